@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each sets up what
+# it needs in .venv, once; all paths are relative, so the folder may have spaces.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check fix lock clean
+
+demo: $(VENV)/.ready-demo
+	@$(BIN)/python docs/demo.py
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.ready-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+fix: $(VENV)/.ready-test
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+$(VENV)/.ready-venv:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Talaria needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Remedy: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch comes first and by its pinned version, so that nothing else chooses another.
+$(VENV)/.ready-demo: pyproject.toml constraints.txt $(VENV)/.ready-venv
+	@echo "setting up $(VENV) (once; torch is large)" >&2
+	$(PIP) torch==2.13.0
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready-demo
+	$(PIP) --editable '.[train,dev]'
+	@touch $@
+
+# Writes every pinned version anew from what is installed.
+lock: $(VENV)/.ready-test
+	@{ echo "# Every version that set-up may install; \`make lock\` writes this file anew."; \
+	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

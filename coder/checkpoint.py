@@ -1,0 +1,225 @@
+"""A model's folder: `config.json`, `model.safetensors` and `tokenizer.json`, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from coder.denoiser import Denoiser, DenoiserConfig
+from coder.errors import CheckpointError
+from coder.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+DEFAULT_MODEL = "talaria-7m"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to run, and what its folder says about it."""
+
+    denoiser: Denoiser
+    tokenizer: Tokenizer
+    name: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One model that can be loaded: its name, folder, size and licence."""
+
+    name: str
+    path: Path
+    parameters: int
+    bytes: int
+    licence: str
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(
+    folder: Path,
+    denoiser: Denoiser,
+    tokenizer: Tokenizer,
+    *,
+    licence: str = "Apache-2.0",
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint; the folder appears whole or, after an interruption, not at all.
+
+    Weights are stored in half precision. A folder that stands there is replaced.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        weights = {
+            name: tensor.detach().to("cpu", torch.float16).contiguous()
+            for name, tensor in denoiser.state_dict().items()
+        }
+        save_file(weights, partial / WEIGHTS)
+        tokenizer.save(partial / TOKENIZER)
+        config = {
+            "format_version": FORMAT_VERSION,
+            "name": folder.name,
+            "licence": licence,
+            "parameters": sum(tensor.numel() for tensor in weights.values()),
+            "denoiser": asdict(denoiser.config),
+            "training": dict(training or {}),
+            "sha256": {name: digest(partial / name) for name in (WEIGHTS, TOKENIZER)},
+        }
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        partial.chmod(0o755)
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}-replaced")
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+            os.replace(partial, folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def model_folders() -> list[Path]:
+    """Where models are looked for by name: the user's own, then those shipped."""
+    home = os.environ.get("TALARIA_HOME") or Path.home() / ".local" / "share" / "talaria"
+    return [Path(home) / "models", Path(__file__).parent / "models"]
+
+
+def available() -> list[Listing]:
+    """All models found by name, damaged ones left out."""
+    found: dict[str, Listing] = {}
+    for parent in model_folders():
+        for path in sorted(parent.glob(f"*/{CONFIG}")):
+            folder = path.parent
+            try:
+                config = read_config(folder)
+            except CheckpointError:
+                continue
+            size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+            found.setdefault(
+                folder.name,
+                Listing(
+                    folder.name,
+                    folder,
+                    config.get("parameters", 0),
+                    size,
+                    config.get("licence", ""),
+                ),
+            )
+    return list(found.values())
+
+
+def find(model: str | None = None) -> Path:
+    """The folder of a model given by path or by name; None means the one shipped."""
+    if model and "://" in model:
+        raise CheckpointError(
+            f"{model}: remote models cannot be reached yet; give a folder or one of "
+            f"{', '.join(m.name for m in available()) or 'no installed models'}"
+        )
+    if model and (os.sep in model or Path(model).is_dir()):
+        return Path(model)
+    for parent in model_folders():
+        folder = parent / (model or DEFAULT_MODEL)
+        if folder.is_dir():
+            return folder
+    known = ", ".join(listing.name for listing in available()) or "none"
+    raise CheckpointError(
+        f"no model named {model or DEFAULT_MODEL!r} (installed: {known}); "
+        "give a folder, or a name from `talaria models`"
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's `config.json`, of a format version that this program reads."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        version = config["format_version"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}: not a model's folder, it has no {CONFIG}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not readable as a model's configuration ({type(error).__name__}: {error}); "
+            "fetch the model's folder again"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version!r}; this program reads version {FORMAT_VERSION}: "
+            "use a matching release of talaria or of the model"
+        )
+    assert isinstance(config, dict)
+    return config
+
+
+def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
+    """Load a model in float32 after checking its format, hashes and shapes.
+
+    Raises CheckpointError, with the remedy, when the folder is missing, damaged
+    or of another format, or the device is not there.
+    """
+    folder = model if isinstance(model, Path) else find(model)
+    config = read_config(folder)
+    for name in (WEIGHTS, TOKENIZER):
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; fetch the model's folder again")
+        expected = config.get("sha256", {}).get(name)
+        if digest(path) != expected:
+            raise CheckpointError(
+                f"{path}: damaged, its SHA-256 is not the one in {CONFIG} "
+                f"({path.stat().st_size} bytes found); fetch the model's folder again"
+            )
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    try:
+        shape = DenoiserConfig(**config["denoiser"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG}: no valid denoiser in it ({error})") from error
+    if shape.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the model has {shape.vocab_size} tokens and the tokenizer "
+            f"{tokenizer.vocab_size}; they must come from the same training run"
+        )
+    with torch.device("meta"):
+        denoiser = Denoiser(shape)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: damaged ({error}); fetch the model's folder again"
+        ) from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise CheckpointError(
+                f"{folder / WEIGHTS}: tensor {name} has shape {given.get(name)}, "
+                f"{CONFIG} asks for {wanted.get(name)}; fetch the model's folder again"
+            )
+    denoiser.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
+    try:
+        denoiser.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"device {device!r} cannot be used ({reason}); try --device cpu"
+        ) from error
+    denoiser.requires_grad_(False).eval()
+    return Checkpoint(denoiser, tokenizer, config.get("name", folder.name), config)

@@ -1,0 +1,258 @@
+"""The command line: `talaria infill`, `models`, `doctor`, and the way to all other commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coder import source
+from coder.errors import SourceError, TalariaError, UsageError
+
+# torch is imported where a model is needed, so that a wrong request is answered at once.
+if TYPE_CHECKING:
+    from coder.infill import Infill, Options
+
+COMMANDS = "talaria.commands"  # entry points of the commands that live outside `coder`
+
+USAGE = """usage: talaria COMMAND [OPTIONS]
+
+Fill in code by diffusion.
+
+  infill     fill a hole in a file, or write the body of a function
+  models     what can be loaded, where it lies, size, licence
+  doctor     what to paste into a bug report
+{others}
+`talaria COMMAND --help` says more. Version {version}."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; exit code 0, 1 (it could not be done) or 2 (wrong usage)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return run(argv)
+    except TalariaError as error:
+        print(f"talaria: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("talaria: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output went away; Python must not complain at exit too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def run(argv: list[str]) -> int:
+    """Find the command and call it; errors reach the caller."""
+    name = argv[0] if argv else "--help"
+    builtin: dict[str, Callable[[list[str]], int]] = {
+        "infill": infill_command,
+        "models": models_command,
+        "doctor": doctor_command,
+    }
+    if name in builtin:
+        return builtin[name](argv[1:])
+    others = {point.name: point for point in metadata.entry_points(group=COMMANDS)}
+    if name in ("-h", "--help"):
+        listing = "".join(f"  {other:10} `talaria {other} --help`\n" for other in sorted(others))
+        print(USAGE.format(others=listing, version=metadata.version("talaria")))
+        return 0 if argv else 2
+    if name == "--version":
+        print(metadata.version("talaria"))
+        return 0
+    if name not in others:
+        known = ", ".join([*builtin, *sorted(others)])
+        raise UsageError(f"no command {name!r}; there are {known}")
+    try:
+        command = others[name].load()
+    except ModuleNotFoundError as error:
+        raise TalariaError(
+            f"`talaria {name}` needs {error.name}, which is not installed; "
+            "install the extra: pip install 'talaria[train]'"
+        ) from error
+    return int(command(argv[1:]))
+
+
+def infill_parser() -> argparse.ArgumentParser:
+    """The options of `talaria infill`."""
+    parser = argparse.ArgumentParser(
+        prog="talaria infill",
+        description="Fill a hole and print what belongs there.",
+        epilog="FILE:LINE:COL is a cursor (1-based line, 0-based column), FILE::QUALIFIED.NAME "
+        "the body of a function, - standard input with the hole marked <|fill|>.",
+    )
+    parser.add_argument("target", help="FILE:LINE:COL, FILE::QUALIFIED.NAME or -")
+    parser.add_argument("--model", help="a folder, or a name from `talaria models`")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="print everything about the result")
+    shown.add_argument("--diff", action="store_true", help="print a unified diff of the file")
+    parser.add_argument("--write", action="store_true", help="put the middle into the file")
+    parser.add_argument("--trace", type=Path, metavar="OUT.html", help="a page that replays it")
+    parser.add_argument("--mode", choices=("diffuse", "ar"), default="diffuse")
+    parser.add_argument("--candidates", type=int, default=1, metavar="N")
+    parser.add_argument("--max-nfe", type=int, default=128, metavar="N", help="budget of steps")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="longest middle")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 is deterministic")
+    parser.add_argument(
+        "--confidence-threshold", type=float, metavar="P", help="lower is faster and less sure"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    return parser
+
+
+def infill_command(argv: list[str]) -> int:
+    """`talaria infill`: read, fill, then write or print."""
+    args = infill_parser().parse_args(argv)
+    hole = source.parse_target(args.target, sys.stdin.buffer.read)
+    if args.write and hole.path is None:
+        raise UsageError("--write needs a file to write to; standard input has none")
+
+    from coder import checkpoint
+    from coder.infill import Options, infill
+
+    chosen = {
+        name: getattr(args, name)
+        for name in Options.__dataclass_fields__
+        if getattr(args, name) is not None
+    }
+    options = Options(**chosen)
+    model = checkpoint.load(args.model, args.device)
+    prefix = hole.prefix + hole.lead
+    result = infill(model, prefix, hole.suffix, options)
+    # Nothing to offer must leave the file as it was, without a blank line of indentation.
+    middle = hole.lead + result.best.text if result.best.text else ""
+    if args.trace:
+        from coder.trace import page
+
+        write_text(args.trace, page(result, model, prefix, hole.suffix))
+    if args.write:
+        source.write(hole, middle)
+    if args.json:
+        print(json.dumps(as_json(result, model.name, hole.lead), ensure_ascii=False))
+    elif args.diff:
+        print(source.unified_diff(hole, middle), end="")
+    elif not args.write:
+        print(middle)
+    if not args.json:
+        print(summary(result, options), file=sys.stderr)
+    return 0
+
+
+def as_json(result: Infill, model: str, lead: str = "") -> dict[str, object]:
+    """The fields that other tools rely on."""
+    return {
+        "text": lead + result.best.text,
+        "candidates": [
+            {"text": lead + c.text, "score": c.score, "tokens": len(c.tokens), "stopped": c.stopped}
+            for c in result.candidates
+        ],
+        "nfe": result.nfe,
+        "tokens": len(result.best.tokens),
+        "tokens_per_forward": round(result.tokens_per_forward, 3),
+        "elapsed_ms": round(result.elapsed_ms, 1),
+        "context_tokens": result.context_tokens,
+        "model": model,
+        "stopped": result.best.stopped,
+        "syntax": {
+            "errors_before": result.syntax.errors_before,
+            "errors_after": result.syntax.errors_after,
+            "clean": result.syntax.clean,
+            "compiles": result.syntax.compiles,
+        },
+    }
+
+
+def summary(result: Infill, options: Options) -> str:
+    """One line about what it took."""
+    best = result.best
+    return (
+        f"{len(best.tokens)} tokens in {result.nfe} steps ({result.tokens_per_forward:.1f} each), "
+        f"{result.elapsed_ms:.0f} ms, {options.mode}, stopped at {best.stopped}"
+        f"{'' if result.syntax.clean else ', adds a syntax error'}"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a new file; an error names it."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def models_command(argv: list[str]) -> int:
+    """`talaria models`: a line for each model found by name."""
+    argparse.ArgumentParser(prog="talaria models", description="What can be loaded.").parse_args(
+        argv
+    )
+    from coder import checkpoint
+
+    listings = checkpoint.available()
+    for listing in listings:
+        default = "  (default)" if listing.name == checkpoint.DEFAULT_MODEL else ""
+        print(
+            f"{listing.name}  {listing.parameters / 1e6:.1f}M parameters  "
+            f"{listing.bytes / 1e6:.1f} MB  {listing.licence}  {listing.path}{default}"
+        )
+    if not listings:
+        folders = ", ".join(map(str, checkpoint.model_folders()))
+        raise TalariaError(f"no model found in {folders}; train one with `talaria train`")
+    return 0
+
+
+def doctor_command(argv: list[str]) -> int:
+    """`talaria doctor`: versions, machine, model and a timed infill; exit code 1 if it fails."""
+    parser = argparse.ArgumentParser(prog="talaria doctor", description="For a bug report.")
+    parser.add_argument("--model", help="a folder, or a name from `talaria models`")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(argv)
+
+    print(f"talaria        {metadata.version('talaria')}")
+    print(f"python         {platform.python_version()} ({sys.executable})")
+    print(f"system         {platform.platform()}, {os.cpu_count()} cores")
+    for name in (
+        "torch",
+        "tokenizers",
+        "safetensors",
+        "tree-sitter",
+        "tree-sitter-python",
+        "pygls",
+    ):
+        try:
+            print(f"{name:14} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name:14} missing")
+    from coder import syntax
+
+    right, wrong = (syntax.count_errors(text) for text in ("f(1)\n", "f(1\n"))
+    print(f"grammar        {right} errors in a right text, {wrong} in a wrong one")
+    began = time.perf_counter()
+    import torch
+
+    from coder import checkpoint
+    from coder.infill import Options, infill
+
+    imported = time.perf_counter()
+    print(f"import         {imported - began:.2f} s")
+    devices = ["cpu"]
+    devices += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    print(f"devices        {', '.join(devices)}; {torch.get_num_threads()} threads")
+    model = checkpoint.load(args.model, args.device)
+    loaded = time.perf_counter() - imported
+    print(
+        f"model          {model.name}, {model.config['parameters'] / 1e6:.1f}M parameters, "
+        f"loaded in {loaded:.2f} s"
+    )
+    options = Options()
+    result = infill(model, "def mean(values):\n    return ", "\n", options)
+    print(f"infill         {summary(result, options)}: {result.best.text!r}")
+    return 0

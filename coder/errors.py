@@ -1,0 +1,36 @@
+"""What can go wrong, as one tree of exceptions.
+
+TalariaError                 it could not be done; exit code 1
+├── SourceError              the file or text to fill
+├── CheckpointError          a model's folder
+├── DataError                a corpus, a tokenizer or a data set
+└── UsageError               the request itself is wrong; exit code 2
+
+Each message is one line for a person: the value found, the limit, the remedy.
+"""
+
+from __future__ import annotations
+
+
+class TalariaError(Exception):
+    """It could not be done, for the reason that the message gives."""
+
+    exit_code = 1
+
+
+class SourceError(TalariaError):
+    """The file or text to fill cannot be used."""
+
+
+class CheckpointError(TalariaError):
+    """A model's folder is missing, damaged or of another format."""
+
+
+class DataError(TalariaError):
+    """A corpus, a tokenizer or a data set is missing, damaged or does not fit."""
+
+
+class UsageError(TalariaError):
+    """The request itself is wrong: an unknown option or a value out of range."""
+
+    exit_code = 2

@@ -1,0 +1,258 @@
+"""What the syntax tree says: does a completion add errors, where is a function's body.
+
+tree-sitter reads files as they are while being typed, broken ones included.
+All offsets are in characters of the text, never in bytes. Another language
+would need its grammar, its node names and its own last word in place of
+`compile()`; everything that is Python's own is in this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import tree_sitter_python
+from tree_sitter import Language, Node, Parser, Query, QueryCursor
+
+from coder.errors import SourceError
+
+# What may stand among the statements of a block without being one.
+_BETWEEN_STATEMENTS = frozenset({"comment", "line_continuation", ";"})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a completion does to the syntax of the text around it.
+
+    `errors_before` counts the errors of the text with nothing in the hole, so
+    an open hole's own error (`x = `) is held against the surroundings and not
+    against the completion. `errors_after` counts them with the middle in place.
+    `compiles` says whether this interpreter compiles the whole spliced text:
+    tree-sitter accepts things that Python refuses, so where the text should be
+    complete, this is the last word.
+    """
+
+    errors_before: int
+    errors_after: int
+    compiles: bool
+
+    @property
+    def clean(self) -> bool:
+        """Whether the completion adds no syntax error."""
+        return self.errors_after <= self.errors_before
+
+
+@dataclass(frozen=True)
+class FunctionBody:
+    """The part of a function to write or rewrite, as `text[start:end]`.
+
+    Signature, decorators, docstring and the comments before the first
+    statement stay outside. `start` is behind the first statement's indentation,
+    `end` behind the last thing that belongs to the body, without its newline.
+    `indentation` is what each further line of the body begins with. `lead`
+    must be put before whatever is written: it is empty unless the function has
+    no statement yet.
+    """
+
+    start: int
+    end: int
+    indentation: str
+    name: str
+    lead: str = ""
+
+
+def count_errors(text: str) -> int:
+    """Count the ERROR and MISSING nodes in the syntax tree of `text`."""
+    return _count(_parse(_encoded(text)))
+
+
+def judge(prefix: str, middle: str, suffix: str) -> Verdict:
+    """Judge a completion by the errors that it adds; its code is never run."""
+    spliced = prefix + middle + suffix
+    return Verdict(count_errors(prefix + suffix), count_errors(spliced), _compiles(spliced))
+
+
+def find_function(text: str, qualified_name: str) -> FunctionBody:
+    """Find the body of `name`, `Class.method` or `outer.inner` in a possibly broken text.
+
+    Of several functions with one name, the first that is not an `@overload` is
+    taken: the implementation rather than its stubs, the getter of a property
+    rather than its setter. Where the function itself is broken, its body ends at
+    the latest before the first line that is indented no deeper than its `def`.
+
+    Raises:
+        SourceError: the text has no such function; the message names similar ones.
+    """
+    data = _encoded(text)
+    root = _parse(data)
+    functions = list(_functions(root))
+    named = [node for name, node in functions if name == qualified_name]
+    if not named:
+        raise SourceError(_not_found(qualified_name, [name for name, _ in functions], root))
+    node = next((node for node in named if not _is_overload(node)), named[0])
+    return _body(text, data, node, qualified_name)
+
+
+@cache
+def _language() -> Language:
+    return Language(tree_sitter_python.language())
+
+
+@cache
+def _query(pattern: str) -> Query:
+    return Query(_language(), pattern)
+
+
+def _encoded(text: str) -> bytes:
+    """Encode for the parser, which would choke on a lone surrogate; characters stay countable."""
+    return text.encode("utf-8", "replace")
+
+
+def _parse(data: bytes) -> Node:
+    # A parser is cheap to make and must not be shared between threads.
+    return Parser(_language()).parse(data).root_node
+
+
+def _captured(pattern: str, node: Node) -> list[Node]:
+    """List the nodes that the pattern captures as @it, in the order of the text."""
+    found = QueryCursor(_query(pattern)).captures(node).get("it", [])
+    return sorted(found, key=lambda it: (it.start_byte, -it.end_byte))
+
+
+def _count(root: Node) -> int:
+    # A stack rather than recursion: trees of broken texts can be deep.
+    errors, stack = 0, [root]
+    while stack:
+        node = stack.pop()
+        errors += node.is_error or node.is_missing
+        if node.has_error:
+            stack.extend(node.children)
+    return errors
+
+
+def _compiles(text: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # Otherwise the __future__ imports of this file would hold for the text.
+            compile(text, "<completion>", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+            return False
+    return True
+
+
+def _functions(root: Node) -> Iterator[tuple[str, Node]]:
+    """Yield each function with its qualified name, in the order of the text."""
+    enclosing: list[tuple[int, str]] = []  # (end byte, qualified name), outermost first
+    for node in _captured("[(function_definition) (class_definition)] @it", root):
+        while enclosing and enclosing[-1][0] <= node.start_byte:
+            enclosing.pop()
+        identifier = node.child_by_field_name("name")
+        own = identifier.text.decode() if identifier and identifier.text else ""
+        name = f"{enclosing[-1][1]}.{own}" if enclosing else own
+        enclosing.append((node.end_byte, name))
+        if node.type == "function_definition":
+            yield name, node
+
+
+def _is_overload(function: Node) -> bool:
+    decorated = function.parent
+    if decorated is None or decorated.type != "decorated_definition":
+        return False
+    decorators = [child.text or b"" for child in decorated.children if child.type == "decorator"]
+    return any(re.fullmatch(rb"@\s*(?:\w+\.)*overload\s*", text) for text in decorators)
+
+
+def _is_docstring(statement: Node) -> bool:
+    if statement.type != "expression_statement" or len(statement.children) != 1:
+        return False
+    value = statement.children[0]
+    parts = value.children if value.type == "concatenated_string" else [value]
+    quotes = [part.children[0].text for part in parts if part.type == "string" and part.children]
+    # Bytes, f-strings and t-strings are values, not documentation.
+    return len(quotes) == len(parts) and not any(
+        re.match(rb"[^'\"]*[bft]", q or b"", re.I) for q in quotes
+    )
+
+
+def _body(text: str, data: bytes, function: Node, name: str) -> FunctionBody:
+    def characters(byte: int) -> int:
+        return len(data[:byte].decode("utf-8", "ignore"))
+
+    def before_on_line(offset: int) -> str:
+        return re.split(r"[\r\n]", text[:offset])[-1]
+
+    children = function.children
+    colon = next(i for i, child in enumerate(children) if child.type == ":")
+    # Of a broken body, parts may stand beside the block instead of in it.
+    statements = [
+        node
+        for child in children[colon + 1 :]
+        for node in (child.children if child.type == "block" else [child])
+        if node.type not in _BETWEEN_STATEMENTS
+    ]
+    header = re.match(r"[ \t]*", before_on_line(characters(function.start_byte)) + "x")
+    outer = header[0] if header else ""
+    indentation = outer + ("\t" if re.search(r"^\t", text, re.MULTILINE) else "    ")
+    own_line = True
+    if statements:
+        before = before_on_line(characters(statements[0].start_byte))
+        own_line = not before.strip()
+        indentation = before if own_line else indentation
+
+    last = children[colon]
+    if statements and _is_docstring(statements[0]):
+        last = statements.pop(0)
+    if statements:
+        start, end = characters(statements[0].start_byte), characters(function.end_byte)
+        if function.has_error:
+            end = _dedent(
+                text,
+                start,
+                end,
+                len(outer),
+                [
+                    (characters(node.start_byte), characters(node.end_byte))
+                    for node in _captured("(string) @it", function)
+                ],
+            )
+        return FunctionBody(start, start + len(text[start:end].rstrip()), indentation, name)
+
+    start = characters(last.end_byte)
+    if not own_line:  # def f(): "documentation"
+        return FunctionBody(start, start, indentation, name, lead="; ")
+    # Comments may say what to write, so they stay before it.
+    comments = re.compile(rf"(?:[ \t]*#[^\r\n]*)?(?:\s*[\r\n]{outer}[ \t]+#[^\r\n]*)*")
+    if found := comments.match(text, start):
+        start = found.end()
+    return FunctionBody(start, start, indentation, name, lead="\n" + indentation)
+
+
+def _dedent(text: str, start: int, end: int, width: int, strings: list[tuple[int, int]]) -> int:
+    """Find where indentation ends a broken body, which may have swallowed what follows it."""
+    # A closing bracket may stand that far left; the lines of a string anywhere.
+    for line in re.compile(r"[\r\n]([ \t]*)[^\s#)\]}]").finditer(text, start, end):
+        inside = any(low <= line.start() < high for low, high in strings)
+        if len(line[1]) <= width and not inside:
+            return line.start()
+    return end
+
+
+def _not_found(name: str, functions: list[str], root: Node) -> str:
+    if not functions:
+        known = "the file has no functions; give a position, FILE:LINE:COL"
+    else:
+        names = list(dict.fromkeys(functions))
+        related = [n for n in names if n.endswith(f".{name}") or n.startswith(f"{name}.")]
+        similar = difflib.get_close_matches(name, names, n=5)
+        close = ", ".join(list(dict.fromkeys(related + similar))[:5])
+        count = f"{len(names)} function" + ("s" if len(names) > 1 else "")
+        known = f"the file has {count}; " + (
+            f"close matches: {close}" if close else "give NAME, Class.method or outer.inner"
+        )
+    hidden = "; its syntax errors may hide some" if root.has_error else ""
+    return f"no function {name!r}: {known}{hidden}"

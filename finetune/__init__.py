@@ -1,0 +1,1 @@
+"""Corpus, tokenizer and training of Talaria's own models."""

@@ -1,0 +1,254 @@
+"""Which Python files are worth learning from: pure functions from bytes to a verdict."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+Hashes = npt.NDArray[np.uint64]
+
+MIN_CHARACTERS = 200
+MAX_BYTES = 200_000
+MAX_LINE = 1000
+MAX_MEAN_LINE = 100
+SHINGLE = 5
+PERMUTATIONS = 128
+SIMILARITY = 0.8
+GRAM = 10
+
+SETTINGS: dict[str, int | float] = {
+    "min_characters": MIN_CHARACTERS,
+    "max_bytes": MAX_BYTES,
+    "max_line": MAX_LINE,
+    "max_mean_line": MAX_MEAN_LINE,
+    "shingle": SHINGLE,
+    "permutations": PERMUTATIONS,
+    "similarity": SIMILARITY,
+    "gram": GRAM,
+}
+
+VENDORED = {"_vendor", "_vendored", "vendor", "vendored", "third_party", "thirdparty"}
+VENDORED |= {"extern", "externals", "_externals"}
+GENERATED = re.compile(
+    r"auto-?\s?generated|automatically (?:generated|created)|@generated"
+    r"|do not (?:edit|modify)|don't edit|\bgenerated (?:and used )?by\b"
+    r"|\bfile (?:is|was|has been) generated\b",
+    re.IGNORECASE,
+)
+PARSER_TABLE = re.compile(r"^_(?:lr_action|lr_goto|lr_productions|lextokens|tabversion)", re.M)
+
+# One alternative a token kind, no groups: `findall` is then some ten times
+# faster than `tokenize`, which alone would take most of the build's time.
+TOKEN = re.compile(
+    r"#[^\n]*"
+    r'|(?:[rRbBuUfF]{1,2})?(?:"""[^"\\]*(?:(?:\\.|"(?!""))[^"\\]*)*"""'
+    r"|'''[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*'''"
+    r'|"(?:[^"\\\n]|\\.)*"'
+    r"|'(?:[^'\\\n]|\\.)*')"
+    r"|[^\W\d]\w*"
+    r"|\d[\w.]*|\.\d\w*"
+    r"|\*\*=?|//=?|>>=?|<<=?|->|:=|\.\.\.|[-+*/%@&|^=!<>]=|[^\s\w]",
+    re.DOTALL,
+)
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one file: a reason to drop it, or its text and fingerprints.
+
+    `signature` is its MinHash; `benchmark` the 10-grams that it shares with benchmark solutions.
+    """
+
+    path: str
+    reason: str | None
+    text: str = ""
+    digest: bytes = b""
+    signature: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
+    benchmark: tuple[int, ...] = ()
+
+
+def path_reason(path: str) -> str | None:
+    """Why a file with this path, `/` between its parts, is never looked into; None if it is."""
+    folders = path.split("/")[:-1]
+    if "__pycache__" in folders:
+        return "bytecode cache"
+    return "vendored" if VENDORED.intersection(folders) else None
+
+
+def is_test(path: str) -> bool:
+    """Whether the path is that of a test."""
+    *folders, name = path.split("/")
+    return (
+        not {"test", "tests"}.isdisjoint(folders)
+        or name.startswith(("test_", "conftest."))
+        or name.endswith("_test.py")
+    )
+
+
+def decode(raw: bytes) -> str | None:
+    """UTF-8 text with `\\n` line ends and no byte-order mark; None if it is no text."""
+    if b"\0" in raw:
+        return None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def code_tokens(text: str) -> list[str]:
+    """Names, numbers, operators and strings, without comments and layout."""
+    # A lone backslash continues a line: layout as well.
+    return [token for token in TOKEN.findall(text) if token[0] not in "#\\"]
+
+
+def text_reason(text: str, tokens: Sequence[str]) -> str | None:
+    """Why this text, whose code tokens are given, is not worth learning from; None if it is."""
+    if len(text) < MIN_CHARACTERS:
+        return "too short"
+    if len(text.encode()) > MAX_BYTES:
+        return "too long"
+    lines = text.splitlines()
+    if GENERATED.search("\n".join(lines[:10])) or PARSER_TABLE.search(text):
+        return "generated"
+    if max(map(len, lines)) > MAX_LINE or len(text) > MAX_MEAN_LINE * len(lines):
+        return "long lines"
+    literals = sum(1 for token in tokens if token[0].isdigit() or token[-1] in "\"'")
+    names = sum(1 for token in tokens if token.isidentifier())
+    # Ordinary code has five to ten names to a literal; tables have few names.
+    if literals > names:
+        return "data"
+    return None if parses(text) else "does not parse"
+
+
+def parses(text: str) -> bool:
+    """Whether this Python accepts the text as a module."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return True
+
+
+def hashed_grams(tokens: Sequence[str], length: int) -> Hashes:
+    """Sorted, distinct 64-bit hashes of all runs of `length` tokens; the same on any machine."""
+    if len(tokens) < length:
+        return np.empty(0, np.uint64)
+    table = {token: zlib.crc32(token.encode()) for token in set(tokens)}
+    ids = np.array([table[token] for token in tokens], np.uint64)
+    count = len(ids) - length + 1
+    grams = np.zeros(count, np.uint64)
+    for start in range(length):
+        grams = grams * _MULTIPLIER + ids[start : start + count]
+    # The low bits of a product depend on low bits alone: fold the high ones in.
+    grams ^= grams >> np.uint64(29)
+    grams *= _MULTIPLIER
+    grams ^= grams >> np.uint64(32)
+    return np.unique(grams)
+
+
+def benchmark_grams(programs: Iterable[str]) -> Hashes:
+    """The sorted, hashed 10-grams of code tokens of these programs."""
+    grams = [hashed_grams(code_tokens(program), GRAM) for program in programs]
+    return np.unique(np.concatenate([np.empty(0, np.uint64), *grams]))
+
+
+@cache
+def _permutations() -> tuple[Hashes, Hashes]:
+    rng = np.random.Generator(np.random.PCG64(20240229))
+    draws = rng.integers(0, 2**64, (2, PERMUTATIONS, 1), dtype=np.uint64)
+    return draws[0] | np.uint64(1), draws[1]
+
+
+def signature(tokens: Sequence[str]) -> Hashes:
+    """MinHash of the token 5-grams: equal entries of two, as a share, estimate their Jaccard."""
+    shingles = hashed_grams(tokens, min(SHINGLE, max(1, len(tokens))))
+    multiply, add = _permutations()
+    lowest = np.full(PERMUTATIONS, 2**32 - 1, np.uint64)
+    for begin in range(0, len(shingles), 4096):  # a piece that stays in the processor's cache
+        piece = shingles[begin : begin + 4096]
+        hashes = (piece[None, :] * multiply + add) >> np.uint64(32)
+        np.minimum(lowest, hashes.min(axis=1), out=lowest)
+    return lowest
+
+
+def bands(signature: Hashes) -> list[bytes]:
+    """The keys by which alike signatures find each other.
+
+    Two files of Jaccard similarity 0.8 share one of 18 bands of 7 in 98.5 % of the cases.
+    """
+    size = 7
+    return [
+        bytes([start // size]) + signature[start : start + size].tobytes()
+        for start in range(0, PERMUTATIONS - size + 1, size)
+    ]
+
+
+def repeats(files: Iterable[tuple[str, Verdict]]) -> Iterator[str | None]:
+    """For each file, with its split, why it says nothing new after those before it, or None.
+
+    Compared with a file of another split, the reason is that it is near a held-out file.
+    """
+    index: dict[bytes, list[int]] = {}
+    equal: dict[bytes, str] = {}
+    kept: list[tuple[str, Hashes]] = []
+    for split, verdict in files:
+        keys = bands(verdict.signature)
+        near = {number for key in keys for number in index.get(key, ())}
+        splits = {
+            kept[number][0]
+            for number in near
+            if (kept[number][1] == verdict.signature).mean() >= SIMILARITY
+        }
+        if verdict.digest in equal:
+            splits.add(equal[verdict.digest])
+        if splits:
+            same = "duplicate" if verdict.digest in equal else "near duplicate"
+            yield "near a held-out file" if splits - {split} else same
+            continue
+        for key in keys:
+            index.setdefault(key, []).append(len(kept))
+        kept.append((split, verdict.signature))
+        equal[verdict.digest] = split
+        yield None
+
+
+def judge(file: tuple[str, bytes], benchmark: Hashes) -> Verdict:
+    """Everything that can be said of a file, a path and its bytes, without looking at any other.
+
+    `benchmark` holds the sorted hashed 10-grams of benchmark solutions.
+    """
+    path, raw = file
+    reason = path_reason(path)
+    if reason:
+        return Verdict(path, reason)
+    text = decode(raw)
+    if text is None:
+        return Verdict(path, "not UTF-8")
+    # A file far too long is not worth cutting into tokens.
+    tokens = code_tokens(text) if len(text) <= MAX_BYTES else []
+    reason = text_reason(text, tokens)
+    if reason:
+        return Verdict(path, reason)
+    shared = np.intersect1d(hashed_grams(tokens, GRAM), benchmark, assume_unique=True)
+    return Verdict(
+        path,
+        None,
+        text,
+        digest=hashlib.sha256("".join(text.split()).encode()).digest(),
+        signature=signature(tokens),
+        benchmark=tuple(int(gram) for gram in shared),
+    )

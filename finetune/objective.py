@@ -1,0 +1,165 @@
+"""The joint objective: the next token of the context, and masked tokens of canvases beside it.
+
+A clean sequence runs causally with a next-token loss. Beside it run canvases:
+for each, t ~ U(0, 1] is drawn, every token is masked with probability t, and
+masked tokens are predicted from the clean tokens before the canvas and from the
+canvas itself. Weighted by 1/t this is the bound of MDLM (arXiv 2406.07524) and
+LLaDA (arXiv 2502.09992). Training looks like use: the last canvas of a middle is
+a whole canvas, and what follows `<eom>` in it is always masked and never counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from coder.denoiser import Denoiser
+from coder.tokenizer import Tokenizer
+from finetune.samples import Sample
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+IGNORED = -100  # the target of a position that has no loss
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as the objective takes it; of a canvas token also the block it belongs to.
+
+    context, next_token               [batch, length]
+    canvas, target, position, block,
+    start, weight                     [batch, canvas tokens]; no columns without canvases
+    """
+
+    context: Int[Tensor, "batch length"]
+    next_token: Int[Tensor, "batch length"]
+    canvas: Int[Tensor, "batch noised"]
+    target: Int[Tensor, "batch noised"]
+    position: Int[Tensor, "batch noised"]
+    block: Int[Tensor, "batch noised"]
+    start: Int[Tensor, "batch noised"]
+    weight: Float[Tensor, "batch noised"]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+
+
+def choose_canvases(
+    sample: Sample, block_length: int, count: int, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Where `count` canvases of a sample lie: (start, end of what counts in it).
+
+    Half of them, at least one each, cover the middle, block after block as the
+    decoder will; the others begin anywhere in plain text. Canvases see only
+    clean tokens and themselves, so they may overlap.
+    """
+    chosen: list[tuple[int, int]] = []
+    if sample.middle is not None:
+        begin, end = sample.middle
+        blocks = [(s, min(end, s + block_length)) for s in range(begin, end, block_length)]
+        if len(blocks) >= count:
+            return [blocks[i] for i in sorted(rng.choice(len(blocks), count, replace=False))]
+        copies = max(1, count // 2 // len(blocks))
+        chosen = blocks * copies
+    regions = [(a, b) for a, b in sample.regions if b > a]
+    sizes = np.array([b - a for a, b in regions], dtype=float)
+    while len(chosen) < count and len(regions):
+        a, b = regions[int(rng.choice(len(regions), p=sizes / sizes.sum()))]
+        start = int(rng.integers(a, max(a + 1, b - block_length + 1)))
+        chosen.append((start, min(b, start + block_length)))
+    return chosen
+
+
+def make_batch(
+    samples: Sequence[Sample],
+    tokenizer: Tokenizer,
+    length: int,
+    block_length: int,
+    canvas_tokens: int,
+    rng: np.random.Generator,
+) -> Batch:
+    """Clean rows of `length` and, beside each, `canvas_tokens` positions of noised canvases.
+
+    Masking levels are stratified over all canvases of the batch. The weights make
+    the weighted sum of losses an unbiased mean over all tokens that count. The
+    shape does not depend on the samples or on the block length.
+    """
+    rows = len(samples)
+    context = np.full((rows, length), tokenizer.eom)
+    following = np.full((rows, length), IGNORED)
+    canvas = np.full((rows, canvas_tokens), tokenizer.mask)
+    target = np.full((rows, canvas_tokens), IGNORED)
+    position = np.zeros((rows, canvas_tokens), dtype=int)
+    block = np.full((rows, canvas_tokens), -1)
+    start = np.zeros((rows, canvas_tokens), dtype=int)
+    weight = np.zeros((rows, canvas_tokens), dtype=np.float32)
+
+    counted = 0
+    count = canvas_tokens // block_length
+    levels = (rng.permutation(rows * count) + 1 - rng.random()) / max(1, rows * count)
+    for row, sample in enumerate(samples):
+        ids = np.array(sample.ids)
+        context[row, : len(ids)] = ids
+        # Marks of the layout are always given, never predicted; `<eom>` is.
+        following[row, : len(ids) - 1] = np.where(
+            (ids[1:] > tokenizer.mask) & (ids[1:] != tokenizer.eom), IGNORED, ids[1:]
+        )
+        if not count:
+            continue
+        for number, (begin, end) in enumerate(choose_canvases(sample, block_length, count, rng)):
+            at = slice(number * block_length, (number + 1) * block_length)
+            clean = ids[begin:end]
+            level = levels[row * count + number]
+            masked = rng.random(len(clean)) < level
+            block[row, at] = number
+            start[row, at] = begin
+            position[row, at] = begin + np.arange(block_length)
+            inside = slice(at.start, at.start + len(clean))
+            canvas[row, inside] = np.where(masked, tokenizer.mask, clean)
+            target[row, inside] = np.where(masked, clean, IGNORED)
+            weight[row, inside] = 1 / level
+            counted += len(clean)
+    return Batch(
+        *map(
+            torch.from_numpy,
+            (context, following, canvas, target, position, block, start, weight / max(1, counted)),
+        )
+    )
+
+
+class Objective(nn.Module):
+    """Both losses of a batch; what the training loop compiles and wraps."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean next-token loss and mean bound of the canvases, in nats per token.
+
+        Without canvases the second is 0.
+        """
+        hidden, noised = self.denoiser.joint(
+            batch.context, batch.canvas, batch.position, batch.block, batch.start
+        )
+        next_token = self.cross_entropy(hidden, batch.next_token).sum()
+        next_token = next_token / (batch.next_token != IGNORED).sum().clamp(min=1)
+        if not batch.canvas.shape[1]:
+            return next_token, torch.zeros_like(next_token)
+        return next_token, (self.cross_entropy(noised, batch.target) * batch.weight).sum()
+
+    def cross_entropy(self, hidden: Tensor, target: Tensor) -> Tensor:
+        """Loss per position, [batch, length]; 0 where the target is IGNORED."""
+        logits = self.denoiser.logits(hidden)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return loss.view(target.shape)

@@ -1,0 +1,234 @@
+"""From a corpus to training samples: a file, a hole in it, and the layout of both.
+
+Every sample is a pure function of the seed and its number, so a run that is
+resumed goes on with the very samples it would have seen. Edges of spans are
+characters, not tokens (at 411M parameters that is worth a factor of three in
+random-span infilling: Bavarian et al., arXiv 2207.14255); prefix, middle and
+suffix are tokenised apart.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tree_sitter
+import tree_sitter_python
+
+from coder.tokenizer import Tokenizer
+from finetune.corpus import Document
+
+# How a middle is chosen, and how often; what is left over is plain text.
+SPAN_KINDS = {"line end": 0.30, "lines": 0.15, "node": 0.15, "characters": 0.15}
+# Kinds of syntax nodes that a person would ask for as a whole.
+NODES = frozenset(
+    [
+        "block",
+        "expression_statement",
+        "return_statement",
+        "if_statement",
+        "for_statement",
+        "while_statement",
+        "with_statement",
+        "try_statement",
+        "assert_statement",
+        "raise_statement",
+        "function_definition",
+        "decorated_definition",
+        "argument_list",
+        "call",
+    ]
+)
+BYTES_PER_TOKEN = 3  # a cautious guess, for cutting text before it is tokenised
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of training data.
+
+    ids      at most the context length, all clean
+    regions  stretches [start, end) of plain text, from which canvases may be drawn
+    middle   the stretch of the middle with its `<eom>`, or None in plain text
+    """
+
+    ids: list[int]
+    regions: list[tuple[int, int]]
+    middle: tuple[int, int] | None
+
+
+def choose_span(text: str, kind: str, rng: np.random.Generator) -> tuple[int, int] | None:
+    """A span [start, end) of characters of the named kind near the middle of `text`.
+
+    None where the text has no such span.
+    """
+    if kind == "characters":
+        length = int(np.exp(rng.uniform(0, np.log(500))))
+        start = int(rng.integers(0, max(1, len(text) - length)))
+        return start, min(len(text), start + length)
+    if kind == "node":
+        return choose_node(text, rng)
+    edges = [0]
+    for line in text.splitlines(keepends=True):
+        edges.append(edges[-1] + len(line))
+    lines = [i for i in range(len(edges) - 1) if text[edges[i] : edges[i + 1]].strip()]
+    if not lines:
+        return None
+    first = int(rng.choice(lines))
+    start, end = edges[first], edges[first + 1]
+    indentation = len(text[start:end]) - len(text[start:end].lstrip())
+    if kind == "line end":
+        end -= text[start:end].endswith("\n")
+        return int(rng.integers(start + indentation, end + 1)), end
+    # Whole lines: with their indentation and line break, or from the first word on.
+    last = min(len(edges) - 1, first + int(rng.geometric(0.5)))
+    end = edges[last]
+    if rng.random() < 0.5:
+        return start, end
+    return start + indentation, end - text[start:end].endswith("\n")
+
+
+def choose_node(text: str, rng: np.random.Generator) -> tuple[int, int] | None:
+    """The span of a random statement, block, definition or call of at most 1,000 bytes."""
+    data = text.encode()
+    found: list[tuple[int, int]] = []
+    cursor = PARSER.parse(data).walk()
+    while True:
+        node = cursor.node
+        if node is not None and node.type in NODES and node.end_byte - node.start_byte <= 1000:
+            found.append((node.start_byte, node.end_byte))
+        if cursor.goto_first_child() or cursor.goto_next_sibling():
+            continue
+        while cursor.goto_parent():
+            if cursor.goto_next_sibling():
+                break
+        else:
+            break
+    if not found:
+        return None
+    start, end = found[int(rng.integers(len(found)))]
+    return len(data[:start].decode()), len(data[:end].decode())
+
+
+PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_python.language()))
+
+
+class Samples:
+    """Samples by number, as a map-style data set: `samples[i]` is always the same.
+
+    Files are cut into windows; each pass over the corpus visits every window
+    once, in an order drawn from the seed and the number of the pass.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        tokenizer: Tokenizer,
+        context_length: int,
+        max_middle: int,
+        seed: int,
+    ) -> None:
+        self.documents = documents
+        self.tokenizer = tokenizer
+        self.length = context_length
+        self.max_middle = max_middle
+        self.seed = seed
+        stride = context_length * BYTES_PER_TOKEN
+        self.windows = [
+            (number, start)
+            for number, document in enumerate(documents)
+            for start in range(0, max(1, len(document.text) - stride // 4), stride)
+        ]
+        self.siblings: dict[str, list[int]] = defaultdict(list)
+        for number, document in enumerate(documents):
+            self.siblings[document.package].append(number)
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng((self.seed, 1, index))
+        number, start = self.windows[self.window_of(index)]
+        document = self.documents[number]
+        kinds = list(SPAN_KINDS)
+        drawn = rng.random()
+        for kind in kinds:
+            drawn -= SPAN_KINDS[kind]
+            if drawn < 0:
+                sample = self.infilling(document, start, kind, rng)
+                if sample is not None:
+                    return sample
+                break
+        return self.plain(document, start, rng)
+
+    def window_of(self, index: int) -> int:
+        """The window that sample `index` is made from."""
+        turn, place = divmod(index, len(self.windows))
+        if self._order is None or self._order[0] != turn:
+            order = np.random.default_rng((self.seed, 0, turn)).permutation(len(self.windows))
+            self._order = (turn, order)
+        return int(self._order[1][place])
+
+    def plain(self, document: Document, start: int, rng: np.random.Generator) -> Sample:
+        """Text from left to right, after pieces of other files where there is room."""
+        tokenizer = self.tokenizer
+        reach = start + self.length * BYTES_PER_TOKEN * 3
+        body = tokenizer.encode(document.text[start:reach])[: self.length - 1]
+        head, regions = self.other_files(document, self.length - 1 - len(body), rng)
+        ids = [*head, tokenizer.pre, *body]
+        return Sample(ids, [*regions, (len(head) + 1, len(ids))], None)
+
+    def infilling(
+        self, document: Document, start: int, kind: str, rng: np.random.Generator
+    ) -> Sample | None:
+        """A hole of the named kind in the window, with what stands around it."""
+        tokenizer, text = self.tokenizer, document.text
+        window = text[start : start + self.length * BYTES_PER_TOKEN]
+        span = choose_span(window, kind, rng)
+        if span is None:
+            return None
+        begin, end = start + span[0], start + span[1]
+        middle = tokenizer.encode(text[begin:end])
+        if len(middle) >= self.max_middle:
+            return None
+        middle.append(tokenizer.eom)
+        room = self.length - 3 - len(middle)
+
+        # The suffix is missing (the file ends here), short, or as long as it may be.
+        draw = rng.random()
+        share = 0 if draw < 0.2 else rng.uniform(0, 0.1) if draw < 0.4 else rng.uniform(0.1, 0.4)
+        keep = int(room * share)
+        suffix = tokenizer.encode(text[end : end + keep * 12])[:keep]
+        keep = room - len(suffix)
+        if rng.random() < 0.1:
+            keep = int(keep * rng.random())
+        prefix = tokenizer.encode(text[max(0, begin - keep * 12) : begin])
+        prefix = prefix[max(0, len(prefix) - keep) :]
+        head, regions = self.other_files(document, room - len(suffix) - len(prefix), rng)
+        context = tokenizer.layout(prefix, suffix, head)
+        at_suffix = len(head) + 1
+        at_prefix = at_suffix + len(suffix) + 1
+        regions += [(at_suffix, at_suffix + len(suffix)), (at_prefix, at_prefix + len(prefix))]
+        return Sample(context + middle, regions, (len(context), len(context) + len(middle)))
+
+    def other_files(
+        self, document: Document, room: int, rng: np.random.Generator
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Pieces of other files of the same package, at most `room` tokens, and their stretches."""
+        ids: list[int] = []
+        regions: list[tuple[int, int]] = []
+        siblings = self.siblings[document.package]
+        for _ in range(4):
+            other = self.documents[siblings[int(rng.integers(len(siblings)))]]
+            header = self.tokenizer.file_header(other.path)
+            space = room - len(ids) - len(header)
+            if space < 48:
+                break
+            if other is document:
+                continue
+            at = int(rng.integers(0, max(1, len(other.text) - space * BYTES_PER_TOKEN)))
+            at = other.text.rfind("\n", 0, at) + 1
+            piece = self.tokenizer.encode(other.text[at : at + space * 12])[:space]
+            ids += header
+            regions.append((len(ids), len(ids) + len(piece)))
+            ids += piece
+        return ids, regions

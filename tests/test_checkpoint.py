@@ -1,0 +1,147 @@
+"""A checkpoint is read as it was written, or refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from coder import checkpoint
+from coder.checkpoint import CONFIG, TOKENIZER, WEIGHTS
+from coder.denoiser import Denoiser
+from coder.errors import CheckpointError
+
+
+def edit_config(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+    """Change the configuration in place."""
+    path = folder / CONFIG
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def rehash(folder: Path) -> None:
+    """Make the hashes right again, so that a later check has to find the fault."""
+    hashes = {name: checkpoint.digest(folder / name) for name in (WEIGHTS, TOKENIZER)}
+    edit_config(folder, lambda config: config.update(sha256=hashes))
+
+
+def truncate(folder: Path) -> None:
+    """Cut the weights short."""
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def truncate_and_rehash(folder: Path) -> None:
+    """Cut the weights short without the hashes noticing."""
+    truncate(folder)
+    rehash(folder)
+
+
+def flip_a_bit(folder: Path) -> None:
+    """Change one bit in the middle of the weights."""
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / WEIGHTS).write_bytes(bytes(data))
+
+
+def transpose_a_tensor(folder: Path) -> None:
+    """Give a tensor another shape."""
+    weights = load_file(folder / WEIGHTS)
+    weights["embed.weight"] = weights["embed.weight"].T.contiguous()
+    save_file(weights, folder / WEIGHTS)
+    rehash(folder)
+
+
+def lose_a_tensor(folder: Path) -> None:
+    """Leave a tensor out."""
+    weights = load_file(folder / WEIGHTS)
+    del weights["blocks.0.qkv.weight"]
+    save_file(weights, folder / WEIGHTS)
+    rehash(folder)
+
+
+def test_a_saved_model_is_loaded_as_it_was(
+    model: checkpoint.Checkpoint, denoiser: Denoiser
+) -> None:
+    """Up to the half precision in which weights are stored."""
+    for name, tensor in model.denoiser.state_dict().items():
+        torch.testing.assert_close(
+            tensor, denoiser.state_dict()[name].half().float(), rtol=0, atol=0
+        )
+    assert model.denoiser.config == denoiser.config
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, "damaged"),
+        (truncate_and_rehash, "damaged"),
+        (flip_a_bit, "SHA-256"),
+        (transpose_a_tensor, r"embed\.weight has shape"),
+        (lose_a_tensor, r"qkv\.weight has shape None"),
+        (lambda f: (f / WEIGHTS).unlink(), "missing"),
+        (lambda f: (f / TOKENIZER).unlink(), "missing"),
+        (lambda f: (f / CONFIG).unlink(), "not a model's folder"),
+        (lambda f: (f / CONFIG).write_text("{"), "not readable"),
+        (lambda f: (f / CONFIG).write_text("[]"), "not readable"),
+        (lambda f: edit_config(f, lambda c: c.update(format_version=99)), "format version 99"),
+        (lambda f: edit_config(f, lambda c: c.pop("denoiser")), "no valid denoiser"),
+        (lambda f: edit_config(f, lambda c: c["denoiser"].update(heads=3)), "divisible"),  # type: ignore[attr-defined]
+        (lambda f: edit_config(f, lambda c: c["denoiser"].update(vocab_size=9)), "9 tokens"),  # type: ignore[attr-defined]
+    ],
+)
+def test_a_damaged_folder_is_refused(
+    model_folder: Path, tmp_path: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    """With one line that says what is wrong."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    damage(folder)
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        checkpoint.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_models_are_found_by_name(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the user's folder, and listed; an unknown name lists what there is."""
+    shutil.copytree(model_folder, tmp_path / "models" / "mine")
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
+    assert checkpoint.find("mine") == tmp_path / "models" / "mine"
+    assert "mine" in [listing.name for listing in checkpoint.available()]
+    with pytest.raises(CheckpointError, match="mine"):
+        checkpoint.find("yours")
+    with pytest.raises(CheckpointError, match="remote"):
+        checkpoint.find("http://127.0.0.1/model")
+
+
+def test_saving_replaces_a_folder_whole(
+    denoiser: Denoiser,
+    model: checkpoint.Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A failure on the way leaves the former checkpoint and no other trace."""
+    folder = tmp_path / "model"
+    checkpoint.save(folder, denoiser, model.tokenizer)
+    monkeypatch.setattr(checkpoint, "digest", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpoint.save(folder, denoiser, model.tokenizer)
+    monkeypatch.undo()
+    assert checkpoint.load(folder).denoiser.config == denoiser.config
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_absent_device_is_refused(model_folder: Path) -> None:
+    """With the way out."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    with pytest.raises(CheckpointError, match="--device cpu"):
+        checkpoint.load(model_folder, "cuda")

@@ -1,0 +1,128 @@
+"""Training, cached and uncached decoding are one computation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from coder.denoiser import Denoiser, DenoiserConfig
+
+CONTEXT = [5, 9, 33, 120, 7, 301, 44, 12, 99, 250, 3]
+
+
+def canvas_of(denoiser: Denoiser, mask: int) -> Tensor:
+    """A canvas that is partly denoised."""
+    canvas = torch.full((1, denoiser.config.block_length), mask)
+    canvas[0, 2], canvas[0, 5] = 17, 200
+    return canvas
+
+
+def test_cached_denoising_equals_the_training_pass(denoiser: Denoiser) -> None:
+    """For the same masked canvas, logits with and without a cache agree to float32 accuracy."""
+    mask = denoiser.config.vocab_size - 6
+    canvas = canvas_of(denoiser, mask)
+    _, cache = denoiser.encode([CONTEXT])
+    cached = denoiser.denoise(canvas, cache)
+
+    begin, length = len(CONTEXT), canvas.shape[1]
+    rest = torch.tensor([[*CONTEXT, 11, 12, 13]])  # what follows in training must not be seen
+    _, noised = denoiser.joint(
+        rest,
+        canvas,
+        begin + torch.arange(length)[None],
+        torch.zeros_like(canvas),
+        torch.full_like(canvas, begin),
+    )
+    torch.testing.assert_close(cached, denoiser.logits(noised), rtol=1e-4, atol=1e-4)
+
+
+def test_cached_context_equals_a_fresh_one(denoiser: Denoiser) -> None:
+    """Reading a context in pieces gives the hidden states of reading it at once."""
+    whole, _ = denoiser.encode([CONTEXT])
+    _, cache = denoiser.encode([CONTEXT[:4]])
+    _, cache = denoiser.encode([CONTEXT[4:5]], cache)
+    rest, _ = denoiser.encode([CONTEXT[5:]], cache)
+    torch.testing.assert_close(rest, whole[:, 5:], rtol=1e-4, atol=1e-4)
+
+
+def test_the_context_never_sees_the_canvas(denoiser: Denoiser) -> None:
+    """Its hidden states in the training pass are those of reading it alone, whatever the canvas."""
+    alone, _ = denoiser.encode([CONTEXT])
+    canvas = torch.randint(0, 300, (1, 16))
+    beside, _ = denoiser.joint(
+        torch.tensor([CONTEXT]),
+        canvas,
+        4 + torch.arange(16)[None],
+        torch.zeros_like(canvas),
+        torch.full_like(canvas, 4),
+    )
+    torch.testing.assert_close(beside, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_canvas_sees_no_clean_token_of_its_own_block_or_later(denoiser: Denoiser) -> None:
+    """Changing clean tokens from the block's start on changes nothing in the canvas."""
+    canvas = torch.randint(0, 300, (1, 8))
+    place = (3 + torch.arange(8)[None], torch.zeros_like(canvas), torch.full_like(canvas, 3))
+    context = torch.tensor([CONTEXT])
+    changed = context.clone()
+    changed[:, 3:] = 77
+    _, one = denoiser.joint(context, canvas, *place)
+    _, other = denoiser.joint(changed, canvas, *place)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    changed[:, 2] = 78
+    _, third = denoiser.joint(changed, canvas, *place)
+    assert not torch.allclose(one, third)
+
+
+def test_canvases_beside_each_other_are_strangers(denoiser: Denoiser) -> None:
+    """Each block of a row gets the hidden states that it gets alone."""
+    canvas = torch.randint(0, 300, (1, 16))
+    block = torch.tensor([[0] * 8 + [1] * 8])
+    start = torch.tensor([[2] * 8 + [6] * 8])
+    position = start + torch.arange(8).repeat(2)[None]
+    context = torch.tensor([CONTEXT])
+    _, both = denoiser.joint(context, canvas, position, block, start)
+    for half in (slice(0, 8), slice(8, 16)):
+        _, alone = denoiser.joint(
+            context, canvas[:, half], position[:, half], block[:, half], start[:, half]
+        )
+        torch.testing.assert_close(both[:, half], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_row_equals_its_solo_row(denoiser: Denoiser) -> None:
+    """Rows of different lengths side by side give the logits that each gives alone."""
+    contexts = [CONTEXT, CONTEXT[:4], [*CONTEXT, 8, 8, 8]]
+    canvas = torch.randint(0, 300, (3, 8))
+    _, cache = denoiser.encode(contexts)
+    together = denoiser.denoise(canvas, cache)
+    _, longer = denoiser.encode([[1, 2], [3], [4, 5]], cache)
+    after = denoiser.denoise(canvas, longer)
+    for row, (context, more) in enumerate(zip(contexts, [[1, 2], [3], [4, 5]], strict=True)):
+        _, solo = denoiser.encode([context])
+        alone = denoiser.denoise(canvas[row : row + 1], solo)
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
+        _, solo = denoiser.encode([more], solo)
+        alone = denoiser.denoise(canvas[row : row + 1], solo)
+        torch.testing.assert_close(after[row : row + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_encoding_leaves_the_cache_as_it_was(denoiser: Denoiser) -> None:
+    """So that several requests may start from one context."""
+    _, cache = denoiser.encode([CONTEXT])
+    before = [k.clone() for k in cache.keys]
+    denoiser.encode([[1, 2, 3]], cache)
+    denoiser.denoise(torch.zeros(1, 8, dtype=torch.long), cache)
+    assert all(torch.equal(a, b) for a, b in zip(before, cache.keys, strict=True))
+    assert cache.next_position.tolist() == [len(CONTEXT)]
+
+
+@pytest.mark.parametrize("field", ["layers", "width", "heads", "block_length"])
+def test_impossible_shapes_are_refused(field: str) -> None:
+    """With the field, the value and the limit."""
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(DenoiserConfig(100), **{field: 0})
+    with pytest.raises(ValueError, match="divisible"):
+        DenoiserConfig(100, width=100, heads=3)

@@ -1,0 +1,75 @@
+"""Who may import whom, and what the way from a keystroke to grey text must not pull in."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {"coder": set(), "lsp": {"coder"}, "finetune": {"coder"}, "evals": {"coder"}}
+LEAVES = ("syntax", "unmask", "errors")
+# cli -> infill -> sampler -> {canvas, unmask, denoiser}
+ORDER = {
+    "infill": {"cli", "trace"},
+    "sampler": {"infill", "cli", "trace"},
+    "canvas": {"sampler", "infill", "cli", "trace", "checkpoint"},
+    "denoiser": {"sampler", "infill", "cli", "trace", "checkpoint", "canvas"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """All modules that a file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_the_import_rule(package: str) -> None:
+    """`lsp`, `finetune` and `evals` import `coder`, never each other; `coder` none of them."""
+    forbidden = set(MAY_IMPORT) - MAY_IMPORT[package] - {package}
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        tops = {name.split(".")[0] for name in imported(path)}
+        assert not tops & forbidden, path
+
+
+def test_the_order_within_coder() -> None:
+    """Leaves import no other part of `coder` but errors; nobody imports upwards."""
+    for leaf in LEAVES:
+        own = {n for n in imported(ROOT / "coder" / f"{leaf}.py") if n.startswith("coder.")}
+        assert all(name.startswith("coder.errors") for name in own), leaf
+    for module, above in ORDER.items():
+        own = imported(ROOT / "coder" / f"{module}.py")
+        assert not own & {f"coder.{name}" for name in above}, module
+
+
+def test_the_keystroke_path_is_light() -> None:
+    """Filling a hole imports neither the training libraries nor anything like them."""
+    program = (
+        "import sys, coder.cli, coder.infill, coder.checkpoint, coder.trace; "
+        "print([m for m in ('transformers', 'accelerate', 'peft', 'datasketch', 'tqdm') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_answers_before_torch_is_there() -> None:
+    """A wrong request needs no model."""
+    program = "import sys, coder.cli; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,172 @@
+"""The objective's silent failures: leaks, bias, and training that does not look like use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coder.denoiser import Denoiser
+from coder.tokenizer import Tokenizer
+from finetune.corpus import Document
+from finetune.objective import IGNORED, Objective, choose_canvases, make_batch
+from finetune.samples import SPAN_KINDS, Sample, Samples, choose_span
+
+LENGTH, BLOCK, CANVAS_TOKENS = 128, 8, 64
+
+SOURCE = '''"""A module."""
+
+
+class Account:
+    """Money, kept."""
+
+    def __init__(self, owner, balance=0):
+        self.owner = owner
+        self.balance = balance
+
+    def deposit(self, amount):
+        if amount <= 0:
+            raise ValueError("amount must be positive: été")
+        self.balance += amount
+        return self.balance
+'''
+
+
+@pytest.fixture(scope="module")
+def samples(tokenizer: Tokenizer) -> Samples:
+    """Samples of two packages."""
+    documents = [Document(f"p{i % 2}", f"m{i}.py", SOURCE.replace("7", str(i))) for i in range(6)]
+    return Samples(documents, tokenizer, LENGTH, 40, seed=1)
+
+
+def test_a_sample_is_a_function_of_its_number(samples: Samples, tokenizer: Tokenizer) -> None:
+    """Whatever was asked for before."""
+    again = Samples(samples.documents, tokenizer, LENGTH, 40, seed=1)
+    order = [37, 2, 11]
+    assert [again[i] for i in order] == [samples[i] for i in sorted(order, key=order.index)]
+    assert [samples[i].ids for i in range(20)] != [
+        Samples(samples.documents, tokenizer, LENGTH, 40, seed=2)[i].ids for i in range(20)
+    ]
+
+
+@given(index=st.integers(0, 10_000))
+def test_the_layout_of_samples(samples: Samples, tokenizer: Tokenizer, index: int) -> None:
+    """A row fits, its regions hold no marks, and a middle lies last and ends in `<eom>`."""
+    sample = samples[index]
+    assert len(sample.ids) <= LENGTH
+    for start, end in sample.regions:
+        assert all(token < tokenizer.mask for token in sample.ids[start:end])
+    if sample.middle is not None:
+        start, end = sample.middle
+        assert sample.ids[start - 1] == tokenizer.mid
+        assert end == len(sample.ids)
+        assert sample.ids[-1] == tokenizer.eom
+        assert sample.ids.count(tokenizer.eom) == 1
+
+
+def test_a_hole_and_its_surroundings_are_the_file(samples: Samples, tokenizer: Tokenizer) -> None:
+    """Prefix, middle and suffix put together again are a stretch of the file."""
+    whole = 0
+    for index in range(200):
+        sample = samples[index]
+        if sample.middle is None:
+            continue
+        ids = sample.ids
+        suf, pre = ids.index(tokenizer.suf), ids.index(tokenizer.pre)
+        start, end = sample.middle
+        parts = ids[pre + 1 : start - 1], ids[start : end - 1], ids[suf + 1 : pre]
+        text = "".join(map(tokenizer.decode, parts)).strip("�")
+        assert text in SOURCE
+        whole += 1
+    assert whole > 100
+
+
+@pytest.mark.parametrize("kind", SPAN_KINDS)
+def test_spans_lie_in_the_text(kind: str) -> None:
+    """Each kind where it says: line ends end a line, nodes are whole."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        span = choose_span(SOURCE, kind, rng)
+        assert span is not None
+        start, end = span
+        assert 0 <= start <= end <= len(SOURCE)
+        if kind == "line end":
+            assert "\n" not in SOURCE[start:end]
+            assert SOURCE[end] == "\n"
+        if kind == "node":
+            assert SOURCE[start:end].strip()
+    assert choose_span("", kind, rng) in (None, (0, 0))
+
+
+@given(seed=st.integers(0, 1000), block_length=st.sampled_from([1, 2, 4, 8]))
+def test_canvases_look_like_use(
+    samples: Samples, tokenizer: Tokenizer, seed: int, block_length: int
+) -> None:
+    """Positions continue, what follows `<eom>` is masked and not counted, blocks keep inside."""
+    rng = np.random.default_rng(seed)
+    rows = [samples[seed * 3 + i] for i in range(3)]
+    batch = make_batch(rows, tokenizer, LENGTH, block_length, CANVAS_TOKENS, rng)
+    for row, sample in enumerate(rows):
+        for number in range(CANVAS_TOKENS // block_length):
+            at = slice(number * block_length, (number + 1) * block_length)
+            if (batch.block[row, at] == -1).all():
+                assert not batch.weight[row, at].any()
+                continue
+            start = int(batch.start[row, at][0])
+            assert batch.position[row, at].tolist() == list(range(start, start + block_length))
+            for token, target, place in zip(
+                batch.canvas[row, at].tolist(),
+                batch.target[row, at].tolist(),
+                batch.position[row, at].tolist(),
+                strict=True,
+            ):
+                if place >= len(sample.ids):
+                    assert (token, target) == (tokenizer.mask, IGNORED)
+                elif target != IGNORED:
+                    assert (token, target) == (tokenizer.mask, sample.ids[place])
+                elif token != tokenizer.mask:
+                    assert token == sample.ids[place]
+
+
+def test_canvases_cover_the_middle_block_after_block() -> None:
+    """As the decoder will ask for them, the first at the middle's first token."""
+    sample = Sample(list(range(60)), [(1, 30)], (40, 60))
+    chosen = choose_canvases(sample, 8, 8, np.random.default_rng(0))
+    assert chosen[:3] == [(40, 48), (48, 56), (56, 60)]
+    assert len(chosen) == 8
+    assert all(a >= 1 and b <= 30 for a, b in chosen[3:])
+
+
+def test_the_bound_is_unbiased_in_t(tokenizer: Tokenizer) -> None:
+    """Every token counts the same in the mean over masking levels, however `t` is drawn."""
+    sample = Sample([tokenizer.mid, *range(1, 8), tokenizer.eom], [], (1, 9))
+    rng = np.random.default_rng(0)
+    draws = 20_000
+    total = torch.zeros(BLOCK, dtype=torch.float64)
+    for _ in range(draws // 100):
+        batch = make_batch([sample] * 100, tokenizer, 16, BLOCK, BLOCK, rng)
+        counted = batch.target != IGNORED
+        total += (batch.weight * counted).double().sum(0) * 100
+    # The weights of a batch are means over 100 rows of 8 tokens: each expects 1/8.
+    torch.testing.assert_close(total / draws, torch.full_like(total, 1 / BLOCK), rtol=0.1, atol=0)
+
+
+def test_the_losses_ignore_what_they_must(
+    denoiser: Denoiser, samples: Samples, tokenizer: Tokenizer
+) -> None:
+    """Marks of the layout and padding are never targets; `<eom>` is, in both losses."""
+    rows = [samples[i] for i in range(40)]
+    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, np.random.default_rng(0))
+    for targets in (batch.next_token, batch.target):
+        seen = set(targets.flatten().tolist())
+        assert tokenizer.eom in seen
+        assert not seen & {tokenizer.mask, tokenizer.suf, tokenizer.pre, tokenizer.mid}
+    next_token, bound = Objective(denoiser)(batch)
+    assert 0 < next_token < 50
+    assert 0 < bound < 100
+    bare = make_batch(rows, tokenizer, LENGTH, BLOCK, 0, np.random.default_rng(0))
+    alone, none = Objective(denoiser)(bare)
+    torch.testing.assert_close(alone, next_token, rtol=1e-4, atol=1e-4)
+    assert none == 0

@@ -1,0 +1,125 @@
+"""Denoising ends, within its budget, and what is frozen stays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coder.canvas import Canvas
+from coder.denoiser import Denoiser
+from coder.sampler import autoregress, denoise
+from coder.tokenizer import Tokenizer
+from coder.unmask import confidence_threshold, everything
+
+CONTEXT = [5, 9, 33, 120, 7]
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    """One generator a row."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@given(
+    confidence=st.lists(st.floats(0, 1), min_size=8, max_size=8),
+    masked=st.lists(st.booleans(), min_size=8, max_size=8),
+    threshold=st.floats(0, 1),
+)
+def test_the_threshold_rule(confidence: list[float], masked: list[bool], threshold: float) -> None:
+    """Commits only masks, all that are sure enough, and at least one where there is one."""
+    sure, open_ = torch.tensor([confidence]), torch.tensor([masked])
+    commit = confidence_threshold(threshold)(sure, open_)
+    assert not (commit & ~open_).any()
+    assert commit[open_ & (sure >= threshold)].all()
+    assert bool(commit.any()) == any(masked)
+    assert torch.equal(everything(sure, open_), open_)
+
+
+@given(
+    max_nfe=st.integers(1, 12),
+    threshold=st.floats(0, 1),
+    temperature=st.sampled_from([0.0, 1.0]),
+    frozen=st.dictionaries(st.integers(0, 7), st.integers(0, 300), max_size=4),
+)
+def test_denoising_keeps_its_promises(
+    denoiser: Denoiser,
+    tokenizer: Tokenizer,
+    max_nfe: int,
+    threshold: float,
+    temperature: float,
+    frozen: dict[int, int],
+) -> None:
+    """No mask remains before `<eom>`, steps keep the budget, frozen positions never change."""
+    _, cache = denoiser.encode([CONTEXT])
+    canvas = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    for place, token in frozen.items():
+        canvas.ids[0, place] = token
+    steps = list(
+        denoise(
+            denoiser,
+            cache,
+            canvas,
+            confidence_threshold(threshold),
+            max_nfe,
+            temperature,
+            generators(1),
+        )
+    )
+    assert 1 <= len(steps) <= max_nfe
+    end = steps[-1].canvas
+    assert not end.open.any()
+    for step in steps:
+        ended = int(step.canvas.ended[0])
+        for place, token in frozen.items():
+            assert place > ended or step.canvas.ids[0, place] == token
+        assert (step.canvas.ids[0, ended + 1 :] == tokenizer.mask).all()
+        assert (step.canvas.ids <= tokenizer.eom).all()
+    if len(steps) < max_nfe:
+        assert sum(int(step.committed.sum()) for step in steps) >= len(end.middle(0)) - len(frozen)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_batch_row_is_denoised_as_it_is_alone(
+    denoiser: Denoiser, tokenizer: Tokenizer, temperature: float
+) -> None:
+    """Candidates in one batch do not disturb each other."""
+    rule = confidence_threshold(0.5)
+    _, cache = denoiser.encode([CONTEXT] * 3)
+    blank = Canvas.blank(3, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    *_, together = denoise(denoiser, cache, blank, rule, 50, temperature, generators(1, 2, 3))
+    for row in range(3):
+        _, solo = denoiser.encode([CONTEXT])
+        blank = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+        *_, alone = denoise(denoiser, solo, blank, rule, 50, temperature, generators(row + 1))
+        assert alone.canvas.middle(0) == together.canvas.middle(row)
+
+
+def test_eom_remasks_what_follows(tokenizer: Tokenizer) -> None:
+    """What was committed after an `<eom>` becomes masks, and none of it is open."""
+    canvas = Canvas.blank(1, 6, tokenizer.mask, tokenizer.eom, torch.device("cpu"))
+    late = torch.tensor([[False, False, False, False, True, False]])
+    canvas = canvas.commit(torch.full((1, 6), 7), late)
+    early = torch.tensor([[False, False, True, False, False, False]])
+    canvas = canvas.commit(torch.full((1, 6), tokenizer.eom), early)
+    assert canvas.ids[0].tolist() == [tokenizer.mask] * 2 + [tokenizer.eom] + [tokenizer.mask] * 3
+    assert canvas.open[0].tolist() == [True, True, False, False, False, False]
+    assert canvas.middle(0) == []
+
+
+def test_autoregression_is_greedy_decoding(denoiser: Denoiser, tokenizer: Tokenizer) -> None:
+    """Token by token it writes what an uncached left-to-right reading predicts."""
+    _, cache = denoiser.encode([CONTEXT[:-1]])
+    blank = Canvas.blank(1, 6, tokenizer.mask, tokenizer.eom, denoiser.device)
+    *_, last = autoregress(denoiser, cache, CONTEXT[-1], blank, 6, 0.0, generators(0))
+    text = list(CONTEXT)
+    for _ in range(6):
+        hidden, _ = denoiser.encode([text])
+        logits = denoiser.logits(hidden)[0, -1]
+        logits[tokenizer.mask] = -torch.inf
+        logits[tokenizer.eom + 1 :] = -torch.inf
+        text.append(int(logits.argmax()))
+        if text[-1] == tokenizer.eom:
+            break
+    expected = text[len(CONTEXT) :]
+    assert last.canvas.ids[0, : len(expected)].tolist() == expected

@@ -1,0 +1,375 @@
+import ast
+import inspect
+import json.decoder
+import subprocess
+import sys
+import textwrap
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coder.errors import SourceError
+from coder.syntax import Verdict, count_errors, find_function, judge
+
+
+def marked(text: str, name: str) -> str:
+    """Show the body that is found: `⟦` before it, behind its lead, and `⟧` after it."""
+    body = find_function(text, name)
+    return f"{text[: body.start]}{body.lead}⟦{text[body.start : body.end]}⟧{text[body.end :]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        ("", 0),
+        ("x = 1\n", 0),
+        ("x = ", 1),
+        ("def f(:\n    pass\n", 1),
+        ("x = '𝒳' +\n", 1),
+        ("x = [1, 2", 1),
+        ("x = = 1\ny = = 2\n", 2),
+    ],
+)
+def test_errors_are_counted(text: str, errors: int) -> None:
+    """A whole text has no errors, a broken one has them, be they ERROR or MISSING nodes."""
+    assert count_errors(text) == errors
+
+
+@given(st.text())
+def test_any_text_can_be_judged(text: str) -> None:
+    """No text, be it with NUL, lone surrogates or deep brackets, makes the judge raise."""
+    assert count_errors(text) >= 0
+    assert judge(text, "", "").clean
+    judge("x = (", text, ")\n")
+
+
+def test_lone_surrogates_are_judged() -> None:
+    """A text that UTF-8 cannot hold is counted and found not to compile."""
+    assert judge("x = '", "\ud800", "'\n") == Verdict(0, 0, compiles=False)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "middle", "suffix", "clean", "compiles"),
+    [
+        ("x = ", "1", "\n", True, True),
+        ("x = ", "", "\n", True, False),  # the hole's own error is not the completion's
+        ("x = 1\n", "y = (\n", "z = 2\n", False, False),
+        ("def f(x):\n    ", "return x", "\n", True, True),
+        ("def f(x)\n    pass\n\ny = ", "2", "\n", True, False),  # broken elsewhere
+        ("f(", "a=1, 2", ")\n", True, False),  # tree-sitter accepts it, Python does not
+        ("", "return 1", "\n", True, False),
+        ("x = ", "'\\d'", "\n", True, True),  # only warned about
+        ("x = ", "1 is 1", "\n", True, True),
+    ],
+)
+def test_a_completion_answers_for_what_it_adds(
+    prefix: str, middle: str, suffix: str, clean: bool, compiles: bool
+) -> None:
+    """Errors around the hole are not held against the middle; compile() has the last word."""
+    verdict = judge(prefix, middle, suffix)
+    assert (verdict.clean, verdict.compiles) == (clean, compiles)
+
+
+def test_an_open_hole_counts_before() -> None:
+    """Filling an open hole lowers the count, and that is clean."""
+    assert judge("x = ", "1", "\n") == Verdict(1, 0, compiles=True)
+
+
+@pytest.mark.parametrize("text", ["(" * 5000, "-" * 50_000 + "1", "+".join("1" * 50_000)])
+def test_deep_texts_do_not_compile(text: str) -> None:
+    """Nesting beyond what the interpreter takes is a verdict, not an exception."""
+    assert not judge("", text, "").compiles
+
+
+def test_a_judged_text_is_never_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """The completion is compiled and no more."""
+    assert judge("", "print('run')\nraise SystemExit", "\n").compiles
+    assert capsys.readouterr().out == ""
+
+
+def test_future_imports_of_the_judge_do_not_leak() -> None:
+    """A text compiles as itself, whatever this package's modules import from __future__."""
+    assert judge("def f():\n    x: (yield) = ", "1", "\n").compiles
+
+
+BODIES = {
+    "plain": ("def f(x):\n    return x\n", "f", "def f(x):\n    ⟦return x⟧\n"),
+    "no final newline": ("def f(x):\n    return x", "f", "def f(x):\n    ⟦return x⟧"),
+    "one line": ("def f(x): return x\n", "f", "def f(x): ⟦return x⟧\n"),
+    "one line, two statements": (
+        "def f(x): x += 1; return x;\n",
+        "f",
+        "def f(x): ⟦x += 1; return x;⟧\n",
+    ),
+    "ellipsis": ("def f(x): ...\n", "f", "def f(x): ⟦...⟧\n"),
+    "docstring stays": (
+        'def f(x):\n    """Do."""\n\n    y = x\n    return y\n\n\nz = 1\n',
+        "f",
+        'def f(x):\n    """Do."""\n\n    ⟦y = x\n    return y⟧\n\n\nz = 1\n',
+    ),
+    "only a docstring": (
+        'def f(x):\n    """Do."""\n\n\nz = 1\n',
+        "f",
+        'def f(x):\n    """Do."""\n    ⟦⟧\n\n\nz = 1\n',
+    ),
+    "docstring and comments": (
+        'def f(x):\n    """Do."""  # noqa\n    # sort first\n\nz = 1\n',
+        "f",
+        'def f(x):\n    """Do."""  # noqa\n    # sort first\n    ⟦⟧\n\nz = 1\n',
+    ),
+    "docstring on the line": ("def f(x): 'do'  # c\n", "f", "def f(x): 'do'; ⟦⟧  # c\n"),
+    "joined docstring": (
+        "def f():\n    'a' r'b'\n    g()\n",
+        "f",
+        "def f():\n    'a' r'b'\n    ⟦g()⟧\n",
+    ),
+    "bytes document nothing": (
+        "def f():\n    b'a'\n    g()\n",
+        "f",
+        "def f():\n    ⟦b'a'\n    g()⟧\n",
+    ),
+    "f-strings document nothing": (
+        "def f():\n    'a' f'{b}'\n    g()\n",
+        "f",
+        "def f():\n    ⟦'a' f'{b}'\n    g()⟧\n",
+    ),
+    "nothing yet": ("def f(x):", "f", "def f(x):\n    ⟦⟧"),
+    "nothing yet before another": (
+        "class A:\n    def f(self):\n        # todo\n    def g(self): pass\n",
+        "A.f",
+        "class A:\n    def f(self):\n        # todo\n        ⟦⟧\n    def g(self): pass\n",
+    ),
+    "nothing yet, with tabs": (
+        "class A:\n\tdef f(self):\n",
+        "A.f",
+        "class A:\n\tdef f(self):\n\t\t⟦⟧\n",
+    ),
+    "comments": (
+        "def f():  # a\n    # b\n    g()  # c\n    # d\n# e\n",
+        "f",
+        "def f():  # a\n    # b\n    ⟦g()  # c\n    # d⟧\n# e\n",
+    ),
+    "method": (
+        "class A:\n    def f(self):\n        return 1\n\n    def g(self):\n        return 2\n",
+        "A.g",
+        "class A:\n    def f(self):\n        return 1\n\n    def g(self):\n        ⟦return 2⟧\n",
+    ),
+    "method of an inner class": (
+        "class A:\n    class B:\n        if x:\n            def f(self): pass\n",
+        "A.B.f",
+        "class A:\n    class B:\n        if x:\n            def f(self): ⟦pass⟧\n",
+    ),
+    "nested": (
+        "def f():\n    def g():\n        return 1\n    return g\n",
+        "f.g",
+        "def f():\n    def g():\n        ⟦return 1⟧\n    return g\n",
+    ),
+    "async": ("async def f():\n    await g()\n", "f", "async def f():\n    ⟦await g()⟧\n"),
+    "decorated": (
+        "@a\n@b(lambda: 1)\ndef f(\n    x: int = 1,\n) -> dict[str, int]:\n    return {}\n",
+        "f",
+        "@a\n@b(lambda: 1)\ndef f(\n    x: int = 1,\n) -> dict[str, int]:\n    ⟦return {}⟧\n",
+    ),
+    "begins with a decorator": (
+        "def f():\n    @a\n    def g(): pass\n    return g\n",
+        "f",
+        "def f():\n    ⟦@a\n    def g(): pass\n    return g⟧\n",
+    ),
+    "match": (
+        "def f(x):\n    match x:\n        case 1:\n            return 2\n        case _: pass\n",
+        "f",
+        "def f(x):\n    ⟦match x:\n        case 1:\n            return 2\n        case _: pass⟧\n",
+    ),
+    "tabs": ("def f(x):\n\tif x:\n\t\tg()\n", "f", "def f(x):\n\t⟦if x:\n\t\tg()⟧\n"),
+    "Windows lines": (
+        "def f():\r\n    'd'\r\n    g()\r\nx\r\n",
+        "f",
+        "def f():\r\n    'd'\r\n    ⟦g()⟧\r\nx\r\n",
+    ),
+    "astral": (
+        "s = '𝒳𝒴'\n\ndef ñ(): return '𝒵'  # 𝒳\n",
+        "ñ",
+        "s = '𝒳𝒴'\n\ndef ñ(): ⟦return '𝒵'  # 𝒳⟧\n",
+    ),
+    "overloads": (
+        "@overload\ndef f(x: int): ...\n@t.overload\n@z\ndef f(x: str): ...\ndef f(x): x\n",
+        "f",
+        "@overload\ndef f(x: int): ...\n@t.overload\n@z\ndef f(x: str): ...\ndef f(x): ⟦x⟧\n",
+    ),
+    "duplicates": ("def f(): a\ndef f(): b\n", "f", "def f(): ⟦a⟧\ndef f(): b\n"),
+    "stubs only": ("@overload\ndef f(): ...\n", "f", "@overload\ndef f(): ⟦...⟧\n"),
+    "broken elsewhere": (
+        "x = = 2\ndef f():\n    return 1\n",
+        "f",
+        "x = = 2\ndef f():\n    ⟦return 1⟧\n",
+    ),
+    "broken inside": (
+        "class A:\n    def f(self):\n        if x\n            g()\n    def g(self): pass\n",
+        "A.f",
+        "class A:\n    def f(self):\n        ⟦if x\n            g()⟧\n    def g(self): pass\n",
+    ),
+    "broken and swallowing": (
+        "def f(x):\n    return (1,\n\ndef g(y):\n    return 2\n",
+        "f",
+        "def f(x):\n    ⟦return (1,⟧\n\ndef g(y):\n    return 2\n",
+    ),
+    "broken, with a string further left": (
+        "def f():\n    s = '''\na\n'''\n    h(\n)\n    return s +\n\nx = 1\n",
+        "f",
+        "def f():\n    ⟦s = '''\na\n'''\n    h(\n)\n    return s +⟧\n\nx = 1\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "name", "expected"), BODIES.values(), ids=BODIES)
+def test_bodies_are_found(text: str, name: str, expected: str) -> None:
+    """The body begins behind the header, docstring and comments, and ends with its last line."""
+    assert marked(text, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "indentation"),
+    [
+        ("def f():\n  return 1\n", "  "),
+        ("class f:\n\tdef f(): return 1\n", "\t\t"),
+        ("def f(): return 1\n", "    "),
+        ("def f():\n   'd'; g()\n", "   "),
+        ("if x:\n  def f(): 'd'\n", "      "),
+    ],
+)
+def test_further_lines_know_their_indentation(text: str, indentation: str) -> None:
+    """Indentation is the body's own or, on the line of the header, one step deeper."""
+    name = "f.f" if text.startswith("class") else "f"
+    assert find_function(text, name).indentation == indentation
+
+
+def test_a_lead_makes_room_for_a_body() -> None:
+    """With its lead before it, a body put into a function without one compiles."""
+    for text in ('def f():\n    """Do."""', "def f():  # now", "def f(): 'do'  # c\nx = 1\n"):
+        body = find_function(text, "f")
+        assert judge(text[: body.start] + body.lead, "return 1", text[body.end :]).compiles
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        (
+            "x = 1\n",
+            "f",
+            "no function 'f': the file has no functions; give a position, FILE:LINE:COL",
+        ),
+        (
+            "def alpha(): pass\ndef alpha2(): pass\n",
+            "alphas",
+            "no function 'alphas': the file has 2 functions; close matches: alpha, alpha2",
+        ),
+        (
+            "class A:\n    def run(self): pass\n",
+            "run",
+            "no function 'run': the file has 1 function; close matches: A.run",
+        ),
+        (
+            "class A:\n    def run(self): pass\n",
+            "A",
+            "no function 'A': the file has 1 function; close matches: A.run",
+        ),
+        (
+            "def f(): pass\n",
+            "other",
+            "no function 'other': the file has 1 function; give NAME, Class.method or outer.inner",
+        ),
+        (
+            "def f(): pass\ndef g(x)\n    pass\n",
+            "f2",
+            "no function 'f2': the file has 1 function; close matches: f; "
+            "its syntax errors may hide some",
+        ),
+    ],
+)
+def test_an_unknown_name_is_answered_with_close_ones(text: str, name: str, message: str) -> None:
+    """The message names the function, counts those there are and offers similar names."""
+    with pytest.raises(SourceError) as caught:
+        find_function(text, name)
+    assert str(caught.value) == message
+
+
+def test_at_most_five_close_matches_are_named() -> None:
+    """A file of look-alikes does not fill the screen."""
+    text = "".join(f"def name{i}(): pass\n" for i in range(20))
+    with pytest.raises(SourceError, match=r"20 functions; close matches: (name\d+, ){4}name\d+$"):
+        find_function(text, "name")
+
+
+IDENTIFIERS = st.sampled_from(["a", "ñ", "b2", "_"])
+STATEMENTS = st.sampled_from(
+    [
+        "pass",
+        "x = '𝒳'",
+        "return {\n    1: 2,\n}",
+        "if x:\n    y()\nelse:\n    z()",
+        "try: a\nfinally: b",
+    ]
+)
+
+
+@given(
+    st.text("𝒳é# \n").map(lambda text: f'"""{text}"""\n'),
+    st.lists(IDENTIFIERS, min_size=1, max_size=4),
+    st.lists(STATEMENTS, min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_what_is_put_in_is_found(
+    before: str, names: list[str], statements: list[str], documented: bool
+) -> None:
+    """Of any function at any depth, exactly the statements are found, at character offsets."""
+    depth = "    " * len(names)
+    statement = textwrap.indent("\n".join(statements), depth).removeprefix(depth)
+    text = before
+    for level, name in enumerate(names[:-1]):
+        text += "    " * level + f"class {name}:\n"
+    text += depth[4:] + f"def {names[-1]}():\n{depth}" + (f'"""𝒟."""\n{depth}' * documented)
+    body = find_function(text + statement + "\n\nx = 1\n", ".".join(names))
+    assert (body.start, body.end) == (len(text), len(text + statement))
+    assert (body.indentation, body.lead) == (depth, "")
+
+
+@pytest.mark.parametrize("module", [ast, inspect, json.decoder, textwrap])
+def test_bodies_agree_with_python(module: ModuleType) -> None:
+    """In real files, tree-sitter and `ast` see the same functions with the same bodies."""
+    text = inspect.getsource(module)
+    lines = text.splitlines(keepends=True)
+    found: dict[str, list[ast.FunctionDef | ast.AsyncFunctionDef]] = {}
+
+    def walk(node: ast.AST, outer: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            name = outer
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                name = f"{outer}.{child.name}".lstrip(".")
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                found.setdefault(name, []).append(child)
+            walk(child, name)
+
+    walk(ast.parse(text), "")
+    unique = [(name, nodes[0]) for name, nodes in found.items() if len(nodes) == 1]
+    for name, node in unique[:40]:
+        body = find_function(text, name)
+        documented = ast.get_docstring(node) is not None
+        statements = node.body[documented:]
+        assert bool(body.lead) == (not statements)
+        if statements:
+            first, last = statements[0], statements[-1]
+            assert "".join(lines[: first.lineno - 1]) + body.indentation == text[: body.start]
+            assert last.end_lineno is not None
+            rest = text[len("".join(lines[: last.end_lineno])) : body.end]
+            assert all(
+                line.strip().startswith("#") or not line.strip() for line in rest.split("\n")
+            )
+
+
+def test_importing_is_quick() -> None:
+    """The path from keystroke to grey text loads no machinery for the sake of syntax."""
+    heavy = "{'torch', 'tokenizers', 'numpy'}"
+    code = f"import sys, coder.source, coder.syntax; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
