@@ -121,7 +121,7 @@ class Block(nn.Module):
         y = attend(q, k, v)
         x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
         gate, up = self.up(norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+        return torch.add(x, self.down(F.silu(gate) * up))
 
 
 class Denoiser(nn.Module):

@@ -150,7 +150,7 @@ def infill(
     max_tokens = options.max_tokens or length // 4
     if max_tokens > length // 2:
         raise UsageError(
-            f"--max-tokens is {max_tokens}; half of this model's context ({length // 2}) is the most"
+            f"--max-tokens is {max_tokens}; this model's limit is {length // 2}, half its context"
         )
     context = fit_context(tokenizer, prefix, suffix, length - max_tokens)
     count = options.candidates

@@ -214,14 +214,17 @@ def main(argv: list[str]) -> int:
         )
         for split in ("train", "valid")
     )
-    config = DenoiserConfig(
-        tokenizer.vocab_size,
-        recipe.layers,
-        recipe.width,
-        recipe.heads,
-        recipe.context_length,
-        recipe.block_length,
-    )
+    try:
+        config = DenoiserConfig(
+            tokenizer.vocab_size,
+            recipe.layers,
+            recipe.width,
+            recipe.heads,
+            recipe.context_length,
+            recipe.block_length,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     set_seed(recipe.seed)
     denoiser = Denoiser(config)
     run = Run(denoiser, make_optimizers(denoiser, recipe))
@@ -260,7 +263,6 @@ def main(argv: list[str]) -> int:
     bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
     saved = validated = run.elapsed
     tick = time.monotonic()
-    recent: list[tuple[float, float]] = []
     try:
         while progress() < 1:
             canvas_length = recipe.canvas_length(progress())
@@ -274,30 +276,27 @@ def main(argv: list[str]) -> int:
                     f"the loss is {losses} at step {run.step}; resume from the last state with "
                     f"--resume, or start anew with a --learning-rate below {recipe.learning_rate}"
                 )
-            recent.append(losses)
             now = time.monotonic()
             seconds, tick = now - tick, now
+            speed = round(recipe.rows * recipe.context_length / seconds)
             run.step += 1
             run.elapsed += seconds
             run.tokens += recipe.rows * recipe.context_length
+            report(
+                {
+                    "tokens": run.tokens,
+                    "tokens_per_s": speed,
+                    "canvas_length": canvas_length,
+                    "rate": round(rate, 4),
+                    "next_token_loss": round(losses[0], 4),
+                    "bound": round(losses[1], 4),
+                }
+            )
             bar.n = min(100.0, 100 * progress())
             bar.set_postfix_str(
-                f"step {run.step}, {recipe.rows * recipe.context_length / seconds:.0f} tokens/s, "
-                f"next token {losses[0]:.2f}, bound {losses[1]:.2f}, canvas {canvas_length}"
+                f"step {run.step}, {speed} tokens/s, next token {losses[0]:.2f}, "
+                f"bound {losses[1]:.2f}, canvas {canvas_length}"
             )
-            if run.step % 20 == 0:
-                means = np.mean(recent, axis=0)
-                recent.clear()
-                report(
-                    {
-                        "tokens": run.tokens,
-                        "tokens_per_s": round(recipe.rows * recipe.context_length / seconds),
-                        "canvas_length": canvas_length,
-                        "rate": round(rate, 4),
-                        "next_token_loss": round(float(means[0]), 4),
-                        "bound": round(float(means[1]), 4),
-                    }
-                )
             if run.elapsed - validated > args.validate_every:
                 report(measure())
                 validated = run.elapsed
