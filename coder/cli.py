@@ -256,3 +256,7 @@ def doctor_command(argv: list[str]) -> int:
     result = infill(model, "def mean(values):\n    return ", "\n", options)
     print(f"infill         {summary(result, options)}: {result.best.text!r}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

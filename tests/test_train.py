@@ -22,10 +22,12 @@ from finetune import corpus, train, validate
 from finetune import tokenizer as tokenizer_command
 from tests.conftest import TEXTS
 
-SHAPE = (
-    "--layers 1 --width 32 --heads 2 --context-length 64 --block-length 4 --canvas-tokens 16 "
-    "--rows 4 --micro-batch 2 --max-middle 24 --save-every 0.001 --validate-every 1000"
-).split()
+SHAPE = [
+    *("--layers", "1", "--width", "32", "--heads", "2", "--context-length", "64"),
+    *("--block-length", "4", "--canvas-tokens", "16", "--max-middle", "24"),
+    *("--rows", "4", "--micro-batch", "2"),
+    *("--save-every", "0.001", "--validate-every", "1000"),
+]
 
 
 @pytest.fixture(scope="module")
