@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from finetune.corpus import corpus_hash, read_corpus
 from finetune.objective import Objective, make_batch
 from finetune.samples import Samples
 from finetune.validate import validate
+
+COUNTERS = ("step", "elapsed", "tokens")  # of a trainer: what it has spent
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,20 @@ class Recipe:
     decay_from: float = 0.4
     seed: int = 0
 
+    def shape(self, vocab_size: int) -> DenoiserConfig:
+        """The denoiser's configuration; UsageError if there can be none."""
+        try:
+            return DenoiserConfig(
+                vocab_size,
+                self.layers,
+                self.width,
+                self.heads,
+                self.context_length,
+                self.block_length,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
     def rate(self, progress: float) -> float:
         """The learning rate, as a share of its peak, after a share of the budget."""
         rising = (progress + 1e-3) / self.warmup
@@ -78,54 +95,6 @@ class Recipe:
             return self.block_length
         doublings = math.log2(self.block_length)
         return int(2 ** math.floor(joint / self.growth_share * doublings))
-
-
-@dataclass
-class Run:
-    """The state of a run between two steps: what is saved and resumed."""
-
-    denoiser: Denoiser
-    optimizers: list[torch.optim.Optimizer]
-    step: int = 0
-    elapsed: float = 0.0
-    tokens: int = 0
-
-    def save(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write all state atomically: a reader finds the old file or the new one."""
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(
-                {
-                    "identity": identity,
-                    "denoiser": self.denoiser.state_dict(),
-                    "optimizers": [o.state_dict() for o in self.optimizers],
-                    "counters": {"step": self.step, "elapsed": self.elapsed, "tokens": self.tokens},
-                },
-                file,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-
-    def restore(self, path: Path, identity: dict[str, Any]) -> None:
-        """Take up the state in the file, made by a run of the same identity."""
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: nothing to resume; start without --resume") from error
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise DataError(f"{path}: damaged ({error}); start anew in another --out") from error
-        for key, value in identity.items():
-            if state["identity"].get(key) != value:
-                raise DataError(
-                    f"{path}: made with {key} {state['identity'].get(key)!r}, not {value!r}; "
-                    "resume with the former settings or start anew in another --out"
-                )
-        self.denoiser.load_state_dict(state["denoiser"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        for name, value in state["counters"].items():
-            setattr(self, name, value)
 
 
 def make_optimizers(denoiser: Denoiser, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -189,20 +158,155 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+class Trainer:
+    """A run in progress: the model, its optimisers and what has been spent so far."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        denoiser: Denoiser,
+        tokenizer: Tokenizer,
+        samples: Samples,
+        micro_batch: int,
+        compiled: bool,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.recipe, self.denoiser, self.tokenizer = recipe, denoiser, tokenizer
+        self.samples, self.micro_batch = samples, micro_batch
+        self.optimizers = make_optimizers(denoiser, recipe)
+        self.accelerator = Accelerator(mixed_precision="bf16")
+        objective: nn.Module = Objective(denoiser)
+        if compiled:
+            objective.compile()
+        self.objective = self.accelerator.prepare(objective)
+        self.step, self.elapsed, self.tokens = 0, 0.0, 0
+
+    def train_step(self, progress: float) -> dict[str, float]:
+        """One optimiser step on the samples that belong to its number.
+
+        `progress` is the share of the budget that is spent. Returns what the
+        metrics say of the step; nothing is changed if its loss is not finite.
+        """
+        began = time.monotonic()
+        recipe = self.recipe
+        canvas_length, rate = recipe.canvas_length(progress), recipe.rate(progress)
+        rng = np.random.default_rng((recipe.seed, 2, self.step))
+        parts = recipe.rows // self.micro_batch
+        losses = torch.zeros(2)
+        for part in range(parts):
+            first = self.step * recipe.rows + part * self.micro_batch
+            batch = make_batch(
+                [self.samples[i] for i in range(first, first + self.micro_batch)],
+                self.tokenizer,
+                recipe.context_length,
+                max(1, canvas_length),
+                recipe.canvas_tokens if canvas_length else 0,
+                rng,
+            ).to(self.accelerator.device)
+            next_token, bound = self.objective(batch)
+            self.accelerator.backward((next_token + bound) / parts)
+            losses += torch.stack((next_token, bound)).detach().float().cpu() / parts
+        if not losses.isfinite().all():
+            raise DataError(
+                f"the loss is {losses.tolist()} at step {self.step}; go on from the last state "
+                f"with --resume, or start anew with a --learning-rate below {recipe.learning_rate}"
+            )
+        self.accelerator.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        seconds = time.monotonic() - began
+        self.step += 1
+        self.elapsed += seconds
+        self.tokens += recipe.rows * recipe.context_length
+        return {
+            "tokens": self.tokens,
+            "tokens_per_s": round(recipe.rows * recipe.context_length / seconds),
+            "canvas_length": canvas_length,
+            "rate": round(rate, 4),
+            "next_token_loss": round(float(losses[0]), 4),
+            "bound": round(float(losses[1]), 4),
+        }
+
+    def validate(self, held_out: Samples) -> dict[str, float]:
+        """Both losses on held-out samples, as the metrics name them."""
+        self.denoiser.eval()
+        with self.accelerator.autocast():
+            result = validate(self.denoiser, self.tokenizer, held_out, rows=64)
+        self.denoiser.train()
+        return {f"validation_{name}": round(value, 4) for name, value in result.items()}
+
+    def save(self, path: Path, identity: dict[str, Any]) -> None:
+        """Write all state atomically: a reader finds the old file or the new one."""
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(
+                {
+                    "identity": identity,
+                    "denoiser": self.denoiser.state_dict(),
+                    "optimizers": [o.state_dict() for o in self.optimizers],
+                    "counters": {name: getattr(self, name) for name in COUNTERS},
+                },
+                file,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+    def restore(self, path: Path, identity: dict[str, Any]) -> None:
+        """Take up the state in the file, made by a run of the same identity."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: nothing to resume; start without --resume") from error
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{path}: damaged ({reason}); start anew in another --out") from error
+        for key, value in identity.items():
+            if state["identity"].get(key) != value:
+                raise DataError(
+                    f"{path}: made with {key} {state['identity'].get(key)!r}, not {value!r}; "
+                    "resume with the former settings or start anew in another --out"
+                )
+        self.denoiser.load_state_dict(state["denoiser"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
+
+
+class Stop:
+    """Turns SIGINT and SIGTERM into a wish that is granted between two steps.
+
+    A step is never torn; a second signal interrupts at once.
+    """
+
+    def __enter__(self) -> Stop:
+        self.asked = False
+        self.former = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def ask(self, number: int, frame: object) -> None:
+        """Note the wish."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.former.items():
+            signal.signal(number, handler)
+
+
 def main(argv: list[str]) -> int:
     """Train until the budget is spent; an interrupt keeps the state for --resume."""
-    from accelerate import Accelerator
-    from accelerate.utils import set_seed
-    from tqdm import tqdm
-
     args = parse(argv)
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
-    args.out.mkdir(parents=True, exist_ok=True)
     state, metrics = args.out / "state.pt", args.out / "metrics.jsonl"
     if state.exists() and not args.resume:
         raise UsageError(f"{state} exists; add --resume to go on, or name another --out")
-
-    accelerator = Accelerator(mixed_precision="bf16")
     tokenizer = Tokenizer.load(args.tokenizer)
     train, held_out = (
         Samples(
@@ -214,20 +318,9 @@ def main(argv: list[str]) -> int:
         )
         for split in ("train", "valid")
     )
-    try:
-        config = DenoiserConfig(
-            tokenizer.vocab_size,
-            recipe.layers,
-            recipe.width,
-            recipe.heads,
-            recipe.context_length,
-            recipe.block_length,
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    set_seed(recipe.seed)
-    denoiser = Denoiser(config)
-    run = Run(denoiser, make_optimizers(denoiser, recipe))
+    torch.manual_seed(recipe.seed)
+    denoiser = Denoiser(recipe.shape(tokenizer.vocab_size))
+    trainer = Trainer(recipe, denoiser, tokenizer, train, args.micro_batch, args.compile)
     identity = {
         "recipe": asdict(recipe),
         "steps": args.steps,
@@ -235,135 +328,76 @@ def main(argv: list[str]) -> int:
         "tokenizer": checkpoint.digest(args.tokenizer),
     }
     if args.resume:
-        run.restore(state, identity)
-        forget_after(metrics, run.step)
-    objective: nn.Module = Objective(denoiser)
-    if args.compile:
-        objective.compile()
-    objective = accelerator.prepare(objective)
-
-    def progress() -> float:
-        if args.steps:
-            return float(run.step / args.steps)
-        return float(run.elapsed / (60 * args.minutes))
-
-    def report(entry: dict[str, Any]) -> None:
-        with metrics.open("a", encoding="utf-8") as file:
-            file.write(
-                json.dumps({"step": run.step, "elapsed": round(run.elapsed, 1), **entry}) + "\n"
-            )
-
-    def measure() -> dict[str, float]:
-        denoiser.eval()
-        with accelerator.autocast():
-            result = validate(denoiser, tokenizer, held_out, rows=64)
-        denoiser.train()
-        return {f"validation_{name}": round(float(value), 4) for name, value in result.items()}
-
-    bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
-    saved = validated = run.elapsed
-    tick = time.monotonic()
+        trainer.restore(state, identity)
+        forget_after(metrics, trainer.step)
     try:
-        while progress() < 1:
-            canvas_length = recipe.canvas_length(progress())
-            rate = recipe.rate(progress())
-            losses = train_step(
-                objective, accelerator, run, recipe, train, tokenizer, args.micro_batch,
-                canvas_length, rate,
-            )  # fmt: skip
-            if not all(map(math.isfinite, losses)):
-                raise DataError(
-                    f"the loss is {losses} at step {run.step}; resume from the last state with "
-                    f"--resume, or start anew with a --learning-rate below {recipe.learning_rate}"
-                )
-            now = time.monotonic()
-            seconds, tick = now - tick, now
-            speed = round(recipe.rows * recipe.context_length / seconds)
-            run.step += 1
-            run.elapsed += seconds
-            run.tokens += recipe.rows * recipe.context_length
-            report(
-                {
-                    "tokens": run.tokens,
-                    "tokens_per_s": speed,
-                    "canvas_length": canvas_length,
-                    "rate": round(rate, 4),
-                    "next_token_loss": round(losses[0], 4),
-                    "bound": round(losses[1], 4),
-                }
-            )
-            bar.n = min(100.0, 100 * progress())
-            bar.set_postfix_str(
-                f"step {run.step}, {speed} tokens/s, next token {losses[0]:.2f}, "
-                f"bound {losses[1]:.2f}, canvas {canvas_length}"
-            )
-            if run.elapsed - validated > args.validate_every:
-                report(measure())
-                validated = run.elapsed
-                tick = time.monotonic()
-            if run.elapsed - saved > args.save_every:
-                run.save(state, identity)
-                saved = run.elapsed
-    except KeyboardInterrupt:
-        bar.close()
-        run.save(state, identity)
-        print(f"interrupted at step {run.step}; go on with --resume")
-        return 130
-    bar.close()
-    run.save(state, identity)
-    final = measure()
-    report(final)
-    checkpoint.save(
-        args.out / "model",
-        denoiser,
-        tokenizer,
-        training={
+        args.out.mkdir(parents=True, exist_ok=True)
+        finished = loop(trainer, args, state, metrics, identity, held_out)
+        trainer.save(state, identity)
+        if not finished:
+            print(f"stopped at step {trainer.step}; go on with --resume")
+            return 130
+        final = trainer.validate(held_out)
+        append(metrics, trainer, final)
+        training = {
             **identity,
-            "minutes": round(run.elapsed / 60, 1),
-            "optimiser_steps": run.step,
-            "tokens": run.tokens,
+            "minutes": round(trainer.elapsed / 60, 1),
+            "optimiser_steps": trainer.step,
+            "tokens": trainer.tokens,
             **final,
-        },
-    )
-    print(f"{args.out / 'model'}: {run.step} steps, {run.tokens:,} tokens, {final}")
+        }
+        checkpoint.save(args.out / "model", denoiser, tokenizer, training=training)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or args.out}: cannot be written ({error.strerror}); "
+            "make room or name another --out; the last saved state is intact"
+        ) from error
+    print(f"{args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens, {final}")
     return 0
 
 
-def train_step(
-    objective: nn.Module,
-    accelerator: Any,
-    run: Run,
-    recipe: Recipe,
-    samples: Samples,
-    tokenizer: Tokenizer,
-    micro_batch: int,
-    canvas_length: int,
-    rate: float,
-) -> tuple[float, float]:
-    """One optimiser step on the samples that belong to its number; the mean losses."""
-    rng = np.random.default_rng((recipe.seed, 2, run.step))
-    parts = recipe.rows // micro_batch
-    totals = torch.zeros(2)
-    for part in range(parts):
-        first = run.step * recipe.rows + part * micro_batch
-        batch = make_batch(
-            [samples[i] for i in range(first, first + micro_batch)],
-            tokenizer,
-            recipe.context_length,
-            max(1, canvas_length),
-            recipe.canvas_tokens if canvas_length else 0,
-            rng,
-        ).to(accelerator.device)
-        next_token, bound = objective(batch)
-        accelerator.backward((next_token + bound) / parts)
-        totals += torch.stack((next_token, bound)).detach().float().cpu() / parts
-    accelerator.clip_grad_norm_(run.denoiser.parameters(), 1.0)
-    for optimizer in run.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return float(totals[0]), float(totals[1])
+def loop(
+    trainer: Trainer,
+    args: argparse.Namespace,
+    state: Path,
+    metrics: Path,
+    identity: dict[str, Any],
+    held_out: Samples,
+) -> bool:
+    """Train, save and validate until the budget is spent (True) or somebody asks to stop."""
+    from tqdm import tqdm
+
+    def progress() -> float:
+        if args.steps:
+            return float(trainer.step / args.steps)
+        return float(trainer.elapsed / (60 * args.minutes))
+
+    saved = validated = trainer.elapsed
+    shape = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+    with Stop() as stop, tqdm(total=100, bar_format=shape) as bar:
+        while progress() < 1 and not stop.asked:
+            entry = trainer.train_step(progress())
+            append(metrics, trainer, entry)
+            bar.n = min(100.0, 100 * progress())
+            bar.set_postfix_str(
+                f"step {trainer.step}, {entry['tokens_per_s']} tokens/s, next token "
+                f"{entry['next_token_loss']:.2f}, bound {entry['bound']:.2f}, "
+                f"canvas {entry['canvas_length']}"
+            )
+            if trainer.elapsed - validated > args.validate_every:
+                append(metrics, trainer, trainer.validate(held_out))
+                validated = trainer.elapsed
+            if trainer.elapsed - saved > args.save_every:
+                trainer.save(state, identity)
+                saved = trainer.elapsed
+        return progress() >= 1
+
+
+def append(metrics: Path, trainer: Trainer, entry: dict[str, float]) -> None:
+    """Add a line to the metrics."""
+    line = {"step": trainer.step, "elapsed": round(trainer.elapsed, 1), **entry}
+    with metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def forget_after(metrics: Path, step: int) -> None:

@@ -44,7 +44,8 @@ def validate(
         ).to(denoiser.device)
         losses.append([float(loss) for loss in objective(batch)])
     table = np.array(losses)
-    mean, error = table.mean(0), table.std(0, ddof=1) / math.sqrt(rows)
+    mean = table.mean(0).tolist()
+    error = (table.std(0, ddof=1) / math.sqrt(rows)).tolist()
     return {
         "next_token_loss": mean[0],
         "next_token_error": error[0],

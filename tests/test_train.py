@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from coder import checkpoint
 from coder.errors import DataError, UsageError
@@ -104,17 +105,18 @@ def test_an_interrupt_keeps_the_state(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control-C ends a run cleanly; another corpus, tokenizer or shape is then refused."""
-    real = train.train_step
+    real = train.Trainer.train_step
 
-    def interrupted(*args: Any) -> tuple[float, float]:
-        if args[2].step == 3:
-            raise KeyboardInterrupt
-        return real(*args)
+    def interrupted(trainer: train.Trainer, progress: float) -> dict[str, float]:
+        if trainer.step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return real(trainer, progress)
 
-    monkeypatch.setattr(train, "train_step", interrupted)
+    monkeypatch.setattr(train.Trainer, "train_step", interrupted)
     out = tmp_path / "run"
     assert train.main(arguments(folder, out, "--steps", "6")) == 130
     monkeypatch.undo()
+    assert len(curve(out)) == 4
     with pytest.raises(UsageError, match="--resume"):
         train.main(arguments(folder, out, "--steps", "6"))
     with pytest.raises(DataError, match="recipe"):
@@ -131,9 +133,17 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the step and the remedy; the last good state stays."""
-    monkeypatch.setattr(train, "train_step", lambda *args: (float("nan"), 0.0))
+    nan = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(train.Objective, "forward", lambda *args: (nan * 1, nan * 1))
     with pytest.raises(DataError, match="learning-rate"):
         train.main(arguments(folder, tmp_path / "run", "--steps", "2"))
+
+
+def test_a_folder_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    """Is named in one line."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        train.main(arguments(folder, tmp_path / "file" / "run", "--steps", "2"))
 
 
 @pytest.mark.parametrize(
