@@ -12,6 +12,9 @@ from coder import checkpoint
 from coder.denoiser import Denoiser, DenoiserConfig
 from coder.tokenizer import Tokenizer, training_texts
 
+# Tensors are tiny here: on a busy machine, threads would only wait for each other.
+torch.set_num_threads(1)
+
 # Timings of a busy machine must not decide tests.
 settings.register_profile("talaria", deadline=None, max_examples=50)
 settings.load_profile("talaria")

@@ -1,4 +1,4 @@
-"""The command line as other tools and people use it: results, fields, and one line for each fault."""
+"""The command line as people and tools use it: results, fields, one line for each fault."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from coder.infill import Options, infill
 from coder.tokenizer import Tokenizer
 from finetune import corpus, train, validate
 from finetune import tokenizer as tokenizer_command
+from finetune.objective import Objective
 from tests.conftest import TEXTS
 
 SHAPE = [
@@ -78,6 +80,7 @@ def test_a_killed_run_goes_on_with_the_same_curve(folder: Path, tmp_path: Path) 
         process = subprocess.Popen(
             [sys.executable, "-c", program, *arguments(folder, killed, "--steps", "60", *more)],
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # as in this process
         )
         limit = time.monotonic() + 120
         metrics = killed / "metrics.jsonl"
@@ -134,7 +137,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 ) -> None:
     """With the step and the remedy; the last good state stays."""
     nan = torch.tensor(float("nan"), requires_grad=True)
-    monkeypatch.setattr(train.Objective, "forward", lambda *args: (nan * 1, nan * 1))
+    monkeypatch.setattr(Objective, "forward", lambda *args: (nan * 1, nan * 1))
     with pytest.raises(DataError, match="learning-rate"):
         train.main(arguments(folder, tmp_path / "run", "--steps", "2"))
 
