@@ -33,13 +33,14 @@ IGNORED = -100  # the target of a position that has no loss
 class Batch:
     """A batch as the objective takes it; of a canvas token also the block it belongs to.
 
-    context, next_token               [batch, length]
+    context, next_token, next_weight  [batch, length]
     canvas, target, position, block,
     start, weight                     [batch, canvas tokens]; no columns without canvases
     """
 
     context: Int[Tensor, "batch length"]
     next_token: Int[Tensor, "batch length"]
+    next_weight: Float[Tensor, "batch length"]
     canvas: Int[Tensor, "batch noised"]
     target: Int[Tensor, "batch noised"]
     position: Int[Tensor, "batch noised"]
@@ -85,16 +86,20 @@ def make_batch(
     block_length: int,
     canvas_tokens: int,
     rng: np.random.Generator,
+    middle_weight: float = 1.0,
 ) -> Batch:
     """Clean rows of `length` and, beside each, `canvas_tokens` positions of noised canvases.
 
     Masking levels are stratified over all canvases of the batch. The weights make
-    the weighted sum of losses an unbiased mean over all tokens that count. The
-    shape does not depend on the samples or on the block length.
+    weighted sums of losses means over all tokens that count: unbiased ones over
+    the canvases; over next tokens with those of a middle, which are few in a
+    row, counting `middle_weight` times. The shape does not depend on the samples
+    or on the block length.
     """
     rows = len(samples)
     context = np.full((rows, length), tokenizer.eom)
     following = np.full((rows, length), IGNORED)
+    emphasis = np.zeros((rows, length), dtype=np.float32)
     canvas = np.full((rows, canvas_tokens), tokenizer.mask)
     target = np.full((rows, canvas_tokens), IGNORED)
     position = np.zeros((rows, canvas_tokens), dtype=int)
@@ -112,6 +117,9 @@ def make_batch(
         following[row, : len(ids) - 1] = np.where(
             (ids[1:] > tokenizer.mask) & (ids[1:] != tokenizer.eom), IGNORED, ids[1:]
         )
+        emphasis[row] = following[row] != IGNORED
+        if sample.middle is not None:
+            emphasis[row, sample.middle[0] - 1 : sample.middle[1] - 1] = middle_weight
         if not count:
             continue
         for number, (begin, end) in enumerate(choose_canvases(sample, block_length, count, rng)):
@@ -127,12 +135,10 @@ def make_batch(
             target[row, inside] = np.where(masked, clean, IGNORED)
             weight[row, inside] = 1 / level
             counted += len(clean)
-    return Batch(
-        *map(
-            torch.from_numpy,
-            (context, following, canvas, target, position, block, start, weight / max(1, counted)),
-        )
-    )
+    emphasis /= max(1.0, emphasis.sum())
+    weight /= max(1, counted)
+    arrays = (context, following, emphasis, canvas, target, position, block, start, weight)
+    return Batch(*map(torch.from_numpy, arrays))
 
 
 class Objective(nn.Module):
@@ -150,8 +156,7 @@ class Objective(nn.Module):
         hidden, noised = self.denoiser.joint(
             batch.context, batch.canvas, batch.position, batch.block, batch.start
         )
-        next_token = self.cross_entropy(hidden, batch.next_token).sum()
-        next_token = next_token / (batch.next_token != IGNORED).sum().clamp(min=1)
+        next_token = (self.cross_entropy(hidden, batch.next_token) * batch.next_weight).sum()
         if not batch.canvas.shape[1]:
             return next_token, torch.zeros_like(next_token)
         return next_token, (self.cross_entropy(noised, batch.target) * batch.weight).sum()

@@ -41,6 +41,7 @@ class Recipe:
     rows                 sequences per optimiser step
     canvas_tokens        noised positions beside each row in the joint part
     max_middle           longest middle, in tokens
+    middle_weight        how often the next tokens of a middle count, against 1 elsewhere
     next_token_share     share of the budget for the next token alone
     growth_share         share of the joint part in which the canvas grows to its length
     learning_rate        of the matrices (Muon), at its peak
@@ -57,6 +58,7 @@ class Recipe:
     rows: int = 16
     canvas_tokens: int = 256
     max_middle: int = 128
+    middle_weight: float = 8.0
     next_token_share: float = 0.6
     growth_share: float = 0.3
     learning_rate: float = 0.01
@@ -129,6 +131,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=float, help="budget of training time")
     budget.add_argument("--steps", type=int, help="budget of optimiser steps")
+    parser.add_argument("--init", metavar="MODEL", help="start from the weights of this model")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
     parser.add_argument("--save-every", type=float, default=60, metavar="SECONDS")
     parser.add_argument("--validate-every", type=float, default=300, metavar="SECONDS")
@@ -203,6 +206,7 @@ class Trainer:
                 max(1, canvas_length),
                 recipe.canvas_tokens if canvas_length else 0,
                 rng,
+                recipe.middle_weight,
             ).to(self.accelerator.device)
             next_token, bound = self.objective(batch)
             self.accelerator.backward((next_token + bound) / parts)
@@ -320,10 +324,13 @@ def main(argv: list[str]) -> int:
     )
     torch.manual_seed(recipe.seed)
     denoiser = Denoiser(recipe.shape(tokenizer.vocab_size))
+    if args.init:
+        take_weights(denoiser, args.init, args.tokenizer)
     trainer = Trainer(recipe, denoiser, tokenizer, train, args.micro_batch, args.compile)
     identity = {
         "recipe": asdict(recipe),
         "steps": args.steps,
+        "init": args.init and checkpoint.digest(checkpoint.find(args.init) / checkpoint.WEIGHTS),
         "corpus": corpus_hash(args.corpus),
         "tokenizer": checkpoint.digest(args.tokenizer),
     }
@@ -398,6 +405,23 @@ def append(metrics: Path, trainer: Trainer, entry: dict[str, float]) -> None:
     line = {"step": trainer.step, "elapsed": round(trainer.elapsed, 1), **entry}
     with metrics.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def take_weights(denoiser: Denoiser, model: str, tokenizer: Path) -> None:
+    """Give the denoiser the weights of a model of the same shape and tokenizer."""
+    loaded = checkpoint.load(model).denoiser
+    own = checkpoint.find(model) / checkpoint.TOKENIZER
+    if checkpoint.digest(own) != checkpoint.digest(tokenizer):
+        raise UsageError(
+            f"--init {model} has another tokenizer than --tokenizer {tokenizer}; "
+            "give the tokenizer.json in the model's folder"
+        )
+    if loaded.config != denoiser.config:
+        raise UsageError(
+            f"--init {model} has the shape {loaded.config}, "
+            f"the recipe asks for {denoiser.config}; give both the same shape"
+        )
+    denoiser.load_state_dict(loaded.state_dict())
 
 
 def forget_after(metrics: Path, step: int) -> None:

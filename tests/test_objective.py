@@ -153,6 +153,19 @@ def test_the_bound_is_unbiased_in_t(tokenizer: Tokenizer) -> None:
     torch.testing.assert_close(total / draws, torch.full_like(total, 1 / BLOCK), rtol=0.1, atol=0)
 
 
+def test_the_next_tokens_of_a_middle_count_more(samples: Samples, tokenizer: Tokenizer) -> None:
+    """As often as asked, and the weights of a batch sum to one."""
+    rows = [samples[i] for i in range(12)]
+    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, 0, np.random.default_rng(0), 5.0)
+    torch.testing.assert_close(batch.next_weight.sum(), torch.tensor(1.0))
+    assert not batch.next_weight[batch.next_token == IGNORED].any()
+    lightest = batch.next_weight[batch.next_weight > 0].min()
+    for row, sample in enumerate(rows):
+        if sample.middle is not None:
+            inside = batch.next_weight[row, sample.middle[0] - 1 : sample.middle[1] - 1]
+            torch.testing.assert_close(inside, torch.full_like(inside, 5 * float(lightest)))
+
+
 def test_the_losses_ignore_what_they_must(
     denoiser: Denoiser, samples: Samples, tokenizer: Tokenizer
 ) -> None:

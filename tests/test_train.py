@@ -173,6 +173,25 @@ def test_nothing_to_resume(folder: Path, tmp_path: Path) -> None:
         train.main(arguments(folder, tmp_path / "run", "--steps", "2", "--resume"))
 
 
+def test_a_run_can_start_from_the_weights_of_a_model(folder: Path, tmp_path: Path) -> None:
+    """Of the same shape and tokenizer; another one is refused."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train.main(arguments(folder, first, "--steps", "30")) == 0
+    model = str(first / "model")
+    assert train.main(arguments(folder, second, "--steps", "2", "--init", model)) == 0
+    assert curve(second)[0][3] < curve(first)[0][3] - 0.5
+    with pytest.raises(UsageError, match="shape"):
+        train.main(
+            arguments(folder, tmp_path / "x", "--steps", "2", "--init", model, "--width", "64")
+        )
+    other = Tokenizer.train(TEXTS[:1], 300)
+    other.save(tmp_path / "tokenizer.json")
+    argv = arguments(folder, tmp_path / "x", "--steps", "2", "--init", model)
+    argv[argv.index("--tokenizer") + 1] = str(tmp_path / "tokenizer.json")
+    with pytest.raises(UsageError, match="another tokenizer"):
+        train.main(argv)
+
+
 def test_the_recipe_brings_the_rate_down_and_the_canvas_up() -> None:
     """The next token first, then canvases of growing length; the rate ends at zero."""
     recipe = train.Recipe()
