@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"talaria: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("talaria: interrupted", file=sys.stderr)
-        return 130
+        print("talaria: interrupted; what was being written is as it was", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         # Whoever read the output went away; Python must not complain at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,13 +72,12 @@ def run(argv: list[str]) -> int:
         known = ", ".join([*builtin, *sorted(others)])
         raise UsageError(f"no command {name!r}; there are {known}")
     try:
-        command = others[name].load()
+        return int(others[name].load()(argv[1:]))
     except ModuleNotFoundError as error:
         raise TalariaError(
             f"`talaria {name}` needs {error.name}, which is not installed; "
             "install the extra: pip install 'talaria[train]'"
         ) from error
-    return int(command(argv[1:]))
 
 
 def infill_parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -342,8 +343,8 @@ def main(argv: list[str]) -> int:
         finished = loop(trainer, args, state, metrics, identity, held_out)
         trainer.save(state, identity)
         if not finished:
-            print(f"stopped at step {trainer.step}; go on with --resume")
-            return 130
+            print(f"stopped at step {trainer.step}; go on with --resume", file=sys.stderr)
+            return 1
         final = trainer.validate(held_out)
         append(metrics, trainer, final)
         training = {

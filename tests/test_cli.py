@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,21 @@ def test_diff_and_write_agree(infill: Terminal, file: Path) -> None:
     assert written.startswith(head)
     assert written.endswith(tail)
     assert all(line in written for line in added)
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_an_interrupt_while_writing(
+    infill: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, and the file as it was."""
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert infill(f"{file}:7:8", "--write") == 1
+    assert infill.err.splitlines()[-1].startswith("talaria: interrupted")
+    assert file.read_text(encoding="utf-8") == MODULE
     assert list(file.parent.iterdir()) == [file]
 
 
