@@ -286,7 +286,4 @@ class _Request:
         hidden, _ = self.denoiser.encode([[last, *end[:-1]] for end in ends], cache)
         self.nfe += 1
         logs: Tensor = self.denoiser.logits(hidden).log_softmax(-1)
-        return [
-            float(logs[row, range(len(end)), end].mean()) if end else -float("inf")
-            for row, end in enumerate(ends)
-        ]
+        return [float(logs[row, range(len(end)), end].mean()) for row, end in enumerate(ends)]

@@ -67,7 +67,8 @@ class Tokenizer:
             return cls(tokenizers.Tokenizer.from_file(str(path)))
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(
-                f"{path}: no readable tokenizer ({error}); fetch the model's folder again"
+                f"{path}: no readable tokenizer ({error}); "
+                "fetch the model's folder again, or make one with `talaria tokenizer`"
             ) from error
 
     def save(self, path: Path) -> None:

@@ -85,8 +85,8 @@ class Recipe:
 
     def rate(self, progress: float) -> float:
         """The learning rate, as a share of its peak, after a share of the budget."""
-        rising = (progress + 1e-3) / self.warmup
-        falling = (1 - progress) / (1 - self.decay_from)
+        rising = (progress + 1e-3) / max(self.warmup, 1e-3)
+        falling = (1 - progress) / max(1 - self.decay_from, 1e-3)
         return max(0.0, min(1.0, rising, falling))
 
     def canvas_length(self, progress: float) -> int:
@@ -94,7 +94,7 @@ class Recipe:
         if progress < self.next_token_share:
             return 0
         joint = (progress - self.next_token_share) / (1 - self.next_token_share)
-        if joint >= self.growth_share:
+        if joint >= self.growth_share or self.block_length == 1:
             return self.block_length
         doublings = math.log2(self.block_length)
         return int(2 ** math.floor(joint / self.growth_share * doublings))
@@ -123,6 +123,11 @@ def make_optimizers(denoiser: Denoiser, recipe: Recipe) -> list[torch.optim.Opti
     return optimizers
 
 
+def flag(name: str) -> str:
+    """The flag of an option."""
+    return f"--{name.replace('_', '-')}"
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line of `talaria train`; every field of the recipe is a flag."""
     parser = argparse.ArgumentParser(prog="talaria train", description=__doc__.split("\n")[0])
@@ -140,16 +145,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile; pays after a minute")
     for name, default in asdict(Recipe()).items():
         parser.add_argument(
-            f"--{name.replace('_', '-')}",
+            flag(name),
             type=type(default),
             default=default,
             help=f"(default {default})",
         )
     args = parser.parse_args(argv)
-    for name in ("minutes", "steps", "save_every", "validate_every", "micro_batch", "rows"):
+    positive = "minutes steps save_every validate_every micro_batch rows canvas_tokens max_middle"
+    for name in [*positive.split(), "learning_rate", "embedding_learning_rate", "middle_weight"]:
         value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{flag(name)} is {value}; it must be above 0")
+    for name in ("next_token_share", "growth_share", "warmup", "decay_from"):
+        value = getattr(args, name)
+        if not 0 <= value <= 1:
+            raise UsageError(f"{flag(name)} is {value}; it must lie between 0 and 1")
     if args.rows % args.micro_batch:
         raise UsageError(
             f"--rows {args.rows} must be a multiple of --micro-batch {args.micro_batch}"

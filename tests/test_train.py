@@ -154,6 +154,8 @@ def test_a_folder_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     [
         (["--steps", "0"], "--steps is 0"),
         (["--minutes", "-1"], "--minutes is -1"),
+        (["--steps", "1", "--decay-from", "2"], "--decay-from is 2"),
+        (["--steps", "1", "--learning-rate", "nan"], "--learning-rate is nan"),
         (["--steps", "1", "--rows", "3"], "multiple of --micro-batch"),
         (["--steps", "1", "--canvas-tokens", "9"], "multiple of"),
         (["--steps", "1", "--heads", "3"], "divisible"),
