@@ -58,14 +58,17 @@ def choose_canvases(
 ) -> list[tuple[int, int]]:
     """Where `count` canvases of a sample lie: (start, end of what counts in it).
 
-    Half of them, at least one each, cover the middle, block after block as the
+    Half of them, at least one each, cover the middles, block after block as the
     decoder will; the others begin anywhere in plain text. Canvases see only
     clean tokens and themselves, so they may overlap.
     """
     chosen: list[tuple[int, int]] = []
-    if sample.middle is not None:
-        begin, end = sample.middle
-        blocks = [(s, min(end, s + block_length)) for s in range(begin, end, block_length)]
+    blocks = [
+        (start, min(end, start + block_length))
+        for begin, end in sample.middles
+        for start in range(begin, end, block_length)
+    ]
+    if blocks:
         if len(blocks) >= count:
             return [blocks[i] for i in sorted(rng.choice(len(blocks), count, replace=False))]
         copies = max(1, count // 2 // len(blocks))
@@ -118,8 +121,8 @@ def make_batch(
             (ids[1:] > tokenizer.mask) & (ids[1:] != tokenizer.eom), IGNORED, ids[1:]
         )
         emphasis[row] = following[row] != IGNORED
-        if sample.middle is not None:
-            emphasis[row, sample.middle[0] - 1 : sample.middle[1] - 1] = middle_weight
+        for begin, end in sample.middles:
+            emphasis[row, begin - 1 : end - 1] = middle_weight
         if not count:
             continue
         for number, (begin, end) in enumerate(choose_canvases(sample, block_length, count, rng)):

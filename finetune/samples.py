@@ -41,21 +41,29 @@ NODES = frozenset(
         "call",
     ]
 )
+SHORTEST = 64  # tokens of a piece; what is left of a row below it is filled with plain text
 BYTES_PER_TOKEN = 3  # a cautious guess, for cutting text before it is tokenised
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row of training data.
+    """One row of training data, or a piece of one.
 
     ids      at most the context length, all clean
     regions  stretches [start, end) of plain text, from which canvases may be drawn
-    middle   the stretch of the middle with its `<eom>`, or None in plain text
+    middles  the stretches of middles, each with its `<eom>`
     """
 
     ids: list[int]
     regions: list[tuple[int, int]]
-    middle: tuple[int, int] | None
+    middles: list[tuple[int, int]]
+
+    def append(self, piece: Sample) -> None:
+        """Put another piece behind what is there."""
+        at = len(self.ids)
+        self.ids.extend(piece.ids)
+        self.regions.extend((a + at, b + at) for a, b in piece.regions)
+        self.middles.extend((a + at, b + at) for a, b in piece.middles)
 
 
 def choose_span(text: str, kind: str, rng: np.random.Generator) -> tuple[int, int] | None:
@@ -119,6 +127,10 @@ class Samples:
 
     Files are cut into windows; each pass over the corpus visits every window
     once, in an order drawn from the seed and the number of the pass.
+
+    A row holds pieces of many lengths, and plain text ends it. A middle must not
+    always end where the row does: the model would read its length off the
+    position of the row's end, where in use there is nothing to read.
     """
 
     def __init__(
@@ -147,18 +159,27 @@ class Samples:
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng((self.seed, 1, index))
-        number, start = self.windows[self.window_of(index)]
-        document = self.documents[number]
-        kinds = list(SPAN_KINDS)
+        window = self.windows[self.window_of(index)]
+        row = Sample([], [], [])
+        while (room := self.length - len(row.ids)) > SHORTEST:
+            row.append(self.piece(*window, room, rng))
+            window = self.windows[int(rng.integers(len(self.windows)))]
+        if room:
+            row.append(self.plain(*window, room, rng))
+        return row
+
+    def piece(self, number: int, start: int, room: int, rng: np.random.Generator) -> Sample:
+        """A file with a hole, or plain text, of a random length up to `room` tokens."""
+        length = int(rng.integers(min(room, SHORTEST), room + 1))
         drawn = rng.random()
-        for kind in kinds:
-            drawn -= SPAN_KINDS[kind]
+        for kind, share in SPAN_KINDS.items():
+            drawn -= share
             if drawn < 0:
-                sample = self.infilling(document, start, kind, rng)
-                if sample is not None:
-                    return sample
-                break
-        return self.plain(document, start, rng)
+                document = self.documents[number]
+                return self.infilling(document, start, kind, length, rng) or self.plain(
+                    number, start, length, rng
+                )
+        return self.plain(number, start, length, rng)
 
     def window_of(self, index: int) -> int:
         """The window that sample `index` is made from."""
@@ -168,17 +189,17 @@ class Samples:
             self._order = (turn, order)
         return int(self._order[1][place])
 
-    def plain(self, document: Document, start: int, rng: np.random.Generator) -> Sample:
+    def plain(self, number: int, start: int, length: int, rng: np.random.Generator) -> Sample:
         """Text from left to right, after pieces of other files where there is room."""
-        tokenizer = self.tokenizer
-        reach = start + self.length * BYTES_PER_TOKEN * 3
-        body = tokenizer.encode(document.text[start:reach])[: self.length - 1]
-        head, regions = self.other_files(document, self.length - 1 - len(body), rng)
+        tokenizer, document = self.tokenizer, self.documents[number]
+        reach = start + length * BYTES_PER_TOKEN * 3
+        body = tokenizer.encode(document.text[start:reach])[: length - 1]
+        head, regions = self.other_files(document, length - 1 - len(body), rng)
         ids = [*head, tokenizer.pre, *body]
-        return Sample(ids, [*regions, (len(head) + 1, len(ids))], None)
+        return Sample(ids, [*regions, (len(head) + 1, len(ids))], [])
 
     def infilling(
-        self, document: Document, start: int, kind: str, rng: np.random.Generator
+        self, document: Document, start: int, kind: str, length: int, rng: np.random.Generator
     ) -> Sample | None:
         """A hole of the named kind in the window, with what stands around it."""
         tokenizer, text = self.tokenizer, document.text
@@ -188,10 +209,10 @@ class Samples:
             return None
         begin, end = start + span[0], start + span[1]
         middle = tokenizer.encode(text[begin:end])
-        if len(middle) >= self.max_middle:
+        if len(middle) >= min(self.max_middle, length // 2):
             return None
         middle.append(tokenizer.eom)
-        room = self.length - 3 - len(middle)
+        room = length - 3 - len(middle)
 
         # The suffix is missing (the file ends here), short, or as long as it may be.
         draw = rng.random()
@@ -208,7 +229,7 @@ class Samples:
         at_suffix = len(head) + 1
         at_prefix = at_suffix + len(suffix) + 1
         regions += [(at_suffix, at_suffix + len(suffix)), (at_prefix, at_prefix + len(prefix))]
-        return Sample(context + middle, regions, (len(context), len(context) + len(middle)))
+        return Sample(context + middle, regions, [(len(context), len(context) + len(middle))])
 
     def other_files(
         self, document: Document, room: int, rng: np.random.Generator

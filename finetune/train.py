@@ -59,7 +59,7 @@ class Recipe:
     rows: int = 16
     canvas_tokens: int = 256
     max_middle: int = 128
-    middle_weight: float = 8.0
+    middle_weight: float = 4.0
     next_token_share: float = 0.6
     growth_share: float = 0.3
     learning_rate: float = 0.01

@@ -53,17 +53,16 @@ def test_a_sample_is_a_function_of_its_number(samples: Samples, tokenizer: Token
 
 @given(index=st.integers(0, 10_000))
 def test_the_layout_of_samples(samples: Samples, tokenizer: Tokenizer, index: int) -> None:
-    """A row fits, its regions hold no marks, and a middle lies last and ends in `<eom>`."""
+    """A row fits, its regions hold no marks, and a middle follows its mark and ends in `<eom>`."""
     sample = samples[index]
     assert len(sample.ids) <= LENGTH
     for start, end in sample.regions:
         assert all(token < tokenizer.mask for token in sample.ids[start:end])
-    if sample.middle is not None:
-        start, end = sample.middle
+    for start, end in sample.middles:
         assert sample.ids[start - 1] == tokenizer.mid
-        assert end == len(sample.ids)
-        assert sample.ids[-1] == tokenizer.eom
-        assert sample.ids.count(tokenizer.eom) == 1
+        assert sample.ids[end - 1] == tokenizer.eom
+        assert tokenizer.eom not in sample.ids[start : end - 1]
+    assert sample.ids.count(tokenizer.eom) == len(sample.middles)
 
 
 def test_a_hole_and_its_surroundings_are_the_file(samples: Samples, tokenizer: Tokenizer) -> None:
@@ -71,16 +70,31 @@ def test_a_hole_and_its_surroundings_are_the_file(samples: Samples, tokenizer: T
     whole = 0
     for index in range(200):
         sample = samples[index]
-        if sample.middle is None:
-            continue
-        ids = sample.ids
-        suf, pre = ids.index(tokenizer.suf), ids.index(tokenizer.pre)
-        start, end = sample.middle
-        parts = ids[pre + 1 : start - 1], ids[start : end - 1], ids[suf + 1 : pre]
-        text = "".join(map(tokenizer.decode, parts)).strip("�")
-        assert text in SOURCE
-        whole += 1
+        for start, end in sample.middles:
+            ids = sample.ids[:end]
+            suf, pre = (
+                max(i for i, token in enumerate(ids) if token == mark)
+                for mark in (tokenizer.suf, tokenizer.pre)
+            )
+            parts = ids[pre + 1 : start - 1], ids[start : end - 1], ids[suf + 1 : pre]
+            text = "".join(map(tokenizer.decode, parts)).strip("�")
+            assert text in SOURCE
+            whole += 1
     assert whole > 100
+
+
+def test_the_position_of_an_end_tells_nothing(samples: Samples) -> None:
+    """Middles end all over the row: nowhere is an end what a reader of positions would bet on.
+
+    When every row ended in a middle, a model learned to write `<eom>` at the row's last
+    position and nowhere else.
+    """
+    rows = 1000
+    ends = [end for index in range(rows) for _, end in samples[index].middles]
+    assert len(ends) > rows / 2
+    counts = np.bincount(ends, minlength=LENGTH + 1)
+    assert counts.max() < 0.05 * rows
+    assert (counts[LENGTH // 4 :: 8] > 0).mean() > 0.9
 
 
 @pytest.mark.parametrize("kind", SPAN_KINDS)
@@ -115,6 +129,7 @@ def test_canvases_look_like_use(
                 assert not batch.weight[row, at].any()
                 continue
             start = int(batch.start[row, at][0])
+            limit = next((b for a, b in sample.middles if a <= start < b), len(sample.ids))
             assert batch.position[row, at].tolist() == list(range(start, start + block_length))
             for token, target, place in zip(
                 batch.canvas[row, at].tolist(),
@@ -122,7 +137,7 @@ def test_canvases_look_like_use(
                 batch.position[row, at].tolist(),
                 strict=True,
             ):
-                if place >= len(sample.ids):
+                if place >= limit:
                     assert (token, target) == (tokenizer.mask, IGNORED)
                 elif target != IGNORED:
                     assert (token, target) == (tokenizer.mask, sample.ids[place])
@@ -132,7 +147,7 @@ def test_canvases_look_like_use(
 
 def test_canvases_cover_the_middle_block_after_block() -> None:
     """As the decoder will ask for them, the first at the middle's first token."""
-    sample = Sample(list(range(60)), [(1, 30)], (40, 60))
+    sample = Sample(list(range(60)), [(1, 30)], [(40, 60)])
     chosen = choose_canvases(sample, 8, 8, np.random.default_rng(0))
     assert chosen[:3] == [(40, 48), (48, 56), (56, 60)]
     assert len(chosen) == 8
@@ -141,7 +156,7 @@ def test_canvases_cover_the_middle_block_after_block() -> None:
 
 def test_the_bound_is_unbiased_in_t(tokenizer: Tokenizer) -> None:
     """Every token counts the same in the mean over masking levels, however `t` is drawn."""
-    sample = Sample([tokenizer.mid, *range(1, 8), tokenizer.eom], [], (1, 9))
+    sample = Sample([tokenizer.mid, *range(1, 8), tokenizer.eom], [], [(1, 9)])
     rng = np.random.default_rng(0)
     draws = 20_000
     total = torch.zeros(BLOCK, dtype=torch.float64)
@@ -161,8 +176,8 @@ def test_the_next_tokens_of_a_middle_count_more(samples: Samples, tokenizer: Tok
     assert not batch.next_weight[batch.next_token == IGNORED].any()
     lightest = batch.next_weight[batch.next_weight > 0].min()
     for row, sample in enumerate(rows):
-        if sample.middle is not None:
-            inside = batch.next_weight[row, sample.middle[0] - 1 : sample.middle[1] - 1]
+        for begin, end in sample.middles:
+            inside = batch.next_weight[row, begin - 1 : end - 1]
             torch.testing.assert_close(inside, torch.full_like(inside, 5 * float(lightest)))
 
 
