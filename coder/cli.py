@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coder import source
-from coder.errors import SourceError, TalariaError, UsageError
+from coder.errors import TalariaError, UsageError
 
 # torch is imported where a model is needed, so that a wrong request is answered at once.
 if TYPE_CHECKING:
@@ -47,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read the output went away; Python must not complain at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = error.filename or "reading or writing"
+        print(
+            f"talaria: {where}: {error.strerror}; check the path, its permissions and free space",
+            file=sys.stderr,
+        )
         return 1
 
 
@@ -132,7 +139,7 @@ def infill_command(argv: list[str]) -> int:
     if args.trace:
         from coder.trace import page
 
-        write_text(args.trace, page(result, model, prefix, hole.suffix))
+        args.trace.write_text(page(result, model, prefix, hole.suffix), encoding="utf-8")
     if args.write:
         source.write(hole, middle)
     if args.json:
@@ -178,14 +185,6 @@ def summary(result: Infill, options: Options) -> str:
         f"{result.elapsed_ms:.0f} ms, {options.mode}, stopped at {best.stopped}"
         f"{'' if result.syntax.clean else ', adds a syntax error'}"
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a new file; an error names it."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def models_command(argv: list[str]) -> int:

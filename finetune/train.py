@@ -348,28 +348,22 @@ def main(argv: list[str]) -> int:
     if args.resume:
         trainer.restore(state, identity)
         forget_after(metrics, trainer.step)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        finished = loop(trainer, args, state, metrics, identity, held_out)
-        trainer.save(state, identity)
-        if not finished:
-            print(f"stopped at step {trainer.step}; go on with --resume", file=sys.stderr)
-            return 1
-        final = trainer.validate(held_out)
-        append(metrics, trainer, final)
-        training = {
-            **identity,
-            "minutes": round(trainer.elapsed / 60, 1),
-            "optimiser_steps": trainer.step,
-            "tokens": trainer.tokens,
-            **final,
-        }
-        checkpoint.save(args.out / "model", denoiser, tokenizer, training=training)
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or args.out}: cannot be written ({error.strerror}); "
-            "make room or name another --out; the last saved state is intact"
-        ) from error
+    args.out.mkdir(parents=True, exist_ok=True)
+    finished = loop(trainer, args, state, metrics, identity, held_out)
+    trainer.save(state, identity)
+    if not finished:
+        print(f"stopped at step {trainer.step}; go on with --resume", file=sys.stderr)
+        return 1
+    final = trainer.validate(held_out)
+    append(metrics, trainer, final)
+    training = {
+        **identity,
+        "minutes": round(trainer.elapsed / 60, 1),
+        "optimiser_steps": trainer.step,
+        "tokens": trainer.tokens,
+        **final,
+    }
+    checkpoint.save(args.out / "model", denoiser, tokenizer, training=training)
     print(f"{args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens, {final}")
     return 0
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from coder import checkpoint
+from coder import checkpoint, cli
 from coder.errors import DataError, UsageError
 from coder.infill import Options, infill
 from coder.tokenizer import Tokenizer
@@ -142,11 +142,16 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         train.main(arguments(folder, tmp_path / "run", "--steps", "2"))
 
 
-def test_a_folder_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
-    """Is named in one line."""
+def test_a_folder_that_cannot_be_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Is named in one line, as any other path that cannot be used."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
-        train.main(arguments(folder, tmp_path / "file" / "run", "--steps", "2"))
+    argv = arguments(folder, tmp_path / "file" / "run", "--steps", "2")
+    assert cli.main(["train", *argv]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "file" in lines[0]
 
 
 @pytest.mark.parametrize(
