@@ -73,10 +73,10 @@ def save(
             for name, tensor in denoiser.state_dict().items()
         }
         save_file(weights, partial / WEIGHTS)
+        (partial / WEIGHTS).chmod(0o644)  # the library writes for its owner alone
         tokenizer.save(partial / TOKENIZER)
         config = {
             "format_version": FORMAT_VERSION,
-            "name": folder.name,
             "licence": licence,
             "parameters": sum(tensor.numel() for tensor in weights.values()),
             "denoiser": asdict(denoiser.config),
@@ -222,4 +222,4 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
             f"device {device!r} cannot be used ({reason}); try --device cpu"
         ) from error
     denoiser.requires_grad_(False).eval()
-    return Checkpoint(denoiser, tokenizer, config.get("name", folder.name), config)
+    return Checkpoint(denoiser, tokenizer, folder.name, config)
