@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import bisect
+import string
 import sys
 import time
 from pathlib import Path
 
-FUNCTION = "insort_left"
+FUNCTION = "Template.__init__"
 RULE = "─" * 78
 
 
@@ -24,13 +24,13 @@ def main() -> int:
     from coder.errors import TalariaError
     from coder.infill import Frame, Options, infill
 
-    path = Path(bisect.__file__)
+    path = Path(string.__file__)
     options = Options()
     try:
         hole = source.parse_target(f"{path}::{FUNCTION}", lambda: b"")
         model = checkpoint.load()
         ready = time.perf_counter()
-        shown = hole.prefix[hole.prefix.rindex(f"def {FUNCTION}") :]
+        shown = hole.prefix[hole.prefix.rindex("\n\n", 0, hole.prefix.rindex("def ")) + 2 :]
 
         heading(f"before: {path}, the body of {FUNCTION} taken out")
         print(shown + "█")
