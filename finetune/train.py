@@ -364,7 +364,11 @@ def main(argv: list[str]) -> int:
         **final,
     }
     checkpoint.save(args.out / "model", denoiser, tokenizer, training=training)
-    print(f"{args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens, {final}")
+    print(
+        f"{args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens; held out: "
+        f"next token {final['validation_next_token_loss']:.3f}, "
+        f"bound {final['validation_bound']:.3f} nats"
+    )
     return 0
 
 
