@@ -267,12 +267,14 @@ class _Request:
         """Append a finished canvas to the middles; the places of rows that may go on."""
         going = []
         for place, row in enumerate(rows):
-            self.middles[row] += canvas.middle(place)
-            if canvas.ended[place] < canvas.ids.shape[1]:
-                self.stopped[row] = "eom"
-            elif len(self.middles[row]) >= self.max_tokens:
+            middle = self.middles[row]
+            middle += canvas.middle(place)
+            ended = bool(canvas.ended[place] < canvas.ids.shape[1])
+            if len(middle) > self.max_tokens or (len(middle) == self.max_tokens and not ended):
                 self.stopped[row] = "max_tokens"
-                del self.middles[row][self.max_tokens :]
+                del middle[self.max_tokens :]
+            elif ended:
+                self.stopped[row] = "eom"
             else:
                 going.append(place)
         return going

@@ -5,115 +5,150 @@ from __future__ import annotations
 import html
 import json
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from coder.checkpoint import Checkpoint
-from coder.infill import Infill
+from coder.infill import Candidate, Infill
 from coder.tokenizer import Tokenizer
 
 TEMPLATE = Path(__file__).with_name("trace.html")
 LINES_BEFORE, LINES_AFTER = 20, 12
+WIDEST = 8000  # characters on either side; a file may be one endless line
 
 
 def page(result: Infill, model: Checkpoint, prefix: str, suffix: str) -> str:
     """The page for a result, as HTML; any text of the file is shown, never interpreted."""
-    before = "".join(prefix.splitlines(keepends=True)[-LINES_BEFORE:])
-    after = "".join(suffix.splitlines(keepends=True)[:LINES_AFTER])
+    before = "".join(prefix.splitlines(keepends=True)[-LINES_BEFORE:])[-WIDEST:]
+    after = "".join(suffix.splitlines(keepends=True)[:LINES_AFTER])[:WIDEST]
     data: dict[str, Any] = {
         "before": before,
         "after": after,
+        "above": prefix[: len(prefix) - len(before)].count("\n"),
+        "below": suffix[len(after) :].count("\n"),
+        "block": model.denoiser.config.block_length,
+        "nfe": result.nfe,
         "candidates": [
             {
                 "score": candidate.score,
                 "stopped": candidate.stopped,
                 "tokens": len(candidate.tokens),
-                "steps": list(changes(result, candidate.row, model.tokenizer)),
+                "kept": kept(candidate),
+                "steps": changes(result, candidate, model.tokenizer),
             }
             for candidate in result.candidates
         ],
     }
-    facts = (
-        f"{model.name}: {len(result.best.tokens)} tokens in {result.nfe} steps, "
-        f"{result.tokens_per_forward:.1f} tokens a step, {result.elapsed_ms:.0f} ms, "
-        f"stopped at {result.best.stopped}"
-    )
-    steps = data["candidates"][0]["steps"]
-    fill = {
-        "facts": html.escape(facts),
-        # Nothing in a JSON text may look like the end of the script that holds it.
-        "data": re.sub("[<>&]", lambda sign: f"\\u{ord(sign[0]):04x}", json.dumps(data)),
-        "listing": html.escape("\n".join(listing(steps))),
+    facts = {
+        "model": model.name,
+        "tokens": len(result.best.tokens),
+        "nfe": result.nfe,
+        "each": f"{result.tokens_per_forward:.1f}",
+        "elapsed": f"{result.elapsed_ms:.0f} ms",
+        "stopped": result.best.stopped,
     }
+    fill = {name: escape(fact) for name, fact in facts.items()}
+    fill["static"] = "".join(
+        f"<h2>Candidate {number} of {len(result.candidates)}</h2>\n"
+        f"<pre>\n{escape(before)}<b>{escape(candidate.text)}</b>{escape(after)}</pre>\n<ol>"
+        + "".join(f"<li>{escape(line)}</li>\n" for line in listing(shown["steps"]))
+        + "</ol>\n"
+        for number, (candidate, shown) in enumerate(
+            zip(result.candidates, data["candidates"], strict=True), 1
+        )
+    )
+    # Nothing in a JSON text, which is ASCII, may look like the end of the script that holds it.
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    fill["data"] = re.sub("[<>&]", lambda sign: f"\\u{ord(sign[0]):04x}", text)
+    # One pass: what is filled in is not searched for placeholders.
     template = TEMPLATE.read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: fill[mark[1]], template)
 
 
-def changes(result: Infill, row: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def escape(text: object) -> str:
+    """As HTML in ASCII, so that half a surrogate pair does no harm either."""
+    return html.escape(str(text)).encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def kept(candidate: Candidate) -> int | None:
+    """How many tokens `max_tokens` left of a middle; None where it cut nothing off."""
+    return len(candidate.tokens) if candidate.stopped == "max_tokens" else None
+
+
+def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """What each step changed for one candidate.
 
-    Each entry names the canvas, its length, where its `<eom>` stands ("end") and
-    what was "set": position, text (None where a mask came back) and confidence.
+    A step says where its canvas begins ("start", counted from the beginning of
+    the middle), its "length", where its `<eom>` stands ("end", or None) and
+    which positions were "set":
+    [position, text, token, confidence]  a token was committed
+    [position, text]                     its text changed, since a neighbour completed it
+    [position]                           it became a mask again
     """
-    found = []
+    steps = []
+    ids: list[int] = []
     shown: list[str | None] = []
-    number = -1
+    number, start = -1, 0
     for frame in result.frames:
-        if row not in frame.rows:
+        if candidate.row not in frame.rows:
             continue
-        place = frame.rows.index(row)
-        ids = frame.step.canvas.ids[place].tolist()
+        place = frame.rows.index(candidate.row)
+        now = frame.step.canvas.ids[place].tolist()
         end = int(frame.step.canvas.ended[place])
+        sure = frame.step.confidence[place].nan_to_num().tolist()
         if frame.canvas != number:
-            number, shown = frame.canvas, [None] * len(ids)
-        texts = pieces(ids[:end], tokenizer) + [None] * (len(ids) - end)
-        sure = frame.step.confidence[place].tolist()
-        found.append(
-            {
-                "canvas": number,
-                "length": len(ids),
-                "end": end if end < len(ids) else None,
-                "set": [
-                    [i, text, round(sure[i], 3)]
-                    for i, (text, old) in enumerate(zip(texts, shown, strict=True))
-                    if text != old
-                ],
-            }
-        )
+            number, start = frame.canvas, len(ids)
+            ids += [tokenizer.mask] * len(now)
+            shown += [None] * len(now)
+        old, ids = ids, ids[:start] + now
+        limit = kept(candidate) or len(ids)
+        # What is cut off must not complete a character of what is kept.
+        texts = pieces(ids[:limit], tokenizer) + pieces(ids[limit:], tokenizer)
+        changed: list[list[Any]] = []
+        for i, text in enumerate(texts):
+            if ids[i] != old[i] and text is not None:
+                changed.append([i, text, ids[i], round(sure[i - start], 3)])
+            elif text != shown[i]:
+                changed.append([i] if text is None else [i, text])
+        stop = start + end if end < len(now) else None
+        steps.append({"start": start, "length": len(now), "end": stop, "set": changed})
         shown = texts
-    return found
+    return steps
 
 
 def pieces(ids: list[int], tokenizer: Tokenizer) -> list[str | None]:
-    """The text of each token, None for a mask.
+    """The text of each token, None for a mask; together they are the text of the whole.
 
-    Tokens that are parts of one character are read together; the first gets the text.
+    Tokens that are parts of one character are read together: the first has the
+    character, the others nothing. Alone, a part is U+FFFD.
     """
-    texts: list[str | None] = [None if i == tokenizer.mask else tokenizer.name(i) for i in ids]
-    start = 0
-    while start < len(ids):
-        end = start
-        while end < len(ids) and "�" in (texts[end] or ""):
-            end += 1
-        if end > start:
-            texts[start:end] = [tokenizer.decode(ids[start:end]), *[""] * (end - start - 1)]
-        start = end + 1
+    texts = [None if i == tokenizer.mask else tokenizer.name(i) for i in ids]
+    for part, run in groupby(range(len(ids)), lambda i: "\ufffd" in (texts[i] or "")):
+        if not part:
+            continue
+        places = list(run)
+        first, stop = places[0], places[-1] + 1
+        sound = "\ufffd" not in tokenizer.decode(ids[first:stop])
+        # A sound run falls apart into characters; one with stray bytes is left in one piece.
+        for end in range(first + 1 if sound else stop, stop + 1):
+            text = tokenizer.decode(ids[first:end])
+            if end == stop or "\ufffd" not in text:
+                texts[first:end] = [text, *[""] * (end - first - 1)]
+                first = end
     return texts
 
 
 def listing(steps: list[dict[str, Any]]) -> list[str]:
     """A line for each step, for browsers that run no scripts: ░ is a mask, ⏎ a line break."""
     lines = []
-    row: list[str | None] = []
-    number = -1
-    for count, step in enumerate(steps, 1):
-        if step["canvas"] != number:
-            number, row = step["canvas"], [None] * step["length"]
-        for place, text, _ in step["set"]:
-            row[place] = text
-        end = len(row) if step["end"] is None else step["end"]
-        text = "".join("░" if piece is None else piece for piece in row[:end])
+    cells: list[str | None] = []
+    for step in steps:
+        cells += [None] * (step["start"] + step["length"] - len(cells))
+        for place, *rest in step["set"]:
+            cells[place] = rest[0] if rest else None
+        text = "".join("░" if cell is None else cell for cell in cells[: step["end"]])
         if text.endswith("░░░░"):
             text = text.rstrip("░") + "░…"
-        lines.append(f"{count:3}  {text}".replace("\n", "⏎"))
+        lines.append(text.replace("\n", "⏎"))
     return lines

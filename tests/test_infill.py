@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coder import checkpoint
 from coder.checkpoint import Checkpoint
 from coder.errors import UsageError
 from coder.infill import Frame, Options, fit_context, fit_prefix, infill
@@ -39,6 +40,17 @@ def test_budgets_are_kept(model: Checkpoint, mode: str, max_nfe: int, max_tokens
     assert len(result.best.tokens) <= max_tokens
     assert seen == result.frames
     assert all(token < model.tokenizer.mask for token in result.best.tokens)
+
+
+def test_the_longest_middle_is_kept_also_where_the_canvas_ends() -> None:
+    """An `<eom>` behind the limit does not lift it; seen with the shipped model."""
+    shipped = checkpoint.load()
+    prefix = "class A:\n    def __init__(self, name):\n        self."
+    free = infill(shipped, prefix, "\n", Options())
+    assert free.best.stopped == "eom"
+    assert len(free.best.tokens) >= 2
+    cut = infill(shipped, prefix, "\n", Options(max_tokens=1))
+    assert (len(cut.best.tokens), cut.best.stopped) == (1, "max_tokens")
 
 
 def test_a_middle_may_run_over_several_canvases(model: Checkpoint) -> None:
