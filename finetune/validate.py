@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +68,7 @@ def main(argv: list[str]) -> int:
         read_corpus(args.corpus, "valid"), tokenizer, config.context_length, CANVAS_TOKENS, seed=0
     )
     torch.manual_seed(0)
-    untrained = Denoiser(replace(config)).eval()
+    untrained = Denoiser(config).eval()
     for name, denoiser in ((loaded.name, loaded.denoiser), ("untrained", untrained)):
         result = validate(denoiser, tokenizer, samples, args.rows)
         print(
