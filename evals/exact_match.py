@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import math
 import os
 import random
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     Interval = tuple[float, float]
 
 FORMAT = 1
-CORPUS_FORMAT = 1
+CORPUS_FORMAT = 2
 RESAMPLES = 1000
 CODE = ("NAME", "NUMBER", "OP", "STRING", "FSTRING_START", "TSTRING_START")
 CHOICES = ("mode", "confidence_threshold", "max_nfe")
@@ -106,12 +107,14 @@ class Result:
 # The suites
 
 
-def read_rows(raw: bytes, path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
-    """The objects of gzip JSONL; DataError, with the line, unless each has these texts."""
+def read_rows(
+    raw: bytes, path: Path, fields: Sequence[str], unpack: Callable[[Any], Any] = gzip.open
+) -> list[dict[str, str]]:
+    """The objects of compressed JSONL; DataError, with the line, unless each has these texts."""
     rows = []
     number = 0
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+        with unpack(io.BytesIO(raw)) as stream:
             for number, line in enumerate(stream, 1):
                 row = json.loads(line)
                 wrong = [name for name in fields if not isinstance(row.get(name), str)]
@@ -191,7 +194,7 @@ def line_end(corpus: Path, cursors: int, seed: int) -> Suite:
                 f"{corpus / name}: damaged, its SHA-256 is {files[name][:12]}…, the manifest says "
                 f"{str(sha256)[:12]}…; {remedy} --force"
             )
-        documents += read_rows(raw, corpus / name, ("package", "path", "text"))
+        documents += read_rows(raw, corpus / name, ("package", "path", "text"), lzma.open)
 
     texts = [io.StringIO(document["text"]).readlines() for document in documents]
     places = [(number, line) for number, lines in enumerate(texts) for line in range(len(lines))]

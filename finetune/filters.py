@@ -67,12 +67,14 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 class Verdict:
     """What was found out about one file: a reason to drop it, or its text and fingerprints.
 
-    `signature` is its MinHash; `benchmark` the 10-grams that it shares with benchmark solutions.
+    `tokens` counts its code tokens; `signature` is its MinHash; `benchmark` the 10-grams
+    that it shares with benchmark solutions.
     """
 
     path: str
     reason: str | None
     text: str = ""
+    tokens: int = 0
     digest: bytes = b""
     signature: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
     benchmark: tuple[int, ...] = ()
@@ -248,6 +250,7 @@ def judge(file: tuple[str, bytes], benchmark: Hashes) -> Verdict:
         path,
         None,
         text,
+        tokens=len(tokens),
         digest=hashlib.sha256("".join(text.split()).encode()).digest(),
         signature=signature(tokens),
         benchmark=tuple(int(gram) for gram in shared),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import lzma
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from coder.syntax import judge
 from coder.tokenizer import Tokenizer
 from evals import exact_match
 from evals.exact_match import (
+    CORPUS_FORMAT,
     Result,
     Row,
     Suite,
@@ -90,16 +92,15 @@ def write_problems(folder: Path) -> Path:
 
 def write_corpus(folder: Path, *texts: str) -> Path:
     """A corpus whose held-out package has these files, and a training part that is not there."""
-    part = write_lines(
-        folder / "valid-000.jsonl.gz",
-        [{"package": "post", "path": f"m{n}.py", "text": text} for n, text in enumerate(texts)],
-    )
+    part = folder / "valid-000.jsonl.xz"
+    rows = [{"package": "post", "path": f"m{n}.py", "text": text} for n, text in enumerate(texts)]
+    part.write_bytes(lzma.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     digest = hashlib.sha256(part.read_bytes()).hexdigest()
     parts = [
-        {"file": "train-000.jsonl.gz", "split": "train", "sha256": "absent"},
+        {"file": "train-000.jsonl.xz", "split": "train", "sha256": "absent"},
         {"file": part.name, "split": "valid", "sha256": digest},
     ]
-    (folder / "manifest.json").write_text(json.dumps({"format": 1, "parts": parts}))
+    (folder / "manifest.json").write_text(json.dumps({"format": CORPUS_FORMAT, "parts": parts}))
     return folder
 
 
@@ -475,7 +476,7 @@ def test_a_damaged_corpus_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="talaria corpus"):
         line_end(tmp_path / "none", 1, 0)
     write_corpus(tmp_path, MODULE)
-    write_lines(tmp_path / "valid-000.jsonl.gz", [])
+    (tmp_path / "valid-000.jsonl.xz").write_bytes(b"")
     with pytest.raises(DataError, match="SHA-256"):
         line_end(tmp_path, 1, 0)
     for manifest, message in (('{"format": 9, "parts": []}', "format 9"), ("[]", "no readable")):

@@ -1,0 +1,307 @@
+"""`talaria corpus`: gather permissively licensed Python into files that training reads."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import signal
+import sys
+import sysconfig
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from coder.errors import DataError, UsageError
+from finetune import filters
+from finetune.corpus import (
+    SPLITS,
+    Document,
+    check_corpus,
+    check_place,
+    read_manifest,
+    restore,
+    shuffle_key,
+    write_corpus,
+)
+from finetune.wheels import PACKAGES, STDLIB, Package, chosen, read_packages, read_source
+
+Judge = Callable[[Iterable[tuple[str, bytes]]], Iterable[filters.Verdict]]
+
+PACKAGE_BYTES = 6_000_000
+"""Text kept of one package at most, so that no package sets the tone alone."""
+COMMON_GRAM_FILES = 10
+"""A benchmark's 10-gram in more files than this is an idiom, not a trace of the benchmark."""
+
+
+@dataclass
+class Gathered:
+    """What became of one package's files."""
+
+    package: Package
+    source: str
+    sha256: str
+    verdicts: list[filters.Verdict]
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, reasons: dict[str, str]) -> None:
+        """Take the files with these paths out and count why."""
+        self.verdicts = [v for v in self.verdicts if v.path not in reasons]
+        self.dropped.update(reasons.values())
+
+
+def main(argv: list[str]) -> int:
+    """Build the corpus and print what was kept and dropped; 0, also when it was there already."""
+    args = _arguments(argv)
+    packages = chosen(read_packages(PACKAGES), args.packages)
+    # In order of name: that of the command line must not decide the manifest's bytes.
+    benchmarks = sorted(map(read_benchmark, args.exclude), key=lambda b: (b.name, b.sha256))
+    request = {
+        "python": sysconfig.get_python_version(),
+        "packages": [asdict(package) for package in packages],
+        "exclude": [
+            {"file": b.name, "programs": len(b.programs), "sha256": b.sha256} for b in benchmarks
+        ],
+        "settings": _settings(),
+    }
+    out: Path = args.out
+    restore(out)
+    if not args.force and _is_current(out, request):
+        print(f"{out}: up to date; --force builds it again", file=sys.stderr)
+    else:
+        build(out, packages, request, benchmarks, args.cache, args.jobs)
+    print(report(read_manifest(out)))
+    return 0
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="talaria corpus",
+        description="Gather the standard library and a pinned list of permissively licensed "
+        "packages into a corpus: filtered, without near-duplicates, some packages held out.",
+    )
+    home = os.environ.get("TALARIA_HOME")
+    cache = Path(home) if home else Path.home() / ".cache" / "talaria"
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("data/corpus"),
+        metavar="FOLDER",
+        help="where the corpus goes (%(default)s); it is replaced only when the new one is whole",
+    )
+    parser.add_argument(
+        "--packages",
+        type=lambda names: names.split(","),
+        metavar="A,B",
+        help=f"only these of the list; the standard library is {STDLIB}",
+    )
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="benchmarks (gzip JSONL): drop files that share a 10-gram of tokens with a solution",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=cache / "wheels",
+        metavar="FOLDER",
+        help="wheels are kept here",
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--force", action="store_true", help="build even if it is up to date")
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        raise UsageError(f"--jobs is {args.jobs}; it must be 1 or more")
+    return args
+
+
+def _settings() -> dict[str, int | float | str]:
+    return {
+        **filters.SETTINGS,
+        "package_bytes": PACKAGE_BYTES,
+        "common_gram_files": COMMON_GRAM_FILES,
+    }
+
+
+# The build
+
+
+def gather(package: Package, cache: Path, judge_all: Judge) -> Gathered:
+    """Judge each file of a package, in the order of their paths."""
+    source = read_source(package, cache)
+    gathered = Gathered(package, source.name, source.sha256, [])
+    for verdict in judge_all(source.files):
+        if verdict.reason:
+            gathered.dropped[verdict.reason] += 1
+        else:
+            gathered.verdicts.append(verdict)
+    return gathered
+
+
+def build(
+    out: Path,
+    packages: Sequence[Package],
+    request: dict[str, Any],
+    benchmarks: Sequence[Benchmark],
+    cache: Path,
+    jobs: int,
+) -> None:
+    """Make the corpus and put it in place when it is whole; a former one stays until then.
+
+    UsageError if `out` holds something else; DataError if a package cannot be had
+    or may not enter.
+    """
+    from tqdm import tqdm
+
+    check_place(out)
+    with _judging(benchmarks, jobs) as judge_all:
+        bar = tqdm(packages, unit="package", file=sys.stderr)
+        everything = []
+        for package in bar:
+            bar.set_postfix_str(package.name)
+            everything.append(gather(package, cache, judge_all))
+    drop_duplicates(everything)
+    drop_benchmarks(everything)
+    drop_excess(everything)
+    about = {
+        "request": request,
+        "tokens_are": "names, numbers, operators and strings, without comments and layout",
+        "packages": [
+            {
+                **asdict(g.package),
+                "source": g.source,
+                "sha256": g.sha256,
+                "files": len(g.verdicts),
+                "bytes": sum(len(v.text.encode()) for v in g.verdicts),
+                "tokens": sum(v.tokens for v in g.verdicts),
+                "dropped": dict(sorted(g.dropped.items())),
+            }
+            for g in everything
+        ],
+    }
+    write_corpus(out, {split: _documents(everything, split) for split in SPLITS}, about)
+
+
+def _documents(everything: Sequence[Gathered], split: str) -> Iterator[Document]:
+    for gathered in everything:
+        if gathered.package.split == split:
+            for verdict in gathered.verdicts:
+                yield Document(gathered.package.name, verdict.path, verdict.text)
+
+
+@contextlib.contextmanager
+def _judging(benchmarks: Sequence[Benchmark], jobs: int) -> Iterator[Judge]:
+    """A function from (path, bytes) pairs to verdicts in their order, over `jobs` processes."""
+    import multiprocessing
+
+    grams = filters.benchmark_grams(program for b in benchmarks for program in b.programs)
+    judge = partial(filters.judge, benchmark=grams)
+    if jobs == 1:
+        yield partial(map, judge)
+        return
+    # Ctrl-C is for the parent, which then ends its workers, without a traceback from each.
+    quiet = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context("spawn").Pool(jobs, signal.signal, quiet) as pool:
+        yield partial(pool.imap, judge, chunksize=16)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The solved programs of one benchmark file, which the corpus must not hold."""
+
+    name: str
+    sha256: str
+    programs: tuple[str, ...]
+
+
+def read_benchmark(path: Path) -> Benchmark:
+    """Read gzip JSONL with `prompt`, `canonical_solution` and perhaps `suffix`, a problem a line.
+
+    DataError if it is something else.
+    """
+    programs: dict[str, None] = {}
+    try:
+        raw = path.read_bytes()
+        for line in gzip.decompress(raw).splitlines():
+            problem = json.loads(line)
+            solution = problem["canonical_solution"]
+            programs[problem["prompt"] + solution + problem.get("suffix", "")] = None
+            programs[solution] = None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
+        raise DataError(
+            f"{path}: no benchmark in gzip JSONL with prompt and canonical_solution ({error!r}); "
+            "take it out of --exclude or fetch it again"
+        ) from error
+    return Benchmark(path.name, hashlib.sha256(raw).hexdigest(), tuple(programs))
+
+
+def drop_duplicates(everything: Sequence[Gathered]) -> None:
+    """Keep the first of equal or nearly equal files, those of held-out packages before all."""
+    order = sorted(everything, key=lambda g: g.package.split == "train")
+    reasons = filters.repeats((g.package.split, verdict) for g in order for verdict in g.verdicts)
+    for gathered in order:
+        found = {verdict.path: next(reasons) for verdict in gathered.verdicts}
+        gathered.drop({path: reason for path, reason in found.items() if reason})
+
+
+def drop_benchmarks(everything: Sequence[Gathered]) -> None:
+    """Drop files that share a 10-gram with a benchmark, unless it is common in the corpus."""
+    files = Counter(g for gathered in everything for v in gathered.verdicts for g in v.benchmark)
+    for gathered in everything:
+        gathered.drop(
+            {
+                verdict.path: "benchmark"
+                for verdict in gathered.verdicts
+                if any(files[gram] <= COMMON_GRAM_FILES for gram in verdict.benchmark)
+            }
+        )
+
+
+def drop_excess(everything: Sequence[Gathered]) -> None:
+    """Cut each package to its share of bytes: tests go first, the rest by hash."""
+    for gathered in everything:
+        total, reasons = 0, {}
+        name = gathered.package.name
+        for verdict in sorted(
+            gathered.verdicts, key=lambda v: (filters.is_test(v.path), shuffle_key(name, v.path))
+        ):
+            total += len(verdict.text.encode())
+            if total > PACKAGE_BYTES:
+                reasons[verdict.path] = "beyond the package's share"
+        gathered.drop(reasons)
+
+
+def _is_current(out: Path, request: dict[str, Any]) -> bool:
+    try:
+        manifest = check_corpus(out)
+    except DataError:
+        return False
+    return manifest.get("request") == request
+
+
+def report(manifest: dict[str, Any]) -> str:
+    """What a person reads of a corpus: sizes a split, and how many files were dropped and why."""
+    columns: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    for package in manifest["packages"]:
+        column = columns[package["split"]]
+        column.update(packages=1, **{row: package[row] for row in ("files", "bytes", "tokens")})
+        column.update({f"dropped: {reason}": n for reason, n in package["dropped"].items()})
+    rows = ["packages", "files", "bytes", "tokens"]
+    rows += sorted(set().union(*columns.values()) - set(rows))
+    width = max(map(len, rows))
+    lines = [f"{'':{width}}" + "".join(f"{split:>14}" for split in SPLITS)]
+    lines += [
+        f"{row:{width}}" + "".join(f"{columns[split][row]:14,}" for split in SPLITS) for row in rows
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,174 @@
+"""Where the corpus comes from: pinned wheels and the standard library, and their licences."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from pathlib import Path
+
+from coder.errors import DataError, UsageError
+from finetune.corpus import SPLITS
+
+STDLIB = "cpython"
+PACKAGES = Path(__file__).with_name("packages.toml")
+
+PERMISSIVE = {"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC"}
+PERMISSIVE |= {"MIT", "PSF-2.0", "Zlib"}
+COPYLEFT = re.compile(r"\b[AL]?GPL|general public licen[sc]e", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Package:
+    """One line of the list: a pinned distribution and the split all its files go to."""
+
+    name: str
+    version: str
+    licence: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A package's Python files, by path, and what they were read from, with its SHA-256."""
+
+    name: str
+    sha256: str
+    files: list[tuple[str, bytes]]
+
+
+def read_packages(path: Path) -> list[Package]:
+    """The list of packages, the standard library first; DataError if an entry does not fit."""
+    packages = [Package(STDLIB, sysconfig.get_python_version(), "PSF-2.0", "train")]
+    for entry in tomllib.loads(path.read_text(encoding="utf-8"))["package"]:
+        package = Package(**entry)
+        licences = set(re.split(r" AND | OR ", package.licence))
+        if package.split not in SPLITS or not licences <= PERMISSIVE:
+            raise DataError(
+                f"{path.name}: {package.name} has split {package.split!r} and licence "
+                f"{package.licence!r}; splits are {SPLITS}, licences {sorted(PERMISSIVE)}"
+            )
+        packages.append(package)
+    return packages
+
+
+def chosen(packages: Sequence[Package], names: Sequence[str] | None) -> list[Package]:
+    """The packages with these names in the list's order, all for None; UsageError for others."""
+    unknown = set(names or ()) - {package.name for package in packages}
+    if unknown:
+        raise UsageError(
+            f"--packages: {', '.join(sorted(unknown))} not in the list; it has "
+            + ", ".join(package.name for package in packages)
+        )
+    return [package for package in packages if names is None or package.name in names]
+
+
+def find_wheel(package: Package, cache: Path) -> Path | None:
+    """The package's wheel in the cache; a local version such as `2.0+cpu` counts as `2.0`."""
+    for path in sorted(cache.glob("*.whl")):
+        name, version = path.name.split("-")[:2]
+        same = re.sub(r"[-_.]+", "-", name).lower() == package.name
+        if same and version.partition("+")[0] == package.version:
+            return path
+    return None
+
+
+def fetch_wheel(package: Package, cache: Path) -> Path:
+    """The package's wheel, downloaded into the cache unless it is there; nothing is installed.
+
+    DataError if pip does not get it; what was fetched before stays.
+    """
+    found = find_wheel(package, cache)
+    if found:
+        return found
+    cache.mkdir(parents=True, exist_ok=True)
+    requirement = f"{package.name}=={package.version}"
+    # Into a folder of its own and then moved: a broken download is never taken for a wheel.
+    fresh = cache / f".{requirement}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(fresh)]
+    try:
+        done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
+        for wheel in sorted(fresh.glob("*.whl")) if done.returncode == 0 else ():
+            os.replace(wheel, cache / wheel.name)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    found = find_wheel(package, cache)
+    if not found:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise DataError(
+            f"{requirement} could not be had as a wheel ({lines[-1] if lines else 'pip failed'}); "
+            f"get online and start again, or put its wheel into {cache}"
+        )
+    return found
+
+
+def check_licence(package: Package, wheel: zipfile.ZipFile) -> None:
+    """DataError if the wheel's own metadata name a copyleft licence (GPL and its kin)."""
+    names = [name for name in wheel.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
+    if not names:
+        raise DataError(f"{wheel.filename}: a wheel without METADATA; delete it and start again")
+    headers = HeaderParser().parsestr(wheel.read(names[0]).decode("utf-8", "replace"))
+    stated = [c for c in headers.get_all("Classifier", []) if c.startswith("License ::")]
+    stated.append(headers.get("License-Expression") or "")
+    # Some put the full text here, with those of bundled binary libraries; its head says enough.
+    stated.append((headers.get("License") or "")[:100])
+    for statement in stated:
+        if COPYLEFT.search(statement):
+            raise DataError(
+                f"{package.name} {package.version} states the licence {statement!r}, and only "
+                f"permissive ones may enter; take it out of {PACKAGES.name}"
+            )
+
+
+def stdlib_files() -> Iterator[tuple[str, Path]]:
+    """Path and place of each module of the running interpreter's standard library."""
+    root = Path(sysconfig.get_path("stdlib"))
+    # What is not part of the library, differs between machines, or is bad on purpose.
+    outside = re.compile(
+        r"(site-packages|dist-packages|lib-dynload|config-[^/]*|lib2to3/tests)/"
+        r"|_sysconfigdata|test/bad"
+    )
+    for folder, folders, files in os.walk(root):
+        relative = Path(folder).relative_to(root)
+        folders[:] = sorted(
+            f for f in folders if not outside.match((relative / f).as_posix() + "/")
+        )
+        for name in sorted(files):
+            path = (relative / name).as_posix()
+            if name.endswith(".py") and not outside.match(path):
+                yield path, Path(folder, name)
+
+
+def read_source(package: Package, cache: Path) -> Source:
+    """All modules of a package in the order of their paths, its wheel fetched if need be.
+
+    DataError if it cannot be had, is damaged, or its own metadata name a copyleft licence.
+    """
+    if package.name == STDLIB:
+        files = [(path, place.read_bytes()) for path, place in stdlib_files()]
+        total = hashlib.sha256()
+        for path, raw in files:
+            total.update(f"{path}\0{hashlib.sha256(raw).hexdigest()}\n".encode())
+        return Source("standard library", total.hexdigest(), files)
+    place = fetch_wheel(package, cache)
+    try:
+        with zipfile.ZipFile(place) as wheel:
+            check_licence(package, wheel)
+            names = sorted(name for name in wheel.namelist() if name.endswith(".py"))
+            files = [(name, wheel.read(name)) for name in names]
+    except (zipfile.BadZipFile, zlib.error, OSError) as error:
+        raise DataError(f"{place}: damaged ({error}); delete it and start again") from error
+    with place.open("rb") as stream:
+        return Source(place.name, hashlib.file_digest(stream, "sha256").hexdigest(), files)
