@@ -1,4 +1,8 @@
-"""A model's folder: `config.json`, `model.safetensors` and `tokenizer.json`, checked when read."""
+"""A model's folder: `config.json`, `model.safetensors` and `tokenizer.json`, checked when read.
+
+Weights of more than PART_BYTES are cut into `model.safetensors.00`, `.01` and
+so on, because large files travel badly; put together they are one file.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_weights
+from safetensors.torch import save as dump_weights
 
 from coder.denoiser import Denoiser, DenoiserConfig
 from coder.errors import CheckpointError
@@ -23,6 +28,7 @@ from coder.tokenizer import Tokenizer
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 DEFAULT_MODEL = "talaria-7m"
+PART_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,15 @@ class Checkpoint:
     tokenizer: Tokenizer
     name: str
     config: Mapping[str, Any]
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 that names the weights: the file's, or that of its parts' hashes."""
+        hashes = self.config["sha256"]
+        if WEIGHTS in hashes:
+            return str(hashes[WEIGHTS])
+        parts = sorted(name for name in hashes if name.startswith(WEIGHTS))
+        return hashlib.sha256("".join(hashes[name] for name in parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -72,8 +87,11 @@ def save(
             name: tensor.detach().to("cpu", torch.float16).contiguous()
             for name, tensor in denoiser.state_dict().items()
         }
-        save_file(weights, partial / WEIGHTS)
-        (partial / WEIGHTS).chmod(0o644)  # the library writes for its owner alone
+        data = dump_weights(weights)
+        parts = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
+        names = [WEIGHTS] if len(parts) == 1 else [f"{WEIGHTS}.{i:02d}" for i in range(len(parts))]
+        for name, part in zip(names, parts, strict=True):
+            (partial / name).write_bytes(part)
         tokenizer.save(partial / TOKENIZER)
         config = {
             "format_version": FORMAT_VERSION,
@@ -81,7 +99,7 @@ def save(
             "parameters": sum(tensor.numel() for tensor in weights.values()),
             "denoiser": asdict(denoiser.config),
             "training": dict(training or {}),
-            "sha256": {name: digest(partial / name) for name in (WEIGHTS, TOKENIZER)},
+            "sha256": {name: digest(partial / name) for name in (*names, TOKENIZER)},
         }
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
@@ -177,12 +195,13 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
     """
     folder = model if isinstance(model, Path) else find(model)
     config = read_config(folder)
-    for name in (WEIGHTS, TOKENIZER):
+    hashes = config.get("sha256", {})
+    parts = sorted(name for name in hashes if name.startswith(WEIGHTS)) or [WEIGHTS]
+    for name in (*parts, TOKENIZER):
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; fetch the model's folder again")
-        expected = config.get("sha256", {}).get(name)
-        if digest(path) != expected:
+        if digest(path) != hashes.get(name):
             raise CheckpointError(
                 f"{path}: damaged, its SHA-256 is not the one in {CONFIG} "
                 f"({path.stat().st_size} bytes found); fetch the model's folder again"
@@ -200,7 +219,7 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
     with torch.device("meta"):
         denoiser = Denoiser(shape)
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = load_weights(b"".join((folder / name).read_bytes() for name in parts))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{folder / WEIGHTS}: damaged ({error}); fetch the model's folder again"

@@ -491,7 +491,6 @@ def main(argv: list[str]) -> int:
 
     options = Options(**{k: getattr(args, k) for k in CHOICES if getattr(args, k) is not None})
     model = checkpoint.load(args.model, args.device)
-    hashes = model.config["sha256"]
     # The whole suite's rows, whatever --limit says: a longer run continues a shorter one.
     rows_json = json.dumps([asdict(row) for row in suite.rows])
     header = {
@@ -499,8 +498,8 @@ def main(argv: list[str]) -> int:
         "suite": suite.name,
         "model": {
             "name": model.name,
-            "weights": hashes[checkpoint.WEIGHTS],
-            "tokenizer": hashes[checkpoint.TOKENIZER],
+            "weights": model.weights_hash,
+            "tokenizer": model.config["sha256"][checkpoint.TOKENIZER],
         },
         "device": args.device,
         "options": asdict(options),

@@ -15,6 +15,7 @@ from coder import checkpoint
 from coder.checkpoint import CONFIG, TOKENIZER, WEIGHTS
 from coder.denoiser import Denoiser
 from coder.errors import CheckpointError
+from coder.tokenizer import Tokenizer
 
 
 def edit_config(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
@@ -75,6 +76,29 @@ def test_a_saved_model_is_loaded_as_it_was(
             tensor, denoiser.state_dict()[name].half().float(), rtol=0, atol=0
         )
     assert model.denoiser.config == denoiser.config
+
+
+def test_large_weights_travel_in_parts(
+    denoiser: Denoiser, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put together they are the model; a part that is damaged or lost is named."""
+    whole = tmp_path / "whole"
+    checkpoint.save(whole, denoiser, tokenizer)
+    monkeypatch.setattr(checkpoint, "PART_BYTES", 10_000)
+    folder = tmp_path / "parts"
+    checkpoint.save(folder, denoiser, tokenizer)
+    parts = sorted(folder.glob(f"{WEIGHTS}*"))
+    assert len(parts) > 3
+    assert max(part.stat().st_size for part in parts) == 10_000
+    assert b"".join(part.read_bytes() for part in parts) == (whole / WEIGHTS).read_bytes()
+    one, other = checkpoint.load(folder), checkpoint.load(whole)
+    for name, tensor in one.denoiser.state_dict().items():
+        assert torch.equal(tensor, other.denoiser.state_dict()[name])
+    assert len(one.weights_hash) == 64
+    assert one.weights_hash != other.weights_hash == checkpoint.digest(whole / WEIGHTS)
+    parts[1].unlink()
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS}\.01: missing"):
+        checkpoint.load(folder)
 
 
 @pytest.mark.parametrize(
