@@ -35,7 +35,7 @@ from finetune.wheels import PACKAGES, STDLIB, Package, chosen, read_packages, re
 
 Judge = Callable[[Iterable[tuple[str, bytes]]], Iterable[filters.Verdict]]
 
-PACKAGE_BYTES = 6_000_000
+PACKAGE_BYTES = 10_000_000
 """Text kept of one package at most, so that no package sets the tone alone."""
 COMMON_GRAM_FILES = 10
 """A benchmark's 10-gram in more files than this is an idiom, not a trace of the benchmark."""

@@ -50,15 +50,16 @@ class Source:
 def read_packages(path: Path) -> list[Package]:
     """The list of packages, the standard library first; DataError if an entry does not fit."""
     packages = [Package(STDLIB, sysconfig.get_python_version(), "PSF-2.0", "train")]
-    for entry in tomllib.loads(path.read_text(encoding="utf-8"))["package"]:
-        package = Package(**entry)
-        licences = set(re.split(r" AND | OR ", package.licence))
-        if package.split not in SPLITS or not licences <= PERMISSIVE:
-            raise DataError(
-                f"{path.name}: {package.name} has split {package.split!r} and licence "
-                f"{package.licence!r}; splits are {SPLITS}, licences {sorted(PERMISSIVE)}"
-            )
-        packages.append(package)
+    for split, listed in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        for name, entry in listed.items():
+            package = Package(name, split=split, **entry)
+            licences = set(re.split(r" AND | OR ", package.licence))
+            if split not in SPLITS or not licences <= PERMISSIVE:
+                raise DataError(
+                    f"{path.name}: {name} has split {split!r} and licence {package.licence!r}; "
+                    f"splits are {SPLITS}, licences {sorted(PERMISSIVE)}"
+                )
+            packages.append(package)
     return packages
 
 
