@@ -6,7 +6,6 @@ Everything that makes or reads training text goes through here: `talaria corpus`
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import lzma
@@ -49,9 +48,8 @@ def read_corpus(folder: Path, split: str) -> list[Document]:
     for part in read_manifest(folder)["parts"]:
         if part["split"] == split:
             raw = _read_part(folder, part)
-            # The fixtures of training write gzip by hand.
-            unpack = gzip.decompress if part["file"].endswith(".gz") else lzma.decompress
-            documents.extend(Document(**json.loads(line)) for line in unpack(raw).splitlines())
+            lines = lzma.decompress(raw).splitlines()
+            documents.extend(Document(**json.loads(line)) for line in lines)
     return documents
 
 

@@ -30,6 +30,8 @@ BANDS = (18, 7)
 """Files of similarity 0.8 share one of 18 bands of 7 entries in 98.5 % of the cases."""
 SIMILARITY = 0.8
 GRAM = 10
+HELD_OUT_RUN = 50
+"""A file that shares so long a run of tokens with a held-out file holds a copy from it."""
 
 SETTINGS: dict[str, int | float | str] = {
     "min_characters": MIN_CHARACTERS,
@@ -41,8 +43,10 @@ SETTINGS: dict[str, int | float | str] = {
     "scheme": SCHEME,
     "similarity": SIMILARITY,
     "gram": GRAM,
+    "held_out_run": HELD_OUT_RUN,
 }
 
+NEAR_HELD_OUT = "near a held-out file"
 VENDORED = {"_vendor", "_vendored", "vendor", "vendored", "third_party", "thirdparty"}
 VENDORED |= {"extern", "externals", "_externals"}
 GENERATED = re.compile(
@@ -169,10 +173,24 @@ def hashed_grams(tokens: Sequence[str], length: int) -> Hashes:
     return np.unique(grams)
 
 
+def all_grams(texts: Iterable[str], length: int) -> Hashes:
+    """Sorted, distinct hashes of all runs of `length` code tokens in these texts."""
+    grams = [hashed_grams(code_tokens(text), length) for text in texts]
+    return np.unique(np.concatenate([np.empty(0, np.uint64), *grams]))
+
+
 def benchmark_grams(programs: Iterable[str]) -> Hashes:
     """The sorted, hashed 10-grams of code tokens of these programs."""
-    grams = [hashed_grams(code_tokens(program), GRAM) for program in programs]
-    return np.unique(np.concatenate([np.empty(0, np.uint64), *grams]))
+    return all_grams(programs, GRAM)
+
+
+def common(grams: Hashes, known: Hashes) -> Hashes:
+    """Those of the grams that are in `known`, which is sorted."""
+    if not len(known):
+        return known
+    places = np.minimum(np.searchsorted(known, grams), len(known) - 1)
+    found: Hashes = grams[known[places] == grams]
+    return found
 
 
 def signature(tokens: Sequence[str]) -> LeanMinHash:
@@ -202,7 +220,7 @@ def repeats(files: Iterable[tuple[str, Verdict]]) -> Iterator[str | None]:
             splits.add(equal[verdict.digest])
         if splits:
             same = "duplicate" if verdict.digest in equal else "near duplicate"
-            yield "near a held-out file" if splits - {split} else same
+            yield NEAR_HELD_OUT if splits - {split} else same
             continue
         index.insert(len(kept), verdict.signature, check_duplication=False)
         kept.append((split, verdict.signature))
@@ -210,10 +228,11 @@ def repeats(files: Iterable[tuple[str, Verdict]]) -> Iterator[str | None]:
         yield None
 
 
-def judge(file: tuple[str, bytes], benchmark: Hashes) -> Verdict:
+def judge(file: tuple[str, bytes], benchmark: Hashes, held_out: Hashes) -> Verdict:
     """Everything that can be said of a file, a path and its bytes, without looking at any other.
 
-    `benchmark` holds the sorted hashed 10-grams of benchmark solutions.
+    `benchmark` holds the sorted, hashed 10-grams of benchmark solutions, `held_out` the runs
+    of `HELD_OUT_RUN` tokens of held-out files.
     """
     path, raw = file
     reason = path_reason(path)
@@ -227,7 +246,9 @@ def judge(file: tuple[str, bytes], benchmark: Hashes) -> Verdict:
     reason = text_reason(text, tokens)
     if reason:
         return Verdict(path, reason)
-    shared = np.intersect1d(hashed_grams(tokens, GRAM), benchmark, assume_unique=True)
+    if len(common(hashed_grams(tokens, HELD_OUT_RUN), held_out)):
+        return Verdict(path, NEAR_HELD_OUT)
+    shared = common(hashed_grams(tokens, GRAM), benchmark)
     return Verdict(
         path,
         None,

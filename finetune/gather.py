@@ -165,12 +165,20 @@ def build(
     from tqdm import tqdm
 
     check_place(out)
-    with _judging(benchmarks, jobs) as judge_all:
-        bar = tqdm(packages, unit="package", file=sys.stderr)
-        everything = []
-        for package in bar:
-            bar.set_postfix_str(package.name)
-            everything.append(gather(package, cache, judge_all))
+    benchmark = filters.benchmark_grams(p for b in benchmarks for p in b.programs)
+    held_out = filters.all_grams((), filters.HELD_OUT_RUN)
+    everything: list[Gathered] = []
+    with _spread(jobs) as spread, tqdm(total=len(packages), unit="package") as bar:
+        # Held-out packages come first: they decide what training may hold.
+        for split in ("valid", "train"):
+            judge = partial(filters.judge, benchmark=benchmark, held_out=held_out)
+            for package in (package for package in packages if package.split == split):
+                bar.set_postfix_str(package.name)
+                everything.append(gather(package, cache, partial(spread, judge)))
+                bar.update()
+            texts = (verdict.text for gathered in everything for verdict in gathered.verdicts)
+            if split == "valid":
+                held_out = filters.all_grams(texts, filters.HELD_OUT_RUN)
     drop_duplicates(everything)
     drop_benchmarks(everything)
     drop_excess(everything)
@@ -187,7 +195,7 @@ def build(
                 "tokens": sum(v.tokens for v in g.verdicts),
                 "dropped": dict(sorted(g.dropped.items())),
             }
-            for g in everything
+            for g in sorted(everything, key=lambda g: packages.index(g.package))
         ],
     }
     write_corpus(out, {split: _documents(everything, split) for split in SPLITS}, about)
@@ -201,19 +209,17 @@ def _documents(everything: Sequence[Gathered], split: str) -> Iterator[Document]
 
 
 @contextlib.contextmanager
-def _judging(benchmarks: Sequence[Benchmark], jobs: int) -> Iterator[Judge]:
-    """A function from (path, bytes) pairs to verdicts in their order, over `jobs` processes."""
+def _spread(jobs: int) -> Iterator[Callable[[Any, Any], Iterable[Any]]]:
+    """A `map` that keeps the order, over `jobs` processes."""
     import multiprocessing
 
-    grams = filters.benchmark_grams(program for b in benchmarks for program in b.programs)
-    judge = partial(filters.judge, benchmark=grams)
     if jobs == 1:
-        yield partial(map, judge)
+        yield map
         return
     # Ctrl-C is for the parent, which then ends its workers, without a traceback from each.
     quiet = (signal.SIGINT, signal.SIG_IGN)
     with multiprocessing.get_context("spawn").Pool(jobs, signal.signal, quiet) as pool:
-        yield partial(pool.imap, judge, chunksize=16)
+        yield partial(pool.imap, chunksize=32)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,14 @@
+import numpy as np
 import pytest
 
 from finetune import filters
 from tests.test_corpus import module
+
+
+def judge(path: str, raw: bytes) -> filters.Verdict:
+    """What is said of a file when there are neither benchmarks nor held-out packages."""
+    none = filters.benchmark_grams([])
+    return filters.judge((path, raw), none, none)
 
 
 @pytest.mark.parametrize(
@@ -23,19 +30,19 @@ from tests.test_corpus import module
 def test_filters_give_their_reason(reason: str, path: str, content: str | bytes) -> None:
     """Each kind of file that is not worth learning from is dropped under its own name."""
     raw = content.encode() if isinstance(content, str) else content
-    assert filters.judge((path, raw), filters.benchmark_grams([])).reason == reason
+    assert judge(path, raw).reason == reason
 
 
 def test_invalid_escapes_do_not_warn() -> None:
     """A file at which Python grumbles is kept, and the grumbling is kept quiet."""
     text = module(1) + "\nx = '\\d' is 1\n"
-    assert filters.judge(("a.py", text.encode()), filters.benchmark_grams([])).reason is None
+    assert judge("a.py", text.encode()).reason is None
 
 
 def test_line_ends_and_byte_order_mark() -> None:
     """Line ends become \\n and the byte-order mark goes."""
     raw = b"\xef\xbb\xbf" + module(1).replace("\n", "\r\n").encode()
-    verdict = filters.judge(("a.py", raw), filters.benchmark_grams([]))
+    verdict = judge("a.py", raw)
     assert verdict.text == module(1)
 
 
@@ -44,3 +51,21 @@ def test_tokens_leave_comments_and_layout_out() -> None:
     text = 'x=1.5 # no \'string\'\nf(\'a#b\', """c\n\'d\\"""e""")**= r\'\\\'\''
     tokens = ["x", "=", "1.5", "f", "(", "'a#b'", ",", '"""c\n\'d\\"""e"""', ")", "**=", "r'\\''"]
     assert filters.code_tokens(text) == tokens
+
+
+@pytest.mark.parametrize(("known", "grams", "both"), [([], [1], []), ([2, 5], [1, 5, 9], [5])])
+def test_grams_in_common(known: list[int], grams: list[int], both: list[int]) -> None:
+    """What is looked for may lie before, between and after all that is known."""
+    found = filters.common(np.array(grams, np.uint64), np.array(known, np.uint64))
+    assert found.tolist() == both
+
+
+def test_similarity_is_estimated() -> None:
+    """Signatures of texts that share nine tenths of their functions are alike, others are not."""
+    whole = filters.code_tokens(module(1, 100))
+    most = filters.code_tokens(module(1, 90))
+    other = filters.code_tokens(module(2, 100))
+    signature = filters.signature(whole)
+    assert signature.jaccard(filters.signature(whole)) == 1
+    assert 0.8 < signature.jaccard(filters.signature(most)) < 0.98
+    assert signature.jaccard(filters.signature(other)) < 0.1

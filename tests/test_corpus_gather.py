@@ -174,6 +174,23 @@ def test_training_holds_nothing_near_a_held_out_file(
     assert len(read_corpus(tmp_path / "corpus", "valid")) == 1
 
 
+@pytest.mark.parametrize(("functions", "kept"), [(1, 2), (3, 1)])
+def test_training_holds_no_copy_out_of_a_held_out_file(
+    run: Run, cache: Path, tmp_path: Path, functions: int, kept: int
+) -> None:
+    """Fifty tokens in a row from a held-out file are a copy, were all else different."""
+    held_out = module(21, 40)
+    copied = "\n\n".join(held_out.split("\n\n")[10 : 10 + functions])
+    text = module(1, 40) + "\n\n" + copied
+    wheel(cache, "alpha", {"alpha/a.py": text, "alpha/b.py": module(2)})
+    wheel(cache, "gamma", {"gamma/a.py": held_out})
+    run()
+    train = read_corpus(tmp_path / "corpus", "train")
+    assert sum(d.package == "alpha" for d in train) == kept
+    near = {} if kept == 2 else {"near a held-out file": 1}
+    assert dropped(tmp_path / "corpus", "alpha") == near
+
+
 def benchmark(path: Path, **problem: str) -> str:
     """A benchmark of one problem."""
     path.write_bytes(gzip.compress(json.dumps(problem).encode()))
