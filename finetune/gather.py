@@ -35,10 +35,13 @@ from finetune.wheels import PACKAGES, STDLIB, Package, chosen, read_packages, re
 
 Judge = Callable[[Iterable[tuple[str, bytes]]], Iterable[filters.Verdict]]
 
-PACKAGE_BYTES = 10_000_000
+PACKAGE_BYTES = 12_000_000
 """Text kept of one package at most, so that no package sets the tone alone."""
-COMMON_GRAM_FILES = 10
-"""A benchmark's 10-gram in more files than this is an idiom, not a trace of the benchmark."""
+COMMON_GRAM_PACKAGES = 3
+"""A 10-gram that so many packages hold is how people write Python, not a trace of a benchmark.
+
+Of the 7,753 10-grams of the benchmarks 361 occur in 87,584 files, 187 of them in two packages
+or more, 129 in three, 85 in five; the rest takes 0.10, 0.18 and 0.29 % of the files with it."""
 
 
 @dataclass
@@ -130,7 +133,7 @@ def _settings() -> dict[str, int | float | str]:
     return {
         **filters.SETTINGS,
         "package_bytes": PACKAGE_BYTES,
-        "common_gram_files": COMMON_GRAM_FILES,
+        "common_gram_packages": COMMON_GRAM_PACKAGES,
     }
 
 
@@ -262,14 +265,22 @@ def drop_duplicates(everything: Sequence[Gathered]) -> None:
 
 
 def drop_benchmarks(everything: Sequence[Gathered]) -> None:
-    """Drop files that share a 10-gram with a benchmark, unless it is common in the corpus."""
-    files = Counter(g for gathered in everything for v in gathered.verdicts for g in v.benchmark)
+    """Drop files that share a 10-gram with a benchmark, unless several packages hold it.
+
+    Packages are counted after duplicates are gone, so that a text passed from one to
+    another does not count as written twice.
+    """
+    packages = Counter(
+        gram
+        for gathered in everything
+        for gram in {gram for verdict in gathered.verdicts for gram in verdict.benchmark}
+    )
     for gathered in everything:
         gathered.drop(
             {
                 verdict.path: "benchmark"
                 for verdict in gathered.verdicts
-                if any(files[gram] <= COMMON_GRAM_FILES for gram in verdict.benchmark)
+                if any(packages[gram] < COMMON_GRAM_PACKAGES for gram in verdict.benchmark)
             }
         )
 

@@ -3,7 +3,7 @@ import json
 import stat
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ Run = Callable[..., int]
 def wheel(
     cache: Path,
     name: str,
-    files: dict[str, str | bytes],
+    files: Mapping[str, str | bytes],
     metadata: str = "License-Expression: MIT",
     version: str = "1.0",
 ) -> Path:
@@ -197,23 +197,31 @@ def benchmark(path: Path, **problem: str) -> str:
     return str(path)
 
 
-def test_files_with_a_benchmark_solution_are_dropped(
-    run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten tokens of a solved program, whatever the layout, are enough; a common idiom is not."""
-    monkeypatch.setattr(gather, "COMMON_GRAM_FILES", 2)
+def test_files_with_a_benchmark_solution_are_dropped(run: Run, cache: Path, tmp_path: Path) -> None:
+    """Ten tokens of a solved program are enough, unless three packages hold them.
+
+    How often one package repeats them, and copies between packages, count for nothing.
+    """
     idiom = "for i in range(len(values)):\n    print(i, values)\n"
     solution = "    total = low * high - sum(rest) + len(low)\n"
     copied = "\ntotal = low * high - \\\n    sum(rest) + len(low)\n"
+    twin = module(9, 40) + copied
     wheel(cache, "alpha", {f"alpha/{i}.py": module(30 + i) + "\n" + idiom for i in range(3)})
-    wheel(cache, "beta", {"beta/a.py": module(2) + copied, "beta/b.py": module(3)})
+    wheel(
+        cache,
+        "beta",
+        {f"beta/{i}.py": module(40 + i) + copied for i in range(4)}
+        | {"beta/twin.py": twin, "beta/b.py": module(3) + "\n" + idiom},
+    )
+    wheel(cache, "gamma", {"gamma/twin.py": twin, "gamma/c.py": module(4) + "\n" + idiom})
     files = [
         benchmark(tmp_path / "one.gz", prompt="def f():\n", canonical_solution=solution),
         benchmark(tmp_path / "two.gz", prompt=idiom[:9], canonical_solution="i", suffix=idiom[9:]),
     ]
     run("--exclude", *files)
-    assert dropped(tmp_path / "corpus", "beta") == {"benchmark": 1}
     assert dropped(tmp_path / "corpus", "alpha") == {}
+    assert dropped(tmp_path / "corpus", "beta") == {"benchmark": 4, "near a held-out file": 1}
+    assert dropped(tmp_path / "corpus", "gamma") == {"benchmark": 1}
     manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_bytes())
     assert [b["file"] for b in manifest["request"]["exclude"]] == ["one.gz", "two.gz"]
 
