@@ -169,7 +169,7 @@ def read_source(package: Package, cache: Path) -> Source:
             check_licence(package, wheel)
             names = sorted(name for name in wheel.namelist() if name.endswith(".py"))
             files = [(name, wheel.read(name)) for name in names]
-    except (zipfile.BadZipFile, zlib.error, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         raise DataError(f"{place}: damaged ({error}); delete it and start again") from error
     with place.open("rb") as stream:
         return Source(place.name, hashlib.file_digest(stream, "sha256").hexdigest(), files)

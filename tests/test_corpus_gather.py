@@ -315,11 +315,30 @@ def test_a_wheel_in_the_cache_is_found_by_name_and_version(tmp_path: Path) -> No
     assert find(wheels.Package("more-things", "1.3", "MIT", "train"), tmp_path) is None
 
 
-def test_a_damaged_wheel_is_a_data_error(run: Run, cache: Path) -> None:
-    """A file in the cache that is no wheel is named, with the remedy."""
-    (cache / "beta-1.0-py3-none-any.whl").write_bytes(b"half a download")
+def broken_wheels() -> dict[str, Callable[[bytes], bytes]]:
+    """Ways in which a wheel is not what it should be."""
+    return {
+        "no archive": lambda raw: b"half a download",
+        "cut off": lambda raw: raw[: len(raw) // 2],
+        "damaged within": lambda raw: raw.replace(b"def ", b"fed "),
+        "locked": lambda raw: raw.replace(
+            b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1"
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", broken_wheels())
+def test_a_broken_wheel_is_a_data_error(run: Run, cache: Path, tmp_path: Path, kind: str) -> None:
+    """A file in the cache that is no sound wheel is named, with the remedy; the corpus stays."""
+    run()
+    before = contents(tmp_path / "corpus")
+    path = cache / "beta-1.0-py3-none-any.whl"
+    whole = path.read_bytes()
+    path.write_bytes(broken_wheels()[kind](whole))
+    assert path.read_bytes() != whole
     with pytest.raises(DataError, match=r"beta-1\.0.*delete it"):
-        run()
+        run("--force")
+    assert contents(tmp_path / "corpus") == before
 
 
 @pytest.mark.parametrize(
