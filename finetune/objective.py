@@ -10,7 +10,7 @@ a whole canvas, and what follows `<eom>` in it is always masked and never counte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,15 +18,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from coder.denoiser import Denoiser
 from coder.tokenizer import Tokenizer
+from finetune.joint import joint
 from finetune.samples import Sample
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+    from torch.nn.attention.flex_attention import BlockMask
 
 IGNORED = -100  # the target of a position that has no loss
+CHUNK = 32_768  # positions whose logits are in memory at once: 2 GB at 16k tokens
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,18 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def rows(self, begin: int, end: int, step: int = 1) -> Batch:
+        """Some of its rows, weighed as before: sums of losses over all parts stay the same."""
+        return self._map(lambda tensor: tensor[begin:end:step])
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory from which a GPU can copy while it computes."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(**{name: change(tensor) for name, tensor in vars(self).items()})
 
 
 def choose_canvases(
@@ -79,7 +94,8 @@ def choose_canvases(
         a, b = regions[int(rng.choice(len(regions), p=sizes / sizes.sum()))]
         start = int(rng.integers(a, max(a + 1, b - block_length + 1)))
         chosen.append((start, min(b, start + block_length)))
-    return chosen
+    # In order, so that neighbours see much the same context: masks by blocks get sparser.
+    return sorted(chosen)
 
 
 def make_batch(
@@ -151,23 +167,42 @@ class Objective(nn.Module):
         super().__init__()
         self.denoiser = denoiser
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean next-token loss and mean bound of the canvases, in nats per token.
+    def forward(self, batch: Batch, mask: BlockMask | None = None) -> Float[Tensor, " 2"]:
+        """The next-token loss and the bound of the canvases, in nats per token.
 
-        Without canvases the second is 0.
+        Means if the batch is whole; a part's share of them if it is a part.
+        Without canvases the second is 0. `mask` is a `block_mask` of the batch
+        for FlexAttention; without it dense masks are used.
         """
-        hidden, noised = self.denoiser.joint(
-            batch.context, batch.canvas, batch.position, batch.block, batch.start
+        hidden, noised = joint(
+            self.denoiser,
+            batch.context,
+            batch.canvas,
+            batch.position,
+            batch.block,
+            batch.start,
+            mask,
         )
-        next_token = (self.cross_entropy(hidden, batch.next_token) * batch.next_weight).sum()
+        next_token = self.loss(hidden, batch.next_token, batch.next_weight)
         if not batch.canvas.shape[1]:
-            return next_token, torch.zeros_like(next_token)
-        return next_token, (self.cross_entropy(noised, batch.target) * batch.weight).sum()
+            return torch.stack((next_token, torch.zeros_like(next_token)))
+        return torch.stack((next_token, self.loss(noised, batch.target, batch.weight)))
 
-    def cross_entropy(self, hidden: Tensor, target: Tensor) -> Tensor:
-        """Loss per position, [batch, length]; 0 where the target is IGNORED."""
+    def loss(self, hidden: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """The weighted sum of cross-entropies; 0 where the target is IGNORED.
+
+        Logits of many positions would fill the memory of a GPU: they are made
+        chunk by chunk, and once more on the way back.
+        """
+        flat = (hidden.flatten(0, 1), target.flatten(), weight.flatten())
+        if len(flat[0]) <= CHUNK:
+            return self.chunk_loss(*flat)
+        chunks = zip(*(torch.split(tensor, CHUNK) for tensor in flat), strict=True)
+        losses = [checkpoint(self.chunk_loss, *chunk, use_reentrant=False) for chunk in chunks]
+        return torch.stack(losses).sum()
+
+    def chunk_loss(self, hidden: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """The same for positions in one row."""
         logits = self.denoiser.logits(hidden)
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        return loss.view(target.shape)
+        losses = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")
+        return (losses * weight).sum()

@@ -9,8 +9,9 @@ suffix are tokenised apart.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,10 @@ from coder.tokenizer import Tokenizer
 from finetune.corpus import Document
 
 # How a middle is chosen, and how often; what is left over is plain text.
-SPAN_KINDS = {"line end": 0.30, "lines": 0.15, "node": 0.15, "characters": 0.15}
+SPANS = {"line_end": 0.25, "lines": 0.2, "node": 0.1, "characters": 0.15, "body": 0.1}
+# A window with a documented function is visited so many times in a pass over the corpus.
+DOCUMENTED_VISITS = 2
+DOCUMENTED = re.compile(r"""^[ \t]*(?:async )?def [^"']{0,400}?:\n\s+[rRuU]?(?:\"{3}|'{3})""", re.M)
 # Kinds of syntax nodes that a person would ask for as a whole.
 NODES = frozenset(
     [
@@ -41,6 +45,7 @@ NODES = frozenset(
         "call",
     ]
 )
+LARGEST = 1000  # bytes of a node or body
 SHORTEST = 64  # tokens of a piece; what is left of a row below it is filled with plain text
 BYTES_PER_TOKEN = 3  # a cautious guess, for cutting text before it is tokenised
 
@@ -67,16 +72,26 @@ class Sample:
 
 
 def choose_span(text: str, kind: str, rng: np.random.Generator) -> tuple[int, int] | None:
-    """A span [start, end) of characters of the named kind near the middle of `text`.
+    """A span [start, end) of characters of the named kind somewhere in `text`.
 
-    None where the text has no such span.
+    "line_end" from a place in a line to its end; "lines" whole lines; "node" a
+    statement, definition or call; "characters" any stretch; "body" what a
+    function does, without its docstring. None where the text has no such span.
     """
     if kind == "characters":
         length = int(np.exp(rng.uniform(0, np.log(500))))
         start = int(rng.integers(0, max(1, len(text) - length)))
         return start, min(len(text), start + length)
-    if kind == "node":
-        return choose_node(text, rng)
+    if kind in ("node", "body"):
+        data = text.encode()
+        found = list(bodies(data) if kind == "body" else nodes(data))
+        if not found:
+            return None
+        first, last = found[int(rng.integers(len(found)))]
+        start, end = len(data[:first].decode()), len(data[:last].decode())
+        if kind == "body" and rng.random() < 0.5:  # with the indentation before it
+            start = text.rfind("\n", 0, start) + 1
+        return start, end
     edges = [0]
     for line in text.splitlines(keepends=True):
         edges.append(edges[-1] + len(line))
@@ -86,7 +101,7 @@ def choose_span(text: str, kind: str, rng: np.random.Generator) -> tuple[int, in
     first = int(rng.choice(lines))
     start, end = edges[first], edges[first + 1]
     indentation = len(text[start:end]) - len(text[start:end].lstrip())
-    if kind == "line end":
+    if kind == "line_end":
         end -= text[start:end].endswith("\n")
         return int(rng.integers(start + indentation, end + 1)), end
     # Whole lines: with their indentation and line break, or from the first word on.
@@ -97,26 +112,50 @@ def choose_span(text: str, kind: str, rng: np.random.Generator) -> tuple[int, in
     return start + indentation, end - text[start:end].endswith("\n")
 
 
-def choose_node(text: str, rng: np.random.Generator) -> tuple[int, int] | None:
-    """The span of a random statement, block, definition or call of at most 1,000 bytes."""
-    data = text.encode()
-    found: list[tuple[int, int]] = []
+def nodes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Bytes [start, end) of each statement, block, definition and call of at most 1,000 bytes."""
+    for node in walk(data):
+        if node.type in NODES and node.end_byte - node.start_byte <= LARGEST:
+            yield node.start_byte, node.end_byte
+
+
+def bodies(data: bytes) -> Iterator[tuple[int, int]]:
+    """Bytes [start, end) of what each function does, without its docstring.
+
+    Where functions have docstrings, theirs alone: a body can be foretold only
+    from what says what it should do.
+    """
+    found: list[tuple[bool, int, int]] = []
+    for node in walk(data):
+        block = node.child_by_field_name("body") if node.type == "function_definition" else None
+        if block is None or not block.named_children:
+            continue
+        first, *rest = block.named_children
+        documented = first.type == "expression_statement" and (
+            [child.type for child in first.named_children] == ["string"]
+        )
+        if documented and not rest:
+            continue
+        start = rest[0].start_byte if documented else first.start_byte
+        if block.end_byte - start <= LARGEST:
+            found.append((documented, start, block.end_byte))
+    best = any(documented for documented, _, _ in found)
+    return ((start, end) for documented, start, end in found if documented == best)
+
+
+def walk(data: bytes) -> Iterator[tree_sitter.Node]:
+    """All nodes of the syntax tree, parents first."""
     cursor = PARSER.parse(data).walk()
     while True:
-        node = cursor.node
-        if node is not None and node.type in NODES and node.end_byte - node.start_byte <= 1000:
-            found.append((node.start_byte, node.end_byte))
+        if cursor.node is not None:
+            yield cursor.node
         if cursor.goto_first_child() or cursor.goto_next_sibling():
             continue
         while cursor.goto_parent():
             if cursor.goto_next_sibling():
                 break
         else:
-            break
-    if not found:
-        return None
-    start, end = found[int(rng.integers(len(found)))]
-    return len(data[:start].decode()), len(data[:end].decode())
+            return
 
 
 PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_python.language()))
@@ -140,21 +179,30 @@ class Samples:
         context_length: int,
         max_middle: int,
         seed: int,
+        *,
+        exercises: Sequence[Document] = (),
+        exercise_share: float = 0.0,
+        spans: Mapping[str, float] = SPANS,
     ) -> None:
-        self.documents = documents
+        """`spans`: how middles are chosen; `exercises` take a share of the pieces."""
+        self.documents = [*documents, *exercises]
         self.tokenizer = tokenizer
         self.length = context_length
         self.max_middle = max_middle
         self.seed = seed
+        self.exercise_share = exercise_share if exercises else 0.0
+        self.spans = spans
         stride = context_length * BYTES_PER_TOKEN
-        self.windows = [
-            (number, start)
-            for number, document in enumerate(documents)
-            for start in range(0, max(1, len(document.text) - stride // 4), stride)
-        ]
+        self.windows: list[tuple[int, int]] = []
+        for number, document in enumerate(documents):
+            text = document.text
+            for start in range(0, max(1, len(text) - stride // 4), stride):
+                documented = DOCUMENTED.search(text, start, start + stride)
+                self.windows += [(number, start)] * (DOCUMENTED_VISITS if documented else 1)
         self.siblings: dict[str, list[int]] = defaultdict(list)
         for number, document in enumerate(documents):
             self.siblings[document.package].append(number)
+        self.first_exercise = len(documents)
         self._order: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, index: int) -> Sample:
@@ -162,6 +210,10 @@ class Samples:
         window = self.windows[self.window_of(index)]
         row = Sample([], [], [])
         while (room := self.length - len(row.ids)) > SHORTEST:
+            if rng.random() < self.exercise_share:
+                exercise = int(rng.integers(self.first_exercise, len(self.documents)))
+                row.append(self.piece(exercise, 0, room, rng))
+                continue
             row.append(self.piece(*window, room, rng))
             window = self.windows[int(rng.integers(len(self.windows)))]
         if room:
@@ -172,11 +224,10 @@ class Samples:
         """A file with a hole, or plain text, of a random length up to `room` tokens."""
         length = int(rng.integers(min(room, SHORTEST), room + 1))
         drawn = rng.random()
-        for kind, share in SPAN_KINDS.items():
+        for kind, share in self.spans.items():
             drawn -= share
             if drawn < 0:
-                document = self.documents[number]
-                return self.infilling(document, start, kind, length, rng) or self.plain(
+                return self.infilling(number, start, kind, length, rng) or self.plain(
                     number, start, length, rng
                 )
         return self.plain(number, start, length, rng)
@@ -194,15 +245,15 @@ class Samples:
         tokenizer, document = self.tokenizer, self.documents[number]
         reach = start + length * BYTES_PER_TOKEN * 3
         body = tokenizer.encode(document.text[start:reach])[: length - 1]
-        head, regions = self.other_files(document, length - 1 - len(body), rng)
+        head, regions = self.other_files(number, length - 1 - len(body), rng)
         ids = [*head, tokenizer.pre, *body]
         return Sample(ids, [*regions, (len(head) + 1, len(ids))], [])
 
     def infilling(
-        self, document: Document, start: int, kind: str, length: int, rng: np.random.Generator
+        self, number: int, start: int, kind: str, length: int, rng: np.random.Generator
     ) -> Sample | None:
         """A hole of the named kind in the window, with what stands around it."""
-        tokenizer, text = self.tokenizer, document.text
+        tokenizer, text = self.tokenizer, self.documents[number].text
         window = text[start : start + self.length * BYTES_PER_TOKEN]
         span = choose_span(window, kind, rng)
         if span is None:
@@ -224,7 +275,7 @@ class Samples:
             keep = int(keep * rng.random())
         prefix = tokenizer.encode(text[max(0, begin - keep * 12) : begin])
         prefix = prefix[max(0, len(prefix) - keep) :]
-        head, regions = self.other_files(document, room - len(suffix) - len(prefix), rng)
+        head, regions = self.other_files(number, room - len(suffix) - len(prefix), rng)
         context = tokenizer.layout(prefix, suffix, head)
         at_suffix = len(head) + 1
         at_prefix = at_suffix + len(suffix) + 1
@@ -232,19 +283,25 @@ class Samples:
         return Sample(context + middle, regions, [(len(context), len(context) + len(middle))])
 
     def other_files(
-        self, document: Document, room: int, rng: np.random.Generator
+        self, number: int, room: int, rng: np.random.Generator
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """Pieces of other files of the same package, at most `room` tokens, and their stretches."""
+        """Pieces of other files of the same package, at most `room` tokens, and their stretches.
+
+        Exercises stand alone.
+        """
         ids: list[int] = []
         regions: list[tuple[int, int]] = []
-        siblings = self.siblings[document.package]
+        if number >= self.first_exercise:
+            return ids, regions
+        siblings = self.siblings[self.documents[number].package]
         for _ in range(4):
-            other = self.documents[siblings[int(rng.integers(len(siblings)))]]
+            sibling = siblings[int(rng.integers(len(siblings)))]
+            other = self.documents[sibling]
             header = self.tokenizer.file_header(other.path)
             space = room - len(ids) - len(header)
             if space < 48:
                 break
-            if other is document:
+            if sibling == number:
                 continue
             at = int(rng.integers(0, max(1, len(other.text) - space * BYTES_PER_TOKEN)))
             at = other.text.rfind("\n", 0, at) + 1

@@ -2,295 +2,87 @@
 
 The first part of the budget goes to the next token alone, which learns faster
 (NBDiff, arXiv 2512.06776); then canvases join in, their length growing from 1.
-A run's folder holds `state.pt` (all that a resumed run needs), `metrics.jsonl`
-and, at the end, `model/`, a checkpoint that `talaria infill --model` takes.
+A run's folder holds `state.pt` (all that a resumed run needs), `metrics.jsonl`,
+`run.html` (its plots) and `model/`, a checkpoint that `talaria infill --model`
+takes, written at each validation and at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import signal
 import sys
-import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from coder import checkpoint
-from coder.denoiser import Denoiser, DenoiserConfig
-from coder.errors import DataError, UsageError
+from coder.checkpoint import Checkpoint
+from coder.denoiser import Denoiser
+from coder.errors import DataError, TalariaError, UsageError
 from coder.tokenizer import Tokenizer
 from finetune.corpus import corpus_hash, read_corpus
-from finetune.objective import Objective, make_batch
+from finetune.recipe import Recipe, flag
 from finetune.samples import Samples
-from finetune.validate import validate
-
-COUNTERS = ("step", "elapsed", "tokens")  # of a trainer: what it has spent
+from finetune.trainer import PATIENCE, Trainer
+from finetune.validate import Cursor, choose_cursors, exact_match, losses
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What is trained and how; all that decides the result, with corpus and tokenizer.
+class Budget:
+    """What a run may spend in all: minutes of training or optimiser steps."""
 
-    rows                 sequences per optimiser step
-    canvas_tokens        noised positions beside each row in the joint part
-    max_middle           longest middle, in tokens
-    middle_weight        how often the next tokens of a middle count, against 1 elsewhere
-    next_token_share     share of the budget for the next token alone
-    growth_share         share of the joint part in which the canvas grows to its length
-    learning_rate        of the matrices (Muon), at its peak
-    embedding_learning_rate  of the embedding (AdamW), at its peak
-    warmup, decay_from   shares of the budget: the rate rises until the first and
-                         falls to zero, linearly, from the second
-    """
+    minutes: float | None
+    steps: int | None
 
-    layers: int = 6
-    width: int = 256
-    heads: int = 4
-    context_length: int = 512
-    block_length: int = 32
-    rows: int = 16
-    canvas_tokens: int = 256
-    max_middle: int = 128
-    middle_weight: float = 4.0
-    next_token_share: float = 0.6
-    growth_share: float = 0.3
-    learning_rate: float = 0.01
-    embedding_learning_rate: float = 0.003
-    weight_decay: float = 0.05
-    warmup: float = 0.02
-    decay_from: float = 0.4
-    seed: int = 0
-
-    def shape(self, vocab_size: int) -> DenoiserConfig:
-        """The denoiser's configuration; UsageError if there can be none."""
-        try:
-            return DenoiserConfig(
-                vocab_size,
-                self.layers,
-                self.width,
-                self.heads,
-                self.context_length,
-                self.block_length,
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-
-    def rate(self, progress: float) -> float:
-        """The learning rate, as a share of its peak, after a share of the budget."""
-        rising = (progress + 1e-3) / max(self.warmup, 1e-3)
-        falling = (1 - progress) / max(1 - self.decay_from, 1e-3)
-        return max(0.0, min(1.0, rising, falling))
-
-    def canvas_length(self, progress: float) -> int:
-        """The block length after a share of the budget; 0 while only the next token counts."""
-        if progress < self.next_token_share:
-            return 0
-        joint = (progress - self.next_token_share) / (1 - self.next_token_share)
-        if joint >= self.growth_share or self.block_length == 1:
-            return self.block_length
-        doublings = math.log2(self.block_length)
-        return int(2 ** math.floor(joint / self.growth_share * doublings))
-
-
-def make_optimizers(denoiser: Denoiser, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for the embedding; each group remembers its peak rate."""
-    matrices = [p for p in denoiser.blocks.parameters() if p.ndim == 2]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(
-            matrices,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        ),
-        torch.optim.AdamW(
-            [denoiser.embed.weight],
-            lr=recipe.embedding_learning_rate,
-            betas=(0.9, 0.95),
-            weight_decay=0.0,
-        ),
-    ]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return optimizers
-
-
-def flag(name: str) -> str:
-    """The flag of an option."""
-    return f"--{name.replace('_', '-')}"
+    def progress(self, step: int, elapsed: float) -> float:
+        """The share of it that is spent, after so many steps and seconds."""
+        if self.steps is not None:
+            return step / self.steps
+        assert self.minutes is not None
+        return elapsed / (60 * self.minutes)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line of `talaria train`; every field of the recipe is a flag."""
     parser = argparse.ArgumentParser(prog="talaria train", description=__doc__.split("\n")[0])
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser.add_argument("--exercises", type=Path, help="corpus of exercises to mix in")
     parser.add_argument("--tokenizer", type=Path, default=Path("data/tokenizer.json"))
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=float, help="budget of training time")
-    budget.add_argument("--steps", type=int, help="budget of optimiser steps")
+    budget.add_argument("--minutes", type=float, help="planned total of training time")
+    budget.add_argument("--steps", type=int, help="planned total of optimiser steps")
+    parser.add_argument("--slice", type=float, metavar="MINUTES", help="stop after so long")
     parser.add_argument("--init", metavar="MODEL", help="start from the weights of this model")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
     parser.add_argument("--save-every", type=float, default=60, metavar="SECONDS")
-    parser.add_argument("--validate-every", type=float, default=300, metavar="SECONDS")
+    parser.add_argument("--validate-every", type=float, default=600, metavar="SECONDS")
+    parser.add_argument("--cursors", type=int, default=20, help="held-out holes of each kind")
     parser.add_argument("--micro-batch", type=int, default=8, help="rows in memory at once")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make batches")
     parser.add_argument("--compile", action="store_true", help="compile; pays after a minute")
+    parser.add_argument(
+        "--dense-masks", action="store_true", help="also on a GPU, in place of block-sparse ones"
+    )
     for name, default in asdict(Recipe()).items():
         parser.add_argument(
-            flag(name),
-            type=type(default),
-            default=default,
-            help=f"(default {default})",
+            flag(name), type=type(default), default=default, help=f"(default {default})"
         )
     args = parser.parse_args(argv)
-    positive = "minutes steps save_every validate_every micro_batch rows canvas_tokens max_middle"
-    for name in [*positive.split(), "learning_rate", "embedding_learning_rate", "middle_weight"]:
+    for name in ("minutes", "steps", "slice", "save_every", "validate_every", "micro_batch"):
         value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
+        if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"{flag(name)} is {value}; it must be above 0")
-    for name in ("next_token_share", "growth_share", "warmup", "decay_from"):
-        value = getattr(args, name)
-        if not 0 <= value <= 1:
-            raise UsageError(f"{flag(name)} is {value}; it must lie between 0 and 1")
-    if args.rows % args.micro_batch:
-        raise UsageError(
-            f"--rows {args.rows} must be a multiple of --micro-batch {args.micro_batch}"
-        )
-    if args.canvas_tokens % args.block_length:
-        raise UsageError(
-            f"--canvas-tokens {args.canvas_tokens} must be a multiple of "
-            f"--block-length {args.block_length}"
-        )
+    for name in ("workers", "cursors"):
+        if getattr(args, name) < 0:
+            raise UsageError(f"{flag(name)} is {getattr(args, name)}; it must be 0 or more")
     return args
-
-
-class Trainer:
-    """A run in progress: the model, its optimisers and what has been spent so far."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        denoiser: Denoiser,
-        tokenizer: Tokenizer,
-        samples: Samples,
-        micro_batch: int,
-        compiled: bool,
-    ) -> None:
-        from accelerate import Accelerator
-
-        self.recipe, self.denoiser, self.tokenizer = recipe, denoiser, tokenizer
-        self.samples, self.micro_batch = samples, micro_batch
-        self.optimizers = make_optimizers(denoiser, recipe)
-        self.accelerator = Accelerator(mixed_precision="bf16")
-        objective: nn.Module = Objective(denoiser)
-        if compiled:
-            objective.compile()
-        self.objective = self.accelerator.prepare(objective)
-        self.step, self.elapsed, self.tokens = 0, 0.0, 0
-
-    def train_step(self, progress: float) -> dict[str, float]:
-        """One optimiser step on the samples that belong to its number.
-
-        `progress` is the share of the budget that is spent. Returns what the
-        metrics say of the step; nothing is changed if its loss is not finite.
-        """
-        began = time.monotonic()
-        recipe = self.recipe
-        canvas_length, rate = recipe.canvas_length(progress), recipe.rate(progress)
-        rng = np.random.default_rng((recipe.seed, 2, self.step))
-        parts = recipe.rows // self.micro_batch
-        losses = torch.zeros(2)
-        for part in range(parts):
-            first = self.step * recipe.rows + part * self.micro_batch
-            batch = make_batch(
-                [self.samples[i] for i in range(first, first + self.micro_batch)],
-                self.tokenizer,
-                recipe.context_length,
-                max(1, canvas_length),
-                recipe.canvas_tokens if canvas_length else 0,
-                rng,
-                recipe.middle_weight,
-            ).to(self.accelerator.device)
-            next_token, bound = self.objective(batch)
-            self.accelerator.backward((next_token + bound) / parts)
-            losses += torch.stack((next_token, bound)).detach().float().cpu() / parts
-        if not losses.isfinite().all():
-            raise DataError(
-                f"the loss is {losses.tolist()} at step {self.step}; go on from the last state "
-                f"with --resume, or start anew with a --learning-rate below {recipe.learning_rate}"
-            )
-        self.accelerator.clip_grad_norm_(self.denoiser.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        seconds = time.monotonic() - began
-        self.step += 1
-        self.elapsed += seconds
-        self.tokens += recipe.rows * recipe.context_length
-        return {
-            "tokens": self.tokens,
-            "tokens_per_s": round(recipe.rows * recipe.context_length / seconds),
-            "canvas_length": canvas_length,
-            "rate": round(rate, 4),
-            "next_token_loss": round(float(losses[0]), 4),
-            "bound": round(float(losses[1]), 4),
-        }
-
-    def validate(self, held_out: Samples) -> dict[str, float]:
-        """Both losses on held-out samples, as the metrics name them."""
-        self.denoiser.eval()
-        with self.accelerator.autocast():
-            result = validate(self.denoiser, self.tokenizer, held_out, rows=64)
-        self.denoiser.train()
-        return {f"validation_{name}": round(value, 4) for name, value in result.items()}
-
-    def save(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write all state atomically: a reader finds the old file or the new one."""
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(
-                {
-                    "identity": identity,
-                    "denoiser": self.denoiser.state_dict(),
-                    "optimizers": [o.state_dict() for o in self.optimizers],
-                    "counters": {name: getattr(self, name) for name in COUNTERS},
-                },
-                file,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-
-    def restore(self, path: Path, identity: dict[str, Any]) -> None:
-        """Take up the state in the file, made by a run of the same identity."""
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: nothing to resume; start without --resume") from error
-        except Exception as error:  # torch raises many kinds for a damaged file
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{path}: damaged ({reason}); start anew in another --out") from error
-        for key, value in identity.items():
-            if state["identity"].get(key) != value:
-                raise DataError(
-                    f"{path}: made with {key} {state['identity'].get(key)!r}, not {value!r}; "
-                    "resume with the former settings or start anew in another --out"
-                )
-        self.denoiser.load_state_dict(state["denoiser"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        for name in COUNTERS:
-            setattr(self, name, state["counters"][name])
 
 
 class Stop:
@@ -316,121 +108,255 @@ class Stop:
 
 
 def main(argv: list[str]) -> int:
-    """Train until the budget is spent; an interrupt keeps the state for --resume."""
+    """Train until the budget or the slice is spent; an interrupt keeps the state for --resume."""
     args = parse(argv)
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
-    state, metrics = args.out / "state.pt", args.out / "metrics.jsonl"
-    if state.exists() and not args.resume:
-        raise UsageError(f"{state} exists; add --resume to go on, or name another --out")
+    if (args.out / "state.pt").exists() and not args.resume:
+        raise UsageError(f"{args.out} holds a run; add --resume to go on, or name another --out")
+    # Workers are processes of their own; threads within them would only get in the way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = Tokenizer.load(args.tokenizer)
-    train, held_out = (
+    spans = recipe.span_shares()
+    held_out = read_corpus(args.corpus, "valid")
+    exercises = read_corpus(args.exercises, "train") if args.exercises else []
+    train, valid = (
         Samples(
-            read_corpus(args.corpus, split),
+            documents,
             tokenizer,
             recipe.context_length,
             recipe.max_middle,
             recipe.seed,
+            exercises=extra,
+            exercise_share=recipe.exercise_share,
+            spans=spans,
         )
-        for split in ("train", "valid")
+        for documents, extra in ((read_corpus(args.corpus, "train"), exercises), (held_out, []))
     )
     torch.manual_seed(recipe.seed)
     denoiser = Denoiser(recipe.shape(tokenizer.vocab_size))
+    init = None
     if args.init:
-        take_weights(denoiser, args.init, args.tokenizer)
-    trainer = Trainer(recipe, denoiser, tokenizer, train, args.micro_batch, args.compile)
+        init = take_weights(denoiser, args.init, args.tokenizer)
+    trainer = Trainer(
+        recipe,
+        denoiser,
+        tokenizer,
+        train,
+        micro_batch=args.micro_batch,
+        workers=args.workers,
+        compiled=args.compile,
+        dense_masks=args.dense_masks,
+    )
     identity = {
         "recipe": asdict(recipe),
         "steps": args.steps,
-        "init": args.init and checkpoint.digest(checkpoint.find(args.init) / checkpoint.WEIGHTS),
+        "init": init,
         "corpus": corpus_hash(args.corpus),
+        "exercises": args.exercises and corpus_hash(args.exercises),
         "tokenizer": checkpoint.digest(args.tokenizer),
     }
-    if args.resume:
-        trainer.restore(state, identity)
-        forget_after(metrics, trainer.step)
-    args.out.mkdir(parents=True, exist_ok=True)
-    finished = loop(trainer, args, state, metrics, identity, held_out)
-    trainer.save(state, identity)
-    if not finished:
+    cursors = choose_cursors(held_out, args.cursors) if args.cursors else []
+    run = Run(args, trainer, identity, Validation(valid, cursors))
+    if run.loop():
+        run.finish()
+        return 0
+    if trainer.accelerator.is_main_process:
         print(f"stopped at step {trainer.step}; go on with --resume", file=sys.stderr)
-        return 1
-    final = trainer.validate(held_out)
-    append(metrics, trainer, final)
-    training = {
-        **identity,
-        "minutes": round(trainer.elapsed / 60, 1),
-        "optimiser_steps": trainer.step,
-        "tokens": trainer.tokens,
-        **final,
-    }
-    checkpoint.save(args.out / "model", denoiser, tokenizer, training=training)
-    print(
-        f"{args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens; held out: "
-        f"next token {final['validation_next_token_loss']:.3f}, "
-        f"bound {final['validation_bound']:.3f} nats"
-    )
-    return 0
+    return 0 if args.slice else 1
 
 
-def loop(
-    trainer: Trainer,
-    args: argparse.Namespace,
-    state: Path,
-    metrics: Path,
-    identity: dict[str, Any],
-    held_out: Samples,
-) -> bool:
-    """Train, save and validate until the budget is spent (True) or somebody asks to stop."""
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class Validation:
+    """Held-out samples for the losses and holes for the decoder."""
 
-    def progress() -> float:
-        if args.steps:
-            return float(trainer.step / args.steps)
-        return float(trainer.elapsed / (60 * args.minutes))
+    samples: Samples
+    cursors: list[Cursor]
 
-    saved = validated = trainer.elapsed
-    shape = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-    with Stop() as stop, tqdm(total=100, bar_format=shape) as bar:
-        while progress() < 1 and not stop.asked:
-            entry = trainer.train_step(progress())
-            append(metrics, trainer, entry)
-            bar.n = min(100.0, 100 * progress())
-            bar.set_postfix_str(
-                f"step {trainer.step}, {entry['tokens_per_s']} tokens/s, next token "
-                f"{entry['next_token_loss']:.2f}, bound {entry['bound']:.2f}, "
-                f"canvas {entry['canvas_length']}"
-            )
-            if trainer.elapsed - validated > args.validate_every:
-                append(metrics, trainer, trainer.validate(held_out))
-                validated = trainer.elapsed
-            if trainer.elapsed - saved > args.save_every:
-                trainer.save(state, identity)
-                saved = trainer.elapsed
-        return progress() >= 1
+    def __call__(self, trainer: Trainer) -> dict[str, float]:
+        """What the metrics say of the present weights."""
+        denoiser, tokenizer = trainer.denoiser, trainer.tokenizer
+        denoiser.eval()
+        with trainer.accelerator.autocast():
+            result = losses(denoiser, tokenizer, self.samples, rows=64)
+        model = Checkpoint(denoiser, tokenizer, "in training", {})
+        for mode in ("diffuse", "ar") if self.cursors else ():
+            result |= exact_match(model, self.cursors, mode)
+        denoiser.train()
+        return {f"validation_{name}": round(value, 4) for name, value in result.items()}
 
 
-def append(metrics: Path, trainer: Trainer, entry: dict[str, float]) -> None:
-    """Add a line to the metrics."""
-    line = {"step": trainer.step, "elapsed": round(trainer.elapsed, 1), **entry}
-    with metrics.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+class Run:
+    """The folder of a run and the loop that fills it."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        trainer: Trainer,
+        identity: dict[str, Any],
+        validation: Validation,
+    ) -> None:
+        self.args, self.trainer, self.identity = args, trainer, identity
+        self.validation = validation
+        self.budget = Budget(args.minutes, args.steps)
+        self.state, self.metrics = args.out / "state.pt", args.out / "metrics.jsonl"
+        args.out.mkdir(parents=True, exist_ok=True)
+        if args.resume:
+            trainer.restore(self.state, identity)
+            if trainer.accelerator.is_main_process:
+                forget_after(self.metrics, trainer.step)
+                self.append({"event": "resumed", "why": f"from step {trainer.step}"})
+        else:
+            trainer.save(self.state, identity)
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that is spent."""
+        return self.budget.progress(self.trainer.step, self.trainer.elapsed)
+
+    def canvas_lengths(self) -> Iterator[int]:
+        """The length of the canvases of each coming step.
+
+        Worker processes ask ahead of time, so steps are counted, not looked up.
+        """
+        step = self.trainer.step
+        while True:
+            spent = self.budget.progress(step, self.trainer.elapsed)
+            yield self.trainer.recipe.canvas_length(spent)
+            step += 1
+
+    def loop(self) -> bool:
+        """Train, save and validate; True when the budget is spent, False if it stopped before."""
+        from tqdm import tqdm
+
+        trainer, args = self.trainer, self.args
+        begun = saved = validated = trainer.elapsed
+        main = trainer.accelerator.is_main_process
+        batches = trainer.batches(self.canvas_lengths())
+        shape = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+        with Stop() as stop, tqdm(total=100, bar_format=shape, disable=not main) as bar:
+            while not self.agreed(
+                self.progress >= 1
+                or stop.asked
+                or (args.slice is not None and trainer.elapsed - begun >= 60 * args.slice)
+            ):
+                try:
+                    entry = trainer.train_step(batches, self.progress)
+                except RuntimeError as error:
+                    if "CUDA" not in str(error):
+                        raise
+                    raise DataError(
+                        f"the device failed at step {trainer.step} "
+                        f"({str(error).splitlines()[0]}); the last state is in {self.state}: "
+                        "start again with --resume"
+                    ) from error
+                self.append(entry)
+                for event, why in trainer.events:
+                    self.append({"event": event, "why": why})
+                trainer.events.clear()
+                if trainer.given_up >= PATIENCE:
+                    trainer.go_back(self.state)
+                bar.n = min(100.0, 100 * self.progress)
+                bar.set_postfix_str(
+                    f"step {trainer.step}, {entry['tokens_per_s']} tokens/s, "
+                    f"{entry['peak_share']:.0%} of peak, next token "
+                    f"{entry['next_token_loss']:.2f}, bound {entry['bound']:.2f}, "
+                    f"canvas {entry['canvas_length']}"
+                )
+                # By the first process's clock, so that all do the same.
+                validate, save = (
+                    self.agreed(trainer.elapsed - last > every)
+                    for last, every in (
+                        (validated, args.validate_every),
+                        (saved, args.save_every),
+                    )
+                )
+                if validate:
+                    if main:
+                        self.append(self.validation(trainer))
+                        self.write_model()
+                    validated = trainer.elapsed
+                if save:
+                    self.save()
+                    saved = trainer.elapsed
+        self.save()
+        return self.progress >= 1
+
+    def agreed(self, wish: bool) -> bool:
+        """The same answer in all processes: whether any of them wishes it."""
+        if self.trainer.world == 1:
+            return wish
+        flag = torch.tensor(float(wish), device=self.trainer.device)
+        return bool(self.trainer.accelerator.reduce(flag, "sum") > 0)
+
+    def save(self) -> None:
+        """Keep the state and bring the page up to date."""
+        self.trainer.save(self.state, self.identity)
+        if self.trainer.accelerator.is_main_process:
+            from finetune.run_page import write_run_page
+
+            write_run_page(self.args.out, self.progress >= 1)
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Add a line to the metrics."""
+        trainer = self.trainer
+        if trainer.accelerator.is_main_process:
+            line = {"step": trainer.step, "elapsed": round(trainer.elapsed, 1), **entry}
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def write_model(self, **figures: float) -> None:
+        """Write the present weights as a checkpoint."""
+        trainer = self.trainer
+        training = {
+            **self.identity,
+            "minutes": round(trainer.elapsed / 60, 1),
+            "optimiser_steps": trainer.step,
+            "tokens": trainer.tokens,
+            **figures,
+        }
+        checkpoint.save(
+            self.args.out / "model", trainer.denoiser, trainer.tokenizer, training=training
+        )
+
+    def finish(self) -> None:
+        """Write the checkpoint of the last weights or of their average, whichever is better."""
+        trainer = self.trainer
+        if not trainer.accelerator.is_main_process:
+            return
+        final = self.validation(trainer)
+        self.append(final)
+        if trainer.averaged:
+            last = {name: w.clone() for name, w in trainer.denoiser.state_dict().items()}
+            trainer.denoiser.load_state_dict(trainer.average)
+            average = self.validation(trainer)
+            self.append({"event": "averaged", "why": f"{trainer.averaged} steps", **average})
+            if average["validation_bound"] < final["validation_bound"]:
+                final = average
+            else:
+                trainer.denoiser.load_state_dict(last)
+        self.write_model(**final)
+        print(
+            f"{self.args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens; held "
+            f"out: next token {final['validation_next_token_loss']:.3f}, "
+            f"bound {final['validation_bound']:.3f} nats"
+        )
 
 
-def take_weights(denoiser: Denoiser, model: str, tokenizer: Path) -> None:
-    """Give the denoiser the weights of a model of the same shape and tokenizer."""
-    loaded = checkpoint.load(model).denoiser
-    own = checkpoint.find(model) / checkpoint.TOKENIZER
-    if checkpoint.digest(own) != checkpoint.digest(tokenizer):
+def take_weights(denoiser: Denoiser, model: str, tokenizer: Path) -> str:
+    """Give the denoiser the weights of a model of the same shape and tokenizer; their hash."""
+    loaded = checkpoint.load(model)
+    if loaded.config["sha256"][checkpoint.TOKENIZER] != checkpoint.digest(tokenizer):
         raise UsageError(
             f"--init {model} has another tokenizer than --tokenizer {tokenizer}; "
             "give the tokenizer.json in the model's folder"
         )
-    if loaded.config != denoiser.config:
+    if loaded.denoiser.config != denoiser.config:
         raise UsageError(
-            f"--init {model} has the shape {loaded.config}, "
+            f"--init {model} has the shape {loaded.denoiser.config}, "
             f"the recipe asks for {denoiser.config}; give both the same shape"
         )
-    denoiser.load_state_dict(loaded.state_dict())
+    denoiser.load_state_dict(loaded.denoiser.state_dict())
+    return loaded.weights_hash
 
 
 def forget_after(metrics: Path, step: int) -> None:
@@ -448,3 +374,10 @@ def forget_after(metrics: Path, step: int) -> None:
     partial = metrics.with_suffix(".partial")
     partial.write_text("".join(kept), encoding="utf-8")
     os.replace(partial, metrics)
+
+
+if __name__ == "__main__":  # for `accelerate launch`, and where nothing is installed
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except TalariaError as error:
+        sys.exit(f"talaria train: {error}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from coder.denoiser import Denoiser, DenoiserConfig
+from finetune.joint import joint
 
 CONTEXT = [5, 9, 33, 120, 7, 301, 44, 12, 99, 250, 3]
 
@@ -29,7 +30,8 @@ def test_cached_denoising_equals_the_training_pass(denoiser: Denoiser) -> None:
 
     begin, length = len(CONTEXT), canvas.shape[1]
     rest = torch.tensor([[*CONTEXT, 11, 12, 13]])  # what follows in training must not be seen
-    _, noised = denoiser.joint(
+    _, noised = joint(
+        denoiser,
         rest,
         canvas,
         begin + torch.arange(length)[None],
@@ -52,7 +54,8 @@ def test_the_context_never_sees_the_canvas(denoiser: Denoiser) -> None:
     """Its hidden states in the training pass are those of reading it alone, whatever the canvas."""
     alone, _ = denoiser.encode([CONTEXT])
     canvas = torch.randint(0, 300, (1, 16))
-    beside, _ = denoiser.joint(
+    beside, _ = joint(
+        denoiser,
         torch.tensor([CONTEXT]),
         canvas,
         4 + torch.arange(16)[None],
@@ -69,11 +72,11 @@ def test_a_canvas_sees_no_clean_token_of_its_own_block_or_later(denoiser: Denois
     context = torch.tensor([CONTEXT])
     changed = context.clone()
     changed[:, 3:] = 77
-    _, one = denoiser.joint(context, canvas, *place)
-    _, other = denoiser.joint(changed, canvas, *place)
+    _, one = joint(denoiser, context, canvas, *place)
+    _, other = joint(denoiser, changed, canvas, *place)
     torch.testing.assert_close(one, other, rtol=0, atol=0)
     changed[:, 2] = 78
-    _, third = denoiser.joint(changed, canvas, *place)
+    _, third = joint(denoiser, changed, canvas, *place)
     assert not torch.allclose(one, third)
 
 
@@ -84,10 +87,10 @@ def test_canvases_beside_each_other_are_strangers(denoiser: Denoiser) -> None:
     start = torch.tensor([[2] * 8 + [6] * 8])
     position = start + torch.arange(8).repeat(2)[None]
     context = torch.tensor([CONTEXT])
-    _, both = denoiser.joint(context, canvas, position, block, start)
+    _, both = joint(denoiser, context, canvas, position, block, start)
     for half in (slice(0, 8), slice(8, 16)):
-        _, alone = denoiser.joint(
-            context, canvas[:, half], position[:, half], block[:, half], start[:, half]
+        _, alone = joint(
+            denoiser, context, canvas[:, half], position[:, half], block[:, half], start[:, half]
         )
         torch.testing.assert_close(both[:, half], alone, rtol=1e-4, atol=1e-4)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,9 @@ from hypothesis import strategies as st
 from coder.denoiser import Denoiser
 from coder.tokenizer import Tokenizer
 from finetune.corpus import Document
+from finetune.joint import block_mask
 from finetune.objective import IGNORED, Objective, choose_canvases, make_batch
-from finetune.samples import SPAN_KINDS, Sample, Samples, choose_span
+from finetune.samples import SPANS, Sample, Samples, choose_span
 
 LENGTH, BLOCK, CANVAS_TOKENS = 128, 8, 64
 
@@ -97,7 +101,7 @@ def test_the_position_of_an_end_tells_nothing(samples: Samples) -> None:
     assert (counts[LENGTH // 4 :: 8] > 0).mean() > 0.9
 
 
-@pytest.mark.parametrize("kind", SPAN_KINDS)
+@pytest.mark.parametrize("kind", SPANS)
 def test_spans_lie_in_the_text(kind: str) -> None:
     """Each kind where it says: line ends end a line, nodes are whole."""
     rng = np.random.default_rng(0)
@@ -106,12 +110,58 @@ def test_spans_lie_in_the_text(kind: str) -> None:
         assert span is not None
         start, end = span
         assert 0 <= start <= end <= len(SOURCE)
-        if kind == "line end":
+        if kind == "line_end":
             assert "\n" not in SOURCE[start:end]
             assert SOURCE[end] == "\n"
         if kind == "node":
             assert SOURCE[start:end].strip()
     assert choose_span("", kind, rng) in (None, (0, 0))
+
+
+def test_a_body_is_what_a_documented_function_does() -> None:
+    """Without its docstring, and with or without the indentation before it."""
+    text = (
+        "def one(a):\n    return a\n\n\n"
+        'def two(a):\n    """Twice."""\n    b = 2 * a\n    return b\n\n\n'
+        'def three(a):\n    """Nothing."""\n'
+    )
+    rng = np.random.default_rng(0)
+    spans = {choose_span(text, "body", rng) for _ in range(50)}
+    assert {text[span[0] : span[1]] for span in spans if span} == {
+        "b = 2 * a\n    return b",
+        "    b = 2 * a\n    return b",
+    }
+    assert choose_span("x = 1\n", "body", rng) is None
+    plain = choose_span("def one(a):\n    return a\n", "body", rng)
+    assert plain is not None
+    assert plain[1] == 24
+
+
+def test_documented_functions_are_visited_more_often(tokenizer: Tokenizer) -> None:
+    """Twice in a pass over the corpus, other windows once."""
+    plain = Document("p", "a.py", "x = 1\n" * 30)
+    documented = Document("p", "b.py", SOURCE.replace("balance=0):", 'b):\n        """Begin."""'))
+    samples = Samples([plain, documented], tokenizer, LENGTH, 40, seed=0)
+    assert sorted({samples.windows[i][0]: 0 for i in range(len(samples.windows))}) == [0, 1]
+    assert [number for number, _ in samples.windows].count(1) >= 2
+    assert [number for number, _ in samples.windows].count(0) == 1
+
+
+def test_exercises_take_their_share(tokenizer: Tokenizer) -> None:
+    """Of the pieces of a row; they stand without other files before them."""
+    library = [Document("p", f"m{i}.py", SOURCE) for i in range(4)]
+    exercises = [Document("exercises", f"e{i}.py", "spam = eggs\n" * 9) for i in range(4)]
+    samples = Samples(
+        library, tokenizer, LENGTH, 40, seed=0, exercises=exercises, exercise_share=0.5
+    )
+    rows = [tokenizer.decode(samples[i].ids) for i in range(100)]
+    share = sum("spam" in row or "eggs" in row for row in rows) / len(rows)
+    assert 0.35 < share < 0.75
+    for row in rows:
+        for header in row.split("<file>")[1:]:
+            assert not header.startswith("exercises")
+    none = Samples(library, tokenizer, LENGTH, 40, seed=0, exercise_share=0.5)
+    assert "spam" not in tokenizer.decode(none[0].ids)
 
 
 @given(seed=st.integers(0, 1000), block_length=st.sampled_from([1, 2, 4, 8]))
@@ -149,9 +199,10 @@ def test_canvases_cover_the_middle_block_after_block() -> None:
     """As the decoder will ask for them, the first at the middle's first token."""
     sample = Sample(list(range(60)), [(1, 30)], [(40, 60)])
     chosen = choose_canvases(sample, 8, 8, np.random.default_rng(0))
-    assert chosen[:3] == [(40, 48), (48, 56), (56, 60)]
+    assert chosen == sorted(chosen)
+    assert chosen[-3:] == [(40, 48), (48, 56), (56, 60)]
     assert len(chosen) == 8
-    assert all(a >= 1 and b <= 30 for a, b in chosen[3:])
+    assert all(a >= 1 and b <= 30 for a, b in chosen[:-3])
 
 
 def test_the_bound_is_unbiased_in_t(tokenizer: Tokenizer) -> None:
@@ -198,3 +249,65 @@ def test_the_losses_ignore_what_they_must(
     alone, none = Objective(denoiser)(bare)
     torch.testing.assert_close(alone, next_token, rtol=1e-4, atol=1e-4)
     assert none == 0
+
+
+def test_large_batches_are_computed_in_chunks(
+    denoiser: Denoiser,
+    samples: Samples,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Losses and gradients are those of the whole."""
+    batch = make_batch(
+        [samples[i] for i in range(5)],
+        tokenizer,
+        LENGTH,
+        BLOCK,
+        CANVAS_TOKENS,
+        np.random.default_rng(0),
+    )
+    trainable = copy.deepcopy(denoiser).requires_grad_()
+    gradients = []
+    for chunk in (10_000, 100):
+        monkeypatch.setattr("finetune.objective.CHUNK", chunk)
+        trainable.zero_grad()
+        losses = Objective(trainable)(batch)
+        losses.sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in trainable.parameters()]))  # type: ignore[union-attr]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
+
+
+def test_parts_of_a_batch_add_up_to_it(
+    denoiser: Denoiser, samples: Samples, tokenizer: Tokenizer
+) -> None:
+    """However the rows are shared out."""
+    batch = make_batch(
+        [samples[i] for i in range(6)],
+        tokenizer,
+        LENGTH,
+        BLOCK,
+        CANVAS_TOKENS,
+        np.random.default_rng(0),
+        4.0,
+    )
+    objective = Objective(denoiser)
+    parts = objective(batch.rows(0, 1)) + objective(batch.rows(1, 6))
+    torch.testing.assert_close(parts, objective(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_sparse_masks_say_what_dense_ones_say(
+    denoiser: Denoiser, samples: Samples, tokenizer: Tokenizer
+) -> None:
+    """The losses are the same by FlexAttention, to float32 accuracy."""
+    batch = make_batch(
+        [samples[i] for i in range(4)],
+        tokenizer,
+        LENGTH,
+        BLOCK,
+        CANVAS_TOKENS,
+        np.random.default_rng(0),
+    )
+    objective = Objective(denoiser)
+    with warnings.catch_warnings(action="ignore"):  # it says that it is slow uncompiled
+        sparse = objective(batch, block_mask(LENGTH, batch.block, batch.start))
+    torch.testing.assert_close(sparse, objective(batch), rtol=1e-4, atol=1e-5)

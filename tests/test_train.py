@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import flex_attention
 
 from coder import checkpoint, cli
+from coder.denoiser import Denoiser
 from coder.errors import DataError, UsageError
 from coder.infill import Options, infill
 from coder.tokenizer import Tokenizer
 from finetune import corpus, train, validate
 from finetune import tokenizer as tokenizer_command
-from finetune.objective import Objective
+from finetune.objective import Batch, Objective
+from finetune.recipe import Recipe
+from finetune.samples import Samples
+from finetune.trainer import Trainer, is_spike
 from tests.conftest import TEXTS
 
 SHAPE = [
@@ -37,19 +43,14 @@ SHAPE = [
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
     """A folder with a small corpus and a tokenizer."""
     folder = tmp_path_factory.mktemp("data")
-    (folder / "corpus").mkdir()
-    parts = []
-    for split in ("train", "valid"):
-        lines = [
-            json.dumps({"package": "p", "path": f"{split}{i}.py", "text": text}) + "\n"
+    splits = {
+        split: [
+            corpus.Document("p", f"{split}{i}.py", text.replace("mean", f"mean{i}"))
             for i, text in enumerate(TEXTS)
         ]
-        name = f"{split}-000.jsonl.gz"
-        data = gzip.compress("".join(lines).encode(), mtime=0)
-        (folder / "corpus" / name).write_bytes(data)
-        parts.append({"file": name, "split": split, "sha256": hashlib.sha256(data).hexdigest()})
-    manifest = {"format": corpus.FORMAT, "parts": parts}
-    (folder / "corpus" / "manifest.json").write_text(json.dumps(manifest))
+        for split in ("train", "valid")
+    }
+    corpus.write_corpus(folder / "corpus", splits, {})
     tokenizer.save(folder / "tokenizer.json")
     return folder
 
@@ -60,39 +61,74 @@ def arguments(folder: Path, out: Path, *more: str) -> list[str]:
     return [*where, "--out", str(out), *SHAPE, *more]
 
 
+def lines(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics that are whole."""
+    metrics = out / "metrics.jsonl"
+    text = metrics.read_text() if metrics.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def events(out: Path) -> list[str]:
+    """What happened to a run."""
+    return [line["event"] for line in lines(out) if "event" in line]
+
+
 def curve(out: Path) -> list[Any]:
     """What training saw at every step."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [
         (e["step"], e["rate"], e["canvas_length"], e["next_token_loss"], e["bound"])
-        for e in lines
+        for e in lines(out)
         if "rate" in e
     ]
 
 
+def start(folder: Path, out: Path, *more: str, launcher: Sequence[str] = ()) -> list[str]:
+    """The command line of a tiny run as a program of its own."""
+    return [sys.executable, *launcher, "-m", "finetune.train", *arguments(folder, out, *more)]
+
+
+# As in this process, and nothing may be fetched.
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "https_proxy": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+}
+
+
 def test_a_killed_run_goes_on_with_the_same_curve(folder: Path, tmp_path: Path) -> None:
-    """Killed with signal 9 in both parts of the recipe, it ends as if it had not been."""
+    """Killed with signal 9 at ten random moments, it ends as if it had not been."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train.main(arguments(folder, whole, "--steps", "60")) == 0
-    program = "import sys; from finetune.train import main; sys.exit(main(sys.argv[1:]))"
-    for reached in (10, 45):
+    rng = random.Random(0)
+    metrics = killed / "metrics.jsonl"
+    kills = 0
+    while kills < 10:
         more = ["--resume"] if (killed / "state.pt").exists() else []
         process = subprocess.Popen(
-            [sys.executable, "-c", program, *arguments(folder, killed, "--steps", "60", *more)],
+            start(folder, killed, "--steps", "60", *more),
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},  # as in this process
+            env=ENVIRONMENT,
         )
+        done = len(curve(killed))
+        wanted = done + rng.randrange(10)
         limit = time.monotonic() + 120
-        metrics = killed / "metrics.jsonl"
         while time.monotonic() < limit and process.poll() is None:
-            if metrics.exists() and metrics.read_text().count("\n") >= reached:
+            if (killed / "state.pt").exists() and len(curve(killed)) >= min(wanted, 59):
                 break
-            time.sleep(0.005)
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.1)
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    with (killed / "metrics.jsonl").open("a") as file:
+        if process.wait() == 0:  # it was faster than the kill
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+    assert kills >= 5
+    with metrics.open("a") as file:
         file.write('{"step": 5')  # a line torn by the kill
-    assert train.main(arguments(folder, killed, "--steps", "60", "--resume")) == 0
+    if not (killed / "model").exists():
+        assert train.main(arguments(folder, killed, "--steps", "60", "--resume")) == 0
     assert curve(killed) == curve(whole)
     assert [step for step, *_ in curve(whole)] == list(range(1, 61))
     one, other = (checkpoint.load(out / "model").denoiser.state_dict() for out in (killed, whole))
@@ -108,38 +144,214 @@ def test_an_interrupt_keeps_the_state(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control-C ends a run cleanly; another corpus, tokenizer or shape is then refused."""
-    real = train.Trainer.train_step
+    real = Trainer.train_step
 
-    def interrupted(trainer: train.Trainer, progress: float) -> dict[str, float]:
+    def interrupted(trainer: Trainer, batches: Iterator[Batch], progress: float) -> Any:
         if trainer.step == 3:
             signal.raise_signal(signal.SIGINT)
-        return real(trainer, progress)
+        return real(trainer, batches, progress)
 
-    monkeypatch.setattr(train.Trainer, "train_step", interrupted)
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
     out = tmp_path / "run"
     assert train.main(arguments(folder, out, "--steps", "6")) == 1
     monkeypatch.undo()
     assert len(curve(out)) == 4
     with pytest.raises(UsageError, match="--resume"):
         train.main(arguments(folder, out, "--steps", "6"))
-    with pytest.raises(DataError, match="recipe"):
+    with pytest.raises(DataError, match="recipe seed 0, not 5;"):
         train.main(arguments(folder, out, "--steps", "6", "--resume", "--seed", "5"))
     assert train.main(arguments(folder, out, "--steps", "6", "--resume")) == 0
     assert len(curve(out)) == 6
+    assert events(out) == ["resumed"]
 
     (out / "state.pt").write_bytes((out / "state.pt").read_bytes()[:1000])
     with pytest.raises(DataError, match="damaged"):
         train.main(arguments(folder, out, "--steps", "6", "--resume"))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(
+def test_a_slice_ends_in_time_and_the_next_goes_on(folder: Path, tmp_path: Path) -> None:
+    """The plan is the whole's: the rate goes on falling where it was."""
+    out = tmp_path / "run"
+    short = arguments(folder, out, "--minutes", "0.02", "--slice", "0.005")
+    assert train.main(short) == 0
+    assert not (out / "model" / "config.json").exists()
+    once = len(curve(out))
+    assert once > 0
+    while not (out / "model" / "config.json").exists():
+        assert train.main([*short, "--resume"]) == 0
+    assert len(curve(out)) > once
+    assert curve(out)[-1][1] < 0.2 < curve(out)[once - 1][1]
+
+
+def test_a_loss_that_is_no_number_is_left_out(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the step and the remedy; the last good state stays."""
-    nan = torch.tensor(float("nan"), requires_grad=True)
-    monkeypatch.setattr(Objective, "forward", lambda *args: (nan * 1, nan * 1))
+    """One is skipped; several in a row bring the last good state back; all of them end the run."""
+    real = Objective.forward
+    calls = iter(range(10_000))
+    bad = {6, 7, *range(20, 30)}  # two micro-batches a step
+
+    def forward(objective: Objective, batch: Batch, mask: None = None) -> torch.Tensor:
+        return real(objective, batch, mask) * (float("nan") if next(calls) in bad else 1)
+
+    monkeypatch.setattr(Objective, "forward", forward)
+    out = tmp_path / "run"
+    assert train.main(arguments(folder, out, "--steps", "30", "--cursors", "0")) == 0
+    assert events(out) == ["skipped"] * 6 + ["restored", "averaged"]
+    assert len(curve(out)) == 30
+    assert all(w.isfinite().all() for w in checkpoint.load(out / "model").denoiser.parameters())
+
+    nan = torch.full((2,), float("nan"), requires_grad=True)
+    monkeypatch.setattr(Objective, "forward", lambda *args: nan * 1)
     with pytest.raises(DataError, match="learning-rate"):
-        train.main(arguments(folder, tmp_path / "run", "--steps", "2"))
+        train.main(arguments(folder, tmp_path / "bad", "--steps", "60"))
+    assert len(curve(tmp_path / "bad")) == 20
+
+
+def test_a_jump_of_the_loss_is_a_spike() -> None:
+    """Noise is none, and nothing is before enough is known."""
+    losses = [3.0, 3.1, 2.9, 3.05] * 16
+    assert not is_spike(losses, 3.4)
+    assert is_spike(losses, 4.2)
+    assert is_spike([], float("inf"))
+    assert not is_spike(losses[:8], 30.0)
+
+
+def trainer(folder: Path, **more: Any) -> Trainer:
+    """A trainer of the tiny shape, every weight random, that has done nothing yet."""
+    recipe = Recipe(
+        layers=1,
+        width=32,
+        heads=2,
+        context_length=64,
+        block_length=4,
+        canvas_tokens=16,
+        max_middle=24,
+        rows=4,
+    )
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    samples = Samples(corpus.read_corpus(folder / "corpus", "train"), tokenizer, 64, 24, seed=0)
+    torch.manual_seed(0)
+    denoiser = Denoiser(recipe.shape(tokenizer.vocab_size))
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return Trainer(recipe, denoiser, tokenizer, samples, **{"micro_batch": 4, **more})
+
+
+def gradient(trainer: Trainer) -> torch.Tensor:
+    """The gradient of the trainer's next step, in one row."""
+    batch = next(trainer.batches(iter([4])))
+    trainer.gradient(batch)
+    return torch.cat(
+        [p.grad.flatten() for p in trainer.denoiser.parameters() if p.grad is not None]
+    )
+
+
+# torch refuses the backward pass of FlexAttention on a CPU, but its reference can do it.
+SPARSE = """
+from finetune import trainer
+from torch.nn.attention import flex_attention
+trainer.has_sparse_masks = lambda device: True
+flex_attention._validate_device = lambda *tensors: None
+"""
+
+
+def test_the_gradient_does_not_depend_on_how_it_is_computed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one piece, in micro-batches, with batches made elsewhere, with block-sparse masks."""
+    expected = gradient(trainer(folder))
+    assert expected.norm() > 0
+    for settings in ({"micro_batch": 1}, {"micro_batch": 3}, {"workers": 2}):
+        found = gradient(trainer(folder, **settings))
+        # bfloat16 products: what is summed in another order differs in the third digit.
+        assert (found - expected).norm() < 0.02 * expected.norm(), settings
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr("finetune.trainer.has_sparse_masks", lambda device: True)
+    with warnings.catch_warnings(action="ignore"):  # it says that it is slow uncompiled
+        found = gradient(trainer(folder))
+    assert 0 < (found - expected).norm() < 0.02 * expected.norm()
+    assert torch.equal(gradient(trainer(folder, dense_masks=True)), expected)
+
+
+def test_a_kernel_that_computes_something_else_is_not_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its losses are compared with those of dense masks before it is trained with."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr("finetune.trainer.has_sparse_masks", lambda device: True)
+    with warnings.catch_warnings(action="ignore"):
+        right = trainer(folder)
+        right.train_step(right.batches(iter([4])), 0.9)
+        assert (right.sparse_masks, right.events) == (True, [])
+        monkeypatch.setattr(flex_attention, "flex_attention", lambda q, k, v, block_mask: v.flip(2))
+        wrong = trainer(folder)
+        wrong.train_step(wrong.batches(iter([4])), 0.9)
+        assert (wrong.sparse_masks, wrong.events[0][0]) == (False, "dense masks")
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it fits, with the same gradient; one row that does not fit is a clear error."""
+    expected = gradient(trainer(folder))
+    real = Objective.forward
+    limit = 1
+
+    def forward(objective: Objective, batch: Batch, mask: None = None) -> torch.Tensor:
+        if len(batch.context) > limit:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(objective, batch, mask)
+
+    monkeypatch.setattr(Objective, "forward", forward)
+    small = trainer(folder)
+    found = gradient(small)
+    assert (found - expected).norm() < 0.02 * expected.norm()
+    assert small.micro_batch == 1
+    assert [event for event, why in small.events] == ["out of memory"] * 2
+    limit = 0
+    with pytest.raises(DataError, match="--micro-batch"):
+        gradient(trainer(folder))
+
+
+def test_the_average_is_the_mean_of_the_weights(folder: Path) -> None:
+    """Of those since it began."""
+    run = trainer(folder)
+    seen = []
+    for _ in range(3):
+        run.denoiser.embed.weight.data += torch.randn(run.denoiser.embed.weight.shape)
+        seen.append(run.denoiser.embed.weight.detach().clone())
+        run.take_average()
+    torch.testing.assert_close(run.average["embed.weight"], torch.stack(seen).mean(0))
+
+
+def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
+    """Each has its share of the rows, and the losses fall as with one."""
+    out = tmp_path / "run"
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launcher += ["--main_process_port", "0", "--mixed_precision", "no", "--num_machines", "1"]
+    command = start(folder, out, "--steps", "20", "--cursors", "0", launcher=launcher)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [step for step, *_ in curve(out)] == list(range(1, 21))
+    assert curve(out)[-1][3] < curve(out)[0][3]
+    assert checkpoint.load(out / "model").config["training"]["optimiser_steps"] == 20
+
+
+def test_the_way_of_a_gpu_without_one(folder: Path, tmp_path: Path) -> None:
+    """The same program with block-sparse masks, workers, parts and exercises, offline."""
+    out = tmp_path / "run"
+    more = ("--workers", "2", "--exercises", str(folder / "corpus"))
+    command = start(folder, out, "--steps", "30", "--cursors", "2", *more)
+    run = "import runpy; runpy.run_module('finetune.train', run_name='__main__', alter_sys=True)"
+    command[1:3] = ["-c", SPARSE + run]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {length for _, _, length, *_ in curve(out)} >= {0, 1, 4}
+    assert all(0 < line["peak_share"] < 1 for line in lines(out) if "peak_share" in line)
+    assert (out / "run.html").exists()
+    last = lines(out)[-1]
+    assert {"validation_exact_diffuse_all", "validation_exact_ar_line_end"} <= last.keys()
 
 
 def test_a_folder_that_cannot_be_written(
@@ -161,7 +373,10 @@ def test_a_folder_that_cannot_be_written(
         (["--minutes", "-1"], "--minutes is -1"),
         (["--steps", "1", "--decay-from", "2"], "--decay-from is 2"),
         (["--steps", "1", "--learning-rate", "nan"], "--learning-rate is nan"),
-        (["--steps", "1", "--rows", "3"], "multiple of --micro-batch"),
+        (["--steps", "1", "--spans", "lines=2"], "at most 1"),
+        (["--steps", "1", "--spans", "words=0.2"], "kinds of line_end"),
+        (["--steps", "1", "--spans", "lines"], "give kind=share"),
+        (["--steps", "1", "--workers", "-1"], "--workers is -1"),
         (["--steps", "1", "--canvas-tokens", "9"], "multiple of"),
         (["--steps", "1", "--heads", "3"], "divisible"),
     ],
@@ -201,7 +416,7 @@ def test_a_run_can_start_from_the_weights_of_a_model(folder: Path, tmp_path: Pat
 
 def test_the_recipe_brings_the_rate_down_and_the_canvas_up() -> None:
     """The next token first, then canvases of growing length; the rate ends at zero."""
-    recipe = train.Recipe()
+    recipe = Recipe()
     lengths = [recipe.canvas_length(i / 100) for i in range(101)]
     assert set(lengths[:60]) == {0}
     assert lengths[60:] == sorted(lengths[60:])

@@ -1,0 +1,150 @@
+"""The recipe of a run: everything that decides the result, with corpus and tokenizer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from coder.denoiser import Denoiser, DenoiserConfig
+from coder.errors import UsageError
+from finetune.samples import SPANS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained and how.
+
+    rows                 sequences per optimiser step
+    canvas_tokens        noised positions beside each row in the joint part
+    max_middle           longest middle, in tokens
+    middle_weight        how often the next tokens of a middle count, against 1 elsewhere
+    bound_weight         weight of the canvases' loss beside the next-token loss
+    spans                how middles are chosen, and how often; the rest is plain text
+    exercise_share       share of pieces that are exercises, where there are some
+    next_token_share     share of the budget for the next token alone
+    growth_share         share of the joint part in which the canvas grows to its length
+    learning_rate        of the matrices (Muon), at its peak
+    embedding_learning_rate  of the embedding (AdamW), at its peak
+    warmup, decay_from   shares of the budget: the rate rises until the first and
+                         falls to zero, linearly, from the second
+    average_from         share of the budget from which weights are averaged
+    """
+
+    layers: int = 6
+    width: int = 256
+    heads: int = 4
+    context_length: int = 512
+    block_length: int = 32
+    rows: int = 16
+    canvas_tokens: int = 256
+    max_middle: int = 128
+    middle_weight: float = 4.0
+    bound_weight: float = 1.0
+    spans: str = ",".join(f"{kind}={share}" for kind, share in SPANS.items())
+    exercise_share: float = 0.2
+    next_token_share: float = 0.6
+    growth_share: float = 0.3
+    learning_rate: float = 0.01
+    embedding_learning_rate: float = 0.003
+    weight_decay: float = 0.05
+    warmup: float = 0.02
+    decay_from: float = 0.4
+    average_from: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("rows", "canvas_tokens", "max_middle", "middle_weight", "bound_weight"),
+            *("learning_rate", "embedding_learning_rate"),
+        ):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be above 0")
+        for name in (
+            *("exercise_share", "next_token_share", "growth_share"),
+            *("warmup", "decay_from", "average_from"),
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(
+                    f"{flag(name)} is {getattr(self, name)}; it must lie between 0 and 1"
+                )
+        if self.canvas_tokens % self.block_length:
+            raise UsageError(
+                f"--canvas-tokens {self.canvas_tokens} must be a multiple of "
+                f"--block-length {self.block_length}"
+            )
+        self.span_shares()
+
+    def span_shares(self) -> dict[str, float]:
+        """The shares of the kinds of middles, as `Samples` takes them."""
+        try:
+            named = (part.split("=") for part in self.spans.split(",") if part)
+            shares = {kind: float(share) for kind, share in named}
+        except ValueError:
+            shares = {"": 0.0}
+        if not shares.keys() <= SPANS.keys() or min(shares.values(), default=0) < 0:
+            raise UsageError(
+                f"--spans is {self.spans!r}; give kind=share,… with kinds of {', '.join(SPANS)}"
+            )
+        if sum(shares.values()) > 1 + 1e-9:
+            raise UsageError(f"--spans is {self.spans!r}; the shares must add up to at most 1")
+        return shares
+
+    def shape(self, vocab_size: int) -> DenoiserConfig:
+        """The denoiser's configuration; UsageError if there can be none."""
+        try:
+            return DenoiserConfig(
+                vocab_size,
+                self.layers,
+                self.width,
+                self.heads,
+                self.context_length,
+                self.block_length,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    def rate(self, progress: float) -> float:
+        """The learning rate, as a share of its peak, after a share of the budget."""
+        rising = (progress + 1e-3) / max(self.warmup, 1e-3)
+        falling = (1 - progress) / max(1 - self.decay_from, 1e-3)
+        return max(0.0, min(1.0, rising, falling))
+
+    def canvas_length(self, progress: float) -> int:
+        """The block length after a share of the budget; 0 while only the next token counts."""
+        if progress < self.next_token_share:
+            return 0
+        joint = (progress - self.next_token_share) / max(1 - self.next_token_share, 1e-9)
+        if joint >= self.growth_share or self.block_length == 1:
+            return self.block_length
+        doublings = math.log2(self.block_length)
+        return int(2 ** math.floor(joint / self.growth_share * doublings))
+
+
+def flag(name: str) -> str:
+    """The flag of an option."""
+    return f"--{name.replace('_', '-')}"
+
+
+def make_optimizers(denoiser: Denoiser, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for the embedding; each group remembers its peak rate."""
+    matrices = [p for p in denoiser.blocks.parameters() if p.ndim == 2]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(
+            matrices,
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(
+            [denoiser.embed.weight],
+            lr=recipe.embedding_learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+        ),
+    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers

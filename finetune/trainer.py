@@ -1,0 +1,357 @@
+"""A run in progress: steps, what guards them, and its state on disk."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from coder.denoiser import Denoiser
+from coder.errors import DataError, UsageError
+from coder.tokenizer import Tokenizer
+from finetune.joint import block_mask
+from finetune.objective import Batch, Objective, make_batch
+from finetune.recipe import Recipe, make_optimizers
+from finetune.samples import Samples
+from finetune.throughput import matrix_peak, step_flops
+
+COUNTERS = ("step", "elapsed", "tokens", "averaged")  # what has been spent
+REMEMBERED = 64  # losses that the next one is compared with
+PATIENCE = 5  # updates given up in a row before the last good state is taken up again
+ATTEMPTS = 3  # times that this may happen without a new state in between
+
+
+class Batches(Dataset[Batch]):
+    """The batch of a step, as a function of its number and the length of its canvases.
+
+    With several processes, each makes its own share of the rows.
+    """
+
+    def __init__(
+        self, samples: Samples, tokenizer: Tokenizer, recipe: Recipe, rank: int, world: int
+    ) -> None:
+        self.samples, self.tokenizer, self.recipe = samples, tokenizer, recipe
+        self.rank, self.world = rank, world
+
+    def __getitem__(self, index: tuple[int, int]) -> Batch:
+        number, canvas_length = index
+        recipe = self.recipe
+        first = number * recipe.rows
+        return make_batch(
+            [self.samples[i] for i in range(first + self.rank, first + recipe.rows, self.world)],
+            self.tokenizer,
+            recipe.context_length,
+            max(1, canvas_length),
+            recipe.canvas_tokens if canvas_length else 0,
+            np.random.default_rng((recipe.seed, 2, number, self.rank)),
+            recipe.middle_weight,
+        )
+
+
+def has_sparse_masks(device: torch.device) -> bool:
+    """Whether FlexAttention can train there: not on a CPU, which lacks its backward pass."""
+    return device.type == "cuda"
+
+
+def is_spike(losses: Sequence[float], loss: float) -> bool:
+    """Whether a loss is far above those before it, or no number at all.
+
+    Judged once REMEMBERED are known: eight standard deviations and half a nat.
+    """
+    if not math.isfinite(loss):
+        return True
+    if len(losses) < REMEMBERED:
+        return False
+    return loss > statistics.fmean(losses) + max(0.5, 8 * statistics.stdev(losses))
+
+
+class Trainer:
+    """The model, its optimisers and what has been spent so far.
+
+    An update whose loss or gradient is no number, or whose loss jumps, is given
+    up; after PATIENCE of them in a row the last good state comes back, and the
+    run goes on with later samples. A micro-batch that does not fit the memory is
+    halved; the gradient of a step stays the same.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        denoiser: Denoiser,
+        tokenizer: Tokenizer,
+        samples: Samples,
+        *,
+        micro_batch: int,
+        workers: int = 0,
+        compiled: bool = False,
+        dense_masks: bool = False,
+    ) -> None:
+        """Masks are block-sparse where the device has them, unless `dense_masks`."""
+        from accelerate import Accelerator
+
+        self.recipe, self.denoiser, self.tokenizer = recipe, denoiser, tokenizer
+        self.micro_batch, self.workers = micro_batch, workers
+        self.accelerator = Accelerator(mixed_precision="bf16")
+        self.device: torch.device = self.accelerator.device
+        self.world: int = self.accelerator.num_processes
+        self.sparse_masks = has_sparse_masks(self.device) and not dense_masks
+        self.checked = False  # whether sparse masks were seen to say what dense ones say
+        if recipe.rows % self.world:
+            raise UsageError(
+                f"--rows is {recipe.rows}; it must be a multiple of the {self.world} processes"
+            )
+        denoiser.to(self.device)
+        self.optimizers = make_optimizers(denoiser, recipe)
+        objective: nn.Module = Objective(denoiser)
+        if compiled:
+            objective.compile()
+        self.objective = self.accelerator.prepare(objective)
+        rank = self.accelerator.process_index
+        self.data = Batches(samples, tokenizer, recipe, rank, self.world)
+        self.step, self.elapsed, self.tokens = 0, 0.0, 0
+        self.averaged = 0  # steps in the average
+        self.average: dict[str, Tensor] = {}
+        self.losses: deque[float] = deque(maxlen=REMEMBERED)
+        self.given_up = self.attempts = 0
+        self.moved = True  # since the last good state came back
+        self.events: list[tuple[str, str]] = []  # what went wrong and why, for the metrics
+
+    def batches(self, canvas_lengths: Iterable[int]) -> Iterator[Batch]:
+        """The batches from the present step on, made ahead by worker processes."""
+        numbers = range(self.step, 1 << 62)
+        return iter(
+            DataLoader(
+                self.data,
+                batch_size=None,
+                sampler=zip(numbers, canvas_lengths, strict=False),
+                num_workers=self.workers,
+                worker_init_fn=ignore_interrupts if self.workers else None,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
+
+    def train_step(self, batches: Iterator[Batch], progress: float) -> dict[str, float]:
+        """One optimiser step on the next batch; `progress` is the share of the budget spent.
+
+        Returns what the metrics say of it; `events` tells what went wrong.
+        """
+        began = time.monotonic()
+        batch = next(batches)
+        recipe, rate = self.recipe, self.recipe.rate(progress)
+        if self.sparse_masks and not self.checked and batch.canvas.shape[1]:
+            self.check_masks(batch.rows(0, self.micro_batch).to(self.device))
+        losses = self.gradient(batch)
+        norm = self.accelerator.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        # One wait for the device: whether this gradient is to be used is decided here.
+        next_token, bound, height = torch.cat((losses, norm.reshape(1).float())).tolist()
+        if not math.isfinite(bound + height) or is_spike(self.losses, next_token):
+            self.given_up += 1
+            why = f"next token {next_token:.4g}, bound {bound:.4g}, gradient norm {height:.4g}"
+            self.events.append(("skipped", why))
+        else:
+            self.given_up, self.moved = 0, True
+            self.losses.append(next_token)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * rate
+                optimizer.step()
+            if progress >= recipe.average_from:
+                self.take_average()
+        self.forget_gradient()
+        seconds = time.monotonic() - began
+        tokens = recipe.rows * recipe.context_length
+        self.step += 1
+        self.elapsed += seconds
+        self.tokens += tokens
+        flops = step_flops(self.denoiser.config, recipe.rows, batch.canvas.shape[1])
+        return {
+            "tokens": self.tokens,
+            "tokens_per_s": round(tokens / seconds),
+            "peak_share": round(flops / seconds / self.world / matrix_peak(self.device), 4),
+            "canvas_length": int((batch.block[:1] == 0).sum()),
+            "rate": round(rate, 4),
+            "gradient_norm": round(height, 4),
+            "next_token_loss": round(next_token, 4),
+            "bound": round(bound, 4),
+        }
+
+    def gradient(self, batch: Batch) -> Tensor:
+        """Leave the gradient of a batch at the weights; its two losses, over all processes."""
+        while True:
+            try:
+                losses = self.accumulate(batch)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.forget_gradient()
+                if self.micro_batch == 1 or self.world > 1:
+                    raise DataError(
+                        f"a micro-batch of {self.micro_batch} rows does not fit the memory of "
+                        f"{self.device}; give a smaller --micro-batch or --context-length"
+                    ) from error
+                torch.cuda.empty_cache()
+                self.micro_batch //= 2
+                self.events.append(("out of memory", f"micro-batch now {self.micro_batch} rows"))
+            else:
+                if self.world > 1:
+                    losses = self.accelerator.reduce(losses, "mean")
+                return losses
+
+    def accumulate(self, batch: Batch) -> Tensor:
+        """Add up the gradients of the micro-batches of a batch; its two losses."""
+        losses = torch.zeros(2, device=self.device)
+        rows = len(batch.context)
+        for first in range(0, rows, self.micro_batch):
+            part = batch.rows(first, first + self.micro_batch).to(self.device)
+            last = first + self.micro_batch >= rows
+            # Processes need to agree on a gradient only when it is whole.
+            with nullcontext() if last else self.accelerator.no_sync(self.objective):
+                mask = None
+                if self.sparse_masks:
+                    mask = block_mask(part.context.shape[1], part.block, part.start)
+                both = self.objective(part, mask)
+                self.accelerator.backward(both[0] + self.recipe.bound_weight * both[1])
+            losses += both.detach().float()
+        return losses
+
+    @torch.no_grad()
+    def check_masks(self, batch: Batch) -> None:
+        """Go over to dense masks if the losses by block-sparse ones, as compiled, differ.
+
+        A wrong kernel would show in nothing else: the loss would fall all the same.
+        """
+        self.checked = True
+        mask = block_mask(batch.context.shape[1], batch.block, batch.start)
+        sparse = self.objective(batch, mask).float()
+        with self.accelerator.autocast():
+            dense = Objective(self.denoiser)(batch).float()
+        if not torch.allclose(sparse, dense, rtol=0.02):
+            self.sparse_masks = False
+            why = f"block-sparse masks give {sparse.tolist()}, dense ones {dense.tolist()}"
+            self.events.append(("dense masks", why))
+
+    def forget_gradient(self) -> None:
+        """Let go of all gradients and their memory."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def take_average(self) -> None:
+        """Take the present weights into the average."""
+        self.averaged += 1
+        for name, weight in self.denoiser.state_dict().items():
+            if self.averaged == 1:
+                self.average[name] = weight.clone()
+            else:
+                self.average[name].lerp_(weight, 1 / self.averaged)
+
+    def save(self, path: Path, identity: dict[str, Any]) -> None:
+        """Write all state atomically: a reader finds the old file or the new one.
+
+        Not while updates are being given up: the file holds the last good state.
+        """
+        if self.given_up or not self.moved:
+            return
+        self.attempts = 0
+        if self.accelerator.is_main_process:
+            partial = path.with_suffix(".partial")
+            with partial.open("wb") as file:
+                torch.save(
+                    {
+                        "identity": identity,
+                        "denoiser": self.denoiser.state_dict(),
+                        "optimizers": [o.state_dict() for o in self.optimizers],
+                        "average": self.average,
+                        "losses": list(self.losses),
+                        "counters": {name: getattr(self, name) for name in COUNTERS},
+                    },
+                    file,
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self, path: Path, identity: dict[str, Any]) -> None:
+        """Take up the state in the file, made by a run of the same identity."""
+        state = read_state(path)
+        for key, value in identity.items():
+            if state["identity"].get(key) != value:
+                raise DataError(
+                    f"{path}: made with {difference(state['identity'].get(key), value, key)}; "
+                    "resume with the former settings or start anew in another --out"
+                )
+        self.take_up(state)
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
+
+    def go_back(self, path: Path) -> None:
+        """Take up the weights of the last good state; time and samples go on.
+
+        DataError if it has not helped ATTEMPTS times.
+        """
+        self.attempts += 1
+        if self.attempts > ATTEMPTS:
+            raise DataError(
+                f"the loss is no good {ATTEMPTS} times after going back to the state in {path} "
+                f"(step {self.step}); start anew in another --out with a --learning-rate below "
+                f"{self.recipe.learning_rate}"
+            )
+        state = read_state(path)
+        self.take_up(state)
+        self.averaged = state["counters"]["averaged"]
+        self.given_up, self.moved = 0, False
+        self.events.append(("restored", f"the state of step {state['counters']['step']}"))
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Weights, optimisers and what is known of former losses, from a state."""
+        self.denoiser.load_state_dict(state["denoiser"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.average = {name: t.to(self.device) for name, t in state["average"].items()}
+        self.losses = deque(state["losses"], maxlen=REMEMBERED)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `Trainer.save` wrote; DataError if it is missing or damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: nothing to resume; start without --resume") from error
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: damaged ({reason}); start anew in another --out") from error
+    assert isinstance(state, dict)
+    return state
+
+
+def difference(former: Any, present: Any, name: str) -> str:
+    """Two settings side by side; of two mappings only what differs."""
+    if isinstance(former, dict) and isinstance(present, dict):
+        keys = [k for k in former.keys() | present.keys() if former.get(k) != present.get(k)]
+        return ", ".join(
+            f"{name} {key} {former.get(key)!r}, not {present.get(key)!r}" for key in sorted(keys)
+        )
+    return f"{name} {former!r}, not {present!r}"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device or the host had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Ctrl-C is for the process that trains; it ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
