@@ -62,6 +62,10 @@ class Gathered:
 
 def main(argv: list[str]) -> int:
     """Build the corpus and print what was kept and dropped; 0, also when it was there already."""
+    if argv[:1] == ["stats"]:
+        from finetune import corpus_stats  # alone in need of plots
+
+        return corpus_stats.main(argv[1:])
     args = _arguments(argv)
     packages = chosen(read_packages(PACKAGES), args.packages)
     # In order of name: that of the command line must not decide the manifest's bytes.
@@ -89,6 +93,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         prog="talaria corpus",
         description="Gather the standard library and a pinned list of permissively licensed "
         "packages into a corpus: filtered, without near-duplicates, some packages held out.",
+        epilog="talaria corpus stats shows what a corpus holds.",
     )
     home = os.environ.get("TALARIA_HOME")
     cache = Path(home) if home else Path.home() / ".cache" / "talaria"

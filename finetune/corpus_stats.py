@@ -1,0 +1,241 @@
+"""`talaria corpus stats`: what a corpus holds, as a table and as a page with plots."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import statistics
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.corpus import SPLITS, Document, corpus_hash, read_corpus, read_manifest
+from finetune.filters import is_test
+from finetune.page import Section, new_figure, write_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SAMPLE = 2000
+"""Files of a split that are parsed; all of them would take minutes, and the order is shuffled."""
+LARGEST = 40
+"""Packages with a bar of their own."""
+COLOURS = ("#3b7dd8", "#d9822b")  # to be told apart on white and on black, and without red or green
+Table = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the texts of a split show.
+
+    `packages` and `tests` count bytes by package, `lines` has an entry a file; `functions`
+    and those of them with a docstring, `documented`, are counted in the first `parsed` files.
+    """
+
+    packages: Counter[str]
+    tests: Counter[str]
+    lines: list[int]
+    parsed: int
+    functions: int
+    documented: int
+
+
+def measure(documents: Sequence[Document]) -> Contents:
+    """Count what is in these documents; functions in the first `SAMPLE` of them only."""
+    packages: Counter[str] = Counter()
+    tests: Counter[str] = Counter()
+    for document in documents:
+        size = len(document.text.encode())
+        packages[document.package] += size
+        if is_test(document.path):
+            tests[document.package] += size
+    functions = documented = 0
+    for document in documents[:SAMPLE]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # texts with odd escapes
+            tree = ast.parse(document.text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions += 1
+                documented += ast.get_docstring(node, clean=False) is not None
+    lines = [document.text.count("\n") + 1 for document in documents]
+    return Contents(packages, tests, lines, min(SAMPLE, len(lines)), functions, documented)
+
+
+# Tables
+
+
+def figures(contents: Contents) -> dict[str, str]:
+    """The figures of a split by their names, as a person reads them."""
+    total = contents.packages.total()
+    largest, size = max(contents.packages.items(), key=lambda item: item[1], default=("", 0))
+    return {
+        "packages": f"{len(contents.packages):,}",
+        "files": f"{len(contents.lines):,}",
+        "bytes": f"{total:,}",
+        "largest package": f"{largest} {share(size, total)}" if size else "-",
+        "bytes in tests": share(contents.tests.total(), total),
+        "lines of a file, median": f"{statistics.median(contents.lines or [0]):,.0f}",
+        "functions with a docstring": share(contents.documented, contents.functions),
+    }
+
+
+def share(part: int, whole: int) -> str:
+    """A share in per cent; a dash of nothing."""
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def summary(splits: Mapping[str, Contents]) -> Table:
+    """The figures of all splits side by side, below their names."""
+    columns = {split: figures(contents) for split, contents in splits.items()}
+    return [["", *columns]] + [
+        [name, *(column[name] for column in columns.values())] for name in columns[SPLITS[0]]
+    ]
+
+
+def as_text(table: Table) -> str:
+    """A table for the terminal: its first column to the left, the others to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*table, strict=True))
+    return "\n".join(
+        f"{row[0]:{first}}"
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))
+        for row in table
+    )
+
+
+def package_table(manifest: Mapping[str, Any]) -> Table:
+    """What the manifest says of each package."""
+    head = ["package", "version", "licence", "split", "files", "bytes", "code tokens", "dropped"]
+    return [head] + [
+        [p["name"], p["version"], p["licence"], p["split"]]
+        + [f"{number:,}" for number in (p["files"], p["bytes"], p["tokens"])]
+        + [f"{sum(p['dropped'].values()):,}"]
+        for p in manifest["packages"]
+    ]
+
+
+# The page
+
+
+def bars(label: str, values: Sequence[tuple[str, float]], paler: Sequence[float] = ()) -> Figure:
+    """Horizontal bars, the first on top; `paler` says how much of each, from its end, is so."""
+    figure, (axis,) = new_figure(1, 0.7 + 0.19 * len(values))
+    places = range(len(values))
+    axis.barh(places, [value for _, value in values], color=COLOURS[0])
+    if paler:
+        starts = [value - pale for (_, value), pale in zip(values, paler, strict=True)]
+        axis.barh(places, paler, left=starts, color=COLOURS[1], label="tests")
+        axis.legend(loc="lower right")
+    axis.set_yticks(places, [name for name, _ in values])
+    axis.set_ylim(len(values) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel(label)
+    return figure
+
+
+def package_bars(splits: Mapping[str, Contents]) -> Figure:
+    """Bytes of the largest packages and of all others, and how many of them are in tests."""
+    packages = sum((contents.packages for contents in splits.values()), Counter[str]())
+    tests = sum((contents.tests for contents in splits.values()), Counter[str]())
+    ordered = sorted(packages, key=lambda name: (-packages[name], name))
+    shown = [(name, packages[name], tests[name]) for name in ordered[:LARGEST]]
+    if rest := ordered[LARGEST:]:
+        mean = [sum(count[name] for name in rest) / len(rest) for count in (packages, tests)]
+        shown.append((f"mean of {len(rest)} others", round(mean[0]), round(mean[1])))
+    return bars(
+        "megabytes",
+        [(name, size / 1e6) for name, size, _ in shown],
+        [size / 1e6 for *_, size in shown],
+    )
+
+
+def length_histogram(splits: Mapping[str, Contents]) -> Figure:
+    """How many lines files have, as a share of each split's files."""
+    import numpy as np
+
+    figure, (axis,) = new_figure()
+    edges = np.geomspace(1, max(max(c.lines, default=1) for c in splits.values()) + 1, 40)
+    for (split, contents), colour in zip(splits.items(), COLOURS, strict=True):
+        weights = np.full(len(contents.lines), 100 / max(1, len(contents.lines)))
+        axis.hist(
+            contents.lines, edges, weights=weights, histtype="step", color=colour, label=split
+        )
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.set_xlabel("lines of a file")
+    axis.set_ylabel("per cent of the files")
+    axis.legend()
+    return figure
+
+
+def sections(
+    manifest: Mapping[str, Any], splits: Mapping[str, Contents], name: str
+) -> list[Section]:
+    """The page; what only `talaria corpus` writes into a manifest is left out where it lacks."""
+    shares = [
+        (f"bytes in tests, {split}", c.tests.total(), c.packages.total())
+        for split, c in splits.items()
+    ]
+    shares += [
+        (f"functions with a docstring, {split}", c.documented, c.functions)
+        for split, c in splits.items()
+    ]
+    per_cent = [(label, 100 * part / whole) for label, part, whole in shares if whole]
+    parsed = max(contents.parsed for contents in splits.values())
+    found = [
+        Section("Size", f"The corpus {name}.", table=summary(splits)),
+        Section(
+            "Packages",
+            f"The {LARGEST} largest, and what of them is tests.",
+            [(package_bars(splits), "Bytes of the largest packages")],
+        ),
+        Section(
+            "Lengths of files",
+            figures=[(length_histogram(splits), "Histogram of the lines of a file")],
+        ),
+        Section(
+            "Tests and docstrings",
+            f"Functions were counted in the first {parsed:,} files of a split.",
+            [(bars("per cent", per_cent), "Share of tests and of documented functions")],
+        ),
+    ]
+    packages = manifest.get("packages")
+    if not packages:
+        return found
+    licences: Counter[str] = Counter()
+    fates = Counter({"kept": sum(package["files"] for package in packages)})
+    for package in packages:
+        licences[package["licence"]] += package["bytes"]
+        fates.update(package["dropped"])
+    by_licence = [(licence, size / 1e6) for licence, size in licences.most_common()]
+    figure = bars("files", fates.most_common())
+    return [
+        *found,
+        Section("Licences", figures=[(bars("megabytes", by_licence), "Bytes by licence")]),
+        Section(
+            "What became of the files", figures=[(figure, "Files kept, and dropped by reason")]
+        ),
+        Section("All packages", table=package_table(manifest)),
+    ]
+
+
+def main(argv: list[str]) -> int:
+    """Print the table and, with --out, write the page; 0."""
+    parser = argparse.ArgumentParser(
+        prog="talaria corpus stats", description="Show what a corpus holds."
+    )
+    parser.add_argument(
+        "--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER", help="%(default)s"
+    )
+    parser.add_argument("--out", type=Path, metavar="PAGE", help="write an HTML page with plots")
+    args = parser.parse_args(argv)
+    manifest = read_manifest(args.corpus)
+    splits = {split: measure(read_corpus(args.corpus, split)) for split in SPLITS}
+    print(as_text(summary(splits)))
+    if args.out:
+        name = f"{args.corpus.name}, {corpus_hash(args.corpus)[:12]}"
+        write_page(args.out, "What the corpus holds", sections(manifest, splits, name))
+    return 0
