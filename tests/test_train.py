@@ -437,6 +437,31 @@ def test_the_tokenizer_command(
     assert Tokenizer.load(out).vocab_size <= 512
     with pytest.raises(UsageError, match="100"):
         tokenizer_command.main([*where, "--vocab-size", "100"])
+    with pytest.raises(UsageError, match="'a'"):
+        tokenizer_command.main([*where, "--compare", "a"])
+
+
+def test_vocabularies_are_compared(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By how far a token reaches and what a byte of text costs each shape."""
+    monkeypatch.setattr(tokenizer_command, "SHAPES", {"tiny": (1, 32, 2)})
+    monkeypatch.setattr(tokenizer_command, "LENGTH", 32)
+    assert tokenizer_command.main(["--corpus", str(folder / "corpus"), "--compare", "512,600"]) == 0
+    small, large = json.loads(capsys.readouterr().out)
+    assert (small["vocabulary"], large["vocabulary"]) == (512, 600)
+    assert large["bytes_per_token"] >= small["bytes_per_token"] > 1
+    assert large["tiny: operations per token"] >= small["tiny: operations per token"] > 0
+    assert small["tiny: µs per byte"] == pytest.approx(
+        small["tiny: µs per token"] / small["bytes_per_token"], abs=0.01
+    )
+
+
+def test_a_part_of_a_corpus_is_learned_from() -> None:
+    """Its first documents, up to a number of bytes."""
+    documents = [corpus.Document("p", str(i), "é" * 5) for i in range(5)]
+    assert tokenizer_command.first_bytes(documents, 25) == documents[:3]
+    assert tokenizer_command.first_bytes(documents, 1000) == documents
 
 
 def test_the_validate_command(
