@@ -106,6 +106,12 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision="bf16")
         self.device: torch.device = self.accelerator.device
         self.world: int = self.accelerator.num_processes
+        way = self.accelerator.distributed_type.value
+        if way not in ("NO", "MULTI_GPU", "MULTI_CPU"):
+            raise UsageError(
+                f"accelerate was told to train by {way}; models here fit a single device many "
+                "times over, so only data-parallel processes (MULTI_GPU) are supported"
+            )
         self.sparse_masks = has_sparse_masks(self.device) and not dense_masks
         self.checked = False  # whether sparse masks were seen to say what dense ones say
         if recipe.rows % self.world:
