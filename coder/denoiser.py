@@ -95,16 +95,33 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
+class Linear(nn.Linear):
+    """A matrix without bias whose weights `Denoiser.initialise` draws."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw nothing: a loaded model would throw it away, and draw it slowly."""
+
+
+class Embedding(nn.Embedding):
+    """An embedding whose weights `Denoiser.initialise` draws."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+
 class Block(nn.Module):
     """Attention and a gated MLP, each normalised before and added after."""
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
-        self.up = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
-        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.out = Linear(config.width, config.width)
+        self.up = Linear(config.width, 2 * config.mlp_width)
+        self.down = Linear(config.mlp_width, config.width)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Callable[..., Tensor]
@@ -130,9 +147,11 @@ class Denoiser(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.embed = Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.initialise()
+        # On "meta" there is nothing to draw, and torch would load half of its compiler for it.
+        if not self.embed.weight.is_meta:
+            self.initialise()
 
     def initialise(self) -> None:
         """Draw fresh weights; what writes to the residual stream starts at zero."""
