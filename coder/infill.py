@@ -28,7 +28,8 @@ class Options:
 
     mode                  "diffuse" denoises canvases; "ar" writes a token a step
     candidates            middles drawn from one context, best first
-    max_nfe               evaluations of the denoiser after the context is read
+    max_nfe               evaluations of the denoiser after the context is read; ranking
+                          several candidates takes one of them
     max_tokens            longest middle; None: a quarter of the model's context
     temperature           0 takes the likeliest token; None: 0, but 0.7 where several
                           candidates are asked for
@@ -60,6 +61,11 @@ class Options:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is {value}; it must lie between {low} and {high}"
                 )
+        if self.candidates > 1 and self.max_nfe < 2:
+            raise UsageError(
+                f"--max-nfe is 1, and ranking {self.candidates} candidates takes one evaluation; "
+                "give at least 2, or ask for one candidate"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,8 @@ class Infill:
 
     @property
     def tokens_per_forward(self) -> float:
-        """Tokens of the best middle by evaluations of the denoiser."""
-        return len(self.best.tokens) / self.nfe
+        """Tokens committed for the best middle, its `<eom>` included, by evaluations."""
+        return (len(self.best.tokens) + (self.best.stopped == "eom")) / self.nfe
 
 
 def fit_prefix(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
@@ -152,7 +158,10 @@ def infill(
         raise UsageError(
             f"--max-tokens is {max_tokens}; this model's limit is {length // 2}, half its context"
         )
-    context = fit_context(tokenizer, prefix, suffix, length - max_tokens)
+    # Canvases are whole, and none may reach past the positions that training knew.
+    block = denoiser.config.block_length if options.mode == "diffuse" else 1
+    room = length - -(-max_tokens // block) * block
+    context = fit_context(tokenizer, prefix, suffix, room)
     count = options.candidates
     temperature = options.temperature
     if temperature is None:
@@ -205,6 +214,7 @@ class _Request:
         self.middles: list[list[int]] = [[] for _ in range(options.candidates)]
         self.stopped: list[Stopped] = ["max_nfe"] * options.candidates
         self.frames: list[Frame] = []
+        self.budget = options.max_nfe - (options.candidates > 1)
         self.nfe = 0
 
     def blank(self, rows: int, length: int) -> Canvas:
@@ -227,7 +237,7 @@ class _Request:
             cache,
             last,
             canvas,
-            self.options.max_nfe,
+            self.budget,
             self.temperature,
             self.generators,
         ):
@@ -240,22 +250,25 @@ class _Request:
         rows = list(range(self.options.candidates))
         rule = confidence_threshold(self.options.confidence_threshold)
         number = 0
-        while rows and self.nfe < self.options.max_nfe:
+        while rows and self.nfe < self.budget:
             canvas = self.blank(len(rows), self.denoiser.config.block_length)
             for step in denoise(
                 self.denoiser,
                 cache,
                 canvas,
                 rule,
-                self.options.max_nfe - self.nfe,
+                self.budget - self.nfe,
                 self.temperature,
                 [self.generators[row] for row in rows],
             ):
                 self.record(number, rows, step)
-                canvas = step.canvas
+                canvas, forced = step.canvas, step.forced.tolist()
             going = self.take(canvas, rows)
+            for place, row in enumerate(rows):
+                if forced[place]:
+                    self.stopped[row] = "max_nfe"
             # The canvas becomes context, one more evaluation, if anything can follow.
-            if not going or self.nfe + 1 >= self.options.max_nfe:
+            if not going or self.nfe + 1 >= self.budget:
                 return
             index = torch.tensor(going, device=self.denoiser.device)
             _, cache = self.denoiser.encode(canvas.ids[index].tolist(), cache.rows(index))

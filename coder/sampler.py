@@ -16,6 +16,8 @@ from coder.unmask import Rule, everything
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+COLD = 1e-6  # temperatures below it are 0: logits divided by them are no numbers
+
 
 @dataclass(frozen=True)
 class Step:
@@ -25,11 +27,13 @@ class Step:
     committed   [batch, block]; which masks became tokens
     confidence  [batch, block]; the probability of the token chosen at each open
                 position, committed or not
+    forced      [batch]; whether the end of the budget committed what the rule would not have
     """
 
     canvas: Canvas
     committed: Bool[Tensor, "batch block"]
     confidence: Float[Tensor, "batch block"]
+    forced: Bool[Tensor, " batch"]
 
 
 def choose(
@@ -41,21 +45,20 @@ def choose(
     """A token for each position, and its probability.
 
     Temperature 0 takes the likeliest. Above it a row is drawn with its own
-    generator, so that it does not depend on the rows beside it. Masks and the
-    marks of the layout, whose ids lie above that of `<eom>`, are never chosen.
+    generator, and only while it has something open, so that it does not depend
+    on the rows beside it. Masks and the marks of the layout, whose ids lie above
+    that of `<eom>`, are never chosen.
     """
     logits[..., canvas.mask] = -torch.inf
     logits[..., canvas.eom + 1 :] = -torch.inf
-    if temperature == 0:
+    if temperature < COLD:
         confidence, tokens = logits.softmax(-1).max(-1)
         return tokens, confidence
     probabilities = (logits / temperature).softmax(-1)
-    tokens = torch.stack(
-        [
-            torch.multinomial(row, 1, generator=generator).squeeze(1)
-            for row, generator in zip(probabilities, generators, strict=True)
-        ]
-    )
+    tokens = probabilities.argmax(-1)
+    for row in canvas.open.any(1).nonzero().flatten().tolist():
+        drawn = torch.multinomial(probabilities[row], 1, generator=generators[row])
+        tokens[row] = drawn.squeeze(1)
     return tokens, probabilities.gather(-1, tokens[..., None]).squeeze(-1)
 
 
@@ -72,10 +75,12 @@ def denoise(
     for left in range(max_nfe, 0, -1):
         logits = denoiser.denoise(canvas.ids, cache)
         tokens, confidence = choose(canvas, logits, temperature, generators)
-        where = (rule if left > 1 else everything)(confidence, canvas.open)
+        ruled = rule(confidence, canvas.open)
+        where = ruled if left > 1 else everything(confidence, canvas.open)
         before, canvas = canvas, canvas.commit(tokens, where)
         committed = (before.ids == canvas.mask) & (canvas.ids != canvas.mask)
-        yield Step(canvas, committed, confidence.masked_fill(~before.open, 0))
+        forced = (committed & ~ruled).any(1)
+        yield Step(canvas, committed, confidence.masked_fill(~before.open, 0), forced)
         if not canvas.open.any():
             return
 
@@ -102,7 +107,8 @@ def autoregress(
         here[:, place] = True
         before, canvas = canvas, canvas.commit(tokens.expand_as(canvas.ids), here & canvas.open)
         committed = before.ids != canvas.ids
-        yield Step(canvas, committed, torch.where(committed, confidence, 0.0))
+        forced = torch.zeros_like(canvas.ended, dtype=torch.bool)
+        yield Step(canvas, committed, torch.where(committed, confidence, 0.0), forced)
         if not canvas.open.any():
             return
         following = tokens.tolist()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,11 +33,19 @@ def test_the_same_seed_gives_the_same_text(
 
 
 @pytest.mark.parametrize("mode", ["diffuse", "ar"])
-@given(max_nfe=st.integers(1, 40), max_tokens=st.integers(1, 64))
-def test_budgets_are_kept(model: Checkpoint, mode: str, max_nfe: int, max_tokens: int) -> None:
+@given(
+    max_nfe=st.integers(1, 40), max_tokens=st.integers(1, 64), candidates=st.sampled_from([1, 3])
+)
+def test_budgets_are_kept(
+    model: Checkpoint, mode: str, max_nfe: int, max_tokens: int, candidates: int
+) -> None:
     """Neither evaluations nor tokens exceed what was allowed, and every step is in the trace."""
     seen: list[Frame] = []
-    options = Options(mode=mode, max_nfe=max_nfe, max_tokens=max_tokens)  # type: ignore[arg-type]
+    if candidates > max_nfe == 1:
+        with pytest.raises(UsageError, match="ranking"):
+            Options(candidates=candidates, max_nfe=max_nfe)
+        return
+    options = Options(mode, candidates, max_nfe, max_tokens)  # type: ignore[arg-type]
     result = infill(model, PREFIX, SUFFIX, options, seen.append)
     assert 1 <= result.nfe <= max_nfe
     assert len(result.best.tokens) <= max_tokens
@@ -76,11 +87,96 @@ def test_candidates_are_distinct_and_ranked(model: Checkpoint) -> None:
     assert len(greedy.candidates) == 1
 
 
-def test_a_candidate_is_what_its_seed_gives_alone(model: Checkpoint) -> None:
-    """Row n of a batch is the request with seed + n."""
-    batch = infill(model, PREFIX, SUFFIX, Options(candidates=3, temperature=0.8, seed=5))
-    alone = [infill(model, PREFIX, SUFFIX, Options(temperature=0.8, seed=5 + n)) for n in range(3)]
-    assert {c.text for c in batch.candidates} == {a.best.text for a in alone}
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+@pytest.mark.parametrize("threshold", [0.05, 0.1, 0.3, 0.9])
+def test_a_candidate_is_what_its_seed_gives_alone(
+    model: Checkpoint, mode: str, threshold: float
+) -> None:
+    """Row n of a batch is the request with seed + n, also where rows end at different steps."""
+    for seed in range(0, 30, 3):
+        one, many = (
+            Options(
+                mode,  # type: ignore[arg-type]
+                count,
+                max_tokens=48,
+                temperature=0.8,
+                confidence_threshold=threshold,
+                seed=seed,
+            )
+            for count in (1, 3)
+        )
+        batch = infill(model, PREFIX, SUFFIX, many)
+        alone = [infill(model, PREFIX, SUFFIX, replace(one, seed=seed + n)) for n in range(3)]
+        assert {c.text for c in batch.candidates} == {a.best.text for a in alone}
+
+
+def by_hand(model: Checkpoint, context: list[int], canvas: list[int]) -> torch.Tensor:
+    """Log-probabilities at every position of a canvas, all tokens read anew."""
+    _, cache = model.denoiser.encode([context])
+    logits = model.denoiser.denoise(torch.tensor([canvas]), cache)[0]
+    logits[:, model.tokenizer.mask] = -torch.inf
+    logits[:, model.tokenizer.eom + 1 :] = -torch.inf
+    return logits.log_softmax(-1)
+
+
+def test_the_model_reads_suffix_prefix_and_finished_canvases(model: Checkpoint) -> None:
+    """The first step of every canvas is what a reading of all before it gives."""
+    tokenizer = model.tokenizer
+    assert fit_context(tokenizer, PREFIX, SUFFIX, 100) == [
+        *(tokenizer.suf, *tokenizer.encode(SUFFIX)),
+        *(tokenizer.pre, *tokenizer.encode(PREFIX), tokenizer.mid),
+    ]
+    for seed in range(40):
+        options = Options(temperature=1.0, max_tokens=64, seed=seed)
+        result = infill(model, PREFIX, SUFFIX, options)
+        if result.frames[-1].canvas > 0:
+            break
+    block = model.denoiser.config.block_length
+    context = fit_context(tokenizer, PREFIX, SUFFIX, 128 - 64)
+    firsts = [next(f for f in result.frames if f.canvas == n) for n in (0, 1)]
+    for number, frame in enumerate(firsts):
+        read = context + result.best.tokens[: number * block]
+        probabilities = by_hand(model, read, [tokenizer.mask] * block).exp()
+        ids, confidence = frame.step.canvas.ids[0], frame.step.confidence[0]
+        for place in frame.step.committed[0].nonzero().flatten().tolist():
+            expected = probabilities[place, ids[place]]
+            torch.testing.assert_close(confidence[place], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_scores_are_those_of_an_uncached_reading(model: Checkpoint) -> None:
+    """The mean log-probability of each token after all before it, its `<eom>` included."""
+    options = Options(candidates=4, temperature=1.0, confidence_threshold=0.3, max_tokens=48)
+    result = infill(model, PREFIX, SUFFIX, options)
+    context = fit_context(model.tokenizer, PREFIX, SUFFIX, 128 - 48)
+    for candidate in result.candidates:
+        ends = [*candidate.tokens, *[model.tokenizer.eom] * (candidate.stopped == "eom")]
+        hidden, _ = model.denoiser.encode([context + ends[:-1]])
+        logs = model.denoiser.logits(hidden)[0].log_softmax(-1)[len(context) - 1 :]
+        expected = float(logs[range(len(ends)), ends].mean())
+        assert candidate.score == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_end_forced_by_the_budget_is_no_eom(model: Checkpoint) -> None:
+    """What the last step had to commit says nothing about where the middle ends."""
+    options = Options(max_nfe=1, confidence_threshold=0.999)
+    assert infill(model, PREFIX, SUFFIX, options).best.stopped == "max_nfe"
+
+
+def test_no_position_lies_beyond_those_of_training(
+    model: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A canvas is whole, however short a middle may be."""
+    seen: list[int] = []
+    real = model.denoiser.run
+
+    def run(ids: torch.Tensor, positions: torch.Tensor, attend: Any) -> torch.Tensor:
+        seen.append(int(positions.max()))
+        return real(ids, positions, attend)
+
+    monkeypatch.setattr(model.denoiser, "run", run)
+    for max_tokens in (1, 7, 9, 64):
+        infill(model, PREFIX * 30, SUFFIX * 30, Options(max_tokens=max_tokens, temperature=1.0))
+    assert max(seen) < model.denoiser.config.context_length
 
 
 @given(text=st.text(alphabet="ab (\n", max_size=3000), room=st.integers(4, 90))

@@ -76,7 +76,7 @@ def made(
             canvas = Canvas(torch.tensor([state]), tokenizer.mask, tokenizer.eom)
             committed = (canvas.ids != before) & (canvas.ids != tokenizer.mask)
             sure = torch.full(canvas.ids.shape, 0.25).masked_fill(~committed, 0)
-            frames.append(Frame(number, [0], Step(canvas, committed, sure)))
+            frames.append(Frame(number, [0], Step(canvas, committed, sure, torch.tensor([False]))))
             before = canvas.ids
         middle += canvas.middle(0)
     middle = middle[:limit]
