@@ -1,0 +1,7 @@
+"""`talaria exercises`: small, described functions, composed at random and proven by running them."""
+
+from __future__ import annotations
+
+from finetune.exercises.build import main
+
+__all__ = ["main"]
