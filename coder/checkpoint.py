@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -117,8 +118,12 @@ def save(
 
 def model_folders() -> list[Path]:
     """Where models are looked for by name: the user's own, then those shipped."""
-    home = os.environ.get("TALARIA_HOME") or Path.home() / ".local" / "share" / "talaria"
-    return [Path(home) / "models", Path(__file__).parent / "models"]
+    shipped = Path(__file__).parent / "models"
+    try:
+        home = os.environ.get("TALARIA_HOME") or Path.home() / ".local" / "share" / "talaria"
+    except RuntimeError:  # a user without a home, as in some containers
+        return [shipped]
+    return [Path(home) / "models", shipped]
 
 
 def available() -> list[Listing]:
@@ -147,6 +152,10 @@ def available() -> list[Listing]:
 
 def find(model: str | None = None) -> Path:
     """The folder of a model given by path or by name; None means the one shipped."""
+    if model == "":
+        raise CheckpointError("--model is empty; leave it out for the model that is shipped")
+    if model and Path(model).is_file():
+        raise CheckpointError(f"{model} is a file; give the folder that holds {CONFIG}")
     if model and "://" in model:
         raise CheckpointError(
             f"{model}: remote models cannot be reached yet; give a folder or one of "
@@ -184,6 +193,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             "use a matching release of talaria or of the model"
         )
     assert isinstance(config, dict)
+    texts = isinstance(config.get("licence", ""), str) and isinstance(config.get("sha256"), dict)
+    if not texts or not isinstance(config.get("parameters"), int):
+        raise CheckpointError(
+            f"{path}: parameters, licence or sha256 are missing or of another kind; "
+            "fetch the model's folder again"
+        )
     return config
 
 
@@ -193,6 +208,8 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
     Raises CheckpointError, with the remedy, when the folder is missing, damaged
     or of another format, or the device is not there.
     """
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise CheckpointError(f"device {device!r} cannot be used; give cpu, mps, cuda or cuda:N")
     folder = model if isinstance(model, Path) else find(model)
     config = read_config(folder)
     hashes = config.get("sha256", {})

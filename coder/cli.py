@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -35,6 +36,11 @@ Fill in code by diffusion.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; exit code 0, 1 (it could not be done) or 2 (wrong usage)."""
+    if argv is None:
+        # A terminal that lacks a character shows its code; it is no reason to fail.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return run(argv)
@@ -42,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"talaria: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("talaria: interrupted; what was being written is as it was", file=sys.stderr)
+        print("talaria: interrupted", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read the output went away; Python must not complain at exit too.
@@ -118,9 +124,14 @@ def infill_parser() -> argparse.ArgumentParser:
 def infill_command(argv: list[str]) -> int:
     """`talaria infill`: read, fill, then write or print."""
     args = infill_parser().parse_args(argv)
-    hole = source.parse_target(args.target, sys.stdin.buffer.read)
+    hole = source.parse_target(args.target, standard_input)
     if args.write and hole.path is None:
         raise UsageError("--write needs a file to write to; standard input has none")
+    if args.trace and (args.trace.is_dir() or (hole.path and same_file(args.trace, hole.path))):
+        raise UsageError(
+            f"--trace is {str(args.trace)!r}, which is the file to fill or a folder; "
+            "give the name of a page to write"
+        )
 
     from coder import checkpoint
     from coder.infill import Options, infill
@@ -134,23 +145,50 @@ def infill_command(argv: list[str]) -> int:
     model = checkpoint.load(args.model, args.device)
     prefix = hole.prefix + hole.lead
     result = infill(model, prefix, hole.suffix, options)
-    # Nothing to offer must leave the file as it was, without a blank line of indentation.
-    middle = hole.lead + result.best.text if result.best.text else ""
+    # Nothing to offer leaves the file as it was, without a blank line of indentation.
+    middle = hole.lead + result.best.text if result.best.text else hole.middle
     if args.trace:
         from coder.trace import page
 
-        args.trace.write_text(page(result, model, prefix, hole.suffix), encoding="utf-8")
-    if args.write:
+        partial = args.trace.with_name(f".{args.trace.name}.partial")
+        partial.write_text(page(result, model, prefix, hole.suffix), encoding="utf-8")
+        os.replace(partial, args.trace)
+    refused = None
+    if args.write and not result.best.text:
+        refused = "the model has nothing to offer"
+    elif args.write and not result.syntax.clean:
+        refused = f"what the model offers adds a syntax error ({shorten(result.best.text)})"
+    if args.write and not refused:
         source.write(hole, middle)
     if args.json:
-        print(json.dumps(as_json(result, model.name, hole.lead), ensure_ascii=False))
+        utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
+        print(json.dumps(as_json(result, model.name, hole.lead), ensure_ascii=not utf8))
     elif args.diff:
         print(source.unified_diff(hole, middle), end="")
     elif not args.write:
         print(middle)
+    if refused:
+        raise TalariaError(f"{refused}, so {hole.path} is as it was; print it without --write")
     if not args.json:
         print(summary(result, options), file=sys.stderr)
     return 0
+
+
+def standard_input() -> bytes:
+    """What stands on standard input, as far as it can be used."""
+    if sys.stdin is None:
+        raise UsageError("standard input is closed; give a file, or text on standard input")
+    return sys.stdin.buffer.read(source.MAX_FILE_BYTES + 1)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both paths are of one file that exists."""
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def shorten(text: str) -> str:
+    """A text in quotes that fits into a line."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def as_json(result: Infill, model: str, lead: str = "") -> dict[str, object]:

@@ -45,13 +45,23 @@ class DenoiserConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "width", "heads", "context_length", "block_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"width {self.width} over {self.heads} heads gives no even head size; "
                 "choose a width divisible by twice the heads"
             )
+        if self.block_length > self.context_length // 2:
+            raise ValueError(
+                f"block_length is {self.block_length}; the context of {self.context_length} "
+                f"leaves room for at most {self.context_length // 2}"
+            )
+        if self.context_length > 2**20 or not isinstance(self.rope_base, float | int):
+            raise ValueError(f"context_length {self.context_length} or rope_base is out of range")
+        if not self.rope_base > 1:
+            raise ValueError(f"rope_base is {self.rope_base}; it must be above 1")
 
     @property
     def mlp_width(self) -> int:

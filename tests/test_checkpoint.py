@@ -26,6 +26,11 @@ def edit_config(folder: Path, change: Callable[[dict[str, object]], object]) -> 
     path.write_text(json.dumps(config))
 
 
+def edit_shape(folder: Path, **values: object) -> None:
+    """Change the denoiser's configuration in place."""
+    edit_config(folder, lambda config: config["denoiser"].update(values))  # type: ignore[attr-defined]
+
+
 def rehash(folder: Path) -> None:
     """Make the hashes right again, so that a later check has to find the fault."""
     hashes = {name: checkpoint.digest(folder / name) for name in (WEIGHTS, TOKENIZER)}
@@ -116,6 +121,14 @@ def test_large_weights_travel_in_parts(
         (lambda f: (f / CONFIG).write_text("[]"), "not readable"),
         (lambda f: edit_config(f, lambda c: c.update(format_version=99)), "format version 99"),
         (lambda f: edit_config(f, lambda c: c.pop("denoiser")), "no valid denoiser"),
+        (lambda f: edit_config(f, lambda c: c.update(sha256=None)), "of another kind"),
+        (lambda f: edit_config(f, lambda c: c.update(parameters="many")), "of another kind"),
+        (lambda f: edit_shape(f, layers=6.0), "layers is 6.0"),
+        (lambda f: edit_shape(f, rope_base="x"), "rope_base"),
+        (lambda f: edit_shape(f, rope_base=0), "rope_base"),
+        (lambda f: edit_shape(f, context_length=4), "leaves room"),
+        (lambda f: edit_shape(f, block_length=600), "leaves room"),
+        (lambda f: edit_shape(f, context_length=10**9), "out of range"),
         (lambda f: edit_config(f, lambda c: c["denoiser"].update(heads=3)), "divisible"),  # type: ignore[attr-defined]
         (lambda f: edit_config(f, lambda c: c["denoiser"].update(vocab_size=9)), "9 tokens"),  # type: ignore[attr-defined]
     ],
@@ -169,3 +182,29 @@ def test_an_absent_device_is_refused(model_folder: Path) -> None:
         pytest.skip("this machine has the device")
     with pytest.raises(CheckpointError, match="--device cpu"):
         checkpoint.load(model_folder, "cuda")
+
+
+@pytest.mark.parametrize("device", ["meta", "hpu", "gpu", "cuda:x", ""])
+def test_unknown_devices_are_refused(model_folder: Path, device: str) -> None:
+    """With those that there are."""
+    with pytest.raises(CheckpointError, match="give cpu, mps, cuda"):
+        checkpoint.load(model_folder, device)
+
+
+def test_a_file_or_nothing_is_no_model(model_folder: Path) -> None:
+    """The message says what is wanted."""
+    with pytest.raises(CheckpointError, match="is a file; give the folder"):
+        checkpoint.find(str(model_folder / CONFIG))
+    with pytest.raises(CheckpointError, match="--model is empty"):
+        checkpoint.find("")
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the models that are shipped."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("TALARIA_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    assert checkpoint.find().is_dir()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from coder import checkpoint, cli, source
+from coder import infill as engine
+from coder.checkpoint import Checkpoint
+from coder.infill import Infill, Options
+from coder.syntax import judge
 
 FIELDS = {
     "text",
@@ -93,7 +99,8 @@ def test_json_has_the_fields_of_the_design(
     answer = json.loads(infill.out)
     assert set(answer) == FIELDS
     assert answer["candidates"][0]["text"] == answer["text"]
-    assert answer["tokens_per_forward"] == round(answer["tokens"] / answer["nfe"], 3)
+    committed = answer["tokens"] + (answer["stopped"] == "eom")
+    assert answer["tokens_per_forward"] == round(committed / answer["nfe"], 3)
     assert answer["model"] == "tiny"
     assert infill.err == ""
     first = answer["text"]
@@ -125,6 +132,82 @@ def test_diff_and_write_agree(infill: Terminal, file: Path) -> None:
     assert written.endswith(tail)
     assert all(line in written for line in added)
     assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.fixture
+def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Decides what the model writes."""
+    real = engine.infill
+
+    def decide(text: str) -> None:
+        def infill(model: Checkpoint, prefix: str, suffix: str, options: Options) -> Infill:
+            found = real(model, prefix, suffix, options)
+            best = dataclasses.replace(found.best, text=text)
+            verdict = judge(prefix, text, suffix)
+            return dataclasses.replace(found, candidates=[best], syntax=verdict)
+
+        monkeypatch.setattr(engine, "infill", infill)
+
+    return decide
+
+
+@pytest.mark.parametrize("text", ["", 'return """', "return ("])
+def test_nothing_and_nothing_broken_is_written(
+    infill: Terminal, file: Path, offer: Callable[[str], None], text: str
+) -> None:
+    """A function keeps its body; one line says why, and the exit code is 1."""
+    offer(text)
+    assert infill(f"{file}::Account.deposit", "--write") == 1
+    assert file.read_text(encoding="utf-8") == MODULE
+    assert infill.err.count("\n") == 1
+    assert "as it was" in infill.err
+    assert infill(f"{file}::Account.deposit", "--diff") == 0
+    assert bool(infill.out) == bool(text)
+
+
+def test_a_trace_never_takes_the_place_of_the_source(infill: Terminal, file: Path) -> None:
+    """Whatever its name, nor of a folder."""
+    for name in (str(file), str(file.parent / "." / file.name), str(file.parent)):
+        assert infill(f"{file}:7:8", "--trace", name) == 2
+        assert "--trace" in infill.err
+    assert file.read_text(encoding="utf-8") == MODULE
+    page = file.parent / "page.html"
+    assert infill(f"{file}:7:8", "--trace", str(page)) == 0
+    assert sorted(file.parent.iterdir()) == sorted([file, page])
+
+
+def test_closed_standard_input(
+    model_folder: Path,
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Is no fault where a file is filled, and a plain one where it is needed."""
+    monkeypatch.setattr(sys, "stdin", None)
+    more = ["--max-tokens", "4", "--model", str(model_folder)]
+    assert cli.main(["infill", f"{file}:7:8", *more]) == 0
+    assert cli.main(["infill", "-", *more]) == 2
+    assert "closed" in capsys.readouterr().err
+
+
+def test_a_terminal_without_the_characters(model_folder: Path, file: Path) -> None:
+    """They are shown by their codes; JSON stays JSON."""
+    text = MODULE.replace("Add money.", "Add money — été.")
+    file.write_text(text, encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    for shown in ("--diff", "--json"):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "coder.cli", "infill", f"{file}::Account.deposit"),
+                *(shown, "--model", str(model_folder), "--max-tokens", "8"),
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        if shown == "--json":
+            json.loads(done.stdout)
 
 
 def test_an_interrupt_while_writing(
