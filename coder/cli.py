@@ -14,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coder import source
 from coder.errors import TalariaError, UsageError
 
 # torch is imported where a model is needed, so that a wrong request is answered at once.
@@ -124,6 +123,8 @@ def infill_parser() -> argparse.ArgumentParser:
 def infill_command(argv: list[str]) -> int:
     """`talaria infill`: read, fill, then write or print."""
     args = infill_parser().parse_args(argv)
+    from coder import source
+
     hole = source.parse_target(args.target, standard_input)
     if args.write and hole.path is None:
         raise UsageError("--write needs a file to write to; standard input has none")
@@ -176,9 +177,11 @@ def infill_command(argv: list[str]) -> int:
 
 def standard_input() -> bytes:
     """What stands on standard input, as far as it can be used."""
+    from coder.source import MAX_FILE_BYTES
+
     if sys.stdin is None:
         raise UsageError("standard input is closed; give a file, or text on standard input")
-    return sys.stdin.buffer.read(source.MAX_FILE_BYTES + 1)
+    return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
 
 
 def same_file(one: Path, other: Path) -> bool:
@@ -267,6 +270,18 @@ def doctor_command(argv: list[str]) -> int:
             print(f"{name:14} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             print(f"{name:14} missing")
+    try:
+        examine(args.model, args.device)
+    except ImportError as error:
+        raise TalariaError(
+            f"{error.name or error} cannot be imported ({error}); install it again: "
+            "pip install --force-reinstall talaria"
+        ) from error
+    return 0
+
+
+def examine(name: str | None, device: str) -> None:
+    """Print what grammar, torch and model do on this machine."""
     from coder import syntax
 
     right, wrong = (syntax.count_errors(text) for text in ("f(1)\n", "f(1\n"))
@@ -282,7 +297,7 @@ def doctor_command(argv: list[str]) -> int:
     devices = ["cpu"]
     devices += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     print(f"devices        {', '.join(devices)}; {torch.get_num_threads()} threads")
-    model = checkpoint.load(args.model, args.device)
+    model = checkpoint.load(name, device)
     loaded = time.perf_counter() - imported
     print(
         f"model          {model.name}, {model.config['parameters'] / 1e6:.1f}M parameters, "
@@ -291,7 +306,6 @@ def doctor_command(argv: list[str]) -> int:
     options = Options()
     result = infill(model, "def mean(values):\n    return ", "\n", options)
     print(f"infill         {summary(result, options)}: {result.best.text!r}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -336,3 +336,18 @@ def test_the_shipped_model_from_a_cold_start() -> None:
     answer = json.loads(done.stdout)
     assert answer["model"] == checkpoint.DEFAULT_MODEL
     assert answer["text"].strip()
+
+
+@pytest.mark.parametrize("module", ["tree_sitter", "torch", "safetensors"])
+def test_doctor_says_what_is_missing(module: str) -> None:
+    """The versions before, then one line with the name and a remedy."""
+    program = (
+        f"import sys; sys.modules[{module!r}] = None; from coder import cli; "
+        "sys.exit(cli.main(['doctor']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "python " in done.stdout
+    assert done.stderr.count("\n") == 1
+    assert module in done.stderr
+    assert "pip install" in done.stderr
