@@ -105,7 +105,7 @@ def save(
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
         if folder.exists():
-            old = folder.with_name(f".{folder.name}-replaced")
+            old = _replaced(folder)
             shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
             os.replace(partial, folder)
@@ -114,6 +114,11 @@ def save(
             os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replaced(folder: Path) -> Path:
+    """Where a folder waits while another takes its place."""
+    return folder.with_name(f".{folder.name}-replaced")
 
 
 def model_folders() -> list[Path]:
@@ -211,6 +216,8 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
         raise CheckpointError(f"device {device!r} cannot be used; give cpu, mps, cuda or cuda:N")
     folder = model if isinstance(model, Path) else find(model)
+    if not folder.exists() and _replaced(folder).exists():
+        os.replace(_replaced(folder), folder)  # a save was killed between its two renames
     config = read_config(folder)
     hashes = config.get("sha256", {})
     parts = sorted(name for name in hashes if name.startswith(WEIGHTS)) or [WEIGHTS]

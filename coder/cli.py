@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import platform
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,8 +136,9 @@ def infill_command(argv: list[str]) -> int:
             "give the name of a page to write"
         )
 
-    from coder import checkpoint
-    from coder.infill import Options, infill
+    with plain_interrupts():
+        from coder import checkpoint
+        from coder.infill import Options, infill
 
     chosen = {
         name: getattr(args, name)
@@ -173,6 +176,20 @@ def infill_command(argv: list[str]) -> int:
     if not args.json:
         print(summary(result, options), file=sys.stderr)
     return 0
+
+
+@contextlib.contextmanager
+def plain_interrupts() -> Iterator[None]:
+    """Ctrl-C ends the program at once, as for one that handles no signals.
+
+    While torch is imported, an exception out of a handler may be lost in its
+    own code, or abort it; and nothing is being written yet.
+    """
+    former = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def standard_input() -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,27 @@ def test_large_weights_travel_in_parts(
     parts[1].unlink()
     with pytest.raises(CheckpointError, match=rf"{WEIGHTS}\.01: missing"):
         checkpoint.load(folder)
+
+
+def test_a_save_killed_between_its_renames(
+    denoiser: Denoiser, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former model is still there when it is asked for."""
+    folder = tmp_path / "model"
+    checkpoint.save(folder, denoiser, tokenizer, training={"number": 1})
+    real = os.replace
+
+    def replace(one: Path, other: Path) -> None:
+        real(one, other)
+        if other != folder:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(folder, denoiser, tokenizer, training={"number": 2})
+    monkeypatch.undo()
+    assert not folder.exists()
+    assert checkpoint.load(folder).config["training"] == {"number": 1}
 
 
 @pytest.mark.parametrize(
