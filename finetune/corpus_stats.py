@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coder.page import Section, new_figure, write_page
 from finetune.corpus import SPLITS, Document, corpus_hash, read_corpus, read_manifest
 from finetune.filters import is_test
-from finetune.page import Section, new_figure, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,19 +121,32 @@ def package_table(manifest: Mapping[str, Any]) -> Table:
 
 
 def bars(label: str, values: Sequence[tuple[str, float]], paler: Sequence[float] = ()) -> Figure:
-    """Horizontal bars, the first on top; `paler` says how much of each, from its end, is so."""
+    """Horizontal bars, the first on top; `paler` says how much of each, from its end, is tests."""
     figure, (axis,) = new_figure(1, 0.7 + 0.19 * len(values))
     places = range(len(values))
-    axis.barh(places, [value for _, value in values], color=COLOURS[0])
+    drawn = axis.barh(places, [value for _, value in values], color=COLOURS[0])
     if paler:
         starts = [value - pale for (_, value), pale in zip(values, paler, strict=True)]
         axis.barh(places, paler, left=starts, color=COLOURS[1], label="tests")
         axis.legend(loc="lower right")
+    axis.bar_label(
+        drawn,
+        [f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for _, value in values],
+        padding=3,
+    )
     axis.set_yticks(places, [name for name, _ in values])
     axis.set_ylim(len(values) - 0.4, -0.6)
+    axis.set_axisbelow(True)
     axis.grid(visible=False, axis="y")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_xlabel(label)
     return figure
+
+
+def short(licence: str) -> str:
+    """The licence, or the first of more than two that hold together and how many follow."""
+    first, *others = licence.split(" AND ")
+    return f"{first} AND {len(others)} others" if len(others) > 1 else licence
 
 
 def package_bars(splits: Mapping[str, Contents]) -> Figure:
@@ -208,7 +221,7 @@ def sections(
     licences: Counter[str] = Counter()
     fates = Counter({"kept": sum(package["files"] for package in packages)})
     for package in packages:
-        licences[package["licence"]] += package["bytes"]
+        licences[short(package["licence"])] += package["bytes"]
         fates.update(package["dropped"])
     by_licence = [(licence, size / 1e6) for licence, size in licences.most_common()]
     figure = bars("files", fates.most_common())

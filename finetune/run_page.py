@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune.page import INK, Section, new_figure, write_page
+from coder.page import INK, Section, new_figure, write_page
 
 POINTS = 400  # of a curve; more are averaged
 REFRESH = 30  # seconds

@@ -98,6 +98,13 @@ def test_an_empty_split_has_a_column() -> None:
     assert len({len(line) for line in as_text(rows).splitlines()}) == 1
 
 
+def test_licences_of_many_parts_are_shortened() -> None:
+    """The name fits beside its bar."""
+    assert corpus_stats.short("MIT OR Apache-2.0") == "MIT OR Apache-2.0"
+    assert corpus_stats.short("Apache-2.0 AND MIT") == "Apache-2.0 AND MIT"
+    assert corpus_stats.short("BSD-3-Clause AND 0BSD AND MIT") == "BSD-3-Clause AND 2 others"
+
+
 def test_no_corpus(tmp_path: Path) -> None:
     """A folder without a corpus is answered with what makes one."""
     with pytest.raises(DataError, match="talaria corpus"):

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from coder.page import Section, new_figure, write_page
 from finetune import run_page
-from finetune.page import Section, new_figure, write_page
 
 
 def write_metrics(folder: Path, steps: int, *more: dict[str, Any]) -> Path:
