@@ -105,6 +105,15 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
+def split_heads(
+    qkv: Tensor, heads: int, rotary: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys, values of [batch, length, 3 × width]: [batch, heads, length, size] each."""
+    batch, length, _ = qkv.shape
+    q, k, v = qkv.view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    return rotate(norm(q), rotary), rotate(norm(k), rotary), v
+
+
 class Linear(nn.Linear):
     """A matrix without bias whose weights `Denoiser.initialise` draws."""
 
@@ -138,14 +147,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """The residual stream, [batch, length, width], after this block."""
         batch, length, width = x.shape
-        q, k, v = (
-            self.qkv(norm(x))
-            .view(batch, length, 3, self.heads, -1)
-            .permute(2, 0, 3, 1, 4)
-            .unbind(0)
-        )
-        q, k = rotate(norm(q), rotary), rotate(norm(k), rotary)
-        y = attend(q, k, v)
+        y = attend(*split_heads(self.qkv(norm(x)), self.heads, rotary))
         x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
         gate, up = self.up(norm(x)).chunk(2, dim=-1)
         return torch.add(x, self.down(F.silu(gate) * up))

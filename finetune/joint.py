@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coder.denoiser import Denoiser
+from coder.denoiser import Attend, Denoiser, split_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -39,9 +39,25 @@ def joint(
     """
     length = context.shape[1]
     positions = torch.arange(length, device=context.device).expand(context.shape)
+    hidden = denoiser.run(
+        torch.cat((context, canvas), dim=1),
+        torch.cat((positions, position), dim=1),
+        attention(length, block, start, mask),
+    )
+    return hidden[:, :length], hidden[:, length:]
+
+
+def attention(
+    length: int,
+    block: Int[Tensor, "batch noised"],
+    start: Int[Tensor, "batch noised"],
+    mask: BlockMask | None,
+) -> Attend:
+    """Attention over contexts of `length` and the canvases beside them."""
     dense = None
-    if mask is None and canvas.shape[1]:
-        before = positions[:, None] < start[:, :, None]
+    if mask is None and block.shape[1]:
+        places = torch.arange(length, device=block.device)
+        before = places < start[:, :, None]
         own = block[:, :, None] == block[:, None, :]
         dense = torch.cat((before, own), dim=-1)[:, None]
 
@@ -63,10 +79,34 @@ def joint(
         of_canvas = F.scaled_dot_product_attention(q[:, :, length:], k, v, dense)
         return torch.cat((of_context, of_canvas), dim=2)
 
-    hidden = denoiser.run(
-        torch.cat((context, canvas), dim=1), torch.cat((positions, position), dim=1), attend
-    )
-    return hidden[:, :length], hidden[:, length:]
+    return attend
+
+
+@torch.no_grad()
+def masks_agree(
+    denoiser: Denoiser,
+    length: int,
+    block: Int[Tensor, "batch noised"],
+    start: Int[Tensor, "batch noised"],
+    compiled: bool,
+) -> bool:
+    """Whether block-sparse masks, compiled or not, attend as dense ones do on this device.
+
+    Of random queries, keys and values, laid out as a layer lays them out. A wrong
+    kernel would show in nothing else: the loss would fall all the same.
+    """
+    config, device = denoiser.config, block.device
+    total = length + block.shape[1]
+    qkv = torch.randn(len(block), total, 3 * config.width, device=device, dtype=torch.bfloat16)
+    rotary = denoiser.rotary(torch.arange(total, device=device).expand(len(block), total))
+
+    def attend(qkv: Tensor, mask: BlockMask | None) -> Tensor:
+        q, k, v = split_heads(qkv, config.heads, rotary)
+        return attention(length, block, start, mask)(0, q.to(v.dtype), k.to(v.dtype), v)
+
+    sparse = (torch.compile(attend) if compiled else attend)(qkv, block_mask(length, block, start))
+    dense = attend(qkv, None)
+    return bool((sparse - dense).float().norm() < 0.02 * dense.float().norm())
 
 
 def block_mask(

@@ -110,7 +110,7 @@ def costs(tokenizer: Tokenizer) -> dict[str, float]:
     """
     found = {}
     for name, (layers, width, heads) in SHAPES.items():
-        config = DenoiserConfig(tokenizer.vocab_size, layers, width, heads, LENGTH)
+        config = DenoiserConfig(tokenizer.vocab_size, layers, width, heads, LENGTH, block_length=1)
         objective = Objective(Denoiser(config))
         rng = np.random.default_rng(0)
         rows = [

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from finetune.recipe import Recipe, flag
 from finetune.samples import Samples
 from finetune.trainer import PATIENCE, Trainer
 from finetune.validate import Cursor, choose_cursors, exact_match, losses
+
+DRAW_EVERY = 20  # seconds between two drawings of the run's page
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,7 @@ class Run:
         self.validation = validation
         self.budget = Budget(args.minutes, args.steps)
         self.state, self.metrics = args.out / "state.pt", args.out / "metrics.jsonl"
+        self.drawn = time.monotonic()  # when the page was drawn
         args.out.mkdir(parents=True, exist_ok=True)
         if args.resume:
             trainer.restore(self.state, identity)
@@ -278,7 +282,7 @@ class Run:
                 if save:
                     self.save()
                     saved = trainer.elapsed
-        self.save()
+        self.save(last=True)
         return self.progress >= 1
 
     def agreed(self, wish: bool) -> bool:
@@ -288,13 +292,15 @@ class Run:
         flag = torch.tensor(float(wish), device=self.trainer.device)
         return bool(self.trainer.accelerator.reduce(flag, "sum") > 0)
 
-    def save(self) -> None:
-        """Keep the state and bring the page up to date."""
+    def save(self, last: bool = False) -> None:
+        """Keep the state; bring the page up to date, though not more often than people look."""
         self.trainer.save(self.state, self.identity)
-        if self.trainer.accelerator.is_main_process:
+        due = last or time.monotonic() - self.drawn > DRAW_EVERY
+        if due and self.trainer.accelerator.is_main_process:
             from finetune.run_page import write_run_page
 
             write_run_page(self.args.out, self.progress >= 1)
+            self.drawn = time.monotonic()
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add a line to the metrics."""

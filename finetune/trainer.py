@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from coder.denoiser import Denoiser
 from coder.errors import DataError, UsageError
 from coder.tokenizer import Tokenizer
-from finetune.joint import block_mask
+from finetune.joint import block_mask, masks_agree
 from finetune.objective import Batch, Objective, make_batch
 from finetune.recipe import Recipe, make_optimizers
 from finetune.samples import Samples
@@ -120,6 +120,7 @@ class Trainer:
             )
         denoiser.to(self.device)
         self.optimizers = make_optimizers(denoiser, recipe)
+        self.compiled = compiled
         objective: nn.Module = Objective(denoiser)
         if compiled:
             objective.compile()
@@ -157,7 +158,7 @@ class Trainer:
         batch = next(batches)
         recipe, rate = self.recipe, self.recipe.rate(progress)
         if self.sparse_masks and not self.checked and batch.canvas.shape[1]:
-            self.check_masks(batch.rows(0, self.micro_batch).to(self.device))
+            self.check_masks(batch)
         losses = self.gradient(batch)
         norm = self.accelerator.clip_grad_norm_(self.denoiser.parameters(), 1.0)
         # One wait for the device: whether this gradient is to be used is decided here.
@@ -232,21 +233,14 @@ class Trainer:
             losses += both.detach().float()
         return losses
 
-    @torch.no_grad()
     def check_masks(self, batch: Batch) -> None:
-        """Go over to dense masks if the losses by block-sparse ones, as compiled, differ.
-
-        A wrong kernel would show in nothing else: the loss would fall all the same.
-        """
+        """Go over to dense masks if block-sparse ones do not say the same on this device."""
         self.checked = True
-        mask = block_mask(batch.context.shape[1], batch.block, batch.start)
-        sparse = self.objective(batch, mask).float()
-        with self.accelerator.autocast():
-            dense = Objective(self.denoiser)(batch).float()
-        if not torch.allclose(sparse, dense, rtol=0.02):
+        part = batch.rows(0, self.micro_batch).to(self.device)
+        length = part.context.shape[1]
+        if not masks_agree(self.denoiser, length, part.block, part.start, self.compiled):
             self.sparse_masks = False
-            why = f"block-sparse masks give {sparse.tolist()}, dense ones {dense.tolist()}"
-            self.events.append(("dense masks", why))
+            self.events.append(("dense masks", "block-sparse attention gave another result"))
 
     def forget_gradient(self) -> None:
         """Let go of all gradients and their memory."""

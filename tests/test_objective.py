@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from coder.denoiser import Denoiser
 from coder.tokenizer import Tokenizer
 from finetune.corpus import Document
-from finetune.joint import block_mask
+from finetune.joint import block_mask, masks_agree
 from finetune.objective import IGNORED, Objective, choose_canvases, make_batch
 from finetune.samples import SPANS, Sample, Samples, choose_span
 
@@ -311,3 +311,30 @@ def test_sparse_masks_say_what_dense_ones_say(
     with warnings.catch_warnings(action="ignore"):  # it says that it is slow uncompiled
         sparse = objective(batch, block_mask(LENGTH, batch.block, batch.start))
     torch.testing.assert_close(sparse, objective(batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_sparse_masks_are_checked_before_they_are_used(
+    denoiser: Denoiser,
+    samples: Samples,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: bool,
+) -> None:
+    """A right kernel passes, compiled or not; one that sees a single position too many does not."""
+    batch = make_batch(
+        [samples[i] for i in range(4)],
+        tokenizer,
+        LENGTH,
+        BLOCK,
+        CANVAS_TOKENS,
+        np.random.default_rng(0),
+    )
+    place = (denoiser, LENGTH, batch.block, batch.start, compiled)
+    with warnings.catch_warnings(action="ignore"):
+        assert masks_agree(*place)
+        monkeypatch.setattr(
+            "finetune.joint.block_mask",
+            lambda length, block, start: block_mask(length, block, start + 1),
+        )
+        assert not masks_agree(*place)
