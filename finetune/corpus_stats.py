@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coder.page import Section, new_figure, write_page
+from coder.page import SETTINGS, Section, new_figure, write_page
 from finetune.corpus import SPLITS, Document, corpus_hash, read_corpus, read_manifest
 from finetune.filters import is_test
 
@@ -249,6 +249,10 @@ def main(argv: list[str]) -> int:
     splits = {split: measure(read_corpus(args.corpus, split)) for split in SPLITS}
     print(as_text(summary(splits)))
     if args.out:
+        from matplotlib import rc_context
+
         name = f"{args.corpus.name}, {corpus_hash(args.corpus)[:12]}"
-        write_page(args.out, "What the corpus holds", sections(manifest, splits, name))
+        with rc_context(SETTINGS):  # legends and labels as well are to be read on black
+            drawn = sections(manifest, splits, name)
+        write_page(args.out, "What the corpus holds", drawn)
     return 0
