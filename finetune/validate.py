@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from coder import checkpoint
@@ -22,23 +23,25 @@ from finetune.corpus import Document, read_corpus
 from finetune.objective import Objective, make_batch
 from finetune.samples import SPANS, Samples, choose_span
 
+Float64 = npt.NDArray[np.float64]
+
 CANVAS_TOKENS = 256
 LONGEST = 500  # characters of a middle that is asked for
 LENGTHS = (4, 8, 16, 32)  # tokens: the upper edges of the classes of middles
 
 
 @torch.no_grad()
-def losses(
+def row_losses(
     denoiser: Denoiser, tokenizer: Tokenizer, samples: Samples, rows: int, seed: int = 0
-) -> dict[str, float]:
-    """Mean losses in nats per token over the first `rows` samples, with standard errors.
+) -> Float64:
+    """Next-token loss and bound of each of the first `rows` samples, [rows, 2], in nats per token.
 
     The same rows, spans and masks for every model with the same tokenizer and
-    context length.
+    lengths of context and block, so that models can be compared row by row.
     """
     objective = Objective(denoiser)
-    found = []
     config = denoiser.config
+    found = []
     for row in range(rows):
         batch = make_batch(
             [samples[row]],
@@ -49,9 +52,20 @@ def losses(
             np.random.default_rng((seed, 3, row)),
         ).to(denoiser.device)
         found.append(objective(batch).tolist())
-    table = np.array(found)
-    mean = table.mean(0).tolist()
-    error = (table.std(0, ddof=1) / math.sqrt(rows)).tolist()
+    return np.array(found)
+
+
+def mean_and_error(values: Float64) -> tuple[list[float], list[float]]:
+    """Means over the rows of a table, and their standard errors."""
+    error = values.std(0, ddof=1) / math.sqrt(len(values))
+    return values.mean(0).tolist(), error.tolist()
+
+
+def losses(
+    denoiser: Denoiser, tokenizer: Tokenizer, samples: Samples, rows: int
+) -> dict[str, float]:
+    """Mean losses over the first `rows` samples, with their standard errors."""
+    mean, error = mean_and_error(row_losses(denoiser, tokenizer, samples, rows))
     return {
         "next_token_loss": mean[0],
         "next_token_error": error[0],
@@ -118,9 +132,9 @@ def exact_match(model: Checkpoint, cursors: Sequence[Cursor], mode: str) -> dict
 
 
 def main(argv: list[str]) -> int:
-    """Print losses and exact matches of a model, and the losses of the same shape untrained."""
+    """Print losses and exact matches of models; of several, the differences from the first."""
     parser = argparse.ArgumentParser(prog="talaria validate", description=__doc__)
-    parser.add_argument("model", nargs="?", help="path or name; the shipped one by default")
+    parser.add_argument("models", nargs="*", help="paths or names; the shipped one by default")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--rows", type=int, default=256, help="samples to average losses over")
     parser.add_argument("--cursors", type=int, default=0, help="holes of each kind to fill")
@@ -129,22 +143,46 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--rows is {args.rows}; at least 2 are needed for an error estimate")
     if args.cursors < 0:
         raise UsageError(f"--cursors is {args.cursors}; it must be 0 or more")
-    loaded = checkpoint.load(args.model)
-    tokenizer, config = loaded.tokenizer, loaded.denoiser.config
     documents = read_corpus(args.corpus, "valid")
-    samples = Samples(documents, tokenizer, config.context_length, CANVAS_TOKENS, seed=0)
-    torch.manual_seed(0)
-    untrained = Denoiser(config).eval()
-    for name, denoiser in ((loaded.name, loaded.denoiser), ("untrained", untrained)):
-        result = losses(denoiser, tokenizer, samples, args.rows)
-        print(
-            f"{name}: next token {result['next_token_loss']:.3f} "
-            f"± {1.96 * result['next_token_error']:.3f}, diffusion bound {result['bound']:.3f} "
-            f"± {1.96 * result['bound_error']:.3f} nats per token ({args.rows} rows, 95 %)"
-        )
-    if args.cursors:
-        cursors = choose_cursors(documents, args.cursors)
-        for mode in ("diffuse", "ar"):
-            for name, share in exact_match(loaded, cursors, mode).items():
-                print(f"{name:32}{share:7.3f}")
+    cursors = choose_cursors(documents, args.cursors) if args.cursors else []
+    first: tuple[Checkpoint, Float64] | None = None
+    for name in args.models or [None]:
+        model = checkpoint.load(name)
+        config = model.denoiser.config
+        samples = Samples(documents, model.tokenizer, config.context_length, CANVAS_TOKENS, seed=0)
+        found = row_losses(model.denoiser, model.tokenizer, samples, args.rows)
+        print(f"{name or model.name}: {described(found)} nats per token ({args.rows} rows, 95 %)")
+        if first is None:
+            first = model, found
+        elif comparable(first[0], model):
+            print(f"  less the first: {described(found - first[1])}")
+        for mode in ("diffuse", "ar") if cursors else ():
+            for key, share in exact_match(model, cursors, mode).items():
+                print(f"  {key:30}{share:7.3f}")
+    if first is not None:
+        torch.manual_seed(0)
+        model, _ = first
+        untrained = Denoiser(model.denoiser.config).eval()
+        length = model.denoiser.config.context_length
+        samples = Samples(documents, model.tokenizer, length, CANVAS_TOKENS, seed=0)
+        found = row_losses(untrained, model.tokenizer, samples, min(args.rows, 32))
+        print(f"the first, untrained: {described(found)}")
     return 0
+
+
+def described(found: Float64) -> str:
+    """Both losses of a table of rows with their 95 % intervals."""
+    mean, error = mean_and_error(found)
+    return (
+        f"next token {mean[0]:.3f} ± {1.96 * error[0]:.3f}, "
+        f"diffusion bound {mean[1]:.3f} ± {1.96 * error[1]:.3f}"
+    )
+
+
+def comparable(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether both models see the same rows."""
+    tokens = [m.config["sha256"][checkpoint.TOKENIZER] for m in (one, other)]
+    shapes = [
+        (m.denoiser.config.context_length, m.denoiser.config.block_length) for m in (one, other)
+    ]
+    return tokens[0] == tokens[1] and shapes[0] == shapes[1]

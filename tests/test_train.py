@@ -467,10 +467,15 @@ def test_a_part_of_a_corpus_is_learned_from() -> None:
 def test_the_validate_command(
     folder: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It prints both losses of the model and of an untrained one."""
-    assert (
-        validate.main([str(model_folder), "--corpus", str(folder / "corpus"), "--rows", "3"]) == 0
-    )
+    """It prints losses and exact matches of models, and differences from the first."""
+    models = [str(model_folder)] * 2
+    where = ["--corpus", str(folder / "corpus"), "--rows", "3", "--cursors", "1"]
+    assert validate.main([*models, *where]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["tiny", "untrained"]
-    assert all("bound" in line for line in lines)
+    assert [line.split(":")[0] for line in lines if "bound" in line] == [
+        *(str(model_folder), str(model_folder)),
+        "  less the first",
+        "the first, untrained",
+    ]
+    assert "next token 0.000 ± 0.000, diffusion bound 0.000 ± 0.000" in "".join(lines)
+    assert sum("exact_ar_line_end" in line for line in lines) == 2
