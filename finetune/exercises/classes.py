@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from finetune.exercises.core import IMPORTS, POOLS, SLOT, Names, say
+from finetune.exercises.core import IMPORTS, POOLS, RESERVED, SLOT, Look, Names, say
 from finetune.exercises.docs import third
 from finetune.exercises.layout import (
     TooLongError,
@@ -326,8 +326,8 @@ def make_class(rng: Random) -> Exercise:
     more = list(kind.methods[kind.always :])
     picked = sorted(rng.sample(range(len(more)), min(len(more), rng.choice((0, 1, 1, 2, 2, 3, 4)))))
     chosen += [rng.choice(more[i]) for i in picked]
-    flavour = rng.choices(("modern", "typing", None), (50, 20, 30))[0]
-    quote = "'" if rng.random() < 0.12 else '"'
+    look = Look.draw(rng)
+    flavour, quote = look.types, look.quote
     imports: set[tuple[str, str]] = set()
     attributes = Names(rng, kind.pools, ())
     taken = [rng.choice(method.names.split()) for method in chosen]
@@ -400,7 +400,7 @@ def make_class(rng: Random) -> Exercise:
             name.lower()[:3] if name.lower()[:3].isidentifier() and len(name) > 3 else "obj",
         )
     )
-    if variable in ("in", "def", "int", "set", "map", "len", "not", "is"):
+    if variable in RESERVED:
         variable = "obj"
     script = _script(rng, kind, chosen, taken, name, variable, quote, f"{top}\n\n\nclass {name}:\n{inner}\n")
     doctest = rng.random() < 0.6

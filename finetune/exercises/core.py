@@ -31,8 +31,8 @@ POOLS: dict[str, tuple[str, ...]] = {
         "count": "count counter total n_found hits matches tally number",
         "best": "best result winner top answer found champion",
         "best_key": "best_key best_score record highest top_score",
-        "i": "i idx index pos i k_",
-        "j": "j k other j pos2",
+        "i": "i idx index pos i",
+        "j": "j other k pos2 j",
         "item": "item element x value entry elem",
         "x": "x value item v element",
         "y": "y other z second partner",
@@ -40,6 +40,7 @@ POOLS: dict[str, tuple[str, ...]] = {
         "b": "b right second y q",
         "key": "key k name label group",
         "value": "value v val amount item_value",
+        "sign": "sign factor direction",
         "n": "n count size length m",
         "c": "c char ch character",
         "char": "char c ch letter symbol character",
@@ -103,6 +104,11 @@ IMPORTS: dict[str, str] = {
     "contextlib": "",
 }
 """Where a name comes from; empty if it is a module itself."""
+
+COUPLES: tuple[tuple[str, str], ...] = (("a", "b"), ("i", "j"), ("key", "value"), ("left", "right"), ("low", "high"))
+COUPLES += (("old", "new"), ("x", "y"), ("px", "py"), ("hour", "minute"))
+PARTNERS = dict(COUPLES) | {second: first for first, second in COUPLES}
+"""Roles whose names go together: `left` with `right`, `k` with `v`."""
 
 RESERVED = set(keyword.kwlist) | set(keyword.softkwlist) | set(dir(builtins)) | set(IMPORTS)
 
@@ -183,11 +189,28 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Look:
+    """How code is set down: types "modern", "typing" or none, and the quote of strings."""
+
+    types: str | None
+    quote: str
+
+    @classmethod
+    def draw(cls, rng: Random) -> Look:
+        """A look as people use it."""
+        types = rng.choices(("modern", "typing", None), (45, 25, 30))[0]
+        return cls(types, "'" if rng.random() < 0.15 else '"')
+
+
+@dataclass(frozen=True)
 class Draft:
     """A function before names, annotations and a style of documentation are chosen.
 
     `body` is run against `reference`, another way to write it, if there is one.
-    `pools` are names of local variables that go before those of `POOLS`.
+    `pools` are names of local variables that go before those of `POOLS`. `helpers` are
+    functions above it; `above` is one that was written before and needs `imports`.
+    `gives` is its line in a table of results; `arguments` draws all arguments together,
+    if they depend on each other.
     """
 
     family: str
@@ -200,11 +223,13 @@ class Draft:
     reference: str | None = None
     helpers: str = ""
     pools: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    decorators: str = ""
     gives: str = ""
     mutates: bool = False
     raises: tuple[str, str] | None = None
     arguments: Callable[[Random], tuple[object, ...]] | None = None
+    above: str = ""
+    imports: tuple[tuple[str, str], ...] = ()
+    look: Look | None = None
 
 
 class Names:
@@ -214,13 +239,20 @@ class Names:
         self._rng = rng
         self._pools = pools
         self._taken = RESERVED | set(taken)
+        self._place: dict[str, int] = {}
         self.chosen: dict[str, str] = {}
         self.imports: set[tuple[str, str]] = set()
 
     def claim(self, role: str, candidates: Sequence[str]) -> str:
         """Give the role one of these names."""
         free = [name for name in candidates if name not in self._taken]
-        name = self._rng.choice(free) if free else self._spare(candidates[0])
+        partner = self._place.get(PARTNERS.get(role, ""))
+        if partner is not None and partner < len(candidates) and candidates[partner] in free:
+            name = candidates[partner]
+        else:
+            name = self._rng.choice(free) if free else self._spare(candidates[0])
+        if name in candidates:
+            self._place[role] = candidates.index(name)
         self._taken.add(name)
         self.chosen[role] = name
         return name

@@ -154,7 +154,7 @@ def _task(rng: Random, draft: Draft, lead: bool, by_noun: bool) -> str:
                 f"{capital(given)} {'is' if len(draft.params) == 1 else 'are'} given. {order}.",
             )
         )
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 and ";" not in order and not order.startswith("Starting"):
         first, _, rest = order.partition(" ")
         if first.isalpha():
             rest = re.sub(r"\b(and|then) (return|give|add|keep|join|put)\b", _conjugate, rest)

@@ -210,8 +210,6 @@ PLACES = (
     ),
     ("($i + $j) % 2 == 0", "whose row and column index have an even sum", "even_cells", False),
     ("($i + $j) % 2 == 1", "whose row and column index have an odd sum", "odd_cells", False),
-    ("$i % 2 == 0", "in rows with an even index", "even_rows", False),
-    ("$j % 2 == 1", "in columns with an odd index", "odd_columns", False),
     ("$i == 0 or $j == 0", "in the first row or the first column", "first_lines", False),
     (
         "$i % 2 == 0 and $j % 2 == 0",

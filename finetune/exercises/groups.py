@@ -139,6 +139,8 @@ def grouping(rng: Random) -> Draft:
         f"$counts:: dict[{kt}, int] = {{}}\n{loop}{margin}$key = {k}\n{margin}if $key in $counts:\n{margin}    $counts[$key] += 1\n"
         f"{margin}else:\n{margin}    $counts[$key] = 1\n",
     ]
+    if k == "$x":
+        counting = [code.replace(f"{margin}$key = $x\n", "").replace("$key", "$x") for code in counting]
     rng.shuffle(listing)
     rng.shuffle(counting)
     ending = "return dict($groups)"
@@ -163,7 +165,7 @@ def grouping(rng: Random) -> Draft:
         body, other = listing[0] + ending, listing[1] + ending
         names = (
             f"group_by_{key.tag}",
-            f"group_{source.tag or source.many}_by_{key.tag}",
+            f"group_{source.tag or source.many.replace(' ', '_')}_by_{key.tag}",
             f"by_{key.tag}",
         )
     elif measure == "count":

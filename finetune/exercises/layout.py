@@ -158,7 +158,10 @@ def fit(line: str, inside: bool = False) -> str:
         # The last bracket of the line, as black's right-hand split does it.
         if end >= tail_from - 1 or not re.search(r"[)\]}]", code[end + 1 :]):
             best = (begin, end)
-    if best is None or (code.startswith(("return ", "if ")) and _logic(code)):
+    statement = STATEMENT.match(code)
+    value = statement[2] if statement else ""
+    joined = code.startswith(("return ", "if ", "elif ", "while ")) and _logic(code)
+    if best is None or joined or _choice(value) or _sums(value):
         return _parenthesise(margin, code)
     begin, end = best
     head, inner, tail = code[: begin + 1], code[begin + 1 : end], code[end:]
@@ -180,19 +183,19 @@ def fit(line: str, inside: bool = False) -> str:
     return "\n".join([margin + head, *rows, margin + tail])
 
 
+STATEMENT = re.compile(r"(return |if |elif |while |[\w.\[\]]+ [-+*/|&]?= )(.*?)(:?)$")
+
+
 def _parenthesise(margin: str, code: str) -> str:
-    match = re.match(r"(return |if |elif |while |[\w.\[\]]+ [-+*/|&]?= )(.*?)(:?)$", code)
+    match = STATEMENT.match(code)
     if not match or match[2].startswith("("):
         raise TooLongError
     head, inner, tail = match[1], match[2], match[3]
     deeper = margin + "    "
     if len(deeper + inner) <= WIDTH:
-        if _logic(code):
-            rows = [deeper + inner]
-        else:
-            raise TooLongError
+        rows = [deeper + inner]
     else:
-        rows = [deeper + piece for piece in _logic(inner)]
+        rows = [deeper + piece for piece in _choice(inner) or _logic(inner) or _sums(inner)]
         if not rows or max(map(len, rows)) > WIDTH:
             raise TooLongError
     return "\n".join([f"{margin}{head}(", *rows, f"{margin}){tail}"])
@@ -255,6 +258,20 @@ def _choice(code: str) -> list[str]:
     """A conditional expression cut before `if` and `else`; empty if the code is none."""
     cuts = _top_level(code, r" (?=if )| (?=else )")
     if not any(code[end:].startswith("else ") for _, end, _ in cuts) or _top_level(code, r" for "):
+        return []
+    begins = [0, *(end for _, end, _ in cuts)]
+    ends = [*(start for start, _, _ in cuts), len(code)]
+    return [code[b:e] for b, e in zip(begins, ends, strict=True)]
+
+
+MARGIN = 12
+"""A first summand that is shorter than this stays beside the bracket that follows it."""
+
+
+def _sums(code: str) -> list[str]:
+    """The code cut before each outermost plus and minus; empty if there is none."""
+    cuts = _top_level(code, r" (?=[-+] )")
+    if not cuts or cuts[0][0] < MARGIN or _choice(code) or _logic(code) or _top_level(code, r" [<>=!]=? "):
         return []
     begins = [0, *(end for _, end, _ in cuts)]
     ends = [*(start for start, _, _ in cuts), len(code)]

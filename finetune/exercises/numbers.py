@@ -230,6 +230,10 @@ def _digits(scene: Scene) -> tuple[str, str, str]:
     return n, base, f"digits in base {base}"
 
 
+IN_ORDER = ("list", "first", "last", "alternating_sum", "running_totals", "unique", "rest", "without_last", "every_second", "reversed", "frequencies")
+"""Ways to gather for which the order of the digits matters."""
+
+
 def digit_loops(rng: Random) -> Draft:
     """The digits of a number in some base are filtered, changed and gathered."""
     scene = Scene(rng)
@@ -264,23 +268,15 @@ def digit_loops(rng: Random) -> Draft:
     )
     if draft.returns.startswith("Iterator"):
         return digit_loops(rng)
-    collect = f"$parts = []\n$rest = {n}\nwhile $rest > 0:\n    $rest, $digit = divmod($rest, {base})\n    $parts.append($digit)\n$parts.reverse()\n"
+    ordered = gather.tag in IN_ORDER
+    turn = "$parts.reverse()\n" if ordered else ""
+    collect = f"$parts = []\n$rest = {n}\nwhile $rest > 0:\n    $rest, $digit = divmod($rest, {base})\n    $parts.append($digit)\n{turn}"
     if rng.random() < 0.4:
-        collect = f"$parts = []\n$rest = {n}\nwhile $rest:\n    $parts.insert(0, $rest % {base})\n    $rest //= {base}\n"
+        add = "$parts.insert(0, $rest % BASE)" if ordered else "$parts.append($rest % BASE)"
+        collect = f"$parts = []\n$rest = {n}\nwhile $rest:\n    {add.replace('BASE', base)}\n    $rest //= {base}\n"
     text = f"$parts = []\n$rest = {n}\nwhile $rest > 0:\n    $parts = [$rest % {base}, *$parts]\n    $rest = $rest // {base}\n"
     notes = draft.notes
-    if gather.tag in (
-        "list",
-        "first",
-        "last",
-        "alternating_sum",
-        "running_totals",
-        "unique",
-        "rest",
-        "without_last",
-        "every_second",
-        "reversed",
-    ):
+    if ordered:
         notes = (
             say(
                 rng,
@@ -366,6 +362,7 @@ def shrinking(rng: Random) -> Draft:
     until = f"until it is {bound} or less" if bound != "0" else "until it is 0 or less"
     while_ = f"while it is greater than {bound}"
     when = rng.choice((until, while_))
+    comma = "," if "," in said else ""
     loop = f"while $x > {bound}:\n"
     measure = rng.choice(("steps", "list", "last", "sum", "odd", "max"))
     start = f"$x = {n}\n"
@@ -383,7 +380,7 @@ def shrinking(rng: Random) -> Draft:
     elif measure == "list":
         goal = Goal(
             "do",
-            f"Starting from {n}, {said} again and again {when}, and return the list of all values, {{including|beginning with}} {n} {{itself|}}".replace(
+            f"Starting from {n}, {said}{comma} again and again {when}, and return the list of all values, {{including|beginning with}} {n} {{itself|}}".replace(
                 "  ", " "
             ),
         )
@@ -395,7 +392,7 @@ def shrinking(rng: Random) -> Draft:
     elif measure == "last":
         goal = Goal(
             "do",
-            f"Starting from {n}, {said} again and again {when}, and return the {{last value|value reached}}",
+            f"Starting from {n}, {said}{comma} again and again {when}, and return the {{last value|value reached}}",
         )
         bodies = [
             f"{start}{loop}    $x = {code}\nreturn $x",
@@ -408,7 +405,7 @@ def shrinking(rng: Random) -> Draft:
     elif measure == "sum":
         goal = Goal(
             "do",
-            f"Starting from {n}, {said} again and again {when}, and return the sum of all values, without the last one",
+            f"Starting from {n}, {said}{comma} again and again {when}, and return the sum of all values, without the last one",
         )
         bodies = [
             f"{start}$total = 0\n{loop}    $total += $x\n    $x = {code}\nreturn $total",
@@ -426,7 +423,7 @@ def shrinking(rng: Random) -> Draft:
         )
         goal = Goal(
             "do",
-            f"Starting from {n}, {said} again and again {when}, and {{count|return}} how many of the values were {word}, not counting the last one".replace(
+            f"Starting from {n}, {said}{comma} again and again {when}, and {{count|return}} how many of the values were {word}, not counting the last one".replace(
                 "return how many", "return how many"
             ),
         )

@@ -512,6 +512,10 @@ def _negated(test: Test) -> str:
     return negation(test.code)
 
 
+LAST = ("sum", "total", "mean", "average", "max", "maximum", "min", "minimum", "count", "product", "spread", "total_length")
+"""What may stand at the end of a name: "even_squares_sum"."""
+
+
 def _names(rng: Random, source: Source, tests: list[Test], change: Change | None, tag: str, noun: str) -> tuple[str, ...]:
     """Names that a function of these pieces might have."""
     picked = [test.tag for test in tests][:1]
@@ -534,7 +538,9 @@ def _names(rng: Random, source: Source, tests: list[Test], change: Change | None
         found.append("_".join(part for part in parts if part))
         if made:
             found.append("_".join(filter(None, [rng.choice(verb), made, *picked, nouns])))
-        found.append("_".join(filter(None, [*picked, made or nouns, rng.choice(verb)])))
+        last = [word for word in verb if word in LAST]
+        if last:
+            found.append("_".join(filter(None, [*picked, made or nouns, rng.choice(last)])))
     short = [name for name in found if len(name) <= 32]
     if rng.random() < 0.07:
         short = [rng.choice(("solve", "compute", "process", "f", "func", "solution", "evaluate"))]
@@ -662,7 +668,7 @@ def _idiom(rng: Random, plan: Plan) -> tuple[str, str, str, str]:
         return _as_lambdas(plan), "", loop, ""
     if roll < 0.87 and plan.source.listed:
         return _as_while(plan), "", expression, ""
-    free = not re.search(r"\$[kmc]\b", plan.test)
+    free = not re.search(r"\$(limit2?_|letter_)", plan.test)
     if plan.test and roll < 0.95:
         call = "$is_wanted($x)"
         whole = Plan(plan.source, call, f"not {call}", plan.change, plan.gather)

@@ -617,9 +617,9 @@ def _test(scene: Scene, numbers: list[Field], texts: list[Field], of: object) ->
         field = rng.choice(texts)
         taken = {param.role for param in scene.params}
         value = rng.choice(field.values)
-        if "c" not in taken and rng.random() < 0.5:
+        if "letter_" not in taken and rng.random() < 0.5:
             names = (field.name, f"wanted_{field.name}", "wanted", field.name[:1])
-            slot = scene.add(Param("c", names, "str", f"a {field.said}", None, f"the {field.said} to look for", lambda r: r.choice(field.values)))
+            slot = scene.add(Param("letter_", names, "str", f"a {field.said}", None, f"the {field.said} to look for", lambda r: r.choice(field.values)))
             return f"{of(field)} == {slot}", f"whose {field.said} is {slot}", ""
         if rng.random() < 0.2:
             return (

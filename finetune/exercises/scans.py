@@ -256,7 +256,7 @@ def pairs(rng: Random) -> Draft:
         what = f"pairs of elements {where} {said}"
         index = f"for $i in range(min(len({xs}), len({ys}))):\n    $a, $b = {xs}[$i], {ys}[$i]\n"
         params = list(scene.params)
-        params.sort(key=lambda p: p.role in ("k", "m"))
+        params.sort(key=lambda p: p.role in ("limit_", "limit2_"))
         scene.params = params
     elif form == "neighbours":
         loop = rng.choice((f"for $a, $b in zip({xs}, {xs}[1:]):\n", f"for $a, $b in $pairwise({xs}):\n"))
@@ -298,7 +298,6 @@ def pairs(rng: Random) -> Draft:
                 (
                     f"Count the {what}",
                     f"Return the number of {what}",
-                    f"Find how many {what} there are",
                 )
             ),
         )

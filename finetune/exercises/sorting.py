@@ -171,6 +171,9 @@ def ordering(rng: Random) -> Draft:
                 f"$pairs = sorted(enumerate({xs}), key=lambda $pair: {one.replace('$x', '$pair[1]')}{flag})\nreturn [$i for $i, _ in $pairs]",
             ]
         tag = f"{tag}_positions"
+    bodies = [body.replace("lambda $x: ($x > 0)", "lambda $x: $x > 0").replace("return ($x > 0)", "return $x > 0") for body in bodies]
+    # A key that gives the element itself is none.
+    bodies = [body.replace(", key=lambda $x: $x)", ")").replace("key=lambda $x: $x)", ")") for body in bodies]
     rng.shuffle(bodies)
     if bodies[0] == bodies[1]:
         bodies[1] = bodies[-1]

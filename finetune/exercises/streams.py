@@ -37,7 +37,7 @@ class Scene:
     def amount(self, low: int, high: int, about: str = "the limit", share: float = 0.5) -> str:
         """A number: written out, or a parameter in that share of the cases."""
         taken = {param.role for param in self.params}
-        free = [role for role in ("k", "m") if role not in taken]
+        free = [role for role in ("limit_", "limit2_") if role not in taken]
         if self.rng.random() >= share or not free:
             return str(self.rng.randint(low, high))
         names = {
@@ -53,18 +53,18 @@ class Scene:
     def finish(self) -> tuple[Param, ...]:
         """The parameters; a number at the end has a default now and then."""
         last = self.params[-1] if self.params else None
-        if last and last.role in ("k", "m") and self.rng.random() < 0.15:
+        if last and last.role in ("limit_", "limit2_") and self.rng.random() < 0.15:
             self.params[-1] = replace(last, default=str(last.values(self.rng)))
         return tuple(self.params)
 
     def letter(self, share: float = 0.4) -> tuple[str, str]:
         """A letter: its code and how prose names it; a parameter in that share of the cases."""
-        if self.rng.random() >= share or any(p.role == "c" for p in self.params):
+        if self.rng.random() >= share or any(p.role == "letter_" for p in self.params):
             found = self.rng.choice("aeiorstnl")
             return f'"{found}"', f'"{found}"'
         names = ("letter", "char", "c", "target", "ch", "symbol")
         values = one_of(*"aeiorstnl")
-        slot = self.add(Param("c", names, "str", "a letter", None, "the letter to look for", values))
+        slot = self.add(Param("letter_", names, "str", "a letter", None, "the letter to look for", values))
         return slot, slot
 
 
@@ -622,7 +622,7 @@ def str_change(scene: Scene) -> Change:
         code, said = scene.letter()
         phrase = f"@, each without any {said}|@ without any {said}"
         return _change(f'$x.replace({code}, "")', phrase, "str", "cleaned")
-    code = 'sum($c in "aeiou" for $c in $x)'.replace("$c", "c")
+    code = 'sum($c in "aeiou" for $c in $x)'
     said = "the numbers of lower-case vowels in @|the number of lower-case vowels in @"
     return _change(code, said, "int", "vowel_counts")
 

@@ -13,7 +13,7 @@ from random import Random
 from types import CodeType, FrameType
 from typing import Any
 
-from finetune.exercises.core import Draft, Made, Names, Param
+from finetune.exercises.core import Draft, Look, Made, Names, Param
 from finetune.exercises.docs import Example, write
 from finetune.exercises.layout import (
     WIDTH,
@@ -68,19 +68,18 @@ class Raised:
 
 def render(draft: Draft, rng: Random) -> Exercise:
     """Write the draft down and run it; RejectedError if anything about it is not as it should be."""
-    names = Names(rng, draft.pools, ())
+    names = Names(rng, draft.pools, re.findall(r"^def (\w+)", draft.above, re.M))
     # Parameters first: locals give way to them.
     for param in draft.params:
         names.claim(param.role, param.names)
     name = names.claim("self_", draft.names)
-    quote = "'" if rng.random() < 0.15 else '"'
-    flavour = rng.choices(("modern", "typing", None), (45, 25, 30))[0]
+    look = draft.look or Look.draw(rng)
+    flavour, quote = look.types, look.quote
     body = names.fill(draft.body)
     helpers = names.fill(draft.helpers)
-    decorators = names.fill(draft.decorators)
     if quote == "'":
         body, helpers = requote(body), requote(helpers)
-    imports = set()
+    imports = set(draft.imports)
     body, needed = local_types(body, flavour)
     imports |= needed
     helpers, needed = local_types(helpers, flavour)
@@ -96,12 +95,12 @@ def render(draft: Draft, rng: Random) -> Exercise:
     head, defaults = _head(draft, names, name, flavour, types, quote)
     try:
         code = nested_apart(fit_all(indent(body)))
-        above = fit_all(helpers)
+        above = fit_all(helpers) if helpers else draft.above
     except TooLongError:
         raise RejectedError("a line too long") from None
     imports |= names.imports
     top = import_lines(imports | {dated} if is_dated else imports)
-    calls = _trials(draft, rng, f"{top}\n{above}\n{decorators}{head}\n{code}\n", name)
+    calls = _trials(draft, rng, f"{top}\n{above}\n{head}\n{code}\n", name)
     if draft.reference is not None:
         _agree(draft, names, calls, top, above, head, name)
     examples = _choose(rng, draft, name, calls, quote, defaults)
@@ -110,7 +109,7 @@ def render(draft: Draft, rng: Random) -> Exercise:
     doc = write(rng, draft, names, examples, types)
     docstring = _quoted(rng, doc.text)
     gap = "\n" if re.match(r" +(def|@)", code) else ""
-    block = f"{decorators}{head}\n{docstring}\n{gap}{code}"
+    block = f"{head}\n{docstring}\n{gap}{code}"
     text = f"{above}\n\n\n{block}" if above else block
     if is_dated and re.search(r"\bdate\(", doc.text):
         imports.add(dated)
@@ -119,7 +118,7 @@ def render(draft: Draft, rng: Random) -> Exercise:
         raise RejectedError("a line too long")
     defines = (name, *re.findall(r"^(?:def|class) (\w+)|^(\w+)(?::[^=\n]*)? = ", above, re.M))
     flat = tuple(n for group in defines for n in ([group] if isinstance(group, str) else group) if n)
-    key, code_key = keys(f"{above}\n{decorators}{head}\n{code}", doc.prose)
+    key, code_key = keys(f"{above}\n{head}\n{code}", doc.prose)
     return Exercise(draft.family, doc.style, tuple(sorted(imports)), text, flat, key, code_key)
 
 
