@@ -32,7 +32,7 @@ POOLS: dict[str, tuple[str, ...]] = {
         "best": "best result winner top answer found champion",
         "best_key": "best_key best_score record highest top_score",
         "i": "i idx index pos i",
-        "j": "j other k pos2 j",
+        "j": "j k second_index pos2 j",
         "item": "item element x value entry elem",
         "x": "x value item v element",
         "y": "y other z second partner",

@@ -46,7 +46,7 @@ class Doc:
 
 def third(verb: str) -> str:
     """The third person of a verb: "Return" becomes "Returns"."""
-    if verb.endswith(("ch", "sh", "x", "ss")):
+    if verb in ("do", "go") or verb.endswith(("ch", "sh", "x", "ss")):
         return verb + "es"
     if verb.endswith("y") and verb[-2] not in "aeo":
         return verb[:-1] + "ies"

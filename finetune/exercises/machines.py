@@ -26,7 +26,7 @@ RULES: tuple[tuple[str, str, str], ...] = (
     ("$s[-1:].isalnum()", "ends with a letter or a digit", ""),
     ('any($c in "!?-_." for $c in $s)', 'contains at least one of the characters "!?-_."', ""),
     ("sum($c.isdigit() for $c in $s) >= N", "contains at least N digits", "2 3"),
-    ("sum($c.isdigit() for $c in $s) <= N", "contains at most N digits", "1 3"),
+    ("sum($c.isdigit() for $c in $s) <= N", "contains at most N digits", "2 3"),
     ("len(set($s)) >= N", "has at least N different characters", "4 6"),
     ("all($x != $y for $x, $y in zip($s, $s[1:]))", "never has the same character twice in a row", ""),
     ('$s.count("-") == 1', "contains exactly one hyphen", ""),
@@ -36,7 +36,7 @@ RULES: tuple[tuple[str, str, str], ...] = (
     ("$s != $s[::-1]", "does not read the same backwards", ""),
     ("not $s.isdigit()", "does not consist of digits only", ""),
     ("$s.lower() != $s", "is not all lower case", ""),
-    ('sum($c in "aeiouAEIOU" for $c in $s) >= N', "contains at least N vowels", "1 2"),
+    ('sum($c in "aeiouAEIOU" for $c in $s) >= N', "contains at least N vowels", "2 3"),
 )
 LOOPS = {
     "any($c.isdigit() for $c in $s)": (
