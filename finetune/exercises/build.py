@@ -20,6 +20,7 @@ import numpy as np
 from coder.errors import UsageError
 
 from finetune.corpus import (
+    SPLITS,
     Document,
     check_place,
     corpus_hash,
@@ -277,7 +278,8 @@ def report(about: dict[str, Any]) -> str:
     """A table for a person: functions by family, styles, bytes, and what was rejected."""
     parts = [("functions", about["functions"]), ("of different code", about["shapes"])]
     parts += [("bytes", about["bytes"])]
-    parts += [(f"modules, {p['split']}", p["documents"]) for p in about["parts"]]
+    for split in SPLITS:
+        parts.append((f"modules, {split}", sum(p["documents"] for p in about["parts"] if p["split"] == split)))
     parts += [(f"family: {name}", n) for name, n in about["families"].items()]
     parts += [(f"style: {name}", n) for name, n in about["styles"].items()]
     parts += [(f"rejected: {name}", n) for name, n in about["rejected"].items()]
