@@ -30,7 +30,8 @@ class Tokenizer:
     """Text to token ids and back; any text survives the round trip.
 
     Special tokens lie above the ids of the BPE and are never read out of text,
-    so a file that contains "<mask>" is only text.
+    so a file that contains "<mask>" is only text. A lone surrogate, which has no
+    bytes, is read as "?".
     """
 
     def __init__(self, bpe: tokenizers.Tokenizer) -> None:
@@ -77,12 +78,13 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of the text, never a special one."""
-        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._bpe.encode(_with_bytes(text), add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of many texts, on all cores."""
-        return [e.ids for e in self._bpe.encode_batch(list(texts), add_special_tokens=False)]
+        given = [_with_bytes(text) for text in texts]
+        return [e.ids for e in self._bpe.encode_batch(given, add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; special tokens have none, broken UTF-8 becomes U+FFFD."""
@@ -105,6 +107,11 @@ class Tokenizer:
     def file_header(self, path: str) -> list[int]:
         """What stands before a piece of another file: `<file>` and its path."""
         return [self.file, *self.encode(f"{path}\n")]
+
+
+def _with_bytes(text: str) -> str:
+    """The text as UTF-8 can say it: editors' JSON may bring half of a character."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def training_texts(texts: Iterable[str]) -> Iterator[str]:

@@ -1,22 +1,77 @@
-"""Text survives, indentation is one token, and marks never come out of text."""
+"""Text survives, tokens keep within their borders, and marks never come out of text."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coder import checkpoint
+from coder.checkpoint import DEFAULT_MODEL as MODEL
 from coder.errors import CheckpointError
 from coder.tokenizer import SPECIAL, Tokenizer
+from finetune.tokenizer import as_text
+
+# Text as files have it, with what separates tokens and what could be taken for marks.
+PIECES = (
+    *("\n", "\r\n", "\r", "\t", "\t\t", " ", "    ", "        ", "\x0c", "\xa0", "\u2028"),
+    *("def ", "self", "__init__", "_a", "max_length", "(", "):", "==", "#", "'", "3.14", "10000"),
+    *("é", "e\u0301", "日本", "😀", "👩‍👩‍👧", "Ġ", "Ċ", "\ufeff", "\ufffd", "\x00"),
+    *("<", ">", "|", "mask", "eom", *SPECIAL),
+)
+texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=3)).map("".join)
 
 
-@given(text=st.text() | st.text(alphabet=" \n\t\r_aé😀1(="))
+@given(text=texts)
 def test_any_text_survives_the_round_trip(tokenizer: Tokenizer, text: str) -> None:
-    """Decoding gives back exactly what was encoded."""
-    text = text.encode("utf-8", "ignore").decode()
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+    """Decoding gives back exactly what was encoded, and no text spells a special token."""
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(i < tokenizer.mask for i in ids)
+    assert tokenizer.encode_batch([text, text]) == [ids, ids]
+
+
+@given(data=st.binary())
+def test_any_bytes_survive_the_round_trip(tokenizer: Tokenizer, data: bytes) -> None:
+    """As text of single-byte characters, and, where they are UTF-8, as that."""
+    for text in (data.decode("latin-1"), data.decode("utf-8", "replace")):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@given(text=texts, at=st.integers(0), surrogate=st.characters(categories=["Cs"]))
+def test_a_lone_surrogate_is_read_as_a_question_mark(
+    tokenizer: Tokenizer, text: str, at: int, surrogate: str
+) -> None:
+    """It has no bytes; all around it stays as it is, and no character moves."""
+    at %= len(text) + 1
+    ids = tokenizer.encode(text[:at] + surrogate + text[at:])
+    assert tokenizer.decode(ids) == f"{text[:at]}?{text[at:]}"
+    assert tokenizer.encode_batch([surrogate]) == [tokenizer.encode("?")]
+
+
+@given(text=texts, cuts=st.tuples(st.integers(0), st.integers(0)))
+def test_parts_tokenised_apart_are_the_text(
+    tokenizer: Tokenizer, text: str, cuts: tuple[int, int]
+) -> None:
+    """Prefix, middle and suffix, cut between any characters: no token straddles an edge."""
+    begin, end = sorted(cut % (len(text) + 1) for cut in cuts)
+    prefix, middle, suffix = map(tokenizer.encode, (text[:begin], text[begin:end], text[end:]))
+    assert tokenizer.decode([*prefix, *middle, *suffix]) == text
+    assert tokenizer.decode(middle) == text[begin:end]
+    context = tokenizer.layout(prefix, suffix)
+    assert [i for i in context if i > tokenizer.mask] == [
+        *(tokenizer.suf, tokenizer.pre, tokenizer.mid)
+    ]
+
+
+@given(text=st.lists(st.sampled_from([p for p in PIECES if p.isascii()])).map("".join))
+def test_indentation_is_never_in_a_token_with_words(tokenizer: Tokenizer, text: str) -> None:
+    """A token is blanks and line breaks alone, or something with one blank before it at most."""
+    for name in map(tokenizer.name, tokenizer.encode(text)):
+        assert re.fullmatch(r"\s+| ?\S+", name)
 
 
 @pytest.mark.parametrize("mark", SPECIAL)
@@ -32,6 +87,14 @@ def test_a_run_of_indentation_is_one_token(tokenizer: Tokenizer, depth: int) -> 
     """Alone, as at the start of a span, and after a line break."""
     assert len(tokenizer.encode(" " * depth)) == 1
     assert len(tokenizer.encode("\n" + " " * depth)) == 1
+
+
+def test_the_shipped_tokenizer_knows_indentation_to_six_levels() -> None:
+    """Also odd depths, as of continued lines."""
+    shipped = Tokenizer.load(Path(checkpoint.__file__).parent / "models" / MODEL / "tokenizer.json")
+    for depth in range(2, 25):
+        assert len(shipped.encode(" " * depth)) == 1
+        assert len(shipped.encode("\n" + " " * depth)) == 1
 
 
 def test_layout_puts_the_prefix_last(tokenizer: Tokenizer) -> None:
@@ -55,3 +118,10 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         Tokenizer.load(path)
+
+
+def test_a_comparison_has_a_column_for_each_vocabulary() -> None:
+    """Small figures with their decimals, large ones with their thousands."""
+    table = [{"vocabulary": 8192, "x per byte": 3.847}, {"vocabulary": 16384, "x per byte": 4.0}]
+    lines = [line.split() for line in as_text(table).splitlines()]
+    assert lines == [["vocabulary", "8,192", "16,384"], ["x", "per", "byte", "3.85", "4.00"]]
