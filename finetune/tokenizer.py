@@ -1,4 +1,8 @@
-"""`talaria tokenizer`: learn a byte-level BPE on a corpus, or compare several sizes of it."""
+"""`talaria tokenizer`: learn a byte-level BPE on a corpus, or compare several sizes of it.
+
+A larger vocabulary takes fewer tokens for a text, but every token costs the model
+more. So sizes are compared by what a byte of held-out text costs in training.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,13 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from coder.denoiser import Denoiser, DenoiserConfig
 from coder.errors import UsageError
@@ -38,7 +44,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--compare",
         metavar="SIZES",
-        help="vocabulary sizes, as 8192,16384,32768: print what each costs, write no tokenizer",
+        help="vocabulary sizes, as 8192,16384,32768: say what each costs, as JSON and, on "
+        "standard error, as a table; write no tokenizer",
     )
     args = parser.parse_args(argv)
     try:
@@ -53,20 +60,16 @@ def main(argv: list[str]) -> int:
     documents = first_bytes(read_corpus(args.corpus, "train"), LEARN_BYTES)
     held_out = read_corpus(args.corpus, "valid")
     if args.compare:
-        table = []
-        for size in sizes:
-            tokenizer = learn(documents, size)
-            table.append({"vocabulary": size, **reach(tokenizer, held_out), **costs(tokenizer)})
-            table[-1].update(per_byte(table[-1]))
-            print(f"{size} done", file=sys.stderr)
+        table = compare(documents, held_out, sizes)
         print(json.dumps(table, indent=1, ensure_ascii=False))
+        print(as_text(table), file=sys.stderr)
         return 0
     began = time.monotonic()
     tokenizer = learn(documents, sizes[0])
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_suffix(".partial")
-    tokenizer.save(partial)
-    os.replace(partial, args.out)
+    unfinished = args.out.with_suffix(".partial")
+    tokenizer.save(unfinished)
+    os.replace(unfinished, args.out)
     print(
         f"{args.out}: {tokenizer.vocab_size} tokens, "
         f"{reach(tokenizer, held_out)['bytes_per_token']:.3f} bytes per token "
@@ -102,39 +105,68 @@ def reach(tokenizer: Tokenizer, documents: Sequence[Document]) -> dict[str, floa
     }
 
 
-def costs(tokenizer: Tokenizer) -> dict[str, float]:
-    """What a token costs each shape in next-token training: operations and seconds.
+def compare(
+    documents: Sequence[Document], held_out: Sequence[Document], sizes: Sequence[int]
+) -> list[dict[str, float]]:
+    """What is to be known of each size: how far a token reaches, what tokens and bytes cost."""
+    rows: list[dict[str, float]] = []
+    tokenizers = []
+    for size in sizes:
+        began = time.monotonic()
+        tokenizers.append(learn(documents, size))
+        spent = round(time.monotonic() - began, 1)
+        rows.append({"vocabulary": size, **reach(tokenizers[-1], held_out), "learned in s": spent})
+    for name, shape in SHAPES.items():
+        for row, cost in zip(rows, costs(tokenizers, shape), strict=True):
+            for key, value in cost.items():
+                row[f"{name}: {key} per token"] = value
+                row[f"{name}: {key} per byte"] = round(value / row["bytes_per_token"], 2)
+    return rows
 
-    Seconds are medians of REPEATS passes, forward and backward, not compiled, in
-    bfloat16; the largest deviation from the median is given too.
+
+def costs(tokenizers: Sequence[Tokenizer], shape: tuple[int, int, int]) -> list[dict[str, float]]:
+    """What a token costs a shape with each vocabulary, in next-token training.
+
+    Operations of the matrix products, and microseconds: the median of REPEATS
+    passes, forward and backward, bfloat16, not compiled, in processor time of one
+    thread, which other programs on the machine lengthen little; and the largest
+    deviation from it. Vocabularies take turns, so that a busy time hits all of them.
     """
-    found = {}
-    for name, (layers, width, heads) in SHAPES.items():
+    layers, width, heads = shape
+    passes: list[Callable[[], Tensor]] = []
+    found: list[dict[str, float]] = []
+    for tokenizer in tokenizers:
         config = DenoiserConfig(tokenizer.vocab_size, layers, width, heads, LENGTH, block_length=1)
+        found.append({"operations": step_flops(config, 1, 0) / LENGTH})
         objective = Objective(Denoiser(config))
         rng = np.random.default_rng(0)
         rows = [
             Sample(rng.integers(0, tokenizer.mask, LENGTH).tolist(), [], []) for _ in range(ROWS)
         ]
-        batch = make_batch(rows, tokenizer, LENGTH, 1, 0, rng)
-        seconds = []
+        passes.append(partial(objective, make_batch(rows, tokenizer, LENGTH, 1, 0, rng)))
+    seconds: list[list[float]] = [[] for _ in passes]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         for _ in range(REPEATS + 1):
-            began = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16):
-                losses = objective(batch)
-            losses.sum().backward()
-            seconds.append((time.perf_counter() - began) / (ROWS * LENGTH))
-        middle = statistics.median(seconds[1:])
-        found[f"{name}: operations per token"] = step_flops(config, 1, 0) / LENGTH
-        found[f"{name}: µs per token"] = round(1e6 * middle, 1)
-        found[f"{name}: ± µs"] = round(1e6 * max(abs(s - middle) for s in seconds[1:]), 1)
+            for run, spent in zip(passes, seconds, strict=True):
+                began = time.process_time()
+                with torch.autocast("cpu", torch.bfloat16):
+                    losses = run()
+                torch.autograd.backward(losses.sum())
+                spent.append((time.process_time() - began) / (ROWS * LENGTH))
+    finally:
+        torch.set_num_threads(threads)
+    for cost, (_, *spent) in zip(found, seconds, strict=True):  # the first pass warms up
+        middle = statistics.median(spent)
+        cost["µs"] = round(1e6 * middle, 1)
+        cost["± µs"] = round(1e6 * max(abs(s - middle) for s in spent), 1)
     return found
 
 
-def per_byte(row: dict[str, float]) -> dict[str, float]:
-    """The costs of a row by bytes of text, which is what vocabularies are compared by."""
-    return {
-        key.replace("per token", "per byte"): round(value / row["bytes_per_token"], 2)
-        for key, value in row.items()
-        if "per token" in key
-    }
+def as_text(table: Sequence[dict[str, float]]) -> str:
+    """The table for people: a column for each vocabulary."""
+    return "\n".join(
+        f"{key:40}" + "".join(f"{row[key]:>16,.{0 if row[key] >= 1000 else 2}f}" for row in table)
+        for key in table[0]
+    )
