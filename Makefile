@@ -36,7 +36,7 @@ $(VENV)/.ready-demo: pyproject.toml constraints.txt $(VENV)/.ready-venv
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready-demo
-	$(PIP) --editable '.[train,dev]'
+	$(PIP) --editable '.[train,eval,dev]'
 	@touch $@
 
 # Writes every pinned version anew from what is installed.

@@ -90,7 +90,7 @@ def run(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise TalariaError(
             f"`talaria {name}` needs {error.name}, which is not installed; "
-            "install the extra: pip install 'talaria[train]'"
+            "install the extras: pip install 'talaria[train,eval]'"
         ) from error
 
 

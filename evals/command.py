@@ -1,0 +1,183 @@
+"""`talaria eval`: generate samples, score them, report; or all three with `run`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coder.errors import DataError, UsageError
+from evals.suites import SOURCES, Suite, locate, read_suite, take
+
+if TYPE_CHECKING:
+    from evals.generate import Request
+
+SUITES = (*SOURCES, "line-end")
+# Of the decoder's options, those that the command line offers.
+OPTIONS = ("mode", "max_nfe", "max_tokens", "temperature", "confidence_threshold", "seed")
+FLOORS = {"infill-single-line": 27, "infill-random-span-light": 0}
+"""Problems of the published files that pass with nothing in the hole."""
+
+
+def main(argv: list[str]) -> int:
+    """Run one stage or all; 0, or 1 for a self-test that found something."""
+    args = arguments(argv)
+    stage = {
+        "generate": generate_command,
+        "score": score_command,
+        "report": report_command,
+        "run": run_command,
+        "compare": compare_command,
+        "selftest": selftest_command,
+    }[args.stage]
+    return stage(args)
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """The options of `talaria eval`; UsageError for numbers out of range."""
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("suite", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
+    source = data.add_argument_group("problems")
+    source.add_argument("--data", type=Path, metavar="FILE", help="the suite's file")
+    source.add_argument("--download", action="store_true", help="fetch it if it is not there")
+    source.add_argument("--any-data", action="store_true", help="take any file of its fields")
+    source.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
+    source.add_argument("--cursors", type=int, default=500, metavar="N", help="of line-end")
+    source.add_argument("--cursor-seed", type=int, default=0, metavar="S")
+    source.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", help="a folder, or a name from `talaria models`")
+    model.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    model.add_argument("--mode", choices=("diffuse", "ar"))
+    model.add_argument("--max-nfe", type=int, metavar="N")
+    model.add_argument("--max-tokens", type=int, metavar="N")
+    model.add_argument("--temperature", type=float, metavar="T")
+    model.add_argument("--confidence-threshold", type=float, metavar="P")
+    model.add_argument("--seed", type=int, metavar="S")
+    model.add_argument("--samples", type=int, default=1, metavar="N", help="of each problem")
+    runs = argparse.ArgumentParser(add_help=False)
+    runs.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N")
+    runs.add_argument("--require-isolation", metavar="LEVEL", help="refuse to run below it")
+
+    parser = argparse.ArgumentParser(
+        prog="talaria eval", description="Measure a model: generate, score, report."
+    )
+    stages = parser.add_subparsers(dest="stage", required=True)
+    one = stages.add_parser("generate", parents=[data, model], help="model -> samples")
+    one.add_argument("--out", type=Path, required=True, metavar="SAMPLES.jsonl")
+    two = stages.add_parser("score", parents=[data, runs], help="samples -> results; no model")
+    two.add_argument("samples", type=Path)
+    two.add_argument("--out", type=Path, required=True, metavar="RESULTS.jsonl")
+    three = stages.add_parser("report", help="results -> tables, report.json, report.html")
+    three.add_argument("results", type=Path, nargs="+")
+    three.add_argument("--out", type=Path, metavar="FOLDER")
+    all_three = stages.add_parser("run", parents=[data, model, runs], help="all three stages")
+    all_three.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    pair = stages.add_parser("compare", help="two runs on the same problems")
+    pair.add_argument("first", type=Path)
+    pair.add_argument("second", type=Path)
+    check = stages.add_parser("selftest", parents=[data, runs], help="is the harness right?")
+    check.add_argument("--out", type=Path, default=Path("selftest"), metavar="FOLDER")
+    args = parser.parse_args(argv)
+    for name, low in (("limit", 1), ("cursors", 1), ("cursor_seed", 0), ("workers", 1)):
+        value = getattr(args, name, None)
+        if value is not None and value < low:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least {low}")
+    return args
+
+
+def suite_of(args: argparse.Namespace) -> Suite:
+    """The problems that the command line names."""
+    if args.suite == "line-end":
+        from evals.cursors import line_end
+
+        return take(line_end(args.corpus, args.cursors, args.cursor_seed), args.limit)
+    path = locate(args.suite, args.data, args.download)
+    return take(read_suite(args.suite, path, args.any_data), args.limit)
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """How samples are drawn, as the command line says."""
+    from coder.infill import Options
+    from evals.generate import Request
+
+    assert {field.name for field in fields(Options)} >= set(OPTIONS)
+    given = {name: getattr(args, name) for name in OPTIONS}
+    return Request(Options(**{k: v for k, v in given.items() if v is not None}), args.samples)
+
+
+def generate_command(args: argparse.Namespace) -> int:
+    """Fill the holes."""
+    suite = suite_of(args)
+    from coder import checkpoint
+    from evals.generate import generate
+
+    request = request_of(args)
+    generate(suite, checkpoint.load(args.model, args.device), request, args.out, args.device)
+    print(args.out)
+    return 0
+
+
+def score_command(args: argparse.Namespace) -> int:
+    """Compare and run."""
+    from evals.score import score
+
+    results = score(args.samples, suite_of(args), args.out, args.workers, args.require_isolation)
+    if results.header["damaged_samples"]:
+        lines = ", ".join(map(str, results.header["damaged_samples"]))
+        print(f"{args.samples}: damaged lines left out: {lines}", file=sys.stderr)
+    print(args.out)
+    return 0
+
+
+def report_command(args: argparse.Namespace) -> int:
+    """Print figures, and write them."""
+    from evals.report import as_text, report
+
+    print("\n\n".join(map(as_text, report(args.results, args.out))))
+    if args.out:
+        print(f"\n{args.out / 'report.html'}")
+    return 0
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """All three stages into one folder; what is there is not redone."""
+    from coder import checkpoint
+    from evals.generate import generate
+    from evals.report import as_text, report
+    from evals.score import score
+
+    suite, request = suite_of(args), request_of(args)
+    samples, results = args.out / "samples.jsonl", args.out / "results.jsonl"
+    generate(suite, checkpoint.load(args.model, args.device), request, samples, args.device)
+    score(samples, suite, results, args.workers, args.require_isolation)
+    print("\n\n".join(map(as_text, report([results], args.out))))
+    words = ["talaria", "eval", *sys.argv[2:]] if len(sys.argv) > 2 else ["talaria", "eval"]
+    print(f"\n{args.out / 'report.html'}; again: {shlex.join(words)}")
+    return 0
+
+
+def compare_command(args: argparse.Namespace) -> int:
+    """Two runs, side by side."""
+    from evals.report import compare_runs
+
+    print(compare_runs(args.first, args.second))
+    return 0
+
+
+def selftest_command(args: argparse.Namespace) -> int:
+    """True middles must pass, empty ones pass as often as is known, wrong ones never."""
+    from evals.selftest import selftest
+
+    suite = suite_of(args)
+    if suite.problems[0].test is None:
+        raise DataError(f"{suite.name} runs no tests: there is nothing to try")
+    whole = args.limit is None and not args.any_data
+    floor = FLOORS.get(suite.name) if whole else None
+    lines, right = selftest(suite, args.out, args.workers, args.require_isolation, floor)
+    print("\n".join(lines))
+    return 0 if right else 1

@@ -1,0 +1,82 @@
+"""Intervals and comparisons: how sure a figure is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2000
+Interval = tuple[float, float]
+
+
+def wilson(hits: int, total: int) -> Interval:
+    """The 95 % interval of Wilson (1927) for a share of independent trials."""
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, total).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def bootstrap(values: Sequence[float], clusters: Sequence[str]) -> Interval | None:
+    """The 95 % percentile interval of the mean as whole clusters are drawn anew; seeded.
+
+    None where every draw gives the same mean: that has no width, but is not certain.
+    """
+    names = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    sums, sizes = np.zeros(len(names)), np.zeros(len(names))
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[names[cluster]] += value
+        sizes[names[cluster]] += 1
+    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
+    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return None if low == high else (float(low), float(high))
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """The unbiased estimate of the chance that one of k samples is right (arXiv 2107.03374).
+
+    ValueError if there are fewer than k samples.
+    """
+    if k > samples:
+        raise ValueError(f"pass@{k} needs {k} samples of each problem; there are {samples}")
+    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same problems: how many only one of them solved, and how likely that is.
+
+    difference  rate of the second less that of the first, with its cluster-bootstrap interval
+    p_value     of McNemar's exact test (1947), which takes problems as independent
+    """
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    difference: float
+    interval: Interval | None
+    p_value: float
+
+
+def compare(first: Sequence[bool], second: Sequence[bool], clusters: Sequence[str]) -> Comparison:
+    """Compare two runs whose outcomes stand in the same order."""
+    from scipy.stats import binomtest
+
+    pairs = list(zip(first, second, strict=True))
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+    discordant = only_first + only_second
+    differences = [float(b) - float(a) for a, b in pairs]
+    return Comparison(
+        both=pairs.count((True, True)),
+        only_first=only_first,
+        only_second=only_second,
+        neither=pairs.count((False, False)),
+        difference=sum(differences) / len(differences),
+        interval=bootstrap(differences, clusters),
+        p_value=float(binomtest(only_first, discordant).pvalue) if discordant else 1.0,
+    )

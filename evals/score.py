@@ -1,0 +1,166 @@
+"""The second stage: samples become results. Texts are compared and programs run; no model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from coder.errors import UsageError
+from coder.syntax import judge
+from evals.generate import progress
+from evals.jsonl import FORMAT, Results, Row, read
+from evals.sandbox import Level, Limits, Program, Sandbox
+from evals.suites import Problem, Suite
+
+SLOW = 20  # times what the true solution takes, before a program is called endless
+LEAST = 2.0  # seconds that every program has
+LONGEST = 60.0  # seconds that a true solution may take
+
+
+def score(
+    samples: Path, suite: Suite, path: Path, workers: int, require: Level | str | None = None
+) -> Results:
+    """Compare and run every sample and append what came out; what is there is not redone.
+
+    UsageError if the samples are of other problems than the suite's.
+    """
+    head, rows, damaged = read(samples)
+    if head.get("stage") != "samples":
+        raise UsageError(f"{samples} holds {head.get('stage')}, not samples")
+    if head["data"] != suite.digest():
+        raise UsageError(
+            f"{samples} was made from other problems than {', '.join(suite.files)} "
+            f"({head['suite']} {head['data'][:12]}, this is {suite.name} {suite.digest()[:12]}); "
+            "give the file that the samples were made from"
+        )
+    problems = {problem.id: problem for problem in suite.problems}
+    # A later row of the same sample replaces an earlier one.
+    wanted = {(row["id"], row["sample"]): row for row in rows if row["id"] in problems}
+    tested = any(problem.test is not None for problem in suite.problems)
+    with Sandbox(workers=workers, require=require if tested else None) as sandbox:
+        header = {
+            **head,
+            "format": FORMAT,
+            "stage": "results",
+            "isolation": sandbox.level.name if tested else None,
+            "damaged_samples": damaged,
+        }
+        results = Results(path, header)
+        kept = {(row["id"], row["sample"]) for row in results.rows}
+        rest = {key: row for key, row in wanted.items() if key not in kept}
+        try:
+            limits = time_limits({problems[i] for i, _ in rest}, sandbox)
+            bar = progress(len(wanted), "sample")
+            bar.update(len(wanted) - len(rest))
+            passed = sum(bool(row["passed"]) for row in results.rows)
+            for row in judged(rest, problems, sandbox, limits):
+                results.append(row)
+                passed += bool(row["passed"])
+                bar.update()
+                if tested:
+                    bar.set_postfix_str(f"passed {passed / len(results.rows):.1%}", refresh=False)
+            bar.close()
+        finally:
+            results.close()
+    return results
+
+
+def time_limits(problems: Iterable[Problem], sandbox: Sandbox) -> dict[str, float]:
+    """Seconds for each program by the time of its true solution here, by problem.
+
+    A slow machine is slow for both, so it changes no verdict. Holes in one task
+    share its solution, which runs once.
+    """
+    programs: dict[str, list[Problem]] = {}
+    for problem in problems:
+        if problem.test is not None:
+            programs.setdefault(problem.program(problem.solution), []).append(problem)
+    limits: dict[str, float] = {}
+    asked = (
+        (text, Program(text, shared[0].test or ""), Limits(seconds=LONGEST))
+        for text, shared in sorted(programs.items())
+    )
+    for text, verdict in sandbox.run_all(asked):
+        for problem in programs[text]:
+            limits[problem.id] = max(LEAST, SLOW * verdict.seconds)
+    return limits
+
+
+def judged(
+    rows: Mapping[tuple[str, int], Row],
+    problems: Mapping[str, Problem],
+    sandbox: Sandbox,
+    limits: Mapping[str, float],
+) -> Iterator[Row]:
+    """Results of samples, as they come; equal programs run once."""
+    programs: dict[tuple[str, str], list[Row]] = {}
+    for row in rows.values():
+        problem = problems[row["id"]]
+        if problem.test is None:
+            yield {**compared(problem, row), "passed": None, "verdict": None, "detail": ""}
+            continue
+        programs.setdefault((problem.program(row["text"]), problem.id), []).append(row)
+    asked = (
+        ((text, name), Program(text, problems[name].test or ""), Limits(seconds=limits[name]))
+        for text, name in programs
+    )
+    for key, verdict in sandbox.run_all(asked):
+        for row in programs[key]:
+            yield {
+                **compared(problems[row["id"]], row),
+                "passed": verdict.status == "passed",
+                "verdict": verdict.status,
+                "detail": verdict.detail,
+            }
+
+
+def compared(problem: Problem, row: Row) -> dict[str, Any]:
+    """What can be said of a sample without running it."""
+    from rapidfuzz.distance import Levenshtein
+
+    raw = str(row["text"])
+    text, true = problem.taken(raw), problem.solution
+    same = next(
+        (i for i, pair in enumerate(zip(text, true, strict=False)) if pair[0] != pair[1]), None
+    )
+    syntax = judge(problem.prefix, text, problem.suffix)
+    return {
+        **row,
+        "cluster": problem.cluster,
+        "exact": text == true,
+        "exact_stripped": text.strip() == true.strip(),
+        "first_line": first_line(text) == first_line(true),
+        "edit_similarity": round(Levenshtein.normalized_similarity(text, true), 4),
+        "prefix_characters": min(len(text), len(true)) if same is None else same,
+        "length_error": len(text) - len(true),
+        "parses": compiles(problem.program(raw)),
+        "adds_error": not syntax.clean,
+        "repeats_suffix": repeats(text, true, problem.suffix),
+    }
+
+
+def first_line(text: str) -> str:
+    """The first line that is not blank, without white space around it."""
+    return text.strip().partition("\n")[0].strip()
+
+
+def compiles(program: str) -> bool:
+    """Whether Python takes the text as a program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            compile(program, "program", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return True
+
+
+def repeats(text: str, true: str, suffix: str) -> bool:
+    """Whether a middle writes the line that follows the hole, where the true one does not."""
+    following = first_line(suffix)
+    if not following:
+        return False
+    lines = [[line.strip() for line in middle.splitlines()] for middle in (text, true)]
+    return following in lines[0] and following not in lines[1]

@@ -1,0 +1,56 @@
+"""Is the harness right? True middles pass, empty ones at the known floor, wrong ones never."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evals.jsonl import FORMAT, Results, environment
+from evals.score import score
+from evals.suites import Suite
+
+WRONG = "\n    raise NotImplementedError\n"
+KINDS = ("true", "empty", "wrong")
+
+
+def selftest(
+    suite: Suite, folder: Path, workers: int, require: str | None, floor: int | None
+) -> tuple[list[str], bool]:
+    """Score three answers to every problem; a line for each, and whether all is as it must be.
+
+    `floor` is the number of problems known to pass with nothing in the hole, if any is.
+    """
+    lines, right = [], True
+    for kind in KINDS:
+        samples, path = folder / f"{kind}.samples.jsonl", folder / f"{kind}.results.jsonl"
+        for old in (samples, path):
+            old.unlink(missing_ok=True)
+        header = {
+            "format": FORMAT,
+            "stage": "samples",
+            "suite": suite.name,
+            "data": suite.digest(),
+            "files": dict(suite.files),
+            "model": {"name": f"{kind} middles", "weights": "", "tokenizer": ""},
+            "options": {"mode": "none"},
+            "environment": environment(),
+        }
+        written = Results(samples, header)
+        for problem in suite.problems:
+            text = {"true": problem.solution, "empty": "", "wrong": WRONG}[kind]
+            written.append(
+                {"id": problem.id, "sample": 0, "text": text, "stopped": "eom", "nfe": 1}
+                | {"tokens": 0, "context_tokens": 0, "elapsed_ms": 0.0}
+            )
+        written.close()
+        results = score(samples, suite, path, workers, require)
+        passed = sum(row["passed"] for row in results.rows)
+        total = len(suite.problems)
+        expected = {"true": total, "empty": floor, "wrong": 0}[kind]
+        good = expected is None or passed == expected
+        right = right and good
+        wanted = "no floor is known" if expected is None else f"must be {expected}"
+        lines.append(
+            f"{kind:6} middles: {passed} of {total} pass ({wanted})"
+            f"{'' if good else ': WRONG'}; isolation {results.header['isolation']}"
+        )
+    return lines, right

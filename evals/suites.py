@@ -1,0 +1,275 @@
+"""What is asked: benchmark files as problems, each a file with a hole and perhaps a test."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import urllib.request
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coder.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A hole in a file.
+
+    Problems of one cluster (a task, a file) are not independent. `test` is a
+    program to be run after the filled file; None where only the text is compared.
+    `whole` marks middles that are a function's whole rest: what a model writes
+    after it, at the left margin, does not belong to it.
+    """
+
+    id: str
+    cluster: str
+    prefix: str
+    suffix: str
+    solution: str
+    test: str | None = None
+    whole: bool = False
+
+    def program(self, middle: str) -> str:
+        """The file with this middle in it."""
+        return self.prefix + self.taken(middle) + self.suffix
+
+    def taken(self, middle: str) -> str:
+        """What counts of a middle: all of it, or the function's body where that is asked for."""
+        if not self.whole:
+            return middle
+        lines = middle.splitlines(keepends=True)
+        for number, line in enumerate(lines):
+            # The first line goes on where the prefix stops; others begin a line.
+            if line.strip() and not line[0].isspace() and (number or self.prefix.endswith("\n")):
+                return "".join(lines[:number])
+        return middle
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Problems of one kind; `files` are the SHA-256 of what was read, by name."""
+
+    name: str
+    problems: Sequence[Problem]
+    files: Mapping[str, str]
+    clusters: str = "tasks"
+
+    def __post_init__(self) -> None:
+        read = ", ".join(self.files) or "no file"
+        if not self.problems:
+            raise DataError(f"no problems for {self.name} in {read}; choose other data")
+        name, count = Counter(problem.id for problem in self.problems).most_common(1)[0]
+        if count > 1:
+            raise DataError(f"{count} problems of {read} are named {name!r}; fetch it again")
+
+    def digest(self) -> str:
+        """SHA-256 of all that is asked, whatever file it came from."""
+        asked = json.dumps([vars(problem) for problem in self.problems])
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a suite's file comes from; no hash where none is known to be right."""
+
+    address: str
+    sha256: str | None
+    fields: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return self.address.rpartition("/")[2]
+
+
+INFILLING = "https://github.com/openai/human-eval-infilling/raw/master/data"
+HOLE = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
+MBPP = "https://github.com/google-research/google-research/raw/master/mbpp"
+SOURCES = {
+    "humaneval": Source(
+        "https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz",
+        "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",
+        ("task_id", "entry_point", "prompt", "canonical_solution", "test"),
+    ),
+    "infill-single-line": Source(
+        f"{INFILLING}/HumanEval-SingleLineInfilling.jsonl.gz",
+        "1277073e7ddce163ef68598c2bca777f688a53df99422f097e37362090f88e1f",
+        HOLE,
+    ),
+    "infill-multi-line": Source(
+        f"{INFILLING}/HumanEval-MultiLineInfilling.jsonl.gz",
+        "2f341612eee1d35da1357a4f365e0c0b3ba6e2b62eb491e88aaefa4855af0349",
+        HOLE,
+    ),
+    "infill-random-span": Source(
+        f"{INFILLING}/HumanEval-RandomSpanInfilling.jsonl.gz",
+        "b4f330d8a8ff97bf85d9def497dffcae4d741e506449386a877236e422e33e8d",
+        HOLE,
+    ),
+    "infill-random-span-light": Source(
+        f"{INFILLING}/HumanEval-RandomSpanInfillingLight.jsonl.gz",
+        "1432250ecac0cb56e6f97f8faf0970419ef892a98fda7e1f5aa4c4b87209b760",
+        HOLE,
+    ),
+    "mbpp": Source(f"{MBPP}/mbpp.jsonl", None, ("text", "code")),
+    "sanitized-mbpp": Source(f"{MBPP}/sanitized-mbpp.json", None, ("prompt", "code")),
+    "santacoder-fim": Source(
+        "https://huggingface.co/datasets/bigcode/santacoder-fim-task/resolve/main/data.jsonl",
+        None,
+        ("prompt", "suffix", "canonical_solution"),
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where benchmark files are kept."""
+    home = os.environ.get("TALARIA_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "talaria") / "benchmarks"
+
+
+def locate(name: str, data: Path | None, download: bool = False) -> Path:
+    """The file of a suite: the one given, else the one in the cache, else downloaded on request.
+
+    DataError says which file is wanted, where it comes from and where to put it.
+    """
+    source = SOURCES[name]
+    if data is not None:
+        return data
+    path = cache_folder() / source.file
+    if path.exists():
+        return path
+    if not download:
+        raise DataError(
+            f"{name} needs {source.file}: give it with --data FILE, put it into "
+            f"{path.parent}, or fetch it from {source.address} with --download"
+        )
+    try:
+        with urllib.request.urlopen(source.address, timeout=60) as answer:
+            raw = answer.read()
+    except OSError as error:
+        raise DataError(
+            f"{source.address} cannot be fetched ({error}); get {source.file} another way and "
+            "give it with --data FILE"
+        ) from error
+    check(raw, source, source.address)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(raw)
+    os.replace(partial, path)
+    return path
+
+
+def check(raw: bytes, source: Source, place: object) -> str:
+    """The SHA-256 of a file; DataError if it should be another."""
+    found = hashlib.sha256(raw).hexdigest()
+    if source.sha256 not in (None, found):
+        raise DataError(
+            f"{place}: its SHA-256 is {found[:12]}…, {source.file} has {str(source.sha256)[:12]}…; "
+            f"fetch it again from {source.address}, or use --any-data to take it as it is"
+        )
+    return found
+
+
+def read_suite(name: str, path: Path, any_data: bool = False) -> Suite:
+    """The problems of a suite's file, in its order.
+
+    Any JSONL of the same fields will do with `any_data`; else the file must be
+    the published one where its hash is known. DataError names file, line and field.
+    """
+    source = SOURCES[name]
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); it should be {source.file}"
+        ) from error
+    found = hashlib.sha256(raw).hexdigest() if any_data else check(raw, source, path)
+    rows = read_rows(raw, path, source.fields)
+    make = {"mbpp": from_mbpp, "sanitized-mbpp": from_mbpp}.get(name, from_hole)
+    return Suite(name, [make(row, number) for number, row in enumerate(rows)], {path.name: found})
+
+
+def read_rows(raw: bytes, path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """The objects of JSONL, gzipped or not, or of a JSON list; each must have these texts."""
+    number = 0
+    try:
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+        if raw.lstrip()[:1] == b"[":
+            rows = json.loads(raw)
+        else:
+            rows = []
+            for line in io.BytesIO(raw):
+                number += 1
+                if line.strip():
+                    rows.append(json.loads(line))
+    except ValueError as error:
+        raise DataError(f"{path}: line {number} is no JSON ({error}); fetch it again") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged gzip ({error}); fetch it again") from error
+    for number, row in enumerate(rows, 1):
+        wrong = [f for f in fields if not (isinstance(row, dict) and isinstance(row.get(f), str))]
+        if wrong:
+            raise DataError(
+                f"{path}: row {number} has no text named {wrong[0]!r}; this suite needs "
+                f"{', '.join(fields)}: is it the right file?"
+            )
+    assert isinstance(rows, list)
+    return rows
+
+
+def from_hole(row: Mapping[str, Any], number: int) -> Problem:
+    """A row of HumanEval, of its infilling files or of the like."""
+    name = str(row.get("task_id", number))
+    test = None
+    if "test" in row:
+        test = f"{row['test']}\ncheck({row['entry_point']})\n"
+    return Problem(
+        id=name,
+        # SingleLineInfilling/HumanEval/0/L3 and its like are holes in one task.
+        cluster="/".join(name.split("/")[1:-1]) or name if name.count("/") > 1 else name,
+        prefix=row["prompt"],
+        suffix=row.get("suffix", ""),
+        solution=row["canonical_solution"],
+        test=test,
+        whole="suffix" not in row,
+    )
+
+
+def from_mbpp(row: Mapping[str, Any], number: int) -> Problem:
+    """A row of MBPP: its text and tests as a docstring, its function's first line given."""
+    name = f"MBPP/{row.get('task_id', number)}"
+    code = str(row["code"]).replace("\r\n", "\n").replace("\t", "    ")
+    tests = [str(test) for test in row.get("test_list", [])]
+    setup = "\n".join(map(str, row.get("test_imports") or [])) or row.get("test_setup_code") or ""
+    called = next((line for line in reversed(code.split("\n")) if line.startswith("def ")), None)
+    if called is None or not tests:
+        raise DataError(f"{name} has no function or no tests; is it the right file?")
+    before, _, after = code.rpartition(called + "\n")
+    text = str(row.get("text") or row.get("prompt"))
+    described = f'    """{text}\n\n' + "".join(f"    {test}\n" for test in tests) + '    """\n'
+    return Problem(
+        id=name,
+        cluster=name,
+        prefix=f"{before}{called}\n{described}",
+        suffix="",
+        solution=after if after.endswith("\n") else after + "\n",
+        test="\n".join([setup, *tests, ""]),
+        whole=True,
+    )
+
+
+def take(suite: Suite, limit: int | None) -> Suite:
+    """The suite's first problems; UsageError if the number makes no sense."""
+    if limit is None:
+        return suite
+    if limit < 1:
+        raise UsageError(f"--limit is {limit}; it must be at least 1")
+    return Suite(suite.name, suite.problems[:limit], suite.files, suite.clusters)

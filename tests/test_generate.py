@@ -1,0 +1,76 @@
+"""Samples are kept as they come, and an interrupted run repeats nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coder.checkpoint import Checkpoint
+from coder.errors import DataError, UsageError
+from coder.infill import Options, infill
+from evals.generate import Request, generate
+from evals.jsonl import read
+from evals.suites import Suite, read_suite
+from tests import problems
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    """Three holes in two tasks."""
+    path = problems.write(tmp_path / "holes.jsonl", problems.HOLES)
+    return read_suite("infill-single-line", path, any_data=True)
+
+
+def test_every_hole_is_filled_and_kept(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
+    """With what it took, under a header that names model, data and settings."""
+    path = tmp_path / "samples.jsonl"
+    generate(suite, model, Request(Options(max_tokens=8)), path)
+    header, rows, _ = read(path)
+    assert [row["id"] for row in rows] == [problem.id for problem in suite.problems]
+    for row, problem in zip(rows, suite.problems, strict=True):
+        alone = infill(model, problem.prefix, problem.suffix, Options(max_tokens=8))
+        assert (row["text"], row["nfe"]) == (alone.best.text, alone.nfe)
+    assert header["model"]["weights"] == model.weights_hash
+    assert header["options"]["max_tokens"] == 8
+    assert header["data"] == suite.digest()
+
+
+def test_an_interrupted_run_goes_on(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
+    """With the samples that are missing; those that are there stay."""
+    path, request = tmp_path / "samples.jsonl", Request(Options(max_tokens=8))
+
+    def interrupt(row: dict[str, Any]) -> None:
+        if row["id"] == suite.problems[1].id:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(suite, model, request, path, watch=interrupt)
+    _, before, _ = read(path)
+    assert len(before) == 2
+    seen: list[str] = []
+    generate(suite, model, request, path, watch=lambda row: seen.append(row["id"]))
+    assert seen == [suite.problems[2].id]
+    _, after, _ = read(path)
+    assert after[:2] == before
+    with pytest.raises(DataError, match="other options"):
+        generate(suite, model, Request(Options(max_tokens=4)), path)
+
+
+def test_several_samples_have_seeds_of_their_own(
+    suite: Suite, model: Checkpoint, tmp_path: Path
+) -> None:
+    """Sample n is that of seed + n; at temperature 0 several make no sense."""
+    path = tmp_path / "samples.jsonl"
+    generate(suite, model, Request(Options(max_tokens=8, temperature=1.0, seed=5), 3), path)
+    _, rows, _ = read(path)
+    assert len(rows) == 9
+    problem, row = suite.problems[0], rows[2]
+    alone = infill(
+        model, problem.prefix, problem.suffix, Options(max_tokens=8, temperature=1.0, seed=7)
+    )
+    assert row["text"] == alone.best.text
+    for samples in (0, 2):
+        with pytest.raises(UsageError, match=f"--samples is {samples}"):
+            Request(Options(), samples)

@@ -1,0 +1,119 @@
+"""Figures are those of the rows, and two runs are compared only on the same problems."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coder.errors import DataError, UsageError
+from evals.jsonl import FORMAT, environment
+from evals.report import as_text, compare_runs, figures, report
+
+HEADER: dict[str, Any] = {
+    "format": FORMAT,
+    "stage": "results",
+    "suite": "infill-single-line",
+    "data": "d" * 64,
+    "files": {},
+    "model": {"name": "tiny", "weights": "w" * 64, "tokenizer": "t" * 64},
+    "options": {"mode": "diffuse"},
+    "environment": environment(),
+    "isolation": "full",
+}
+
+
+def row(number: int, passed: bool | None, sample: int = 0) -> dict[str, Any]:
+    """A result; two problems are one cluster."""
+    return {
+        "id": f"p{number}",
+        "sample": sample,
+        "cluster": f"c{number // 2}",
+        "passed": passed,
+        "verdict": None if passed is None else "passed" if passed else "failed",
+        "exact": bool(passed),
+        "exact_stripped": bool(passed),
+        "first_line": True,
+        "parses": True,
+        "adds_error": False,
+        "repeats_suffix": number == 0,
+        "edit_similarity": 0.5,
+        "prefix_characters": 3,
+        "length_error": -1,
+        "nfe": 4,
+        "tokens": 6,
+        "elapsed_ms": 10.0 * (number + 1),
+        "stopped": "eom",
+    }
+
+
+def test_shares_and_intervals() -> None:
+    """Of all rows; a share that was not measured is left out."""
+    found = figures(HEADER, [row(n, n < 3) for n in range(10)])
+    passed = found["shares"]["passed"]
+    assert passed["share"] == 0.3
+    assert passed["wilson"][0] < 0.3 < passed["wilson"][1]
+    assert passed["by_cluster"][0] < 0.3 < passed["by_cluster"][1]
+    assert found["pass_at_k"] == {"pass@1": pytest.approx(0.3)}
+    assert found["clusters"] == 5
+    assert found["tokens_per_forward"] == 1.5
+    assert found["elapsed_ms"] == {"p50": 50.0, "p95": 100.0, "p99": 100.0}
+    assert found["verdicts"] == {"passed": 3, "failed": 7}
+    untested = figures(HEADER, [row(n, None) for n in range(3)])
+    assert "passed" not in untested["shares"]
+    assert untested["pass_at_k"] == {}
+    with pytest.raises(DataError, match="no results"):
+        figures(HEADER, [])
+
+
+def test_several_samples_give_pass_at_k() -> None:
+    """Unbiased, and Wilson's interval is not given: samples of a problem are not independent."""
+    rows = [row(n, sample == 0, sample) for n in range(4) for sample in range(10)]
+    found = figures(HEADER, rows)
+    assert found["pass_at_k"] == {"pass@1": pytest.approx(0.1), "pass@10": 1.0}
+    assert found["shares"]["passed"]["wilson"] is None
+
+
+def write(path: Path, header: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
+    """A results file."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in (header, *rows)))
+    return path
+
+
+def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
+    """All with the same figures."""
+    one = write(tmp_path / "one.jsonl", HEADER, [row(n, n < 3) for n in range(10)])
+    other = {**HEADER, "options": {"mode": "ar"}}
+    two = write(tmp_path / "two.jsonl", other, [row(n, n < 5) for n in range(10)])
+    found = report([one, two], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(
+        json.dumps(found)
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert "infill-single-line, tiny, ar" in page
+    assert "30.0%" in page
+    text = as_text(found[0])
+    assert "passes the tests" in text
+    assert "30.0%" in text
+    assert "isolation full" in text
+    samples = write(tmp_path / "samples.jsonl", {**HEADER, "stage": "samples"}, [row(0, True)])
+    with pytest.raises(UsageError, match="score it first"):
+        report([samples], None)
+
+
+def test_two_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
+    """Pairs decide; other data, or true lengths in one of them, are refused."""
+    one = write(tmp_path / "one.jsonl", HEADER, [row(n, n < 3) for n in range(10)])
+    two = write(tmp_path / "two.jsonl", HEADER, [row(n, n < 8) for n in range(10)])
+    text = compare_runs(one, two)
+    assert "+50.0%" in text
+    assert "only first 0, only second 5, p = 0.0625" in text
+    alien = write(tmp_path / "alien.jsonl", {**HEADER, "data": "x" * 64}, [row(0, True)])
+    with pytest.raises(UsageError, match="different problems"):
+        compare_runs(one, alien)
+    told = write(tmp_path / "told.jsonl", {**HEADER, "oracle_length": True}, [row(0, True)])
+    with pytest.raises(UsageError, match="true lengths"):
+        compare_runs(one, told)

@@ -1,0 +1,119 @@
+"""Samples become results: texts compared, programs run, nothing mixed up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coder.checkpoint import Checkpoint
+from coder.errors import UsageError
+from coder.infill import Options
+from evals import command
+from evals.generate import Request, generate
+from evals.jsonl import read
+from evals.score import compared, repeats, score
+from evals.selftest import selftest
+from evals.suites import Problem, Suite, read_suite
+from tests import problems
+
+
+@pytest.fixture
+def holes(tmp_path: Path) -> Path:
+    """Three holes in two tasks."""
+    return problems.write(tmp_path / "holes.jsonl", problems.HOLES)
+
+
+@pytest.fixture
+def suite(holes: Path) -> Suite:
+    """The same as problems."""
+    return read_suite("infill-single-line", holes, any_data=True)
+
+
+def test_the_harness_finds_the_truth(suite: Suite, tmp_path: Path) -> None:
+    """True middles pass, wrong ones do not, and the floor of empty ones is compared."""
+    lines, right = selftest(suite, tmp_path, 2, None, floor=1)
+    assert right, lines
+    assert [line.split()[2] for line in lines] == ["3", "1", "0"]
+    lines, right = selftest(suite, tmp_path, 2, None, floor=0)
+    assert not right
+    assert "WRONG" in lines[1]
+
+
+def written(path: Path, suite: Suite, model: Checkpoint, texts: list[str]) -> Path:
+    """Samples with these texts in place of the model's."""
+    generate(suite, model, Request(Options(max_tokens=4)), path)
+    header, rows, _ = read(path)
+    for row, text in zip(rows, texts, strict=True):
+        row["text"] = text
+    path.write_text("".join(json.dumps(line) + "\n" for line in (header, *rows)))
+    return path
+
+
+def test_verdicts_and_comparisons(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
+    """Another text that does the same passes without being equal."""
+    texts = ["    return n + n\n", "        if len(word) > len(best):\n", "    best = (\n"]
+    samples = written(tmp_path / "samples.jsonl", suite, model, texts)
+    score(samples, suite, tmp_path / "results.jsonl", 1)
+    header, rows, _ = read(tmp_path / "results.jsonl")
+    found = {row["id"].rpartition("Tests/")[2]: row for row in rows}
+    assert [found[n]["passed"] for n in ("0/L0", "1/L0", "1/L1")] == [True, True, False]
+    assert [found[n]["exact"] for n in ("0/L0", "1/L0", "1/L1")] == [False, True, False]
+    assert found["1/L1"]["verdict"] == "syntax error"
+    assert not found["1/L1"]["parses"]
+    assert found["1/L1"]["adds_error"]
+    assert header["isolation"] in ("limits", "namespaces", "full")
+    # Again: nothing is redone, and the verdicts are the same.
+    before = (tmp_path / "results.jsonl").read_bytes()
+    score(samples, suite, tmp_path / "results.jsonl", 1)
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+    other = Suite(suite.name, suite.problems[:1], suite.files)
+    with pytest.raises(UsageError, match="other problems"):
+        score(samples, other, tmp_path / "x.jsonl", 1)
+    with pytest.raises(UsageError, match="not samples"):
+        score(tmp_path / "results.jsonl", suite, tmp_path / "x.jsonl", 1)
+
+
+def test_what_is_compared() -> None:
+    """Blanks, first lines, prefixes, lengths, and lines that stand after the hole already."""
+    problem = Problem("p", "c", "def f(a):\n", "    return b\n", "    b = a\n")
+    row: dict[str, Any] = {"id": "p", "sample": 0, "text": "    b = a"}
+    found = compared(problem, row)
+    assert (found["exact"], found["exact_stripped"], found["first_line"]) == (False, True, True)
+    assert found["prefix_characters"] == len("    b = a")
+    assert found["length_error"] == -1
+    assert found["edit_similarity"] == pytest.approx(0.9)
+    assert not found["repeats_suffix"]
+    assert repeats("    b = a\n    return b\n", "    b = a\n", problem.suffix)
+    assert not repeats("    return b\n", "    return b\n", problem.suffix)
+    assert not repeats("x\n", "y\n", "")
+
+
+def test_the_commands(
+    holes: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stage after stage, or all in one; both say the same."""
+    where = ["infill-single-line", "--data", str(holes), "--any-data"]
+    how = ["--model", str(model_folder), "--max-tokens", "4"]
+    samples, results = str(tmp_path / "s.jsonl"), str(tmp_path / "r.jsonl")
+    assert command.main(["generate", *where, *how, "--out", samples]) == 0
+    assert command.main(["score", *where, samples, "--out", results]) == 0
+    capsys.readouterr()
+    assert command.main(["report", results, "--out", str(tmp_path / "report")]) == 0
+    first = capsys.readouterr().out
+    assert "passes the tests" in first
+    folder = tmp_path / "run"
+    assert command.main(["run", *where, *how, "--out", str(folder)]) == 0
+    second = capsys.readouterr().out
+    assert second.splitlines()[3:8] == first.splitlines()[3:8]
+    assert (folder / "report.html").exists()
+    assert command.main(["compare", results, str(folder / "results.jsonl")]) == 0
+    assert "p = 1" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--workers is 0"):
+        command.main(["score", *where, samples, "--out", results, "--workers", "0"])
+    with pytest.raises(UsageError, match="isolation level 'top'"):
+        command.main(
+            ["score", *where, samples, "--out", str(tmp_path / "x"), "--require-isolation", "top"]
+        )

@@ -1,0 +1,130 @@
+"""Benchmark files become problems, and a file that is another one is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coder.errors import DataError, UsageError
+from evals.suites import SOURCES, Problem, Suite, locate, read_suite, take
+from tests import problems
+
+
+def test_holes_in_one_task_are_one_cluster(tmp_path: Path) -> None:
+    """And prefix, solution and suffix are the file; the test calls the entry point."""
+    path = problems.write(tmp_path / "holes.jsonl.gz", problems.HOLES)
+    suite = read_suite("infill-single-line", path, any_data=True)
+    assert [p.cluster for p in suite.problems] == ["Tests/0", "Tests/1", "Tests/1"]
+    first = suite.problems[0]
+    assert first.program(first.solution) == "def twice(n):\n    return 2 * n\n"
+    assert first.test is not None
+    assert first.test.endswith("check(twice)\n")
+    assert not first.whole
+    assert len(suite.files["holes.jsonl.gz"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("written", "taken"),
+    [
+        ("    return 1\n\n\ndef other():\n    pass\n", "    return 1\n\n\n"),
+        ("    if a:\n        b()\n    c()\n", "    if a:\n        b()\n    c()\n"),
+        ("    return 1\nprint(2)\n", "    return 1\n"),
+        ("\n    return 1", "\n    return 1"),
+        ("print(1)\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_function_ends_at_the_left_margin(written: str, taken: str) -> None:
+    """What follows it at the margin is not taken."""
+    problem = Problem("p", "p", "def f():\n", "", "", whole=True)
+    assert problem.taken(written) == taken
+    assert Problem("p", "p", "def f():\n", "", "").taken(written) == written
+
+
+def test_a_body_may_go_on_a_line(tmp_path: Path) -> None:
+    """Where the prefix stops in a line, the first line belongs to it."""
+    problem = Problem("p", "p", "def f():\n    ", "", "", whole=True)
+    assert problem.taken("return 1\nx = 2\n") == "return 1\n"
+
+
+def test_functions_and_mbpp(tmp_path: Path) -> None:
+    """HumanEval asks for a function's rest, MBPP describes it by a text and its tests."""
+    path = problems.write(tmp_path / "functions.jsonl", problems.FUNCTIONS)
+    (function,) = read_suite("humaneval", path, any_data=True).problems
+    assert (function.whole, function.suffix, function.cluster) == (True, "", "Tests/0")
+    path = problems.write(tmp_path / "mbpp.jsonl", problems.MBPP)
+    (mbpp,) = read_suite("mbpp", path).problems
+    assert mbpp.prefix.startswith('import math\ndef more(n):\n    """Write a function')
+    assert "assert more(1) == 2" in mbpp.prefix
+    space: dict[str, object] = {}
+    exec(mbpp.program(mbpp.solution) + (mbpp.test or ""), space)
+    listed = tmp_path / "sanitized.json"
+    row = {**problems.MBPP[0], "prompt": "Write a function to add one.", "test_imports": []}
+    listed.write_text(json.dumps([row]))
+    assert read_suite("sanitized-mbpp", listed).problems[0].solution == mbpp.solution
+
+
+def test_another_file_is_refused_unless_any_will_do(tmp_path: Path) -> None:
+    """By its hash, with the address of the right one."""
+    path = problems.write(tmp_path / "HumanEval.jsonl.gz", problems.FUNCTIONS)
+    with pytest.raises(DataError, match=r"SHA-256 is .*--any-data"):
+        read_suite("humaneval", path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no problems"),
+        (b"{", "line 1 is no JSON"),
+        (b'{"task_id": "a"}\n', "row 1 has no text named 'entry_point'"),
+        (b"[1]", "row 1 has no text"),
+        (b"\x1f\x8b damaged", "damaged gzip"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    """With the line or the field."""
+    path = tmp_path / "broken.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        read_suite("humaneval", path, any_data=True)
+
+
+def test_rows_of_one_name_are_refused() -> None:
+    """Results are kept by name."""
+    problem = Problem("p", "p", "", "", "")
+    with pytest.raises(DataError, match="2 problems"):
+        Suite("s", [problem, problem], {})
+    with pytest.raises(UsageError, match="--limit is 0"):
+        take(Suite("s", [problem], {}), 0)
+
+
+def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given, in the cache, or not at all: then it says what it wants and where it is."""
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
+    assert locate("humaneval", tmp_path / "own.jsonl") == tmp_path / "own.jsonl"
+    with pytest.raises(DataError, match=r"HumanEval\.jsonl\.gz.*--data.*https://.*--download"):
+        locate("humaneval", None)
+    cached = tmp_path / "benchmarks" / "HumanEval.jsonl.gz"
+    cached.parent.mkdir()
+    cached.write_bytes(b"")
+    assert locate("humaneval", None) == cached
+
+
+def test_a_download_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of another hash is not kept, an unreachable address is named."""
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path / "home"))
+    path = problems.write(tmp_path / "HumanEval.jsonl.gz", problems.FUNCTIONS)
+    source = SOURCES["humaneval"]
+    other = type(source)(path.as_uri(), source.sha256, source.fields)
+    monkeypatch.setitem(SOURCES, "humaneval", other)
+    with pytest.raises(DataError, match="SHA-256"):
+        locate("humaneval", None, download=True)
+    assert not list((tmp_path / "home").rglob("*.gz"))
+    monkeypatch.setitem(SOURCES, "humaneval", type(source)(path.as_uri(), None, source.fields))
+    assert locate("humaneval", None, download=True).read_bytes() == path.read_bytes()
+    path.unlink()
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path / "other"))
+    with pytest.raises(DataError, match="cannot be fetched"):
+        locate("humaneval", None, download=True)
