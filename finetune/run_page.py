@@ -70,8 +70,8 @@ def curve(
         and math.isfinite(value)
         and over in entry
     ]
-    size = -(-len(found) // points) or 1
-    groups = [found[i : i + size] for i in range(0, len(found), size)]
+    count, size = min(points, len(found)), len(found)
+    groups = [found[i * size // count : (i + 1) * size // count] for i in range(count)]
     return (
         [sum(x for x, _ in group) / len(group) for group in groups],
         [sum(y for _, y in group) / len(group) for group in groups],
