@@ -140,6 +140,7 @@ class Sandbox:
         self.modes = ("namespaces", "limits") if namespaces else ("limits",)
         self.level = Level.none
         self.guards: tuple[str, ...] = ()
+        self.refused = ""  # why it is no better
         self.servers: list[Server] = []
 
     def __enter__(self) -> Self:
@@ -168,8 +169,8 @@ class Sandbox:
         for mode in self.modes[:-1]:
             try:
                 return Server(mode)
-            except DataError:
-                continue
+            except DataError as error:
+                self.refused = f" ({error})"
         return Server(self.modes[-1])
 
     def insist(self) -> None:
@@ -177,8 +178,8 @@ class Sandbox:
         if self.require is not None and self.level < self.require:
             raise UsageError(
                 f"isolation level {self.level.name!r} is below {self.require.name!r}; this "
-                f"system gives {', '.join(self.guards) or 'nothing'}: allow user namespaces, "
-                f"Landlock and seccomp, or require {self.level.name!r}"
+                f"system gives {', '.join(self.guards) or 'nothing'}{self.refused}: allow user "
+                f"namespaces, Landlock and seccomp, or require {self.level.name!r}"
             )
 
     def close(self) -> None:
@@ -216,7 +217,7 @@ class Sandbox:
         finally:
             # Whoever stops early leaves programs running, whose verdicts nobody wants.
             for server in busy:
-                server.restart()
+                server.close()
 
 
 class Server:
@@ -264,7 +265,9 @@ class Server:
         self.guards: tuple[str, ...] = tuple(hello["guards"])
 
     def close(self) -> None:
-        """End the process and all that came from it."""
+        """End the process and all that came from it; `ask` starts it again."""
+        if self.control.fileno() < 0:
+            return
         self.stream.close()
         self.control.close()  # at which it ends its program, cleans up and leaves
         try:
@@ -287,6 +290,8 @@ class Server:
         waits = PATIENCE * limits.seconds
         request = {**asdict(program), **asdict(limits), "waits": waits}
         data = json.dumps(request).encode() + b"\n"
+        if self.control.fileno() < 0:
+            self.start()
         try:
             self.send(data)
         except OSError:

@@ -500,7 +500,7 @@ def test_limits_are_kept(sandbox: Sandbox) -> None:
 def test_what_is_asked_of_the_sandbox_is_checked() -> None:
     """A level that is not reached or does not exist, no workers, no limit, a closed sandbox."""
     with pytest.raises(UsageError, match="below 'full'"), Sandbox(1, "full", namespaces=False):
-        pass
+        pytest.fail("it ran below what was required")
     with pytest.raises(UsageError, match="choose from none, limits, namespaces, full"):
         Sandbox(require="best")
     with pytest.raises(UsageError, match="0 workers; it must be at least 1"):
