@@ -299,7 +299,7 @@ class Run:
         if due and self.trainer.accelerator.is_main_process:
             from finetune.run_page import write_run_page
 
-            write_run_page(self.args.out, self.progress >= 1)
+            write_run_page(self.args.out, self.progress)
             self.drawn = time.monotonic()
 
     def append(self, entry: dict[str, Any]) -> None:
@@ -341,6 +341,7 @@ class Run:
             else:
                 trainer.denoiser.load_state_dict(last)
         self.write_model(**final)
+        self.save(last=True)
         print(
             f"{self.args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens; held "
             f"out: next token {final['validation_next_token_loss']:.3f}, "
