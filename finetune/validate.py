@@ -26,8 +26,16 @@ from finetune.samples import SPANS, Samples, choose_span
 Float64 = npt.NDArray[np.float64]
 
 CANVAS_TOKENS = 256
+MAX_MIDDLE = 128
 LONGEST = 500  # characters of a middle that is asked for
 LENGTHS = (4, 8, 16, 32)  # tokens: the upper edges of the classes of middles
+
+
+def held_out_samples(
+    documents: Sequence[Document], tokenizer: Tokenizer, context_length: int
+) -> Samples:
+    """The samples that losses are measured on: the same rows whatever recipe is judged."""
+    return Samples(documents, tokenizer, context_length, MAX_MIDDLE, seed=0)
 
 
 @torch.no_grad()
@@ -115,9 +123,11 @@ def exact_match(model: Checkpoint, cursors: Sequence[Cursor], mode: str) -> dict
     Over all cursors, by kind and by length class in tokens; and the tokens per
     forward over all.
     """
-    options = Options(mode=mode, max_nfe=64)  # type: ignore[arg-type]
+    # Enough for the longest middle in both modes: the budget must not decide between them.
+    budget = model.denoiser.config.context_length
+    options = Options(mode=mode, max_nfe=budget)  # type: ignore[arg-type]
     found: dict[str, list[bool]] = defaultdict(list)
-    tokens = nfe = 0
+    tokens = nfe = 0.0
     for cursor in cursors:
         result = infill(model, cursor.prefix, cursor.suffix, options)
         right = result.best.text.strip() == cursor.middle.strip()
@@ -125,7 +135,7 @@ def exact_match(model: Checkpoint, cursors: Sequence[Cursor], mode: str) -> dict
         edge = next((edge for edge in LENGTHS if length <= edge), None)
         for name in ("all", cursor.kind, f"to_{edge}" if edge else f"over_{LENGTHS[-1]}"):
             found[name].append(right)
-        tokens += len(result.best.tokens)
+        tokens += result.tokens_per_forward * result.nfe
         nfe += result.nfe
     shares = {f"exact_{mode}_{name}": sum(hits) / len(hits) for name, hits in found.items()}
     return {**shares, f"tokens_per_forward_{mode}": tokens / max(1, nfe)}
@@ -149,7 +159,7 @@ def main(argv: list[str]) -> int:
     for name in args.models or [None]:
         model = checkpoint.load(name)
         config = model.denoiser.config
-        samples = Samples(documents, model.tokenizer, config.context_length, CANVAS_TOKENS, seed=0)
+        samples = held_out_samples(documents, model.tokenizer, config.context_length)
         found = row_losses(model.denoiser, model.tokenizer, samples, args.rows)
         print(f"{name or model.name}: {described(found)} nats per token ({args.rows} rows, 95 %)")
         if first is None:
@@ -164,7 +174,7 @@ def main(argv: list[str]) -> int:
         model, _ = first
         untrained = Denoiser(model.denoiser.config).eval()
         length = model.denoiser.config.context_length
-        samples = Samples(documents, model.tokenizer, length, CANVAS_TOKENS, seed=0)
+        samples = held_out_samples(documents, model.tokenizer, length)
         found = row_losses(untrained, model.tokenizer, samples, min(args.rows, 32))
         print(f"the first, untrained: {described(found)}")
     return 0
