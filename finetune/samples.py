@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,9 @@ from finetune.corpus import Document
 SPANS = {"line_end": 0.25, "lines": 0.2, "node": 0.1, "characters": 0.15, "body": 0.1}
 # A window with a documented function is visited so many times in a pass over the corpus.
 DOCUMENTED_VISITS = 2
-DOCUMENTED = re.compile(r"""^[ \t]*(?:async )?def [^"']{0,400}?:\n\s+[rRuU]?(?:\"{3}|'{3})""", re.M)
+DOCUMENTED = re.compile(
+    r"""^[ \t]*(?:async )?def (?s:.){0,400}?\)[^\n()]*:\n\s+[rRuU]?(?:\"{3}|'{3})""", re.M
+)
 # Kinds of syntax nodes that a person would ask for as a whole.
 NODES = frozenset(
     [
@@ -47,7 +49,12 @@ NODES = frozenset(
 )
 LARGEST = 1000  # bytes of a node or body
 SHORTEST = 64  # tokens of a piece; what is left of a row below it is filled with plain text
+TRIES = 4  # places looked at for a span of the kind drawn
+HEADS = 0.15  # share of pieces in which other files take a good part of the room
 BYTES_PER_TOKEN = 3  # a cautious guess, for cutting text before it is tokenised
+GAP = "\n\n\n"  # between functions of a module
+
+Place = tuple[int, int]  # a document by number, and a character in it
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ class Samples:
         self.exercise_share = exercise_share if exercises else 0.0
         self.spans = spans
         stride = context_length * BYTES_PER_TOKEN
-        self.windows: list[tuple[int, int]] = []
+        self.windows: list[Place] = []
         for number, document in enumerate(documents):
             text = document.text
             for start in range(0, max(1, len(text) - stride // 4), stride):
@@ -211,26 +218,53 @@ class Samples:
         row = Sample([], [], [])
         while (room := self.length - len(row.ids)) > SHORTEST:
             if rng.random() < self.exercise_share:
-                exercise = int(rng.integers(self.first_exercise, len(self.documents)))
-                row.append(self.piece(exercise, 0, room, rng))
+                row.append(self.piece(self.exercise(rng), self.exercise, room, rng))
                 continue
-            row.append(self.piece(*window, room, rng))
-            window = self.windows[int(rng.integers(len(self.windows)))]
+            row.append(self.piece(window, self.window, room, rng))
+            window = self.window(rng)
         if room:
             row.append(self.plain(*window, room, rng))
         return row
 
-    def piece(self, number: int, start: int, room: int, rng: np.random.Generator) -> Sample:
-        """A file with a hole, or plain text, of a random length up to `room` tokens."""
-        length = int(rng.integers(min(room, SHORTEST), room + 1))
+    def window(self, rng: np.random.Generator) -> Place:
+        """Any window of the corpus."""
+        return self.windows[int(rng.integers(len(self.windows)))]
+
+    def exercise(self, rng: np.random.Generator) -> Place:
+        """The beginning of any function of any exercise."""
+        number = int(rng.integers(self.first_exercise, len(self.documents)))
+        text = self.documents[number].text
+        gap = text.rfind(GAP, 0, int(rng.integers(len(text))))
+        return number, 0 if gap < 0 else gap + len(GAP)
+
+    def piece(
+        self,
+        place: Place,
+        draw: Callable[[np.random.Generator], Place],
+        room: int,
+        rng: np.random.Generator,
+    ) -> Sample:
+        """A file with a hole, or plain text, of at most `room` tokens.
+
+        Where the place has no hole of the kind wanted, other places are drawn: the
+        kinds keep their shares, however rare they are in a corpus.
+        """
         drawn = rng.random()
         for kind, share in self.spans.items():
             drawn -= share
             if drawn < 0:
-                return self.infilling(number, start, kind, length, rng) or self.plain(
-                    number, start, length, rng
-                )
-        return self.plain(number, start, length, rng)
+                for _ in range(TRIES):
+                    found = self.infilling(*place, kind, room, rng)
+                    if found:
+                        return found
+                    place = draw(rng)
+                break
+        number, start = place
+        text = self.documents[number].text
+        # Else the ends of windows would be read far less often than their beginnings.
+        reach = min(len(text), start + self.length * BYTES_PER_TOKEN)
+        start = text.rfind("\n", 0, int(rng.integers(start, max(start + 1, reach)))) + 1
+        return self.plain(number, start, int(rng.integers(min(room, SHORTEST), room + 1)), rng)
 
     def window_of(self, index: int) -> int:
         """The window that sample `index` is made from."""
@@ -250,9 +284,13 @@ class Samples:
         return Sample(ids, [*regions, (len(head) + 1, len(ids))], [])
 
     def infilling(
-        self, number: int, start: int, kind: str, length: int, rng: np.random.Generator
+        self, number: int, start: int, kind: str, room: int, rng: np.random.Generator
     ) -> Sample | None:
-        """A hole of the named kind in the window, with what stands around it."""
+        """A hole of the named kind in the window, with what stands around it.
+
+        At least half of its random length, of at most `room` tokens, is context.
+        None where the window has no such span, or none that fits.
+        """
         tokenizer, text = self.tokenizer, self.documents[number].text
         window = text[start : start + self.length * BYTES_PER_TOKEN]
         span = choose_span(window, kind, rng)
@@ -260,10 +298,14 @@ class Samples:
             return None
         begin, end = start + span[0], start + span[1]
         middle = tokenizer.encode(text[begin:end])
-        if len(middle) >= min(self.max_middle, length // 2):
+        if len(middle) >= min(self.max_middle, room // 2):
             return None
         middle.append(tokenizer.eom)
-        room = length - 3 - len(middle)
+        length = int(rng.integers(max(min(room, SHORTEST), 2 * len(middle)), room + 1))
+        length -= 3 + len(middle)
+        room = length
+        if rng.random() < HEADS:
+            room -= int(length * rng.uniform(0.2, 0.6))
 
         # The suffix is missing (the file ends here), short, or as long as it may be.
         draw = rng.random()
@@ -275,7 +317,7 @@ class Samples:
             keep = int(keep * rng.random())
         prefix = tokenizer.encode(text[max(0, begin - keep * 12) : begin])
         prefix = prefix[max(0, len(prefix) - keep) :]
-        head, regions = self.other_files(number, room - len(suffix) - len(prefix), rng)
+        head, regions = self.other_files(number, length - len(suffix) - len(prefix), rng)
         context = tokenizer.layout(prefix, suffix, head)
         at_suffix = len(head) + 1
         at_prefix = at_suffix + len(suffix) + 1

@@ -140,11 +140,25 @@ def test_a_body_is_what_a_documented_function_does() -> None:
 def test_documented_functions_are_visited_more_often(tokenizer: Tokenizer) -> None:
     """Twice in a pass over the corpus, other windows once."""
     plain = Document("p", "a.py", "x = 1\n" * 30)
-    documented = Document("p", "b.py", SOURCE.replace("balance=0):", 'b):\n        """Begin."""'))
+    begin = 'mode="r"):\n        """Begin."""'
+    documented = Document("p", "b.py", SOURCE.replace("balance=0):", begin))
     samples = Samples([plain, documented], tokenizer, LENGTH, 40, seed=0)
     assert sorted({samples.windows[i][0]: 0 for i in range(len(samples.windows))}) == [0, 1]
     assert [number for number, _ in samples.windows].count(1) >= 2
     assert [number for number, _ in samples.windows].count(0) == 1
+
+
+def test_a_kind_keeps_its_share_where_it_is_rare(tokenizer: Tokenizer) -> None:
+    """Places without a function give way to others; what is not asked for does not come."""
+    plain = [Document("p", f"{i}.py", f"spam_{i} = {i}\n" * 6) for i in range(2)]
+    function = 'def two(a):\n    """Twice."""\n    return 2 * a\n\n\nx = two(3)\n'
+    documents = [*plain, Document("p", "c.py", function)]
+    samples = Samples(documents, tokenizer, 200, 40, seed=0, spans={"body": 1.0})
+    rows = [samples[i] for i in range(60)]
+    middles = [row.ids[a:b] for row in rows for a, b in row.middles]
+    pieces = sum(row.ids.count(tokenizer.pre) for row in rows)
+    assert len(middles) > 0.4 * pieces  # plain text also ends each row
+    assert {tokenizer.decode(middle).strip() for middle in middles} == {"return 2 * a"}
 
 
 def test_exercises_take_their_share(tokenizer: Tokenizer) -> None:
