@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import re
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +32,7 @@ BANDS = (18, 7)
 """Files of similarity 0.8 share one of 18 bands of 7 entries in 98.5 % of the cases."""
 SIMILARITY = 0.8
 GRAM = 10
+SHIPPED = Path(__file__).with_name("benchmark_grams.npz")
 HELD_OUT_RUN = 50
 """A file that shares so long a run of tokens with a held-out file holds a copy from it."""
 
@@ -182,6 +185,37 @@ def all_grams(texts: Iterable[str], length: int) -> Hashes:
 def benchmark_grams(programs: Iterable[str]) -> Hashes:
     """The sorted, hashed 10-grams of code tokens of these programs."""
     return all_grams(programs, GRAM)
+
+
+@dataclass(frozen=True, order=True)
+class BenchmarkFile:
+    """A file of solved programs which training text must not hold: its name, SHA-256, size."""
+
+    file: str
+    sha256: str
+    programs: int
+
+
+def shipped_grams() -> Hashes:
+    """The sorted, hashed 10-grams of the benchmarks that no training text may share.
+
+    They come with the package: HumanEval and its infilling sets, as hashes alone.
+    `shipped_files` names them; `gather.ship_grams` made them.
+    """
+    with np.load(SHIPPED) as shipped:
+        grams: Hashes = shipped["grams"]
+    return grams
+
+
+def shipped_files() -> list[BenchmarkFile]:
+    """The files that `shipped_grams` was made of."""
+    with np.load(SHIPPED) as shipped:
+        return [BenchmarkFile(**entry) for entry in json.loads(str(shipped["files"]))]
+
+
+def write_grams(path: Path, files: Iterable[BenchmarkFile], grams: Hashes) -> None:
+    """Write what `shipped_grams` and `shipped_files` read; the same gives the same bytes."""
+    np.savez(path, grams=grams, files=json.dumps([asdict(file) for file in sorted(files)]))
 
 
 def common(grams: Hashes, known: Hashes) -> Hashes:

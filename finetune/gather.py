@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from coder.errors import DataError, UsageError
 from finetune import filters
 from finetune.corpus import (
@@ -68,14 +70,16 @@ def main(argv: list[str]) -> int:
         return corpus_stats.main(argv[1:])
     args = _arguments(argv)
     packages = chosen(read_packages(PACKAGES), args.packages)
-    # In order of name: that of the command line must not decide the manifest's bytes.
-    benchmarks = sorted(map(read_benchmark, args.exclude), key=lambda b: (b.name, b.sha256))
+    benchmarks = [read_benchmark(path) for path in args.exclude]
+    # What comes with the package needs no naming again: a file given twice is excluded once.
+    shipped = filters.shipped_files()
+    known = {file.sha256 for file in shipped}
+    more = {b.sha256: b for b in benchmarks if b.sha256 not in known}
+    excluded = sorted([*shipped, *(b.as_file() for b in more.values())])
     request = {
         "python": sysconfig.get_python_version(),
         "packages": [asdict(package) for package in packages],
-        "exclude": [
-            {"file": b.name, "programs": len(b.programs), "sha256": b.sha256} for b in benchmarks
-        ],
+        "exclude": [asdict(file) for file in excluded],
         "settings": _settings(),
     }
     out: Path = args.out
@@ -83,7 +87,8 @@ def main(argv: list[str]) -> int:
     if not args.force and _is_current(out, request):
         print(f"{out}: up to date; --force builds it again", file=sys.stderr)
     else:
-        build(out, packages, request, benchmarks, args.cache, args.jobs)
+        grams = excluded_grams(more.values())
+        build(out, packages, request, grams, args.cache, args.jobs)
     print(report(read_manifest(out)))
     return 0
 
@@ -117,7 +122,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         action="extend",
         default=[],
         metavar="FILE",
-        help="benchmarks (gzip JSONL): drop files that share a 10-gram of tokens with a solution",
+        help="more benchmarks (gzip JSONL): files that share a 10-gram of tokens with a solution "
+        "are dropped, as those of HumanEval and its infilling sets always are",
     )
     parser.add_argument(
         "--cache",
@@ -161,19 +167,19 @@ def build(
     out: Path,
     packages: Sequence[Package],
     request: dict[str, Any],
-    benchmarks: Sequence[Benchmark],
+    benchmark: filters.Hashes,
     cache: Path,
     jobs: int,
 ) -> None:
     """Make the corpus and put it in place when it is whole; a former one stays until then.
 
+    `benchmark` holds the sorted, hashed 10-grams of benchmarks that it must not share.
     UsageError if `out` holds something else; DataError if a package cannot be had
     or may not enter.
     """
     from tqdm import tqdm
 
     check_place(out)
-    benchmark = filters.benchmark_grams(p for b in benchmarks for p in b.programs)
     held_out = filters.all_grams((), filters.HELD_OUT_RUN)
     everything: list[Gathered] = []
     with _spread(jobs) as spread, tqdm(total=len(packages), unit="package") as bar:
@@ -238,6 +244,10 @@ class Benchmark:
     sha256: str
     programs: tuple[str, ...]
 
+    def as_file(self) -> filters.BenchmarkFile:
+        """What a manifest says of it."""
+        return filters.BenchmarkFile(self.name, self.sha256, len(self.programs))
+
 
 def read_benchmark(path: Path) -> Benchmark:
     """Read gzip JSONL with `prompt`, `canonical_solution` and perhaps `suffix`, a problem a line.
@@ -258,6 +268,19 @@ def read_benchmark(path: Path) -> Benchmark:
             "take it out of --exclude or fetch it again"
         ) from error
     return Benchmark(path.name, hashlib.sha256(raw).hexdigest(), tuple(programs))
+
+
+def excluded_grams(benchmarks: Iterable[Benchmark]) -> filters.Hashes:
+    """The sorted, hashed 10-grams of these benchmarks and of those that come with the package."""
+    more = filters.benchmark_grams(p for b in benchmarks for p in b.programs)
+    return np.union1d(filters.shipped_grams(), more)
+
+
+def ship_grams(paths: Iterable[Path], out: Path = filters.SHIPPED) -> None:
+    """Make the file of hashes that comes with the package from the benchmarks themselves."""
+    benchmarks = [read_benchmark(path) for path in paths]
+    grams = filters.benchmark_grams(p for b in benchmarks for p in b.programs)
+    filters.write_grams(out, (b.as_file() for b in benchmarks), grams)
 
 
 def drop_duplicates(everything: Sequence[Gathered]) -> None:
