@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic as clock
 from types import TracebackType
@@ -90,7 +90,7 @@ class Limits:
     output_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        for name, value in vars(self).items():
             if not value > 0:
                 raise UsageError(f"the limit {name} is {value}; it must be more than 0")
 
@@ -288,7 +288,7 @@ class Server:
     def ask(self, program: Program, limits: Limits) -> float:
         """Send a program; returns the time by which there should be an answer."""
         waits = PATIENCE * limits.seconds
-        request = {**asdict(program), **asdict(limits), "waits": waits}
+        request = {**vars(program), **vars(limits), "waits": waits}
         data = json.dumps(request).encode() + b"\n"
         if self.control.fileno() < 0:
             self.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,8 +15,10 @@ from evals.jsonl import FORMAT, Results, Row, read
 from evals.sandbox import Level, Limits, Program, Sandbox
 from evals.suites import Problem, Suite
 
-SLOW = 20  # times what the true solution takes, before a program is called endless
-LEAST = 2.0  # seconds that every program has
+# A program is called endless when it has computed so many times as long as its true
+# solution, and so many times as long as true solutions mostly do.
+SLOW = 20
+LEAST = 100
 LONGEST = 60.0  # seconds that a true solution may take
 
 
@@ -68,24 +71,29 @@ def score(
 
 
 def time_limits(problems: Iterable[Problem], sandbox: Sandbox) -> dict[str, float]:
-    """Seconds for each program by the time of its true solution here, by problem.
+    """Seconds for each program by the times of true solutions here, by problem.
 
     A slow machine is slow for both, so it changes no verdict. Holes in one task
-    share its solution, which runs once.
+    share its solution, which runs once. Most solutions take no longer than their
+    process takes to start, so the median also bounds what chance does to one of them.
     """
     programs: dict[str, list[Problem]] = {}
     for problem in problems:
         if problem.test is not None:
             programs.setdefault(problem.program(problem.solution), []).append(problem)
-    limits: dict[str, float] = {}
+    taken: dict[str, float] = {}
     asked = (
         (text, Program(text, shared[0].test or ""), Limits(seconds=LONGEST))
         for text, shared in sorted(programs.items())
     )
     for text, verdict in sandbox.run_all(asked):
-        for problem in programs[text]:
-            limits[problem.id] = max(LEAST, SLOW * verdict.seconds)
-    return limits
+        taken[text] = verdict.seconds
+    least = LEAST * statistics.median(taken.values()) if taken else 0.0
+    return {
+        problem.id: max(least, SLOW * seconds)
+        for text, seconds in taken.items()
+        for problem in programs[text]
+    }
 
 
 def judged(

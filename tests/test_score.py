@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,7 +15,8 @@ from coder.infill import Options
 from evals import command
 from evals.generate import Request, generate
 from evals.jsonl import read
-from evals.score import compared, repeats, score
+from evals.sandbox import Sandbox, Verdict
+from evals.score import LEAST, SLOW, compared, repeats, score, time_limits
 from evals.selftest import selftest
 from evals.suites import Problem, Suite, read_suite
 from tests import problems
@@ -74,6 +76,35 @@ def test_verdicts_and_comparisons(suite: Suite, model: Checkpoint, tmp_path: Pat
         score(samples, other, tmp_path / "x.jsonl", 1)
     with pytest.raises(UsageError, match="not samples"):
         score(tmp_path / "results.jsonl", suite, tmp_path / "x.jsonl", 1)
+
+
+def test_two_scorings_say_the_same(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
+    """Row by row, details too, whatever the number of workers; an endless program among them."""
+    texts = ["    while n: pass\n", "        if word.none:\n", "    best = ''\n"]
+    samples = written(tmp_path / "samples.jsonl", suite, model, texts)
+    found = []
+    for workers in (1, 3):
+        rows = score(samples, suite, tmp_path / f"{workers}.jsonl", workers).rows
+        found.append(sorted(rows, key=lambda row: row["id"]))
+    assert found[0] == found[1]
+    assert [row["verdict"] for row in found[0]] == ["timeout", "failed", "passed"]
+    assert "0" not in found[0][0]["detail"]  # limits are measured, so they are not told
+
+
+def test_a_program_has_time_by_what_true_solutions_take(suite: Suite) -> None:
+    """Many times its own solution's, and many times what most of them take."""
+
+    class Slow:
+        """A machine on which the second program takes long."""
+
+        def run_all(self, jobs: Any) -> Any:
+            """Verdicts without running anything."""
+            for number, (key, *_) in enumerate(jobs):
+                yield key, Verdict("passed", "", 0.5 if number == 1 else 0.002, 0.0)
+
+    problems = [*suite.problems[:2], replace(suite.problems[1], id="third", suffix="pass\n")]
+    limits = time_limits(problems, cast(Sandbox, Slow()))
+    assert sorted(limits.values()) == pytest.approx([LEAST * 0.002] * 2 + [SLOW * 0.5])
 
 
 def test_what_is_compared() -> None:
