@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,13 @@ class Trainer:
         dense_masks: bool = False,
     ) -> None:
         """Masks are block-sparse where the device has them, unless `dense_masks`."""
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
 
         self.recipe, self.denoiser, self.tokenizer = recipe, denoiser, tokenizer
         self.micro_batch, self.workers = micro_batch, workers
-        self.accelerator = Accelerator(mixed_precision="bf16")
+        # The others wait as long as the first process takes to validate.
+        waiting = InitProcessGroupKwargs(timeout=timedelta(hours=4))
+        self.accelerator = Accelerator(mixed_precision="bf16", kwargs_handlers=[waiting])
         self.device: torch.device = self.accelerator.device
         self.world: int = self.accelerator.num_processes
         way = self.accelerator.distributed_type.value
@@ -111,6 +114,12 @@ class Trainer:
             raise UsageError(
                 f"accelerate was told to train by {way}; models here fit a single device many "
                 "times over, so only data-parallel processes (MULTI_GPU) are supported"
+            )
+        if (started := os.environ.get("WORLD_SIZE", "1")) != str(self.world):
+            raise UsageError(
+                f"WORLD_SIZE is {started}, but accelerate found a device for {self.world} process "
+                "only; each would train alone into the same folder: start one process, or set "
+                "ACCELERATE_USE_CPU=true to train in several on CPUs"
             )
         self.sparse_masks = has_sparse_masks(self.device) and not dense_masks
         self.checked = False  # whether sparse masks were seen to say what dense ones say
@@ -148,6 +157,24 @@ class Trainer:
                 pin_memory=self.device.type == "cuda",
             )
         )
+
+    def agree(self, wish: bool) -> bool:
+        """Whether any process wishes it; `elapsed` is then the first one's in all of them.
+
+        Whatever depends on time must come out the same everywhere, or the weights drift apart.
+        """
+        if self.world == 1:
+            return wish
+        elapsed = self.elapsed if self.accelerator.is_main_process else 0.0
+        mine = torch.tensor([float(wish), elapsed], dtype=torch.float64, device=self.device)
+        wishes, self.elapsed = self.accelerator.reduce(mine, "sum").tolist()
+        return bool(wishes)
+
+    def leave(self) -> None:
+        """Wait for the other processes, so that none is missed while another still writes."""
+        if self.world > 1:
+            self.accelerator.wait_for_everyone()
+            self.accelerator.end_training()
 
     def train_step(self, batches: Iterator[Batch], progress: float) -> dict[str, float]:
         """One optimiser step on the next batch; `progress` is the share of the budget spent.
@@ -282,7 +309,6 @@ class Trainer:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-        self.accelerator.wait_for_everyone()
 
     def restore(self, path: Path, identity: dict[str, Any]) -> None:
         """Take up the state in the file, made by a run of the same identity."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,9 @@ def curve(out: Path) -> list[Any]:
     ]
 
 
-def start(folder: Path, out: Path, *more: str, launcher: Sequence[str] = ()) -> list[str]:
+def start(folder: Path, out: Path, *more: str) -> list[str]:
     """The command line of a tiny run as a program of its own."""
-    return [sys.executable, *launcher, "-m", "finetune.train", *arguments(folder, out, *more)]
+    return [sys.executable, "-m", "finetune.train", *arguments(folder, out, *more)]
 
 
 # As in this process, and nothing may be fetched.
@@ -325,17 +325,59 @@ def test_the_average_is_the_mean_of_the_weights(folder: Path) -> None:
     torch.testing.assert_close(run.average["embed.weight"], torch.stack(seen).mean(0))
 
 
+# Two runs in the same processes, which begin with clocks of their own and write what they end with.
+SPY = """
+import sys, torch
+from finetune import run, train, trainer
+real, leave = run.Run.loop, trainer.Trainer.leave
+def loop(run):
+    trainer = run.trainer
+    rank = trainer.accelerator.process_index
+    trainer.elapsed = 0.1 * rank
+    finished = real(run)
+    weights = torch.cat([w.flatten() for w in trainer.denoiser.state_dict().values()])
+    torch.save((trainer.world, trainer.elapsed, weights), run.args.out / f"{rank}.pt")
+    return finished
+run.Run.loop = loop
+trainer.Trainer.leave = lambda trainer: trainer.accelerator.wait_for_everyone()
+half = len(sys.argv) // 2 + 1
+assert train.main(sys.argv[1:half]) == 0
+trainer.Trainer.leave = leave
+sys.exit(train.main(sys.argv[half:]))
+"""
+
+
 def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
-    """Each has its share of the rows, and the losses fall as with one."""
-    out = tmp_path / "run"
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launcher += ["--main_process_port", "0", "--mixed_precision", "no", "--num_machines", "1"]
-    command = start(folder, out, "--steps", "20", "--cursors", "0", launcher=launcher)
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    """Each has its share of the rows, all go by one clock and end with the same weights."""
+    spy = tmp_path / "spy.py"
+    spy.write_text(SPY)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", "2", str(spy)]
+    runs = {tmp_path / "steps": ("--steps", "20"), tmp_path / "minutes": ("--minutes", "0.02")}
+    for out, budget in runs.items():
+        command += arguments(folder, out, *budget, "--cursors", "0")
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert [step for step, *_ in curve(out)] == list(range(1, 21))
-    assert curve(out)[-1][3] < curve(out)[0][3]
-    assert checkpoint.load(out / "model").config["training"]["optimiser_steps"] == 20
+    for out in runs:
+        one, other = (torch.load(out / f"{rank}.pt") for rank in range(2))
+        assert one[0] == 2
+        assert one[:2] == other[:2]
+        assert torch.equal(one[2], other[2])
+        steps = [step for step, *_ in curve(out)]
+        assert steps == list(range(1, len(steps) + 1))
+        assert curve(out)[-1][3] < curve(out)[0][3]
+        assert checkpoint.load(out / "model").config["training"]["optimiser_steps"] == len(steps)
+
+
+def test_processes_that_know_nothing_of_each_other_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without a GPU under a launcher for GPUs: each would write the same folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="ACCELERATE_USE_CPU"):
+        train.main(arguments(folder, tmp_path / "run", "--steps", "2"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_way_of_a_gpu_without_one(folder: Path, tmp_path: Path) -> None:
