@@ -19,14 +19,15 @@ from random import Random
 import numpy as np
 import pytest
 
-from coder.errors import UsageError
+from coder.errors import DataError, UsageError
 from finetune.corpus import check_corpus, read_corpus
 from finetune.exercises import build, main
 from finetune.exercises.core import Draft, Goal, Names, Param, negation, number, say
 from finetune.exercises.docs import STYLES
 from finetune.exercises.families import FAMILIES
 from finetune.exercises.layout import TooLongError, annotation, fit, literal, requote
-from finetune.exercises.trial import Exercise, RejectedError, import_lines, keys, render
+from finetune.exercises.mirrors import Mirrors, read_tasks
+from finetune.exercises.trial import Exercise, RejectedError, import_lines, keys, load, render
 from finetune.filters import GRAM, benchmark_grams, code_tokens, hashed_grams
 
 PROGRAM = "import sys; from finetune.exercises import main; sys.exit(main(sys.argv[1:]))"
@@ -143,7 +144,7 @@ def test_styles_and_families_are_mixed(folder: Path) -> None:
 
 def test_no_two_are_alike_but_for_names() -> None:
     """Exercises of one seed have different keys, and few share a shape."""
-    kept, rejected = build.make(300, 1, np.empty(0, np.uint64), 1)
+    kept, rejected = build.make(300, 1, np.empty(0, np.uint64), (), 1)
     assert len({exercise.key for exercise in kept}) == 300
     assert max(Counter(exercise.code_key for exercise in kept).values()) <= build.ALIKE
     assert rejected["the same result for all arguments"] > 0
@@ -182,6 +183,44 @@ def test_what_a_benchmark_holds_is_dropped(tmp_path: Path) -> None:
     assert "shares a 10-gram with a benchmark" in shown.getvalue()
 
 
+def test_what_does_what_a_benchmark_asks_is_dropped(tmp_path: Path) -> None:
+    """Whatever its words and code are, and whatever else its parameters can do."""
+    task = {
+        "prompt": "def twice(n):\n",
+        "canonical_solution": "    return 2 * n\n",
+        "test": "def check(candidate):\n    assert [candidate(n) for n in (0, 3)] == [0, 6]",
+        "entry_point": "twice",
+    }
+    file = tmp_path / "bench.jsonl.gz"
+    file.write_bytes(gzip.compress(json.dumps(task).encode()))
+    tasks = read_tasks([file, file])
+    assert len(tasks) == 1
+    mirrors = Mirrors(tasks)
+    code = """
+def plus(a, b=None):
+    return a + (a if b is None else b)
+def half(a):
+    return a / 2
+def stuck(a):
+    while True:
+        a += 1
+def twice(text, other):
+    return text + other
+class Other:
+    pass
+"""
+    space = load(code)
+    mirrors.reject(["half", "stuck", "Other"], space)
+    with pytest.raises(RejectedError, match="passes the tests"):
+        mirrors.reject(["half", "plus"], space)
+    with pytest.raises(RejectedError, match="named as"):
+        mirrors.reject(["twice"], space)
+    task["canonical_solution"] = "    return 3 * n\n"
+    file.write_bytes(gzip.compress(json.dumps(task).encode()))
+    with pytest.raises(DataError, match="twice fails its own test"):
+        Mirrors(read_tasks([file]))
+
+
 def test_idioms_of_library_code_exclude_nothing(tmp_path: Path) -> None:
     """A 10-gram that three packages hold is no trace of a benchmark; one of two packages is."""
     from finetune.corpus import Document, write_corpus
@@ -200,13 +239,14 @@ def test_idioms_of_library_code_exclude_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"body": "return 7"}, "the same result for all arguments"),
+        ({"body": "return 7"}, "a parameter without use"),
+        ({"body": "return 0 * $n"}, "the same result for all arguments"),
         ({"body": "return $n + 1", "reference": "return $n + 2"}, "two bodies disagree (test)"),
-        ({"body": "while True:\n    pass"}, "too slow"),
-        ({"body": "return 1 // 0"}, "raises ZeroDivisionError (test)"),
+        ({"body": "while True:\n    $n"}, "too slow"),
+        ({"body": "return $n // 0"}, "raises ZeroDivisionError (test)"),
         ({"body": "return $n +"}, "syntax: invalid syntax"),
-        ({"body": "return '" + "a" * 90 + "'"}, "a line too long"),
-        ({"body": "return __import__('time').time_ns() % 10**6"}, "an example does not hold"),
+        ({"body": "return $n, '" + "a" * 90 + "'"}, "a line too long"),
+        ({"body": "return $n + __import__('time').time_ns() % 10**6"}, "an example does not hold"),
     ],
 )
 def test_what_does_not_hold_is_rejected(changes: dict[str, str], reason: str) -> None:

@@ -29,16 +29,18 @@ from finetune.corpus import (
     write_corpus,
 )
 from finetune.exercises.families import FAMILIES
-from finetune.exercises.trial import Exercise, RejectedError, import_lines, render
-from finetune.filters import GRAM, Hashes, benchmark_grams, code_tokens, hashed_grams
-from finetune.gather import read_benchmark
+from finetune.exercises.mirrors import Mirrors, Task, read_tasks
+from finetune.exercises.trial import Exercise, RejectedError, import_lines, load, render
+from finetune.filters import GRAM, Hashes, code_tokens, hashed_grams
+from finetune.gather import excluded_grams, read_benchmark
 
 PACKAGE = "exercises"
 BATCH = 200
 """Drafts that a worker makes before it reports."""
 ALIKE = 6
 """Kept at most of exercises whose code differs in names, numbers and strings alone."""
-VALID_SHARE = 0.01
+HELD_OUT = 3
+"""Of 256 parts of all code: it comes in no other split, whatever its names and numbers are."""
 COMMON_PACKAGES = 3
 """A 10-gram in so many packages of library code is an idiom of Python, no trace of a benchmark."""
 DRAFTS_EACH = 20
@@ -75,7 +77,7 @@ def main(argv: list[str]) -> int:
         action="extend",
         default=[],
         metavar="FILE",
-        help="benchmarks (gzip JSONL): drop what shares a 10-gram of tokens with a solution",
+        help="benchmarks (gzip JSONL) beside those known by hashes: drop what shares a 10-gram of tokens with a solution, and what passes their tests, which are run: give only files that you trust",
     )
     parser.add_argument(
         "--common",
@@ -90,15 +92,21 @@ def main(argv: list[str]) -> int:
             raise UsageError(f"--{name} is {getattr(args, name)}; it must be 1 or more")
     check_place(args.out)
     benchmarks = sorted(map(read_benchmark, args.exclude), key=lambda b: (b.name, b.sha256))
-    grams = benchmark_grams(p for b in benchmarks for p in b.programs)
-    grams = telling(grams, args.common, args.jobs)
-    kept, rejected = make(args.count, args.seed, grams, args.jobs)
+    grams = telling(excluded_grams(benchmarks), args.common, args.jobs)
+    tasks = read_tasks(args.exclude)
+    if not tasks:
+        print(
+            "talaria exercises: no benchmark's tests at hand, so that exercises may do what its tasks ask; give its file with --exclude",
+            file=sys.stderr,
+        )
+    kept, rejected = make(args.count, args.seed, grams, tasks, args.jobs)
     documents = bind(kept, args.seed, grams)
     about = {
         "request": {
             "count": args.count,
             "seed": args.seed,
             "exclude": [{"file": b.name, "programs": len(b.programs), "sha256": b.sha256} for b in benchmarks],
+            "tasks": len(tasks),
             "common": corpus_hash(args.common) if args.common else None,
         },
         "functions": len(kept),
@@ -148,11 +156,12 @@ def draft_number(seed: int, number: int) -> Exercise:
 
 
 _grams: Hashes = np.empty(0, np.uint64)
+_mirrors = Mirrors(())
 
 
-def _begin(grams: Hashes) -> None:
-    global _grams
-    _grams = grams
+def _begin(grams: Hashes, tasks: Sequence[Task]) -> None:
+    global _grams, _mirrors
+    _grams, _mirrors = grams, Mirrors(tasks)
     # The parent alone answers Ctrl-C, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -164,17 +173,19 @@ def _batch(task: tuple[int, int]) -> Batch:
     for index in range(number * BATCH, (number + 1) * BATCH):
         try:
             exercise = draft_number(seed, index)
+            text = _module([exercise], "")
+            _mirrors.reject(exercise.defines, load(text))
         except RejectedError as error:
             rejected[str(error)] += 1
             continue
-        if shares(_module([exercise], ""), _grams):
+        if shares(text, _grams):
             rejected["shares a 10-gram with a benchmark"] += 1
-            continue
-        exercises.append(exercise)
+        else:
+            exercises.append(exercise)
     return Batch(tuple(exercises), rejected)
 
 
-def make(count: int, seed: int, grams: Hashes, jobs: int) -> tuple[list[Exercise], Counter[str]]:
+def make(count: int, seed: int, grams: Hashes, tasks: Sequence[Task], jobs: int) -> tuple[list[Exercise], Counter[str]]:
     """So many distinct exercises, and why drafts were rejected; the same for any `jobs`.
 
     UsageError if the grammar does not give so many.
@@ -186,12 +197,12 @@ def make(count: int, seed: int, grams: Hashes, jobs: int) -> tuple[list[Exercise
     met: set[bytes] = set()
     alike: Counter[bytes] = Counter()
     limit = max(1, count * DRAFTS_EACH // BATCH)
-    tasks = ((seed, number) for number in range(limit))
+    batches = ((seed, number) for number in range(limit))
     with (
-        _workers(grams, jobs) as pool,
+        _workers(grams, jobs, tasks) as pool,
         tqdm(total=count, unit="exercise", file=sys.stderr) as bar,
     ):
-        for batch in pool.imap(_batch, tasks):
+        for batch in pool.imap(_batch, batches):
             rejected += batch.rejected
             for exercise in batch.exercises:
                 if exercise.key in met:
@@ -209,9 +220,9 @@ def make(count: int, seed: int, grams: Hashes, jobs: int) -> tuple[list[Exercise
 
 
 @contextlib.contextmanager
-def _workers(grams: Hashes, jobs: int) -> Iterator[Pool]:
+def _workers(grams: Hashes, jobs: int, tasks: Sequence[Task] = ()) -> Iterator[Pool]:
     """Worker processes that end with the block."""
-    pool = multiprocessing.get_context("spawn").Pool(jobs, _begin, (grams,))
+    pool = multiprocessing.get_context("spawn").Pool(jobs, _begin, (grams, tasks))
     try:
         yield pool
     finally:
@@ -226,10 +237,16 @@ def _shared(text: str) -> list[int]:
 
 def bind(exercises: Sequence[Exercise], seed: int, grams: Hashes) -> dict[str, list[Document]]:
     """Modules of one to six exercises each, in a split for training and a small one held out."""
-    documents: dict[str, list[Document]] = {"train": [], "valid": []}
-    rng = Random(f"{seed}:modules")
-    place = 0
-    number = 0
+    members: dict[str, list[Exercise]] = {split: [] for split in SPLITS}
+    for exercise in exercises:
+        members["valid" if exercise.code_key[0] < HELD_OUT else "train"].append(exercise)
+    return {split: list(modules(some, split, seed, grams)) for split, some in members.items()}
+
+
+def modules(exercises: Sequence[Exercise], split: str, seed: int, grams: Hashes) -> Iterator[Document]:
+    """All exercises in their order, some to a module."""
+    rng = Random(f"{seed}:{split}")
+    place = number = 0
     while place < len(exercises):
         wanted = rng.choices((1, 2, 3, 4, 5, 6), (22, 22, 20, 16, 12, 8))[0]
         members: list[Exercise] = []
@@ -247,11 +264,9 @@ def bind(exercises: Sequence[Exercise], seed: int, grams: Hashes) -> dict[str, l
             # Each alone shares nothing; what lies across two of them does.
             texts = [_module([member], "") for member in members]
         for text in texts:
-            path = f"{PACKAGE}/{number // 1000:03d}/{number % 1000:03d}.py"
-            split = "valid" if rng.random() < VALID_SHARE else "train"
-            documents[split].append(Document(PACKAGE, path, text))
+            path = f"{PACKAGE}/{split}/{number // 1000:03d}/{number % 1000:03d}.py"
+            yield Document(PACKAGE, path, text)
             number += 1
-    return documents
 
 
 HEADS = (

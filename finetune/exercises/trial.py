@@ -100,6 +100,7 @@ def render(draft: Draft, rng: Random) -> Exercise:
         raise RejectedError("a line too long") from None
     imports |= names.imports
     top = import_lines(imports | {dated} if is_dated else imports)
+    _all_used(f"{head}\n{code}\n")
     calls = _trials(draft, rng, f"{top}\n{above}\n{head}\n{code}\n", name)
     if draft.reference is not None:
         _agree(draft, names, calls, top, above, head, name)
@@ -107,6 +108,8 @@ def render(draft: Draft, rng: Random) -> Exercise:
     if not examples:
         raise RejectedError("no example is short and telling")
     doc = write(rng, draft, names, examples, types)
+    if re.search(r"\b([a-z]+) \1\b", doc.prose):
+        raise RejectedError("a word twice in the prose")
     docstring = _quoted(rng, doc.text)
     gap = "\n" if re.match(r" +(def|@)", code) else ""
     block = f"{head}\n{docstring}\n{gap}{code}"
@@ -196,6 +199,16 @@ def _quoted(rng: Random, text: str) -> str:
     return indent(f"{ticks}{opening}{text}\n{ticks}")
 
 
+def _all_used(code: str) -> None:
+    """RejectedError if the function that the code begins with does not use a parameter."""
+    _compile(code)
+    function = ast.parse(code).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    if not {argument.arg for argument in function.args.args} <= used:
+        raise RejectedError("a parameter without use")
+
+
 def _compile(text: str) -> CodeType:
     try:
         return compile(text, "<exercise>", "exec")
@@ -212,11 +225,15 @@ def load(text: str) -> dict[str, Any]:
 
 
 class limited:
-    """Within it, what takes longer than SECONDS is rejected."""
+    """Within it, what takes longer than so many seconds is rejected."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
 
     def __enter__(self) -> None:
         signal.signal(signal.SIGALRM, self._stop)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        # Again and again: a function may catch whatever is raised in it.
+        signal.setitimer(signal.ITIMER_REAL, self.seconds, self.seconds)
 
     def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
