@@ -73,9 +73,10 @@ def choose_canvases(
 ) -> list[tuple[int, int]]:
     """Where `count` canvases of a sample lie: (start, end of what counts in it).
 
-    Half of them, at least one each, cover the middles, block after block as the
-    decoder will; the others begin anywhere in plain text. Canvases see only
-    clean tokens and themselves, so they may overlap.
+    Each block of a middle, as the decoder will meet it, is covered as often as
+    half of the canvases allow for all alike, at least once while there are
+    canvases; the others begin anywhere in plain text. Canvases see only clean
+    tokens and themselves, so they may overlap.
     """
     chosen: list[tuple[int, int]] = []
     blocks = [
