@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,14 @@ from coder import checkpoint
 from coder.checkpoint import Checkpoint
 from coder.errors import DataError
 from finetune.samples import Samples
-from finetune.trainer import PATIENCE, Trainer
+from finetune.state import writing
+from finetune.trainer import (
+    PATIENCE,
+    Trainer,
+    WorkerLostError,
+    is_device_lost,
+    is_out_of_memory,
+)
 from finetune.validate import Cursor, exact_match, losses
 
 DRAW_EVERY = 20  # seconds between two drawings of the run's page
@@ -40,19 +50,27 @@ class Budget:
 class Stop:
     """Turns SIGINT and SIGTERM into a wish that is granted between two steps.
 
-    A step is never torn; a second signal interrupts at once.
+    A step is never torn. A second Ctrl-C interrupts at once, if a person can have
+    sent it: launchers and `timeout` send a signal twice in a row.
     """
 
     def __enter__(self) -> Stop:
-        self.asked = False
+        self.since: float | None = None
         self.former = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self.since is not None
+
     def ask(self, number: int, frame: object) -> None:
         """Note the wish."""
-        if self.asked:
+        now = time.monotonic()
+        if self.since is None:
+            self.since = now
+        elif number == signal.SIGINT and now > self.since + 1:
             raise KeyboardInterrupt
-        self.asked = True
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.former.items():
@@ -80,7 +98,10 @@ class Validation:
 
 
 class Run:
-    """The folder of a run and the loop that fills it."""
+    """The folder of a run and the loop that fills it.
+
+    `began`, by the monotonic clock, is when the program began: a slice counts from there.
+    """
 
     def __init__(
         self,
@@ -88,20 +109,27 @@ class Run:
         trainer: Trainer,
         identity: dict[str, Any],
         validation: Validation,
+        began: float,
     ) -> None:
         self.args, self.trainer, self.identity = args, trainer, identity
-        self.validation = validation
+        self.validation, self.began = validation, began
+        self.main: bool = trainer.accelerator.is_main_process
         self.budget = Budget(args.minutes, args.steps)
         self.state, self.metrics = args.out / "state.pt", args.out / "metrics.jsonl"
         self.drawn = time.monotonic()  # when the page was drawn
-        args.out.mkdir(parents=True, exist_ok=True)
-        if args.resume:
-            trainer.restore(self.state, identity)
-            if trainer.accelerator.is_main_process:
-                forget_after(self.metrics, trainer.step)
-                self.append({"event": "resumed", "why": f"from step {trainer.step}"})
-        else:
-            trainer.save(self.state, identity)
+        self.fault = ""  # why it could not be
+        # Seconds that each took at most, so far.
+        self.took = dict.fromkeys(("step", "save", "model", "validation"), 0.0)
+        with writing(args.out):
+            args.out.mkdir(parents=True, exist_ok=True)
+        with self.timed("save"):
+            if args.resume:
+                trainer.restore(self.state, identity)
+            else:
+                trainer.save(self.state, identity)
+        if args.resume and self.main:
+            forget_after(self.metrics, trainer.step)
+            self.append({"event": "resumed", "why": f"from step {trainer.step}"})
 
     @property
     def progress(self) -> float:
@@ -119,40 +147,53 @@ class Run:
             yield self.trainer.recipe.canvas_length(spent)
             step += 1
 
+    def train(self) -> bool:
+        """Train and leave a checkpoint; True when the budget is spent, False if stopped before."""
+        with self.explained():
+            finished = self.loop()
+            if self.main:
+                self.write_model()
+                if finished:
+                    self.finish()
+                else:
+                    print(
+                        f"stopped at step {self.trainer.step}; go on with --resume",
+                        file=sys.stderr,
+                    )
+        self.trainer.leave()
+        return finished
+
     def loop(self) -> bool:
-        """Train, save and validate; True when the budget is spent, False if it stopped before."""
+        """Train, save and validate; True when the budget is spent, False if it stopped before.
+
+        A slice makes at least one step, however short it is.
+        """
         from tqdm import tqdm
 
         trainer, args = self.trainer, self.args
-        begun = saved = validated = trainer.elapsed
-        main = trainer.accelerator.is_main_process
-        batches = trainer.batches(self.canvas_lengths())
+        first, saved = trainer.step, trainer.elapsed
         shape = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-        with Stop() as stop, tqdm(total=100, bar_format=shape, disable=not main) as bar:
+        bar = tqdm(total=100, initial=100 * self.progress, bar_format=shape, disable=not self.main)
+        with Stop() as stop, bar:
+            batches = trainer.batches(self.canvas_lengths())
             while True:
-                stopped = trainer.agree(stop.asked)
-                if self.progress >= 1 or stopped:
+                left = self.seconds_left()
+                stopped = trainer.agree(stop.asked or (left <= 0 and trainer.step > first))
+                if stopped or self.progress >= 1:
                     break
-                if args.slice is not None and trainer.elapsed - begun >= 60 * args.slice:
-                    break
-                if trainer.elapsed - saved > args.save_every:
+                validate = (
+                    trainer.elapsed - trainer.validated > args.validate_every
+                    and left > self.took["validation"]
+                )
+                if validate:
+                    trainer.validated = trainer.elapsed
+                if validate or trainer.elapsed - saved > args.save_every:
                     self.save()
                     saved = trainer.elapsed
-                if trainer.elapsed - validated > args.validate_every:
-                    validated = trainer.elapsed
-                    if main:
-                        self.append(self.validation(trainer))
-                        self.write_model()
-                try:
+                if validate and self.main:
+                    self.write_model(**self.validate())
+                with self.timed("step"):
                     entry = trainer.train_step(batches, self.progress)
-                except RuntimeError as error:
-                    if "CUDA" not in str(error):
-                        raise
-                    raise DataError(
-                        f"the device failed at step {trainer.step} "
-                        f"({str(error).splitlines()[0]}); the last state is in {self.state}: "
-                        "start again with --resume"
-                    ) from error
                 self.append(entry)
                 for event, why in trainer.events:
                     self.append({"event": event, "why": why})
@@ -169,23 +210,84 @@ class Run:
         self.save(last=True)
         return self.progress >= 1
 
+    def seconds_left(self) -> float:
+        """Of the slice, less what another step and the end take; endless without a slice."""
+        if self.args.slice is None:
+            return math.inf
+        # A checkpoint is a part of a state: it takes no longer, as long as none was written.
+        end = self.took["save"] + (self.took["model"] or self.took["save"]) + self.took["step"]
+        return float(60 * self.args.slice - (time.monotonic() - self.began) - end)
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Notes how long it took."""
+        began = time.monotonic()
+        yield
+        self.took[what] = max(self.took[what], time.monotonic() - began)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Makes a failure of memory, a device or a worker one line that says how to go on."""
+        trainer = self.trainer
+        try:
+            yield
+        except WorkerLostError as error:
+            # No step is torn: it had not begun.
+            trainer.save(self.state, self.identity)
+            raise DataError(
+                f"a process that makes batches was killed ({error}); the state of step "
+                f"{trainer.step} is in {self.state}: go on with --resume, "
+                "with fewer --workers if memory is short"
+            ) from error
+        except RuntimeError as error:
+            at = f"step {trainer.step} ({str(error).splitlines()[0]})"
+            if is_out_of_memory(error):
+                raise DataError(
+                    f"the memory of {trainer.device} is full at {at}; the last state is in "
+                    f"{self.state}: go on with --resume --micro-batch "
+                    f"{max(1, trainer.micro_batch // 2)}"
+                ) from error
+            if is_device_lost(error):
+                raise DataError(
+                    f"the device {trainer.device} failed at {at}; the last state is in "
+                    f"{self.state}: go on with --resume"
+                ) from error
+            raise
+
     def save(self, last: bool = False) -> None:
         """Keep the state; bring the page up to date, though not more often than people look."""
-        self.trainer.save(self.state, self.identity)
-        due = last or time.monotonic() - self.drawn > DRAW_EVERY
-        if due and self.trainer.accelerator.is_main_process:
+        with self.timed("save"):
+            self.trainer.save(self.state, self.identity)
+            if self.main and (last or time.monotonic() - self.drawn > DRAW_EVERY):
+                self.draw()
+
+    def draw(self) -> None:
+        """Draw the page; a run goes on without one, and says so once."""
+        try:
             from finetune.run_page import write_run_page
 
             write_run_page(self.args.out, self.progress)
-            self.drawn = time.monotonic()
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+            if fault != self.fault:
+                self.append({"event": "no page", "why": fault})
+            self.fault = fault
+        self.drawn = time.monotonic()
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add a line to the metrics."""
         trainer = self.trainer
-        if trainer.accelerator.is_main_process:
+        if self.main:
             line = {"step": trainer.step, "elapsed": round(trainer.elapsed, 1), **entry}
-            with self.metrics.open("a", encoding="utf-8") as file:
+            with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+    def validate(self) -> dict[str, float]:
+        """Measure the present weights; the figures also go into the metrics."""
+        with self.timed("validation"):
+            figures = self.validation(self.trainer)
+        self.append(figures)
+        return figures
 
     def write_model(self, **figures: float) -> None:
         """Write the present weights as a checkpoint."""
@@ -197,9 +299,9 @@ class Run:
             "tokens": trainer.tokens,
             **figures,
         }
-        checkpoint.save(
-            self.args.out / "model", trainer.denoiser, trainer.tokenizer, training=training
-        )
+        folder = self.args.out / "model"
+        with self.timed("model"), writing(folder):
+            checkpoint.save(folder, trainer.denoiser, trainer.tokenizer, training=training)
 
     def finish(self) -> None:
         """Write the checkpoint of the last weights or of their average, whichever is better.
@@ -207,8 +309,7 @@ class Run:
         For the first process alone.
         """
         trainer = self.trainer
-        final = self.validation(trainer)
-        self.append(final)
+        final = self.validate()
         if trainer.averaged:
             last = {name: w.clone() for name, w in trainer.denoiser.state_dict().items()}
             trainer.denoiser.load_state_dict(trainer.average)
@@ -240,5 +341,6 @@ def forget_after(metrics: Path, step: int) -> None:
         if entry["step"] <= step:
             kept.append(line + "\n")
     partial = metrics.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, metrics)
+    with writing(metrics):
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, metrics)

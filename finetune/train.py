@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=float, help="planned total of training time")
     budget.add_argument("--steps", type=int, help="planned total of optimiser steps")
-    parser.add_argument("--slice", type=float, metavar="MINUTES", help="stop after so long")
+    parser.add_argument(
+        "--slice", type=float, metavar="MINUTES", help="end so long after the start"
+    )
     parser.add_argument("--init", metavar="MODEL", help="start from the weights of this model")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
     parser.add_argument("--save-every", type=float, default=60, metavar="SECONDS")
@@ -68,6 +71,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     """Train until the budget or the slice is spent; an interrupt keeps the state for --resume."""
+    began = time.monotonic()
     args = parse(argv)
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
     if (args.out / "state.pt").exists() and not args.resume:
@@ -104,6 +108,7 @@ def main(argv: list[str]) -> int:
     identity = {
         "recipe": asdict(recipe),
         "steps": args.steps,
+        "planned_minutes": args.minutes,
         "init": init,
         "corpus": corpus_hash(args.corpus),
         "exercises": args.exercises and corpus_hash(args.exercises),
@@ -113,14 +118,7 @@ def main(argv: list[str]) -> int:
         held_out_samples(held_out, tokenizer, recipe.context_length),
         choose_cursors(held_out, args.cursors) if args.cursors else [],
     )
-    run = Run(args, trainer, identity, validation)
-    finished = run.loop()
-    if trainer.accelerator.is_main_process:
-        if finished:
-            run.finish()
-        else:
-            print(f"stopped at step {trainer.step}; go on with --resume", file=sys.stderr)
-    trainer.leave()
+    finished = Run(args, trainer, identity, validation, began).train()
     return 0 if finished or args.slice else 1
 
 

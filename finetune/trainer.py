@@ -26,9 +26,10 @@ from finetune.joint import block_mask, masks_agree
 from finetune.objective import Batch, Objective, make_batch
 from finetune.recipe import Recipe, make_optimizers
 from finetune.samples import Samples
+from finetune.state import check_identity, read_state, write_state
 from finetune.throughput import matrix_peak, step_flops
 
-COUNTERS = ("step", "elapsed", "tokens", "averaged")  # what has been spent
+COUNTERS = ("step", "elapsed", "tokens", "averaged", "validated")  # what has been spent
 REMEMBERED = 64  # losses that the next one is compared with
 PATIENCE = 5  # updates given up in a row before the last good state is taken up again
 ATTEMPTS = 3  # times that this may happen without a new state in between
@@ -78,6 +79,10 @@ def is_spike(losses: Sequence[float], loss: float) -> bool:
     return loss > statistics.fmean(losses) + max(0.5, 8 * statistics.stdev(losses))
 
 
+class WorkerLostError(Exception):
+    """A process that makes batches was killed, as by a kernel that needs its memory."""
+
+
 class Trainer:
     """The model, its optimisers and what has been spent so far.
 
@@ -103,7 +108,7 @@ class Trainer:
         from accelerate import Accelerator, InitProcessGroupKwargs
 
         self.recipe, self.denoiser, self.tokenizer = recipe, denoiser, tokenizer
-        self.micro_batch, self.workers = micro_batch, workers
+        self.micro_batch, self.asked, self.workers = micro_batch, micro_batch, workers
         # The others wait as long as the first process takes to validate.
         waiting = InitProcessGroupKwargs(timeout=timedelta(hours=4))
         self.accelerator = Accelerator(mixed_precision="bf16", kwargs_handlers=[waiting])
@@ -138,6 +143,7 @@ class Trainer:
         self.data = Batches(samples, tokenizer, recipe, rank, self.world)
         self.step, self.elapsed, self.tokens = 0, 0.0, 0
         self.averaged = 0  # steps in the average
+        self.validated = 0.0  # `elapsed` at the last validation
         self.average: dict[str, Tensor] = {}
         self.losses: deque[float] = deque(maxlen=REMEMBERED)
         self.given_up = self.attempts = 0
@@ -147,16 +153,22 @@ class Trainer:
     def batches(self, canvas_lengths: Iterable[int]) -> Iterator[Batch]:
         """The batches from the present step on, made ahead by worker processes."""
         numbers = range(self.step, 1 << 62)
-        return iter(
+        former = signal.getsignal(signal.SIGCHLD) if self.workers else None
+        made = iter(
             DataLoader(
                 self.data,
                 batch_size=None,
                 sampler=zip(numbers, canvas_lengths, strict=False),
                 num_workers=self.workers,
-                worker_init_fn=ignore_interrupts if self.workers else None,
+                worker_init_fn=ignore_signals if self.workers else None,
                 pin_memory=self.device.type == "cuda",
             )
         )
+        if self.workers:
+            # torch would raise at once when a worker dies, also in the midst of an update;
+            # waiting for a batch notices it too, and no step is torn.
+            signal.signal(signal.SIGCHLD, former)
+        return made
 
     def agree(self, wish: bool) -> bool:
         """Whether any process wishes it; `elapsed` is then the first one's in all of them.
@@ -182,7 +194,7 @@ class Trainer:
         Returns what the metrics say of it; `events` tells what went wrong.
         """
         began = time.monotonic()
-        batch = next(batches)
+        batch = self.next_batch(batches)
         recipe, rate = self.recipe, self.recipe.rate(progress)
         if self.sparse_masks and not self.checked and batch.canvas.shape[1]:
             self.check_masks(batch)
@@ -220,6 +232,15 @@ class Trainer:
             "next_token_loss": round(next_token, 4),
             "bound": round(bound, 4),
         }
+
+    def next_batch(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; WorkerLostError if the process that makes it was killed."""
+        try:
+            return next(batches)
+        except (EOFError, OSError, RuntimeError) as error:
+            if self.workers and is_worker_lost(error):
+                raise WorkerLostError(f"{type(error).__name__} {error}".strip()) from error
+            raise
 
     def gradient(self, batch: Batch) -> Tensor:
         """Leave the gradient of a batch at the weights; its two losses, over all processes."""
@@ -285,43 +306,32 @@ class Trainer:
                 self.average[name].lerp_(weight, 1 / self.averaged)
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write all state atomically: a reader finds the old file or the new one.
-
-        Not while updates are being given up: the file holds the last good state.
-        """
+        """Write all state; not while updates are given up: the file holds the last good state."""
         if self.given_up or not self.moved:
             return
         self.attempts = 0
         if self.accelerator.is_main_process:
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as file:
-                torch.save(
-                    {
-                        "identity": identity,
-                        "denoiser": self.denoiser.state_dict(),
-                        "optimizers": [o.state_dict() for o in self.optimizers],
-                        "average": self.average,
-                        "losses": list(self.losses),
-                        "counters": {name: getattr(self, name) for name in COUNTERS},
-                    },
-                    file,
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            state = {
+                "identity": identity,
+                "denoiser": self.denoiser.state_dict(),
+                "optimizers": [o.state_dict() for o in self.optimizers],
+                "average": self.average,
+                "losses": list(self.losses),
+                "counters": {name: getattr(self, name) for name in COUNTERS},
+                "micro_batch": (self.asked, self.micro_batch),
+            }
+            write_state(path, state)
 
     def restore(self, path: Path, identity: dict[str, Any]) -> None:
         """Take up the state in the file, made by a run of the same identity."""
         state = read_state(path)
-        for key, value in identity.items():
-            if state["identity"].get(key) != value:
-                raise DataError(
-                    f"{path}: made with {difference(state['identity'].get(key), value, key)}; "
-                    "resume with the former settings or start anew in another --out"
-                )
+        check_identity(path, state["identity"], identity)
         self.take_up(state)
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])
+        asked, fitting = state["micro_batch"]
+        if asked == self.asked:  # else the user knows of another device
+            self.micro_batch = fitting
 
     def go_back(self, path: Path) -> None:
         """Take up the weights of the last good state; time and samples go on.
@@ -350,34 +360,24 @@ class Trainer:
         self.losses = deque(state["losses"], maxlen=REMEMBERED)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """What `Trainer.save` wrote; DataError if it is missing or damaged."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: nothing to resume; start without --resume") from error
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: damaged ({reason}); start anew in another --out") from error
-    assert isinstance(state, dict)
-    return state
-
-
-def difference(former: Any, present: Any, name: str) -> str:
-    """Two settings side by side; of two mappings only what differs."""
-    if isinstance(former, dict) and isinstance(present, dict):
-        keys = [k for k in former.keys() | present.keys() if former.get(k) != present.get(k)]
-        return ", ".join(
-            f"{name} {key} {former.get(key)!r}, not {present.get(key)!r}" for key in sorted(keys)
-        )
-    return f"{name} {former!r}, not {present!r}"
-
-
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device or the host had no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Ctrl-C is for the process that trains; it ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def is_device_lost(error: RuntimeError) -> bool:
+    """Whether a device, or the way to another process, failed of itself."""
+    known = (torch.AcceleratorError, torch.distributed.DistError)
+    words = ("CUDA", "cuDNN", "NCCL", "gloo")
+    return isinstance(error, known) or any(word in str(error) for word in words)
+
+
+def is_worker_lost(error: Exception) -> bool:
+    """Whether waiting for a batch failed since its maker is gone: torch says it in many ways."""
+    return not isinstance(error, RuntimeError) or "exited unexpectedly" in str(error)
+
+
+def ignore_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM are for the process that trains; it ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -27,7 +29,9 @@ from finetune import corpus, train, validate
 from finetune import tokenizer as tokenizer_command
 from finetune.objective import Batch, Objective
 from finetune.recipe import Recipe
+from finetune.run import Run, Validation
 from finetune.samples import Samples
+from finetune.state import read_state, write_state
 from finetune.trainer import Trainer, is_spike
 from tests.conftest import TEXTS
 
@@ -170,17 +174,140 @@ def test_an_interrupt_keeps_the_state(
 
 
 def test_a_slice_ends_in_time_and_the_next_goes_on(folder: Path, tmp_path: Path) -> None:
-    """The plan is the whole's: the rate goes on falling where it was."""
+    """By the clock on the wall, with a checkpoint; the rate goes on falling where it was."""
     out = tmp_path / "run"
-    short = arguments(folder, out, "--minutes", "0.02", "--slice", "0.005")
-    assert train.main(short) == 0
-    assert not (out / "model" / "config.json").exists()
-    once = len(curve(out))
-    assert once > 0
-    while not (out / "model" / "config.json").exists():
-        assert train.main([*short, "--resume"]) == 0
-    assert len(curve(out)) > once
-    assert curve(out)[-1][1] < 0.2 < curve(out)[once - 1][1]
+    plan = arguments(folder, out, "--minutes", "0.02", "--cursors", "0")
+    began = time.monotonic()
+    assert train.main([*plan, "--slice", "0.0001"]) == 0
+    assert time.monotonic() - began < 10
+    assert len(curve(out)) == 1  # a slice that is too short makes a step all the same
+    assert checkpoint.load(out / "model").config["training"]["optimiser_steps"] == 1
+    with pytest.raises(DataError, match=r"planned_minutes 0\.02, not 0\.04;"):
+        train.main([*arguments(folder, out, "--minutes", "0.04"), "--resume"])
+    assert train.main([*plan, "--slice", "10", "--resume"]) == 0
+    assert checkpoint.load(out / "model").config["training"]["validation_bound"] > 0
+    assert curve(out)[-1][1] < 0.2 < curve(out)[len(curve(out)) // 2][1]
+
+
+def test_slices_shorter_than_the_time_between_validations(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Are validated all the same: the state knows when it was last done."""
+    real = Trainer.train_step
+
+    def step(trainer: Trainer, batches: Iterator[Batch], progress: float) -> Any:
+        entry = real(trainer, batches, progress)
+        trainer.elapsed = float(trainer.step)
+        return entry
+
+    figures = {"validation_next_token_loss": 1.0, "validation_bound": 1.0}
+    monkeypatch.setattr(Validation, "__call__", lambda *_: figures)
+    monkeypatch.setattr(Trainer, "train_step", step)
+    # Slices of two steps, each of a second.
+    monkeypatch.setattr(Run, "seconds_left", lambda run: 60.0 * (run.trainer.step % 2))
+    plan = arguments(folder, tmp_path / "run", "--steps", "9", "--cursors", "1", "--slice", "1")
+    plan[plan.index("--validate-every") + 1] = "2.5"
+    for more in ([], *(["--resume"] for _ in range(4))):
+        assert train.main([*plan, *more]) == 0
+    validated = [e["step"] for e in lines(tmp_path / "run") if "validation_bound" in e]
+    assert validated == [3, 7, 9]
+    assert len(curve(tmp_path / "run")) == 9
+
+
+def test_signals_to_all_processes_leave_the_state(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM to the whole group, twice as from `timeout`, and workers that are killed."""
+    real = Trainer.train_step
+
+    def terminated(trainer: Trainer, batches: Iterator[Batch], progress: float) -> Any:
+        if trainer.step == 3:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid or 0, signal.SIGTERM)
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
+        return real(trainer, batches, progress)
+
+    def killed(trainer: Trainer, batches: Iterator[Batch], progress: float) -> Any:
+        if trainer.step == 5:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+        return real(trainer, batches, progress)
+
+    out = tmp_path / "run"
+    plan = arguments(folder, out, "--steps", "9", "--cursors", "0", "--workers", "2")
+    plan[plan.index("--save-every") + 1] = "1000"
+    monkeypatch.setattr(Trainer, "train_step", terminated)
+    assert train.main(plan) == 1
+    assert read_state(out / "state.pt")["counters"]["step"] == 4
+    monkeypatch.setattr(Trainer, "train_step", killed)
+    with pytest.raises(DataError, match="fewer --workers"):
+        train.main([*plan, "--resume"])
+    # Batches that had been made before count.
+    step = read_state(out / "state.pt")["counters"]["step"]
+    assert step >= 5
+    monkeypatch.setattr(Trainer, "train_step", real)
+    assert train.main([*plan, "--resume"]) == 0
+    assert [step for step, *_ in curve(out)] == list(range(1, 10))
+
+
+def test_a_full_disk_leaves_the_former_state(tmp_path: Path) -> None:
+    """And nothing that takes up space; the message names the file and the remedy."""
+    path = tmp_path / "state.pt"
+    write_state(path, {"weights": torch.zeros(10)})
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, former[1]))
+    try:
+        with pytest.raises(DataError, match=r"state\.pt: cannot be written .*free space.*--resume"):
+            write_state(path, {"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+    assert len(read_state(path)["weights"]) == 10
+    torch.save({"identity": {}}, path)
+    with pytest.raises(DataError, match="of format 1"):
+        read_state(path)
+
+
+def test_a_page_that_cannot_be_drawn_ends_no_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is noted once."""
+
+    def broken(folder: Path, progress: float) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr("finetune.run_page.write_run_page", broken)
+    out = tmp_path / "run"
+    assert train.main(arguments(folder, out, "--steps", "4", "--cursors", "0")) == 0
+    assert events(out).count("no page") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "is full at step 2 .*--micro-batch 1"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "failed at step 2 .*--resume"),
+        (torch.distributed.DistBackendError("NCCL error"), "failed at step 2 .*--resume"),
+    ],
+)
+def test_memory_and_devices_that_fail_are_told_apart(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    """Also outside of the gradient; any other error is a fault of ours and looks like one."""
+    real = Trainer.forget_gradient
+
+    def fail(trainer: Trainer) -> None:
+        if trainer.step == 2:
+            raise error
+        real(trainer)
+
+    monkeypatch.setattr(Trainer, "forget_gradient", fail)
+    with pytest.raises(DataError, match=said):
+        train.main(arguments(folder, tmp_path / "run", "--steps", "4"))
+    error = RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match="shapes"):
+        train.main(arguments(folder, tmp_path / "other", "--steps", "4"))
 
 
 def test_a_loss_that_is_no_number_is_left_out(
@@ -291,9 +418,9 @@ def test_a_kernel_that_computes_something_else_is_not_used(
 
 
 def test_a_micro_batch_that_does_not_fit_is_halved(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until it fits, with the same gradient; one row that does not fit is a clear error."""
+    """Until it fits, with the same gradient, also in later runs; one row too much is an error."""
     expected = gradient(trainer(folder))
     real = Objective.forward
     limit = 1
@@ -309,6 +436,11 @@ def test_a_micro_batch_that_does_not_fit_is_halved(
     assert (found - expected).norm() < 0.02 * expected.norm()
     assert small.micro_batch == 1
     assert [event for event, why in small.events] == ["out of memory"] * 2
+    small.save(tmp_path / "state.pt", {})
+    for asked, taken in ((4, 1), (2, 2)):
+        resumed = trainer(folder, micro_batch=asked)
+        resumed.restore(tmp_path / "state.pt", {})
+        assert resumed.micro_batch == taken
     limit = 0
     with pytest.raises(DataError, match="--micro-batch"):
         gradient(trainer(folder))
@@ -339,6 +471,8 @@ def loop(run):
     torch.save((trainer.world, trainer.elapsed, weights), run.args.out / f"{rank}.pt")
     return finished
 run.Run.loop = loop
+figures = {"validation_next_token_loss": 1.0, "validation_bound": 1.0}
+run.Validation.__call__ = lambda *_: figures
 trainer.Trainer.leave = lambda trainer: trainer.accelerator.wait_for_everyone()
 half = len(sys.argv) // 2 + 1
 assert train.main(sys.argv[1:half]) == 0
@@ -357,7 +491,7 @@ def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
     for out, budget in runs.items():
         command += arguments(folder, out, *budget, "--cursors", "0")
     environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for out in runs:
         one, other = (torch.load(out / f"{rank}.pt") for rank in range(2))
