@@ -33,6 +33,8 @@ BANDS = (18, 7)
 SIMILARITY = 0.8
 GRAM = 10
 SHIPPED = Path(__file__).with_name("benchmark_grams.npz")
+HEADER = 3000
+"""Characters of a file in which it would state its licence."""
 HELD_OUT_RUN = 50
 """A file that shares so long a run of tokens with a held-out file holds a copy from it."""
 
@@ -47,9 +49,11 @@ SETTINGS: dict[str, int | float | str] = {
     "similarity": SIMILARITY,
     "gram": GRAM,
     "held_out_run": HELD_OUT_RUN,
+    "header": HEADER,
 }
 
 NEAR_HELD_OUT = "near a held-out file"
+COPYLEFT_HEADER = "copyleft header"
 VENDORED = {"_vendor", "_vendored", "vendor", "vendored", "third_party", "thirdparty"}
 VENDORED |= {"extern", "externals", "_externals"}
 GENERATED = re.compile(
@@ -57,6 +61,26 @@ GENERATED = re.compile(
     r"|do not (?:edit|modify)|don't edit|\bgenerated (?:and used )?by\b"
     r"|\bfile (?:is|was|has been) generated\b",
     re.IGNORECASE,
+)
+# Abbreviations as they are written, for `mpl` is also how matplotlib is imported.
+COPYLEFT = re.compile(
+    r"\b(?:[AL]?GPL(?:v?\d)?|MPL|EPL|CDDL|EUPL|CC[- ]BY-(?:NC|ND|SA)|(?i:"
+    r"GNU (?:Lesser |Library |Affero )?General Public|Mozilla Public|Eclipse Public|CeCILL"
+    r"|Common Development and Distribution|Creative Commons[- ]Attribution[- ]"
+    r"(?:Non[- ]?Commercial|Share[- ]?Alike|No[- ]?Deriv\w+)))\b"
+)
+CLOSED = re.compile(
+    r"proprietary (?:and|&) confidential|confidential (?:and|&) proprietary"
+    r"|licen[sc]ed?\W{1,4}proprietary|unauthori[sz]ed (?:copying|distribution)"
+    r"|may not be (?:copied|distributed|redistributed|reproduced)"
+    r"|non-?commercial (?:use|purposes) only",
+    re.IGNORECASE,
+)
+LICENSING = re.compile(r"licen[sc]e|SPDX|terms|distributed|released|copyright|covered", re.I)
+PERMISSIVE = re.compile(r"\b(?:BSD|MIT|Apache|PSF|Python Software Foundation|ISC|zlib)\b", re.I)
+CHOICE = re.compile(r"\b(?:or|either|dual|choose|choice|alternatively)\b", re.IGNORECASE)
+LATER = re.compile(
+    r"either version|\bor[- ](?:\(?at your option\)?,? )?(?:any )?(?:later|newer)", re.I
 )
 PARSER_TABLE = re.compile(r"^_(?:lr_action|lr_goto|lr_productions|lextokens|tabversion)", re.M)
 
@@ -146,6 +170,25 @@ def text_reason(text: str, tokens: Sequence[str]) -> str | None:
     if literals > names:
         return "data"
     return None if parses(text) else "does not parse"
+
+
+def licence_reason(text: str) -> str | None:
+    """Why the licence that a file states at its head keeps it out; None if none does.
+
+    A choice that offers a permissive licence as well lets it in, and so does the name
+    of a licence of which it is not said that anything is under it.
+    """
+    head = re.sub(r"[\s#*]+", " ", text[:HEADER])
+    if CLOSED.search(head):
+        return COPYLEFT_HEADER
+    for name in COPYLEFT.finditer(head):
+        near = head[max(0, name.start() - 80) : name.end() + 80]
+        if LICENSING.search(near):
+            # "Version 2, or any later one" is no choice.
+            offer = LATER.sub(" ", head[max(0, name.start() - 160) : name.end() + 160])
+            offered = PERMISSIVE.search(offer) and CHOICE.search(offer)
+            return None if offered else COPYLEFT_HEADER
+    return None
 
 
 def parses(text: str) -> bool:
@@ -277,7 +320,7 @@ def judge(file: tuple[str, bytes], benchmark: Hashes, held_out: Hashes) -> Verdi
         return Verdict(path, "not UTF-8")
     # A file far too long is not worth cutting into tokens.
     tokens = code_tokens(text) if len(text) <= MAX_BYTES else []
-    reason = text_reason(text, tokens)
+    reason = text_reason(text, tokens) or licence_reason(text)
     if reason:
         return Verdict(path, reason)
     if len(common(hashed_grams(tokens, HELD_OUT_RUN), held_out)):

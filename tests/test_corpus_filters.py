@@ -33,6 +33,49 @@ def test_filters_give_their_reason(reason: str, path: str, content: str | bytes)
     assert judge(path, raw).reason == reason
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "# SPDX-License-Identifier: LGPL-3.0-only\n",
+        "# Under the terms of the GNU\n# General Public License (version 2 or later).\n",
+        "# Licensed under the GPL, either version 3 or (at your option) any later version.\n",
+        "# Parts are under BSD.\n# This file is GPLv2-or-later licensed.\n",
+        '"""Subject to the terms of the Mozilla Public License, v. 2.0."""\n',
+        'setup(name="plugin", license="AGPL")\n',
+        '"""Released under the Creative Commons Attribution-Share-Alike License 3.0."""\n',
+        "# Proprietary and confidential. Unauthorized copying is prohibited.\n",
+    ],
+)
+def test_a_copyleft_header_is_a_reason(header: str) -> None:
+    """A file that says at its head that it is under a copyleft or closed licence is dropped."""
+    assert judge("a.py", (header + module(1)).encode()).reason == "copyleft header"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "# You can choose between two licenses: 1) GNU GPLv2 2) PSF license\n",
+        "# Dual licensed under the MIT or GPL-2.0 licenses.\n",
+        "# SPDX-License-Identifier: GPL-2.0-or-later OR BSD-3-Clause\n",
+        "# Compiled GPL binaries can be had elsewhere.\n",
+        '"""Lexer for the concise data definition language (CDDL)."""\n',
+        "# License: BSD-3-Clause\nimport matplotlib as mpl\n",
+        "# Copyright the authors. All rights reserved. Licensed under the Apache License 2.0.\n",
+        "# Keep this out of proprietary extensions, and confidential data out of logs.\n",
+    ],
+)
+def test_a_choice_or_a_mention_is_none(header: str) -> None:
+    """A permissive choice, and a licence that is only spoken of, let a file in."""
+    assert judge("a.py", (header + module(1)).encode()).reason is None
+
+
+def test_a_licence_is_looked_for_at_the_head_alone() -> None:
+    """Deep in a file the words are those of a program that deals with licences."""
+    text = module(1, 100) + '\nlicense = "GPL"\n'
+    assert len(text) > filters.HEADER
+    assert judge("a.py", text.encode()).reason is None
+
+
 def test_invalid_escapes_do_not_warn() -> None:
     """A file at which Python grumbles is kept, and the grumbling is kept quiet."""
     text = module(1) + "\nx = '\\d' is 1\n"
