@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,14 +84,14 @@ class Validation:
     samples: Samples
     cursors: list[Cursor]
 
-    def __call__(self, trainer: Trainer) -> dict[str, float]:
-        """What the metrics say of the present weights."""
+    def __call__(self, trainer: Trainer, canvases: bool) -> dict[str, float]:
+        """What the metrics say of the present weights; `canvases`: whether they know such."""
         denoiser, tokenizer = trainer.denoiser, trainer.tokenizer
         denoiser.eval()
         with trainer.accelerator.autocast():
             result = losses(denoiser, tokenizer, self.samples, rows=64)
         model = Checkpoint(denoiser, tokenizer, "in training", {})
-        for mode in ("diffuse", "ar") if self.cursors else ():
+        for mode in (("diffuse", "ar") if canvases else ("ar",)) if self.cursors else ():
             result |= exact_match(model, self.cursors, mode)
         denoiser.train()
         return {f"validation_{name}": round(value, 4) for name, value in result.items()}
@@ -135,6 +135,11 @@ class Run:
     def progress(self) -> float:
         """The share of the budget that is spent."""
         return self.budget.progress(self.trainer.step, self.trainer.elapsed)
+
+    @property
+    def canvases(self) -> bool:
+        """Whether canvases have been trained on."""
+        return self.trainer.recipe.next_token_share < min(1.0, self.progress)
 
     def canvas_lengths(self) -> Iterator[int]:
         """The length of the canvases of each coming step.
@@ -285,7 +290,7 @@ class Run:
     def validate(self) -> dict[str, float]:
         """Measure the present weights; the figures also go into the metrics."""
         with self.timed("validation"):
-            figures = self.validation(self.trainer)
+            figures = self.validation(self.trainer, self.canvases)
         self.append(figures)
         return figures
 
@@ -306,26 +311,37 @@ class Run:
     def finish(self) -> None:
         """Write the checkpoint of the last weights or of their average, whichever is better.
 
-        For the first process alone.
+        For the first process alone. The state keeps the last weights.
         """
         trainer = self.trainer
         final = self.validate()
         if trainer.averaged:
             last = {name: w.clone() for name, w in trainer.denoiser.state_dict().items()}
             trainer.denoiser.load_state_dict(trainer.average)
-            average = self.validation(trainer)
+            average = self.validation(trainer, self.canvases)
             self.append({"event": "averaged", "why": f"{trainer.averaged} steps", **average})
-            if average["validation_bound"] < final["validation_bound"]:
+            if quality(average, self.canvases) > quality(final, self.canvases):
                 final = average
             else:
                 trainer.denoiser.load_state_dict(last)
         self.write_model(**final)
-        self.save(last=True)
+        self.draw()
         print(
             f"{self.args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens; held "
             f"out: next token {final['validation_next_token_loss']:.3f}, "
             f"bound {final['validation_bound']:.3f} nats"
         )
+
+
+def quality(figures: Mapping[str, float], canvases: bool) -> tuple[float, ...]:
+    """What the better weights have more of, by the figures of a validation.
+
+    Exact matches of the decoder and, where they are equal or unknown, a lower bound;
+    without training on canvases a lower next-token loss.
+    """
+    if not canvases:
+        return (-figures["validation_next_token_loss"],)
+    return figures.get("validation_exact_diffuse_all", 0.0), -figures["validation_bound"]
 
 
 def forget_after(metrics: Path, step: int) -> None:

@@ -214,6 +214,43 @@ def test_slices_shorter_than_the_time_between_validations(
     assert len(curve(tmp_path / "run")) == 9
 
 
+@pytest.mark.parametrize(
+    ("share", "exact", "bound", "next_token", "averaged"),
+    [
+        ("0", (0.1, 0.2), (3.0, 3.1), (1.0, 1.1), True),
+        ("0", (0.2, 0.1), (3.1, 3.0), (1.1, 1.0), False),
+        ("0", (0.2, 0.2), (3.0, 3.1), (1.1, 1.0), False),
+        ("0", None, (3.1, 3.0), (1.0, 1.1), True),
+        ("1", (0.2, 0.1), (3.0, 3.1), (1.1, 1.0), True),
+    ],
+)
+def test_the_better_of_last_weights_and_average_is_kept(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    share: str,
+    exact: tuple[float, float] | None,
+    bound: tuple[float, float],
+    next_token: tuple[float, float],
+    averaged: bool,
+) -> None:
+    """By exact matches, then by the bound; by the next token if no canvas was trained."""
+    figures: list[dict[str, float]] = [
+        {"validation_bound": bound[i], "validation_next_token_loss": next_token[i]}
+        | ({"validation_exact_diffuse_all": exact[i]} if exact else {})
+        for i in range(2)
+    ]
+    given = iter(figures)
+    monkeypatch.setattr(Validation, "__call__", lambda *_: next(given))
+    out = tmp_path / "run"
+    more = ("--steps", "4", "--next-token-share", share, "--average-from", "0")
+    assert train.main(arguments(folder, out, *more)) == 0
+    state, model = read_state(out / "state.pt"), checkpoint.load(out / "model")
+    kept = state["average" if averaged else "denoiser"]["embed.weight"]
+    assert torch.equal(model.denoiser.embed.weight, kept.half().float())
+    assert model.config["training"]["validation_bound"] == bound[averaged]
+
+
 def test_signals_to_all_processes_leave_the_state(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
