@@ -8,12 +8,12 @@ import gzip
 import hashlib
 import json
 import os
+import platform
 import signal
 import sys
-import sysconfig
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,10 @@ COMMON_GRAM_PACKAGES = 3
 
 Of the 7,753 10-grams of the benchmarks 361 occur in 87,584 files, 187 of them in two packages
 or more, 129 in three, 85 in five; the rest takes 0.10, 0.18 and 0.29 % of the files with it."""
+
+
+SIZED_FILES = 2000
+"""Files of a split whose tokens are counted, to tell how many all have."""
 
 
 @dataclass
@@ -77,7 +81,7 @@ def main(argv: list[str]) -> int:
     more = {b.sha256: b for b in benchmarks if b.sha256 not in known}
     excluded = sorted([*shipped, *(b.as_file() for b in more.values())])
     request = {
-        "python": sysconfig.get_python_version(),
+        "python": platform.python_version(),
         "packages": [asdict(package) for package in packages],
         "exclude": [asdict(file) for file in excluded],
         "settings": _settings(),
@@ -196,8 +200,10 @@ def build(
     drop_duplicates(everything)
     drop_benchmarks(everything)
     drop_excess(everything)
+    splits = {split: list(_documents(everything, split)) for split in SPLITS}
     about = {
         "request": request,
+        "bpe": measure_bpe(splits),
         "tokens_are": "names, numbers, operators and strings, without comments and layout",
         "packages": [
             {
@@ -212,7 +218,30 @@ def build(
             for g in sorted(everything, key=lambda g: packages.index(g.package))
         ],
     }
-    write_corpus(out, {split: _documents(everything, split) for split in SPLITS}, about)
+    write_corpus(out, splits, about)
+
+
+def measure_bpe(splits: Mapping[str, Sequence[Document]]) -> dict[str, Any]:
+    """How many bytes a token of the shipped model's tokenizer stands for, in files by hash."""
+    # They bring torch along, which nothing else here needs.
+    from coder.checkpoint import digest, find
+    from coder.tokenizer import Tokenizer
+    from finetune.tokenizer import reach
+
+    model = find()
+    place = model / "tokenizer.json"
+    tokenizer = Tokenizer.load(place)
+    bytes_per_token = {}
+    for split, documents in splits.items():
+        some = sorted(documents, key=lambda d: shuffle_key(d.package, d.path))[:SIZED_FILES]
+        if some:
+            bytes_per_token[split] = reach(tokenizer, some)["bytes_per_token"]
+    return {
+        "tokenizer": model.name,
+        "sha256": digest(place),
+        "files": SIZED_FILES,
+        "bytes_per_token": bytes_per_token,
+    }
 
 
 def _documents(everything: Sequence[Gathered], split: str) -> Iterator[Document]:
@@ -340,9 +369,12 @@ def report(manifest: dict[str, Any]) -> str:
     columns: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     for package in manifest["packages"]:
         column = columns[package["split"]]
-        column.update(packages=1, **{row: package[row] for row in ("files", "bytes", "tokens")})
+        column.update(packages=1, files=package["files"], bytes=package["bytes"])
+        column.update({"code tokens": package["tokens"]})
         column.update({f"dropped: {reason}": n for reason, n in package["dropped"].items()})
-    rows = ["packages", "files", "bytes", "tokens"]
+    for split, tokens in bpe_tokens(manifest).items():
+        columns[split]["BPE tokens, about"] = tokens
+    rows = ["packages", "files", "bytes", "code tokens", "BPE tokens, about"]
     rows += sorted(set().union(*columns.values()) - set(rows))
     width = max(map(len, rows))
     lines = [f"{'':{width}}" + "".join(f"{split:>14}" for split in SPLITS)]
@@ -350,3 +382,12 @@ def report(manifest: dict[str, Any]) -> str:
         f"{row:{width}}" + "".join(f"{columns[split][row]:14,}" for split in SPLITS) for row in rows
     ]
     return "\n".join(lines)
+
+
+def bpe_tokens(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """How many tokens of the shipped model each split has, to three figures."""
+    sizes: Counter[str] = Counter()
+    for package in manifest["packages"]:
+        sizes[package["split"]] += package["bytes"]
+    reach = manifest.get("bpe", {}).get("bytes_per_token", {})
+    return {split: int(float(f"{sizes[split] / reach[split]:.3g}")) for split in reach}

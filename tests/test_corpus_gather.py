@@ -80,6 +80,16 @@ def no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(script))
 
 
+def serve(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every call of pip download this wheel."""
+    script = tmp_path / "python"
+    script.write_text(
+        f'#!/bin/sh\nwhile [ "$1" != --dest ]; do shift; done\nmkdir -p "$2" && cp "{wheel}" "$2"\n'
+    )
+    script.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
 def test_whole_packages_go_to_their_split(run: Run, tmp_path: Path) -> None:
     """Each package is in one split with all its files, and the texts come back unchanged."""
     assert run() == 0
@@ -102,7 +112,14 @@ def test_manifest_and_table(run: Run, tmp_path: Path, capsys: pytest.CaptureFixt
     assert alpha["tokens"] == sum(len(filters.code_tokens(module(i))) for i in range(4))
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert table[:3] == [["train", "valid"], ["packages", "2", "1"], ["files", "7", "2"]]
-    assert [row[0] for row in table[3:]] == ["bytes", "tokens"]
+    assert [row[:-2] for row in table[3:]] == [
+        ["bytes"],
+        ["code", "tokens"],
+        ["BPE", "tokens,", "about"],
+    ]
+    reach = manifest["bpe"]["bytes_per_token"]["train"]
+    size = sum(p["bytes"] for p in manifest["packages"] if p["split"] == "train")
+    assert int(table[5][-2].replace(",", "")) == pytest.approx(size / reach, rel=0.01)
 
 
 def test_the_same_list_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
@@ -317,13 +334,7 @@ def test_a_download_lands_in_the_cache_whole(
     """What pip leaves in its folder is moved into the cache and read from there."""
     path = cache / "beta-1.0-py3-none-any.whl"
     path.rename(tmp_path / path.name)
-    script = tmp_path / "python"
-    script.write_text(
-        '#!/bin/sh\nwhile [ "$1" != --dest ]; do shift; done\n'
-        f'mkdir -p "$2" && cp "{tmp_path / path.name}" "$2"\n'
-    )
-    script.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(script))
+    serve(tmp_path / path.name, tmp_path, monkeypatch)
     run()
     assert path.exists()
     assert not list(cache.glob(".*"))
@@ -339,13 +350,39 @@ def test_wheels_lie_in_the_home_of_talaria(
     assert len(read_corpus(tmp_path / "corpus", "train")) == 4
 
 
-def test_a_wheel_in_the_cache_is_found_by_name_and_version(tmp_path: Path) -> None:
-    """Names are compared as the index does, a local version belongs to its public one."""
-    made = wheel(tmp_path, "More_Things", {}, version="1.2+cpu")
+def test_a_wheel_in_the_cache_is_found_by_name_version_and_hash(tmp_path: Path) -> None:
+    """Names are compared as the index does; a wheel with another hash is not the list's."""
+    made = wheel(tmp_path, "More_Things", {}, version="1.2")
     wheel(tmp_path, "more", {}, version="1.2")
     find = wheels.find_wheel
     assert find(wheels.Package("more-things", "1.2", "MIT", "train"), tmp_path) == made
     assert find(wheels.Package("more-things", "1.3", "MIT", "train"), tmp_path) is None
+    for sha256, found in ((wheels.digest(made), made), ("0" * 64, None)):
+        assert find(wheels.Package("more-things", "1.2", "MIT", "train", sha256), tmp_path) == found
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_the_index_is_held_to_the_list(
+    run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool
+) -> None:
+    """A download with another hash stops the build; one with the hash of the list comes in."""
+    path = cache / "beta-1.0-py3-none-any.whl"
+    path.rename(tmp_path / path.name)
+    wheel(cache, "beta", {"beta/a.py": module(66)})  # another file of the same name
+    sha256 = wheels.digest(tmp_path / path.name) if pinned else "0" * 64
+    listing = tmp_path / "packages.toml"
+    entry = 'beta = { version = "1.0", licence = "MIT"'
+    listing.write_text(listing.read_text().replace(entry, f'{entry}, sha256 = "{sha256}"'))
+    serve(tmp_path / path.name, tmp_path, monkeypatch)
+    if not pinned:
+        with pytest.raises(DataError, match=r"beta-1\.0.*SHA-256.*says 000000000000"):
+            run()
+        assert wheels.digest(path) != wheels.digest(tmp_path / path.name)
+        return
+    run()
+    assert wheels.digest(path) == sha256
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_bytes())
+    assert [p["sha256"] for p in manifest["packages"] if p["name"] == "beta"] == [sha256]
 
 
 def broken_wheels() -> dict[str, Callable[[bytes], bytes]]:
@@ -380,13 +417,34 @@ def test_a_broken_wheel_is_a_data_error(run: Run, cache: Path, tmp_path: Path, k
         "License-Expression: LGPL-3.0-only",
         "License: GNU GENERAL PUBLIC LICENSE",
         "Classifier: License :: OSI Approved :: GNU Affero General Public License v3",
+        "License-Expression: MIT AND BSD-3-Clause",
+        "License-Expression: Apache-2.0",
+        "License: Apache 2.0",
+        "Classifier: License :: OSI Approved :: BSD License",
+        "Classifier: License :: Other/Proprietary License",
     ],
 )
-def test_copyleft_is_refused(run: Run, cache: Path, metadata: str) -> None:
-    """A wheel whose own metadata name a copyleft licence stops the build."""
+def test_a_licence_unlike_the_list_is_refused(run: Run, cache: Path, metadata: str) -> None:
+    """A wheel whose own metadata state another licence than the list stops the build."""
     wheel(cache, "beta", {"beta/a.py": module(1)}, metadata)
     with pytest.raises(DataError, match=r"beta 1\.0 states the licence"):
         run()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "License-Expression: (MIT)",
+        "License: MIT, see the file",
+        "Classifier: License :: OSI Approved\nClassifier: License :: OSI Approved :: MIT License",
+        "License: Copyright, the authors. All rights reserved.",
+        "Summary: it states nothing",
+    ],
+)
+def test_a_licence_like_the_list_passes(run: Run, cache: Path, metadata: str) -> None:
+    """Other words for the same licence are no contradiction, nor is silence."""
+    wheel(cache, "beta", {"beta/a.py": module(1)}, metadata)
+    assert run() == 0
 
 
 def test_an_unknown_package_is_a_usage_error(run: Run) -> None:
@@ -398,8 +456,9 @@ def test_an_unknown_package_is_a_usage_error(run: Run) -> None:
 
 
 def test_the_list_that_is_shipped() -> None:
-    """Each package is pinned once, permissively licensed; the held-out ones stay the same."""
+    """Each package is pinned once with its hash, permissively licensed; the held-out ones stay."""
     packages = wheels.read_packages(wheels.PACKAGES)
+    assert all(len(p.sha256 or "") == 64 for p in packages if p.name != wheels.STDLIB)
     assert len({p.name for p in packages}) == len(packages)
     held_out = "httpx marshmallow more-itertools peewee seaborn structlog tornado werkzeug"
     assert " ".join(p.name for p in packages if p.split == "valid") == held_out
