@@ -153,7 +153,8 @@ class Trainer:
     def batches(self, canvas_lengths: Iterable[int]) -> Iterator[Batch]:
         """The batches from the present step on, made ahead by worker processes."""
         numbers = range(self.step, 1 << 62)
-        former = signal.getsignal(signal.SIGCHLD) if self.workers else None
+        deaths = getattr(signal, "SIGCHLD", None) if self.workers else None  # none on Windows
+        former = deaths and signal.getsignal(deaths)
         made = iter(
             DataLoader(
                 self.data,
@@ -164,10 +165,10 @@ class Trainer:
                 pin_memory=self.device.type == "cuda",
             )
         )
-        if self.workers:
+        if deaths:
             # torch would raise at once when a worker dies, also in the midst of an update;
             # waiting for a batch notices it too, and no step is torn.
-            signal.signal(signal.SIGCHLD, former)
+            signal.signal(deaths, former)
         return made
 
     def agree(self, wish: bool) -> bool:
@@ -286,7 +287,9 @@ class Trainer:
         self.checked = True
         part = batch.rows(0, self.micro_batch).to(self.device)
         length = part.context.shape[1]
-        if not masks_agree(self.denoiser, length, part.block, part.start, self.compiled):
+        if not masks_agree(
+            self.denoiser, length, part.block, part.start, self.compiled, gradients=True
+        ):
             self.sparse_masks = False
             self.events.append(("dense masks", "block-sparse attention gave another result"))
 

@@ -441,17 +441,22 @@ def test_the_gradient_does_not_depend_on_how_it_is_computed(
 def test_a_kernel_that_computes_something_else_is_not_used(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its losses are compared with those of dense masks before it is trained with."""
+    """Its results and gradients are compared with those of dense masks before the first step."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr("finetune.trainer.has_sparse_masks", lambda device: True)
     with warnings.catch_warnings(action="ignore"):
         right = trainer(folder)
         right.train_step(right.batches(iter([4])), 0.9)
         assert (right.sparse_masks, right.events) == (True, [])
-        monkeypatch.setattr(flex_attention, "flex_attention", lambda q, k, v, block_mask: v.flip(2))
-        wrong = trainer(folder)
-        wrong.train_step(wrong.batches(iter([4])), 0.9)
-        assert (wrong.sparse_masks, wrong.events[0][0]) == (False, "dense masks")
+        kernel = flex_attention.flex_attention
+        for other in (
+            lambda q, k, v, block_mask: v.flip(2),
+            lambda q, k, v, block_mask: kernel(q, k.detach(), v, block_mask=block_mask),
+        ):
+            monkeypatch.setattr(flex_attention, "flex_attention", other)
+            wrong = trainer(folder)
+            wrong.train_step(wrong.batches(iter([4])), 0.9)
+            assert (wrong.sparse_masks, wrong.events[0][0]) == (False, "dense masks")
 
 
 def test_a_micro_batch_that_does_not_fit_is_halved(
