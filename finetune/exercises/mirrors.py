@@ -104,7 +104,7 @@ class Mirrors:
 
 SECONDS = 5.0
 """Longer than this no task's own test may take."""
-PATIENCE = 0.3
+PATIENCE = 0.1
 """Longer than this no function may be busy with tests, of which nearly all fail at once."""
 
 

@@ -225,18 +225,21 @@ def load(text: str) -> dict[str, Any]:
 
 
 class limited:
-    """Within it, what takes longer than so many seconds is rejected."""
+    """Within it, what takes longer than so many seconds is rejected.
+
+    Seconds of the processor: a busy machine must not change what is kept.
+    """
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self.seconds = seconds
 
     def __enter__(self) -> None:
-        signal.signal(signal.SIGALRM, self._stop)
+        signal.signal(signal.SIGVTALRM, self._stop)
         # Again and again: a function may catch whatever is raised in it.
-        signal.setitimer(signal.ITIMER_REAL, self.seconds, self.seconds)
+        signal.setitimer(signal.ITIMER_VIRTUAL, self.seconds, self.seconds)
 
     def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
     @staticmethod
     def _stop(_signal: int, _frame: FrameType | None) -> None:
