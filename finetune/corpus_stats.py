@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from coder.page import SETTINGS, Section, new_figure, write_page
 from finetune.corpus import SPLITS, Document, corpus_hash, read_corpus, read_manifest
 from finetune.filters import is_test
+from finetune.gather import measure_bpe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,14 +69,21 @@ def measure(documents: Sequence[Document]) -> Contents:
 # Tables
 
 
-def figures(contents: Contents) -> dict[str, str]:
-    """The figures of a split by their names, as a person reads them."""
+def figures(contents: Contents, bytes_per_token: float | None) -> dict[str, str]:
+    """The figures of a split by their names, as a person reads them.
+
+    What was measured on a part of the files, as bytes per token, is told as "about".
+    """
     total = contents.packages.total()
     largest, size = max(contents.packages.items(), key=lambda item: item[1], default=("", 0))
     return {
         "packages": f"{len(contents.packages):,}",
         "files": f"{len(contents.lines):,}",
         "bytes": f"{total:,}",
+        "bytes per BPE token": f"{bytes_per_token:.2f}" if bytes_per_token else "-",
+        "BPE tokens, about": f"{float(f'{total / bytes_per_token:.3g}'):,.0f}"
+        if bytes_per_token
+        else "-",
         "largest package": f"{largest} {share(size, total)}" if size else "-",
         "bytes in tests": share(contents.tests.total(), total),
         "lines of a file, median": f"{statistics.median(contents.lines or [0]):,.0f}",
@@ -88,9 +96,11 @@ def share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def summary(splits: Mapping[str, Contents]) -> Table:
+def summary(splits: Mapping[str, Contents], bytes_per_token: Mapping[str, float]) -> Table:
     """The figures of all splits side by side, below their names."""
-    columns = {split: figures(contents) for split, contents in splits.items()}
+    columns = {
+        split: figures(contents, bytes_per_token.get(split)) for split, contents in splits.items()
+    }
     return [["", *columns]] + [
         [name, *(column[name] for column in columns.values())] for name in columns[SPLITS[0]]
     ]
@@ -185,7 +195,7 @@ def length_histogram(splits: Mapping[str, Contents]) -> Figure:
 
 
 def sections(
-    manifest: Mapping[str, Any], splits: Mapping[str, Contents], name: str
+    manifest: Mapping[str, Any], splits: Mapping[str, Contents], sizes: Table, name: str
 ) -> list[Section]:
     """The page; what only `talaria corpus` writes into a manifest is left out where it lacks."""
     shares = [
@@ -199,7 +209,7 @@ def sections(
     per_cent = [(label, 100 * part / whole) for label, part, whole in shares if whole]
     parsed = max(contents.parsed for contents in splits.values())
     found = [
-        Section("Size", f"The corpus {name}.", table=summary(splits)),
+        Section("Size", f"The corpus {name}.", table=sizes),
         Section(
             "Packages",
             f"The {LARGEST} largest, and what of them is tests.",
@@ -243,16 +253,26 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER", help="%(default)s"
     )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FILE",
+        help="whose tokens are counted (default: that of the shipped model)",
+    )
     parser.add_argument("--out", type=Path, metavar="PAGE", help="write an HTML page with plots")
     args = parser.parse_args(argv)
     manifest = read_manifest(args.corpus)
-    splits = {split: measure(read_corpus(args.corpus, split)) for split in SPLITS}
-    print(as_text(summary(splits)))
+    documents = {split: read_corpus(args.corpus, split) for split in SPLITS}
+    bpe = measure_bpe(documents, args.tokenizer)
+    splits = {split: measure(texts) for split, texts in documents.items()}
+    sizes = summary(splits, bpe["bytes_per_token"])
+    print(as_text(sizes))
+    print(f"BPE tokens are those of {bpe['tokenizer']}, counted in {bpe['files']:,} files a split")
     if args.out:
         from matplotlib import rc_context
 
         name = f"{args.corpus.name}, {corpus_hash(args.corpus)[:12]}"
         with rc_context(SETTINGS):  # legends and labels as well are to be read on black
-            drawn = sections(manifest, splits, name)
+            drawn = sections(manifest, splits, sizes, name)
         write_page(args.out, "What the corpus holds", drawn)
     return 0

@@ -221,23 +221,27 @@ def build(
     write_corpus(out, splits, about)
 
 
-def measure_bpe(splits: Mapping[str, Sequence[Document]]) -> dict[str, Any]:
-    """How many bytes a token of the shipped model's tokenizer stands for, in files by hash."""
+def measure_bpe(
+    splits: Mapping[str, Sequence[Document]], tokenizer: Path | None = None
+) -> dict[str, Any]:
+    """How many bytes a token stands for in `SIZED_FILES` files of each split, chosen by hash.
+
+    The tokens are those of the tokenizer in this file, of the shipped model for None.
+    """
     # They bring torch along, which nothing else here needs.
     from coder.checkpoint import digest, find
     from coder.tokenizer import Tokenizer
     from finetune.tokenizer import reach
 
-    model = find()
-    place = model / "tokenizer.json"
-    tokenizer = Tokenizer.load(place)
+    place = tokenizer or find() / "tokenizer.json"
+    bpe = Tokenizer.load(place)
     bytes_per_token = {}
     for split, documents in splits.items():
         some = sorted(documents, key=lambda d: shuffle_key(d.package, d.path))[:SIZED_FILES]
         if some:
-            bytes_per_token[split] = reach(tokenizer, some)["bytes_per_token"]
+            bytes_per_token[split] = reach(bpe, some)["bytes_per_token"]
     return {
-        "tokenizer": model.name,
+        "tokenizer": place.name if tokenizer else place.parent.name,
         "sha256": digest(place),
         "files": SIZED_FILES,
         "bytes_per_token": bytes_per_token,

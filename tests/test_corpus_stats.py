@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from coder.checkpoint import find
 from coder.errors import DataError
+from coder.tokenizer import Tokenizer
 from finetune import corpus_stats, gather
 from finetune.corpus import Document, write_corpus
 from finetune.corpus_stats import as_text, measure, summary
@@ -65,9 +67,31 @@ def test_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["train", "valid"]
     assert lines[1].split() == ["packages", "1", "1"]
-    assert lines[4].split() == ["largest", "package", "shapes", "100.0%", "post", "100.0%"]
-    assert lines[-1].split()[-2:] == ["66.7%", "0.0%"]
+    assert lines[6].split() == ["largest", "package", "shapes", "100.0%", "post", "100.0%"]
+    assert lines[-2].split()[-2:] == ["66.7%", "0.0%"]
     assert [p.name for p in folder.parent.iterdir()] == ["corpus"]
+
+
+def test_tokens_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes per token are measured, by the shipped tokenizer or another, and tokens follow."""
+    texts = [d.text for d in TRAIN]
+    shipped = find() / "tokenizer.json"
+    tokens = sum(map(len, Tokenizer.load(shipped).encode_batch(texts)))
+    gather.main(["stats", "--corpus", str(folder)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4].split()[:-1] == ["bytes", "per", "BPE", "token", f"{size(texts) / tokens:.2f}"]
+    assert lines[5].split()[:-1] == ["BPE", "tokens,", "about", str(tokens)]
+    other = folder.parent / "other.json"
+    Tokenizer.train(texts, 300).save(other)
+    gather.main(["stats", "--corpus", str(folder), "--tokenizer", str(other)])
+    lines = capsys.readouterr().out.splitlines()
+    assert int(lines[5].split()[3]) > tokens
+    assert lines[-1].startswith("BPE tokens are those of other.json")
+
+
+def size(texts: list[str]) -> int:
+    """Bytes of these texts."""
+    return sum(len(text.encode()) for text in texts)
 
 
 def test_the_page(folder: Path, tmp_path: Path) -> None:
@@ -93,8 +117,8 @@ def test_a_corpus_of_another_maker(tmp_path: Path) -> None:
 
 def test_an_empty_split_has_a_column() -> None:
     """Nothing at all is told by dashes and zeros."""
-    rows = summary({"train": measure(TRAIN), "valid": measure([])})
-    assert [row[2] for row in rows[1:]] == ["0", "0", "0", "-", "-", "0", "-"]
+    rows = summary({"train": measure(TRAIN), "valid": measure([])}, {"train": 4.0})
+    assert [row[2] for row in rows[1:]] == ["0", "0", "0", "-", "-", "-", "-", "0", "-"]
     assert len({len(line) for line in as_text(rows).splitlines()}) == 1
 
 
