@@ -20,18 +20,25 @@ def wilson(hits: int, total: int) -> Interval:
     return float(found.low), float(found.high)
 
 
-def bootstrap(values: Sequence[float], clusters: Sequence[str]) -> Interval | None:
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of the values does not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def bootstrap(
+    values: Sequence[float], clusters: Sequence[str], sizes: Sequence[float] | None = None
+) -> Interval | None:
     """The 95 % percentile interval of the mean as whole clusters are drawn anew; seeded.
 
-    None where every draw gives the same mean: that has no width, but is not certain.
+    With `sizes`, of the sum of values divided by the sum of sizes. None where every
+    draw gives the same: that has no width, but is not certain.
     """
     names = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
-    sums, sizes = np.zeros(len(names)), np.zeros(len(names))
-    for value, cluster in zip(values, clusters, strict=True):
-        sums[names[cluster]] += value
-        sizes[names[cluster]] += 1
+    places = [names[cluster] for cluster in clusters]
+    sums = np.bincount(places, np.asarray(values, float), len(names))
+    total = np.bincount(places, sizes, len(names))
     drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
-    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    means = sums[drawn].sum(1) / total[drawn].sum(1)
     low, high = np.quantile(means, (0.025, 0.975))
     return None if low == high else (float(low), float(high))
 

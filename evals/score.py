@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from coder.syntax import judge
 from evals.generate import progress
 from evals.jsonl import FORMAT, Results, Row, read
 from evals.sandbox import Level, Limits, Program, Sandbox
-from evals.suites import Problem, Suite
+from evals.suites import Problem, Suite, empty_passes
 
 # A program is called endless when it has computed so many times as long as its true
 # solution, and so many times as long as true solutions mostly do.
@@ -49,6 +50,7 @@ def score(
             "stage": "results",
             "isolation": sandbox.level.name if tested else None,
             "damaged_samples": damaged,
+            "luck": luck(suite),
         }
         results = Results(path, header)
         kept = {(row["id"], row["sample"]) for row in results.rows}
@@ -68,6 +70,25 @@ def score(
         finally:
             results.close()
     return results
+
+
+def luck(suite: Suite) -> dict[str, float | None]:
+    """What is reached without reading the problems, as shares: a floor for every figure.
+
+    Of exact matches and first lines: by the best single string as the answer to every
+    problem, for each figure another one. Of tests: by nothing in the hole, None where not known.
+    """
+    total = len(suite.problems)
+    views: dict[str, Callable[[str], str]] = {
+        "exact": str,
+        "exact_stripped": str.strip,
+        "first_line": first_line,
+    }
+    passes = empty_passes(suite)
+    return {"passed": None if passes is None else passes / total} | {
+        name: Counter(view(p.solution) for p in suite.problems).most_common(1)[0][1] / total
+        for name, view in views.items()
+    }
 
 
 def time_limits(problems: Iterable[Problem], sandbox: Sandbox) -> dict[str, float]:

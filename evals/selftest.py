@@ -6,19 +6,17 @@ from pathlib import Path
 
 from evals.jsonl import FORMAT, Results, environment
 from evals.score import score
-from evals.suites import Suite
+from evals.suites import Suite, empty_passes
 
 WRONG = "\n    raise NotImplementedError\n"
 KINDS = ("true", "empty", "wrong")
 
 
 def selftest(
-    suite: Suite, folder: Path, workers: int, require: str | None, floor: int | None
+    suite: Suite, folder: Path, workers: int, require: str | None
 ) -> tuple[list[str], bool]:
-    """Score three answers to every problem; a line for each, and whether all is as it must be.
-
-    `floor` is the number of problems known to pass with nothing in the hole, if any is.
-    """
+    """Score three answers to every problem; a line for each, and whether all is as it must be."""
+    floor = empty_passes(suite)
     lines, right = [], True
     for kind in KINDS:
         samples, path = folder / f"{kind}.samples.jsonl", folder / f"{kind}.results.jsonl"

@@ -77,11 +77,16 @@ class Suite:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a suite's file comes from; no hash where none is known to be right."""
+    """Where a suite's file comes from; no hash where none is known to be right.
+
+    empty  how many of how many problems pass with nothing in the hole, where it was
+           measured; `talaria eval selftest` measures it again
+    """
 
     address: str
     sha256: str | None
     fields: tuple[str, ...]
+    empty: tuple[int, int] | None = None
 
     @property
     def file(self) -> str:
@@ -97,11 +102,13 @@ SOURCES = {
         "https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz",
         "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",
         ("task_id", "entry_point", "prompt", "canonical_solution", "test"),
+        (0, 164),
     ),
     "infill-single-line": Source(
         f"{INFILLING}/HumanEval-SingleLineInfilling.jsonl.gz",
         "1277073e7ddce163ef68598c2bca777f688a53df99422f097e37362090f88e1f",
         HOLE,
+        (27, 1033),
     ),
     "infill-multi-line": Source(
         f"{INFILLING}/HumanEval-MultiLineInfilling.jsonl.gz",
@@ -117,6 +124,7 @@ SOURCES = {
         f"{INFILLING}/HumanEval-RandomSpanInfillingLight.jsonl.gz",
         "1432250ecac0cb56e6f97f8faf0970419ef892a98fda7e1f5aa4c4b87209b760",
         HOLE,
+        (0, 164),
     ),
     "mbpp": Source(f"{MBPP}/mbpp.jsonl", None, ("text", "code")),
     "sanitized-mbpp": Source(f"{MBPP}/sanitized-mbpp.json", None, ("prompt", "code")),
@@ -194,6 +202,18 @@ def read_suite(name: str, path: Path, any_data: bool = False) -> Suite:
     rows = read_rows(raw, path, source.fields)
     make = {"mbpp": from_mbpp, "sanitized-mbpp": from_mbpp}.get(name, from_hole)
     return Suite(name, [make(row, number) for number, row in enumerate(rows)], {path.name: found})
+
+
+def empty_passes(suite: Suite) -> int | None:
+    """How many problems pass with nothing in the hole; None where that is not known.
+
+    It is known of published files alone, and of all their problems together.
+    """
+    source = SOURCES.get(suite.name)
+    if source is None or source.empty is None or source.sha256 not in suite.files.values():
+        return None
+    passes, problems = source.empty
+    return passes if len(suite.problems) == problems else None
 
 
 def read_rows(raw: bytes, path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from coder.errors import DataError, UsageError
+from evals.holes_report import figures
 from evals.jsonl import FORMAT, environment
-from evals.report import as_text, compare_runs, figures, report
+from evals.report import as_text, compare_runs, report
 
 HEADER: dict[str, Any] = {
     "format": FORMAT,
@@ -22,6 +23,7 @@ HEADER: dict[str, Any] = {
     "options": {"mode": "diffuse"},
     "environment": environment(),
     "isolation": "full",
+    "luck": {"passed": 0.026, "exact": 0.017, "exact_stripped": 0.039, "first_line": 0.04},
 }
 
 
@@ -99,6 +101,14 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
     assert "passes the tests" in text
     assert "30.0%" in text
     assert "isolation full" in text
+    assert "2.6%" in text
+    assert page.count("3.9%") >= 2
+    untold = {name: value for name, value in HEADER.items() if name != "luck"}
+    assert figures(untold, [row(0, True)])["shares"]["passed"]["luck"] is None
+    given = {**HEADER, "oracle_length": True}
+    told = report([write(tmp_path / "told.jsonl", given, [row(0, True)])], None)
+    assert "true length given" in as_text(told[0])
+    assert "true length given" not in text
     samples = write(tmp_path / "samples.jsonl", {**HEADER, "stage": "samples"}, [row(0, True)])
     with pytest.raises(UsageError, match="score it first"):
         report([samples], None)
@@ -117,3 +127,6 @@ def test_two_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
     told = write(tmp_path / "told.jsonl", {**HEADER, "oracle_length": True}, [row(0, True)])
     with pytest.raises(UsageError, match="true lengths"):
         compare_runs(one, told)
+    timed = write(tmp_path / "timed.jsonl", {**HEADER, "suite": "latency"}, [row(0, True)])
+    with pytest.raises(UsageError, match="within one run"):
+        compare_runs(timed, timed)

@@ -16,9 +16,9 @@ from evals import command
 from evals.generate import Request, generate
 from evals.jsonl import read
 from evals.sandbox import Sandbox, Verdict
-from evals.score import LEAST, SLOW, compared, repeats, score, time_limits
+from evals.score import LEAST, SLOW, compared, luck, repeats, score, time_limits
 from evals.selftest import selftest
-from evals.suites import Problem, Suite, read_suite
+from evals.suites import SOURCES, Problem, Suite, read_suite
 from tests import problems
 
 
@@ -34,14 +34,35 @@ def suite(holes: Path) -> Suite:
     return read_suite("infill-single-line", holes, any_data=True)
 
 
-def test_the_harness_finds_the_truth(suite: Suite, tmp_path: Path) -> None:
+def test_the_harness_finds_the_truth(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """True middles pass, wrong ones do not, and the floor of empty ones is compared."""
-    lines, right = selftest(suite, tmp_path, 2, None, floor=1)
+    lines, right = selftest(suite, tmp_path, 2, None)
     assert right, lines
     assert [line.split()[2] for line in lines] == ["3", "1", "0"]
-    lines, right = selftest(suite, tmp_path, 2, None, floor=0)
+    assert "no floor is known" in lines[1]
+    published = replace(SOURCES[suite.name], sha256=next(iter(suite.files.values())), empty=(0, 3))
+    monkeypatch.setitem(SOURCES, suite.name, published)
+    lines, right = selftest(suite, tmp_path, 2, None)
     assert not right
     assert "WRONG" in lines[1]
+
+
+def test_what_luck_gives(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best single string for texts; for tests the empty middle, where it is known."""
+    more = replace(suite.problems[0], id="more", solution="return 2 * n")
+    asked = replace(suite, problems=[*suite.problems, more])
+    assert luck(asked) == {
+        "passed": None,
+        "exact": 1 / 4,
+        "exact_stripped": 2 / 4,
+        "first_line": 2 / 4,
+    }
+    published = replace(SOURCES[suite.name], sha256=next(iter(suite.files.values())), empty=(1, 3))
+    monkeypatch.setitem(SOURCES, suite.name, published)
+    assert luck(suite)["passed"] == 1 / 3
+    assert luck(asked)["passed"] is None
 
 
 def written(path: Path, suite: Suite, model: Checkpoint, texts: list[str]) -> Path:

@@ -1,0 +1,205 @@
+"""What filled holes came to: shares with intervals beside what luck gives, speed, failures."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from coder.errors import DataError
+from evals.intervals import bootstrap, pass_at_k, percentile, wilson
+from evals.jsonl import Row
+from evals.tables import between, cells, columns
+
+if TYPE_CHECKING:
+    from coder.page import Section
+
+SHARES = {
+    "passed": "passes the tests",
+    "exact": "equals the true middle",
+    "exact_stripped": "equals it but for white space at its ends",
+    "first_line": "its first line is right",
+    "parses": "the file compiles",
+    "adds_error": "adds a syntax error",
+    "repeats_suffix": "repeats the line after the hole",
+}
+MEANS = {
+    "edit_similarity": "edit similarity",
+    "prefix_characters": "characters right from the start",
+    "length_error": "characters longer than the true middle",
+}
+LUCK = (
+    "Luck: what the best single string gives as the answer to every problem, chosen with the "
+    "true middles in sight; for tests, what an empty middle gives."
+)
+
+
+def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """The figures of a run: shares and means with 95 % intervals, speed, kinds of failure.
+
+    Rows of one cluster are not independent: `by_cluster` draws whole clusters
+    anew; Wilson's interval, given where each problem has one sample, does not.
+    """
+    if not rows:
+        raise DataError("no results to report; score some samples first")
+    clusters = [row["cluster"] for row in rows]
+    single = len({row["id"] for row in rows}) == len(rows)
+    shares = {}
+    for name in SHARES:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if len(values) != len(rows):
+            continue
+        shares[name] = {
+            "hits": sum(values),
+            "share": sum(values) / len(values),
+            "luck": header.get("luck", {}).get(name),
+            "wilson": wilson(sum(values), len(values)) if single else None,
+            "by_cluster": bootstrap([float(value) for value in values], clusters),
+        }
+    means = {}
+    for name in MEANS:
+        values = [row[name] for row in rows]
+        means[name] = {"mean": statistics.fmean(values), "by_cluster": bootstrap(values, clusters)}
+    by_problem = defaultdict(list)
+    for row in rows:
+        if row.get("passed") is not None:
+            by_problem[row["id"]].append(row["passed"])
+    fewest = min(map(len, by_problem.values()), default=0)
+    passes = {
+        f"pass@{k}": statistics.fmean(pass_at_k(len(p), sum(p), k) for p in by_problem.values())
+        for k in (1, 10, 100)
+        if k <= fewest
+    }
+    elapsed = [row["elapsed_ms"] for row in rows]
+    return {
+        **header,
+        "rows": len(rows),
+        "problems": len({row["id"] for row in rows}),
+        "clusters": len(set(clusters)),
+        "shares": shares,
+        "means": means,
+        "pass_at_k": passes,
+        "nfe": statistics.fmean(row["nfe"] for row in rows),
+        "tokens_per_forward": sum(r["tokens"] for r in rows) / max(1, sum(r["nfe"] for r in rows)),
+        "elapsed_ms": {
+            "p50": percentile(elapsed, 0.5),
+            "p95": percentile(elapsed, 0.95),
+            "p99": percentile(elapsed, 0.99),
+        },
+        "stopped": dict(Counter(row["stopped"] for row in rows).most_common()),
+        "verdicts": dict(Counter(row["verdict"] for row in rows if row.get("verdict"))),
+    }
+
+
+def name_of(found: Mapping[str, Any]) -> str:
+    """What a run is called in tables."""
+    options = found["options"]
+    oracle = ", true length given" if found.get("oracle_length") else ""
+    return f"{found['suite']}, {found['model']['name']}, {options['mode']}{oracle}"
+
+
+def table(found: Mapping[str, Any]) -> list[list[str]]:
+    """The figures of a run as rows of cells, the head first."""
+    rows = [["", "share", "luck", "Wilson 95 %", "by clusters 95 %"]]
+    for name, label in SHARES.items():
+        if name in found["shares"]:
+            part = found["shares"][name]
+            luck = "" if part["luck"] is None else f"{part['luck']:.1%}"
+            share, by_cluster = cells(part)
+            rows.append([label, share, luck, between(part["wilson"]), by_cluster])
+    return rows
+
+
+def facts(found: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of a run beside its shares."""
+    return [
+        f"{found['rows']} samples of {found['problems']} problems in {found['clusters']} clusters",
+        f"weights {found['model']['weights'][:12]}, data {found['data'][:12]}, isolation "
+        f"{found.get('isolation') or 'none needed'}, {found['environment']['machine']}, "
+        f"code {found['environment']['code']}",
+    ]
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """The report of a run for the terminal."""
+    elapsed = found["elapsed_ms"]
+    lines = [
+        name_of(found),
+        *facts(found),
+        "",
+        columns(table(found)),
+        "",
+        *(f"{name}: {value:.1%}" for name, value in found["pass_at_k"].items()),
+        f"mean nfe {found['nfe']:.1f}, tokens per forward {found['tokens_per_forward']:.2f}",
+        f"elapsed p50 {elapsed['p50']:.0f} ms, p95 {elapsed['p95']:.0f}, p99 {elapsed['p99']:.0f}",
+        "verdicts: " + ", ".join(f"{kind} {n}" for kind, n in found["verdicts"].items()),
+        "stopped: " + ", ".join(f"{kind} {n}" for kind, n in found["stopped"].items()),
+    ]
+    return "\n".join(line for line in lines if line != "verdicts: ")
+
+
+def overview(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A line for each run, the head first: passes and exact matches, each beside luck."""
+    rows = [
+        ["run", "passes", "luck", "exact", "luck", "nfe", "tokens per forward", "p50 ms", "p95 ms"]
+    ]
+    for run in runs:
+        row = [name_of(run)]
+        for name in ("passed", "exact_stripped"):
+            part = run["shares"].get(name)
+            if part is None:
+                row += ["", ""]
+            else:
+                share, by_cluster = cells(part)
+                luck = "" if part["luck"] is None else f"{part['luck']:.1%}"
+                row += [f"{share} ({by_cluster.removesuffix(' %')})", luck]
+        elapsed = run["elapsed_ms"]
+        row += [f"{run['nfe']:.1f}", f"{run['tokens_per_forward']:.2f}"]
+        rows.append([*row, f"{elapsed['p50']:.0f}", f"{elapsed['p95']:.0f}"])
+    return rows
+
+
+def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Section]:
+    """Quality against tokens per forward, how long requests took, and why samples failed."""
+    from coder.page import INK, Section, new_figure
+
+    quality, (axis,) = new_figure(1, 3.2)
+    times, (spread,) = new_figure(1, 2.6)
+    for number, (run, rows) in enumerate(runs):
+        part = run["shares"].get("passed") or run["shares"]["exact_stripped"]
+        low, high = part["by_cluster"] or (part["share"], part["share"])
+        axis.errorbar(
+            run["tokens_per_forward"],
+            100 * part["share"],
+            yerr=[[100 * (part["share"] - low)], [100 * (high - part["share"])]],
+            fmt="o",
+            capsize=3,
+            color=f"C{number % 10}",
+            label=name_of(run),
+        )
+        if part["luck"] is not None:
+            axis.axhline(100 * part["luck"], color=f"C{number % 10}", linewidth=0.8, linestyle=":")
+        elapsed = [row["elapsed_ms"] for row in rows]
+        spread.ecdf(elapsed, color=f"C{number % 10}", label=name_of(run))
+    axis.set_xlabel("tokens per forward (dotted: luck)")
+    axis.set_ylabel("% passed, else exact")
+    spread.set_xlabel("milliseconds of a request")
+    spread.set_ylabel("share of requests")
+    for each in (axis, spread):
+        each.legend(fontsize=8, frameon=False, labelcolor=INK)
+    found = [
+        Section(
+            "Overview",
+            f"Shares with 95 % intervals over clusters of problems drawn anew. {LUCK}",
+            [(quality, "Quality against tokens per forward, a point for each run")],
+            overview([run for run, _ in runs]),
+        ),
+        Section("Time", "", [(times, "Share of requests that took at most so long")]),
+    ]
+    for run, _ in runs:
+        found.append(Section(name_of(run), "; ".join(facts(run)) + ".", table=table(run)))
+        if run["verdicts"]:
+            kinds = [[kind, str(count)] for kind, count in run["verdicts"].items()]
+            found.append(Section("Verdicts", table=[["verdict", "samples"], *kinds]))
+    return found

@@ -1,0 +1,251 @@
+"""What requests took: percentiles by context and by what was written, and both modes compared."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from coder.errors import DataError
+from evals.intervals import bootstrap, percentile
+from evals.jsonl import Row
+from evals.tables import columns
+
+if TYPE_CHECKING:
+    from coder.page import Section
+
+WRITTEN = (0, 4, 8, 16, 32)  # tokens: upper ends of the classes of middles
+
+
+def figures(head: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """Times of each mode, in all and by class, and the ratio of both on the same prompts."""
+    starts = [row for row in rows if "first_ms" in row]
+    warm = [row for row in rows if "elapsed_ms" in row]
+    modes = list(dict.fromkeys(row["mode"] for row in warm))
+    if not warm:
+        raise DataError("no requests to report; measure some first")
+    loads = [row["load"] for row in warm if row["load"] is not None]
+    return {
+        **head,
+        "load": [min(loads), max(loads)] if loads else None,
+        "modes": {mode: of_mode(mode, warm, starts) for mode in modes},
+        "ratio": ratios(warm),
+    }
+
+
+def of_mode(mode: str, warm: Sequence[Row], starts: Sequence[Row]) -> dict[str, Any]:
+    """The figures of a mode; tokens per second count tokens of middles alone."""
+    rows = [row for row in warm if row["mode"] == mode]
+    cold = [row for row in starts if row["mode"] == mode]
+    seconds = sum(row["elapsed_ms"] for row in rows) / 1000
+    contexts = sorted({row["context"] for row in rows})
+    edges = list(zip((-1, *WRITTEN), (*WRITTEN, math.inf), strict=True))
+    return {
+        "all": spread(rows),
+        "by_context": {n: spread([row for row in rows if row["context"] == n]) for n in contexts},
+        "by_tokens": {
+            class_name(low, high): spread(some)
+            for low, high in edges
+            if (some := [row for row in rows if low < row["tokens"] <= high])
+        },
+        "tokens_per_second": sum(row["tokens"] for row in rows) / seconds,
+        "tokens_per_forward": sum(r["tokens"] for r in rows) / sum(r["nfe"] for r in rows),
+        "starts": len(cold),
+        **{
+            name: statistics.median(row[name] for row in cold) if cold else None
+            for name in ("load_ms", "first_ms", "again_ms")
+        },
+        "peak_bytes": max((row["peak_bytes"] for row in cold), default=None),
+        "device_bytes": max((row["device_bytes"] or 0 for row in cold), default=0) or None,
+    }
+
+
+def class_name(low: float, high: float) -> str:
+    """A class of middles by the tokens written."""
+    if high == math.inf:
+        return f"{low + 1:.0f} and more"
+    return f"{high:.0f}" if high - low == 1 else f"{low + 1:.0f} – {high:.0f}"
+
+
+def spread(rows: Sequence[Row]) -> dict[str, Any]:
+    """Percentiles of the time of requests, and what they did on average."""
+    elapsed = [row["elapsed_ms"] for row in rows]
+    return {
+        "requests": len(rows),
+        **{f"p{round(100 * part)}": percentile(elapsed, part) for part in (0.5, 0.95, 0.99)},
+        "nfe": statistics.fmean(row["nfe"] for row in rows),
+        "tokens": statistics.fmean(row["tokens"] for row in rows),
+        "context_tokens": statistics.fmean(row["context_tokens"] for row in rows),
+    }
+
+
+def ratios(warm: Sequence[Row]) -> dict[str, Any]:
+    """Time of `diffuse` by time of `ar`: geometric means over prompts, 95 % over files drawn anew.
+
+    A prompt's time in a mode is the median of its rounds. Modes may write middles
+    of different lengths, so there is a ratio per request and one per token written.
+    """
+    times: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in warm:
+        times[row["prompt"]][row["mode"]].append(row)
+    pairs = [(two["diffuse"], two["ar"]) for two in times.values() if len(two) == 2]
+    wrote = [pair for pair in pairs if pair[0][0]["tokens"] and pair[1][0]["tokens"]]
+    found: dict[str, Any] = {}
+    for name, some, unit in (("request", pairs, None), ("token", wrote, "tokens")):
+        logs = [math.log(typical(one, unit) / typical(two, unit)) for one, two in some]
+        if logs:
+            interval = bootstrap(logs, [one[0]["cluster"] for one, _ in some])
+            found[name] = {
+                "prompts": len(logs),
+                "ratio": math.exp(statistics.fmean(logs)),
+                "by_cluster": interval and [math.exp(edge) for edge in interval],
+            }
+    return found
+
+
+def typical(rows: Sequence[Row], unit: str | None) -> float:
+    """The median time of a prompt's rounds, by what they wrote if a unit is given."""
+    elapsed = statistics.median(float(row["elapsed_ms"]) for row in rows)
+    return elapsed / float(rows[0][unit]) if unit else elapsed
+
+
+def table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Times by mode, by context and by what was written, the head first."""
+    rows = [["", "requests", "p50 ms", "p95 ms", "p99 ms", "nfe", "tokens"]]
+    for mode, part in found["modes"].items():
+        classes = [(mode, part["all"])]
+        classes += [
+            (f"{mode}, context of {n} tokens ({one['context_tokens']:.0f} on average)", one)
+            for n, one in part["by_context"].items()
+        ]
+        classes += [
+            (f"{mode}, {name} tokens written", one) for name, one in part["by_tokens"].items()
+        ]
+        rows += [
+            [
+                label,
+                str(one["requests"]),
+                *(f"{one[name]:.0f}" for name in ("p50", "p95", "p99")),
+                f"{one['nfe']:.1f}",
+                f"{one['tokens']:.1f}",
+            ]
+            for label, one in classes
+        ]
+    return rows
+
+
+def speeds(found: Mapping[str, Any]) -> list[list[str]]:
+    """Speed, cold starts and memory by mode, the head first."""
+    modes = found["modes"]
+    rows = [["", *modes]]
+    for label, name, form in (
+        ("tokens of middles a second", "tokens_per_second", "{:.0f}"),
+        ("tokens per forward", "tokens_per_forward", "{:.2f}"),
+        ("fresh processes", "starts", "{}"),
+        ("import and load, ms", "load_ms", "{:.0f}"),
+        ("first request, ms", "first_ms", "{:.0f}"),
+        ("the same again, ms", "again_ms", "{:.0f}"),
+    ):
+        cells = [part[name] for part in modes.values()]
+        rows.append([label, *("" if cell is None else form.format(cell) for cell in cells)])
+    for label, name in (
+        ("most memory, MB", "peak_bytes"),
+        ("most device memory, MB", "device_bytes"),
+    ):
+        if any(part[name] for part in modes.values()):
+            rows.append([label, *(f"{(part[name] or 0) / 1e6:.0f}" for part in modes.values())])
+    return rows
+
+
+def compared(found: Mapping[str, Any]) -> list[str]:
+    """Both modes on the same prompts, a sentence each."""
+    lines = []
+    for name, part in found["ratio"].items():
+        pair = part["by_cluster"]
+        interval = f" ({pair[0]:.2f} – {pair[1]:.2f}, 95 % by files)" if pair else ""
+        lines.append(
+            f"a {name} took diffuse {part['ratio']:.2f} times as long as ar{interval}, "
+            f"{part['prompts']} prompts"
+        )
+    return lines
+
+
+def name_of(found: Mapping[str, Any]) -> str:
+    """What a run is called."""
+    return f"latency, {found['model']['name']}, {found['device']}"
+
+
+def facts(found: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of a run beside its times."""
+    plan, options = found["plan"], found["options"]
+    lines = [
+        f"{plan['prompts']} holes in {found['from']} for each length of context, {plan['rounds']} "
+        "times over, both modes taking turns; one request at a time, each reads its context anew",
+        f"middles of at most {options['max_tokens']} tokens, at most {options['max_nfe']} "
+        f"evaluations, threshold {options['confidence_threshold']}",
+        f"{found['environment']['machine']}, {found['threads']} threads",
+    ]
+    if found["load"]:
+        low, high = found["load"]
+        lines.append(
+            f"programs that wanted a processor meanwhile, this one included: {low} – {high}"
+        )
+    lines.append(
+        f"weights {found['model']['weights'][:12]}, data {found['data'][:12]}, "
+        f"code {found['environment']['code']}"
+    )
+    return lines
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """The report of a run for the terminal."""
+    tables = "\n\n".join(map(columns, (table(found), speeds(found))))
+    return "\n".join([name_of(found), *facts(found), "", tables, "", *compared(found)])
+
+
+def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Section]:
+    """The report of runs for a page: for each, times by context, by tokens written, and in all."""
+    from coder.page import INK, Section, new_figure
+
+    made = []
+    for found, rows in runs:
+        figure, (contexts, written, times) = new_figure(3, 2.4)
+        for mode, part in found["modes"].items():
+            for axis, name in ((contexts, "by_context"), (written, "by_tokens")):
+                classes = part[name]
+                places = [str(key) for key in classes]
+                (line,) = axis.plot(
+                    places, [one["p50"] for one in classes.values()], "o-", label=f"{mode}, p50"
+                )
+                axis.plot(
+                    places,
+                    [one["p95"] for one in classes.values()],
+                    "o:",
+                    color=line.get_color(),
+                    label=f"{mode}, p95",
+                )
+            some = [
+                row["elapsed_ms"] for row in rows if row["mode"] == mode and "elapsed_ms" in row
+            ]
+            times.ecdf(some, label=mode)
+        contexts.set_xlabel("tokens of context")
+        written.set_xlabel("tokens written")
+        times.set_xlabel("milliseconds of a request")
+        times.set_ylabel("share of requests")
+        for axis in (contexts, written):
+            axis.set_ylabel("ms")
+            axis.set_ylim(bottom=0)
+        for axis in (contexts, written, times):
+            axis.legend(fontsize=8, frameon=False, labelcolor=INK)
+        made += [
+            Section(
+                name_of(found),
+                "; ".join([*facts(found), *compared(found)]) + ".",
+                [(figure, "Times by length of context, by tokens written, and of all requests")],
+                table(found),
+            ),
+            Section("Speed, cold starts, memory", table=speeds(found)),
+        ]
+    return made

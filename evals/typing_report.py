@@ -1,0 +1,185 @@
+"""What typing with a model's help came to: figures with intervals over files, tables, plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from coder.errors import DataError
+from evals.intervals import percentile
+from evals.jsonl import Row
+from evals.tables import cells, columns, ratio
+
+if TYPE_CHECKING:
+    from coder.page import Section
+
+EDGES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of confidence
+SPREAD = (0.5, 0.95, 0.99)
+SHARES = {
+    "completed": "characters completed",
+    "keystrokes_saved": "keystrokes saved",
+    "line_right": "requests at a line's start whose line is right",
+    "shown": "requests with a suggestion",
+    "accepted": "suggestions accepted",
+    "adds_error": "suggestions that add a syntax error",
+}
+RULES = (
+    "Regions of files that the model has not seen are typed again. A suggestion is accepted, "
+    "for one keystroke, if all of it or its first line is what comes next and more than one "
+    "character; indentation counts on neither side. For people these are upper bounds."
+)
+
+
+def figures(head: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """What typing with the model's help came to, with 95 % intervals over files drawn anew.
+
+    `precision` tells, for suggestions of at least a confidence, how many were shown
+    and how many of these were accepted.
+    """
+    if not rows:
+        raise DataError("no regions to report; type some first")
+    clusters = [row["cluster"] for row in rows]
+    characters = [row["characters"] for row in rows]
+    requests = [{**r, "cluster": row["cluster"]} for row in rows for r in row["requests"]]
+    shown = [request for request in requests if request["shown"]]
+    starts = [request for request in requests if request["line_start"]]
+    saved = [row["characters"] - row["keystrokes"] for row in rows]
+    elapsed = [request["elapsed_ms"] for request in requests]
+    return {
+        **head,
+        "regions": len(rows),
+        "clusters": len(set(clusters)),
+        "characters": sum(characters),
+        "requests": len(requests),
+        "shares": {
+            "completed": ratio([row["completed"] for row in rows], clusters, characters),
+            "keystrokes_saved": ratio(saved, clusters, characters),
+            "line_right": share_of(starts, lambda r: r["line_right"]),
+            "shown": share_of(requests, lambda r: r["shown"] > 0),
+            "accepted": share_of(shown, lambda r: r["accepted"] > 0),
+            "adds_error": share_of(shown, lambda r: not r["clean"]),
+        },
+        "precision": [
+            {"confidence": edge, "shown": len(some), **share_of(some, lambda r: r["accepted"] > 0)}
+            for edge in EDGES
+            for some in [[r for r in shown if r["confidence"] >= edge]]
+        ],
+        "requests_per_character": len(requests) / sum(characters),
+        "nfe": sum(request["nfe"] for request in requests) / len(requests),
+        "elapsed_ms": {f"p{round(100 * part)}": percentile(elapsed, part) for part in SPREAD},
+    }
+
+
+def share_of(requests: Sequence[Row], what: Callable[[Row], bool]) -> dict[str, Any]:
+    """The share of requests of which something is true, with its interval."""
+    clusters = [request["cluster"] for request in requests]
+    return ratio([float(what(request)) for request in requests], clusters)
+
+
+def name_of(found: Mapping[str, Any]) -> str:
+    """What a run is called in tables."""
+    options = found["options"]
+    return f"typing, {found['model']['name']}, {options['mode']}"
+
+
+def table(found: Mapping[str, Any]) -> list[list[str]]:
+    """The figures of a run as rows of cells, the head first."""
+    rows = [["", "share", "by files 95 %"]]
+    for name, label in SHARES.items():
+        rows.append([label, *cells(found["shares"][name])])
+    return rows
+
+
+def precision_table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Accepted suggestions by confidence, the head first."""
+    rows = [["confidence at least", "shown", "accepted", "by files 95 %"]]
+    rows += [[f"{p['confidence']:g}", str(p["shown"]), *cells(p)] for p in found["precision"]]
+    return rows
+
+
+def facts(found: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of a run beside its shares."""
+    options, elapsed = found["options"], found["elapsed_ms"]
+    return [
+        f"{found['regions']} regions of {found['clusters']} held-out files, "
+        f"{found['characters']} characters; asked where a line's code begins, after a suggestion "
+        f"was taken, and every {found['every']} characters: {found['requests']} requests",
+        f"at most {options['max_tokens']} tokens and "
+        f"{options['max_nfe']} evaluations a request; mean nfe {found['nfe']:.1f}",
+        f"a request took p50 {elapsed['p50']:.0f} ms, p95 {elapsed['p95']:.0f}, "
+        f"p99 {elapsed['p99']:.0f}; each reads its context anew, nothing is kept between requests",
+        f"weights {found['model']['weights'][:12]}, data {found['data'][:12]}, "
+        f"{found['environment']['machine']}, {found['threads']} threads, "
+        f"code {found['environment']['code']}",
+    ]
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """The report of a run for the terminal."""
+    tables = "\n\n".join(map(columns, (table(found), precision_table(found))))
+    return "\n".join([name_of(found), *facts(found), "", tables])
+
+
+def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Section]:
+    """The report of runs for a page: shares side by side, precision, times; then each run."""
+    from coder.page import INK, Section, new_figure
+
+    shares, (bars,) = new_figure(1, 2.6)
+    precise, (line,) = new_figure(1, 2.8)
+    times, (spread,) = new_figure(1, 2.6)
+    for number, (found, rows) in enumerate(runs):
+        name = name_of(found)
+        for place, part in enumerate(("completed", "keystrokes_saved", "line_right", "accepted")):
+            point = found["shares"][part]
+            if point["share"] is None:
+                continue
+            low, high = point["by_cluster"] or [point["share"]] * 2
+            where = place + 0.12 * (number - (len(runs) - 1) / 2)
+            bars.plot([where] * 2, [100 * low, 100 * high], color=f"C{number}")
+            label = None if place else name
+            bars.plot(where, 100 * point["share"], "o", color=f"C{number}", label=label)
+        some = [p for p in found["precision"] if p["share"] is not None]
+        line.plot(
+            [p["confidence"] for p in some],
+            [100 * p["share"] for p in some],
+            "o-",
+            color=f"C{number}",
+            label=name,
+        )
+        for p in some:
+            line.annotate(str(p["shown"]), (p["confidence"], 100 * p["share"]), fontsize=7)
+            if p["by_cluster"]:
+                edges = [100 * edge for edge in p["by_cluster"]]
+                line.plot([p["confidence"]] * 2, edges, color=f"C{number}", alpha=0.5)
+        elapsed = [request["elapsed_ms"] for row in rows for request in row["requests"]]
+        spread.ecdf(elapsed, label=name, color=f"C{number}")
+    bars.set_xticks(range(4), ["completed code", "keystrokes saved", "line right", "accepted"])
+    bars.set_ylabel("%")
+    line.set_xlabel("confidence of at least (beside each point: suggestions shown)")
+    line.set_ylabel("% accepted")
+    spread.set_xlabel("milliseconds of a request")
+    spread.set_ylabel("share of requests")
+    for axis in (bars, line, spread):
+        axis.legend(fontsize=8, frameon=False, labelcolor=INK)
+    return [
+        Section("Typing", RULES, [(shares, "Shares with 95 % intervals over files drawn anew")]),
+        Section(
+            "Typing: accepted suggestions by confidence",
+            "Confidence: the product of the probabilities at which a suggestion's tokens, its end "
+            "included, were committed.",
+            [(precise, "Share of accepted suggestions by least confidence")],
+        ),
+        Section(
+            "Typing: time",
+            "Each request reads its context anew; nothing is kept between requests.",
+            [(times, "Share of requests that took at most so long")],
+        ),
+        *(
+            section
+            for found, _ in runs
+            for section in (
+                Section(name_of(found), "; ".join(facts(found)) + ".", table=table(found)),
+                Section("By confidence", table=precision_table(found)),
+            )
+        ),
+    ]
