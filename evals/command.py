@@ -14,11 +14,13 @@ from coder.errors import DataError, UsageError
 from evals.suites import SOURCES, Suite, locate, read_suite, take
 
 if TYPE_CHECKING:
+    from coder.infill import Options
     from evals.generate import Request
 
 SUITES = (*SOURCES, "line-end")
 # Of the decoder's options, those that the command line offers.
 OPTIONS = ("mode", "max_nfe", "max_tokens", "temperature", "confidence_threshold", "seed")
+SUGGESTED = 32  # tokens of a suggestion while typing, at most: an editor shows a line or two
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +31,8 @@ def main(argv: list[str]) -> int:
         "score": score_command,
         "report": report_command,
         "run": run_command,
+        "typing": typing_command,
+        "latency": latency_command,
         "compare": compare_command,
         "selftest": selftest_command,
     }[args.stage]
@@ -47,14 +51,15 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     source.add_argument("--cursors", type=int, default=500, metavar="N", help="of line-end")
     source.add_argument("--cursor-seed", type=int, default=0, metavar="S")
     source.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
-    model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--model", help="a folder, or a name from `talaria models`")
-    model.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
-    model.add_argument("--mode", choices=("diffuse", "ar"))
-    model.add_argument("--max-nfe", type=int, metavar="N")
-    model.add_argument("--max-tokens", type=int, metavar="N")
+    engine = argparse.ArgumentParser(add_help=False)
+    engine.add_argument("--model", help="a folder, or a name from `talaria models`")
+    engine.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    engine.add_argument("--max-nfe", type=int, metavar="N")
+    engine.add_argument("--max-tokens", type=int, metavar="N")
+    engine.add_argument("--confidence-threshold", type=float, metavar="P")
+    engine.add_argument("--mode", choices=("diffuse", "ar"))
+    model = argparse.ArgumentParser(add_help=False, parents=[engine])
     model.add_argument("--temperature", type=float, metavar="T")
-    model.add_argument("--confidence-threshold", type=float, metavar="P")
     model.add_argument("--seed", type=int, metavar="S")
     model.add_argument("--samples", type=int, default=1, metavar="N", help="of each problem")
     runs = argparse.ArgumentParser(add_help=False)
@@ -75,13 +80,27 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     three.add_argument("--out", type=Path, metavar="FOLDER")
     all_three = stages.add_parser("run", parents=[data, model, runs], help="all three stages")
     all_three.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    again = stages.add_parser("typing", parents=[engine], help="held-out files are typed again")
+    again.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
+    again.add_argument("--regions", type=int, default=100, metavar="N", help="of 8 lines each")
+    again.add_argument("--seed", type=int, default=0, metavar="S", help="which regions")
+    again.add_argument("--every", type=int, default=8, metavar="N", help="characters a request")
+    again.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    times = stages.add_parser("latency", parents=[engine], help="how long requests take")
+    times.add_argument("--corpus", type=Path, metavar="FOLDER", help="else files of coder/")
+    times.add_argument("--contexts", type=int, nargs="+", metavar="N", help="lengths in tokens")
+    times.add_argument("--prompts", type=int, metavar="N", help="of each length")
+    times.add_argument("--rounds", type=int, metavar="N", help="of each prompt in each mode")
+    times.add_argument("--starts", type=int, metavar="N", help="fresh processes in each mode")
+    times.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     pair = stages.add_parser("compare", help="two runs on the same problems")
     pair.add_argument("first", type=Path)
     pair.add_argument("second", type=Path)
     check = stages.add_parser("selftest", parents=[data, runs], help="is the harness right?")
     check.add_argument("--out", type=Path, default=Path("selftest"), metavar="FOLDER")
     args = parser.parse_args(argv)
-    for name, low in (("limit", 1), ("cursors", 1), ("cursor_seed", 0), ("workers", 1)):
+    least = {"limit": 1, "cursors": 1, "cursor_seed": 0, "workers": 1, "regions": 1, "every": 1}
+    for name, low in least.items():
         value = getattr(args, name, None)
         if value is not None and value < low:
             raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least {low}")
@@ -98,14 +117,20 @@ def suite_of(args: argparse.Namespace) -> Suite:
     return take(read_suite(args.suite, path, args.any_data), args.limit)
 
 
-def request_of(args: argparse.Namespace) -> Request:
-    """How samples are drawn, as the command line says."""
+def options_of(args: argparse.Namespace) -> Options:
+    """The decoder's options that the command line gives."""
     from coder.infill import Options
-    from evals.generate import Request
 
     assert {field.name for field in fields(Options)} >= set(OPTIONS)
-    given = {name: getattr(args, name) for name in OPTIONS}
-    return Request(Options(**{k: v for k, v in given.items() if v is not None}), args.samples)
+    given = {name: getattr(args, name, None) for name in OPTIONS}
+    return Options(**{k: v for k, v in given.items() if v is not None})
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """How samples are drawn, as the command line says."""
+    from evals.generate import Request
+
+    return Request(options_of(args), args.samples)
 
 
 def generate_command(args: argparse.Namespace) -> int:
@@ -146,17 +171,53 @@ def run_command(args: argparse.Namespace) -> int:
     """All three stages into one folder; what is there is not redone."""
     from coder import checkpoint
     from evals.generate import generate
-    from evals.report import as_text, report
     from evals.score import score
 
     suite, request = suite_of(args), request_of(args)
     samples, results = args.out / "samples.jsonl", args.out / "results.jsonl"
     generate(suite, checkpoint.load(args.model, args.device), request, samples, args.device)
     score(samples, suite, results, args.workers, args.require_isolation)
-    print("\n\n".join(map(as_text, report([results], args.out))))
+    return reported(results, args.out)
+
+
+def reported(results: Path, out: Path) -> int:
+    """Print and write the report of one run, and say how to have it again."""
+    from evals.report import as_text, report
+
+    print("\n\n".join(map(as_text, report([results], out))))
     words = ["talaria", "eval", *sys.argv[2:]] if len(sys.argv) > 2 else ["talaria", "eval"]
-    print(f"\n{args.out / 'report.html'}; again: {shlex.join(words)}")
+    print(f"\n{out / 'report.html'}; again: {shlex.join(words)}")
     return 0
+
+
+def typing_command(args: argparse.Namespace) -> int:
+    """Regions of held-out files are typed again; what is there is not redone."""
+    from evals.typing_replay import suite_of_regions, type_again
+
+    suite = suite_of_regions(args.corpus, args.regions, args.seed)
+    args.max_tokens, args.seed = args.max_tokens or SUGGESTED, None
+    options = options_of(args)
+    from coder import checkpoint
+
+    results = args.out / "results.jsonl"
+    model = checkpoint.load(args.model, args.device)
+    type_again(suite, model, options, args.every, results, args.device)
+    return reported(results, args.out)
+
+
+def latency_command(args: argparse.Namespace) -> int:
+    """Both modes take turns on the same prompts; what is there is not redone."""
+    from evals.latency import Plan, measure
+
+    if args.mode is not None:
+        raise UsageError(f"--mode is {args.mode}; latency always measures both: leave it out")
+    given = {name: getattr(args, name) for name in ("contexts", "prompts", "rounds", "starts")}
+    if given["contexts"]:
+        given["contexts"] = tuple(sorted(set(given["contexts"])))
+    plan = Plan(**{name: value for name, value in given.items() if value is not None})
+    results = args.out / "results.jsonl"
+    measure(args.corpus, args.model, options_of(args), plan, results, args.device)
+    return reported(results, args.out)
 
 
 def compare_command(args: argparse.Namespace) -> int:

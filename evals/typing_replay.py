@@ -3,8 +3,12 @@
 A region of lines is cut out of a file and typed character by character; what
 follows it stays as suffix. The rules, the same for every model:
 
-- After each character the editor asks for a completion, unless the last
-  suggestion still fits what was typed: then its rest stays on the screen.
+- The editor indents: the blanks that begin a line are nobody's keystrokes and
+  nobody's merit.
+- The editor asks for a completion where a line's code begins, after a suggestion
+  was accepted, and each time that so many characters were typed since it asked last
+  (`every`). It does not ask while the last suggestion still fits what was typed: then
+  its rest stays on the screen.
 - A suggestion is shown if it says anything.
 - Whoever types looks at each new suggestion once. If all of it is what they were
   about to type, and more than one character, they accept it: one keystroke. If
@@ -17,12 +21,23 @@ bounds for people, and comparable between models.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from evals.suites import Problem
+from coder.errors import UsageError
+from evals.cursors import held_out
+from evals.generate import Request as Drawn
+from evals.generate import header, progress
+from evals.jsonl import Results
+from evals.suites import Problem, Suite
+
+if TYPE_CHECKING:
+    from coder.checkpoint import Checkpoint
+    from coder.infill import Infill, Options
 
 LINES = 8  # of a region
 LONGEST = 600  # characters of a region
@@ -30,12 +45,16 @@ LONGEST = 600  # characters of a region
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What came back for a request: text, the model's confidence in it, and what it took."""
+    """What came back for a request: text, the model's confidence in it, and what it took.
+
+    clean  whether it adds no syntax error
+    """
 
     text: str
     confidence: float
     nfe: int
     elapsed_ms: float
+    clean: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,11 +76,15 @@ class Request:
     confidence: float
     nfe: int
     elapsed_ms: float
+    clean: bool
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A region typed: its characters, the keystrokes that it took, and all requests."""
+    """A region typed: its characters without indentation, the keystrokes that it took, requests.
+
+    completed  characters that came from accepted suggestions
+    """
 
     id: str
     cluster: str
@@ -101,41 +124,69 @@ def regions(documents: Sequence[dict[str, str]], count: int, seed: int) -> list[
     return list(found.values())
 
 
-def replay(region: Problem, ask: Callable[[str, str], Suggestion]) -> Replay:
+def suite_of_regions(corpus: Path, count: int, seed: int) -> Suite:
+    """Regions of a corpus' held-out files; UsageError if it has fewer."""
+    documents, files = held_out(corpus)
+    found = regions(documents, count, seed) if documents else []
+    if len(found) < count:
+        raise UsageError(
+            f"--regions is {count}; {corpus} gives {len(found)}, whose {LINES} lines have at most "
+            f"{LONGEST} characters; ask for fewer"
+        )
+    return Suite("typing", found, files, "files")
+
+
+def replay(region: Problem, ask: Callable[[str, str], Suggestion], every: int = 1) -> Replay:
     """Type a region with the help of `ask`, which fills the hole between two texts."""
     text = region.solution
+    to_type = typed_by_hand(text)
     typed = keystrokes = completed = 0
     live = ""  # what is still shown of the last suggestion
+    since = every  # characters typed since the last request
     requests: list[Request] = []
     while typed < len(text):
-        if not live:
+        character = text[typed]
+        rest = text[typed:].partition("\n")[0]
+        line_start = bool(rest.strip()) and not text[:typed].rpartition("\n")[2].strip()
+        if to_type[typed] and not live and (line_start or since >= every):
+            since = 0
             answer = ask(region.prefix + text[:typed], region.suffix)
             taken = accepted(answer.text, text[typed:])
-            rest = text[typed:].partition("\n")[0]
             requests.append(
                 Request(
                     at=typed,
-                    shown=len(answer.text),
+                    shown=len(answer.text) if answer.text.strip() else 0,
                     accepted=taken,
-                    line_start=bool(rest.strip()) and not text[:typed].rpartition("\n")[2].strip(),
+                    line_start=line_start,
                     line_right=bool(rest.strip()) and answer.text.partition("\n")[0] == rest,
                     confidence=round(answer.confidence, 4),
                     nfe=answer.nfe,
                     elapsed_ms=round(answer.elapsed_ms, 2),
+                    clean=answer.clean,
                 )
             )
             if taken:
                 keystrokes += 1
-                completed += taken
+                completed += sum(to_type[typed : typed + taken])
                 typed += taken
+                since = every
                 continue
             live = answer.text
-        character = text[typed]
         # Typing on: what was suggested stays while it fits, and is not asked for again.
         live = live[1:] if live[:1] == character else ""
-        keystrokes += 1
+        keystrokes += to_type[typed]
+        since += to_type[typed]
         typed += 1
-    return Replay(region.id, region.cluster, len(text), keystrokes, completed, requests)
+    return Replay(region.id, region.cluster, sum(to_type), keystrokes, completed, requests)
+
+
+def typed_by_hand(text: str) -> list[bool]:
+    """For each character whether a person types it; blanks that begin a line come by themselves."""
+    found: list[bool] = []
+    for line in text.splitlines(keepends=True):
+        given = len(line) - len(line.lstrip(" \t"))
+        found += [False] * given + [True] * (len(line) - given)
+    return found
 
 
 def accepted(suggestion: str, coming: str) -> int:
@@ -147,54 +198,70 @@ def accepted(suggestion: str, coming: str) -> int:
     return 0
 
 
-def every_request(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The requests of all replays."""
-    for row in rows:
-        yield from row["requests"]
+def probabilities(found: Infill) -> list[float]:
+    """The probabilities at which the best middle's tokens were committed, its `<eom>` included."""
+    row = found.best.row
+    sure: dict[tuple[int, int], float] = {}
+    ends: dict[int, int] = {}
+    for frame in found.frames:
+        if row not in frame.rows:
+            continue
+        step, place = frame.step, frame.rows.index(row)
+        # What stands after an `<eom>` that came later does not belong to the middle.
+        ends[frame.canvas] = int(step.canvas.ended[place])
+        for position in step.committed[place].nonzero().flatten().tolist():
+            sure[frame.canvas, position] = float(step.confidence[place, position])
+    return [p for (canvas, position), p in sorted(sure.items()) if position <= ends[canvas]]
 
 
-def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What typing with the model's help came to, with 95 % intervals over files drawn anew.
+def confidence(found: Infill) -> float:
+    """How likely the best middle is right throughout, by the model: the product of `probabilities`.
 
-    `precision` tells, for suggestions of at least a confidence, how many of those
-    shown were accepted and how many were shown.
+    It tells suggestions that were accepted from others better than their least
+    probability or the geometric mean do: docs/evaluation.md has the figures.
     """
-    from evals.intervals import bootstrap
-    from evals.report import percentile
+    return math.prod(probabilities(found))
 
-    clusters = [row["cluster"] for row in rows]
-    characters = sum(row["characters"] for row in rows)
-    requests = list(every_request(rows))
-    shown = [request for request in requests if request["shown"]]
-    starts = [request for request in requests if request["line_start"]]
-    elapsed = [request["elapsed_ms"] for request in requests]
-    return {
-        "regions": len(rows),
-        "characters": characters,
-        "requests": len(requests),
-        "completed_ratio": sum(row["completed"] for row in rows) / characters,
-        "completed_ratio_interval": bootstrap(
-            [row["completed"] / row["characters"] for row in rows], clusters
-        ),
-        "keystrokes_saved": 1 - sum(row["keystrokes"] for row in rows) / characters,
-        "keystrokes_saved_interval": bootstrap(
-            [1 - row["keystrokes"] / row["characters"] for row in rows], clusters
-        ),
-        "requests_per_character": len(requests) / characters,
-        "shown_share": len(shown) / max(1, len(requests)),
-        "accepted_share": sum(bool(r["accepted"]) for r in shown) / max(1, len(shown)),
-        "exact_line_share": sum(r["line_right"] for r in starts) / max(1, len(starts)),
-        "precision": [
-            {
-                "confidence": edge,
-                "shown": len(some),
-                "accepted": sum(bool(r["accepted"]) for r in some) / max(1, len(some)),
-            }
-            for edge in (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
-            for some in [[r for r in shown if r["confidence"] >= edge]]
-        ],
-        "elapsed_ms": {
-            f"p{round(100 * share)}": percentile(elapsed, share) for share in (0.5, 0.95, 0.99)
-        },
-        "nfe": sum(request["nfe"] for request in requests) / max(1, len(requests)),
-    }
+
+def with_model(model: Checkpoint, options: Options) -> Callable[[str, str], Suggestion]:
+    """A function that asks a model; each request reads its context anew."""
+    from coder.infill import infill
+
+    def ask(prefix: str, suffix: str) -> Suggestion:
+        found = infill(model, prefix, suffix, options)
+        return Suggestion(
+            found.best.text, confidence(found), found.nfe, found.elapsed_ms, found.syntax.clean
+        )
+
+    return ask
+
+
+def type_again(
+    suite: Suite, model: Checkpoint, options: Options, every: int, path: Path, device: str = "cpu"
+) -> Results:
+    """Type every region and append what came out to the file; what is there is not redone."""
+    if every < 1:
+        raise UsageError(f"--every is {every}; it must be at least 1")
+    import torch
+
+    head = header(suite, model, Drawn(options), device)
+    head |= {"stage": "results", "every": every, "threads": torch.get_num_threads()}
+    results = Results(path, head)
+    kept = {row["id"] for row in results.rows}
+    ask = with_model(model, options)
+    bar = progress(len(suite.problems), "region")
+    bar.update(len(kept))
+    try:
+        # The first request after a model was loaded is slower; no editor sees more than one.
+        ask(suite.problems[0].prefix, suite.problems[0].suffix)
+        for region in suite.problems:
+            if region.id not in kept:
+                results.append(replay(region, ask, every).row())
+                bar.update()
+                typed = sum(row["characters"] for row in results.rows)
+                spared = typed - sum(row["keystrokes"] for row in results.rows)
+                bar.set_postfix_str(f"{spared / typed:.1%} of keystrokes saved", refresh=False)
+    finally:
+        bar.close()
+        results.close()
+    return results
