@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,45 +101,75 @@ ENVIRONMENT = {
 }
 
 
+def by_steps(real: Callable[..., Any]) -> Callable[..., Any]:
+    """A `Trainer.train_step` by whose clock every step takes a second."""
+
+    def step(trainer: Trainer, batches: Iterator[Batch], progress: float) -> Any:
+        entry = real(trainer, batches, progress)
+        trainer.elapsed = float(trainer.step)
+        return entry
+
+    return step
+
+
+FIGURES = {"validation_next_token_loss": 1.0, "validation_bound": 1.0}
+
+
+def tiny_run(argv: list[str]) -> None:
+    """A run in a process of its own, where time is counted in steps and nothing is measured."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    multiprocessing.set_start_method("fork", force=True)  # of workers, as in a run of its own
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_step", by_steps(Trainer.train_step))
+        patch.setattr(Validation, "__call__", lambda *_: FIGURES)
+        patch.setattr("finetune.trainer.matrix_peak", lambda device: 1e12)
+        assert train.main(argv) == 0
+
+
 def test_a_killed_run_goes_on_with_the_same_curve(folder: Path, tmp_path: Path) -> None:
-    """Killed with signal 9 at ten random moments, it ends as if it had not been."""
+    """Killed with signal 9 at ten random moments, it ends as if it had not been.
+
+    A state is saved every six steps, batches are made elsewhere, canvases are
+    trained on from step 12 and weights averaged from step 30.
+    """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert train.main(arguments(folder, whole, "--steps", "60")) == 0
+    plan = ["--steps", "60", "--next-token-share", "0.2", "--average-from", "0.5"]
+    plan += ["--workers", "2", "--cursors", "0", "--save-every", "5"]
+    # A server that forks: importing torch for each process would take most of the time.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__, "accelerate", "tqdm"])
+
+    def begin(out: Path, *more: str) -> multiprocessing.process.BaseProcess:
+        process = processes.Process(target=tiny_run, args=(arguments(folder, out, *plan, *more),))
+        process.start()
+        return process
+
+    uninterrupted = begin(whole)
     rng = random.Random(0)
-    metrics = killed / "metrics.jsonl"
-    kills = 0
-    while kills < 10:
-        more = ["--resume"] if (killed / "state.pt").exists() else []
-        process = subprocess.Popen(
-            start(folder, killed, "--steps", "60", *more),
-            stderr=subprocess.DEVNULL,
-            env=ENVIRONMENT,
-        )
-        done = len(curve(killed))
-        wanted = done + rng.randrange(10)
-        limit = time.monotonic() + 120
-        while time.monotonic() < limit and process.poll() is None:
-            if (killed / "state.pt").exists() and len(curve(killed)) >= min(wanted, 59):
-                break
-            time.sleep(0.002)
-        time.sleep(rng.random() * 0.1)
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:  # it was faster than the kill
-            break
-        assert process.returncode == -signal.SIGKILL
-        kills += 1
-    assert kills >= 5
-    with metrics.open("a") as file:
+    for moment in sorted(rng.randrange(50) for _ in range(10)):
+        process = begin(killed, *(["--resume"] if (killed / "state.pt").exists() else []))
+        while process.is_alive() and len(curve(killed)) < moment:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    with (killed / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5')  # a line torn by the kill
-    if not (killed / "model").exists():
-        assert train.main(arguments(folder, killed, "--steps", "60", "--resume")) == 0
+    last = begin(killed, "--resume")
+    for process in (last, uninterrupted):
+        process.join()
+        assert process.exitcode == 0
     assert curve(killed) == curve(whole)
     assert [step for step, *_ in curve(whole)] == list(range(1, 61))
-    one, other = (checkpoint.load(out / "model").denoiser.state_dict() for out in (killed, whole))
-    assert all((one[name] == other[name]).all() for name in one)
+    for name in ("denoiser", "average"):
+        one, other = (read_state(out / "state.pt")[name] for out in (killed, whole))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
 
-    first, last = curve(whole)[0], curve(whole)[-1]
-    assert last[3] < first[3]
+    first, last_step = curve(whole)[0], curve(whole)[-1]
+    assert last_step[3] < first[3]
     result = infill(checkpoint.load(whole / "model"), "def mean(", "\n", Options(max_tokens=16))
     assert result.nfe >= 1
 
@@ -193,16 +223,8 @@ def test_slices_shorter_than_the_time_between_validations(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Are validated all the same: the state knows when it was last done."""
-    real = Trainer.train_step
-
-    def step(trainer: Trainer, batches: Iterator[Batch], progress: float) -> Any:
-        entry = real(trainer, batches, progress)
-        trainer.elapsed = float(trainer.step)
-        return entry
-
-    figures = {"validation_next_token_loss": 1.0, "validation_bound": 1.0}
-    monkeypatch.setattr(Validation, "__call__", lambda *_: figures)
-    monkeypatch.setattr(Trainer, "train_step", step)
+    monkeypatch.setattr(Validation, "__call__", lambda *_: FIGURES)
+    monkeypatch.setattr(Trainer, "train_step", by_steps(Trainer.train_step))
     # Slices of two steps, each of a second.
     monkeypatch.setattr(Run, "seconds_left", lambda run: 60.0 * (run.trainer.step % 2))
     plan = arguments(folder, tmp_path / "run", "--steps", "9", "--cursors", "1", "--slice", "1")
