@@ -38,7 +38,7 @@ Status = Literal[
     "forbidden",  # it did not survive what the sandbox refused it
     "tampered",  # it wrote where the verdict is written
 ]
-PATIENCE = 6  # times its CPU time that a program may take on the clock
+PATIENCE = 6  # times its CPU time that a program may take on the clock, if nothing else is said
 GRACE = 30.0  # seconds that a fork server may be late
 
 # The interpreter's own flags keep out the user's environment, site and current
@@ -76,7 +76,8 @@ class Level(enum.IntEnum):
 class Limits:
     """What a program may use.
 
-    seconds       CPU time; on the clock six times as much, for a busy machine
+    seconds       CPU time
+    waits         seconds on the clock, more for a busy machine; None: six times the CPU time
     memory_bytes  address space of each of its processes
     file_bytes    of a file, and of all files together where they lie in memory
     processes     processes and threads at once
@@ -84,6 +85,7 @@ class Limits:
     """
 
     seconds: float = 5.0
+    waits: float | None = None
     memory_bytes: int = 512 << 20
     file_bytes: int = 16 << 20
     processes: int = 16
@@ -91,7 +93,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
+            if value is not None and not value > 0:
                 raise UsageError(f"the limit {name} is {value}; it must be more than 0")
 
 
@@ -287,7 +289,7 @@ class Server:
 
     def ask(self, program: Program, limits: Limits) -> float:
         """Send a program; returns the time by which there should be an answer."""
-        waits = PATIENCE * limits.seconds
+        waits = limits.waits or PATIENCE * limits.seconds
         request = {**vars(program), **vars(limits), "waits": waits}
         data = json.dumps(request).encode() + b"\n"
         if self.control.fileno() < 0:

@@ -13,7 +13,7 @@ from coder.errors import UsageError
 from coder.syntax import judge
 from evals.generate import progress
 from evals.jsonl import FORMAT, Results, Row, read
-from evals.sandbox import Level, Limits, Program, Sandbox
+from evals.sandbox import PATIENCE, Level, Limits, Program, Sandbox
 from evals.suites import Problem, Suite, empty_passes
 
 # A program is called endless when it has computed so many times as long as its true
@@ -21,6 +21,7 @@ from evals.suites import Problem, Suite, empty_passes
 SLOW = 20
 LEAST = 100
 LONGEST = 60.0  # seconds that a true solution may take
+PATIENT = 12.0  # seconds on the clock that every program has: others may keep the machine busy
 
 
 def score(
@@ -132,7 +133,7 @@ def judged(
             continue
         programs.setdefault((problem.program(row["text"]), problem.id), []).append(row)
     asked = (
-        ((text, name), Program(text, problems[name].test or ""), Limits(seconds=limits[name]))
+        ((text, name), Program(text, problems[name].test or ""), limited(limits[name]))
         for text, name in programs
     )
     for key, verdict in sandbox.run_all(asked):
@@ -143,6 +144,11 @@ def judged(
                 "verdict": verdict.status,
                 "detail": verdict.detail,
             }
+
+
+def limited(seconds: float) -> Limits:
+    """The limits of a program: CPU time decides, the clock ends only what waits."""
+    return Limits(seconds=seconds, waits=max(PATIENT, PATIENCE * seconds))
 
 
 def compared(problem: Problem, row: Row) -> dict[str, Any]:

@@ -15,7 +15,9 @@ import pytest
 from coder.errors import UsageError
 from evals.sandbox import Level, Limits, Program, Sandbox, Verdict
 
-SHORT = Limits(seconds=0.2, file_bytes=1 << 20, memory_bytes=128 << 20, output_bytes=1 << 16)
+SHORT = Limits(
+    seconds=0.2, waits=3, file_bytes=1 << 20, memory_bytes=128 << 20, output_bytes=1 << 16
+)
 ENOUGH = Limits(seconds=1)
 VICTIM = Path("/var/tmp") if os.access("/var/tmp", os.W_OK) else Path.home()
 SECRET = "a file that no program may read"
