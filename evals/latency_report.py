@@ -23,7 +23,7 @@ def figures(head: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     """Times of each mode, in all and by class, and the ratio of both on the same prompts."""
     starts = [row for row in rows if "first_ms" in row]
     warm = [row for row in rows if "elapsed_ms" in row]
-    modes = list(dict.fromkeys(row["mode"] for row in warm))
+    modes = [mode for mode in ("diffuse", "ar") if any(row["mode"] == mode for row in warm)]
     if not warm:
         raise DataError("no requests to report; measure some first")
     loads = [row["load"] for row in warm if row["load"] is not None]
@@ -41,13 +41,12 @@ def of_mode(mode: str, warm: Sequence[Row], starts: Sequence[Row]) -> dict[str, 
     cold = [row for row in starts if row["mode"] == mode]
     seconds = sum(row["elapsed_ms"] for row in rows) / 1000
     contexts = sorted({row["context"] for row in rows})
-    edges = list(zip((-1, *WRITTEN), (*WRITTEN, math.inf), strict=True))
     return {
         "all": spread(rows),
         "by_context": {n: spread([row for row in rows if row["context"] == n]) for n in contexts},
         "by_tokens": {
-            class_name(low, high): spread(some)
-            for low, high in edges
+            name: spread(some)
+            for name, low, high in classes()
             if (some := [row for row in rows if low < row["tokens"] <= high])
         },
         "tokens_per_second": sum(row["tokens"] for row in rows) / seconds,
@@ -62,11 +61,13 @@ def of_mode(mode: str, warm: Sequence[Row], starts: Sequence[Row]) -> dict[str, 
     }
 
 
-def class_name(low: float, high: float) -> str:
-    """A class of middles by the tokens written."""
-    if high == math.inf:
-        return f"{low + 1:.0f} and more"
-    return f"{high:.0f}" if high - low == 1 else f"{low + 1:.0f} – {high:.0f}"
+def classes() -> list[tuple[str, float, float]]:
+    """Classes of middles by the tokens written: name, more than, at most."""
+    found: list[tuple[str, float, float]] = []
+    for low, high in zip((-1, *WRITTEN), (*WRITTEN, math.inf), strict=True):
+        name = f"{high:.0f}" if high - low == 1 else f"{low + 1} – {high:.0f}"
+        found.append((f"{low + 1} and more" if high == math.inf else name, low, high))
+    return found
 
 
 def spread(rows: Sequence[Row]) -> dict[str, Any]:
@@ -212,20 +213,15 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
     made = []
     for found, rows in runs:
         figure, (contexts, written, times) = new_figure(3, 2.4)
+        names = [name for name, *_ in classes()]
+        written.set_xticks(range(len(names)), names)
         for mode, part in found["modes"].items():
             for axis, name in ((contexts, "by_context"), (written, "by_tokens")):
-                classes = part[name]
-                places = [str(key) for key in classes]
-                (line,) = axis.plot(
-                    places, [one["p50"] for one in classes.values()], "o-", label=f"{mode}, p50"
-                )
-                axis.plot(
-                    places,
-                    [one["p95"] for one in classes.values()],
-                    "o:",
-                    color=line.get_color(),
-                    label=f"{mode}, p95",
-                )
+                some = part[name]
+                places = [names.index(key) if key in names else key for key in some]
+                typical, slow = ([one[p] for one in some.values()] for p in ("p50", "p95"))
+                (line,) = axis.plot(places, typical, "o-", label=f"{mode}, p50")
+                axis.plot(places, slow, "o:", color=line.get_color(), label=f"{mode}, p95")
             some = [
                 row["elapsed_ms"] for row in rows if row["mode"] == mode and "elapsed_ms" in row
             ]

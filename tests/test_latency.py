@@ -10,10 +10,12 @@ import pytest
 
 from coder.checkpoint import Checkpoint
 from coder.errors import DataError, UsageError
-from evals import command
+from coder.infill import Options
+from evals import command, latency
 from evals.jsonl import read
-from evals.latency import Plan, documents, most_memory, prompt, prompts
-from evals.latency_report import class_name, compared, figures, ratios
+from evals.latency import Plan, documents, most_memory, prompt, prompts, start, started
+from evals.latency_report import classes, compared, figures, ratios
+from evals.suites import Problem
 from tests.test_report import HEADER
 
 HEAD = {**HEADER, "suite": "latency", "device": "cpu"}
@@ -82,11 +84,8 @@ def test_figures_of_times() -> None:
     assert found["ratio"]["request"]["ratio"] == pytest.approx((2.0 * 2.1) ** 0.5)
     assert found["ratio"]["token"]["ratio"] == pytest.approx(2 * (2.0 * 2.1) ** 0.5)
     assert "took diffuse 2.05 times as long as ar" in compared(found)[0]
-    assert [class_name(*pair) for pair in ((-1, 0), (0, 4), (32, float("inf")))] == [
-        "0",
-        "1 – 4",
-        "33 and more",
-    ]
+    names = [name for name, *_ in classes()]
+    assert names == ["0", "1 – 4", "5 – 8", "9 – 16", "17 – 32", "33 and more"]
     with pytest.raises(DataError, match="no requests"):
         figures(HEAD, [start])
 
@@ -101,10 +100,34 @@ def test_rounds_of_a_prompt_count_once() -> None:
     assert (found["request"]["prompts"], found["token"]["prompts"]) == (2, 1)
 
 
+def test_a_fresh_process_says_what_it_took(model_folder: Path) -> None:
+    """To load, to answer first and again, and memory; nothing comes from this process."""
+    asked = [Problem("p", "c", "x = (", ")", "1"), Problem("q", "c", "y = (", ")", "2")]
+    row = start(str(model_folder), "cpu", Options(max_tokens=2), asked, 1)
+    assert (row["id"], row["sample"], row["mode"]) == ("start@diffuse", 1, "diffuse")
+    assert row["load_ms"] > 0
+    assert row["first_ms"] > 0
+    assert row["again_ms"] > 0
+    assert row["peak_bytes"] > 50 << 20
+    assert row["device_bytes"] is None
+
+
 def test_the_command(
-    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Cold, then warm; stopped and called again, it goes on."""
+
+    def here(name: str, device: str, options: Options, asked: Any, number: int) -> dict[str, Any]:
+        """A start without a process of its own."""
+        texts = [(problem.prefix, problem.suffix) for problem in asked]
+        took = started(name, device, vars(options), texts)
+        row = {"id": f"start@{options.mode}", "sample": number, "cluster": "start"}
+        return {**row, "mode": options.mode, **took}
+
+    monkeypatch.setattr(latency, "start", here)
     out = tmp_path / "out"
     words = ["latency", "--model", str(model_folder), "--contexts", "16", "32", "--prompts", "2"]
     words += ["--rounds", "1", "--starts", "1", "--max-tokens", "8", "--out", str(out)]
