@@ -33,6 +33,7 @@ from evals.cursors import held_out
 from evals.generate import Request as Drawn
 from evals.generate import header, progress
 from evals.jsonl import Results
+from evals.latency import load
 from evals.suites import Problem, Suite
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ def type_again(
         ask(suite.problems[0].prefix, suite.problems[0].suffix)
         for region in suite.problems:
             if region.id not in kept:
-                results.append(replay(region, ask, every).row())
+                results.append({**replay(region, ask, every).row(), "load": load()})
                 bar.update()
                 typed = sum(row["characters"] for row in results.rows)
                 spared = typed - sum(row["keystrokes"] for row in results.rows)

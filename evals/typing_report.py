@@ -45,8 +45,10 @@ def figures(head: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     starts = [request for request in requests if request["line_start"]]
     saved = [row["characters"] - row["keystrokes"] for row in rows]
     elapsed = [request["elapsed_ms"] for request in requests]
+    loads = [row["load"] for row in rows if row["load"] is not None]
     return {
         **head,
+        "load": [min(loads), max(loads)] if loads else None,
         "regions": len(rows),
         "clusters": len(set(clusters)),
         "characters": sum(characters),
@@ -99,7 +101,7 @@ def precision_table(found: Mapping[str, Any]) -> list[list[str]]:
 
 def facts(found: Mapping[str, Any]) -> list[str]:
     """What a reader must know of a run beside its shares."""
-    options, elapsed = found["options"], found["elapsed_ms"]
+    options, elapsed, load = found["options"], found["elapsed_ms"], found["load"]
     return [
         f"{found['regions']} regions of {found['clusters']} held-out files, "
         f"{found['characters']} characters; asked where a line's code begins, after a suggestion "
@@ -108,6 +110,7 @@ def facts(found: Mapping[str, Any]) -> list[str]:
         f"{options['max_nfe']} evaluations a request; mean nfe {found['nfe']:.1f}",
         f"a request took p50 {elapsed['p50']:.0f} ms, p95 {elapsed['p95']:.0f}, "
         f"p99 {elapsed['p99']:.0f}; each reads its context anew, nothing is kept between requests",
+        *(["{} – {} programs wanted a processor meanwhile".format(*load)] if load else []),
         f"weights {found['model']['weights'][:12]}, data {found['data'][:12]}, "
         f"{found['environment']['machine']}, {found['threads']} threads, "
         f"code {found['environment']['code']}",
@@ -147,7 +150,14 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
             label=name,
         )
         for p in some:
-            line.annotate(str(p["shown"]), (p["confidence"], 100 * p["share"]), fontsize=7)
+            line.annotate(
+                str(p["shown"]),
+                (p["confidence"], 100 * p["share"]),
+                (4, 4),
+                textcoords="offset points",
+                fontsize=7,
+                color=f"C{number}",
+            )
             if p["by_cluster"]:
                 edges = [100 * edge for edge in p["by_cluster"]]
                 line.plot([p["confidence"]] * 2, edges, color=f"C{number}", alpha=0.5)
@@ -157,6 +167,7 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
     bars.set_ylabel("%")
     line.set_xlabel("confidence of at least (beside each point: suggestions shown)")
     line.set_ylabel("% accepted")
+    spread.set_xscale("log")
     spread.set_xlabel("milliseconds of a request")
     spread.set_ylabel("share of requests")
     for axis in (bars, line, spread):

@@ -133,7 +133,7 @@ def test_regions_come_from_the_files_and_are_whole() -> None:
 def test_the_figures_add_up() -> None:
     """Shares of characters, keystrokes and requests."""
     answers = {"": "y = x + 1\nreturn", "y = x + 1\n": "prune"}
-    rows = [replay(REGION, scripted(answers, [])).row()]  # type: ignore[arg-type]
+    rows = [{**replay(REGION, scripted(answers, [])).row(), "load": 1.5}]  # type: ignore[arg-type]
     found = figures({}, rows)
     shares = {name: part["share"] for name, part in found["shares"].items()}
     assert found["characters"] == 19
@@ -204,7 +204,12 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
     paths = []
     for number, answers in enumerate(({}, texts)):
         rows = [
-            {**replay(REGION, scripted(answers, [])).row(), "id": f"{i}", "cluster": f"{i}"}  # type: ignore[arg-type]
+            {
+                **replay(REGION, scripted(answers, [])).row(),  # type: ignore[arg-type]
+                "id": f"{i}",
+                "cluster": f"{i}",
+                "load": None,
+            }
             for i in range(3)
         ]
         head = {**HEADER, "suite": "typing", "every": 1, "threads": 1}
