@@ -579,7 +579,11 @@ def test_processes_that_know_nothing_of_each_other_are_refused(
 
 
 def test_the_way_of_a_gpu_without_one(folder: Path, tmp_path: Path) -> None:
-    """The same program with block-sparse masks, workers, parts and exercises, offline."""
+    """The same program with block-sparse masks, workers, parts and exercises, offline.
+
+    Not compiled: torch compiles the backward pass of FlexAttention for GPUs alone, and that
+    of dense masks takes 50 seconds here. `masks_agree` is tested compiled.
+    """
     out = tmp_path / "run"
     more = ("--workers", "2", "--exercises", str(folder / "corpus"))
     command = start(folder, out, "--steps", "30", "--cursors", "2", *more)
