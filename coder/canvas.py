@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,21 @@ class Canvas:
     def blank(cls, batch: int, length: int, mask: int, eom: int, device: torch.device) -> Canvas:
         """A canvas of masks alone."""
         return cls(torch.full((batch, length), mask, device=device), mask, eom)
+
+    def ending(self, lengths: Sequence[int | None]) -> Canvas:
+        """The canvas with an `<eom>` frozen after so many tokens of each row; None freezes none.
+
+        A length that reaches beyond the canvas freezes none either.
+        """
+        ids = self.ids.clone()
+        for row, length in enumerate(lengths):
+            if length is not None and length < ids.shape[1]:
+                ids[row, length] = self.eom
+        return replace(self, ids=ids)
+
+    def rows(self, index: Int[Tensor, " rows"] | slice) -> Canvas:
+        """The named rows, in that order."""
+        return replace(self, ids=self.ids[index])
 
     @property
     def ended(self) -> Int[Tensor, " batch"]:

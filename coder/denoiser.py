@@ -10,7 +10,7 @@ arXiv 2509.04185).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,12 +84,26 @@ class KVCache:
     next_position: Int[Tensor, " batch"]
 
     def rows(self, index: Int[Tensor, " rows"]) -> KVCache:
-        """The cache of the named rows, in that order; a row may be named several times."""
-        return KVCache(
-            tuple(k[index] for k in self.keys),
-            tuple(v[index] for v in self.values),
-            self.valid[index],
-            self.next_position[index],
+        """The cache of the named rows, in that order; a row may be named several times.
+
+        Columns that none of them uses are left out.
+        """
+        keys, values = ([x[index] for x in pair] for pair in (self.keys, self.values))
+        valid = self.valid[index]
+        used = valid.any(0)
+        if not used.all():
+            keys, values = ([x[:, :, used] for x in pair] for pair in (keys, values))
+            valid = valid[:, used]
+        return KVCache(tuple(keys), tuple(values), valid, self.next_position[index])
+
+    def without_last(self) -> KVCache:
+        """The cache before the last token of each row was read."""
+        place = torch.arange(self.valid.shape[1], device=self.valid.device)
+        last = torch.where(self.valid, place, -1).amax(1, keepdim=True)
+        return replace(
+            self,
+            valid=self.valid & (place != last),
+            next_position=self.next_position - 1,
         )
 
 

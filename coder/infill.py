@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from coder.canvas import Canvas
 from coder.checkpoint import Checkpoint
 from coder.denoiser import KVCache
 from coder.errors import UsageError
-from coder.sampler import Step, autoregress, denoise
+from coder.sampler import Row, Step, autoregress, denoise
 from coder.syntax import Verdict, judge
 from coder.tokenizer import Tokenizer
 from coder.unmask import confidence_threshold
 
-Stopped = Literal["eom", "max_nfe", "max_tokens"]
+Stopped = Literal["eom", "length", "max_nfe", "max_tokens"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,26 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Hole:
+    """A place to fill, and what is known of its middle.
+
+    seed    of its chance; None: that of the options
+    length  tokens of the middle, where it is known: exactly so many are written, and the
+            model sees where they end; None: the model decides. `max_tokens` does not
+            bind it. A middle longer than half the model's context is cut off there
+    """
+
+    prefix: str
+    suffix: str
+    seed: int | None = None
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.length is not None and self.length < 0:
+            raise UsageError(f"length is {self.length}; a middle has at least 0 tokens")
+
+
+@dataclass(frozen=True)
 class Frame:
     """A step in the course of a request.
 
@@ -97,7 +117,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Infill:
-    """The outcome of a request: distinct candidates, best first, and what they cost."""
+    """The outcome of a request: distinct candidates, best first, and what they cost.
+
+    elapsed_ms  of a hole filled beside others: its share, the time of all by their number
+    """
 
     candidates: list[Candidate]
     nfe: int
@@ -114,7 +137,7 @@ class Infill:
     @property
     def tokens_per_forward(self) -> float:
         """Tokens committed for the best middle, its `<eom>` included, by evaluations."""
-        return (len(self.best.tokens) + (self.best.stopped == "eom")) / self.nfe
+        return (len(self.best.tokens) + (self.best.stopped == "eom")) / max(1, self.nfe)
 
 
 def fit_prefix(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
@@ -141,7 +164,6 @@ def fit_context(tokenizer: Tokenizer, prefix: str, suffix: str, room: int) -> li
     return tokenizer.layout(before, after)
 
 
-@torch.inference_mode()
 def infill(
     model: Checkpoint,
     prefix: str,
@@ -150,155 +172,230 @@ def infill(
     on_frame: Callable[[Frame], None] | None = None,
 ) -> Infill:
     """Generate what stands between `prefix` and `suffix`; `on_frame` is shown every step."""
+    return infill_batch(model, [Hole(prefix, suffix)], options, on_frame)[0]
+
+
+@torch.inference_mode()
+def infill_batch(
+    model: Checkpoint,
+    holes: Sequence[Hole],
+    options: Options,
+    on_frame: Callable[[Frame], None] | None = None,
+) -> list[Infill]:
+    """Fill holes side by side, each as it would be filled alone; the outcomes in their order.
+
+    They share evaluations, and a hole takes part in no more of them than it needs:
+    `nfe` is what it takes alone. The matrix products of a batch round otherwise than
+    those of a single row, so probabilities agree to about 1e-5 of their value, not bit
+    for bit: a text can differ only where two tokens, or a confidence and the threshold,
+    lie as near to each other as that. `on_frame` is shown the steps of every hole.
+    """
     began = time.perf_counter()
     denoiser, tokenizer = model.denoiser, model.tokenizer
-    length = denoiser.config.context_length
-    max_tokens = options.max_tokens or length // 4
-    if max_tokens > length // 2:
+    total = denoiser.config.context_length
+    max_tokens = options.max_tokens or total // 4
+    if max_tokens > total // 2:
         raise UsageError(
-            f"--max-tokens is {max_tokens}; this model's limit is {length // 2}, half its context"
+            f"--max-tokens is {max_tokens}; this model's limit is {total // 2}, half its context"
         )
+    courses = [_Course(hole, options, max_tokens, model, on_frame) for hole in holes]
     # Canvases are whole, and none may reach past the positions that training knew.
     block = denoiser.config.block_length if options.mode == "diffuse" else 1
-    room = length - -(-max_tokens // block) * block
-    context = fit_context(tokenizer, prefix, suffix, room)
+    contexts = []
+    for hole, course in zip(holes, courses, strict=True):
+        # A length that is known makes room for nothing that would not be there otherwise.
+        longest = max(max_tokens, course.longest)
+        room = total - -(-longest // block) * block
+        contexts.append(fit_context(tokenizer, hole.prefix, hole.suffix, room))
     count = options.candidates
     temperature = options.temperature
     if temperature is None:
         temperature = 0.0 if count == 1 else 0.7
-    request = _Request(model, options, max_tokens, temperature, on_frame)
 
-    _, cache = denoiser.encode([context[:-1]])
-    shared = cache.rows(torch.zeros(count, dtype=torch.long, device=denoiser.device))
-    if options.mode == "ar":
-        request.autoregress(shared, context[-1])
-    else:
-        request.diffuse(denoiser.encode([[context[-1]]] * count, shared)[1])
-    scores = request.score(context[-1], shared) if count > 1 else [None]
-    candidates: dict[str, Candidate] = {}
-    for row, tokens in enumerate(request.middles):
-        text = tokenizer.decode(tokens)
-        candidate = Candidate(text, tokens, request.stopped[row], scores[row], row)
-        candidates.setdefault(text, candidate)
-    ranked = sorted(candidates.values(), key=lambda c: -(c.score or 0))
-    return Infill(
-        ranked,
-        request.nfe,
-        1000 * (time.perf_counter() - began),
-        len(context),
-        judge(prefix, ranked[0].text, suffix),
-        request.frames,
-    )
+    _, cache = denoiser.encode(contexts)
+    if count > 1:
+        each = torch.arange(len(holes), device=denoiser.device)
+        cache = cache.rows(each.repeat_interleave(count))
+    decode = _diffuse if options.mode == "diffuse" else _autoregress
+    decode(model, options, temperature, courses, cache)
+    if count > 1:
+        _score(model, courses, cache)
+    elapsed = 1000 * (time.perf_counter() - began) / len(holes)
+    found = []
+    for hole, course, context in zip(holes, courses, contexts, strict=True):
+        candidates = course.candidates()
+        syntax = judge(hole.prefix, candidates[0].text, hole.suffix)
+        found.append(Infill(candidates, course.nfe, elapsed, len(context), syntax, course.frames))
+    return found
 
 
-class _Request:
-    """What changes while a request runs: the middles so far and the evaluations spent."""
+class _Course:
+    """What changes while a hole is filled: its middles so far and the evaluations spent."""
 
     def __init__(
         self,
-        model: Checkpoint,
+        hole: Hole,
         options: Options,
         max_tokens: int,
-        temperature: float,
+        model: Checkpoint,
         on_frame: Callable[[Frame], None] | None,
     ) -> None:
-        self.denoiser, self.tokenizer = model.denoiser, model.tokenizer
-        self.options = options
-        self.max_tokens = max_tokens
-        self.temperature = temperature
+        self.tokenizer = model.tokenizer
+        self.length = hole.length
+        limit = model.denoiser.config.context_length // 2
+        self.longest = max_tokens if hole.length is None else min(hole.length, limit)
         self.on_frame = on_frame
+        seed = options.seed if hole.seed is None else hole.seed
         self.generators = [
-            torch.Generator(self.denoiser.device).manual_seed(options.seed + row)
-            for row in range(options.candidates)
+            torch.Generator(model.denoiser.device).manual_seed(seed + number)
+            for number in range(options.candidates)
         ]
         self.middles: list[list[int]] = [[] for _ in range(options.candidates)]
         self.stopped: list[Stopped] = ["max_nfe"] * options.candidates
+        self.scores: list[float | None] = [None] * options.candidates
         self.frames: list[Frame] = []
         self.budget = options.max_nfe - (options.candidates > 1)
         self.nfe = 0
 
-    def blank(self, rows: int, length: int) -> Canvas:
-        return Canvas.blank(
-            rows, length, self.tokenizer.mask, self.tokenizer.eom, self.denoiser.device
+    def row(self, number: int, most: int | None = None) -> Row:
+        """What holds for a candidate now; it may take at most so many evaluations more."""
+        left = self.budget - self.nfe
+        return Row(
+            self.generators[number], left if most is None else min(left, most), self.length is None
         )
 
-    def record(self, canvas: int, rows: list[int], step: Step) -> None:
+    def left(self, number: int) -> int | None:
+        """How many tokens a candidate still lacks, where its length is given."""
+        return None if self.length is None else self.longest - len(self.middles[number])
+
+    def record(self, frame: Frame) -> None:
+        """A step was made."""
         self.nfe += 1
-        self.frames.append(Frame(canvas, rows, step))
+        self.frames.append(frame)
         if self.on_frame is not None:
-            self.on_frame(self.frames[-1])
+            self.on_frame(frame)
 
-    def autoregress(self, cache: KVCache, last: int) -> None:
-        """Write all rows from left to right."""
-        rows = list(range(self.options.candidates))
-        canvas = self.blank(len(rows), self.max_tokens)
-        for step in autoregress(
-            self.denoiser,
-            cache,
-            last,
-            canvas,
-            self.budget,
-            self.temperature,
-            self.generators,
-        ):
-            self.record(0, rows, step)
-            canvas = step.canvas
-        self.take(canvas, rows)
+    def take(self, number: int, tokens: list[int], ended: bool, forced: bool) -> bool:
+        """Append a finished canvas to a candidate; whether it may go on."""
+        middle = self.middles[number]
+        middle += tokens
+        by_itself = ended and self.length is None
+        if len(middle) >= self.longest and not (by_itself and len(middle) == self.longest):
+            self.stopped[number] = "length" if self.length == self.longest else "max_tokens"
+            del middle[self.longest :]
+        elif by_itself:
+            self.stopped[number] = "eom"
+        else:
+            return True
+        if forced:
+            self.stopped[number] = "max_nfe"
+        return False
 
-    def diffuse(self, cache: KVCache) -> None:
-        """Denoise canvas after canvas; rows that met `<eom>` drop out."""
-        rows = list(range(self.options.candidates))
-        rule = confidence_threshold(self.options.confidence_threshold)
-        number = 0
-        while rows and self.nfe < self.budget:
-            canvas = self.blank(len(rows), self.denoiser.config.block_length)
-            for step in denoise(
-                self.denoiser,
-                cache,
-                canvas,
-                rule,
-                self.budget - self.nfe,
-                self.temperature,
-                [self.generators[row] for row in rows],
-            ):
-                self.record(number, rows, step)
-                canvas, forced = step.canvas, step.forced.tolist()
-            going = self.take(canvas, rows)
-            for place, row in enumerate(rows):
-                if forced[place]:
-                    self.stopped[row] = "max_nfe"
+    def candidates(self) -> list[Candidate]:
+        """Distinct middles, best first."""
+        found: dict[str, Candidate] = {}
+        for number, tokens in enumerate(self.middles):
+            text = self.tokenizer.decode(tokens)
+            candidate = Candidate(text, tokens, self.stopped[number], self.scores[number], number)
+            found.setdefault(text, candidate)
+        return sorted(found.values(), key=lambda c: -(c.score or 0))
+
+
+# A row of a batch: a hole's course and the number of one of its candidates.
+_Rows = list[tuple[_Course, int]]
+
+
+def _rows(courses: Sequence[_Course]) -> _Rows:
+    return [(course, number) for course in courses for number in range(len(course.middles))]
+
+
+def _record(rows: _Rows, canvas: int, step: Step) -> None:
+    """Tell every hole that took part in a step what became of its rows."""
+    took_part = step.committed.any(1).tolist()
+    for course, run in groupby(range(len(rows)), lambda place: rows[place][0]):
+        places = list(run)
+        if any(took_part[place] for place in places):
+            own = step.rows(slice(places[0], places[-1] + 1))
+            course.record(Frame(canvas, [rows[place][1] for place in places], own))
+
+
+def _autoregress(
+    model: Checkpoint,
+    options: Options,
+    temperature: float,
+    courses: Sequence[_Course],
+    cache: KVCache,
+) -> None:
+    """Write all rows from left to right."""
+    tokenizer, rows = model.tokenizer, _rows(courses)
+    width = max(1, *(course.longest for course in courses))
+    canvas = Canvas.blank(
+        len(rows), width, tokenizer.mask, tokenizer.eom, model.denoiser.device
+    ).ending([course.left(number) for course, number in rows])
+    for step in autoregress(
+        model.denoiser,
+        cache.without_last(),
+        tokenizer.mid,
+        canvas,
+        temperature,
+        [course.row(number, course.longest) for course, number in rows],
+    ):
+        _record(rows, 0, step)
+        canvas = step.canvas
+    ended = (canvas.ended < width).tolist()
+    for place, (course, number) in enumerate(rows):
+        course.take(number, canvas.middle(place), ended[place], forced=False)
+
+
+def _diffuse(
+    model: Checkpoint,
+    options: Options,
+    temperature: float,
+    courses: Sequence[_Course],
+    cache: KVCache,
+) -> None:
+    """Denoise canvas after canvas; rows that met `<eom>` drop out."""
+    denoiser, tokenizer = model.denoiser, model.tokenizer
+    rule = confidence_threshold(options.confidence_threshold)
+    block, rows, number = denoiser.config.block_length, _rows(courses), 0
+    while rows:
+        canvas = Canvas.blank(
+            len(rows), block, tokenizer.mask, tokenizer.eom, denoiser.device
+        ).ending([course.left(candidate) for course, candidate in rows])
+        forced = torch.zeros(len(rows), dtype=torch.bool, device=denoiser.device)
+        terms = [course.row(candidate) for course, candidate in rows]
+        for step in denoise(denoiser, cache, canvas, rule, temperature, terms):
+            _record(rows, number, step)
+            canvas, forced = step.canvas, forced | step.forced
+        ended, ran_out = (canvas.ended < block).tolist(), forced.tolist()
+        going = [
+            place
+            for place, (course, candidate) in enumerate(rows)
+            if course.take(candidate, canvas.middle(place), ended[place], ran_out[place])
             # The canvas becomes context, one more evaluation, if anything can follow.
-            if not going or self.nfe + 1 >= self.budget:
-                return
-            index = torch.tensor(going, device=self.denoiser.device)
-            _, cache = self.denoiser.encode(canvas.ids[index].tolist(), cache.rows(index))
-            self.nfe += 1
-            rows = [rows[place] for place in going]
-            number += 1
-
-    def take(self, canvas: Canvas, rows: list[int]) -> list[int]:
-        """Append a finished canvas to the middles; the places of rows that may go on."""
-        going = []
-        for place, row in enumerate(rows):
-            middle = self.middles[row]
-            middle += canvas.middle(place)
-            ended = bool(canvas.ended[place] < canvas.ids.shape[1])
-            if len(middle) > self.max_tokens or (len(middle) == self.max_tokens and not ended):
-                self.stopped[row] = "max_tokens"
-                del middle[self.max_tokens :]
-            elif ended:
-                self.stopped[row] = "eom"
-            else:
-                going.append(place)
-        return going
-
-    def score(self, last: int, cache: KVCache) -> list[float | None]:
-        """Mean log-probability of each middle and its `<eom>`, in one causal pass."""
-        ends = [
-            [*middle, self.tokenizer.eom] if stopped == "eom" else middle
-            for middle, stopped in zip(self.middles, self.stopped, strict=True)
+            and course.nfe + 1 < course.budget
         ]
-        hidden, _ = self.denoiser.encode([[last, *end[:-1]] for end in ends], cache)
-        self.nfe += 1
-        logs: Tensor = self.denoiser.logits(hidden).log_softmax(-1)
-        return [float(logs[row, range(len(end)), end].mean()) for row, end in enumerate(ends)]
+        if not going:
+            return
+        index = torch.tensor(going, device=denoiser.device)
+        _, cache = denoiser.encode(canvas.ids[index].tolist(), cache.rows(index))
+        rows = [rows[place] for place in going]
+        for course in {id(course): course for course, _ in rows}.values():
+            course.nfe += 1
+        number += 1
+
+
+def _score(model: Checkpoint, courses: Sequence[_Course], cache: KVCache) -> None:
+    """Mean log-probability of each middle and its `<eom>`, in one causal pass."""
+    rows, tokenizer = _rows(courses), model.tokenizer
+    ends = [
+        [*course.middles[n], tokenizer.eom] if course.stopped[n] == "eom" else course.middles[n]
+        for course, n in rows
+    ]
+    read = [[tokenizer.mid, *end[:-1]] for end in ends]
+    hidden, _ = model.denoiser.encode(read, cache.without_last())
+    logs = model.denoiser.logits(hidden).log_softmax(-1)
+    for place, ((course, number), end) in enumerate(zip(rows, ends, strict=True)):
+        course.scores[number] = float(logs[place, range(len(end)), end].sum()) / max(1, len(end))
+    for course in courses:
+        course.nfe += 1

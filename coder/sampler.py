@@ -1,9 +1,15 @@
-"""The heart: a canvas is denoised step by step, or a middle written token by token."""
+"""The heart: canvases are denoised step by step, or middles written token by token.
+
+The rows of a batch go at their own pace. A row that has nothing open takes no
+part in further evaluations, and none costs or changes what another one gets,
+but for the last bits of a matrix product.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,11 +26,25 @@ COLD = 1e-6  # temperatures below it are 0: logits divided by them are no number
 
 
 @dataclass(frozen=True)
+class Row:
+    """What holds for one row of a batch.
+
+    generator  its own source of chance
+    max_nfe    evaluations that it may take, at least 1
+    ends       whether it may draw `<eom>`; False where the length of its middle is given
+    """
+
+    generator: torch.Generator
+    max_nfe: int
+    ends: bool = True
+
+
+@dataclass(frozen=True)
 class Step:
     """What one evaluation of the denoiser did to the canvas.
 
     canvas      after the step
-    committed   [batch, block]; which masks became tokens
+    committed   [batch, block]; which masks became tokens; none in a row that took no part
     confidence  [batch, block]; the probability of the token chosen at each open
                 position, committed or not
     forced      [batch]; whether the end of the budget committed what the rule would not have
@@ -35,30 +55,43 @@ class Step:
     confidence: Float[Tensor, "batch block"]
     forced: Bool[Tensor, " batch"]
 
+    def rows(self, index: slice) -> Step:
+        """What it did to these rows."""
+        return Step(
+            self.canvas.rows(index),
+            self.committed[index],
+            self.confidence[index],
+            self.forced[index],
+        )
+
 
 def choose(
     canvas: Canvas,
     logits: Float[Tensor, "batch block vocab"],
     temperature: float,
-    generators: Sequence[torch.Generator],
+    rows: Sequence[Row],
 ) -> tuple[Int[Tensor, "batch block"], Float[Tensor, "batch block"]]:
     """A token for each position, and its probability.
 
     Temperature 0 takes the likeliest. Above it a row is drawn with its own
-    generator, and only while it has something open, so that it does not depend
-    on the rows beside it. Masks and the marks of the layout, whose ids lie above
-    that of `<eom>`, are never chosen.
+    generator, so that it does not depend on the rows beside it. Masks and the
+    marks of the layout, whose ids lie above that of `<eom>`, are never chosen.
     """
     logits[..., canvas.mask] = -torch.inf
     logits[..., canvas.eom + 1 :] = -torch.inf
+    for place, row in enumerate(rows):
+        if not row.ends:
+            logits[place, :, canvas.eom] = -torch.inf
     if temperature < COLD:
         confidence, tokens = logits.softmax(-1).max(-1)
         return tokens, confidence
     probabilities = (logits / temperature).softmax(-1)
-    tokens = probabilities.argmax(-1)
-    for row in canvas.open.any(1).nonzero().flatten().tolist():
-        drawn = torch.multinomial(probabilities[row], 1, generator=generators[row])
-        tokens[row] = drawn.squeeze(1)
+    tokens = torch.cat(
+        [
+            torch.multinomial(drawn, 1, generator=row.generator).T
+            for drawn, row in zip(probabilities, rows, strict=True)
+        ]
+    )
     return tokens, probabilities.gather(-1, tokens[..., None]).squeeze(-1)
 
 
@@ -67,22 +100,24 @@ def denoise(
     cache: KVCache,
     canvas: Canvas,
     rule: Rule,
-    max_nfe: int,
     temperature: float,
-    generators: Sequence[torch.Generator],
+    rows: Sequence[Row],
 ) -> Iterator[Step]:
-    """Commit the canvas' masks over at most `max_nfe` steps; the last commits all that is left."""
-    for left in range(max_nfe, 0, -1):
-        logits = denoiser.denoise(canvas.ids, cache)
-        tokens, confidence = choose(canvas, logits, temperature, generators)
-        ruled = rule(confidence, canvas.open)
-        where = ruled if left > 1 else everything(confidence, canvas.open)
-        before, canvas = canvas, canvas.commit(tokens, where)
-        committed = (before.ids == canvas.mask) & (canvas.ids != canvas.mask)
-        forced = (committed & ~ruled).any(1)
-        yield Step(canvas, committed, confidence.masked_fill(~before.open, 0), forced)
-        if not canvas.open.any():
+    """Commit the masks of each row, the last that its budget allows all at once."""
+    index = torch.arange(len(rows), device=canvas.ids.device)
+    for nfe in count(1):
+        index, cache = narrow(index, cache, canvas.open.any(1))
+        if not len(index):
             return
+        part, going = canvas.rows(index), [rows[place] for place in index.tolist()]
+        logits = denoiser.denoise(part.ids, cache)
+        tokens, confidence = choose(part, logits, temperature, going)
+        ruled = rule(confidence, part.open)
+        last = torch.tensor([nfe >= row.max_nfe for row in going], device=index.device)
+        where = torch.where(last[:, None], everything(confidence, part.open), ruled)
+        step = step_of(canvas, index, part.commit(tokens, where), confidence, ruled)
+        canvas = step.canvas
+        yield step
 
 
 def autoregress(
@@ -90,25 +125,55 @@ def autoregress(
     cache: KVCache,
     last: int,
     canvas: Canvas,
-    max_nfe: int,
     temperature: float,
-    generators: Sequence[torch.Generator],
+    rows: Sequence[Row],
 ) -> Iterator[Step]:
     """Fill the canvas from left to right, a token a step: the baseline on the same weights.
 
-    The cache holds the context but its last token, `last`, which the first step reads.
+    The cache holds the contexts but for their last token, `last`, which the first step reads.
     """
-    following = [[last]] * len(canvas.ids)
-    for place in range(min(max_nfe, canvas.ids.shape[1])):
-        hidden, cache = denoiser.encode(following, cache)
-        logits = denoiser.logits(hidden)
-        tokens, confidence = choose(canvas, logits, temperature, generators)
-        here = torch.zeros_like(canvas.ids, dtype=torch.bool)
-        here[:, place] = True
-        before, canvas = canvas, canvas.commit(tokens.expand_as(canvas.ids), here & canvas.open)
-        committed = before.ids != canvas.ids
-        forced = torch.zeros_like(canvas.ended, dtype=torch.bool)
-        yield Step(canvas, committed, torch.where(committed, confidence, 0.0), forced)
-        if not canvas.open.any():
+    index = torch.arange(len(rows), device=canvas.ids.device)
+    for place in range(canvas.ids.shape[1]):
+        budget = torch.tensor([row.max_nfe > place for row in rows], device=index.device)
+        index, cache = narrow(index, cache, canvas.open.any(1) & budget)
+        if not len(index):
             return
-        following = tokens.tolist()
+        part, going = canvas.rows(index), [rows[place] for place in index.tolist()]
+        following = part.ids[:, place - 1].tolist() if place else [last] * len(going)
+        hidden, cache = denoiser.encode([[token] for token in following], cache)
+        tokens, confidence = choose(part, denoiser.logits(hidden), temperature, going)
+        here = torch.zeros_like(part.open)
+        here[:, place] = True
+        after = part.commit(tokens.expand_as(part.ids), here)
+        step = step_of(canvas, index, after, confidence.expand_as(part.ids), here)
+        canvas = step.canvas
+        yield replace(step, confidence=step.confidence.masked_fill(~step.committed, 0))
+
+
+def narrow(
+    index: Int[Tensor, " rows"], cache: KVCache, going: Bool[Tensor, " batch"]
+) -> tuple[Int[Tensor, " fewer"], KVCache]:
+    """Of the rows in `index`, whose cache is given, those that are `going`, and theirs."""
+    kept = going[index]
+    if kept.all():
+        return index, cache
+    return index[kept], cache.rows(kept.nonzero().flatten())
+
+
+def step_of(
+    canvas: Canvas,
+    index: Int[Tensor, " rows"],
+    after: Canvas,
+    confidence: Float[Tensor, "rows block"],
+    ruled: Bool[Tensor, "rows block"],
+) -> Step:
+    """The step that made the rows in `index` what they are `after`; others are as they were."""
+    before = canvas.rows(index)
+    committed = (before.ids == canvas.mask) & (after.ids != canvas.mask)
+    batch = torch.zeros_like(canvas.open)
+    return Step(
+        replace(canvas, ids=canvas.ids.index_copy(0, index, after.ids)),
+        batch.index_copy(0, index, committed),
+        batch.float().index_copy(0, index, confidence.masked_fill(~before.open, 0)),
+        batch[:, 0].index_copy(0, index, (committed & ~ruled).any(1)),
+    )

@@ -122,6 +122,30 @@ def test_encoding_leaves_the_cache_as_it_was(denoiser: Denoiser) -> None:
     assert cache.next_position.tolist() == [len(CONTEXT)]
 
 
+def test_rows_of_a_cache_leave_out_what_none_of_them_uses(denoiser: Denoiser) -> None:
+    """Fewer columns, the same logits; and a row may be named twice."""
+    _, cache = denoiser.encode([CONTEXT, CONTEXT[:4], CONTEXT[2:5]])
+    _, cache = denoiser.encode([[1, 2], [3, 4], [5, 6]], cache)
+    canvas = torch.randint(0, 300, (3, 8))
+    expected = denoiser.denoise(canvas, cache)
+    index = torch.tensor([2, 1, 2])
+    fewer = cache.rows(index)
+    assert fewer.valid.shape[1] == fewer.keys[0].shape[2] == 6
+    logits = denoiser.denoise(canvas[index], fewer)
+    torch.testing.assert_close(logits, expected[index], rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_without_its_last_tokens(denoiser: Denoiser) -> None:
+    """Is that of contexts one token shorter, also where rows differ in length."""
+    contexts = [CONTEXT, CONTEXT[:4]]
+    canvas = torch.randint(0, 300, (2, 8))
+    _, cache = denoiser.encode(contexts)
+    _, shorter = denoiser.encode([context[:-1] for context in contexts])
+    logits = denoiser.denoise(canvas, cache.without_last())
+    expected = denoiser.denoise(canvas, shorter)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("field", ["layers", "width", "heads", "block_length"])
 def test_impossible_shapes_are_refused(field: str) -> None:
     """With the field, the value and the limit."""

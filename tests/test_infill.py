@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coder import checkpoint
 from coder.checkpoint import Checkpoint
 from coder.errors import UsageError
-from coder.infill import Frame, Options, fit_context, fit_prefix, infill
+from coder.infill import Frame, Hole, Options, fit_context, fit_prefix, infill, infill_batch
 from coder.tokenizer import Tokenizer
 
 PREFIX, SUFFIX = "def mean(values):\n    total = ", "\n    return total\n"
@@ -51,6 +51,118 @@ def test_budgets_are_kept(
     assert len(result.best.tokens) <= max_tokens
     assert seen == result.frames
     assert all(token < model.tokenizer.mask for token in result.best.tokens)
+
+
+CODE = [
+    "def area(width, height):\n    return width * height\n",
+    "import json\n\n\ndef load(path):\n    with open(path) as file:\n"
+    "        return json.load(file)\n",
+    "class Counter:\n    def __init__(self, start=0):\n        self.value = start\n\n"
+    "    def increment(self):\n        self.value += 1\n        return self.value\n",
+    "def evens(numbers):\n    found = []\n    for number in numbers:\n"
+    "        if number % 2 == 0:\n            found.append(number)\n    return found\n",
+    "from pathlib import Path\n\nroot = Path('.')\nfor path in root.glob('*.py'):\n"
+    "    text = path.read_text()\n    print(path.name, len(text))\n",
+    "try:\n    value = int(text)\nexcept ValueError:\n    value = None\nprint(value)\n",
+    "names = ['ada', 'grace']\nfor index, name in enumerate(names):\n    print(index, name)\n"
+    "total = sum(len(name) for name in names)\nassert total > 0\n",
+    'def read(path, lines=10):\n    """The first lines of a file."""\n    result = []\n'
+    "    for line in open(path):\n        if len(result) == lines:\n            break\n"
+    "        result.append(line.rstrip())\n    return result\n",
+]
+
+
+def holes_of(code: str, above: str) -> list[Hole]:
+    """A hole for each line of a text: the line itself, or its second half."""
+    lines = code.splitlines(keepends=True)
+    found = []
+    for number, line in enumerate(lines):
+        given = line[: len(line) // 2] if number % 2 else ""
+        found.append(Hole(above + "".join(lines[:number]) + given, "".join(lines[number + 1 :])))
+    return [hole for hole in found if hole.prefix]
+
+
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+def test_greedy_texts_are_the_same_at_every_batch_size(mode: str) -> None:
+    """With the shipped model, contexts of 10 to 200 tokens side by side: text, nfe and end."""
+    shipped = checkpoint.load()
+    holes = [
+        hole
+        for number, code in enumerate(CODE)
+        for hole in holes_of(code, "".join(CODE[:number]) if number % 4 == 3 else "")
+    ]
+    assert len(holes) >= 36
+    options = Options(mode=mode, max_nfe=16, max_tokens=16)  # type: ignore[arg-type]
+    found = {
+        size: [
+            (each.best.text, each.best.stopped, each.nfe, each.context_tokens)
+            for start in range(0, len(holes), size)
+            for each in infill_batch(shipped, holes[start : start + size], options)
+        ]
+        for size in (1, 4, 16)
+    }
+    assert found[4] == found[1]
+    assert found[16] == found[1]
+    lengths = [context for *_, context in found[1]]
+    assert min(lengths) < 20
+    assert max(lengths) > 150
+
+
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+@pytest.mark.parametrize("candidates", [1, 3])
+@pytest.mark.parametrize("max_nfe", [7, 60])
+def test_a_hole_beside_others_is_filled_as_alone(
+    model: Checkpoint, mode: str, candidates: int, max_nfe: int
+) -> None:
+    """With chance, candidates, several canvases, given lengths and budgets that run out."""
+    options = Options(
+        mode,  # type: ignore[arg-type]
+        candidates,
+        max_nfe,
+        max_tokens=30,
+        temperature=0.8,
+        confidence_threshold=0.2,
+    )
+    lengths = (None, 20, 0, None, 8, 64, 100)
+    holes = [
+        Hole(PREFIX * (1 + seed % 3), SUFFIX[seed:], seed, length)
+        for seed, length in enumerate(lengths)
+    ]
+    together = infill_batch(model, holes, options)
+    for hole, beside in zip(holes, together, strict=True):
+        (alone,) = infill_batch(model, [hole], options)
+        assert [c.tokens for c in beside.candidates] == [c.tokens for c in alone.candidates]
+        assert [c.stopped for c in beside.candidates] == [c.stopped for c in alone.candidates]
+        assert beside.nfe == alone.nfe <= max_nfe
+        shown = [(frame.canvas, frame.rows) for frame in beside.frames]
+        assert shown == [(frame.canvas, frame.rows) for frame in alone.frames]
+        committed = [frame.step.committed.sum(1).tolist() for frame in beside.frames]
+        assert committed == [frame.step.committed.sum(1).tolist() for frame in alone.frames]
+
+
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+@settings(max_examples=20)
+@given(length=st.integers(0, 64), temperature=st.sampled_from([0.0, 1.0]))
+def test_a_given_length_is_kept(
+    model: Checkpoint, mode: str, length: int, temperature: float
+) -> None:
+    """To the token, over several canvases, whatever `max_tokens` says."""
+    options = Options(mode, max_tokens=4, temperature=temperature)  # type: ignore[arg-type]
+    (found,) = infill_batch(model, [Hole(PREFIX, SUFFIX, length=length)], options)
+    assert len(found.best.tokens) == length
+    assert found.best.stopped == "length"
+    assert all(token < model.tokenizer.mask for token in found.best.tokens)
+    assert found.nfe <= length + length // model.denoiser.config.block_length
+
+
+def test_a_given_length_beyond_the_model_is_cut_off(model: Checkpoint) -> None:
+    """At half of its context; nonsense is refused."""
+    (found,) = infill_batch(model, [Hole(PREFIX, SUFFIX, length=65)], Options(max_nfe=200))
+    assert (len(found.best.tokens), found.best.stopped) == (64, "max_tokens")
+    (found,) = infill_batch(model, [Hole(PREFIX, SUFFIX, length=30)], Options("ar", max_nfe=9))
+    assert (len(found.best.tokens), found.best.stopped) == (9, "max_nfe")
+    with pytest.raises(UsageError, match="length is -1"):
+        Hole(PREFIX, SUFFIX, length=-1)
 
 
 def test_the_longest_middle_is_kept_also_where_the_canvas_ends() -> None:

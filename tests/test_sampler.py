@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coder.canvas import Canvas
-from coder.denoiser import Denoiser
-from coder.sampler import autoregress, denoise
+from coder.denoiser import Denoiser, KVCache
+from coder.sampler import Row, Step, autoregress, denoise
 from coder.tokenizer import Tokenizer
 from coder.unmask import confidence_threshold, everything
 
 CONTEXT = [5, 9, 33, 120, 7]
 
 
-def generators(*seeds: int) -> list[torch.Generator]:
-    """One generator a row."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+def rows(*seeds: int, max_nfe: int = 50, ends: bool = True) -> list[Row]:
+    """A row for each seed."""
+    return [Row(torch.Generator().manual_seed(seed), max_nfe, ends) for seed in seeds]
 
 
 @given(
@@ -61,9 +63,8 @@ def test_denoising_keeps_its_promises(
             cache,
             canvas,
             confidence_threshold(threshold),
-            max_nfe,
             temperature,
-            generators(1),
+            rows(1, max_nfe=max_nfe),
         )
     )
     assert 1 <= len(steps) <= max_nfe
@@ -87,12 +88,78 @@ def test_a_batch_row_is_denoised_as_it_is_alone(
     rule = confidence_threshold(0.5)
     _, cache = denoiser.encode([CONTEXT] * 3)
     blank = Canvas.blank(3, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
-    *_, together = denoise(denoiser, cache, blank, rule, 50, temperature, generators(1, 2, 3))
+    *_, together = denoise(denoiser, cache, blank, rule, temperature, rows(1, 2, 3))
     for row in range(3):
         _, solo = denoiser.encode([CONTEXT])
         blank = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
-        *_, alone = denoise(denoiser, solo, blank, rule, 50, temperature, generators(row + 1))
+        *_, alone = denoise(denoiser, solo, blank, rule, temperature, rows(row + 1))
         assert alone.canvas.middle(0) == together.canvas.middle(row)
+
+
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+def test_ended_rows_cost_nothing(
+    denoiser: Denoiser, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Rows with 3, 0, 1 and 2 open positions: the denoiser sees only those that have one left."""
+    seen: list[int] = []
+    real = denoiser.run
+
+    def run(ids: torch.Tensor, positions: torch.Tensor, attend: Any) -> torch.Tensor:
+        seen.append(len(ids))
+        return real(ids, positions, attend)
+
+    _, cache = denoiser.encode([CONTEXT, CONTEXT[:2], [*CONTEXT, *CONTEXT], CONTEXT[1:]])
+    blank = Canvas.blank(4, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    canvas, four = blank.ending([3, 0, 1, 2]), rows(0, 1, 2, 3, ends=False)
+    monkeypatch.setattr(denoiser, "run", run)
+    if mode == "diffuse":
+        steps = list(denoise(denoiser, cache, canvas, confidence_threshold(1), 0.0, four))
+    else:
+        steps = list(autoregress(denoiser, cache, 7, canvas, 0.0, four))
+    assert seen == [3, 2, 1]
+    took_part = [step.committed.any(1).tolist() for step in steps]
+    assert took_part[1] == [True, False, False, True]
+    assert [len(steps[-1].canvas.middle(row)) for row in range(4)] == [3, 0, 1, 2]
+
+
+def test_each_row_has_a_budget_of_its_own(denoiser: Denoiser, tokenizer: Tokenizer) -> None:
+    """The row that may take two steps is finished in the second, by force; the other goes on."""
+    _, cache = denoiser.encode([CONTEXT] * 2)
+    blank = Canvas.blank(2, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    both = [*rows(0, max_nfe=2, ends=False), *rows(1, ends=False)]
+    steps: list[Step] = list(denoise(denoiser, cache, blank, confidence_threshold(1), 0.0, both))
+    assert len(steps) == 8
+    assert [step.forced.tolist() for step in steps[:3]] == [
+        [False, False],
+        [True, False],
+        [False, False],
+    ]
+    assert not steps[1].canvas.open[0].any()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_the_length_is_given_no_eom_is_drawn(
+    denoiser: Denoiser, tokenizer: Tokenizer, temperature: float
+) -> None:
+    """Neither before the frozen one nor in a canvas that has none, however likely it is."""
+    _, cache = denoiser.encode([CONTEXT] * 3)
+    blank = Canvas.blank(3, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    real = denoiser.denoise
+
+    class Eager:
+        """A denoiser that would end at once."""
+
+        def denoise(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
+            logits = real(ids, cache)
+            logits[..., tokenizer.eom] = 100.0
+            return logits
+
+    three = [*rows(0, 1, ends=False), *rows(2)]
+    canvas = blank.ending([5, 9, None])
+    rule = confidence_threshold(0.9)
+    *_, last = denoise(Eager(), cache, canvas, rule, temperature, three)  # type: ignore[arg-type]
+    assert last.canvas.ended.tolist() == [5, 8, 0]
+    assert [len(last.canvas.middle(row)) for row in range(3)] == [5, 8, 0]
 
 
 def test_eom_remasks_what_follows(tokenizer: Tokenizer) -> None:
@@ -111,7 +178,7 @@ def test_autoregression_is_greedy_decoding(denoiser: Denoiser, tokenizer: Tokeni
     """Token by token it writes what an uncached left-to-right reading predicts."""
     _, cache = denoiser.encode([CONTEXT[:-1]])
     blank = Canvas.blank(1, 6, tokenizer.mask, tokenizer.eom, denoiser.device)
-    *_, last = autoregress(denoiser, cache, CONTEXT[-1], blank, 6, 0.0, generators(0))
+    *_, last = autoregress(denoiser, cache, CONTEXT[-1], blank, 0.0, rows(0, max_nfe=6))
     text = list(CONTEXT)
     for _ in range(6):
         hidden, _ = denoiser.encode([text])
