@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +14,26 @@ from evals.suites import Problem, Suite
 
 if TYPE_CHECKING:
     from coder.checkpoint import Checkpoint
-    from coder.infill import Options
+    from coder.infill import Hole, Options
 
 
 @dataclass(frozen=True)
 class Request:
-    """How samples are drawn: so many of each problem, by these options of the decoder."""
+    """How samples are drawn: so many of each problem, by these options of the decoder.
+
+    batch          holes filled side by side; texts do not depend on it, times do
+    oracle_length  whether the model is told how many tokens each true middle has
+    """
 
     options: Options
     samples: int = 1
+    batch: int = 1
+    oracle_length: bool = False
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UsageError(f"--samples is {self.samples}; it must be at least 1")
+        for name in ("samples", "batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 1")
         if self.samples > 1 and not self.options.temperature:
             raise UsageError(
                 f"--samples is {self.samples} at temperature 0, where all are the same; "
@@ -51,6 +58,8 @@ def header(suite: Suite, model: Checkpoint, request: Request, device: str) -> di
         },
         "options": asdict(request.options),
         "samples": request.samples,
+        "batch": request.batch,
+        "oracle_length": request.oracle_length,
         "device": device,
         "environment": environment(),
     }
@@ -66,33 +75,44 @@ def generate(
 ) -> Results:
     """Fill every hole and append what came out to the file; what is there is not redone.
 
-    `watch` sees every row, kept or new.
+    `watch` sees every new row. An interruption loses at most the batch in flight.
     """
-    from coder.infill import infill
+    from coder.infill import infill_batch
 
     results = Results(path, header(suite, model, request, device))
     kept = {(row["id"], row["sample"]) for row in results.rows}
     wanted = [(problem, n) for problem in suite.problems for n in range(request.samples)]
+    rest = [(problem, n) for problem, n in wanted if (problem.id, n) not in kept]
     bar = progress(len(wanted), "sample")
     bar.update(len(kept))
     try:
-        for problem, number in wanted:
-            if (problem.id, number) in kept:
-                continue
-            options = replace(request.options, seed=request.options.seed + number)
-            found = infill(model, problem.prefix, problem.suffix, options)
-            results.append(sample(problem, number, found))
-            if watch:
-                watch(results.rows[-1])
-            bar.update()
+        for start in range(0, len(rest), request.batch):
+            asked = rest[start : start + request.batch]
+            holes = [hole_of(problem, number, model, request) for problem, number in asked]
+            filled = infill_batch(model, holes, request.options)
+            for (problem, number), found in zip(asked, filled, strict=True):
+                results.append(sample(problem, number, found))
+                if watch:
+                    watch(results.rows[-1])
+                bar.update()
     finally:
         bar.close()
         results.close()
     return results
 
 
+def hole_of(problem: Problem, number: int, model: Checkpoint, request: Request) -> Hole:
+    """What is asked for a sample: sample n has the seed of the options, plus n."""
+    from coder.infill import Hole
+
+    seed, length = request.options.seed + number, None
+    if request.oracle_length:
+        length = len(model.tokenizer.encode(problem.solution))
+    return Hole(problem.prefix, problem.suffix, seed, length)
+
+
 def sample(problem: Problem, number: int, found: Any) -> dict[str, Any]:
-    """A row of samples: the middle and what it took."""
+    """A row of samples: the middle and what it took; beside others, its share of their time."""
     return {
         "id": problem.id,
         "sample": number,

@@ -9,7 +9,7 @@ import pytest
 
 from coder.checkpoint import Checkpoint
 from coder.errors import DataError, UsageError
-from coder.infill import Options, infill
+from coder.infill import Hole, Options, infill, infill_batch
 from evals.generate import Request, generate
 from evals.jsonl import read
 from evals.suites import Suite, read_suite
@@ -71,6 +71,59 @@ def test_several_samples_have_seeds_of_their_own(
         model, problem.prefix, problem.suffix, Options(max_tokens=8, temperature=1.0, seed=7)
     )
     assert row["text"] == alone.best.text
+    beside = tmp_path / "beside.jsonl"
+    options = Options(max_tokens=8, temperature=1.0, seed=5)
+    generate(suite, model, Request(options, 3, batch=4), beside)
+    assert [row["text"] for row in read(beside)[1]] == [row["text"] for row in rows]
     for samples in (0, 2):
         with pytest.raises(UsageError, match=f"--samples is {samples}"):
             Request(Options(), samples)
+
+
+def test_a_batch_changes_times_alone(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
+    """Rows are the same and in the same order, also where a run goes on in mid-batch."""
+    options = Options(max_tokens=8)
+    alone = generate(suite, model, Request(options), tmp_path / "1.jsonl").rows
+    path, request = tmp_path / "2.jsonl", Request(options, batch=2)
+
+    def interrupt(row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(suite, model, request, path, watch=interrupt)
+    assert len(read(path)[1]) == 1
+    beside = generate(suite, model, request, path).rows
+    assert [{**row, "elapsed_ms": 0} for row in beside] == [
+        {**row, "elapsed_ms": 0} for row in alone
+    ]
+    assert read(path)[0]["batch"] == 2
+    with pytest.raises(DataError, match="other batch"):
+        generate(suite, model, Request(options), path)
+    with pytest.raises(UsageError, match="--batch is 0"):
+        Request(options, batch=0)
+
+
+def test_the_true_length_is_given(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
+    """In tokens, and such samples are never mixed with others."""
+    path = tmp_path / "oracle.jsonl"
+    request = Request(Options(), batch=3, oracle_length=True)
+    rows = generate(suite, model, request, path).rows
+    for row, problem in zip(rows, suite.problems, strict=True):
+        length = len(model.tokenizer.encode(problem.solution))
+        assert (row["tokens"], row["stopped"]) == (length, "length")
+        hole = Hole(problem.prefix, problem.suffix, length=length)
+        assert row["text"] == infill_batch(model, [hole], Options())[0].best.text
+    assert read(path)[0]["oracle_length"] is True
+    with pytest.raises(DataError, match="other oracle_length"):
+        generate(suite, model, Request(Options(), batch=3), path)
+
+
+def test_a_middle_too_long_for_the_model_is_a_failure(model: Checkpoint, tmp_path: Path) -> None:
+    """It is asked for and kept, cut off at half of the context, so that it counts."""
+    text = "    return [" + ", ".join(f"'{n}'" for n in range(60)) + "]\n"
+    row = {**problems.HOLES[0], "canonical_solution": text}
+    path = problems.write(tmp_path / "long.jsonl", [row])
+    suite = read_suite("infill-single-line", path, any_data=True)
+    request = Request(Options(max_nfe=500), oracle_length=True)
+    (found,) = generate(suite, model, request, tmp_path / "samples.jsonl").rows
+    assert (found["tokens"], found["stopped"]) == (64, "max_tokens")
