@@ -17,6 +17,7 @@ from typing import Any
 
 from coder import checkpoint
 from coder.checkpoint import Checkpoint
+from coder.denoiser import Denoiser
 from coder.errors import DataError
 from finetune.samples import Samples
 from finetune.state import writing
@@ -30,6 +31,7 @@ from finetune.trainer import (
 from finetune.validate import Cursor, exact_match, losses
 
 DRAW_EVERY = 20  # seconds between two drawings of the run's page
+NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ class Validation:
     samples: Samples
     cursors: list[Cursor]
 
-    def __call__(self, trainer: Trainer, canvases: bool) -> dict[str, float]:
-        """What the metrics say of the present weights; `canvases`: whether they know such."""
-        denoiser, tokenizer = trainer.denoiser, trainer.tokenizer
+    def __call__(self, denoiser: Denoiser, trainer: Trainer, canvases: bool) -> dict[str, float]:
+        """What the metrics say of a denoiser; `canvases`: whether it knows such."""
+        tokenizer = trainer.tokenizer
         denoiser.eval()
         with trainer.accelerator.autocast():
             result = losses(denoiser, tokenizer, self.samples, rows=64)
@@ -156,15 +158,12 @@ class Run:
         """Train and leave a checkpoint; True when the budget is spent, False if stopped before."""
         with self.explained():
             finished = self.loop()
-            if self.main:
-                self.write_model()
-                if finished:
-                    self.finish()
-                else:
-                    print(
-                        f"stopped at step {self.trainer.step}; go on with --resume",
-                        file=sys.stderr,
-                    )
+            self.write_model(self.trainer.model())
+            if finished:
+                self.finish()
+            elif self.main:
+                at = self.trainer.step
+                print(f"stopped at step {at}; go on with --resume", file=sys.stderr)
         self.trainer.leave()
         return finished
 
@@ -183,20 +182,21 @@ class Run:
             batches = trainer.batches(self.canvas_lengths())
             while True:
                 left = self.seconds_left()
-                stopped = trainer.agree(stop.asked or (left <= 0 and trainer.step > first))
+                unseen = trainer.elapsed - trainer.validated
+                stopped, validate = trainer.agree(
+                    stop.asked or (left <= 0 and trainer.step > first),
+                    self.main and unseen > args.validate_every and left > self.took["validation"],
+                )
                 if stopped or self.progress >= 1:
                     break
-                validate = (
-                    trainer.elapsed - trainer.validated > args.validate_every
-                    and left > self.took["validation"]
-                )
                 if validate:
                     trainer.validated = trainer.elapsed
                 if validate or trainer.elapsed - saved > args.save_every:
                     self.save()
                     saved = trainer.elapsed
-                if validate and self.main:
-                    self.write_model(**self.validate())
+                if validate:
+                    model = trainer.model()
+                    self.write_model(model, self.validate(model))
                 with self.timed("step"):
                     entry = trainer.train_step(batches, self.progress)
                 self.append(entry)
@@ -237,12 +237,12 @@ class Run:
         try:
             yield
         except WorkerLostError as error:
-            # No step is torn: it had not begun.
-            trainer.save(self.state, self.identity)
+            if trainer.world == 1:  # others may be in the midst of a step; ours had not begun
+                trainer.save(self.state, self.identity)
             raise DataError(
-                f"a process that makes batches was killed ({error}); the state of step "
-                f"{trainer.step} is in {self.state}: go on with --resume, "
-                "with fewer --workers if memory is short"
+                f"a process that makes batches was killed at step {trainer.step} ({error}); the "
+                f"last state is in {self.state}: go on with --resume, with fewer --workers if "
+                "memory is short"
             ) from error
         except RuntimeError as error:
             at = f"step {trainer.step} ({str(error).splitlines()[0]})"
@@ -287,15 +287,19 @@ class Run:
             with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def validate(self) -> dict[str, float]:
-        """Measure the present weights; the figures also go into the metrics."""
+    def validate(self, model: Denoiser, event: Mapping[str, Any] = NOTHING) -> dict[str, float]:
+        """Measure a model, by the first process; the figures also go into the metrics."""
+        if not self.main:
+            return {}
         with self.timed("validation"):
-            figures = self.validation(self.trainer, self.canvases)
-        self.append(figures)
+            figures = self.validation(model, self.trainer, self.canvases)
+        self.append({**event, **figures})
         return figures
 
-    def write_model(self, **figures: float) -> None:
-        """Write the present weights as a checkpoint."""
+    def write_model(self, model: Denoiser, figures: Mapping[str, float] = NOTHING) -> None:
+        """Write a model as the run's checkpoint, by the first process."""
+        if not self.main:
+            return
         trainer = self.trainer
         training = {
             **self.identity,
@@ -306,31 +310,27 @@ class Run:
         }
         folder = self.args.out / "model"
         with self.timed("model"), writing(folder):
-            checkpoint.save(folder, trainer.denoiser, trainer.tokenizer, training=training)
+            checkpoint.save(folder, model, trainer.tokenizer, training=training)
 
     def finish(self) -> None:
-        """Write the checkpoint of the last weights or of their average, whichever is better.
-
-        For the first process alone. The state keeps the last weights.
-        """
+        """Write the checkpoint of the last weights or of their average, whichever is better."""
         trainer = self.trainer
-        final = self.validate()
+        model = trainer.model()
+        final = self.validate(model)
         if trainer.averaged:
-            last = {name: w.clone() for name, w in trainer.denoiser.state_dict().items()}
-            trainer.denoiser.load_state_dict(trainer.average)
-            average = self.validation(trainer, self.canvases)
-            self.append({"event": "averaged", "why": f"{trainer.averaged} steps", **average})
-            if quality(average, self.canvases) > quality(final, self.canvases):
-                final = average
-            else:
-                trainer.denoiser.load_state_dict(last)
-        self.write_model(**final)
-        self.draw()
-        print(
-            f"{self.args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens; held "
-            f"out: next token {final['validation_next_token_loss']:.3f}, "
-            f"bound {final['validation_bound']:.3f} nats"
-        )
+            average = trainer.model(trainer.average)
+            event = {"event": "averaged", "why": f"{trainer.averaged} steps"}
+            figures = self.validate(average, event)
+            if self.main and quality(figures, self.canvases) > quality(final, self.canvases):
+                model, final = average, figures
+        self.write_model(model, final)
+        if self.main:
+            self.draw()
+            print(
+                f"{self.args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens; "
+                f"held out: next token {final['validation_next_token_loss']:.3f}, "
+                f"bound {final['validation_bound']:.3f} nats"
+            )
 
 
 def quality(figures: Mapping[str, float], canvases: bool) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ import signal
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from finetune.joint import block_mask, masks_agree
 from finetune.objective import Batch, Objective, make_batch
 from finetune.recipe import Recipe, make_optimizers
 from finetune.samples import Samples
+from finetune.shards import placed, share_out, whole
 from finetune.state import check_identity, read_state, write_state
 from finetune.throughput import matrix_peak, step_flops
 
@@ -115,11 +116,13 @@ class Trainer:
         self.device: torch.device = self.accelerator.device
         self.world: int = self.accelerator.num_processes
         way = self.accelerator.distributed_type.value
-        if way not in ("NO", "MULTI_GPU", "MULTI_CPU"):
+        if way not in ("NO", "MULTI_GPU", "MULTI_CPU", "FSDP"):
             raise UsageError(
-                f"accelerate was told to train by {way}; models here fit a single device many "
-                "times over, so only data-parallel processes (MULTI_GPU) are supported"
+                f"accelerate was told to train by {way}; only processes with all weights "
+                "(MULTI_GPU) or with a share of them (FSDP) are supported"
             )
+        # As `accelerate launch --use_fsdp` says it, which accelerate itself does not do on CPUs.
+        self.sharded = self.world > 1 and os.environ.get("ACCELERATE_USE_FSDP", "") == "true"
         if (started := os.environ.get("WORLD_SIZE", "1")) != str(self.world):
             raise UsageError(
                 f"WORLD_SIZE is {started}, but accelerate found a device for {self.world} process "
@@ -133,12 +136,15 @@ class Trainer:
                 f"--rows is {recipe.rows}; it must be a multiple of the {self.world} processes"
             )
         denoiser.to(self.device)
-        self.optimizers = make_optimizers(denoiser, recipe)
         self.compiled = compiled
-        objective: nn.Module = Objective(denoiser)
+        self.objective: Any = Objective(denoiser)
         if compiled:
-            objective.compile()
-        self.objective = self.accelerator.prepare(objective)
+            self.objective.compile()
+        if self.sharded:
+            share_out(self.objective, self.device, self.world)
+        else:
+            self.objective = self.accelerator.prepare(self.objective)
+        self.optimizers = make_optimizers(denoiser, recipe)
         rank = self.accelerator.process_index
         self.data = Batches(samples, tokenizer, recipe, rank, self.world)
         self.step, self.elapsed, self.tokens = 0, 0.0, 0
@@ -171,17 +177,17 @@ class Trainer:
             signal.signal(deaths, former)
         return made
 
-    def agree(self, wish: bool) -> bool:
-        """Whether any process wishes it; `elapsed` is then the first one's in all of them.
+    def agree(self, *wishes: bool) -> list[bool]:
+        """Of each wish whether any process has it; `elapsed` is then the first one's in all.
 
         Whatever depends on time must come out the same everywhere, or the weights drift apart.
         """
         if self.world == 1:
-            return wish
+            return list(wishes)
         elapsed = self.elapsed if self.accelerator.is_main_process else 0.0
-        mine = torch.tensor([float(wish), elapsed], dtype=torch.float64, device=self.device)
-        wishes, self.elapsed = self.accelerator.reduce(mine, "sum").tolist()
-        return bool(wishes)
+        mine = torch.tensor([elapsed, *wishes], dtype=torch.float64, device=self.device)
+        self.elapsed, *sums = self.accelerator.reduce(mine, "sum").tolist()
+        return [number > 0 for number in sums]
 
     def leave(self) -> None:
         """Wait for the other processes, so that none is missed while another still writes."""
@@ -200,7 +206,7 @@ class Trainer:
         if self.sparse_masks and not self.checked and batch.canvas.shape[1]:
             self.check_masks(batch)
         losses = self.gradient(batch)
-        norm = self.accelerator.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        norm = whole(nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0))
         # One wait for the device: whether this gradient is to be used is decided here.
         next_token, bound, height = torch.cat((losses, norm.reshape(1).float())).tolist()
         if not math.isfinite(bound + height) or is_spike(self.losses, next_token):
@@ -273,11 +279,15 @@ class Trainer:
             part = batch.rows(first, first + self.micro_batch).to(self.device)
             last = first + self.micro_batch >= rows
             # Processes need to agree on a gradient only when it is whole.
-            with nullcontext() if last else self.accelerator.no_sync(self.objective):
+            if self.sharded:
+                self.objective.set_requires_gradient_sync(last)
+            alone = not last and not self.sharded
+            with self.accelerator.no_sync(self.objective) if alone else nullcontext():
                 mask = None
                 if self.sparse_masks:
                     mask = block_mask(part.context.shape[1], part.block, part.start)
-                both = self.objective(part, mask)
+                with self.accelerator.autocast():
+                    both = self.objective(part, mask)
                 self.accelerator.backward(both[0] + self.recipe.bound_weight * both[1])
             losses += both.detach().float()
         return losses
@@ -308,12 +318,25 @@ class Trainer:
             else:
                 self.average[name].lerp_(weight, 1 / self.averaged)
 
+    def model(self, weights: Mapping[str, Tensor] | None = None) -> Denoiser:
+        """The denoiser with all its weights, or with others, such as the average.
+
+        To be measured or written; all processes must ask for it.
+        """
+        if weights is None and not self.sharded:
+            return self.denoiser
+        with torch.device("meta"):
+            denoiser = Denoiser(self.denoiser.config)
+        chosen = self.denoiser.state_dict() if weights is None else weights
+        denoiser.load_state_dict(whole(chosen), assign=True)
+        return denoiser
+
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         """Write all state; not while updates are given up: the file holds the last good state."""
         if self.given_up or not self.moved:
             return
         self.attempts = 0
-        if self.accelerator.is_main_process:
+        if self.sharded or self.accelerator.is_main_process:
             state = {
                 "identity": identity,
                 "denoiser": self.denoiser.state_dict(),
@@ -323,7 +346,9 @@ class Trainer:
                 "counters": {name: getattr(self, name) for name in COUNTERS},
                 "micro_batch": (self.asked, self.micro_batch),
             }
-            write_state(path, state)
+            state = whole(state)
+            if self.accelerator.is_main_process:
+                write_state(path, state)
 
     def restore(self, path: Path, identity: dict[str, Any]) -> None:
         """Take up the state in the file, made by a run of the same identity."""
@@ -356,10 +381,19 @@ class Trainer:
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Weights, optimisers and what is known of former losses, from a state."""
-        self.denoiser.load_state_dict(state["denoiser"])
+        here = self.denoiser.state_dict()
+        weights, average = (
+            {name: placed(tensor, here[name]) for name, tensor in state[which].items()}
+            for which in ("denoiser", "average")
+        )
+        self.denoiser.load_state_dict(weights)
+        self.average = {name: tensor.to(self.device) for name, tensor in average.items()}
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for number, values in saved["state"].items():
+                for name, tensor in values.items():
+                    values[name] = placed(tensor, parameters[number])
             optimizer.load_state_dict(saved)
-        self.average = {name: t.to(self.device) for name, t in state["average"].items()}
         self.losses = deque(state["losses"], maxlen=REMEMBERED)
 
 

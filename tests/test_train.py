@@ -521,51 +521,69 @@ def test_the_average_is_the_mean_of_the_weights(folder: Path) -> None:
     torch.testing.assert_close(run.average["embed.weight"], torch.stack(seen).mean(0))
 
 
-# Two runs in the same processes, which begin with clocks of their own and write what they end with.
+# Runs in the same processes, which begin with clocks of their own and write what they end with.
 SPY = """
-import sys, torch
+import json, os, sys, torch
 from finetune import run, train, trainer
 real, leave = run.Run.loop, trainer.Trainer.leave
 def loop(run):
     trainer = run.trainer
     rank = trainer.accelerator.process_index
-    trainer.elapsed = 0.1 * rank
+    trainer.elapsed += 0.1 * rank
     finished = real(run)
-    weights = torch.cat([w.flatten() for w in trainer.denoiser.state_dict().values()])
+    weights = torch.cat([w.flatten() for w in trainer.model().state_dict().values()])
     torch.save((trainer.world, trainer.elapsed, weights), run.args.out / f"{rank}.pt")
     return finished
 run.Run.loop = loop
 figures = {"validation_next_token_loss": 1.0, "validation_bound": 1.0}
 run.Validation.__call__ = lambda *_: figures
-trainer.Trainer.leave = lambda trainer: trainer.accelerator.wait_for_everyone()
-half = len(sys.argv) // 2 + 1
-assert train.main(sys.argv[1:half]) == 0
-trainer.Trainer.leave = leave
-sys.exit(train.main(sys.argv[half:]))
+trainers = []
+trainer.Trainer.leave = lambda trainer: trainers.append(trainer)
+for sharded, argv in json.loads(sys.argv[1]):
+    os.environ["ACCELERATE_USE_FSDP"] = sharded
+    assert train.main(argv) == 0
+    trainers[-1].accelerator.wait_for_everyone()
+leave(trainers[-1])
 """
 
 
 def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
-    """Each has its share of the rows, all go by one clock and end with the same weights."""
+    """Each has its share of the rows, all go by one clock and end with the same weights.
+
+    So they do where each keeps its share of the weights too, also in slices.
+    """
     spy = tmp_path / "spy.py"
     spy.write_text(SPY)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", "2", str(spy)]
-    runs = {tmp_path / "steps": ("--steps", "20"), tmp_path / "minutes": ("--minutes", "0.02")}
-    for out, budget in runs.items():
-        command += arguments(folder, out, *budget, "--cursors", "0")
+    steps, minutes, shards = outs = [tmp_path / name for name in ("steps", "minutes", "shards")]
+    by_steps = ("--steps", "20", "--cursors", "0", "--average-from", "0.5")
+    runs = [
+        ("false", arguments(folder, steps, *by_steps)),
+        ("false", arguments(folder, minutes, "--minutes", "0.02", "--cursors", "0")),
+        ("true", arguments(folder, shards, *by_steps, "--slice", "0.0001")),
+        ("true", arguments(folder, shards, *by_steps, "--resume")),
+    ]
     environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*command, json.dumps(runs)], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
-    for out in runs:
+    weights = {}
+    for out in outs:
         one, other = (torch.load(out / f"{rank}.pt") for rank in range(2))
         assert one[0] == 2
         assert one[:2] == other[:2]
         assert torch.equal(one[2], other[2])
-        steps = [step for step, *_ in curve(out)]
-        assert steps == list(range(1, len(steps) + 1))
+        weights[out] = one[2]
+        made = [step for step, *_ in curve(out)]
+        assert made == list(range(1, len(made) + 1))
         assert curve(out)[-1][3] < curve(out)[0][3]
-        assert checkpoint.load(out / "model").config["training"]["optimiser_steps"] == len(steps)
+        assert checkpoint.load(out / "model").config["training"]["optimiser_steps"] == len(made)
+    assert len(made) == 20
+    assert events(shards) == ["resumed", "averaged"]
+    # What is summed in another order: bfloat16 differs in the third digit, and steps add up.
+    assert (weights[shards] - weights[steps]).norm() < 0.05 * weights[steps].norm()
 
 
 def test_processes_that_know_nothing_of_each_other_are_refused(
