@@ -262,11 +262,11 @@ class Denoiser(nn.Module):
 
     def denoise(
         self, canvas: Int[Tensor, "batch block"], cache: KVCache
-    ) -> Float[Tensor, "batch block vocab"]:
-        """Logits for every position of the canvas, which continues the cached context.
+    ) -> Float[Tensor, "batch block width"]:
+        """Hidden states of the canvas, which continues the cached context.
 
-        One step. The canvas sees the whole context and itself in both
-        directions; the cache is left as it was.
+        One step. The canvas sees the whole context and itself in both directions;
+        the cache is left as it was. The logits of a position are for its own token.
         """
         length = canvas.shape[1]
         mask = None
@@ -280,4 +280,4 @@ class Denoiser(nn.Module):
             return F.scaled_dot_product_attention(q, k, v, mask)
 
         positions = cache.next_position[:, None] + torch.arange(length, device=canvas.device)
-        return self.logits(self.run(canvas, positions, attend))
+        return self.run(canvas, positions, attend)

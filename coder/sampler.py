@@ -66,33 +66,37 @@ class Step:
 
 
 def choose(
+    where: Bool[Tensor, "batch block"],
+    logits: Float[Tensor, "positions vocab"],
     canvas: Canvas,
-    logits: Float[Tensor, "batch block vocab"],
     temperature: float,
     rows: Sequence[Row],
 ) -> tuple[Int[Tensor, "batch block"], Float[Tensor, "batch block"]]:
-    """A token for each position, and its probability.
+    """A token for each position at `where`, whose logits are given, and its probability.
 
     Temperature 0 takes the likeliest. Above it a row is drawn with its own
     generator, so that it does not depend on the rows beside it. Masks and the
     marks of the layout, whose ids lie above that of `<eom>`, are never chosen.
     """
-    logits[..., canvas.mask] = -torch.inf
-    logits[..., canvas.eom + 1 :] = -torch.inf
-    for place, row in enumerate(rows):
-        if not row.ends:
-            logits[place, :, canvas.eom] = -torch.inf
+    logits[:, canvas.mask] = -torch.inf
+    logits[:, canvas.eom + 1 :] = -torch.inf
+    if not all(row.ends for row in rows):
+        bound = torch.tensor([not row.ends for row in rows], device=where.device)
+        logits[bound[:, None].expand_as(where)[where], canvas.eom] = -torch.inf
     if temperature < COLD:
-        confidence, tokens = logits.softmax(-1).max(-1)
-        return tokens, confidence
-    probabilities = (logits / temperature).softmax(-1)
-    tokens = torch.cat(
-        [
-            torch.multinomial(drawn, 1, generator=row.generator).T
-            for drawn, row in zip(probabilities, rows, strict=True)
-        ]
-    )
-    return tokens, probabilities.gather(-1, tokens[..., None]).squeeze(-1)
+        chances, drawn = logits.softmax(-1).max(-1)
+    else:
+        probabilities = (logits / temperature).softmax(-1)
+        own = probabilities.split_with_sizes(where.sum(1).tolist())
+        drawn = torch.cat(
+            [
+                torch.multinomial(each, 1, generator=row.generator)
+                for each, row in zip(own, rows, strict=True)
+            ]
+        )
+        chances, drawn = probabilities.gather(1, drawn).squeeze(1), drawn.squeeze(1)
+    tokens = torch.zeros_like(canvas.ids).masked_scatter(where, drawn)
+    return tokens, torch.zeros_like(where, dtype=chances.dtype).masked_scatter(where, chances)
 
 
 def denoise(
@@ -110,11 +114,12 @@ def denoise(
         if not len(index):
             return
         part, going = canvas.rows(index), [rows[place] for place in index.tolist()]
-        logits = denoiser.denoise(part.ids, cache)
-        tokens, confidence = choose(part, logits, temperature, going)
-        ruled = rule(confidence, part.open)
+        masked = part.open
+        logits = denoiser.logits(denoiser.denoise(part.ids, cache)[masked])
+        tokens, confidence = choose(masked, logits, part, temperature, going)
+        ruled = rule(confidence, masked)
         last = torch.tensor([nfe >= row.max_nfe for row in going], device=index.device)
-        where = torch.where(last[:, None], everything(confidence, part.open), ruled)
+        where = torch.where(last[:, None], everything(confidence, masked), ruled)
         step = step_of(canvas, index, part.commit(tokens, where), confidence, ruled)
         canvas = step.canvas
         yield step
@@ -141,13 +146,12 @@ def autoregress(
         part, going = canvas.rows(index), [rows[place] for place in index.tolist()]
         following = part.ids[:, place - 1].tolist() if place else [last] * len(going)
         hidden, cache = denoiser.encode([[token] for token in following], cache)
-        tokens, confidence = choose(part, denoiser.logits(hidden), temperature, going)
-        here = torch.zeros_like(part.open)
+        here = torch.zeros_like(part.ids, dtype=torch.bool)
         here[:, place] = True
-        after = part.commit(tokens.expand_as(part.ids), here)
-        step = step_of(canvas, index, after, confidence.expand_as(part.ids), here)
+        tokens, confidence = choose(here, denoiser.logits(hidden[:, 0]), part, temperature, going)
+        step = step_of(canvas, index, part.commit(tokens, here), confidence, here)
         canvas = step.canvas
-        yield replace(step, confidence=step.confidence.masked_fill(~step.committed, 0))
+        yield step
 
 
 def narrow(
@@ -174,6 +178,6 @@ def step_of(
     return Step(
         replace(canvas, ids=canvas.ids.index_copy(0, index, after.ids)),
         batch.index_copy(0, index, committed),
-        batch.float().index_copy(0, index, confidence.masked_fill(~before.open, 0)),
+        batch.float().index_copy(0, index, confidence),
         batch[:, 0].index_copy(0, index, (committed & ~ruled).any(1)),
     )

@@ -38,7 +38,10 @@ def test_cached_denoising_equals_the_training_pass(denoiser: Denoiser) -> None:
         torch.zeros_like(canvas),
         torch.full_like(canvas, begin),
     )
-    torch.testing.assert_close(cached, denoiser.logits(noised), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cached, noised, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        denoiser.logits(cached), denoiser.logits(noised), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_cached_context_equals_a_fresh_one(denoiser: Denoiser) -> None:
@@ -96,7 +99,7 @@ def test_canvases_beside_each_other_are_strangers(denoiser: Denoiser) -> None:
 
 
 def test_a_batch_row_equals_its_solo_row(denoiser: Denoiser) -> None:
-    """Rows of different lengths side by side give the logits that each gives alone."""
+    """Rows of different lengths side by side give the hidden states that each gives alone."""
     contexts = [CONTEXT, CONTEXT[:4], [*CONTEXT, 8, 8, 8]]
     canvas = torch.randint(0, 300, (3, 8))
     _, cache = denoiser.encode(contexts)
@@ -123,7 +126,7 @@ def test_encoding_leaves_the_cache_as_it_was(denoiser: Denoiser) -> None:
 
 
 def test_rows_of_a_cache_leave_out_what_none_of_them_uses(denoiser: Denoiser) -> None:
-    """Fewer columns, the same logits; and a row may be named twice."""
+    """Fewer columns, the same hidden states; and a row may be named twice."""
     _, cache = denoiser.encode([CONTEXT, CONTEXT[:4], CONTEXT[2:5]])
     _, cache = denoiser.encode([[1, 2], [3, 4], [5, 6]], cache)
     canvas = torch.randint(0, 300, (3, 8))
@@ -131,8 +134,8 @@ def test_rows_of_a_cache_leave_out_what_none_of_them_uses(denoiser: Denoiser) ->
     index = torch.tensor([2, 1, 2])
     fewer = cache.rows(index)
     assert fewer.valid.shape[1] == fewer.keys[0].shape[2] == 6
-    logits = denoiser.denoise(canvas[index], fewer)
-    torch.testing.assert_close(logits, expected[index], rtol=1e-4, atol=1e-4)
+    found = denoiser.denoise(canvas[index], fewer)
+    torch.testing.assert_close(found, expected[index], rtol=1e-4, atol=1e-4)
 
 
 def test_a_cache_without_its_last_tokens(denoiser: Denoiser) -> None:
@@ -141,9 +144,9 @@ def test_a_cache_without_its_last_tokens(denoiser: Denoiser) -> None:
     canvas = torch.randint(0, 300, (2, 8))
     _, cache = denoiser.encode(contexts)
     _, shorter = denoiser.encode([context[:-1] for context in contexts])
-    logits = denoiser.denoise(canvas, cache.without_last())
+    found = denoiser.denoise(canvas, cache.without_last())
     expected = denoiser.denoise(canvas, shorter)
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("field", ["layers", "width", "heads", "block_length"])

@@ -225,7 +225,7 @@ def test_a_candidate_is_what_its_seed_gives_alone(
 def by_hand(model: Checkpoint, context: list[int], canvas: list[int]) -> torch.Tensor:
     """Log-probabilities at every position of a canvas, all tokens read anew."""
     _, cache = model.denoiser.encode([context])
-    logits = model.denoiser.denoise(torch.tensor([canvas]), cache)[0]
+    logits = model.denoiser.logits(model.denoiser.denoise(torch.tensor([canvas]), cache)[0])
     logits[:, model.tokenizer.mask] = -torch.inf
     logits[:, model.tokenizer.eom + 1 :] = -torch.inf
     return logits.log_softmax(-1)

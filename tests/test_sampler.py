@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coder.canvas import Canvas
-from coder.denoiser import Denoiser, KVCache
+from coder.denoiser import Denoiser
 from coder.sampler import Row, Step, autoregress, denoise
 from coder.tokenizer import Tokenizer
 from coder.unmask import confidence_threshold, everything
@@ -139,25 +139,24 @@ def test_each_row_has_a_budget_of_its_own(denoiser: Denoiser, tokenizer: Tokeniz
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_where_the_length_is_given_no_eom_is_drawn(
-    denoiser: Denoiser, tokenizer: Tokenizer, temperature: float
+    denoiser: Denoiser, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
     """Neither before the frozen one nor in a canvas that has none, however likely it is."""
     _, cache = denoiser.encode([CONTEXT] * 3)
     blank = Canvas.blank(3, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
-    real = denoiser.denoise
+    real = denoiser.logits
 
-    class Eager:
-        """A denoiser that would end at once."""
+    def eager(hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of a model that would end at once."""
+        logits = real(hidden)
+        logits[..., tokenizer.eom] = 100.0
+        return logits
 
-        def denoise(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
-            logits = real(ids, cache)
-            logits[..., tokenizer.eom] = 100.0
-            return logits
-
+    monkeypatch.setattr(denoiser, "logits", eager)
     three = [*rows(0, 1, ends=False), *rows(2)]
     canvas = blank.ending([5, 9, None])
     rule = confidence_threshold(0.9)
-    *_, last = denoise(Eager(), cache, canvas, rule, temperature, three)  # type: ignore[arg-type]
+    *_, last = denoise(denoiser, cache, canvas, rule, temperature, three)
     assert last.canvas.ended.tolist() == [5, 8, 0]
     assert [len(last.canvas.middle(row)) for row in range(3)] == [5, 8, 0]
 
