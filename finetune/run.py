@@ -183,15 +183,16 @@ class Run:
             while True:
                 left = self.seconds_left()
                 unseen = trainer.elapsed - trainer.validated
-                stopped, validate = trainer.agree(
+                stopped, validate, save = trainer.agree(
                     stop.asked or (left <= 0 and trainer.step > first),
                     self.main and unseen > args.validate_every and left > self.took["validation"],
+                    self.main and trainer.elapsed - saved > args.save_every,
                 )
                 if stopped or self.progress >= 1:
                     break
                 if validate:
                     trainer.validated = trainer.elapsed
-                if validate or trainer.elapsed - saved > args.save_every:
+                if validate or save:
                     self.save()
                     saved = trainer.elapsed
                 if validate:
