@@ -19,15 +19,10 @@ from coder import checkpoint
 from coder.checkpoint import Checkpoint
 from coder.denoiser import Denoiser
 from coder.errors import DataError
+from finetune.feed import WorkerLostError
 from finetune.samples import Samples
 from finetune.state import writing
-from finetune.trainer import (
-    PATIENCE,
-    Trainer,
-    WorkerLostError,
-    is_device_lost,
-    is_out_of_memory,
-)
+from finetune.trainer import PATIENCE, Trainer, is_device_lost, is_out_of_memory
 from finetune.validate import Cursor, exact_match, losses
 
 DRAW_EVERY = 20  # seconds between two drawings of the run's page

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import statistics
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from coder.denoiser import Denoiser
 from coder.errors import DataError, UsageError
 from coder.tokenizer import Tokenizer
+from finetune.feed import Batches, feed
 from finetune.joint import block_mask, masks_agree
-from finetune.objective import Batch, Objective, make_batch
+from finetune.objective import Batch, Objective
 from finetune.recipe import Recipe, make_optimizers
 from finetune.samples import Samples
 from finetune.shards import placed, share_out, whole
@@ -34,33 +33,6 @@ COUNTERS = ("step", "elapsed", "tokens", "averaged", "validated")  # what has be
 REMEMBERED = 64  # losses that the next one is compared with
 PATIENCE = 5  # updates given up in a row before the last good state is taken up again
 ATTEMPTS = 3  # times that this may happen without a new state in between
-
-
-class Batches(Dataset[Batch]):
-    """The batch of a step, as a function of its number and the length of its canvases.
-
-    With several processes, each makes its own share of the rows.
-    """
-
-    def __init__(
-        self, samples: Samples, tokenizer: Tokenizer, recipe: Recipe, rank: int, world: int
-    ) -> None:
-        self.samples, self.tokenizer, self.recipe = samples, tokenizer, recipe
-        self.rank, self.world = rank, world
-
-    def __getitem__(self, index: tuple[int, int]) -> Batch:
-        number, canvas_length = index
-        recipe = self.recipe
-        first = number * recipe.rows
-        return make_batch(
-            [self.samples[i] for i in range(first + self.rank, first + recipe.rows, self.world)],
-            self.tokenizer,
-            recipe.context_length,
-            max(1, canvas_length),
-            recipe.canvas_tokens if canvas_length else 0,
-            np.random.default_rng((recipe.seed, 2, number, self.rank)),
-            recipe.middle_weight,
-        )
 
 
 def has_sparse_masks(device: torch.device) -> bool:
@@ -78,10 +50,6 @@ def is_spike(losses: Sequence[float], loss: float) -> bool:
     if len(losses) < REMEMBERED:
         return False
     return loss > statistics.fmean(losses) + max(0.5, 8 * statistics.stdev(losses))
-
-
-class WorkerLostError(Exception):
-    """A process that makes batches was killed, as by a kernel that needs its memory."""
 
 
 class Trainer:
@@ -158,24 +126,8 @@ class Trainer:
 
     def batches(self, canvas_lengths: Iterable[int]) -> Iterator[Batch]:
         """The batches from the present step on, made ahead by worker processes."""
-        numbers = range(self.step, 1 << 62)
-        deaths = getattr(signal, "SIGCHLD", None) if self.workers else None  # none on Windows
-        former = deaths and signal.getsignal(deaths)
-        made = iter(
-            DataLoader(
-                self.data,
-                batch_size=None,
-                sampler=zip(numbers, canvas_lengths, strict=False),
-                num_workers=self.workers,
-                worker_init_fn=ignore_signals if self.workers else None,
-                pin_memory=self.device.type == "cuda",
-            )
-        )
-        if deaths:
-            # torch would raise at once when a worker dies, also in the midst of an update;
-            # waiting for a batch notices it too, and no step is torn.
-            signal.signal(deaths, former)
-        return made
+        indices = zip(count(self.step), canvas_lengths, strict=False)
+        return feed(self.data, indices, self.workers, self.device.type == "cuda")
 
     def agree(self, *wishes: bool) -> list[bool]:
         """Of each wish whether any process has it; `elapsed` is then the first one's in all.
@@ -201,7 +153,7 @@ class Trainer:
         Returns what the metrics say of it; `events` tells what went wrong.
         """
         began = time.monotonic()
-        batch = self.next_batch(batches)
+        batch = next(batches)
         recipe, rate = self.recipe, self.recipe.rate(progress)
         if self.sparse_masks and not self.checked and batch.canvas.shape[1]:
             self.check_masks(batch)
@@ -239,15 +191,6 @@ class Trainer:
             "next_token_loss": round(next_token, 4),
             "bound": round(bound, 4),
         }
-
-    def next_batch(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; WorkerLostError if the process that makes it was killed."""
-        try:
-            return next(batches)
-        except (EOFError, OSError, RuntimeError) as error:
-            if self.workers and is_worker_lost(error):
-                raise WorkerLostError(f"{type(error).__name__} {error}".strip()) from error
-            raise
 
     def gradient(self, batch: Batch) -> Tensor:
         """Leave the gradient of a batch at the weights; its two losses, over all processes."""
@@ -407,14 +350,3 @@ def is_device_lost(error: RuntimeError) -> bool:
     known = (torch.AcceleratorError, torch.distributed.DistError)
     words = ("CUDA", "cuDNN", "NCCL", "gloo")
     return isinstance(error, known) or any(word in str(error) for word in words)
-
-
-def is_worker_lost(error: Exception) -> bool:
-    """Whether waiting for a batch failed since its maker is gone: torch says it in many ways."""
-    return not isinstance(error, RuntimeError) or "exited unexpectedly" in str(error)
-
-
-def ignore_signals(worker: int) -> None:
-    """Ctrl-C and SIGTERM are for the process that trains; it ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -565,10 +565,14 @@ def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
         ("true", arguments(folder, shards, *by_steps, "--resume")),
     ]
     environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(
-        [*command, json.dumps(runs)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    with subprocess.Popen(
+        [*command, json.dumps(runs)], env=environment, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        try:
+            said = launcher.communicate(timeout=300)[1]
+        finally:
+            launcher.terminate()  # not killed: it has others to end
+    assert launcher.returncode == 0, said
     weights = {}
     for out in outs:
         one, other = (torch.load(out / f"{rank}.pt") for rank in range(2))
