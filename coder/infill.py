@@ -190,6 +190,8 @@ def infill_batch(
     for bit: a text can differ only where two tokens, or a confidence and the threshold,
     lie as near to each other as that. `on_frame` is shown the steps of every hole.
     """
+    if not holes:
+        return []
     began = time.perf_counter()
     denoiser, tokenizer = model.denoiser, model.tokenizer
     total = denoiser.config.context_length

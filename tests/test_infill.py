@@ -156,11 +156,12 @@ def test_a_given_length_is_kept(
 
 
 def test_a_given_length_beyond_the_model_is_cut_off(model: Checkpoint) -> None:
-    """At half of its context; nonsense is refused."""
+    """At half of its context, or where the budget ends; nonsense is refused."""
     (found,) = infill_batch(model, [Hole(PREFIX, SUFFIX, length=65)], Options(max_nfe=200))
     assert (len(found.best.tokens), found.best.stopped) == (64, "max_tokens")
     (found,) = infill_batch(model, [Hole(PREFIX, SUFFIX, length=30)], Options("ar", max_nfe=9))
     assert (len(found.best.tokens), found.best.stopped) == (9, "max_nfe")
+    assert infill_batch(model, [], Options()) == []
     with pytest.raises(UsageError, match="length is -1"):
         Hole(PREFIX, SUFFIX, length=-1)
 
