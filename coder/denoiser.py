@@ -96,6 +96,14 @@ class KVCache:
             valid = valid[:, used]
         return KVCache(tuple(keys), tuple(values), valid, self.next_position[index])
 
+    def first(self, length: int) -> KVCache:
+        """The cache when so many tokens of each row had been read; for rows without padding."""
+        keys, values = ([x[:, :, :length] for x in pair] for pair in (self.keys, self.values))
+        before = self.valid.shape[1] - length
+        return KVCache(
+            tuple(keys), tuple(values), self.valid[:, :length], self.next_position - before
+        )
+
     def without_last(self) -> KVCache:
         """The cache before the last token of each row was read."""
         place = torch.arange(self.valid.shape[1], device=self.valid.device)

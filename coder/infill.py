@@ -12,6 +12,7 @@ import torch
 
 from coder.canvas import Canvas
 from coder.checkpoint import Checkpoint
+from coder.contexts import Contexts
 from coder.denoiser import KVCache
 from coder.errors import UsageError
 from coder.sampler import Row, Step, autoregress, denoise
@@ -119,13 +120,15 @@ class Candidate:
 class Infill:
     """The outcome of a request: distinct candidates, best first, and what they cost.
 
-    elapsed_ms  of a hole filled beside others: its share, the time of all by their number
+    elapsed_ms     of a hole filled beside others: its share, the time of all by their number
+    reused_tokens  of the context, remembered from a former request
     """
 
     candidates: list[Candidate]
     nfe: int
     elapsed_ms: float
     context_tokens: int
+    reused_tokens: int
     syntax: Verdict
     frames: list[Frame]
 
@@ -170,12 +173,19 @@ def infill(
     suffix: str,
     options: Options,
     on_frame: Callable[[Frame], None] | None = None,
+    contexts: Contexts | None = None,
 ) -> Infill:
-    """Generate what stands between `prefix` and `suffix`; `on_frame` is shown every step."""
-    return infill_batch(model, [Hole(prefix, suffix)], options, on_frame)[0]
+    """Generate what stands between `prefix` and `suffix`; `on_frame` is shown every step.
+
+    With `contexts`, which must be of this model, what was read before is not read again.
+    """
+
+    def read(rows: list[list[int]]) -> tuple[KVCache, int]:
+        return contexts.encode(rows[0]) if contexts else (model.denoiser.encode(rows)[1], 0)
+
+    return _fill(model, [Hole(prefix, suffix)], options, on_frame, read)[0]
 
 
-@torch.inference_mode()
 def infill_batch(
     model: Checkpoint,
     holes: Sequence[Hole],
@@ -190,8 +200,22 @@ def infill_batch(
     for bit: a text can differ only where two tokens, or a confidence and the threshold,
     lie as near to each other as that. `on_frame` is shown the steps of every hole.
     """
-    if not holes:
-        return []
+
+    def read(rows: list[list[int]]) -> tuple[KVCache, int]:
+        return model.denoiser.encode(rows)[1], 0
+
+    return _fill(model, holes, options, on_frame, read) if holes else []
+
+
+@torch.inference_mode()
+def _fill(
+    model: Checkpoint,
+    holes: Sequence[Hole],
+    options: Options,
+    on_frame: Callable[[Frame], None] | None,
+    read: Callable[[list[list[int]]], tuple[KVCache, int]],
+) -> list[Infill]:
+    """Fill holes whose contexts `read` encodes; it says how many tokens it knew already."""
     began = time.perf_counter()
     denoiser, tokenizer = model.denoiser, model.tokenizer
     total = denoiser.config.context_length
@@ -214,7 +238,7 @@ def infill_batch(
     if temperature is None:
         temperature = 0.0 if count == 1 else 0.7
 
-    _, cache = denoiser.encode(contexts)
+    cache, reused = read(contexts)
     if count > 1:
         each = torch.arange(len(holes), device=denoiser.device)
         cache = cache.rows(each.repeat_interleave(count))
@@ -227,7 +251,8 @@ def infill_batch(
     for hole, course, context in zip(holes, courses, contexts, strict=True):
         candidates = course.candidates()
         syntax = judge(hole.prefix, candidates[0].text, hole.suffix)
-        found.append(Infill(candidates, course.nfe, elapsed, len(context), syntax, course.frames))
+        cost = course.nfe, elapsed, len(context), reused
+        found.append(Infill(candidates, *cost, syntax, course.frames))
     return found
 
 

@@ -48,7 +48,8 @@ LONGEST = 600  # characters of a region
 class Suggestion:
     """What came back for a request: text, the model's confidence in it, and what it took.
 
-    clean  whether it adds no syntax error
+    clean   whether it adds no syntax error
+    reused  share of the context's tokens that were remembered from a former request
     """
 
     text: str
@@ -56,6 +57,7 @@ class Suggestion:
     nfe: int
     elapsed_ms: float
     clean: bool = True
+    reused: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Request:
     nfe: int
     elapsed_ms: float
     clean: bool
+    reused: float
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ def replay(region: Problem, ask: Callable[[str, str], Suggestion], every: int = 
                     nfe=answer.nfe,
                     elapsed_ms=round(answer.elapsed_ms, 2),
                     clean=answer.clean,
+                    reused=round(answer.reused, 4),
                 )
             )
             if taken:
@@ -225,13 +229,21 @@ def confidence(found: Infill) -> float:
 
 
 def with_model(model: Checkpoint, options: Options) -> Callable[[str, str], Suggestion]:
-    """A function that asks a model; each request reads its context anew."""
+    """A function that asks a model, which remembers contexts from request to request."""
+    from coder.contexts import Contexts
     from coder.infill import infill
 
+    contexts = Contexts(model.denoiser)
+
     def ask(prefix: str, suffix: str) -> Suggestion:
-        found = infill(model, prefix, suffix, options)
+        found = infill(model, prefix, suffix, options, contexts=contexts)
         return Suggestion(
-            found.best.text, confidence(found), found.nfe, found.elapsed_ms, found.syntax.clean
+            found.best.text,
+            confidence(found),
+            found.nfe,
+            found.elapsed_ms,
+            found.syntax.clean,
+            found.reused_tokens / found.context_tokens,
         )
 
     return ask
@@ -254,7 +266,7 @@ def type_again(
     bar.update(len(kept))
     try:
         # The first request after a model was loaded is slower; no editor sees more than one.
-        ask(suite.problems[0].prefix, suite.problems[0].suffix)
+        with_model(model, options)(suite.problems[0].prefix, suite.problems[0].suffix)
         for region in suite.problems:
             if region.id not in kept:
                 results.append({**replay(region, ask, every).row(), "load": load()})

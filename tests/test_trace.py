@@ -81,7 +81,7 @@ def made(
         middle += canvas.middle(0)
     middle = middle[:limit]
     best = Candidate(tokenizer.decode(middle), middle, stopped, None, 0)
-    return Infill([best], len(frames), 1.0, 3, judge("", best.text, ""), frames)
+    return Infill([best], len(frames), 1.0, 3, 0, judge("", best.text, ""), frames)
 
 
 @pytest.mark.parametrize("mode", ["diffuse", "ar"])

@@ -176,14 +176,14 @@ def corpus(tmp_path: Path) -> Path:
 def test_the_command_goes_on_where_it_stopped(
     corpus: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Region by region; the report has a table, a page and a line on what was not reused."""
+    """Region by region; the report has a table, a page and a line on what was reused."""
     out = tmp_path / "out"
     words = ["typing", "--corpus", str(corpus), "--model", str(model_folder), "--max-tokens", "4"]
     words += ["--regions", "2", "--every", "30", "--out", str(out)]
     assert command.main(words) == 0
     first = capsys.readouterr().out
     assert "keystrokes saved" in first
-    assert "reads its context anew" in first
+    assert "of their context remembered took" in first
     assert (out / "report.html").read_text().count("<svg") == 3
     path = out / "results.jsonl"
     whole = path.read_text().splitlines(keepends=True)
