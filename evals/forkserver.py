@@ -188,6 +188,8 @@ def shut_in(guards: Guards, request: Request, rules: int | None) -> None:
     if confine.LINUX:
         with contextlib.suppress(OSError):  # where the machine's system calls are unknown
             confine.drop_capabilities()
+        # Not earlier: whoever becomes somebody else loses it.
+        confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGKILL)
     if rules is not None:
         restrict(rules)
     if guards.filter is not None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -480,6 +480,42 @@ def test_a_lost_fork_server_is_replaced(sandbox: Sandbox) -> None:
     assert found["first"].status == "killed"
     assert found["second"].status in {"passed", "killed"}
     assert verdicts(sandbox, {"": plain(DOUBLE)})[""].status == "passed"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_a_program_does_not_outlive_its_fork_server(namespaces: bool) -> None:
+    """Else it would compute on, without anybody who watches its time."""
+
+    def below(process: int) -> list[int]:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        return [int(child) for child in children]
+
+    def state(process: int) -> str:
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return "gone"
+
+    def until(what: Callable[[], bool]) -> None:
+        for _ in range(500):
+            if what():
+                return
+            time.sleep(0.02)
+        raise AssertionError("it did not come to that in 10 seconds")
+
+    with Sandbox(workers=1, namespaces=namespaces) as sandbox:
+        server = sandbox.servers[0]
+        server.ask(HOSTILE["loops forever"][0], Limits(seconds=100))
+        first = server.process.pid
+        if sandbox.level >= Level.namespaces:  # then there is a process between them
+            (first,) = below(first)
+        until(lambda: len(below(first)) == 1)
+        (program,) = below(first)
+        until(lambda: state(program) == "R")
+        time.sleep(0.1)  # it is confined before it runs
+        server.process.kill()
+        until(lambda: state(program) in ("gone", "Z"))
 
 
 def test_limits_are_kept(sandbox: Sandbox) -> None:
