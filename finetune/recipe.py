@@ -44,7 +44,7 @@ class Recipe:
     bound_weight: float = 1.0
     spans: str = ",".join(f"{kind}={share}" for kind, share in SPANS.items())
     exercise_share: float = 0.2
-    next_token_share: float = 0.6
+    next_token_share: float = 0.3
     growth_share: float = 0.3
     learning_rate: float = 0.01
     embedding_learning_rate: float = 0.003

@@ -684,8 +684,9 @@ def test_the_recipe_brings_the_rate_down_and_the_canvas_up() -> None:
     """The next token first, then canvases of growing length; the rate ends at zero."""
     recipe = Recipe()
     lengths = [recipe.canvas_length(i / 100) for i in range(101)]
-    assert set(lengths[:60]) == {0}
-    assert lengths[60:] == sorted(lengths[60:])
+    alone = round(100 * recipe.next_token_share)
+    assert set(lengths[:alone]) == {0}
+    assert lengths[alone:] == sorted(lengths[alone:])
     assert {1, 2, 4, 8, 16, 32} <= set(lengths)
     assert recipe.rate(0) < 0.1
     assert recipe.rate(0.2) == 1
