@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coder.cli import add_rules
 from coder.errors import DataError, UsageError
 from evals.suites import SOURCES, Suite, locate, read_suite, take
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 SUITES = (*SOURCES, "line-end")
 # Of the decoder's options, those that the command line offers.
-OPTIONS = ("mode", "max_nfe", "max_tokens", "temperature", "confidence_threshold", "seed")
+OPTIONS = (
+    *("mode", "max_nfe", "max_tokens", "temperature", "seed"),
+    *("confidence_threshold", "confidence_factor", "entropy_bound", "top_k"),
+)
 SUGGESTED = 32  # tokens of a suggestion while typing, at most: an editor shows a line or two
 
 
@@ -56,12 +60,22 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     engine.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
     engine.add_argument("--max-nfe", type=int, metavar="N")
     engine.add_argument("--max-tokens", type=int, metavar="N")
-    engine.add_argument("--confidence-threshold", type=float, metavar="P")
+    add_rules(engine)
     engine.add_argument("--mode", choices=("diffuse", "ar"))
     model = argparse.ArgumentParser(add_help=False, parents=[engine])
     model.add_argument("--temperature", type=float, metavar="T")
     model.add_argument("--seed", type=int, metavar="S")
     model.add_argument("--samples", type=int, default=1, metavar="N", help="of each problem")
+    model.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="holes side by side: sooner done, but a hole's time is then its share",
+    )
+    model.add_argument(
+        "--oracle-length", action="store_true", help="tell the model how long each true middle is"
+    )
     runs = argparse.ArgumentParser(add_help=False)
     runs.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N")
     runs.add_argument("--require-isolation", metavar="LEVEL", help="refuse to run below it")
@@ -130,7 +144,7 @@ def request_of(args: argparse.Namespace) -> Request:
     """How samples are drawn, as the command line says."""
     from evals.generate import Request
 
-    return Request(options_of(args), args.samples)
+    return Request(options_of(args), args.samples, args.batch, args.oracle_length)
 
 
 def generate_command(args: argparse.Namespace) -> int:
