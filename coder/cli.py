@@ -115,11 +115,20 @@ def infill_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-nfe", type=int, default=128, metavar="N", help="budget of steps")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest middle")
     parser.add_argument("--temperature", type=float, metavar="T", help="0 is deterministic")
-    parser.add_argument(
-        "--confidence-threshold", type=float, metavar="P", help="lower is faster and less sure"
-    )
+    add_rules(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     return parser
+
+
+def add_rules(parser: argparse._ActionsContainer) -> None:
+    """The options that say how many tokens a step commits."""
+    for name, kind, value, what in (
+        ("--confidence-threshold", float, "P", "lower is faster and less sure (0.9)"),
+        ("--confidence-factor", float, "F", "instead: surer, the more a step commits; 0 is one"),
+        ("--entropy-bound", float, "NATS", "instead: as far as their doubts sum to no more"),
+        ("--top-k", int, "K", "instead: so many a step"),
+    ):
+        parser.add_argument(name, type=kind, metavar=value, help=what)
 
 
 def infill_command(argv: list[str]) -> int:

@@ -18,9 +18,15 @@ from coder.errors import UsageError
 from coder.sampler import Row, Step, autoregress, denoise
 from coder.syntax import Verdict, judge
 from coder.tokenizer import Tokenizer
-from coder.unmask import confidence_threshold
+from coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_bound, top_k
 
 Stopped = Literal["eom", "length", "max_nfe", "max_tokens"]
+# Rules that may take the place of the threshold, by the option that asks for them.
+RULES: dict[str, Callable[..., Rule]] = {
+    "confidence_factor": confidence_factor,
+    "entropy_bound": entropy_bound,
+    "top_k": top_k,
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,10 @@ class Options:
     max_tokens            longest middle; None: a quarter of the model's context
     temperature           0 takes the likeliest token; None: 0, but 0.7 where several
                           candidates are asked for
-    confidence_threshold  probability from which a token is committed
+    confidence_threshold  confidence from which a token is committed
+    confidence_factor, entropy_bound, top_k
+                          another rule in the place of the threshold, at most one:
+                          `coder/unmask.py` says what they do
     seed                  the same seed gives the same text
     """
 
@@ -44,6 +53,9 @@ class Options:
     max_tokens: int | None = None
     temperature: float | None = None
     confidence_threshold: float = 0.9
+    confidence_factor: float | None = None
+    entropy_bound: float | None = None
+    top_k: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,6 +67,9 @@ class Options:
             ("max_tokens", 1, 100_000),
             ("temperature", 0, 10),
             ("confidence_threshold", 0, 1),
+            ("confidence_factor", 0, 1000),
+            ("entropy_bound", 0, 1000),
+            ("top_k", 1, 100_000),
             ("seed", 0, 2**63 - 1),
         ):
             value = getattr(self, name)
@@ -62,11 +77,22 @@ class Options:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is {value}; it must lie between {low} and {high}"
                 )
+        given = [f"--{name.replace('_', '-')}" for name in RULES if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} are rules of their own; give one of them")
         if self.candidates > 1 and self.max_nfe < 2:
             raise UsageError(
                 f"--max-nfe is 1, and ranking {self.candidates} candidates takes one evaluation; "
                 "give at least 2, or ask for one candidate"
             )
+
+    @property
+    def rule(self) -> Rule:
+        """Which positions become tokens in a step."""
+        for name, rule in RULES.items():
+            if (value := getattr(self, name)) is not None:
+                return rule(value)
+        return confidence_threshold(self.confidence_threshold)
 
 
 @dataclass(frozen=True)
@@ -383,7 +409,7 @@ def _diffuse(
 ) -> None:
     """Denoise canvas after canvas; rows that met `<eom>` drop out."""
     denoiser, tokenizer = model.denoiser, model.tokenizer
-    rule = confidence_threshold(options.confidence_threshold)
+    rule = options.rule
     block, rows, number = denoiser.config.block_length, _rows(courses), 0
     while rows:
         canvas = Canvas.blank(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from coder.canvas import Canvas
 from coder.denoiser import Denoiser, KVCache
-from coder.unmask import Rule, everything
+from coder.unmask import Prediction, Rule
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -65,14 +65,14 @@ class Step:
         )
 
 
-def choose(
+def predict(
     where: Bool[Tensor, "batch block"],
     logits: Float[Tensor, "positions vocab"],
     canvas: Canvas,
     temperature: float,
     rows: Sequence[Row],
-) -> tuple[Int[Tensor, "batch block"], Float[Tensor, "batch block"]]:
-    """A token for each position at `where`, whose logits are given, and its probability.
+) -> Prediction:
+    """A token for each position at `where`, whose logits are given and used up.
 
     Temperature 0 takes the likeliest. Above it a row is drawn with its own
     generator, so that it does not depend on the rows beside it. Masks and the
@@ -84,7 +84,8 @@ def choose(
         bound = torch.tensor([not row.ends for row in rows], device=where.device)
         logits[bound[:, None].expand_as(where)[where], canvas.eom] = -torch.inf
     if temperature < COLD:
-        chances, drawn = logits.softmax(-1).max(-1)
+        probabilities = logits.softmax(-1)
+        chances, drawn = probabilities.max(-1)
     else:
         probabilities = (logits / temperature).softmax(-1)
         own = probabilities.split_with_sizes(where.sum(1).tolist())
@@ -95,8 +96,14 @@ def choose(
             ]
         )
         chances, drawn = probabilities.gather(1, drawn).squeeze(1), drawn.squeeze(1)
-    tokens = torch.zeros_like(canvas.ids).masked_scatter(where, drawn)
-    return tokens, torch.zeros_like(where, dtype=chances.dtype).masked_scatter(where, chances)
+    nowhere = torch.zeros_like(where, dtype=chances.dtype)
+    return Prediction(
+        where,
+        torch.zeros_like(canvas.ids).masked_scatter(where, drawn),
+        nowhere.masked_scatter(where, chances),
+        nowhere.masked_scatter(where, probabilities[:, canvas.eom]),
+        probabilities,
+    )
 
 
 def denoise(
@@ -114,13 +121,12 @@ def denoise(
         if not len(index):
             return
         part, going = canvas.rows(index), [rows[place] for place in index.tolist()]
-        masked = part.open
-        logits = denoiser.logits(denoiser.denoise(part.ids, cache)[masked])
-        tokens, confidence = choose(masked, logits, part, temperature, going)
-        ruled = rule(confidence, masked)
+        logits = denoiser.logits(denoiser.denoise(part.ids, cache)[part.open])
+        prediction = predict(part.open, logits, part, temperature, going)
+        ruled = rule(prediction)
         last = torch.tensor([nfe >= row.max_nfe for row in going], device=index.device)
-        where = torch.where(last[:, None], everything(confidence, masked), ruled)
-        step = step_of(canvas, index, part.commit(tokens, where), confidence, ruled)
+        after = part.commit(prediction.tokens, torch.where(last[:, None], part.open, ruled))
+        step = step_of(canvas, index, after, prediction.probability, ruled)
         canvas = step.canvas
         yield step
 
@@ -148,8 +154,9 @@ def autoregress(
         hidden, cache = denoiser.encode([[token] for token in following], cache)
         here = torch.zeros_like(part.ids, dtype=torch.bool)
         here[:, place] = True
-        tokens, confidence = choose(here, denoiser.logits(hidden[:, 0]), part, temperature, going)
-        step = step_of(canvas, index, part.commit(tokens, here), confidence, here)
+        found = predict(here, denoiser.logits(hidden[:, 0]), part, temperature, going)
+        after = part.commit(found.tokens, here)
+        step = step_of(canvas, index, after, found.probability, here)
         canvas = step.canvas
         yield step
 

@@ -1,44 +1,129 @@
-"""Rules that say which masked positions of a canvas become tokens in a step.
+"""Rules that say which open positions of a canvas become tokens in a step.
 
-A rule is a pure function of how sure the denoiser is: from the confidence of
-each position, and whether it is still masked, to the positions to commit. Every
-rule commits at least one masked position of each row that has one, so that
-denoising ends.
+A rule is a pure function of what the denoiser predicts there. Every rule commits
+the leftmost open position of each row that has one, so that denoising ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
-Rule = Callable[["Float[Tensor, 'batch block']", "Bool[Tensor, 'batch block']"], Tensor]
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the denoiser predicts for the open positions of a canvas; other positions are 0.
+
+    open           [batch, block]; those that it was asked about
+    tokens         [batch, block]; the token chosen at each
+    probability    [batch, block]; that of the token
+    ending         [batch, block]; the probability of `<eom>`
+    probabilities  [positions, vocab]; of every token at each open position
+    """
+
+    open: Bool[Tensor, "batch block"]
+    tokens: Int[Tensor, "batch block"]
+    probability: Float[Tensor, "batch block"]
+    ending: Float[Tensor, "batch block"]
+    probabilities: Float[Tensor, "positions vocab"]
+
+    @cached_property
+    def confidence(self) -> Float[Tensor, "batch block"]:
+        """How likely it is that the middle gets as far and has the chosen token there.
+
+        What stands behind the end is never read, so a sure token behind a likely end
+        is not worth a commitment: the probability counts times that of no end before.
+        """
+        going = (1 - self.ending).cumprod(1)
+        return self.probability * torch.cat((torch.ones_like(going[:, :1]), going[:, :-1]), 1)
+
+    @cached_property
+    def entropy(self) -> Float[Tensor, "batch block"]:
+        """Of the prediction at each open position, in nats."""
+        entropy = torch.special.entr(self.probabilities).sum(-1)
+        return torch.zeros_like(self.probability).masked_scatter(self.open, entropy)
+
+    @property
+    def leftmost(self) -> Bool[Tensor, "batch block"]:
+        """The first open position of each row that has one."""
+        return self.open & (self.open.cumsum(1) == 1)
+
+
+Rule = Callable[[Prediction], "Bool[Tensor, 'batch block']"]
 
 
 def confidence_threshold(threshold: float) -> Rule:
-    """Commit what the denoiser gives at least `threshold` probability, or else the surest.
+    """Commit what has at least this confidence.
 
     The parallel rule of Fast-dLLM (arXiv 2505.22618). A threshold of 1 commits
     about one token a step; lower ones commit more and risk more.
     """
 
-    def rule(
-        confidence: Float[Tensor, "batch block"], masked: Bool[Tensor, "batch block"]
-    ) -> Bool[Tensor, "batch block"]:
-        confidence = confidence.masked_fill(~masked, -1.0)
-        surest = torch.zeros_like(masked).scatter(1, confidence.argmax(1, keepdim=True), True)
-        return masked & ((confidence >= threshold) | surest)
+    def rule(prediction: Prediction) -> Bool[Tensor, "batch block"]:
+        sure = prediction.open & (prediction.confidence >= threshold)
+        return sure | prediction.leftmost
 
     return rule
 
 
-def everything(
-    confidence: Float[Tensor, "batch block"], masked: Bool[Tensor, "batch block"]
-) -> Bool[Tensor, "batch block"]:
-    """Commit all that is masked: the last step of a budget."""
-    return masked
+def confidence_factor(factor: float) -> Rule:
+    """Commit the n surest for the largest n with (n + 1)(1 - confidence of the n-th) < factor.
+
+    Also of Fast-dLLM: the more tokens a step commits, the surer each must be, for then
+    they are what greedy decoding of one at a time would give. 0 commits one a step.
+    """
+
+    def rule(prediction: Prediction) -> Bool[Tensor, "batch block"]:
+        rank, confidence = surest(prediction)
+        few = (rank + 2) * (1 - confidence) < factor
+        # The condition holds for n if it holds for the n-th in the order of confidence.
+        most = torch.where(few & prediction.open, rank + 1, 0).amax(1, keepdim=True)
+        return (prediction.open & (rank < most)) | prediction.leftmost
+
+    return rule
+
+
+def entropy_bound(bound: float) -> Rule:
+    """Commit the surest as long as their entropies, but for the largest, sum to at most `bound`.
+
+    The rule of EB-Sampler (arXiv 2505.24857): that sum bounds, in nats, how far the
+    tokens' joint distribution is from their product. 0 commits what has no doubt.
+    """
+
+    def rule(prediction: Prediction) -> Bool[Tensor, "batch block"]:
+        rank, _ = surest(prediction)
+        order = rank.argsort(1)
+        entropy = prediction.entropy.gather(1, order)
+        excess = entropy.cumsum(1) - entropy.cummax(1).values
+        within = (excess <= bound).int().cummin(1).values.bool()
+        chosen = torch.zeros_like(within).scatter(1, order, within)
+        return (prediction.open & chosen) | prediction.leftmost
+
+    return rule
+
+
+def top_k(k: int) -> Rule:
+    """Commit the k surest: the fixed schedule of LLaDA (arXiv 2502.09992), block / k steps."""
+
+    def rule(prediction: Prediction) -> Bool[Tensor, "batch block"]:
+        rank, _ = surest(prediction)
+        return prediction.open & (rank < k)
+
+    return rule
+
+
+def surest(
+    prediction: Prediction,
+) -> tuple[Int[Tensor, "batch block"], Float[Tensor, "batch block"]]:
+    """Each position's rank by confidence in its row, 0 the surest, open ones first; and that."""
+    confidence = prediction.confidence.masked_fill(~prediction.open, -1.0)
+    order = confidence.argsort(dim=1, descending=True, stable=True)
+    return order.argsort(1), confidence

@@ -178,6 +178,14 @@ def name_of(found: Mapping[str, Any]) -> str:
     return f"latency, {found['model']['name']}, {found['device']}"
 
 
+def rule_of(options: Mapping[str, Any]) -> str:
+    """Which tokens a step commits."""
+    for name in ("confidence_factor", "entropy_bound", "top_k"):
+        if options.get(name) is not None:
+            return f"{name.replace('_', ' ')} {options[name]}"
+    return f"threshold {options['confidence_threshold']}"
+
+
 def facts(found: Mapping[str, Any]) -> list[str]:
     """What a reader must know of a run beside its times."""
     plan, options = found["plan"], found["options"]
@@ -185,7 +193,7 @@ def facts(found: Mapping[str, Any]) -> list[str]:
         f"{plan['prompts']} holes in {found['from']} for each length of context, {plan['rounds']} "
         "times over, both modes taking turns; one request at a time, each reads its context anew",
         f"middles of at most {options['max_tokens']} tokens, at most {options['max_nfe']} "
-        f"evaluations, threshold {options['confidence_threshold']}",
+        f"evaluations, {rule_of(options)}",
         f"{found['environment']['machine']}, {found['threads']} threads",
     ]
     if found["load"]:

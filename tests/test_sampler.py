@@ -13,7 +13,7 @@ from coder.canvas import Canvas
 from coder.denoiser import Denoiser
 from coder.sampler import Row, Step, autoregress, denoise
 from coder.tokenizer import Tokenizer
-from coder.unmask import confidence_threshold, everything
+from coder.unmask import confidence_threshold
 
 CONTEXT = [5, 9, 33, 120, 7]
 
@@ -21,21 +21,6 @@ CONTEXT = [5, 9, 33, 120, 7]
 def rows(*seeds: int, max_nfe: int = 50, ends: bool = True) -> list[Row]:
     """A row for each seed."""
     return [Row(torch.Generator().manual_seed(seed), max_nfe, ends) for seed in seeds]
-
-
-@given(
-    confidence=st.lists(st.floats(0, 1), min_size=8, max_size=8),
-    masked=st.lists(st.booleans(), min_size=8, max_size=8),
-    threshold=st.floats(0, 1),
-)
-def test_the_threshold_rule(confidence: list[float], masked: list[bool], threshold: float) -> None:
-    """Commits only masks, all that are sure enough, and at least one where there is one."""
-    sure, open_ = torch.tensor([confidence]), torch.tensor([masked])
-    commit = confidence_threshold(threshold)(sure, open_)
-    assert not (commit & ~open_).any()
-    assert commit[open_ & (sure >= threshold)].all()
-    assert bool(commit.any()) == any(masked)
-    assert torch.equal(everything(sure, open_), open_)
 
 
 @given(
