@@ -1,4 +1,8 @@
-"""Files of results: a header that says what they are of, then a line for each row, append-only."""
+"""Files of results: a header that says what they are of, then a line for each row, append-only.
+
+Each row names its header by hash, so that rows of another model, of other data or
+other settings are found wherever they came in.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,31 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from coder.errors import DataError
 
-FORMAT = 2
+FORMAT = 3
+# What rows and headers have to hold before anything can be done with them.
+TEXTS = {"samples": ("id", "text"), "results": ("id", "cluster")}
+HEAD = {
+    "stage": str,
+    "suite": str,
+    "data": str,
+    "model": dict,
+    "options": dict,
+    "environment": dict,
+}
 Row = dict[str, Any]
+
+
+def name_of(header: Mapping[str, Any]) -> str:
+    """The name by which rows call their header: a hash of all that decides what they say."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def environment() -> dict[str, Any]:
@@ -44,7 +64,7 @@ def processor() -> str:
 
 
 class Results:
-    """An append-only JSONL file whose first line is a header.
+    """An append-only JSONL file whose first line is a header; one process may have it open.
 
     Opened again with the same header, it goes on; what it holds is not redone. A
     last line that was torn by a crash is cut off. A damaged line in between is
@@ -52,26 +72,29 @@ class Results:
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        """DataError if the file is of something else; it is then left as it is."""
+        """DataError if the file is of something else or in use; it is then left as it is."""
         self.path, self.header = path, dict(header)
         self.rows: list[Row] = []
         self.damaged: list[int] = []
+        self.run = name_of(self.header)
         try:
-            if path.exists() and path.stat().st_size:
-                self._reopen()
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                line = json.dumps(self.header) + "\n"
-                path.write_text(line, encoding="utf-8", newline="\n")
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise DataError(f"{path}: cannot be used ({error.strerror})") from error
+        try:
+            lock(self._file, path)
+            if path.stat().st_size:
+                self._reopen()
+            else:
+                self._write(self.header)
+        except BaseException:
+            self._file.close()
+            raise
 
     def _reopen(self) -> None:
         found, self.rows, self.damaged = read(self.path)
-        other = sorted(
-            k for k in found.keys() | self.header.keys() if found.get(k) != self.header.get(k)
-        )
+        other = list(differences(found, self.header))
         if other:
             raise DataError(
                 f"{self.path}: made with other {', '.join(other)}; "
@@ -85,7 +108,10 @@ class Results:
     def append(self, row: Row) -> None:
         """Add a row; an interruption loses at most the one in flight."""
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
+        self._write({**row, "run": self.run})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -93,29 +119,106 @@ class Results:
         self._file.close()
 
 
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Where two headers differ, and what each has there; parts of a part as `options.seed`."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted(one.keys() | other.keys()):
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found |= {f"{key}.{name}": pair for name, pair in differences(left, right).items()}
+        elif left != right:
+            found[key] = (left, right)
+    return found
+
+
+def lock(file: IO[str], path: Path) -> None:
+    """Keep other processes from writing to the file until it is closed, where the system can.
+
+    DataError if another one writes to it already.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DataError(
+            f"{path}: another process writes to it; wait for that one, or choose another --out"
+        ) from error
+
+
 def read(path: Path) -> tuple[dict[str, Any], list[Row], list[int]]:
     """Header, rows and the numbers of damaged lines of a results file.
 
-    A torn last line counts as not written. DataError if it is no such file.
+    Damaged lines are also told on standard error. A torn last line counts as not
+    written, a row that is there twice as one. DataError if it is no such file, or if
+    rows of another one are mixed into it.
     """
     try:
         first, *lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        header = json.loads(first)
-        if header["format"] != FORMAT:
-            raise DataError(
-                f"{path}: format {header['format']}, this version reads {FORMAT}; make it again"
-            )
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: line 1 is no header of `talaria eval` ({error})") from error
-    rows, damaged = [], []
+    header = header_of(first, path)
+    run, rows = name_of(header), dict[tuple[str, int], Row]()
+    damaged, foreign, twice = list[int](), list[int](), list[int]()
     for number, line in enumerate(lines[:-1], 2):
-        try:
-            row = json.loads(line)
-            row["id"], row["sample"]
-            rows.append(row)
-        except (ValueError, TypeError, KeyError):
+        row = row_of(line, header["stage"])
+        if row is None:
             damaged.append(number)
-    return header, rows, damaged
+        elif row.pop("run", None) != run:
+            foreign.append(number)
+        elif rows.setdefault((row["id"], row["sample"]), row) != row:
+            twice.append(number)
+    if foreign:
+        raise DataError(
+            f"{path}: {listed(foreign)} not of the run in line 1 ({header['model'].get('name')}, "
+            f"{header['suite']}) but of another model, data or settings; take them out"
+        )
+    if twice:
+        raise DataError(
+            f"{path}: {listed(twice)} another result of a sample that stands above; "
+            "take one of both out"
+        )
+    if damaged:
+        print(f"{path}: {listed(damaged)} damaged and left out", file=sys.stderr)
+    return header, list(rows.values()), damaged
+
+
+def header_of(line: bytes, path: Path) -> dict[str, Any]:
+    """The header in a file's first line; DataError if it is none of this version."""
+    try:
+        header: dict[str, Any] = json.loads(line)
+        form = header["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: line 1 is no header of `talaria eval` ({error!r})") from error
+    if form != FORMAT:
+        raise DataError(f"{path}: format {form}, this version reads {FORMAT}; make it again")
+    wrong = [name for name, kind in HEAD.items() if not isinstance(header.get(name), kind)]
+    if wrong or header["stage"] not in TEXTS:
+        raise DataError(
+            f"{path}: line 1 says no {wrong[0]}; make it again"
+            if wrong
+            else f"{path} holds {header['stage']}, not {' or '.join(TEXTS)}"
+        )
+    return header
+
+
+def row_of(line: bytes, stage: str) -> Row | None:
+    """A row with all that the stage needs, or the header of another run; None if damaged."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    whole = isinstance(row.get("sample"), int) and all(
+        isinstance(row.get(name), str) for name in TEXTS[stage]
+    )
+    return row if whole or "format" in row else None
+
+
+def listed(lines: list[int]) -> str:
+    """Line numbers in words, ten at most."""
+    shown = ", ".join(map(str, lines[:10])) + (f" and {len(lines) - 10} more" * (len(lines) > 10))
+    return f"lines {shown} are" if len(lines) > 1 else f"line {shown} is"

@@ -51,8 +51,8 @@ def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
     found, runs = [], []
     for path in paths:
         head, rows, damaged = read(path)
-        if head.get("stage") != "results":
-            raise UsageError(f"{path} holds {head.get('stage')}; score it first, then report")
+        if head["stage"] != "results":
+            raise UsageError(f"{path} holds {head['stage']}; score it first, then report")
         found.append({**kind_of(head).figures(head, rows), "damaged_lines": damaged})
         runs.append((found[-1], rows))
     if out:

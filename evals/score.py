@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from coder.errors import UsageError
+from coder.errors import DataError, UsageError
 from coder.syntax import judge
 from evals.generate import progress
-from evals.jsonl import FORMAT, Results, Row, read
+from evals.jsonl import FORMAT, Results, Row, environment, read
 from evals.sandbox import PATIENCE, Level, Limits, Program, Sandbox
 from evals.suites import Problem, Suite, empty_passes
 
@@ -29,11 +29,12 @@ def score(
 ) -> Results:
     """Compare and run every sample and append what came out; what is there is not redone.
 
-    UsageError if the samples are of other problems than the suite's.
+    UsageError if the samples are of other problems than the suite's, DataError if
+    the file has results of other texts.
     """
-    head, rows, damaged = read(samples)
-    if head.get("stage") != "samples":
-        raise UsageError(f"{samples} holds {head.get('stage')}, not samples")
+    head, rows, _ = read(samples)
+    if head["stage"] != "samples":
+        raise UsageError(f"{samples} holds {head['stage']}, not samples")
     if head["data"] != suite.digest():
         raise UsageError(
             f"{samples} was made from other problems than {', '.join(suite.files)} "
@@ -41,22 +42,33 @@ def score(
             "give the file that the samples were made from"
         )
     problems = {problem.id: problem for problem in suite.problems}
-    # A later row of the same sample replaces an earlier one.
-    wanted = {(row["id"], row["sample"]): row for row in rows if row["id"] in problems}
+    wanted = {(row["id"], row["sample"]): row for row in rows}
+    unknown = [row["id"] for row in rows if row["id"] not in problems]
+    if unknown:
+        raise DataError(
+            f"{samples}: {len(unknown)} rows are of no problem in {', '.join(suite.files)}, "
+            f"the first of {unknown[0]!r}; take them out"
+        )
     tested = any(problem.test is not None for problem in suite.problems)
     with Sandbox(workers=workers, require=require if tested else None) as sandbox:
         header = {
             **head,
             "format": FORMAT,
             "stage": "results",
+            "scorer": environment(),
             "isolation": sandbox.level.name if tested else None,
-            "damaged_samples": damaged,
             "luck": luck(suite),
         }
         results = Results(path, header)
-        kept = {(row["id"], row["sample"]) for row in results.rows}
-        rest = {key: row for key, row in wanted.items() if key not in kept}
         try:
+            kept = {(row["id"], row["sample"]): row["text"] for row in results.rows}
+            changed = [key for key, text in kept.items() if text != wanted.get(key, {}).get("text")]
+            if changed:
+                raise DataError(
+                    f"{path}: {len(changed)} results are of other texts than {samples} has, the "
+                    f"first of {changed[0][0]!r}; choose another --out, or delete it"
+                )
+            rest = {key: row for key, row in wanted.items() if key not in kept}
             limits = time_limits({problems[i] for i, _ in rest}, sandbox)
             bar = progress(len(wanted), "sample")
             bar.update(len(wanted) - len(rest))

@@ -201,7 +201,11 @@ def read_suite(name: str, path: Path, any_data: bool = False) -> Suite:
     found = hashlib.sha256(raw).hexdigest() if any_data else check(raw, source, path)
     rows = read_rows(raw, path, source.fields)
     make = {"mbpp": from_mbpp, "sanitized-mbpp": from_mbpp}.get(name, from_hole)
-    return Suite(name, [make(row, number) for number, row in enumerate(rows)], {path.name: found})
+    try:
+        problems = [make(row, number) for number, row in enumerate(rows)]
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return Suite(name, problems, {path.name: found})
 
 
 def empty_passes(suite: Suite) -> int | None:
@@ -250,6 +254,11 @@ def from_hole(row: Mapping[str, Any], number: int) -> Problem:
     name = str(row.get("task_id", number))
     test = None
     if "test" in row:
+        if not all(isinstance(row.get(field), str) for field in ("test", "entry_point")):
+            raise DataError(
+                f"row {number + 1} ({name}) has a 'test', but not as text with the name of a "
+                "function as 'entry_point' to call; add it, or leave out the test"
+            )
         test = f"{row['test']}\ncheck({row['entry_point']})\n"
     return Problem(
         id=name,

@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 
 from coder.errors import DataError
-from evals.jsonl import FORMAT, Results, environment, read
+from evals.jsonl import FORMAT, Results, environment, name_of, read
 
-HEADER = {"format": FORMAT, "stage": "samples", "data": "abc"}
+HEADER = {
+    "format": FORMAT,
+    "stage": "samples",
+    "suite": "humaneval",
+    "data": "abc",
+    "model": {"name": "tiny"},
+    "options": {"mode": "diffuse", "seed": 0},
+    "environment": {},
+}
 
 
 def row(name: str) -> dict[str, object]:
@@ -35,23 +43,66 @@ def test_a_file_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert (header, rows, damaged) == (HEADER, [row("a"), row("b"), row("c")], [])
 
 
-def test_a_damaged_line_is_named_and_the_rest_kept(tmp_path: Path) -> None:
-    """By its number in the file, as an editor shows it."""
+def written(path: Path, header: dict[str, object], *rows: dict[str, object]) -> list[str]:
+    """A file of these rows, and its lines."""
+    results = Results(path, header)
+    for each in rows:
+        results.append(each)
+    results.close()
+    return path.read_text().splitlines(keepends=True)
+
+
+def test_a_damaged_line_is_named_and_the_rest_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its number in the file, as an editor shows it; a sample without a text is damaged too."""
     path = tmp_path / "samples.jsonl"
-    lines = [
-        json.dumps(HEADER),
-        json.dumps(row("a")),
-        "{damaged",
-        '{"id": "x"}',
-        json.dumps(row("b")),
-    ]
-    path.write_text("\n".join(lines) + "\n")
+    head, one, two = written(path, HEADER, row("a"), row("b"))
+    run = f'"run": "{name_of(HEADER)}"'
+    untold = f'{{"id": "x", "sample": 0, "text": null, {run}}}\n'
+    path.write_text("".join([head, one, "{damaged\n", f'{{"id": "x", {run}}}\n', untold, two]))
     _, rows, damaged = read(path)
     assert rows == [row("a"), row("b")]
-    assert damaged == [3, 4]
+    assert damaged == [3, 4, 5]
+    assert "lines 3, 4, 5 are damaged and left out" in capsys.readouterr().err
     results = Results(path, HEADER)
-    assert results.damaged == [3, 4]
+    assert results.damaged == [3, 4, 5]
     results.close()
+
+
+@pytest.mark.parametrize("part", [{"model": {"name": "other"}}, {"data": "x"}, {"options": {}}])
+def test_rows_of_another_run_are_refused(tmp_path: Path, part: dict[str, object]) -> None:
+    """With their lines, whether their header came with them or not."""
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    lines = written(one, HEADER, row("a"), row("b"))
+    others = written(two, {**HEADER, **part}, row("a"), row("c"))
+    one.write_text("".join(lines + others))
+    with pytest.raises(DataError, match="lines 4, 5, 6 are not of the run in line 1"):
+        read(one)
+    one.write_text("".join(lines + others[2:]))
+    with pytest.raises(DataError, match="line 4 is not of the run in line 1"):
+        Results(one, HEADER)
+
+
+def test_a_row_counts_once(tmp_path: Path) -> None:
+    """Copies are one row; two results of one sample are refused."""
+    path = tmp_path / "samples.jsonl"
+    lines = written(path, HEADER, row("a"), row("b"))
+    path.write_text("".join(lines + lines[1:]))
+    assert read(path)[1] == [row("a"), row("b")]
+    path.write_text("".join([*lines, lines[1].replace("\\na", "else")]))
+    with pytest.raises(DataError, match="line 4 is another result of a sample"):
+        read(path)
+
+
+def test_one_process_at_a_time_writes(tmp_path: Path) -> None:
+    """A second one is told to wait."""
+    path = tmp_path / "samples.jsonl"
+    first = Results(path, HEADER)
+    with pytest.raises(DataError, match="another process writes to it"):
+        Results(path, HEADER)
+    first.close()
+    Results(path, HEADER).close()
 
 
 def test_another_run_is_refused(tmp_path: Path) -> None:
@@ -61,6 +112,8 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(DataError, match="other data; choose another --out"):
         Results(path, {**HEADER, "data": "other"})
+    with pytest.raises(DataError, match=r"other options\.seed; choose"):
+        Results(path, {**HEADER, "options": {"mode": "diffuse", "seed": 1}})
     assert path.read_bytes() == before
 
 
@@ -71,6 +124,9 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
         ("[]\n", "no header"),
         ('{"format": 1}\n', "format 1"),
         ('{"a": 1}\n', "no header"),
+        (json.dumps({**HEADER, "stage": "x"}) + "\n", "holds x, not samples or results"),
+        (json.dumps({"format": FORMAT, "stage": "samples"}) + "\n", "line 1 says no suite"),
+        (json.dumps({**HEADER, "model": "m"}) + "\n", "line 1 says no model"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: str, reason: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from coder.errors import DataError, UsageError
 from evals.holes_report import figures
-from evals.jsonl import FORMAT, environment
+from evals.jsonl import FORMAT, Results, environment
 from evals.report import as_text, compare_runs, report
 
 HEADER: dict[str, Any] = {
@@ -80,7 +80,11 @@ def test_several_samples_give_pass_at_k() -> None:
 
 def write(path: Path, header: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
     """A results file."""
-    path.write_text("".join(json.dumps(line) + "\n" for line in (header, *rows)))
+    path.unlink(missing_ok=True)
+    results = Results(path, header)
+    for each in rows:
+        results.append(each)
+    results.close()
     return path
 
 
@@ -109,7 +113,7 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
     told = report([write(tmp_path / "told.jsonl", given, [row(0, True)])], None)
     assert "true length given" in as_text(told[0])
     assert "true length given" not in text
-    samples = write(tmp_path / "samples.jsonl", {**HEADER, "stage": "samples"}, [row(0, True)])
+    samples = write(tmp_path / "samples.jsonl", {**HEADER, "stage": "samples"}, [])
     with pytest.raises(UsageError, match="score it first"):
         report([samples], None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -10,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from coder.checkpoint import Checkpoint
-from coder.errors import UsageError
+from coder.errors import DataError, UsageError
 from coder.infill import Options
 from evals import command
 from evals.generate import Request, generate
-from evals.jsonl import read
+from evals.jsonl import Results, environment, read
 from evals.sandbox import Sandbox, Verdict
 from evals.score import LEAST, SLOW, compared, luck, repeats, score, time_limits
 from evals.selftest import selftest
@@ -67,11 +66,12 @@ def test_what_luck_gives(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def written(path: Path, suite: Suite, model: Checkpoint, texts: list[str]) -> Path:
     """Samples with these texts in place of the model's."""
-    generate(suite, model, Request(Options(max_tokens=4)), path)
-    header, rows, _ = read(path)
-    for row, text in zip(rows, texts, strict=True):
-        row["text"] = text
-    path.write_text("".join(json.dumps(line) + "\n" for line in (header, *rows)))
+    made = generate(suite, model, Request(Options(max_tokens=4)), path)
+    path.unlink()
+    samples = Results(path, made.header)
+    for row, text in zip(made.rows, texts, strict=True):
+        samples.append({**row, "text": text})
+    samples.close()
     return path
 
 
@@ -97,6 +97,46 @@ def test_verdicts_and_comparisons(suite: Suite, model: Checkpoint, tmp_path: Pat
         score(samples, other, tmp_path / "x.jsonl", 1)
     with pytest.raises(UsageError, match="not samples"):
         score(tmp_path / "results.jsonl", suite, tmp_path / "x.jsonl", 1)
+
+
+def test_results_of_other_samples_are_refused(
+    suite: Suite, model: Checkpoint, tmp_path: Path
+) -> None:
+    """Of changed texts, of a changed scorer, and of problems that are not asked."""
+    texts = ["    return n + n\n", "x\n", "    best = (\n"]
+    samples, path = tmp_path / "samples.jsonl", tmp_path / "results.jsonl"
+    score(written(samples, suite, model, texts), suite, path, 1)
+    before = path.read_bytes()
+    written(samples, suite, model, [texts[0], "zzz", texts[2]])
+    with pytest.raises(DataError, match=r"1 results are of other texts .*Tests/1/L0"):
+        score(samples, suite, path, 1)
+    assert path.read_bytes() == before
+    header, rows, _ = read(samples)
+    for row in rows[1:]:
+        row["id"] = f"Other/{row['id']}"
+    samples.unlink()
+    strange = Results(samples, header)
+    for row in rows:
+        strange.append(row)
+    strange.close()
+    with pytest.raises(
+        DataError, match=r"2 rows are of no problem in holes\.jsonl, the first of 'O"
+    ):
+        score(samples, suite, tmp_path / "x.jsonl", 1)
+
+
+def test_a_changed_scorer_makes_other_results(
+    suite: Suite, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code, Python and machine stand beside those that made the samples."""
+    samples = written(tmp_path / "samples.jsonl", suite, model, ["x\n"] * 3)
+    score(samples, suite, tmp_path / "results.jsonl", 1)
+    monkeypatch.setattr("evals.score.environment", lambda: {**environment(), "code": "changed"})
+    with pytest.raises(DataError, match=r"other scorer\.code"):
+        score(samples, suite, tmp_path / "results.jsonl", 1)
+    results = score(samples, suite, tmp_path / "others.jsonl", 1)
+    assert results.header["environment"] == environment()
+    assert results.header["scorer"]["code"] == "changed"
 
 
 def test_two_scorings_say_the_same(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:

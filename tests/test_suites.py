@@ -91,6 +91,14 @@ def test_broken_files_are_named(tmp_path: Path, content: bytes, reason: str) -> 
         read_suite("humaneval", path, any_data=True)
 
 
+def test_a_test_needs_what_it_calls(tmp_path: Path) -> None:
+    """Else the file and the row are named."""
+    row = {name: value for name, value in problems.HOLES[1].items() if name != "entry_point"}
+    path = problems.write(tmp_path / "own.jsonl", [problems.HOLES[0], row])
+    with pytest.raises(DataError, match=r"own\.jsonl: row 2 .*'entry_point'"):
+        read_suite("santacoder-fim", path, any_data=True)
+
+
 def test_rows_of_one_name_are_refused() -> None:
     """Results are kept by name."""
     problem = Problem("p", "p", "", "", "")
