@@ -110,7 +110,7 @@ def infill_parser() -> argparse.ArgumentParser:
     shown.add_argument("--diff", action="store_true", help="print a unified diff of the file")
     parser.add_argument("--write", action="store_true", help="put the middle into the file")
     parser.add_argument("--trace", type=Path, metavar="OUT.html", help="a page that replays it")
-    parser.add_argument("--mode", choices=("diffuse", "ar"), default="diffuse")
+    parser.add_argument("--mode", choices=("diffuse", "verify", "ar"), default="diffuse")
     parser.add_argument("--candidates", type=int, default=1, metavar="N")
     parser.add_argument("--max-nfe", type=int, default=128, metavar="N", help="budget of steps")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest middle")

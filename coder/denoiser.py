@@ -104,15 +104,13 @@ class KVCache:
             tuple(keys), tuple(values), self.valid[:, :length], self.next_position - before
         )
 
-    def without_last(self) -> KVCache:
-        """The cache before the last token of each row was read."""
-        place = torch.arange(self.valid.shape[1], device=self.valid.device)
-        last = torch.where(self.valid, place, -1).amax(1, keepdim=True)
-        return replace(
-            self,
-            valid=self.valid & (place != last),
-            next_position=self.next_position - 1,
-        )
+    def without(self, last: Int[Tensor, " batch"]) -> KVCache:
+        """The cache before so many last tokens of each row were read."""
+        if len(last) == 1 and bool(self.valid.all()):
+            return self.first(self.valid.shape[1] - int(last))  # copies nothing
+        unread = self.valid.flip(1).cumsum(1).flip(1) <= last[:, None]
+        cut = replace(self, valid=self.valid & ~unread, next_position=self.next_position - last)
+        return cut.rows(torch.arange(len(last), device=last.device))
 
 
 def norm(x: Tensor) -> Tensor:
@@ -289,3 +287,45 @@ class Denoiser(nn.Module):
 
         positions = cache.next_position[:, None] + torch.arange(length, device=canvas.device)
         return self.run(canvas, positions, attend)
+
+    def draft(
+        self, tokens: Int[Tensor, "batch read"], length: int, mask: int, cache: KVCache
+    ) -> tuple[
+        Float[Tensor, "batch read width"], Float[Tensor, "batch read length width"], KVCache
+    ]:
+        """Read tokens causally and denoise, behind each of them, a canvas of so many masks.
+
+        One step, after TiDAR (arXiv 2511.08923). A canvas sees the tokens up to its own
+        and itself in both directions; no token sees a canvas. Returns what `encode` of the
+        tokens would, and for each token what `denoise` would if it were the last one read.
+        """
+        batch, count = tokens.shape
+        own = torch.arange(count, device=tokens.device)
+        # Of each place in the pass: the token it belongs to, and its position behind that one.
+        owner = torch.cat((own, own.repeat_interleave(length)))
+        behind = torch.cat((torch.zeros_like(own), torch.arange(length).to(own).repeat(count) + 1))
+        read, canvas = behind == 0, behind > 0
+        sees = read & (owner <= owner[:, None])
+        sees |= canvas & canvas[:, None] & (owner == owner[:, None])
+        past = cache.valid[:, None, None, :].expand(-1, 1, len(owner), -1)
+        visible = torch.cat((past, sees.expand(batch, 1, -1, -1)), dim=-1)
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            k = torch.cat((cache.keys[layer], k), dim=2)
+            v = torch.cat((cache.values[layer], v), dim=2)
+            end = cache.valid.shape[1] + count
+            keys.append(k[:, :, :end])
+            values.append(v[:, :, :end])
+            return F.scaled_dot_product_attention(q, k, v, visible)
+
+        ids = torch.cat((tokens, tokens.new_full((batch, count * length), mask)), dim=1)
+        hidden = self.run(ids, cache.next_position[:, None] + owner + behind, attend)
+        after = KVCache(
+            tuple(keys),
+            tuple(values),
+            torch.cat((cache.valid, torch.ones_like(tokens, dtype=torch.bool)), dim=1),
+            cache.next_position + count,
+        )
+        return hidden[:, :count], hidden[:, count:].view(batch, count, length, -1), after

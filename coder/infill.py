@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -15,11 +15,13 @@ from coder.checkpoint import Checkpoint
 from coder.contexts import Contexts
 from coder.denoiser import KVCache
 from coder.errors import UsageError
-from coder.sampler import Row, Step, autoregress, denoise
+from coder.sampler import Row, Step, autoregress, denoise, verify
 from coder.syntax import Verdict, judge
 from coder.tokenizer import Tokenizer
 from coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_bound, top_k
 
+Mode = Literal["diffuse", "verify", "ar"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 Stopped = Literal["eom", "length", "max_nfe", "max_tokens"]
 # Rules that may take the place of the threshold, by the option that asks for them.
 RULES: dict[str, Callable[..., Rule]] = {
@@ -33,7 +35,8 @@ RULES: dict[str, Callable[..., Rule]] = {
 class Options:
     """How a middle is generated.
 
-    mode                  "diffuse" denoises canvases; "ar" writes a token a step
+    mode                  "diffuse" denoises canvases; "ar" writes a token a step; "verify"
+                          writes what "ar" would, with drafts from canvases, in fewer steps
     candidates            middles drawn from one context, best first
     max_nfe               evaluations of the denoiser after the context is read; ranking
                           several candidates takes one of them
@@ -47,7 +50,7 @@ class Options:
     seed                  the same seed gives the same text
     """
 
-    mode: Literal["diffuse", "ar"] = "diffuse"
+    mode: Mode = "diffuse"
     candidates: int = 1
     max_nfe: int = 128
     max_tokens: int | None = None
@@ -59,8 +62,8 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.mode not in ("diffuse", "ar"):
-            raise UsageError(f"mode is {self.mode!r}; it must be diffuse or ar")
+        if self.mode not in MODES:
+            raise UsageError(f"mode is {self.mode!r}; it must be {', '.join(MODES[:-1])} or ar")
         for name, low, high in (
             ("candidates", 1, 64),
             ("max_nfe", 1, 100_000),
@@ -77,6 +80,11 @@ class Options:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is {value}; it must lie between {low} and {high}"
                 )
+        if self.mode == "verify" and (self.candidates > 1 or (self.temperature or 0) > 0):
+            raise UsageError(
+                f"--mode verify writes one middle, that of temperature 0; asked for were "
+                f"{self.candidates} at {self.temperature or 0}; use --mode ar or diffuse"
+            )
         given = [f"--{name.replace('_', '-')}" for name in RULES if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} are rules of their own; give one of them")
@@ -379,20 +387,19 @@ def _autoregress(
     courses: Sequence[_Course],
     cache: KVCache,
 ) -> None:
-    """Write all rows from left to right."""
+    """Write all rows from left to right, in the mode "verify" with drafts read ahead."""
     tokenizer, rows = model.tokenizer, _rows(courses)
     width = max(1, *(course.longest for course in courses))
     canvas = Canvas.blank(
         len(rows), width, tokenizer.mask, tokenizer.eom, model.denoiser.device
     ).ending([course.left(number) for course, number in rows])
-    for step in autoregress(
-        model.denoiser,
-        cache.without_last(),
-        tokenizer.mid,
-        canvas,
-        temperature,
-        [course.row(number, course.longest) for course, number in rows],
-    ):
+    before = cache.without(torch.ones_like(cache.next_position))
+    terms = [course.row(number, course.longest) for course, number in rows]
+    if options.mode == "verify":
+        steps = verify(model.denoiser, before, tokenizer.mid, canvas, terms)
+    else:
+        steps = autoregress(model.denoiser, before, tokenizer.mid, canvas, temperature, terms)
+    for step in steps:
         _record(rows, 0, step)
         canvas = step.canvas
     ended = (canvas.ended < width).tolist()
@@ -446,7 +453,7 @@ def _score(model: Checkpoint, courses: Sequence[_Course], cache: KVCache) -> Non
         for course, n in rows
     ]
     read = [[tokenizer.mid, *end[:-1]] for end in ends]
-    hidden, _ = model.denoiser.encode(read, cache.without_last())
+    hidden, _ = model.denoiser.encode(read, cache.without(torch.ones_like(cache.next_position)))
     logs = model.denoiser.logits(hidden).log_softmax(-1)
     for place, ((course, number), end) in enumerate(zip(rows, ends, strict=True)):
         course.scores[number] = float(logs[place, range(len(end)), end].sum()) / max(1, len(end))

@@ -13,6 +13,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from coder.canvas import Canvas
@@ -22,6 +23,7 @@ from coder.unmask import Prediction, Rule
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+DRAFTS = 3  # tokens that `verify` reads ahead; more seldom agree, and each costs a canvas
 COLD = 1e-6  # temperatures below it are 0: logits divided by them are no numbers
 
 
@@ -78,11 +80,7 @@ def predict(
     generator, so that it does not depend on the rows beside it. Masks and the
     marks of the layout, whose ids lie above that of `<eom>`, are never chosen.
     """
-    logits[:, canvas.mask] = -torch.inf
-    logits[:, canvas.eom + 1 :] = -torch.inf
-    if not all(row.ends for row in rows):
-        bound = torch.tensor([not row.ends for row in rows], device=where.device)
-        logits[bound[:, None].expand_as(where)[where], canvas.eom] = -torch.inf
+    allow(where, logits, canvas, rows)
     if temperature < COLD:
         probabilities = logits.softmax(-1)
         chances, drawn = probabilities.max(-1)
@@ -104,6 +102,20 @@ def predict(
         nowhere.masked_scatter(where, probabilities[:, canvas.eom]),
         probabilities,
     )
+
+
+def allow(
+    where: Bool[Tensor, "batch places"],
+    logits: Float[Tensor, "positions vocab"],
+    canvas: Canvas,
+    rows: Sequence[Row],
+) -> None:
+    """Leave no chance to what is never chosen, in the logits of the places at `where`."""
+    logits[:, canvas.mask] = -torch.inf
+    logits[:, canvas.eom + 1 :] = -torch.inf
+    if not all(row.ends for row in rows):
+        bound = torch.tensor([not row.ends for row in rows], device=where.device)
+        logits[bound[:, None].expand_as(where)[where], canvas.eom] = -torch.inf
 
 
 def denoise(
@@ -159,6 +171,58 @@ def autoregress(
         step = step_of(canvas, index, after, found.probability, here)
         canvas = step.canvas
         yield step
+
+
+def verify(
+    denoiser: Denoiser, cache: KVCache, last: int, canvas: Canvas, rows: Sequence[Row]
+) -> Iterator[Step]:
+    """What `autoregress` writes at temperature 0, in fewer evaluations.
+
+    An evaluation reads the last token and drafts of those to come. The longest run of
+    drafts that the reading itself would have written is kept, and the token that it
+    puts after them. The canvas denoised behind the last of them gives the next drafts.
+    """
+    index = torch.arange(len(rows), device=canvas.ids.device)
+    unread = torch.full_like(canvas.ids[:, :1], last)
+    drafts = unread[:, :0]
+    for nfe in count():
+        budget = torch.tensor([row.max_nfe > nfe for row in rows], device=index.device)
+        kept = (canvas.open.any(1) & budget)[index]
+        index, cache = narrow(index, cache, canvas.open.any(1) & budget)
+        if not len(index):
+            return
+        tokens = torch.cat((unread[kept], drafts[kept]), dim=1)
+        part, going = canvas.rows(index), [rows[place] for place in index.tolist()]
+        read, behind, cache = denoiser.draft(tokens, DRAFTS + 1, canvas.mask, cache)
+        # What was read of token j says what stands at position `at[:, j]` of the canvas.
+        each = torch.arange(tokens.shape[1], device=index.device)
+        at = part.open.int().argmax(1, keepdim=True) + each
+        beyond = (0, len(each))
+        inside = F.pad(part.open, beyond).gather(1, at)
+        where = spread(inside, at, part.open)
+        found = predict(where, denoiser.logits(read[inside]), part, 0.0, going)
+        written = F.pad(found.tokens, beyond).gather(1, at)
+        agrees = (tokens[:, 1:] == written[:, :-1]) & inside[:, :-1]
+        run = agrees.cumprod(1).sum(1, keepdim=True)
+        where = spread(inside & (each <= run), at, part.open)
+        step = step_of(canvas, index, part.commit(found.tokens, where), found.probability, where)
+        canvas = step.canvas
+        yield step
+        cache = cache.without(len(each) - 1 - run[:, 0])
+        unread = written.gather(1, run)
+        # The first mask behind stands where the unread token does.
+        logits = denoiser.logits(behind[torch.arange(len(run)), run[:, 0], 1:].flatten(0, 1))
+        allow(torch.ones_like(unread.expand(-1, DRAFTS), dtype=torch.bool), logits, canvas, going)
+        drafts = logits.argmax(-1).view(-1, DRAFTS)
+
+
+def spread(
+    marks: Bool[Tensor, "rows places"], at: Int[Tensor, "rows places"], like: Tensor
+) -> Bool[Tensor, "rows block"]:
+    """Marks put at their positions of a canvas; those beyond its end are dropped."""
+    width = like.shape[1]
+    wide = torch.zeros(len(like), width + at.shape[1], dtype=torch.bool, device=like.device)
+    return wide.scatter(1, at, marks)[:, :width]
 
 
 def narrow(

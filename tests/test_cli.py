@@ -89,7 +89,7 @@ def targets(file: Path) -> list[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("form", range(3))
-@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+@pytest.mark.parametrize("mode", ["diffuse", "verify", "ar"])
 def test_json_has_the_fields_of_the_design(
     infill: Terminal, file: Path, form: int, mode: str
 ) -> None:

@@ -77,7 +77,7 @@ def test_memory_is_bounded_and_what_was_used_last_stays(denoiser: Denoiser) -> N
         Contexts(denoiser, 0)
 
 
-@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+@pytest.mark.parametrize("mode", ["diffuse", "verify", "ar"])
 def test_typing_gives_the_same_texts_and_reads_little(model: Checkpoint, mode: str) -> None:
     """Key by key, with the keys taken back once and a second document between."""
     contexts = Contexts(model.denoiser)

@@ -138,15 +138,38 @@ def test_rows_of_a_cache_leave_out_what_none_of_them_uses(denoiser: Denoiser) ->
     torch.testing.assert_close(found, expected[index], rtol=1e-4, atol=1e-4)
 
 
-def test_a_cache_without_its_last_tokens(denoiser: Denoiser) -> None:
-    """Is that of contexts one token shorter, also where rows differ in length."""
+@pytest.mark.parametrize("last", [(1, 1), (3, 0), (2, 3)])
+def test_a_cache_without_its_last_tokens(denoiser: Denoiser, last: tuple[int, int]) -> None:
+    """Is that of contexts so much shorter, also where rows differ in length; and of one row."""
     contexts = [CONTEXT, CONTEXT[:4]]
     canvas = torch.randint(0, 300, (2, 8))
     _, cache = denoiser.encode(contexts)
-    _, shorter = denoiser.encode([context[:-1] for context in contexts])
-    found = denoiser.denoise(canvas, cache.without_last())
+    less = [context[: len(context) - n] for context, n in zip(contexts, last, strict=True)]
+    _, shorter = denoiser.encode(less)
     expected = denoiser.denoise(canvas, shorter)
+    found = denoiser.denoise(canvas, cache.without(torch.tensor(last)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    _, cache = denoiser.encode(contexts[:1])
+    alone = denoiser.denoise(canvas[:1], cache.without(torch.tensor(last[:1])))
+    torch.testing.assert_close(alone, expected[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_reading_and_drafting_is_both_in_one_pass(denoiser: Denoiser) -> None:
+    """Tokens are read as alone, and each canvas is denoised as after those up to its token."""
+    mask, tokens = 7, [[1, 2, 3], [4, 5, 6]]
+    _, cache = denoiser.encode([CONTEXT, CONTEXT[:4]])
+    read, behind, after = denoiser.draft(torch.tensor(tokens), 4, mask, cache)
+    expected, longer = denoiser.encode(tokens, cache)
+    torch.testing.assert_close(read, expected, rtol=1e-4, atol=1e-4)
+    canvas = torch.full((2, 4), mask)
+    for count in range(1, 4):
+        _, upto = denoiser.encode([row[:count] for row in tokens], cache)
+        alone = denoiser.denoise(canvas, upto)
+        torch.testing.assert_close(behind[:, count - 1], alone, rtol=1e-4, atol=1e-4)
+    assert after.next_position.tolist() == longer.next_position.tolist()
+    torch.testing.assert_close(
+        denoiser.denoise(canvas, after), denoiser.denoise(canvas, longer), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("field", ["layers", "width", "heads", "block_length"])
