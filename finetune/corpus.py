@@ -25,6 +25,8 @@ PART_BYTES = 54_000_000
 PRESET = 2
 """Of xz. 55 MB of code give 12.6 MB by gzip in 1.0 s, 11.2 by preset 2 in 4.4 s, 9.2 by 6 in 28."""
 SHUFFLE_SEED = "talaria"
+COMMANDS = {"packages": "talaria corpus", "functions": "talaria exercises"}
+"""What makes a corpus, by the key that only the manifests of its kind have."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,10 @@ def read_corpus(folder: Path, split: str) -> list[Document]:
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}; a corpus has {' and '.join(SPLITS)}")
     documents: list[Document] = []
-    for part in read_manifest(folder)["parts"]:
+    manifest = read_manifest(folder)
+    for part in manifest["parts"]:
         if part["split"] == split:
-            raw = _read_part(folder, part)
+            raw = _read_part(folder, manifest, part)
             lines = lzma.decompress(raw).splitlines()
             documents.extend(Document(**json.loads(line)) for line in lines)
     return documents
@@ -62,30 +65,49 @@ def corpus_hash(folder: Path) -> str:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What the corpus says of itself; DataError if there is none, or one of another format."""
     path = folder / "manifest.json"
-    remedy = f"build one: talaria corpus --out {folder} --force"
+    commands = " or ".join(COMMANDS.values())
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         found = manifest["format"]
     except FileNotFoundError as error:
-        raise DataError(f"{folder}: no corpus here; {remedy}") from error
+        raise DataError(
+            f"{folder}: no corpus here; name another folder, or make one by {commands}"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no readable manifest ({error}); {remedy}") from error
+        raise DataError(
+            f"{path}: no readable manifest ({error}); remove the folder, if it is a corpus, "
+            f"and make it again by {commands}"
+        ) from error
     if found != FORMAT:
-        raise DataError(f"{path}: corpus format {found}, this version reads {FORMAT}; {remedy}")
+        raise DataError(
+            f"{path}: corpus format {found}, this version reads {FORMAT}; "
+            + _again(folder, manifest)
+        )
     return manifest
+
+
+def _command(manifest: Mapping[str, Any]) -> str | None:
+    """The command that makes corpora of this kind; None for what no command made."""
+    return next((command for key, command in COMMANDS.items() if key in manifest), None)
+
+
+def _again(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """How to make this corpus anew, for an error."""
+    command = _command(manifest) or " or ".join(COMMANDS.values())
+    return f"make it again, with its former options: {command} --out {folder}"
 
 
 def check_corpus(folder: Path) -> dict[str, Any]:
     """The manifest, after every part was compared with it; DataError if one is damaged."""
     manifest = read_manifest(folder)
     for part in manifest["parts"]:
-        _read_part(folder, part)
+        _read_part(folder, manifest, part)
     return manifest
 
 
-def _read_part(folder: Path, part: dict[str, Any]) -> bytes:
+def _read_part(folder: Path, manifest: Mapping[str, Any], part: Mapping[str, Any]) -> bytes:
     path = folder / str(part["file"])
-    remedy = f"build the corpus again: talaria corpus --out {folder} --force"
+    remedy = _again(folder, manifest)
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -108,16 +130,16 @@ def write_corpus(
     """Write documents, shuffled, and a manifest that holds `about`, as the corpus `out`.
 
     The same documents, in any order, and the same `about` give the same bytes. A
-    former corpus stays until the new one is whole and is then replaced. `about`
-    is what JSON can hold, without `format` and `parts`. UsageError if `out` holds
-    something else or a split has another name; DataError if it cannot be written.
+    former corpus of the same kind stays until the new one is whole and is then
+    replaced. `about` is what JSON can hold, without `format` and `parts`. UsageError
+    if `out` holds something else (`check_place`) or a split has another name;
+    DataError if it cannot be written.
     """
     if unknown := set(splits) - set(SPLITS):
         raise UsageError(f"there is no split {min(unknown)!r}; a corpus has {' and '.join(SPLITS)}")
     restore(out)
-    check_place(out)
-    fresh = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(fresh, ignore_errors=True)
+    check_place(out, _command(about))
+    fresh = _fresh(out)
     try:
         fresh.mkdir(parents=True)
         parts = [p for split in SPLITS for p in _write_parts(fresh, split, splits.get(split, ()))]
@@ -145,16 +167,55 @@ def restore(out: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
-def check_place(out: Path) -> None:
-    """UsageError if something lies at `out` that is neither a corpus nor an empty folder."""
-    is_corpus = (out / "manifest.json").exists()
-    if out.exists() and not is_corpus and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out} holds something that is no corpus; choose another --out")
+def check_place(out: Path, command: str | None) -> None:
+    """Make sure that a corpus by this command can be put at `out`, before work goes into it.
+
+    UsageError unless nothing lies there, an empty folder, or a corpus that the same
+    command made and that shares the folder with nothing: the new one replaces it.
+    DataError if nothing can be written there.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        manifest = _own_manifest(out)
+        if manifest is None:
+            raise UsageError(
+                f"{out} holds something that is no corpus, or more than a corpus; "
+                "name another --out, or remove it yourself"
+            )
+        if _command(manifest) != command:
+            raise UsageError(
+                f"{out} holds a corpus by {_command(manifest)}, which {command} does not "
+                "replace; name another --out, or remove it yourself"
+            )
+    fresh = _fresh(out)
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        fresh.rmdir()
+    except OSError as error:
+        raise DataError(f"{fresh}: cannot be written ({error}); choose another --out") from error
+
+
+def _own_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a corpus of any format; None where a file belongs to something else.
+
+    A part may be missing: a damaged corpus may be replaced as well.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+        own = {"manifest.json", *(part["file"] for part in manifest["parts"])}
+        known = isinstance(manifest["format"], int)
+        return manifest if known and own >= {path.name for path in folder.iterdir()} else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def shuffle_key(package: str, path: str) -> bytes:
     """Where a document stands in the shuffled order: a hash of its name, and of nothing else."""
     return hashlib.sha256(f"{SHUFFLE_SEED}\0{package}\0{path}".encode()).digest()
+
+
+def _fresh(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial")
 
 
 def _former(out: Path) -> Path:

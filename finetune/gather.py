@@ -178,12 +178,12 @@ def build(
     """Make the corpus and put it in place when it is whole; a former one stays until then.
 
     `benchmark` holds the sorted, hashed 10-grams of benchmarks that it must not share.
-    UsageError if `out` holds something else; DataError if a package cannot be had
-    or may not enter.
+    UsageError if `out` holds something else; DataError if it cannot be written, or a
+    package cannot be had or may not enter.
     """
     from tqdm import tqdm
 
-    check_place(out)
+    check_place(out, "talaria corpus")
     held_out = filters.all_grams((), filters.HELD_OUT_RUN)
     everything: list[Gathered] = []
     with _spread(jobs) as spread, tqdm(total=len(packages), unit="package") as bar:

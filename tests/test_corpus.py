@@ -124,13 +124,47 @@ def test_a_writer_killed_between_its_two_renames(folder: Path) -> None:
     assert [p.name for p in folder.parent.iterdir()] == ["corpus"]
 
 
-def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
-    """A folder that is no corpus is not replaced."""
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="no corpus"):
-        write_corpus(tmp_path / "corpus", {}, {})
-    assert (tmp_path / "corpus" / "thesis.txt").exists()
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"thesis.txt": "years of work"}, "no corpus"),
+        ({"manifest.json": '{"name": "my web app"}', "app.py": "import web"}, "no corpus"),
+        ({"manifest.json": "{", "train-000.jsonl.xz": ""}, "no corpus"),
+        ({"manifest.json": '{"format": 2, "parts": [7]}'}, "no corpus"),
+        (
+            {"manifest.json": '{"format": 2, "parts": []}', "notes.txt": "mine"},
+            "more than a corpus",
+        ),
+        ({"manifest.json": '{"format": 2, "parts": [], "functions": 5}'}, "by talaria exercises"),
+    ],
+)
+def test_what_is_no_corpus_of_the_same_kind_is_not_replaced(
+    tmp_path: Path, files: dict[str, str], reason: str
+) -> None:
+    """Whatever a manifest.json says: every file of the folder must be one that it lists."""
+    out = tmp_path / "corpus"
+    out.mkdir()
+    for name, text in files.items():
+        (out / name).write_text(text)
+    before = contents(out)
+    with pytest.raises(UsageError, match=f"{reason}.*another --out"):
+        write_corpus(out, {}, {"packages": []})
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("damage", [None, "a part is missing", "an older format"])
+def test_a_corpus_of_the_same_kind_is_replaced(tmp_path: Path, damage: str | None) -> None:
+    """Also one that can no longer be read."""
+    out = tmp_path / "corpus"
+    write_corpus(out, {"train": documents(1)}, {"functions": 1})
+    if damage == "a part is missing":
+        (out / "train-000.jsonl.xz").unlink()
+    if damage == "an older format":
+        text = (out / "manifest.json").read_text()
+        (out / "manifest.json").write_text(text.replace('"format": 2', '"format": 1'))
+    write_corpus(out, {"train": documents(2)}, {"functions": 2})
+    assert read_corpus(out, "train") == documents(2)
+    assert [p.name for p in tmp_path.iterdir()] == ["corpus"]
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
@@ -157,14 +191,32 @@ def test_a_damaged_part_is_a_data_error(folder: Path) -> None:
     """Reading says which part is damaged or missing, and what to do."""
     part = folder / "valid-000.jsonl.xz"
     part.write_bytes(part.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"valid-000.*--force"):
+    with pytest.raises(DataError, match=r"valid-000.*make it again"):
         read_corpus(folder, "valid")
-    with pytest.raises(DataError, match=r"valid-000.*--force"):
+    with pytest.raises(DataError, match=r"valid-000.*make it again"):
         check_corpus(folder)
     part.unlink()
-    with pytest.raises(DataError, match=r"valid-000.*--force"):
+    with pytest.raises(DataError, match=r"valid-000.*make it again"):
         read_corpus(folder, "valid")
     assert len(read_corpus(folder, "train")) == 7
+
+
+@pytest.mark.parametrize(
+    ("key", "command"), [("packages", "talaria corpus"), ("functions", "talaria exercises")]
+)
+def test_a_damaged_corpus_is_made_again_by_its_own_command(
+    tmp_path: Path, key: str, command: str
+) -> None:
+    """Whose name the error gives, for a damaged part and for another format."""
+    out = tmp_path / "corpus"
+    write_corpus(out, {"train": documents(1)}, {key: []})
+    (out / "train-000.jsonl.xz").write_bytes(b"")
+    with pytest.raises(DataError, match=f"{command} --out {out}$"):
+        read_corpus(out, "train")
+    text = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(text.replace('"format": 2', '"format": 1'))
+    with pytest.raises(DataError, match=f"{command} --out {out}$"):
+        corpus_hash(out)
 
 
 @pytest.mark.parametrize("manifest", [None, "{", "[]", "{}", '{"format": 0}'])

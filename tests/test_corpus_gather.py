@@ -11,7 +11,7 @@ import pytest
 
 from coder.errors import DataError, UsageError
 from finetune import filters, gather, wheels
-from finetune.corpus import corpus_hash, read_corpus
+from finetune.corpus import Document, corpus_hash, read_corpus, write_corpus
 from finetune.gather import main
 from tests.test_corpus import contents, module
 
@@ -153,6 +153,22 @@ def test_a_damaged_corpus_is_built_again(run: Run, tmp_path: Path) -> None:
     (tmp_path / "corpus" / "train-000.jsonl.xz").write_bytes(b"")
     run()
     assert contents(tmp_path / "corpus") == before
+
+
+def test_exercises_are_not_replaced(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not by --force; it is said before a package is read, as is a place without rights."""
+    monkeypatch.setattr(gather, "gather", lambda *_: pytest.fail("a package was read"))
+    out = tmp_path / "corpus"
+    write_corpus(out, {"train": [Document("exercises", "a.py", "x = 1\n")]}, {"functions": 1})
+    before = contents(out)
+    with pytest.raises(UsageError, match=r"by talaria exercises.*another --out"):
+        run("--force")
+    assert contents(out) == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be written.*another --out"):
+        run(out="file/corpus")
 
 
 def test_reasons_are_counted_and_duplicates_dropped(run: Run, cache: Path, tmp_path: Path) -> None:

@@ -337,3 +337,20 @@ def test_wrong_requests_are_told(tmp_path: Path) -> None:
     (tmp_path / "full" / "x").write_text("mine")
     with pytest.raises(UsageError, match="full"):
         main(["--out", str(tmp_path / "full"), "--count", "1"])
+
+
+def test_what_is_no_exercises_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corpus of library code and a place without rights are refused before any work."""
+    from finetune.corpus import Document, write_corpus
+
+    monkeypatch.setattr(build, "make", lambda *_: pytest.fail("exercises were made"))
+    library = tmp_path / "library"
+    write_corpus(library, {"train": [Document("p", "a.py", "x = 1\n")]}, {"packages": []})
+    with pytest.raises(UsageError, match=r"by talaria corpus.*another --out"):
+        main(["--out", str(library), "--count", "5"])
+    assert len(read_corpus(library, "train")) == 1
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be written.*another --out"):
+        main(["--out", str(tmp_path / "file" / "out"), "--count", "5"])

@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
     for name in ("count", "jobs"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name} is {getattr(args, name)}; it must be 1 or more")
-    check_place(args.out)
+    check_place(args.out, "talaria exercises")
     benchmarks = sorted(map(read_benchmark, args.exclude), key=lambda b: (b.name, b.sha256))
     grams = telling(excluded_grams(benchmarks), args.common, args.jobs)
     tasks = read_tasks(args.exclude)
