@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from coder.syntax import judge
 from evals.generate import progress
 from evals.jsonl import FORMAT, Results, Row, environment, read
 from evals.sandbox import PATIENCE, Level, Limits, Program, Sandbox
-from evals.suites import Problem, Suite, empty_passes
+from evals.suites import Problem, Suite, compiles, empty_passes
 
 # A program is called endless when it has computed so many times as long as its true
 # solution, and so many times as long as true solutions mostly do.
@@ -191,17 +190,6 @@ def compared(problem: Problem, row: Row) -> dict[str, Any]:
 def first_line(text: str) -> str:
     """The first line that is not blank, without white space around it."""
     return text.strip().partition("\n")[0].strip()
-
-
-def compiles(program: str) -> bool:
-    """Whether Python takes the text as a program."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            compile(program, "program", "exec", dont_inherit=True)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return False
-    return True
 
 
 def repeats(text: str, true: str, suffix: str) -> bool:

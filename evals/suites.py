@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import hashlib
 import io
 import json
 import os
 import urllib.request
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,8 +26,8 @@ class Problem:
 
     Problems of one cluster (a task, a file) are not independent. `test` is a
     program to be run after the filled file; None where only the text is compared.
-    `whole` marks middles that are a function's whole rest: what a model writes
-    after it, at the left margin, does not belong to it.
+    `whole` marks middles that are a function's whole rest, of which only what
+    `function_rest` says counts.
     """
 
     id: str
@@ -42,14 +44,7 @@ class Problem:
 
     def taken(self, middle: str) -> str:
         """What counts of a middle: all of it, or the function's body where that is asked for."""
-        if not self.whole:
-            return middle
-        lines = middle.splitlines(keepends=True)
-        for number, line in enumerate(lines):
-            # The first line goes on where the prefix stops; others begin a line.
-            if line.strip() and not line[0].isspace() and (number or self.prefix.endswith("\n")):
-                return "".join(lines[:number])
-        return middle
+        return function_rest(self.prefix, middle) if self.whole else middle
 
 
 @dataclass(frozen=True)
@@ -73,6 +68,61 @@ class Suite:
         """SHA-256 of all that is asked, whatever file it came from."""
         asked = json.dumps([vars(problem) for problem in self.problems])
         return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def function_rest(prefix: str, middle: str) -> str:
+    """A middle without what a model wrote after the function that it was asked for.
+
+    Of what begins a line at the left margin, whole functions, classes and imports stay:
+    the function may need them. From the first other statement on, or a second
+    definition of a name that the prefix defines, nothing counts; nor does an end that
+    does not compile.
+    """
+    lines = middle.splitlines(keepends=True)
+    # The first line goes on where the prefix stops; others begin a line.
+    margins = [
+        number
+        for number, line in enumerate(lines)
+        if line.strip() and not line[0].isspace() and (number or prefix.endswith("\n"))
+    ]
+    for end in [len(lines), *reversed(margins)]:
+        text = "".join(lines[:end])
+        if compiles(prefix + text):
+            return "".join(lines[: first_extra(prefix, text, end)])
+    return "".join(lines[: margins[0]]) if margins else middle
+
+
+def first_extra(prefix: str, text: str, lines: int) -> int:
+    """The line of a text, from 0, at which a statement stands that is not the function's."""
+    given = prefix.count("\n")
+    known: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        statements = ast.parse(prefix + text).body
+    for statement in statements:
+        line, name, stays = statement.lineno, None, False
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            line = min([line, *(each.lineno for each in statement.decorator_list)])
+            name, stays = statement.name, statement.name not in known
+        elif isinstance(statement, ast.Import | ast.ImportFrom):
+            stays = True
+        first = line - 1 - given
+        if first < 0 or (first == 0 and not prefix.endswith("\n")):
+            known |= {name} if name else set()
+        elif not stays:
+            return first
+    return lines
+
+
+def compiles(program: str) -> bool:
+    """Whether Python takes the text as a program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            compile(program, "program", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,19 +29,44 @@ def test_holes_in_one_task_are_one_cluster(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "taken"),
     [
-        ("    return 1\n\n\ndef other():\n    pass\n", "    return 1\n\n\n"),
         ("    if a:\n        b()\n    c()\n", "    if a:\n        b()\n    c()\n"),
         ("    return 1\nprint(2)\n", "    return 1\n"),
+        ("    return 1\n\nx = f()\n\ndef g():\n    pass\n", "    return 1\n\n"),
+        ("    return 1\n\n\ndef f():\n    return 2\n", "    return 1\n\n\n"),
+        ("    return 1\n\n\n@g\ndef f():\n    pass\n", "    return 1\n\n\n"),
+        ("    return 1\n\n\ndef other():\n    retu(\n", "    return 1\n\n\n"),
+        ("    return 1\nreturn 2\n", "    return 1\n"),
+        ("    return (\n\nprint(1)\n", "    return (\n\n"),
+        ("    return (\n", "    return (\n"),
         ("\n    return 1", "\n    return 1"),
         ("print(1)\n", ""),
         ("", ""),
     ],
 )
 def test_a_function_ends_at_the_left_margin(written: str, taken: str) -> None:
-    """What follows it at the margin is not taken."""
+    """Statements after it, ends that do not compile, and further attempts are not taken."""
     problem = Problem("p", "p", "def f():\n", "", "", whole=True)
     assert problem.taken(written) == taken
     assert Problem("p", "p", "def f():\n", "", "").taken(written) == written
+
+
+RIGHT = {
+    "text at the margin": '    return """\nx\n"""[1:-1] * n\n',
+    "comment at the margin": "    x = 'x'\n# so often\n    return x * n\n",
+    "bracket at the margin": "    return (\n'x' * n\n)\n",
+    "helper after it": "    return g(n)\n\n\nimport math\n\ndef g(n):\n    return 'x' * abs(n)\n",
+}
+
+
+@pytest.mark.parametrize("solution", RIGHT.values(), ids=RIGHT.keys())
+def test_what_belongs_to_a_function_stays(solution: str) -> None:
+    """Wherever its lines begin, and all that it may need."""
+    problem = Problem("p", "p", 'def f(n):\n    """X."""\n', "", solution, whole=True)
+    for more in ("", "\nprint(f(3))\n", "\n\ndef h(:\n"):
+        space: dict[str, Any] = {}
+        exec(problem.program(solution + more), space)
+        assert space["f"](2) == "xx"
+    assert problem.taken(solution) == solution
 
 
 def test_a_body_may_go_on_a_line(tmp_path: Path) -> None:
