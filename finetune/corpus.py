@@ -20,6 +20,7 @@ from coder.errors import DataError, UsageError
 
 FORMAT = 2  # raise it when the files' layout or a rule of the filters changes
 SPLITS = ("train", "valid")
+TEXT_OF = {"train": "text to train on", "valid": "held-out text"}
 PART_BYTES = 54_000_000
 """A part before compression: no file reaches 55 MB, for xz adds less than 1 % to any text."""
 PRESET = 2
@@ -53,6 +54,16 @@ def read_corpus(folder: Path, split: str) -> list[Document]:
             raw = _read_part(folder, manifest, part)
             lines = lzma.decompress(raw).splitlines()
             documents.extend(Document(**json.loads(line)) for line in lines)
+    return documents
+
+
+def read_some(folder: Path, split: str) -> list[Document]:
+    """The documents of a split, as `read_corpus` gives them; DataError if they have no text."""
+    documents = read_corpus(folder, split)
+    if not any(document.text for document in documents):
+        raise DataError(
+            f"{folder}: a corpus without {TEXT_OF[split]}; make one of more packages or exercises"
+        )
     return documents
 
 

@@ -25,6 +25,7 @@ from coder.errors import DataError, UsageError
 from finetune import filters
 from finetune.corpus import (
     SPLITS,
+    TEXT_OF,
     Document,
     check_corpus,
     check_place,
@@ -93,7 +94,16 @@ def main(argv: list[str]) -> int:
     else:
         grams = excluded_grams(more.values())
         build(out, packages, request, grams, args.cache, args.jobs)
-    print(report(read_manifest(out)))
+    manifest = read_manifest(out)
+    print(report(manifest))
+    for split in SPLITS:
+        if not any(part["split"] == split for part in manifest["parts"]):
+            names = [p.name for p in read_packages(PACKAGES) if p.split == split][:8]
+            print(
+                f"talaria corpus: {out} has no {TEXT_OF[split]}, without which nothing is trained; "
+                f"name some of {', '.join(names)} among --packages too",
+                file=sys.stderr,
+            )
     return 0
 
 

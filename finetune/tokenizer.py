@@ -23,7 +23,7 @@ from torch import Tensor
 from coder.denoiser import Denoiser, DenoiserConfig
 from coder.errors import UsageError
 from coder.tokenizer import Tokenizer, training_texts
-from finetune.corpus import Document, read_corpus
+from finetune.corpus import Document, read_some
 from finetune.objective import Objective, make_batch
 from finetune.samples import Sample
 from finetune.throughput import step_flops
@@ -57,8 +57,8 @@ def main(argv: list[str]) -> int:
             flag = "--compare" if args.compare else "--vocab-size"
             raise UsageError(f"{flag} is {size}; it must lie between 512 and 65536")
 
-    documents = first_bytes(read_corpus(args.corpus, "train"), LEARN_BYTES)
-    held_out = read_corpus(args.corpus, "valid")
+    documents = first_bytes(read_some(args.corpus, "train"), LEARN_BYTES)
+    held_out = read_some(args.corpus, "valid")
     if args.compare:
         table = compare(documents, held_out, sizes)
         print(json.dumps(table, indent=1, ensure_ascii=False))

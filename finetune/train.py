@@ -22,7 +22,7 @@ from coder import checkpoint
 from coder.denoiser import Denoiser
 from coder.errors import TalariaError, UsageError
 from coder.tokenizer import Tokenizer
-from finetune.corpus import corpus_hash, read_corpus
+from finetune.corpus import corpus_hash, read_some
 from finetune.recipe import Recipe, flag
 from finetune.run import Run, Validation
 from finetune.samples import Samples
@@ -79,14 +79,14 @@ def main(argv: list[str]) -> int:
     # Workers are processes of their own; threads within them would only get in the way.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = Tokenizer.load(args.tokenizer)
-    held_out = read_corpus(args.corpus, "valid")
+    held_out = read_some(args.corpus, "valid")
     train = Samples(
-        read_corpus(args.corpus, "train"),
+        read_some(args.corpus, "train"),
         tokenizer,
         recipe.context_length,
         recipe.max_middle,
         recipe.seed,
-        exercises=read_corpus(args.exercises, "train") if args.exercises else (),
+        exercises=read_some(args.exercises, "train") if args.exercises else (),
         exercise_share=recipe.exercise_share,
         spans=recipe.span_shares(),
     )

@@ -19,7 +19,7 @@ from coder.denoiser import Denoiser
 from coder.errors import DataError, UsageError
 from coder.infill import Options, infill
 from coder.tokenizer import Tokenizer
-from finetune.corpus import Document, read_corpus
+from finetune.corpus import Document, read_some
 from finetune.objective import Objective, make_batch
 from finetune.samples import SPANS, Samples, choose_span
 
@@ -153,7 +153,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--rows is {args.rows}; at least 2 are needed for an error estimate")
     if args.cursors < 0:
         raise UsageError(f"--cursors is {args.cursors}; it must be 0 or more")
-    documents = read_corpus(args.corpus, "valid")
+    documents = read_some(args.corpus, "valid")
     cursors = choose_cursors(documents, args.cursors) if args.cursors else []
     first: tuple[Checkpoint, Float64] | None = None
     for name in args.models or [None]:

@@ -171,6 +171,17 @@ def test_exercises_are_not_replaced(
         run(out="file/corpus")
 
 
+def test_a_corpus_without_held_out_text_is_told(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is written, and a line says what it lacks and which packages would bring it."""
+    assert run("--packages", "alpha") == 0
+    assert "no held-out text" in (said := capsys.readouterr().err)
+    assert "some of gamma among --packages" in said
+    assert run("--packages", "alpha,gamma") == 0
+    assert "held-out" not in capsys.readouterr().err
+
+
 def test_reasons_are_counted_and_duplicates_dropped(run: Run, cache: Path, tmp_path: Path) -> None:
     """Of equal and of nearly equal files of training the first is kept, each drop is counted."""
     near = module(1, 40)

@@ -655,6 +655,30 @@ def test_wrong_settings_are_refused(
         train.main(arguments(folder, tmp_path / "run", *more))
 
 
+@pytest.mark.parametrize(
+    ("split", "reason"), [("train", "held-out text"), ("valid", "text to train on")]
+)
+def test_a_corpus_of_one_split_is_refused(
+    folder: Path, tmp_path: Path, split: str, reason: str, model_folder: Path
+) -> None:
+    """By all that needs both, before anything is learned or trained, with the remedy."""
+    only = tmp_path / "only"
+    corpus.write_corpus(only, {split: corpus.read_corpus(folder / "corpus", split)}, {})
+    where = ["--corpus", str(only)]
+    commands: list[Callable[[], int]] = [
+        lambda: train.main(
+            [*arguments(folder, tmp_path / "run", "--steps", "2", "--cursors", "0"), *where]
+        ),
+        lambda: tokenizer_command.main([*where, "--out", str(tmp_path / "tokenizer.json")]),
+    ]
+    if split == "train":
+        commands.append(lambda: validate.main([str(model_folder), *where, "--rows", "2"]))
+    for command in commands:
+        with pytest.raises(DataError, match=f"without {reason}; make one of more packages"):
+            command()
+    assert [path.name for path in tmp_path.iterdir()] == ["only"]
+
+
 def test_nothing_to_resume(folder: Path, tmp_path: Path) -> None:
     """Is said plainly."""
     with pytest.raises(DataError, match="nothing to resume"):
