@@ -55,6 +55,9 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "context_length", "block_length"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be 1 or more")
         for name in (
             *("rows", "canvas_tokens", "max_middle", "middle_weight", "bound_weight"),
             *("learning_rate", "embedding_learning_rate"),
@@ -69,12 +72,17 @@ class Recipe:
                 raise UsageError(
                     f"{flag(name)} is {getattr(self, name)}; it must lie between 0 and 1"
                 )
+        if not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"--weight-decay is {self.weight_decay}; it must be 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed is {self.seed}; it must lie between 0 and 2**63 - 1")
         if self.canvas_tokens % self.block_length:
             raise UsageError(
                 f"--canvas-tokens {self.canvas_tokens} must be a multiple of "
                 f"--block-length {self.block_length}"
             )
         self.span_shares()
+        self.shape(vocab_size=1)  # whether there is one does not depend on the tokenizer
 
     def span_shares(self) -> dict[str, float]:
         """The shares of the kinds of middles, as `Samples` takes them."""

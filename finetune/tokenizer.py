@@ -12,7 +12,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from coder.denoiser import Denoiser, DenoiserConfig
-from coder.errors import UsageError
+from coder.errors import DataError, UsageError
 from coder.tokenizer import Tokenizer, training_texts
 from finetune.corpus import Document, read_some
 from finetune.objective import Objective, make_batch
@@ -57,6 +58,14 @@ def main(argv: list[str]) -> int:
             flag = "--compare" if args.compare else "--vocab-size"
             raise UsageError(f"{flag} is {size}; it must lie between 512 and 65536")
 
+    unfinished = args.out.with_suffix(".partial")
+    if not args.compare:
+        with writing(args.out):
+            if args.out.is_dir():
+                raise IsADirectoryError(f"{args.out} is a folder")
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.touch()
+            unfinished.unlink()
     documents = first_bytes(read_some(args.corpus, "train"), LEARN_BYTES)
     held_out = read_some(args.corpus, "valid")
     if args.compare:
@@ -66,16 +75,29 @@ def main(argv: list[str]) -> int:
         return 0
     began = time.monotonic()
     tokenizer = learn(documents, sizes[0])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = args.out.with_suffix(".partial")
-    tokenizer.save(unfinished)
-    os.replace(unfinished, args.out)
+    with writing(args.out):
+        try:
+            tokenizer.save(unfinished)
+            os.replace(unfinished, args.out)
+        finally:
+            unfinished.unlink(missing_ok=True)
     print(
         f"{args.out}: {tokenizer.vocab_size} tokens, "
         f"{reach(tokenizer, held_out)['bytes_per_token']:.3f} bytes per token "
         f"on held-out packages, {time.monotonic() - began:.0f} s"
     )
     return 0
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes whatever keeps the tokenizer from being written a DataError with the remedy."""
+    try:
+        yield
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(
+            f"{path}: cannot be written ({error}); make room or name another --out"
+        ) from error
 
 
 def first_bytes(documents: Sequence[Document], limit: int) -> list[Document]:

@@ -20,7 +20,7 @@ import torch
 
 from coder import checkpoint
 from coder.denoiser import Denoiser
-from coder.errors import TalariaError, UsageError
+from coder.errors import DataError, TalariaError, UsageError
 from coder.tokenizer import Tokenizer
 from finetune.corpus import corpus_hash, read_some
 from finetune.recipe import Recipe, flag
@@ -76,6 +76,8 @@ def main(argv: list[str]) -> int:
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
     if (args.out / "state.pt").exists() and not args.resume:
         raise UsageError(f"{args.out} holds a run; add --resume to go on, or name another --out")
+    if args.resume and not (args.out / "state.pt").exists():
+        raise DataError(f"{args.out / 'state.pt'}: nothing to resume; start without --resume")
     # Workers are processes of their own; threads within them would only get in the way.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = Tokenizer.load(args.tokenizer)

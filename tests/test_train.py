@@ -645,12 +645,21 @@ def test_a_folder_that_cannot_be_written(
         (["--steps", "1", "--workers", "-1"], "--workers is -1"),
         (["--steps", "1", "--canvas-tokens", "9"], "multiple of"),
         (["--steps", "1", "--heads", "3"], "divisible"),
+        (["--steps", "1", "--heads", "0"], "--heads is 0"),
+        (["--steps", "1", "--block-length", "0"], "--block-length is 0"),
+        (["--steps", "1", "--context-length", "0"], "--context-length is 0"),
+        (["--steps", "1", "--context-length", "7"], "room for at most 3"),
+        (["--steps", "1", "--weight-decay", "nan"], "--weight-decay is nan"),
+        (["--steps", "1", "--weight-decay", "-1"], "--weight-decay is -1"),
+        (["--steps", "1", "--seed", "-1"], "--seed is -1"),
+        (["--steps", "1", "--seed", str(2**63)], "--seed is 92233"),
     ],
 )
 def test_wrong_settings_are_refused(
-    folder: Path, tmp_path: Path, more: list[str], reason: str
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], reason: str
 ) -> None:
     """Before anything is read."""
+    monkeypatch.setattr(train, "read_some", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(UsageError, match=reason):
         train.main(arguments(folder, tmp_path / "run", *more))
 
@@ -679,8 +688,9 @@ def test_a_corpus_of_one_split_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["only"]
 
 
-def test_nothing_to_resume(folder: Path, tmp_path: Path) -> None:
-    """Is said plainly."""
+def test_nothing_to_resume(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is said plainly, and before anything is read."""
+    monkeypatch.setattr(train, "read_some", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(DataError, match="nothing to resume"):
         train.main(arguments(folder, tmp_path / "run", "--steps", "2", "--resume"))
 
@@ -730,6 +740,27 @@ def test_the_tokenizer_command(
         tokenizer_command.main([*where, "--vocab-size", "100"])
     with pytest.raises(UsageError, match="'a'"):
         tokenizer_command.main([*where, "--compare", "a"])
+
+
+def test_a_tokenizer_that_cannot_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is told before it is learned; if the disk fills later, the former file stays."""
+    out = tmp_path / "tokenizer.json"
+    out.write_text("former")
+    argv = ["--corpus", str(folder / "corpus"), "--vocab-size", "512", "--out"]
+
+    def full(*_: object) -> None:
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr(Tokenizer, "save", full)
+    with pytest.raises(DataError, match=r"tokenizer\.json: cannot be written \(No space left"):
+        tokenizer_command.main([*argv, str(out)])
+    assert (out.read_text(), [p.name for p in tmp_path.iterdir()]) == ("former", [out.name])
+    monkeypatch.setattr(tokenizer_command, "learn", lambda *_: pytest.fail("it was learned"))
+    for place in (out / "t.json", tmp_path):
+        with pytest.raises(DataError, match=r"cannot be written.*another --out"):
+            tokenizer_command.main([*argv, str(place)])
 
 
 def test_vocabularies_are_compared(
