@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -87,9 +88,11 @@ def chosen(packages: Sequence[Package], names: Sequence[str] | None) -> list[Pac
     """The packages with these names in the list's order, all for None; UsageError for others."""
     unknown = set(names or ()) - {package.name for package in packages}
     if unknown:
+        known = [package.name for package in packages]
+        near = [name for wrong in sorted(unknown) for name in get_close_matches(wrong, known)]
         raise UsageError(
-            f"--packages: {', '.join(sorted(unknown))} not in the list; it has "
-            + ", ".join(package.name for package in packages)
+            f"--packages: {', '.join(sorted(unknown))} not in the list of {len(known)} in "
+            f"finetune/{PACKAGES.name}" + (f"; near: {', '.join(near)}" if near else "")
         )
     return [package for package in packages if names is None or package.name in names]
 

@@ -475,9 +475,11 @@ def test_a_licence_like_the_list_passes(run: Run, cache: Path, metadata: str) ->
 
 
 def test_an_unknown_package_is_a_usage_error(run: Run) -> None:
-    """A name that is not in the list is answered with the list."""
-    with pytest.raises(UsageError, match=r"delta not in the list.*cpython, alpha, beta"):
-        run("--packages", "alpha,delta")
+    """A name that is not in the list is answered with names like it and with the list's place."""
+    with pytest.raises(UsageError, match=r"beto not in the list.*packages\.toml; near: beta$"):
+        run("--packages", "alpha,beto")
+    with pytest.raises(UsageError, match=r"zz not in the list.*packages\.toml$"):
+        run("--packages", "zz")
     with pytest.raises(UsageError, match="--jobs is 0"):
         run("--jobs", "0")
 
