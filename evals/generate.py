@@ -58,6 +58,7 @@ def header(suite: Suite, model: Checkpoint, request: Request, device: str) -> di
         },
         "options": asdict(request.options),
         "samples": request.samples,
+        "expected": len(suite.problems) * request.samples,
         "batch": request.batch,
         "oracle_length": request.oracle_length,
         "device": device,

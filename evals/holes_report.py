@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from coder.errors import DataError
 from evals.intervals import bootstrap, pass_at_k, percentile, wilson
 from evals.jsonl import Row
-from evals.tables import between, cells, columns
+from evals.tables import between, cells, columns, provenance
 
 if TYPE_CHECKING:
     from coder.page import Section
@@ -115,9 +115,8 @@ def facts(found: Mapping[str, Any]) -> list[str]:
     """What a reader must know of a run beside its shares."""
     return [
         f"{found['rows']} samples of {found['problems']} problems in {found['clusters']} clusters",
-        f"weights {found['model']['weights'][:12]}, data {found['data'][:12]}, isolation "
-        f"{found.get('isolation') or 'none needed'}, {found['environment']['machine']}, "
-        f"code {found['environment']['code']}",
+        f"isolation {found.get('isolation') or 'none needed'}",
+        *provenance(found),
     ]
 
 

@@ -28,6 +28,7 @@ HEAD = {
     "model": dict,
     "options": dict,
     "environment": dict,
+    "expected": int,  # rows of a whole file
 }
 Row = dict[str, Any]
 

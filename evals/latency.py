@@ -158,6 +158,7 @@ def measure(
         {
             **head,
             "stage": "results",
+            "expected": len(MODES) * (plan.rounds * len(suite.problems) + plan.starts),
             "plan": {**vars(plan), "contexts": list(plan.contexts)},
             "threads": torch.get_num_threads(),
             "from": "held-out files of a corpus" if corpus else "files of coder/",

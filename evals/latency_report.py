@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coder.errors import DataError
 from evals.intervals import bootstrap, percentile
 from evals.jsonl import Row
-from evals.tables import columns
+from evals.tables import columns, provenance
 
 if TYPE_CHECKING:
     from coder.page import Section
@@ -194,18 +194,14 @@ def facts(found: Mapping[str, Any]) -> list[str]:
         "times over, both modes taking turns; one request at a time, each reads its context anew",
         f"middles of at most {options['max_tokens']} tokens, at most {options['max_nfe']} "
         f"evaluations, {rule_of(options)}",
-        f"{found['environment']['machine']}, {found['threads']} threads",
+        f"{found['threads']} threads",
     ]
     if found["load"]:
         low, high = found["load"]
         lines.append(
             f"programs that wanted a processor meanwhile, this one included: {low} – {high}"
         )
-    lines.append(
-        f"weights {found['model']['weights'][:12]}, data {found['data'][:12]}, "
-        f"code {found['environment']['code']}"
-    )
-    return lines
+    return [*lines, *provenance(found)]
 
 
 def as_text(found: Mapping[str, Any]) -> str:

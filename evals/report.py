@@ -53,7 +53,9 @@ def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
         head, rows, damaged = read(path)
         if head["stage"] != "results":
             raise UsageError(f"{path} holds {head['stage']}; score it first, then report")
-        found.append({**kind_of(head).figures(head, rows), "damaged_lines": damaged})
+        missing = head["expected"] - len(rows)
+        figures = kind_of(head).figures(head, rows)
+        found.append({**figures, "missing": missing, "damaged_lines": damaged})
         runs.append((found[-1], rows))
     if out:
         from coder.page import write_page
@@ -105,6 +107,9 @@ def compare_runs(first: Path, second: Path) -> str:
     else:
         names, lines = holes_report.name_of, compared_holes(pairs)
     title = f"{names(head)}  against  {names(other)}: {len(common)} in common"
+    counts = [f"{len(side)} of {each['expected']}" for side, each in ((left, head), (right, other))]
+    if any(len(common) < each["expected"] for each in (head, other)):
+        title += f" (INCOMPLETE: the first has {counts[0]}, the second {counts[1]})"
     return "\n".join([title, *lines])
 
 

@@ -30,6 +30,7 @@ def selftest(
             "files": dict(suite.files),
             "model": {"name": f"{kind} middles", "weights": "", "tokenizer": ""},
             "options": {"mode": "none"},
+            "expected": len(suite.problems),
             "environment": environment(),
         }
         written = Results(samples, header)

@@ -33,6 +33,18 @@ def cells(found: Mapping[str, Any]) -> list[str]:
     return [f"{found['share']:.1%}", between(found["by_cluster"])]
 
 
+def provenance(found: Mapping[str, Any]) -> list[str]:
+    """Where the figures of a run come from, and what is not there, a line for each."""
+    missing, expected = found["missing"], found["expected"]
+    lines = [
+        f"weights {found['model']['weights'][:12]}, data {found['data'][:12]}, "
+        f"{found['environment']['machine']}, code {found['environment']['code']}"
+    ]
+    if missing:
+        lines.insert(0, f"INCOMPLETE: {expected - missing} of {expected} rows, {missing} missing")
+    return lines
+
+
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """A table for the terminal: the first column to the left, all others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

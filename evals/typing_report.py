@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from coder.errors import DataError
 from evals.intervals import percentile
 from evals.jsonl import Row
-from evals.tables import cells, columns, ratio
+from evals.tables import cells, columns, provenance, ratio
 
 if TYPE_CHECKING:
     from coder.page import Section
@@ -128,9 +128,8 @@ def facts(found: Mapping[str, Any]) -> list[str]:
             else []
         ),
         *(["{} – {} programs wanted a processor meanwhile".format(*load)] if load else []),
-        f"weights {found['model']['weights'][:12]}, data {found['data'][:12]}, "
-        f"{found['environment']['machine']}, {found['threads']} threads, "
-        f"code {found['environment']['code']}",
+        f"{found['threads']} threads",
+        *provenance(found),
     ]
 
 

@@ -18,6 +18,7 @@ HEADER = {
     "model": {"name": "tiny"},
     "options": {"mode": "diffuse", "seed": 0},
     "environment": {},
+    "expected": 3,
 }
 
 

@@ -22,6 +22,7 @@ HEADER: dict[str, Any] = {
     "model": {"name": "tiny", "weights": "w" * 64, "tokenizer": "t" * 64},
     "options": {"mode": "diffuse"},
     "environment": environment(),
+    "expected": 10,
     "isolation": "full",
     "luck": {"passed": 0.026, "exact": 0.017, "exact_stripped": 0.039, "first_line": 0.04},
 }
@@ -116,6 +117,23 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
     samples = write(tmp_path / "samples.jsonl", {**HEADER, "stage": "samples"}, [])
     with pytest.raises(UsageError, match="score it first"):
         report([samples], None)
+
+
+def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In text, page, JSON and comparison; a damaged line with its number."""
+    whole = write(tmp_path / "whole.jsonl", HEADER, [row(n, n < 3) for n in range(10)])
+    assert "INCOMPLETE" not in as_text(report([whole], tmp_path / "out")[0])
+    assert "INCOMPLETE" not in compare_runs(whole, whole)
+    part = write(tmp_path / "part.jsonl", HEADER, [row(n, n < 3) for n in range(8)])
+    part.write_text(part.read_text().replace('{"id": "p2"', '{"id" "p2"'))
+    (found,) = report([part], tmp_path / "out")
+    assert (found["missing"], found["damaged_lines"]) == (3, [4])
+    assert "line 4 is damaged" in capsys.readouterr().err
+    told = "INCOMPLETE: 7 of 10 rows, 3 missing"
+    assert told in as_text(found)
+    assert told in (tmp_path / "out" / "report.html").read_text()
+    compared = compare_runs(whole, part)
+    assert "7 in common (INCOMPLETE: the first has 10 of 10, the second 7 of 10)" in compared
 
 
 def test_two_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
