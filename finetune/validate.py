@@ -38,18 +38,51 @@ def held_out_samples(
     return Samples(documents, tokenizer, context_length, MAX_MIDDLE, seed=0)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Of each row the next-token loss and the bound, and how long the tokens are that they count.
+
+    nats   [rows, 2]; per token
+    bytes  [rows, 2]; mean of the same tokens, weighed as their losses are
+    """
+
+    nats: Float64
+    bytes: Float64
+
+    def per_byte(self) -> tuple[Float64, Float64]:
+        """Both losses in nats per byte and their standard errors, as ratios of means.
+
+        Comparable over tokenizers, which nats per token are not: a token that stands
+        for more text costs more.
+        """
+        size = self.bytes.mean(0)
+        ratio = self.nats.mean(0) / size
+        return ratio, mean_and_error((self.nats - ratio * self.bytes) / size)[1]
+
+
+def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
+    """The bytes that each token stands for, [vocabulary]; special ones none.
+
+    A token that holds but a part of a character counts as one byte.
+    """
+    texts = (tokenizer.decode([token]).replace("\ufffd", "?") for token in range(tokenizer.mask))
+    sizes = [len(text.encode()) for text in texts]
+    return torch.tensor(sizes + [0] * (tokenizer.vocab_size - tokenizer.mask))
+
+
 @torch.no_grad()
 def row_losses(
     denoiser: Denoiser, tokenizer: Tokenizer, samples: Samples, rows: int, seed: int = 0
-) -> Float64:
-    """Next-token loss and bound of each of the first `rows` samples, [rows, 2], in nats per token.
+) -> Measured:
+    """Next-token loss and bound of each of the first `rows` samples.
 
     The same rows, spans and masks for every model with the same tokenizer and
     lengths of context and block, so that models can be compared row by row.
     """
     objective = Objective(denoiser)
     config = denoiser.config
-    found = []
+    sizes = token_bytes(tokenizer)
+    nats, lengths = [], []
     for row in range(rows):
         batch = make_batch(
             [samples[row]],
@@ -58,22 +91,24 @@ def row_losses(
             config.block_length,
             CANVAS_TOKENS,
             np.random.default_rng((seed, 3, row)),
-        ).to(denoiser.device)
-        found.append(objective(batch).tolist())
-    return np.array(found)
+        )
+        counted = ((batch.next_token, batch.next_weight), (batch.target, batch.weight))
+        lengths.append([float((sizes[t.clamp(min=0)] * w * (t >= 0)).sum()) for t, w in counted])
+        nats.append(objective(batch.to(denoiser.device)).tolist())
+    return Measured(np.array(nats), np.array(lengths))
 
 
-def mean_and_error(values: Float64) -> tuple[list[float], list[float]]:
+def mean_and_error(values: Float64) -> tuple[Float64, Float64]:
     """Means over the rows of a table, and their standard errors."""
-    error = values.std(0, ddof=1) / math.sqrt(len(values))
-    return values.mean(0).tolist(), error.tolist()
+    return values.mean(0), values.std(0, ddof=1) / math.sqrt(len(values))
 
 
 def losses(
     denoiser: Denoiser, tokenizer: Tokenizer, samples: Samples, rows: int
 ) -> dict[str, float]:
     """Mean losses over the first `rows` samples, with their standard errors."""
-    mean, error = mean_and_error(row_losses(denoiser, tokenizer, samples, rows))
+    measured = row_losses(denoiser, tokenizer, samples, rows)
+    mean, error = map(np.ndarray.tolist, mean_and_error(measured.nats))
     return {
         "next_token_loss": mean[0],
         "next_token_error": error[0],
@@ -155,17 +190,22 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--cursors is {args.cursors}; it must be 0 or more")
     documents = read_some(args.corpus, "valid")
     cursors = choose_cursors(documents, args.cursors) if args.cursors else []
-    first: tuple[Checkpoint, Float64] | None = None
+    first: tuple[Checkpoint, Measured] | None = None
     for name in args.models or [None]:
         model = checkpoint.load(name)
         config = model.denoiser.config
         samples = held_out_samples(documents, model.tokenizer, config.context_length)
         found = row_losses(model.denoiser, model.tokenizer, samples, args.rows)
-        print(f"{name or model.name}: {described(found)} nats per token ({args.rows} rows, 95 %)")
+        told = described(*mean_and_error(found.nats))
+        print(f"{name or model.name}: {told} nats per token ({args.rows} rows, 95 %)")
+        print(f"  nats per byte: {described(*found.per_byte())}")
         if first is None:
             first = model, found
-        elif comparable(first[0], model):
-            print(f"  less the first: {described(found - first[1])}")
+        elif other := unlike(first[0], model):
+            print(f"  not compared row by row with the first, which has another {other}")
+        else:
+            less = mean_and_error(found.nats - first[1].nats)
+            print(f"  less the first: {described(*less)} nats per token")
         for mode in ("diffuse", "ar") if cursors else ():
             for key, share in exact_match(model, cursors, mode).items():
                 print(f"  {key:30}{share:7.3f}")
@@ -176,23 +216,26 @@ def main(argv: list[str]) -> int:
         length = model.denoiser.config.context_length
         samples = held_out_samples(documents, model.tokenizer, length)
         found = row_losses(untrained, model.tokenizer, samples, min(args.rows, 32))
-        print(f"the first, untrained: {described(found)}")
+        print(f"the first, untrained: {described(*mean_and_error(found.nats))} nats per token")
     return 0
 
 
-def described(found: Float64) -> str:
-    """Both losses of a table of rows with their 95 % intervals."""
-    mean, error = mean_and_error(found)
+def described(mean: Float64, error: Float64) -> str:
+    """Both losses with their 95 % intervals."""
     return (
         f"next token {mean[0]:.3f} ± {1.96 * error[0]:.3f}, "
         f"diffusion bound {mean[1]:.3f} ± {1.96 * error[1]:.3f}"
     )
 
 
-def comparable(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether both models see the same rows."""
+def unlike(one: Checkpoint, other: Checkpoint) -> str:
+    """What keeps two models from seeing the same rows: their tokenizer or a length; or nothing."""
     tokens = [m.config["sha256"][checkpoint.TOKENIZER] for m in (one, other)]
-    shapes = [
-        (m.denoiser.config.context_length, m.denoiser.config.block_length) for m in (one, other)
-    ]
-    return tokens[0] == tokens[1] and shapes[0] == shapes[1]
+    if tokens[0] != tokens[1]:
+        return "tokenizer: compare nats per byte"
+    a, b = one.denoiser.config, other.denoiser.config
+    if a.context_length != b.context_length:
+        return f"length of context ({a.context_length}, not {b.context_length})"
+    if a.block_length != b.block_length:
+        return f"length of block ({a.block_length}, not {b.block_length})"
+    return ""

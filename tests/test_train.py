@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -795,9 +798,61 @@ def test_the_validate_command(
     assert validate.main([*models, *where]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines if "bound" in line] == [
-        *(str(model_folder), str(model_folder)),
-        "  less the first",
+        *(str(model_folder), "  nats per byte"),
+        *(str(model_folder), "  nats per byte", "  less the first"),
         "the first, untrained",
     ]
     assert "next token 0.000 ± 0.000, diffusion bound 0.000 ± 0.000" in "".join(lines)
     assert sum("exact_ar_line_end" in line for line in lines) == 2
+
+
+def test_models_that_see_other_rows_are_not_compared_row_by_row(
+    folder: Path,
+    tmp_path: Path,
+    model_folder: Path,
+    denoiser: Denoiser,
+    tokenizer: Tokenizer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is said why; of each there are nats per byte, which do not depend on the tokenizer."""
+    other = Tokenizer.train(TEXTS, 300)
+    config = denoiser.config
+    for name, changes, its in (
+        ("tokenizer", {"vocab_size": other.vocab_size}, other),
+        ("context", {"context_length": 64}, tokenizer),
+        ("block", {"block_length": 4}, tokenizer),
+    ):
+        checkpoint.save(tmp_path / name, Denoiser(replace(config, **changes)), its)
+    models = [str(model_folder), *(str(tmp_path / name) for name in ("tokenizer", "context"))]
+    models.append(str(tmp_path / "block"))
+    assert validate.main([*models, "--corpus", str(folder / "corpus"), "--rows", "2"]) == 0
+    said = capsys.readouterr().out
+    assert re.findall("which has another (.*)", said) == [
+        "tokenizer: compare nats per byte",
+        "length of context (128, not 64)",
+        "length of block (8, not 4)",
+    ]
+    assert "less the first" not in said
+    assert said.count("nats per byte: next token") == 4
+
+
+def test_nats_per_byte_are_nats_per_token_by_the_bytes_of_the_tokens(
+    folder: Path, denoiser: Denoiser, tokenizer: Tokenizer
+) -> None:
+    """Known of a model that finds all tokens alike: the logarithm of their number for each."""
+    documents = [corpus.Document("p", f"{i}.py", text) for i, text in enumerate(TEXTS)]
+    samples = validate.held_out_samples(documents, tokenizer, denoiser.config.context_length)
+    alike = Denoiser(denoiser.config)
+    torch.nn.init.zeros_(alike.embed.weight)
+    found = validate.row_losses(alike, tokenizer, samples, 40)
+    assert found.nats[:, 0] == pytest.approx(math.log(tokenizer.vocab_size), rel=1e-4)
+    next_token, bound = found.per_byte()[0]
+    for row in range(3):
+        ids = [i for i in samples[row].ids[1:] if i <= tokenizer.eom and i != tokenizer.mask]
+        size = len(tokenizer.decode(ids).encode())
+        assert found.bytes[row, 0] * len(ids) == pytest.approx(size, abs=3)  # split characters
+    assert next_token == pytest.approx(found.nats[0, 0] / found.bytes[:, 0].mean(), rel=1e-4)
+    # Tokens are masked at random, but the same ones count as nats and as bytes.
+    assert bound == pytest.approx(next_token, rel=0.3)
+    assert (found.per_byte()[1] < 0.2 * found.per_byte()[0]).all()
+    assert validate.token_bytes(tokenizer)[tokenizer.encode("été")].sum() == 5
