@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coder.errors import TalariaError, UsageError
-from evals.jsonl import FORMAT, Results, environment
+from evals.jsonl import FORMAT, Results, environment, made_by
 from evals.suites import Problem, Suite
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def header(suite: Suite, model: Checkpoint, request: Request, device: str) -> di
         "oracle_length": request.oracle_length,
         "device": device,
         "environment": environment(),
+        "made_by": [made_by()],
     }
 
 

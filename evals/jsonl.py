@@ -10,8 +10,11 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shlex
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -29,13 +32,19 @@ HEAD = {
     "options": dict,
     "environment": dict,
     "expected": int,  # rows of a whole file
+    "made_by": list,
 }
 Row = dict[str, Any]
 
 
 def name_of(header: Mapping[str, Any]) -> str:
     """The name by which rows call their header: a hash of all that decides what they say."""
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(deciding(header), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def deciding(header: Mapping[str, Any]) -> dict[str, Any]:
+    """A header without the commands, which may name files and workers differently."""
+    return {name: value for name, value in header.items() if name != "made_by"}
 
 
 def environment() -> dict[str, Any]:
@@ -53,6 +62,37 @@ def environment() -> dict[str, Any]:
     }
 
 
+def made_by() -> dict[str, str | None]:
+    """The command that runs, and the commit of its code; None for what cannot be told.
+
+    Files are named without their folders, which say more about a machine than about a run.
+    """
+    root = Path(__file__).parent.parent
+    commit = None
+    if (root / ".git").exists():
+        commit = git(root, "rev-parse", "HEAD")
+        if commit and git(root, "status", "--porcelain", "--", "coder", "evals"):
+            commit += " with changes"
+    return {"command": command(sys.argv), "commit": commit}
+
+
+def command(words: Sequence[str]) -> str | None:
+    """A command line of `talaria eval` without folders; None for another program's."""
+    if list(words[1:2]) != ["eval"]:
+        return None
+    names = [re.sub(r"[^=/\\]*[/\\]", "", word.rstrip("/\\")) for word in words[1:]]
+    return shlex.join(["talaria", *names])
+
+
+def git(root: Path, *words: str) -> str | None:
+    """What git says of a folder; None if it says nothing."""
+    try:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip() or None
+
+
 def processor() -> str:
     """The processor's name, as far as the system tells it."""
     try:
@@ -68,7 +108,8 @@ class Results:
     """An append-only JSONL file whose first line is a header; one process may have it open.
 
     Opened again with the same header, it goes on; what it holds is not redone. A
-    last line that was torn by a crash is cut off. A damaged line in between is
+    last line that was torn by a crash is cut off; the commands in the header stay
+    those that began it. A damaged line in between is
     left out and named in `damaged`; its row will be made again.
     """
 
@@ -95,12 +136,13 @@ class Results:
 
     def _reopen(self) -> None:
         found, self.rows, self.damaged = read(self.path)
-        other = list(differences(found, self.header))
+        other = list(differences(deciding(found), deciding(self.header)))
         if other:
             raise DataError(
                 f"{self.path}: made with other {', '.join(other)}; "
                 "choose another --out, or delete it"
             )
+        self.header = found
         raw = self.path.read_bytes()
         torn = len(raw) - raw.rfind(b"\n") - 1
         if torn:

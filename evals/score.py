@@ -11,7 +11,7 @@ from typing import Any
 from coder.errors import DataError, UsageError
 from coder.syntax import judge
 from evals.generate import progress
-from evals.jsonl import FORMAT, Results, Row, environment, read
+from evals.jsonl import FORMAT, Results, Row, environment, made_by, read
 from evals.sandbox import PATIENCE, Level, Limits, Program, Sandbox
 from evals.suites import Problem, Suite, compiles, empty_passes
 
@@ -40,7 +40,7 @@ def score(
             f"({head['suite']} {head['data'][:12]}, this is {suite.name} {suite.digest()[:12]}); "
             "give the file that the samples were made from"
         )
-    problems = {problem.id: problem for problem in suite.problems}
+    problems, here = {problem.id: problem for problem in suite.problems}, made_by()
     wanted = {(row["id"], row["sample"]): row for row in rows}
     unknown = [row["id"] for row in rows if row["id"] not in problems]
     if unknown:
@@ -55,6 +55,7 @@ def score(
             "format": FORMAT,
             "stage": "results",
             "scorer": environment(),
+            "made_by": [*head["made_by"], *([here] if here not in head["made_by"] else [])],
             "isolation": sandbox.level.name if tested else None,
             "luck": luck(suite),
         }

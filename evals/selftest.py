@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evals.jsonl import FORMAT, Results, environment
+from evals.jsonl import FORMAT, Results, environment, made_by
 from evals.score import score
 from evals.suites import Suite, empty_passes
 
@@ -31,6 +31,7 @@ def selftest(
             "model": {"name": f"{kind} middles", "weights": "", "tokenizer": ""},
             "options": {"mode": "none"},
             "expected": len(suite.problems),
+            "made_by": [made_by()],
             "environment": environment(),
         }
         written = Results(samples, header)

@@ -36,9 +36,17 @@ def cells(found: Mapping[str, Any]) -> list[str]:
 def provenance(found: Mapping[str, Any]) -> list[str]:
     """Where the figures of a run come from, and what is not there, a line for each."""
     missing, expected = found["missing"], found["expected"]
+    given = {name: value for name, value in found["options"].items() if value is not None}
     lines = [
-        f"weights {found['model']['weights'][:12]}, data {found['data'][:12]}, "
-        f"{found['environment']['machine']}, code {found['environment']['code']}"
+        f"weights {found['model']['weights'][:12]}, data {', '.join(found['files'])} "
+        f"({found['data'][:12]}), {found['environment']['machine']}, "
+        f"code {found['environment']['code']}",
+        "options " + ", ".join(f"{name} {value}" for name, value in given.items()),
+        *(
+            f"made by: {made['command'] or 'another program than `talaria eval`'}"
+            + (f" (commit {made['commit']})" if made["commit"] else "")
+            for made in found["made_by"]
+        ),
     ]
     if missing:
         lines.insert(0, f"INCOMPLETE: {expected - missing} of {expected} rows, {missing} missing")

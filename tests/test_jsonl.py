@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coder.errors import DataError
-from evals.jsonl import FORMAT, Results, environment, name_of, read
+from evals.jsonl import FORMAT, Results, command, environment, made_by, name_of, read
 
 HEADER = {
     "format": FORMAT,
@@ -19,6 +19,7 @@ HEADER = {
     "options": {"mode": "diffuse", "seed": 0},
     "environment": {},
     "expected": 3,
+    "made_by": [],
 }
 
 
@@ -140,6 +141,40 @@ def test_other_files_are_refused(tmp_path: Path, content: str, reason: str) -> N
         read(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="Is a directory"):
         Results(tmp_path, HEADER)
+
+
+def test_the_command_is_kept_without_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it can be given again where the files lie; it does not decide whether a file goes on."""
+    words = ["/usr/bin/talaria", "eval", "run", "humaneval", "--data=/home/me/H.jsonl.gz"]
+    words += ["--model", "runs/a b/", "--out", "C:\\out\\x", "--limit", "3"]
+    told = "talaria eval run humaneval --data=H.jsonl.gz --model 'a b' --out x --limit 3"
+    assert command(words) == told
+    assert command(["pytest", "-q"]) is None
+    monkeypatch.setattr("sys.argv", words)
+    assert made_by()["command"] == told
+    path = tmp_path / "samples.jsonl"
+    written(path, {**HEADER, "made_by": [{"command": told, "commit": None}]}, row("a"))
+    again = Results(path, HEADER)
+    again.append(row("b"))
+    again.close()
+    header, rows, _ = read(path)
+    assert header["made_by"][0]["command"] == again.header["made_by"][0]["command"] == told
+    assert rows == [row("a"), row("b")]
+
+
+def test_the_commit_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And says so if the code was changed since; without a repository there is none."""
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr("evals.jsonl.__file__", str(tmp_path / "evals" / "jsonl.py"))
+    answers = {"rev-parse": "abc", "status": None}
+    monkeypatch.setattr("evals.jsonl.git", lambda root, *words: answers[words[0]])
+    assert made_by()["commit"] == "abc"
+    answers["status"] = " M evals/jsonl.py"
+    assert made_by()["commit"] == "abc with changes"
+    (tmp_path / ".git").rmdir()
+    assert made_by()["commit"] is None
 
 
 def test_the_environment_names_what_figures_depend_on() -> None:

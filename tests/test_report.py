@@ -18,11 +18,12 @@ HEADER: dict[str, Any] = {
     "stage": "results",
     "suite": "infill-single-line",
     "data": "d" * 64,
-    "files": {},
+    "files": {"holes.jsonl": "f" * 64},
     "model": {"name": "tiny", "weights": "w" * 64, "tokenizer": "t" * 64},
     "options": {"mode": "diffuse"},
     "environment": environment(),
     "expected": 10,
+    "made_by": [{"command": "talaria eval run infill-single-line", "commit": "c" * 40}],
     "isolation": "full",
     "luck": {"passed": 0.026, "exact": 0.017, "exact_stripped": 0.039, "first_line": 0.04},
 }
@@ -106,6 +107,14 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
     assert "passes the tests" in text
     assert "30.0%" in text
     assert "isolation full" in text
+    for words in (
+        "data holes.jsonl (dddddddddddd)",
+        "options mode diffuse",
+        f"made by: talaria eval run infill-single-line (commit {'c' * 40})",
+    ):
+        assert words in text
+        assert words in page
+    assert found[0]["made_by"] == HEADER["made_by"]
     assert "2.6%" in text
     assert page.count("3.9%") >= 2
     untold = {name: value for name, value in HEADER.items() if name != "luck"}
