@@ -203,6 +203,17 @@ def test_the_commands(
     assert (folder / "report.html").exists()
     assert command.main(["compare", results, str(folder / "results.jsonl")]) == 0
     assert "p = 1" in capsys.readouterr().out
+    given, told = tmp_path / "given.jsonl", tmp_path / "told.jsonl"
+    more = ["--oracle-length", "--batch", "2", "--out", str(given)]
+    assert command.main(["generate", *where, *how[:2], *more]) == 0
+    header, rows, _ = read(given)
+    assert (header["oracle_length"], header["batch"]) == (True, 2)
+    assert {row["stopped"] for row in rows} == {"length"}
+    assert command.main(["score", *where, str(given), "--out", str(told)]) == 0
+    assert command.main(["report", str(told)]) == 0
+    assert "true length given" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--batch is 0"):
+        command.main(["generate", *where, *how, "--batch", "0", "--out", str(given)])
     with pytest.raises(UsageError, match="--workers is 0"):
         command.main(["score", *where, samples, "--out", results, "--workers", "0"])
     with pytest.raises(UsageError, match="isolation level 'top'"):
