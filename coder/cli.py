@@ -239,7 +239,7 @@ def as_json(result: Infill, model: str, lead: str = "") -> dict[str, object]:
             "errors_before": result.syntax.errors_before,
             "errors_after": result.syntax.errors_after,
             "clean": result.syntax.clean,
-            "compiles": result.syntax.compiles,
+            "refused": result.syntax.refused,
         },
     }
 

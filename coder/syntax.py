@@ -28,22 +28,22 @@ _BETWEEN_STATEMENTS = frozenset({"comment", "line_continuation", ";"})
 class Verdict:
     """What a completion does to the syntax of the text around it.
 
-    `errors_before` counts the errors of the text with nothing in the hole, so
-    an open hole's own error (`x = `) is held against the surroundings and not
-    against the completion. `errors_after` counts them with the middle in place.
-    `compiles` says whether this interpreter compiles the whole spliced text:
-    tree-sitter accepts things that Python refuses, so where the text should be
-    complete, this is the last word.
+    `errors_before` counts the errors that the surroundings alone are to blame for:
+    the fewest that any of some plain fillings of the hole leaves. `errors_after`
+    counts them with the middle in place. tree-sitter accepts things that Python
+    refuses; where it finds nothing, `refused` says whether this interpreter refuses
+    the function around the middle, or the module's statements that the middle touches,
+    and would take them with some plain filling.
     """
 
     errors_before: int
     errors_after: int
-    compiles: bool
+    refused: bool = False
 
     @property
     def clean(self) -> bool:
         """Whether the completion adds no syntax error."""
-        return self.errors_after <= self.errors_before
+        return self.errors_after <= self.errors_before and not self.refused
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,82 @@ def count_errors(text: str) -> int:
     return _count(_parse(_encoded(text)))
 
 
+def compiles(text: str) -> bool:
+    """Whether this interpreter compiles a text; it is never run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # Otherwise the __future__ imports of this file would hold for the text.
+            compile(text, "<completion>", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+            return False
+    return True
+
+
 def judge(prefix: str, middle: str, suffix: str) -> Verdict:
     """Judge a completion by the errors that it adds; its code is never run."""
-    spliced = prefix + middle + suffix
-    return Verdict(count_errors(prefix + suffix), count_errors(spliced), _compiles(spliced))
+    return Surroundings(prefix, suffix).judge(middle)
+
+
+class Surroundings:
+    """The text around a hole, parsed once; each middle is parsed into it incrementally."""
+
+    def __init__(self, prefix: str, suffix: str) -> None:
+        self.prefix, self.suffix = _encoded(prefix), _encoded(suffix)
+        self.tree = Parser(_language()).parse(self.prefix + self.suffix)
+        self.fillings = _fillings(prefix)
+
+    def judge(self, middle: str) -> Verdict:
+        """Judge a completion by the errors that it adds; its code is never run."""
+        root = self._filled(middle)
+        errors = _count(root)
+        if not middle:
+            return Verdict(errors, errors)  # nothing adds nothing
+        if not errors and self._compiles(root, middle):
+            return Verdict(0, 0)
+        others = ((filling, self._filled(filling)) for filling in self.fillings)
+        if not errors:
+            return Verdict(
+                0,
+                0,
+                refused=any(
+                    filling and not other.has_error and self._compiles(other, filling)
+                    for filling, other in others
+                ),
+            )
+        least = errors
+        for _, other in others:
+            least = min(least, _count(other))
+            if not least:
+                break
+        return Verdict(least, errors)
+
+    def errors(self, middle: str) -> list[tuple[int, int]]:
+        """Where the filled text's errors touch the middle: begins and ends, in its bytes."""
+        start = len(self.prefix)
+        end = start + len(_encoded(middle))
+        return [
+            (max(node.start_byte, start) - start, min(node.end_byte, end) - start)
+            for node in _errors(self._filled(middle))
+            if node.start_byte <= end and node.end_byte >= start
+        ]
+
+    def _filled(self, middle: str) -> Node:
+        data, tree = _encoded(middle), self.tree.copy()
+        start, whole = len(self.prefix), self.prefix + data + self.suffix
+        at = _point(self.prefix)
+        tree.edit(start, start, start + len(data), at, at, _point(self.prefix + data))
+        return Parser(_language()).parse(whole, tree).root_node
+
+    def _compiles(self, root: Node, middle: str) -> bool:
+        """Whether Python takes the function around the middle, or the statements it touches."""
+        start = len(self.prefix)
+        end = start + len(_encoded(middle))
+        node = root.descendant_for_byte_range(start, end)
+        while node and node.type != "function_definition":
+            node = node.parent
+        near = [n for n in root.children if n.start_byte <= end and n.end_byte >= start]
+        return all(compiles((n.text or b"").decode() + "\n") for n in ([node] if node else near))
 
 
 def find_function(text: str, qualified_name: str) -> FunctionBody:
@@ -123,26 +195,38 @@ def _captured(pattern: str, node: Node) -> list[Node]:
     return sorted(found, key=lambda it: (it.start_byte, -it.end_byte))
 
 
-def _count(root: Node) -> int:
+def _errors(root: Node) -> Iterator[Node]:
     # A stack rather than recursion: trees of broken texts can be deep.
-    errors, stack = 0, [root]
+    stack = [root]
     while stack:
         node = stack.pop()
-        errors += node.is_error or node.is_missing
+        if node.is_error or node.is_missing:
+            yield node
         if node.has_error:
             stack.extend(node.children)
-    return errors
 
 
-def _compiles(text: str) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            # Otherwise the __future__ imports of this file would hold for the text.
-            compile(text, "<completion>", "exec", dont_inherit=True)
-        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
-            return False
-    return True
+def _count(root: Node) -> int:
+    return sum(1 for _ in _errors(root))
+
+
+def _point(data: bytes) -> tuple[int, int]:
+    return data.count(b"\n"), len(data) - (data.rfind(b"\n") + 1)
+
+
+def _fillings(prefix: str) -> list[str]:
+    """What can stand in a hole at its plainest: nothing, a name, the ends of what is open."""
+    plain = ["", "x", "x:", ":", *(f"{x}{end}" for end in (")", "]", "}", "):") for x in ("", "x"))]
+    above, _, line = prefix.rpartition("\n")
+    if line:
+        return plain
+    # The hole has its line's indentation: as deep as the line above, or a level deeper.
+    last = next((line for line in reversed(above.split("\n")) if line.strip()), "")
+    depth = last[: len(last) - len(last.lstrip())]
+    return [
+        "",
+        *(f"{depth}{more}{end}" for more in ("", "    ") for end in ("pass", ")", "]", "}")),
+    ]
 
 
 def _functions(root: Node) -> Iterator[tuple[str, Node]]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coder.errors import SourceError
-from coder.syntax import Verdict, count_errors, find_function, judge
+from coder.syntax import Surroundings, Verdict, compiles, count_errors, find_function, judge
 
 
 def marked(text: str, name: str) -> str:
@@ -46,52 +46,83 @@ def test_any_text_can_be_judged(text: str) -> None:
 
 
 def test_lone_surrogates_are_judged() -> None:
-    """A text that UTF-8 cannot hold is counted and found not to compile."""
-    assert judge("x = '", "\ud800", "'\n") == Verdict(0, 0, compiles=False)
+    """As any other letter, though no file with them compiles."""
+    assert judge("x = '", "\ud800", "'\n") == Verdict(0, 0)
+    assert not compiles("x = '\ud800'\n")
 
 
 @pytest.mark.parametrize(
-    ("prefix", "middle", "suffix", "clean", "compiles"),
+    ("prefix", "middle", "suffix", "clean"),
     [
-        ("x = ", "1", "\n", True, True),
-        ("x = ", "", "\n", True, False),  # the hole's own error is not the completion's
-        ("x = 1\n", "y = (\n", "z = 2\n", False, False),
-        ("def f(x):\n    ", "return x", "\n", True, True),
-        ("def f(x)\n    pass\n\ny = ", "2", "\n", True, False),  # broken elsewhere
-        ("f(", "a=1, 2", ")\n", True, False),  # tree-sitter accepts it, Python does not
-        ("", "return 1", "\n", True, False),
-        ("x = ", "'\\d'", "\n", True, True),  # only warned about
-        ("x = ", "1 is 1", "\n", True, True),
+        ("x = ", "1", "\n", True),
+        ("x = ", "", "\n", True),  # nothing adds nothing
+        ("x = f(", "a", "\n", False),  # what is open before the hole is to be closed in it
+        ("x = f(", "a)", "\n", True),
+        ("x = f(", "a", ")\n", True),
+        ("x = f(", "a)", ")\n", False),
+        ("if x", "", "\n    pass\n", True),
+        ("if x", " > 1", "\n    pass\n", False),
+        ("if x", " > 1:", "\n    pass\n", True),
+        ("x = 1\n", "y = (\n", "z = 2\n", False),
+        ("def f(x):\n    ", "return x", "\n", True),
+        ("def f(x):\n", "    return x", "\n", True),
+        ("def f(x):\n", "    return (x", "\n", False),
+        ("def f(x)\n    pass\n\ny = ", "2", "\n", True),  # broken elsewhere
+        ("f(", "a=1, 2", ")\n", False),  # tree-sitter accepts it, Python does not
+        ("", "return 1", "\n", False),
+        ("def f():\n    nonlocal x\n    ", "return 1", "\n", True),  # refused as it is
+        ("class A:\n    def f(self):\n        ", "return 1", "\n\n    x = 2\n", True),
+        ("class A:\n    def f(self):\n        ", "f(a=1, 2)", "\n\n    x = 2\n", False),
+        ("x = ", "'\\d'", "\n", True),  # only warned about
+        ("x = ", "1 is 1", "\n", True),
     ],
 )
 def test_a_completion_answers_for_what_it_adds(
-    prefix: str, middle: str, suffix: str, clean: bool, compiles: bool
+    prefix: str, middle: str, suffix: str, clean: bool
 ) -> None:
-    """Errors around the hole are not held against the middle; compile() has the last word."""
-    verdict = judge(prefix, middle, suffix)
-    assert (verdict.clean, verdict.compiles) == (clean, compiles)
+    """Errors around the hole are not held against it; what a plain filling mends, is."""
+    assert judge(prefix, middle, suffix).clean == clean
 
 
-def test_an_open_hole_counts_before() -> None:
-    """Filling an open hole lowers the count, and that is clean."""
-    assert judge("x = ", "1", "\n") == Verdict(1, 0, compiles=True)
+def test_errors_before_are_those_that_no_plain_filling_mends() -> None:
+    """An open hole is an error that the middle is there to mend."""
+    assert judge("x = ", "1", "\n") == Verdict(0, 0)
+    assert judge("x = ", "+", "\n") == Verdict(0, 1)
+    assert judge("def f(x)\n    pass\n\ny = ", "+", "\n").errors_before == 1
+
+
+def test_errors_are_found_in_the_middle() -> None:
+    """In its bytes, also behind letters of several; none where it is clean."""
+    around = Surroundings("x = 'é'\ny = f(", "\nz = 1\n")
+    assert around.errors("'é')") == []
+    ((start, end),) = around.errors("'é', 2 3)")
+    assert "'é', 2 3)".encode()[start:end].strip() in (b"2 3", b"2", b"3")
+
+
+@given(st.lists(st.sampled_from(["x", "(", ")", "\n", "    ", "é", ":", "def f():", "'"])))
+def test_parsing_into_the_surroundings_is_parsing_anew(parts: list[str]) -> None:
+    """The incremental tree is that of the whole text."""
+    middle = "".join(parts)
+    around = Surroundings("def é():\n    x = ", "\n    return x\n")
+    fresh = count_errors("def é():\n    x = " + middle + "\n    return x\n")
+    assert around.judge(middle).errors_after == fresh
 
 
 @pytest.mark.parametrize("text", ["(" * 5000, "-" * 50_000 + "1", "+".join("1" * 50_000)])
 def test_deep_texts_do_not_compile(text: str) -> None:
     """Nesting beyond what the interpreter takes is a verdict, not an exception."""
-    assert not judge("", text, "").compiles
+    assert not compiles(text)
 
 
 def test_a_judged_text_is_never_run(capsys: pytest.CaptureFixture[str]) -> None:
     """The completion is compiled and no more."""
-    assert judge("", "print('run')\nraise SystemExit", "\n").compiles
+    assert judge("", "print('run')\nraise SystemExit", "\n").clean
     assert capsys.readouterr().out == ""
 
 
 def test_future_imports_of_the_judge_do_not_leak() -> None:
     """A text compiles as itself, whatever this package's modules import from __future__."""
-    assert judge("def f():\n    x: (yield) = ", "1", "\n").compiles
+    assert compiles("def f():\n    x: (yield) = 1\n")
 
 
 BODIES = {
@@ -249,7 +280,7 @@ def test_a_lead_makes_room_for_a_body() -> None:
     """With its lead before it, a body put into a function without one compiles."""
     for text in ('def f():\n    """Do."""', "def f():  # now", "def f(): 'do'  # c\nx = 1\n"):
         body = find_function(text, "f")
-        assert judge(text[: body.start] + body.lead, "return 1", text[body.end :]).compiles
+        assert compiles(text[: body.start] + body.lead + "return 1" + text[body.end :])
 
 
 @pytest.mark.parametrize(
