@@ -31,6 +31,11 @@ from finetune.throughput import matrix_peak, step_flops
 
 COUNTERS = ("step", "elapsed", "tokens", "averaged", "validated")  # what has been spent
 REMEMBERED = 64  # losses that the next one is compared with
+# How far above them a jump is: nats and standard deviations, whichever is more.
+SPIKE = (0.5, 8)
+# Of the bound, whose weights 1/t make it jump now and then with nothing wrong: by 2.3 nats and
+# nine deviations once in 5,165 steps of canvases. To leave such steps out would bias it.
+BOUND_SPIKE = (4.0, 16)
 PATIENCE = 5  # updates given up in a row before the last good state is taken up again
 ATTEMPTS = 3  # times that this may happen without a new state in between
 
@@ -40,22 +45,23 @@ def has_sparse_masks(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def is_spike(losses: Sequence[float], loss: float) -> bool:
+def is_spike(losses: Sequence[float], loss: float, limit: tuple[float, float]) -> bool:
     """Whether a loss is far above those before it, or no number at all.
 
-    Judged once REMEMBERED are known: eight standard deviations and half a nat.
+    Judged once REMEMBERED are known; `limit` as in SPIKE.
     """
     if not math.isfinite(loss):
         return True
     if len(losses) < REMEMBERED:
         return False
-    return loss > statistics.fmean(losses) + max(0.5, 8 * statistics.stdev(losses))
+    nats, deviations = limit
+    return loss > statistics.fmean(losses) + max(nats, deviations * statistics.stdev(losses))
 
 
 class Trainer:
     """The model, its optimisers and what has been spent so far.
 
-    An update whose loss or gradient is no number, or whose loss jumps, is given
+    An update whose losses or gradient are no number, or one of whose losses jumps, is given
     up; after PATIENCE of them in a row the last good state comes back, and the
     run goes on with later samples. A micro-batch that does not fit the memory is
     halved; the gradient of a step stays the same.
@@ -119,7 +125,8 @@ class Trainer:
         self.averaged = 0  # steps in the average
         self.validated = 0.0  # `elapsed` at the last validation
         self.average: dict[str, Tensor] = {}
-        self.losses: deque[float] = deque(maxlen=REMEMBERED)
+        self.losses: deque[float] = deque(maxlen=REMEMBERED)  # of the next token
+        self.bounds: deque[float] = deque(maxlen=REMEMBERED)  # of steps with canvases
         self.given_up = self.attempts = 0
         self.moved = True  # since the last good state came back
         self.events: list[tuple[str, str]] = []  # what went wrong and why, for the metrics
@@ -161,13 +168,16 @@ class Trainer:
         norm = whole(nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0))
         # One wait for the device: whether this gradient is to be used is decided here.
         next_token, bound, height = torch.cat((losses, norm.reshape(1).float())).tolist()
-        if not math.isfinite(bound + height) or is_spike(self.losses, next_token):
+        jumps = is_spike(self.losses, next_token, SPIKE)
+        if jumps or is_spike(self.bounds, bound, BOUND_SPIKE) or not math.isfinite(height):
             self.given_up += 1
             why = f"next token {next_token:.4g}, bound {bound:.4g}, gradient norm {height:.4g}"
             self.events.append(("skipped", why))
         else:
             self.given_up, self.moved = 0, True
             self.losses.append(next_token)
+            if bound:
+                self.bounds.append(bound)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * rate
@@ -286,6 +296,7 @@ class Trainer:
                 "optimizers": [o.state_dict() for o in self.optimizers],
                 "average": self.average,
                 "losses": list(self.losses),
+                "bounds": list(self.bounds),
                 "counters": {name: getattr(self, name) for name in COUNTERS},
                 "micro_batch": (self.asked, self.micro_batch),
             }
@@ -338,6 +349,7 @@ class Trainer:
                     values[name] = placed(tensor, parameters[number])
             optimizer.load_state_dict(saved)
         self.losses = deque(state["losses"], maxlen=REMEMBERED)
+        self.bounds = deque(state.get("bounds", ()), maxlen=REMEMBERED)  # older states have none
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

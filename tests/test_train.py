@@ -35,7 +35,7 @@ from finetune.recipe import Recipe
 from finetune.run import Run, Validation
 from finetune.samples import Samples
 from finetune.state import read_state, write_state
-from finetune.trainer import Trainer, is_spike
+from finetune.trainer import BOUND_SPIKE, SPIKE, Trainer, is_spike
 from tests.conftest import TEXTS
 
 SHAPE = [
@@ -400,10 +400,41 @@ def test_a_loss_that_is_no_number_is_left_out(
 def test_a_jump_of_the_loss_is_a_spike() -> None:
     """Noise is none, and nothing is before enough is known."""
     losses = [3.0, 3.1, 2.9, 3.05] * 16
-    assert not is_spike(losses, 3.4)
-    assert is_spike(losses, 4.2)
-    assert is_spike([], float("inf"))
-    assert not is_spike(losses[:8], 30.0)
+    assert not is_spike(losses, 3.4, SPIKE)
+    assert is_spike(losses, 4.2, SPIKE)
+    assert not is_spike(losses, 4.2, BOUND_SPIKE)
+    assert is_spike(losses, 7.2, BOUND_SPIKE)
+    assert is_spike([], float("inf"), SPIKE)
+    assert not is_spike(losses[:8], 30.0, SPIKE)
+
+
+@pytest.mark.parametrize("jumping", [0, 1])
+def test_a_jump_of_either_loss_is_left_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jumping: int
+) -> None:
+    """Of the bound alone as of the next token; steps without canvases say nothing of bounds."""
+    monkeypatch.setattr("finetune.trainer.REMEMBERED", 8)
+    real, factors = Objective.forward, torch.ones(2)
+    monkeypatch.setattr(Objective, "forward", lambda *args: real(*args) * factors)
+    run = trainer(folder)
+    batches = run.batches(iter([0] * 3 + [4] * 12))
+    for _ in range(12):
+        run.train_step(batches, 0.9)
+    assert run.events == []
+    assert (len(run.losses), len(run.bounds)) == (8, 8)
+    assert min(run.bounds) > 0
+    before = run.denoiser.embed.weight.clone()
+    factors[jumping] = 1000
+    run.train_step(batches, 0.9)
+    assert [event for event, why in run.events] == ["skipped"]
+    assert torch.equal(run.denoiser.embed.weight, before)
+    factors[jumping] = 1
+    run.train_step(batches, 0.9)
+    assert not torch.equal(run.denoiser.embed.weight, before)
+    run.save(tmp_path / "state.pt", {})
+    resumed = trainer(folder)
+    resumed.restore(tmp_path / "state.pt", {})
+    assert resumed.bounds == run.bounds
 
 
 def trainer(folder: Path, **more: Any) -> Trainer:
