@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from coder.errors import DataError
 from evals.intervals import bootstrap, pass_at_k, percentile, wilson
 from evals.jsonl import Row
-from evals.tables import between, cells, columns, provenance
+from evals.tables import between, cells, columns, provenance, ratio
 
 if TYPE_CHECKING:
     from coder.page import Section
@@ -29,6 +29,7 @@ MEANS = {
     "prefix_characters": "characters right from the start",
     "length_error": "characters longer than the true middle",
 }
+KS = (1, 2, 5, 10, 100)
 LUCK = (
     "Luck: what the best single string gives as the answer to every problem, chosen with the "
     "true middles in sight; for tests, what an empty middle gives."
@@ -61,16 +62,6 @@ def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     for name in MEANS:
         values = [row[name] for row in rows]
         means[name] = {"mean": statistics.fmean(values), "by_cluster": bootstrap(values, clusters)}
-    by_problem = defaultdict(list)
-    for row in rows:
-        if row.get("passed") is not None:
-            by_problem[row["id"]].append(row["passed"])
-    fewest = min(map(len, by_problem.values()), default=0)
-    passes = {
-        f"pass@{k}": statistics.fmean(pass_at_k(len(p), sum(p), k) for p in by_problem.values())
-        for k in (1, 10, 100)
-        if k <= fewest
-    }
     elapsed = [row["elapsed_ms"] for row in rows]
     return {
         **header,
@@ -79,7 +70,7 @@ def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "clusters": len(set(clusters)),
         "shares": shares,
         "means": means,
-        "pass_at_k": passes,
+        "pass_at_k": passes([row for row in rows if row.get("passed") is not None]),
         "nfe": statistics.fmean(row["nfe"] for row in rows),
         "tokens_per_forward": sum(r["tokens"] for r in rows) / max(1, sum(r["nfe"] for r in rows)),
         "elapsed_ms": {
@@ -89,6 +80,22 @@ def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         },
         "stopped": dict(Counter(row["stopped"] for row in rows).most_common()),
         "verdicts": dict(Counter(row["verdict"] for row in rows if row.get("verdict"))),
+    }
+
+
+def passes(rows: Sequence[Row]) -> dict[str, Any]:
+    """pass@k with intervals over clusters, for each of KS and the most that all problems allow."""
+    by_problem = defaultdict(list)
+    for row in rows:
+        by_problem[row["cluster"], row["id"]].append(row["passed"])
+    most = min(map(len, by_problem.values()), default=0)
+    return {
+        f"pass@{k}": ratio(
+            [pass_at_k(len(some), sum(some), k) for some in by_problem.values()],
+            [cluster for cluster, _ in by_problem],
+        )
+        for k in sorted({*KS, most})
+        if 0 < k <= most
     }
 
 
@@ -108,6 +115,10 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
             luck = "" if part["luck"] is None else f"{part['luck']:.1%}"
             share, by_cluster = cells(part)
             rows.append([label, share, luck, between(part["wilson"]), by_cluster])
+    if len(found["pass_at_k"]) > 1:  # else it is the share that passes the tests
+        for name, part in found["pass_at_k"].items():
+            share, by_cluster = cells(part)
+            rows.append([name, share, "", "", by_cluster])
     return rows
 
 
@@ -129,7 +140,6 @@ def as_text(found: Mapping[str, Any]) -> str:
         "",
         columns(table(found)),
         "",
-        *(f"{name}: {value:.1%}" for name, value in found["pass_at_k"].items()),
         f"mean nfe {found['nfe']:.1f}, tokens per forward {found['tokens_per_forward']:.2f}",
         f"elapsed p50 {elapsed['p50']:.0f} ms, p95 {elapsed['p95']:.0f}, p99 {elapsed['p99']:.0f}",
         "verdicts: " + ", ".join(f"{kind} {n}" for kind, n in found["verdicts"].items()),

@@ -60,7 +60,7 @@ def test_shares_and_intervals() -> None:
     assert passed["share"] == 0.3
     assert passed["wilson"][0] < 0.3 < passed["wilson"][1]
     assert passed["by_cluster"][0] < 0.3 < passed["by_cluster"][1]
-    assert found["pass_at_k"] == {"pass@1": pytest.approx(0.3)}
+    assert found["pass_at_k"]["pass@1"]["share"] == pytest.approx(0.3)
     assert found["clusters"] == 5
     assert found["tokens_per_forward"] == 1.5
     assert found["elapsed_ms"] == {"p50": 50.0, "p95": 100.0, "p99": 100.0}
@@ -76,8 +76,31 @@ def test_several_samples_give_pass_at_k() -> None:
     """Unbiased, and Wilson's interval is not given: samples of a problem are not independent."""
     rows = [row(n, sample == 0, sample) for n in range(4) for sample in range(10)]
     found = figures(HEADER, rows)
-    assert found["pass_at_k"] == {"pass@1": pytest.approx(0.1), "pass@10": 1.0}
+    assert {name: part["share"] for name, part in found["pass_at_k"].items()} == {
+        "pass@1": pytest.approx(0.1),
+        "pass@2": pytest.approx(0.2),
+        "pass@5": pytest.approx(0.5),
+        "pass@10": 1.0,
+    }
     assert found["shares"]["passed"]["wilson"] is None
+    few = [row(n, sample < n, sample) for n in range(8) for sample in range(3)]
+    passes = figures(HEADER, few)["pass_at_k"]
+    assert passes.keys() == {"pass@1", "pass@2", "pass@3"}
+    low, high = passes["pass@3"]["by_cluster"]
+    assert 0 < low < passes["pass@3"]["share"] == 7 / 8 < high <= 1
+
+
+def test_pass_at_k_is_shown_with_its_interval(tmp_path: Path) -> None:
+    """In text and page; with one sample a problem it is the share that passes, and left out."""
+    several = [row(n, sample < n, sample) for n in range(8) for sample in range(3)]
+    path = write(tmp_path / "several.jsonl", HEADER, several)
+    (found,) = report([path], tmp_path / "out")
+    (line,) = (line for line in as_text(found).splitlines() if line.startswith("pass@3"))
+    assert line.split()[1] == "87.5%"
+    assert " – 100.0 %" in line
+    assert "pass@3" in (tmp_path / "out" / "report.html").read_text()
+    single = write(tmp_path / "single.jsonl", HEADER, [row(n, n < 3) for n in range(10)])
+    assert "pass@" not in as_text(report([single], None)[0])
 
 
 def write(path: Path, header: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
