@@ -203,39 +203,66 @@ class Trainer:
         }
 
     def gradient(self, batch: Batch) -> Tensor:
-        """Leave the gradient of a batch at the weights; its two losses, over all processes."""
+        """Leave the gradient of a batch at the weights; its two losses, over all processes.
+
+        If a micro-batch does not fit the memory of any of them, all halve theirs and try
+        again; DataError if it is of one row, or if the weights are shared out.
+        """
         while True:
+            full, losses = False, torch.zeros(2, device=self.device)
             try:
                 losses = self.accumulate(batch)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                self.forget_gradient()
-                if self.micro_batch == 1 or self.world > 1:
-                    raise DataError(
-                        f"a micro-batch of {self.micro_batch} rows does not fit the memory of "
-                        f"{self.device}; give a smaller --micro-batch or --context-length"
-                    ) from error
-                torch.cuda.empty_cache()
-                self.micro_batch //= 2
-                self.events.append(("out of memory", f"micro-batch now {self.micro_batch} rows"))
-            else:
-                if self.world > 1:
-                    losses = self.accelerator.reduce(losses, "mean")
-                return losses
+                full = True
+            # Not within `except`: the error holds on to the memory of what failed.
+            # With shared weights the others wait for this process in the midst of a pass.
+            if self.sharded and full:
+                raise DataError(
+                    f"a micro-batch of {self.micro_batch} rows does not fit the memory of "
+                    f"{self.device}, and processes that share weights cannot halve it; go on "
+                    f"with --resume and --micro-batch below {self.micro_batch}"
+                )
+            if not self.sharded:
+                (full,) = self.agree(full)
+            if not full:
+                return self.over_all(losses)
+            self.forget_gradient()
+            if self.micro_batch == 1:
+                raise DataError(
+                    f"not even one row of {self.recipe.context_length} tokens and "
+                    f"{self.recipe.canvas_tokens} of canvases fits the memory of {self.device}; "
+                    "start anew with a smaller --context-length, --canvas-tokens or --width"
+                )
+            torch.cuda.empty_cache()
+            self.micro_batch //= 2
+            self.events.append(("out of memory", f"micro-batch now {self.micro_batch} rows"))
+
+    def over_all(self, losses: Tensor) -> Tensor:
+        """Make each gradient the mean over all processes, and return the mean of their losses."""
+        if self.world == 1:
+            return losses
+        if not self.sharded:  # else each pass has done it
+            for parameter in self.denoiser.parameters():
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad /= self.world
+        mean: Tensor = self.accelerator.reduce(losses, "mean")
+        return mean
 
     def accumulate(self, batch: Batch) -> Tensor:
-        """Add up the gradients of the micro-batches of a batch; its two losses."""
+        """Add up the gradients of the micro-batches of this process; its two losses."""
         losses = torch.zeros(2, device=self.device)
         rows = len(batch.context)
         for first in range(0, rows, self.micro_batch):
             part = batch.rows(first, first + self.micro_batch).to(self.device)
-            last = first + self.micro_batch >= rows
-            # Processes need to agree on a gradient only when it is whole.
+            # Processes need to agree on a gradient only when it is whole, and where each has
+            # all weights only when it fitted the memory of all: until then none waits.
             if self.sharded:
+                last = first + self.micro_batch >= rows
                 self.objective.set_requires_gradient_sync(last)
-            alone = not last and not self.sharded
-            with self.accelerator.no_sync(self.objective) if alone else nullcontext():
+            with nullcontext() if self.sharded else self.accelerator.no_sync(self.objective):
                 mask = None
                 if self.sparse_masks:
                     mask = block_mask(part.context.shape[1], part.block, part.start)

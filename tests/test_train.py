@@ -540,7 +540,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved(
         resumed.restore(tmp_path / "state.pt", {})
         assert resumed.micro_batch == taken
     limit = 0
-    with pytest.raises(DataError, match="--micro-batch"):
+    with pytest.raises(DataError, match="not even one row"):
         gradient(trainer(folder))
 
 
@@ -558,7 +558,7 @@ def test_the_average_is_the_mean_of_the_weights(folder: Path) -> None:
 # Runs in the same processes, which begin with clocks of their own and write what they end with.
 SPY = """
 import json, os, sys, torch
-from finetune import run, train, trainer
+from finetune import objective, run, train, trainer
 real, leave = run.Run.loop, trainer.Trainer.leave
 def loop(run):
     trainer = run.trainer
@@ -569,12 +569,23 @@ def loop(run):
     torch.save((trainer.world, trainer.elapsed, weights), run.args.out / f"{rank}.pt")
     return finished
 run.Run.loop = loop
+forward = objective.Objective.forward
+def one_row(self, batch, mask=None):
+    if len(batch.context) > 1 and trainers[-1].accelerator.process_index:
+        raise torch.OutOfMemoryError("out of memory")
+    return forward(self, batch, mask)
+begin = trainer.Trainer.__init__
+def begun(self, *args, **more):
+    trainers.append(self)
+    begin(self, *args, **more)
+trainer.Trainer.__init__ = begun
 figures = {"validation_next_token_loss": 1.0, "validation_bound": 1.0}
 run.Validation.__call__ = lambda *_: figures
 trainers = []
-trainer.Trainer.leave = lambda trainer: trainers.append(trainer)
-for sharded, argv in json.loads(sys.argv[1]):
-    os.environ["ACCELERATE_USE_FSDP"] = sharded
+trainer.Trainer.leave = lambda trainer: None
+for way, argv in json.loads(sys.argv[1]):
+    os.environ["ACCELERATE_USE_FSDP"] = str(way == "shards").lower()
+    objective.Objective.forward = one_row if way == "memory" else forward
     assert train.main(argv) == 0
     trainers[-1].accelerator.wait_for_everyone()
 leave(trainers[-1])
@@ -584,19 +595,22 @@ leave(trainers[-1])
 def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
     """Each has its share of the rows, all go by one clock and end with the same weights.
 
-    So they do where each keeps its share of the weights too, also in slices.
+    So they do where each keeps its share of the weights too, also in slices, and where
+    the memory of one of them holds a single row.
     """
     spy = tmp_path / "spy.py"
     spy.write_text(SPY)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", "2", str(spy)]
-    steps, minutes, shards = outs = [tmp_path / name for name in ("steps", "minutes", "shards")]
+    names = ("steps", "minutes", "shards", "memory")
+    steps, minutes, shards, memory = outs = [tmp_path / name for name in names]
     by_steps = ("--steps", "20", "--cursors", "0", "--average-from", "0.5")
     runs = [
-        ("false", arguments(folder, steps, *by_steps)),
-        ("false", arguments(folder, minutes, "--minutes", "0.02", "--cursors", "0")),
-        ("true", arguments(folder, shards, *by_steps, "--slice", "0.0001")),
-        ("true", arguments(folder, shards, *by_steps, "--resume")),
+        ("steps", arguments(folder, steps, *by_steps)),
+        ("minutes", arguments(folder, minutes, "--minutes", "0.02", "--cursors", "0")),
+        ("shards", arguments(folder, shards, *by_steps, "--slice", "0.0001")),
+        ("shards", arguments(folder, shards, *by_steps, "--resume")),
+        ("memory", arguments(folder, memory, *by_steps)),
     ]
     environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.getcwd()}
     with subprocess.Popen(
@@ -621,7 +635,9 @@ def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
     assert len(made) == 20
     assert events(shards) == ["resumed", "averaged"]
     # What is summed in another order: bfloat16 differs in the third digit, and steps add up.
-    assert (weights[shards] - weights[steps]).norm() < 0.05 * weights[steps].norm()
+    for out in (shards, memory):
+        assert (weights[out] - weights[steps]).norm() < 0.05 * weights[steps].norm()
+    assert events(memory) == ["out of memory", "averaged"]
 
 
 def test_processes_that_know_nothing_of_each_other_are_refused(
