@@ -182,9 +182,13 @@ def run_command(args: argparse.Namespace) -> int:
     """All three stages into one folder; what is there is not redone."""
     from coder import checkpoint
     from evals.generate import generate
+    from evals.sandbox import Sandbox
     from evals.score import score
 
     suite, request = suite_of(args), request_of(args)
+    if args.require_isolation and any(problem.test is not None for problem in suite.problems):
+        with Sandbox(1, args.require_isolation):
+            pass  # before the model has worked for nothing
     samples, results = args.out / "samples.jsonl", args.out / "results.jsonl"
     generate(suite, checkpoint.load(args.model, args.device), request, samples, args.device)
     score(samples, suite, results, args.workers, args.require_isolation)

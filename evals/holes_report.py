@@ -126,7 +126,9 @@ def facts(found: Mapping[str, Any]) -> list[str]:
     """What a reader must know of a run beside its shares."""
     return [
         f"{found['rows']} samples of {found['problems']} problems in {found['clusters']} clusters",
-        f"isolation {found.get('isolation') or 'none needed'}",
+        f"isolation {found['isolation']}: {', '.join(found['guards'])}"
+        if found["isolation"]
+        else "no program was run",
         *provenance(found),
     ]
 

@@ -172,16 +172,22 @@ class Sandbox:
             try:
                 return Server(mode)
             except DataError as error:
-                self.refused = f" ({error})"
+                self.refused = str(error)
         return Server(self.modes[-1])
+
+    def described(self) -> str:
+        """The level and what makes it up, for people; below `full` also why it is no better."""
+        guards = ", ".join(self.guards) or "nothing"
+        why = f"; without namespaces: {self.refused}" if self.refused else ""
+        return f"{self.level.name} ({guards}{why})"
 
     def insist(self) -> None:
         """UsageError if the level is below what is required."""
         if self.require is not None and self.level < self.require:
             raise UsageError(
                 f"isolation level {self.level.name!r} is below {self.require.name!r}; this "
-                f"system gives {', '.join(self.guards) or 'nothing'}{self.refused}: allow user "
-                f"namespaces, Landlock and seccomp, or require {self.level.name!r}"
+                f"system gives {self.described()}: allow user namespaces, Landlock and seccomp, "
+                f"or require {self.level.name!r}"
             )
 
     def close(self) -> None:

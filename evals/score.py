@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -50,6 +51,8 @@ def score(
         )
     tested = any(problem.test is not None for problem in suite.problems)
     with Sandbox(workers=workers, require=require if tested else None) as sandbox:
+        if tested:
+            print(f"isolation: {sandbox.described()}", file=sys.stderr)
         header = {
             **head,
             "format": FORMAT,
@@ -57,6 +60,7 @@ def score(
             "scorer": environment(),
             "made_by": [*head["made_by"], *([here] if here not in head["made_by"] else [])],
             "isolation": sandbox.level.name if tested else None,
+            "guards": list(sandbox.guards) if tested else [],
             "luck": luck(suite),
         }
         results = Results(path, header)

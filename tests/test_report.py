@@ -25,6 +25,7 @@ HEADER: dict[str, Any] = {
     "expected": 10,
     "made_by": [{"command": "talaria eval run infill-single-line", "commit": "c" * 40}],
     "isolation": "full",
+    "guards": ["limits", "Landlock"],
     "luck": {"passed": 0.026, "exact": 0.017, "exact_stripped": 0.039, "first_line": 0.04},
 }
 
@@ -129,7 +130,7 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
     text = as_text(found[0])
     assert "passes the tests" in text
     assert "30.0%" in text
-    assert "isolation full" in text
+    assert "isolation full: limits, Landlock" in text
     for words in (
         "data holes.jsonl (dddddddddddd)",
         "options mode diffuse",

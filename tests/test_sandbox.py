@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from coder.errors import UsageError
-from evals.sandbox import Level, Limits, Program, Sandbox, Verdict
+from coder.errors import DataError, UsageError
+from evals.sandbox import Level, Limits, Program, Sandbox, Server, Verdict
 
 SHORT = Limits(
     seconds=0.2, waits=3, file_bytes=1 << 20, memory_bytes=128 << 20, output_bytes=1 << 16
@@ -540,6 +540,8 @@ def test_what_is_asked_of_the_sandbox_is_checked() -> None:
     """A level that is not reached or does not exist, no workers, no limit, a closed sandbox."""
     with pytest.raises(UsageError, match="below 'full'"), Sandbox(1, "full", namespaces=False):
         pytest.fail("it ran below what was required")
+    with Sandbox(1, namespaces=False) as lesser:
+        assert lesser.described() == f"{lesser.level.name} ({', '.join(lesser.guards)})"
     with pytest.raises(UsageError, match="choose from none, limits, namespaces, full"):
         Sandbox(require="best")
     with pytest.raises(UsageError, match="0 workers; it must be at least 1"):
@@ -548,6 +550,23 @@ def test_what_is_asked_of_the_sandbox_is_checked() -> None:
         Limits(seconds=0)
     with pytest.raises(UsageError, match="use it in a with statement"):
         next(Sandbox().run_all([]))
+
+
+def test_why_there_is_no_better_level_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the system's reason, as in a container that forbids user namespaces."""
+    start = Server.start
+
+    def contained(server: Server) -> None:
+        if server.mode == "namespaces":
+            raise DataError("no sandbox in mode namespaces: unshare: Operation not permitted")
+        start(server)
+
+    monkeypatch.setattr(Server, "start", contained)
+    with Sandbox(1) as sandbox:
+        assert sandbox.level < Level.namespaces
+        assert "without namespaces: no sandbox in mode namespaces: unshare" in sandbox.described()
+    with pytest.raises(UsageError, match="unshare: Operation not permitted"), Sandbox(1, "full"):
+        pytest.fail("it ran below what was required")
 
 
 def test_closing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

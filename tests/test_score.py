@@ -75,7 +75,9 @@ def written(path: Path, suite: Suite, model: Checkpoint, texts: list[str]) -> Pa
     return path
 
 
-def test_verdicts_and_comparisons(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
+def test_verdicts_and_comparisons(
+    suite: Suite, model: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Another text that does the same passes without being equal."""
     texts = ["    return n + n\n", "        if len(word) > len(best):\n", "    best = (\n"]
     samples = written(tmp_path / "samples.jsonl", suite, model, texts)
@@ -88,6 +90,9 @@ def test_verdicts_and_comparisons(suite: Suite, model: Checkpoint, tmp_path: Pat
     assert not found["1/L1"]["parses"]
     assert found["1/L1"]["adds_error"]
     assert header["isolation"] in ("limits", "namespaces", "full")
+    assert "limits" in header["guards"]
+    said = f"isolation: {header['isolation']} ({', '.join(header['guards'])}"
+    assert said in capsys.readouterr().err
     # Again: nothing is redone, and the verdicts are the same.
     before = (tmp_path / "results.jsonl").read_bytes()
     score(samples, suite, tmp_path / "results.jsonl", 1)
@@ -220,3 +225,7 @@ def test_the_commands(
         command.main(
             ["score", *where, samples, "--out", str(tmp_path / "x"), "--require-isolation", "top"]
         )
+    unmade = tmp_path / "unmade"
+    with pytest.raises(UsageError, match="isolation level 'top'"):
+        command.main(["run", *where, *how, "--out", str(unmade), "--require-isolation", "top"])
+    assert not unmade.exists()
