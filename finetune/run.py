@@ -18,7 +18,7 @@ from typing import Any
 from coder import checkpoint
 from coder.checkpoint import Checkpoint
 from coder.denoiser import Denoiser
-from coder.errors import DataError
+from coder.errors import CheckpointError, DataError
 from finetune.feed import WorkerLostError
 from finetune.samples import Samples
 from finetune.state import writing
@@ -124,9 +124,6 @@ class Run:
                 trainer.restore(self.state, identity)
             else:
                 trainer.save(self.state, identity)
-        if args.resume and self.main:
-            forget_after(self.metrics, trainer.step)
-            self.append({"event": "resumed", "why": f"from step {trainer.step}"})
 
     @property
     def progress(self) -> float:
@@ -150,7 +147,13 @@ class Run:
             step += 1
 
     def train(self) -> bool:
-        """Train and leave a checkpoint; True when the budget is spent, False if stopped before."""
+        """Train and leave a checkpoint; True when the budget is spent, False if stopped before.
+
+        A run that has finished is left as it is.
+        """
+        if self.args.resume and self.resumed_at_the_end():
+            self.trainer.leave()
+            return True
         with self.explained():
             finished = self.loop()
             self.write_model(self.trainer.model())
@@ -161,6 +164,33 @@ class Run:
                 print(f"stopped at step {at}; go on with --resume", file=sys.stderr)
         self.trainer.leave()
         return finished
+
+    def resumed_at_the_end(self) -> bool:
+        """Whether the run that is resumed has nothing left to do; the metrics say if it goes on."""
+        step = self.trainer.step
+        (finished,) = self.trainer.agree(self.main and self.is_finished())
+        if self.main and finished:
+            print(
+                f"{self.args.out}: finished at step {step}; to train on, name its model with "
+                "--init and another --out",
+                file=sys.stderr,
+            )
+        elif self.main:
+            forget_after(self.metrics, step)
+            self.append({"event": "resumed", "why": f"from step {step}"})
+        return finished
+
+    def is_finished(self) -> bool:
+        """Whether the budget is spent and the checkpoint is the one that `finish` writes.
+
+        That one alone is of the last step and was validated.
+        """
+        try:
+            training = checkpoint.load(self.args.out / "model").config["training"]
+            found = training["optimiser_steps"], "validation_bound" in training
+        except (CheckpointError, KeyError):
+            return False
+        return self.progress >= 1 and found == (self.trainer.step, True)
 
     def loop(self) -> bool:
         """Train, save and validate; True when the budget is spent, False if it stopped before.

@@ -222,6 +222,34 @@ def test_a_slice_ends_in_time_and_the_next_goes_on(folder: Path, tmp_path: Path)
     assert curve(out)[-1][1] < 0.2 < curve(out)[len(curve(out)) // 2][1]
 
 
+def test_a_finished_run_is_left_as_it_is(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Resuming it says so and measures nothing; killed before its last checkpoint it goes on."""
+    out = tmp_path / "run"
+    plan = arguments(folder, out, "--steps", "3", "--cursors", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", lambda run: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            train.main(plan)
+    assert "validation_bound" not in checkpoint.load(out / "model").config["training"]
+    assert train.main([*plan, "--resume"]) == 0
+    assert "validation_bound" in checkpoint.load(out / "model").config["training"]
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    before = files()
+    capsys.readouterr()
+    monkeypatch.setattr(Validation, "__call__", lambda *_: pytest.fail("it was measured"))
+    assert train.main([*plan, "--resume"]) == 0
+    assert "finished at step 3" in capsys.readouterr().err
+    assert files() == before
+
+
 def test_slices_shorter_than_the_time_between_validations(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
