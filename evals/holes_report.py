@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from coder.errors import DataError
 from evals.intervals import bootstrap, pass_at_k, percentile, wilson
 from evals.jsonl import Row
+from evals.score import unsolved
 from evals.tables import between, cells, columns, provenance, ratio
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "clusters": len(set(clusters)),
         "shares": shares,
         "means": means,
+        "unsolved": unsolved(rows),
         "pass_at_k": passes([row for row in rows if row.get("passed") is not None]),
         "nfe": statistics.fmean(row["nfe"] for row in rows),
         "tokens_per_forward": sum(r["tokens"] for r in rows) / max(1, sum(r["nfe"] for r in rows)),
@@ -129,6 +131,7 @@ def facts(found: Mapping[str, Any]) -> list[str]:
         f"isolation {found['isolation']}: {', '.join(found['guards'])}"
         if found["isolation"]
         else "no program was run",
+        *([found["unsolved"]] if found["unsolved"] else []),
         *provenance(found),
     ]
 

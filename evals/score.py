@@ -13,7 +13,7 @@ from coder.errors import DataError, UsageError
 from coder.syntax import judge
 from evals.generate import progress
 from evals.jsonl import FORMAT, Results, Row, environment, made_by, read
-from evals.sandbox import PATIENCE, Level, Limits, Program, Sandbox
+from evals.sandbox import PATIENCE, Level, Limits, Program, Sandbox, Verdict
 from evals.suites import Problem, Suite, compiles, empty_passes
 
 # A program is called endless when it has computed so many times as long as its true
@@ -73,17 +73,19 @@ def score(
                     f"first of {changed[0][0]!r}; choose another --out, or delete it"
                 )
             rest = {key: row for key, row in wanted.items() if key not in kept}
-            limits = time_limits({problems[i] for i, _ in rest}, sandbox)
+            solutions = true_solutions(suite.problems, sandbox) if rest else {}
             bar = progress(len(wanted), "sample")
             bar.update(len(wanted) - len(rest))
             passed = sum(bool(row["passed"]) for row in results.rows)
-            for row in judged(rest, problems, sandbox, limits):
+            for row in judged(rest, problems, sandbox, solutions):
                 results.append(row)
                 passed += bool(row["passed"])
                 bar.update()
                 if tested:
                     bar.set_postfix_str(f"passed {passed / len(results.rows):.1%}", refresh=False)
             bar.close()
+            if said := unsolved(results.rows):
+                print(said, file=sys.stderr)
         finally:
             results.close()
     return results
@@ -108,44 +110,71 @@ def luck(suite: Suite) -> dict[str, float | None]:
     }
 
 
-def time_limits(problems: Iterable[Problem], sandbox: Sandbox) -> dict[str, float]:
-    """Seconds for each program by the times of true solutions here, by problem.
+def true_solutions(problems: Iterable[Problem], sandbox: Sandbox) -> dict[str, Verdict]:
+    """What becomes of each problem's true solution here, by problem.
 
-    A slow machine is slow for both, so it changes no verdict. Holes in one task
-    share its solution, which runs once. Most solutions take no longer than their
-    process takes to start, so the median also bounds what chance does to one of them.
+    Holes in one task share their solution, which runs once.
     """
     programs: dict[str, list[Problem]] = {}
     for problem in problems:
         if problem.test is not None:
             programs.setdefault(problem.program(problem.solution), []).append(problem)
-    taken: dict[str, float] = {}
     asked = (
         (text, Program(text, shared[0].test or ""), Limits(seconds=LONGEST))
         for text, shared in sorted(programs.items())
     )
-    for text, verdict in sandbox.run_all(asked):
-        taken[text] = verdict.seconds
-    least = LEAST * statistics.median(taken.values()) if taken else 0.0
     return {
-        problem.id: max(least, SLOW * seconds)
-        for text, seconds in taken.items()
+        problem.id: verdict
+        for text, verdict in sandbox.run_all(asked)
         for problem in programs[text]
     }
+
+
+def time_limits(solutions: Mapping[str, Verdict]) -> dict[str, float]:
+    """Seconds for each program by the times of true solutions here, by problem.
+
+    A slow machine is slow for both, so it changes no verdict. Most solutions take no
+    longer than their process takes to start, so the median also bounds what chance
+    does to one of them.
+    """
+    if not solutions:
+        return {}
+    least = LEAST * statistics.median(verdict.seconds for verdict in solutions.values())
+    return {name: max(least, SLOW * verdict.seconds) for name, verdict in solutions.items()}
+
+
+def unsolved(rows: Iterable[Row]) -> str:
+    """Problems whose true solution does not pass here, in words; empty if all do."""
+    kinds = {row["id"]: row["solution"] for row in rows if row["solution"] is not None}
+    wrong = Counter(kind for kind in kinds.values() if kind != "passed")
+    if not wrong:
+        return ""
+    told = ", ".join(f"{kind} {count}" for kind, count in wrong.most_common())
+    return (
+        f"{wrong.total()} of {len(kinds)} true solutions do not pass here ({told}): "
+        "verdicts on these problems say nothing"
+    )
 
 
 def judged(
     rows: Mapping[tuple[str, int], Row],
     problems: Mapping[str, Problem],
     sandbox: Sandbox,
-    limits: Mapping[str, float],
+    solutions: Mapping[str, Verdict],
 ) -> Iterator[Row]:
-    """Results of samples, as they come; equal programs run once."""
+    """Results of samples, as they come, beside those of true solutions; equal programs run once."""
+    limits = time_limits(solutions)
     programs: dict[tuple[str, str], list[Row]] = {}
     for row in rows.values():
         problem = problems[row["id"]]
         if problem.test is None:
-            yield {**compared(problem, row), "passed": None, "verdict": None, "detail": ""}
+            yield {
+                **compared(problem, row),
+                "passed": None,
+                "verdict": None,
+                "detail": "",
+                "solution": None,
+            }
             continue
         programs.setdefault((problem.program(row["text"]), problem.id), []).append(row)
     asked = (
@@ -159,6 +188,7 @@ def judged(
                 "passed": verdict.status == "passed",
                 "verdict": verdict.status,
                 "detail": verdict.detail,
+                "solution": solutions[row["id"]].status,
             }
 
 

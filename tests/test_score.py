@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from coder.infill import Options
 from evals import command
 from evals.generate import Request, generate
 from evals.jsonl import Results, environment, read
-from evals.sandbox import Sandbox, Verdict
+from evals.report import as_text, report
+from evals.sandbox import Verdict
 from evals.score import LEAST, SLOW, compared, luck, repeats, score, time_limits
 from evals.selftest import selftest
 from evals.suites import SOURCES, Problem, Suite, read_suite
@@ -157,20 +159,49 @@ def test_two_scorings_say_the_same(suite: Suite, model: Checkpoint, tmp_path: Pa
     assert "0" not in found[0][0]["detail"]  # limits are measured, so they are not told
 
 
-def test_a_program_has_time_by_what_true_solutions_take(suite: Suite) -> None:
+def test_a_program_has_time_by_what_true_solutions_take() -> None:
     """Many times its own solution's, and many times what most of them take."""
+    seconds = {"a": 0.002, "b": 0.5, "c": 0.002}
+    limits = time_limits({name: Verdict("passed", "", s, 0.0) for name, s in seconds.items()})
+    assert limits == pytest.approx({"a": LEAST * 0.002, "b": SLOW * 0.5, "c": LEAST * 0.002})
+    assert time_limits({}) == {}
 
-    class Slow:
-        """A machine on which the second program takes long."""
 
-        def run_all(self, jobs: Any) -> Any:
-            """Verdicts without running anything."""
-            for number, (key, *_) in enumerate(jobs):
-                yield key, Verdict("passed", "", 0.5 if number == 1 else 0.002, 0.0)
+def test_an_interrupted_scoring_goes_on_with_the_same_limits(
+    suite: Suite, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come from all true solutions, not from those of the rows that are left."""
+    samples = written(tmp_path / "samples.jsonl", suite, model, ["x\n"] * 3)
+    path = tmp_path / "results.jsonl"
+    score(samples, suite, path, 1)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    asked: list[list[str]] = []
 
-    problems = [*suite.problems[:2], replace(suite.problems[1], id="third", suffix="pass\n")]
-    limits = time_limits(problems, cast(Sandbox, Slow()))
-    assert sorted(limits.values()) == pytest.approx([LEAST * 0.002] * 2 + [SLOW * 0.5])
+    def remember(solutions: Mapping[str, Verdict]) -> dict[str, float]:
+        asked.append(sorted(solutions))
+        return time_limits(solutions)
+
+    monkeypatch.setattr("evals.score.time_limits", remember)
+    assert len(score(samples, suite, path, 1).rows) == 3
+    assert asked == [sorted(problem.id for problem in suite.problems)]
+
+
+def test_true_solutions_that_fail_here_are_told(
+    suite: Suite, model: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While scoring and in the report: then the fault lies with data or machine."""
+    wrong = replace(suite.problems[0], solution="    return 3 * n\n")
+    asked = replace(suite, problems=[wrong, *suite.problems[1:]])
+    samples = written(tmp_path / "samples.jsonl", asked, model, ["    return 2 * n\n"] * 3)
+    rows = score(samples, asked, tmp_path / "results.jsonl", 1).rows
+    assert [row["solution"] for row in sorted(rows, key=lambda row: row["id"])] == [
+        "failed",
+        "passed",
+        "passed",
+    ]
+    told = "1 of 3 true solutions do not pass here (failed 1)"
+    assert told in capsys.readouterr().err
+    assert told in as_text(report([tmp_path / "results.jsonl"], None)[0])
 
 
 def test_what_is_compared() -> None:
