@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 
 import numpy as np
@@ -40,8 +41,10 @@ class Account:
 
 @pytest.fixture(scope="module")
 def samples(tokenizer: Tokenizer) -> Samples:
-    """Samples of two packages."""
-    documents = [Document(f"p{i % 2}", f"m{i}.py", SOURCE.replace("7", str(i))) for i in range(6)]
+    """Samples of two packages, in whose six files every word of some length is another."""
+    texts = [re.sub(r"\w{5,}", rf"\g<0>{i}", SOURCE) for i in range(6)]
+    documents = [Document(f"p{i % 2}", f"m{i}.py", text) for i, text in enumerate(texts)]
+    assert len({document.text for document in documents}) == 6
     return Samples(documents, tokenizer, LENGTH, 40, seed=1)
 
 
@@ -70,8 +73,11 @@ def test_the_layout_of_samples(samples: Samples, tokenizer: Tokenizer, index: in
 
 
 def test_a_hole_and_its_surroundings_are_the_file(samples: Samples, tokenizer: Tokenizer) -> None:
-    """Prefix, middle and suffix put together again are a stretch of the file."""
-    whole = 0
+    """Prefix, middle and suffix put together again are a stretch of one file.
+
+    What stands before them is of other files of the same package, each under its path.
+    """
+    whole = others = 0
     for index in range(200):
         sample = samples[index]
         for start, end in sample.middles:
@@ -82,9 +88,21 @@ def test_a_hole_and_its_surroundings_are_the_file(samples: Samples, tokenizer: T
             )
             parts = ids[pre + 1 : start - 1], ids[start : end - 1], ids[suf + 1 : pre]
             text = "".join(map(tokenizer.decode, parts)).strip("�")
-            assert text in SOURCE
-            whole += 1
+            files = {i for i, document in enumerate(samples.documents) if text in document.text}
+            assert files
+            whole += len(files) == 1
+            # The piece begins behind the former one's end, or with the row.
+            at = max((i for i in range(suf) if ids[i] in (tokenizer.eom, tokenizer.pre)), default=0)
+            for mark in (i for i in range(at, suf) if ids[i] == tokenizer.file):
+                end = next(i for i in range(mark + 1, suf + 1) if ids[i] > tokenizer.mask)
+                path, other = tokenizer.decode(ids[mark + 1 : end]).split("\n", 1)
+                number = int(path[1])
+                assert other.strip("�") in samples.documents[number].text
+                assert number not in files or len(files) > 1
+                assert any((number - file) % 2 == 0 for file in files)
+                others += 1
     assert whole > 100
+    assert others > 10
 
 
 def test_the_position_of_an_end_tells_nothing(samples: Samples) -> None:
