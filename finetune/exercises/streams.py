@@ -664,8 +664,3 @@ def singular(verb: str) -> str:
     rest = rest.replace("not blanks", "not a blank")
     irregular = {"are": "is", "have": "has", "do": "does", "lie": "lies"}
     return f"{irregular.get(first, first + 's')} {rest}"
-
-
-def number_text(rng: Random) -> object:
-    """Draws strings of which some read as integers."""
-    return rng.choice((str(rng.randint(-9, 99)), str(rng.randint(0, 9)), text(LETTERS, 0, 3)(rng)))
