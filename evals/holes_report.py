@@ -26,7 +26,7 @@ SHARES = {
     "repeats_suffix": "repeats the line after the hole",
 }
 MEANS = {
-    "edit_similarity": "edit similarity",
+    "edit_similarity": "edit similarity, 0 to 1",
     "prefix_characters": "characters right from the start",
     "length_error": "characters longer than the true middle",
 }
@@ -124,6 +124,18 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def means_table(found: Mapping[str, Any]) -> list[list[str]]:
+    """What is not a share, as rows of cells, the head first."""
+    rows = [["", "mean", "by clusters 95 %"]]
+    for name, label in MEANS.items():
+        part = found["means"][name]
+        pair = part["by_cluster"]
+        rows.append(
+            [label, f"{part['mean']:.2f}", f"{pair[0]:.2f} – {pair[1]:.2f}" if pair else "none"]
+        )
+    return rows
+
+
 def facts(found: Mapping[str, Any]) -> list[str]:
     """What a reader must know of a run beside its shares."""
     return [
@@ -144,6 +156,8 @@ def as_text(found: Mapping[str, Any]) -> str:
         *facts(found),
         "",
         columns(table(found)),
+        "",
+        columns(means_table(found)),
         "",
         f"mean nfe {found['nfe']:.1f}, tokens per forward {found['tokens_per_forward']:.2f}",
         f"elapsed p50 {elapsed['p50']:.0f} ms, p95 {elapsed['p95']:.0f}, p99 {elapsed['p99']:.0f}",
@@ -211,9 +225,42 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
         ),
         Section("Time", "", [(times, "Share of requests that took at most so long")]),
     ]
+    if any(run["verdicts"] for run, _ in runs):
+        found.append(verdicts([run for run, _ in runs if run["verdicts"]]))
     for run, _ in runs:
         found.append(Section(name_of(run), "; ".join(facts(run)) + ".", table=table(run)))
-        if run["verdicts"]:
-            kinds = [[kind, str(count)] for kind, count in run["verdicts"].items()]
-            found.append(Section("Verdicts", table=[["verdict", "samples"], *kinds]))
+        found.append(Section("Means", table=means_table(run)))
     return found
+
+
+def verdicts(runs: Sequence[Mapping[str, Any]]) -> Section:
+    """What became of each run's programs, as stacked bars and in numbers."""
+    from coder.page import INK, Section, new_figure
+
+    counts: Counter[str] = Counter()
+    for run in runs:
+        counts.update(run["verdicts"])
+    kinds = sorted(counts, key=lambda kind: (kind != "passed", -counts[kind]))
+    figure, (axis,) = new_figure(1, 1.2 + 0.35 * len(runs))
+    names = [name_of(run) for run in runs]
+    left = [0.0] * len(runs)
+    for number, kind in enumerate(kinds):
+        widths = [100 * run["verdicts"].get(kind, 0) / run["rows"] for run in runs]
+        axis.barh(range(len(runs)), widths, left=left, color=f"C{number % 10}", label=kind)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axis.set_yticks(range(len(runs)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("% of samples")
+    axis.legend(
+        fontsize=8, frameon=False, labelcolor=INK, ncols=4, loc="lower left", bbox_to_anchor=(0, 1)
+    )
+    rows = [
+        [name, *(str(run["verdicts"].get(kind, 0)) for kind in kinds)]
+        for name, run in zip(names, runs, strict=True)
+    ]
+    return Section(
+        "Verdicts",
+        "What became of each sample's program; docs/sandbox.md says what the kinds are.",
+        [(figure, "Share of samples that passed or failed, by kind of failure")],
+        [["run", *kinds], *rows],
+    )

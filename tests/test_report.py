@@ -125,7 +125,11 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
         json.dumps(found)
     )
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
+    assert "<th>run</th><th>passed</th><th>failed</th>" in page
+    for words in ("edit similarity", "characters right from the start", "longer than the true"):
+        assert words in page
+        assert words in as_text(found[0])
     assert "infill-single-line, tiny, ar" in page
     assert "30.0%" in page
     text = as_text(found[0])

@@ -207,11 +207,12 @@ def test_true_solutions_that_fail_here_are_told(
 def test_what_is_compared() -> None:
     """Blanks, first lines, prefixes, lengths, and lines that stand after the hole already."""
     problem = Problem("p", "c", "def f(a):\n", "    return b\n", "    b = a\n")
-    row: dict[str, Any] = {"id": "p", "sample": 0, "text": "    b = a"}
+    row: dict[str, Any] = {"id": "p", "sample": 0, "text": "    b = a", "tokens": 6, "nfe": 4}
     found = compared(problem, row)
     assert (found["exact"], found["exact_stripped"], found["first_line"]) == (False, True, True)
     assert found["prefix_characters"] == len("    b = a")
     assert found["length_error"] == -1
+    assert found["tokens_per_forward"] == 1.5
     assert found["edit_similarity"] == pytest.approx(0.9)
     assert not found["repeats_suffix"]
     assert repeats("    b = a\n    return b\n", "    b = a\n", problem.suffix)
