@@ -16,7 +16,6 @@ from finetune.exercises.core import (
     rows_of,
     say,
     sentence,
-    text,
     words,
 )
 
