@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from coder.errors import UsageError
 from evals import holes_report, latency_report, typing_report
 from evals.intervals import compare
-from evals.jsonl import Row, read
+from evals.jsonl import Row, differences, read
 from evals.tables import ratio
 
 if TYPE_CHECKING:
@@ -110,11 +110,21 @@ def compare_runs(first: Path, second: Path) -> str:
     counts = [f"{len(side)} of {each['expected']}" for side, each in ((left, head), (right, other))]
     if any(len(common) < each["expected"] for each in (head, other)):
         title += f" (INCOMPLETE: the first has {counts[0]}, the second {counts[1]})"
-    return "\n".join([title, *lines])
+    differing = [
+        f"differs: {name}: {told(one)}  against  {told(two)}"
+        for name, (one, two) in differences(head, other).items()
+    ]
+    return "\n".join([title, *differing, *lines])
+
+
+def told(value: object) -> str:
+    """What a header has somewhere, in words."""
+    return "nothing" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def compared_holes(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
-    """A line for each share that both runs have."""
+    """A line for each share that both runs have; McNemar's test where problems have one sample."""
+    single = len({one["id"] for one, _ in pairs}) == len(pairs)
     lines = []
     for name, label in holes_report.SHARES.items():
         if any(row.get(name) is None for pair in pairs for row in pair):
@@ -124,10 +134,13 @@ def compared_holes(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
             [two[name] for _, two in pairs],
             [one["cluster"] for one, _ in pairs],
         )
-        lines.append(
-            f"{label:45} {found.difference:+.1%}{signed(found.interval)}, only first "
-            f"{found.only_first}, only second {found.only_second}, p = {found.p_value:.3g}"
-        )
+        line = f"{label:45} {found.difference:+.1%}{signed(found.interval)}"
+        if single:
+            line += (
+                f", only first {found.only_first}, only second {found.only_second}, "
+                f"p = {found.p_value:.3g}"
+            )
+        lines.append(line)
     return lines
 
 

@@ -181,6 +181,17 @@ def test_two_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
     text = compare_runs(one, two)
     assert "+50.0%" in text
     assert "only first 0, only second 5, p = 0.0625" in text
+    assert "differs" not in text
+    options = {"mode": "diffuse", "confidence_threshold": 0.5}
+    other = {**HEADER, "options": options, "isolation": "limits", "made_by": []}
+    three = write(tmp_path / "three.jsonl", other, [row(n, n < 8) for n in range(10)])
+    lines = compare_runs(one, three).splitlines()
+    assert lines[1] == "differs: isolation: full  against  limits"
+    assert lines[2].startswith('differs: made_by: [{"command": "talaria eval run')
+    assert lines[3] == "differs: options.confidence_threshold: nothing  against  0.5"
+    several = [row(n, n < 8, sample) for n in range(5) for sample in range(2)]
+    repeated = write(tmp_path / "repeated.jsonl", HEADER, several)
+    assert "p = " not in compare_runs(repeated, repeated)
     alien = write(tmp_path / "alien.jsonl", {**HEADER, "data": "x" * 64}, [row(0, True)])
     with pytest.raises(UsageError, match="different problems"):
         compare_runs(one, alien)
