@@ -150,6 +150,7 @@ def write_corpus(
         raise UsageError(f"there is no split {min(unknown)!r}; a corpus has {' and '.join(SPLITS)}")
     restore(out)
     check_place(out, _command(about))
+    out = out.resolve()  # a link stays one
     fresh = _fresh(out)
     try:
         fresh.mkdir(parents=True)
@@ -174,7 +175,7 @@ def restore(out: Path) -> None:
     """Bring back the corpus that a writer had put aside when it was killed."""
     former = _former(out)
     if former.exists() and not out.exists():
-        os.rename(former, out)
+        os.rename(former, out.resolve())
     shutil.rmtree(former, ignore_errors=True)
 
 
@@ -226,11 +227,13 @@ def shuffle_key(package: str, path: str) -> bytes:
 
 
 def _fresh(out: Path) -> Path:
-    return out.with_name(f".{out.name}.partial")
+    place = out.resolve()
+    return place.with_name(f".{place.name}.partial")
 
 
 def _former(out: Path) -> Path:
-    return out.with_name(f".{out.name}.former")
+    place = out.resolve()
+    return place.with_name(f".{place.name}.former")
 
 
 def _write_parts(

@@ -152,6 +152,22 @@ def test_what_is_no_corpus_of_the_same_kind_is_not_replaced(
     assert contents(out) == before
 
 
+def test_a_link_to_a_corpus_stays_a_link(folder: Path, tmp_path: Path) -> None:
+    """What it points to is replaced, and comes back after a kill; nothing is left over."""
+    link = tmp_path / "disk" / "link"
+    link.parent.mkdir()
+    link.symlink_to(folder)
+    for seed in (1, 2):
+        write_corpus(link, {"train": documents(seed)}, {})
+        assert read_corpus(folder, "train") == documents(seed)
+    folder.rename(folder.with_name(".corpus.former"))
+    corpus.restore(link)
+    assert read_corpus(folder, "train") == documents(2)
+    assert link.is_symlink()
+    assert [p.name for p in link.parent.iterdir()] == ["link"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus", "disk"]
+
+
 @pytest.mark.parametrize("damage", [None, "a part is missing", "an older format"])
 def test_a_corpus_of_the_same_kind_is_replaced(tmp_path: Path, damage: str | None) -> None:
     """Also one that can no longer be read."""
