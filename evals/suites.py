@@ -147,6 +147,7 @@ class Source:
 INFILLING = "https://github.com/openai/human-eval-infilling/raw/master/data"
 HOLE = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
 MBPP = "https://github.com/google-research/google-research/raw/master/mbpp"
+MBPP_TEST = range(11, 511)
 SOURCES = {
     "humaneval": Source(
         "https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz",
@@ -203,6 +204,11 @@ def locate(name: str, data: Path | None, download: bool = False) -> Path:
     path = cache_folder() / source.file
     if path.exists():
         return path
+    if download and source.sha256 is None:
+        raise DataError(
+            f"{source.file} is not fetched, as no SHA-256 is known by which to tell that it is "
+            f"the right one; get it from {source.address} and give it with --data FILE"
+        )
     if not download:
         raise DataError(
             f"{name} needs {source.file}: give it with --data FILE, put it into "
@@ -251,6 +257,11 @@ def read_suite(name: str, path: Path, any_data: bool = False) -> Suite:
     found = hashlib.sha256(raw).hexdigest() if any_data else check(raw, source, path)
     rows = read_rows(raw, path, source.fields)
     make = {"mbpp": from_mbpp, "sanitized-mbpp": from_mbpp}.get(name, from_hole)
+    if make is from_mbpp and not any_data:
+        # Figures of MBPP are of its test split; other rows are for prompts, training, validation.
+        rows = [row for row in rows if row.get("task_id") in MBPP_TEST]
+    if name == "santacoder-fim":
+        rows = [row for row in rows if row.get("language", "py") == "py"]
     try:
         problems = [make(row, number) for number, row in enumerate(rows)]
     except DataError as error:
@@ -301,7 +312,13 @@ def read_rows(raw: bytes, path: Path, fields: Sequence[str]) -> list[dict[str, A
 
 def from_hole(row: Mapping[str, Any], number: int) -> Problem:
     """A row of HumanEval, of its infilling files or of the like."""
-    name = str(row.get("task_id", number))
+    if "task_id" in row:
+        name = str(row["task_id"])
+        # SingleLineInfilling/HumanEval/0/L3 and its like are holes in one task.
+        cluster = "/".join(name.split("/")[1:-1]) or name if name.count("/") > 1 else name
+    else:
+        cluster = str(row.get("name", number))
+        name = f"{cluster}/{number}"
     test = None
     if "test" in row:
         if not all(isinstance(row.get(field), str) for field in ("test", "entry_point")):
@@ -312,8 +329,7 @@ def from_hole(row: Mapping[str, Any], number: int) -> Problem:
         test = f"{row['test']}\ncheck({row['entry_point']})\n"
     return Problem(
         id=name,
-        # SingleLineInfilling/HumanEval/0/L3 and its like are holes in one task.
-        cluster="/".join(name.split("/")[1:-1]) or name if name.count("/") > 1 else name,
+        cluster=cluster,
         prefix=row["prompt"],
         suffix=row.get("suffix", ""),
         solution=row["canonical_solution"],
@@ -328,16 +344,27 @@ def from_mbpp(row: Mapping[str, Any], number: int) -> Problem:
     code = str(row["code"]).replace("\r\n", "\n").replace("\t", "    ")
     tests = [str(test) for test in row.get("test_list", [])]
     setup = "\n".join(map(str, row.get("test_imports") or [])) or row.get("test_setup_code") or ""
-    called = next((line for line in reversed(code.split("\n")) if line.startswith("def ")), None)
-    if called is None or not tests:
+    try:
+        functions = [s for s in ast.parse(code).body if isinstance(s, ast.FunctionDef)]
+    except SyntaxError as error:
+        raise DataError(f"{name}: its code is no Python ({error})") from error
+    if not functions or not tests:
         raise DataError(f"{name} has no function or no tests; is it the right file?")
-    before, _, after = code.rpartition(called + "\n")
-    text = str(row.get("text") or row.get("prompt"))
-    described = f'    """{text}\n\n' + "".join(f"    {test}\n" for test in tests) + '    """\n'
+    # The docstring goes before the last function's first statement, which may be on the `def` line.
+    first = functions[-1].body[0]
+    lines = code.splitlines(keepends=True)
+    line = lines[first.lineno - 1].encode()
+    left, right = line[: first.col_offset].decode(), line[first.col_offset :].decode()
+    margin = "    " if left.strip() else left
+    before = "".join(lines[: first.lineno - 1]) + (f"{left.rstrip()}\n" if left.strip() else "")
+    after = margin + right + "".join(lines[first.lineno :])
+    told = "\n".join([str(row.get("text") or row.get("prompt")), "", *tests]).replace('"""', "'''")
+    docstring = told.replace("\n", f"\n{margin}")
+    raw = "r" if "\\" in told else ""
     return Problem(
         id=name,
         cluster=name,
-        prefix=f"{before}{called}\n{described}",
+        prefix=f'{before}{margin}{raw}"""{docstring}\n{margin}"""\n',
         suffix="",
         solution=after if after.endswith("\n") else after + "\n",
         test="\n".join([setup, *tests, ""]),

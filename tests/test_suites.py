@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def test_functions_and_mbpp(tmp_path: Path) -> None:
     (function,) = read_suite("humaneval", path, any_data=True).problems
     assert (function.whole, function.suffix, function.cluster) == (True, "", "Tests/0")
     path = problems.write(tmp_path / "mbpp.jsonl", problems.MBPP)
-    (mbpp,) = read_suite("mbpp", path).problems
+    (mbpp,) = read_suite("mbpp", path, any_data=True).problems
     assert mbpp.prefix.startswith('import math\ndef more(n):\n    """Write a function')
     assert "assert more(1) == 2" in mbpp.prefix
     space: dict[str, object] = {}
@@ -89,7 +90,54 @@ def test_functions_and_mbpp(tmp_path: Path) -> None:
     listed = tmp_path / "sanitized.json"
     row = {**problems.MBPP[0], "prompt": "Write a function to add one.", "test_imports": []}
     listed.write_text(json.dumps([row]))
-    assert read_suite("sanitized-mbpp", listed).problems[0].solution == mbpp.solution
+    sanitized = read_suite("sanitized-mbpp", listed, any_data=True)
+    assert sanitized.problems[0].solution == mbpp.solution
+
+
+@pytest.mark.parametrize(
+    ("code", "first"),
+    [
+        ("def more(n): return n + 1", "    return n + 1\n"),
+        ("def more(n,\n         by=1):\n    return n + by\n", "    return n + by\n"),
+        ("def more(n):\n  if n:\n    return n + 1\n  return 1", "  if n:\n"),
+        ("def more(n):\n    # so\n    return n + 1", "    return n + 1\n"),
+        ("def one(): return 1\ndef more(n): x = 'é'; return n + one()", "    x = 'é'; return"),
+    ],
+)
+def test_mbpp_takes_functions_as_they_are_written(tmp_path: Path, code: str, first: str) -> None:
+    """On one line or many, with any indentation, described with quotes and backslashes."""
+    text = 'Add one; """quoted""", a path C:\\new\\x, \\N.'
+    path = problems.write(tmp_path / "m.jsonl", [{**problems.MBPP[0], "code": code, "text": text}])
+    (problem,) = read_suite("mbpp", path, any_data=True).problems
+    assert problem.solution.startswith(first)
+    space: dict[str, Any] = {}
+    exec(problem.program(problem.solution) + (problem.test or ""), space)
+    assert "C:\\new\\x" in space["more"].__doc__
+    assert "assert more(1) == 2" in space["more"].__doc__
+
+
+def test_mbpp_is_its_test_split(tmp_path: Path) -> None:
+    """Rows 11 to 510, unless any data will do."""
+    rows = [{**problems.MBPP[0], "task_id": number} for number in (10, 11, 510, 511)]
+    path = problems.write(tmp_path / "mbpp.jsonl", rows)
+    assert [p.id for p in read_suite("mbpp", path).problems] == ["MBPP/11", "MBPP/510"]
+    assert len(read_suite("mbpp", path, any_data=True).problems) == 4
+    for change, reason in (
+        ({"code": "def f(:"}, "MBPP/11: its code is no Python"),
+        ({"code": "x = 1"}, "MBPP/11 has no fun"),
+    ):
+        broken = problems.write(tmp_path / "broken.jsonl", [{**rows[1], **change}])
+        with pytest.raises(DataError, match=reason):
+            read_suite("mbpp", broken)
+
+
+def test_santacoder_fim_is_its_python_rows(tmp_path: Path) -> None:
+    """Named and clustered by their function, as some have several holes."""
+    row = {"prompt": "x = ", "suffix": "\n", "canonical_solution": "1", "name": "f"}
+    rows = [{**row, "language": language} for language in ("java", "py", "js", "py")]
+    path = problems.write(tmp_path / "data.jsonl", rows)
+    found = read_suite("santacoder-fim", path).problems
+    assert [(p.id, p.cluster) for p in found] == [("f/0", "f"), ("f/1", "f")]
 
 
 def test_another_file_is_refused_unless_any_will_do(tmp_path: Path) -> None:
@@ -155,8 +203,11 @@ def test_a_download_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(SOURCES, "humaneval", other)
     with pytest.raises(DataError, match="SHA-256"):
         locate("humaneval", None, download=True)
+    with pytest.raises(DataError, match=r"mbpp\.jsonl is not fetched, as no SHA-256 .*--data"):
+        locate("mbpp", None, download=True)
     assert not list((tmp_path / "home").rglob("*.gz"))
-    monkeypatch.setitem(SOURCES, "humaneval", type(source)(path.as_uri(), None, source.fields))
+    right = type(source)(path.as_uri(), hashlib.sha256(path.read_bytes()).hexdigest(), ())
+    monkeypatch.setitem(SOURCES, "humaneval", right)
     assert locate("humaneval", None, download=True).read_bytes() == path.read_bytes()
     path.unlink()
     monkeypatch.setenv("TALARIA_HOME", str(tmp_path / "other"))
