@@ -193,10 +193,10 @@ def check_place(out: Path, command: str | None) -> None:
                 f"{out} holds something that is no corpus, or more than a corpus; "
                 "name another --out, or remove it yourself"
             )
-        if _command(manifest) != command:
+        if (former := _command(manifest)) != command:
             raise UsageError(
-                f"{out} holds a corpus by {_command(manifest)}, which {command} does not "
-                "replace; name another --out, or remove it yourself"
+                f"{out} holds a corpus by {former or 'another program'}, not by {command or 'this'}; "
+                "name another --out, or remove it yourself"
             )
     fresh = _fresh(out)
     try:

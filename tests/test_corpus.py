@@ -136,6 +136,10 @@ def test_a_writer_killed_between_its_two_renames(folder: Path) -> None:
             "more than a corpus",
         ),
         ({"manifest.json": '{"format": 2, "parts": [], "functions": 5}'}, "by talaria exercises"),
+        (
+            {"manifest.json": '{"format": 2, "parts": []}'},
+            "by another program, not by talaria corpus",
+        ),
     ],
 )
 def test_what_is_no_corpus_of_the_same_kind_is_not_replaced(
