@@ -195,8 +195,8 @@ def check_place(out: Path, command: str | None) -> None:
             )
         if (former := _command(manifest)) != command:
             raise UsageError(
-                f"{out} holds a corpus by {former or 'another program'}, not by {command or 'this'}; "
-                "name another --out, or remove it yourself"
+                f"{out} holds a corpus by {former or 'another program'}, not by "
+                f"{command or 'this one'}; name another --out, or remove it yourself"
             )
     fresh = _fresh(out)
     try:
