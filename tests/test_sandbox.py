@@ -58,6 +58,12 @@ HOSTILE: dict[str, tuple[Program, set[str]]] = {
         plain("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"),
         {"timeout"},
     ),
+    "passes in a child alone": (
+        plain(
+            f"import os\nchild = os.fork()\nif child: os._exit(os.waitpid(child, 0)[1])\n{DOUBLE}"
+        ),
+        {"exited early", "forbidden"},
+    ),
     "starts threads without end": (
         plain(
             "import threading, time\n"
