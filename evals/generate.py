@@ -85,6 +85,8 @@ def generate(
     kept = {(row["id"], row["sample"]) for row in results.rows}
     wanted = [(problem, n) for problem in suite.problems for n in range(request.samples)]
     rest = [(problem, n) for problem, n in wanted if (problem.id, n) not in kept]
+    solutions = {problem.id: problem.solution.strip() for problem in suite.problems}
+    right = sum(row["text"].strip() == solutions[row["id"]] for row in results.rows)
     bar = progress(len(wanted), "sample")
     bar.update(len(kept))
     try:
@@ -96,7 +98,9 @@ def generate(
                 results.append(sample(problem, number, found))
                 if watch:
                     watch(results.rows[-1])
+                right += found.best.text.strip() == solutions[problem.id]
                 bar.update()
+                bar.set_postfix_str(f"exact {right / len(results.rows):.1%}", refresh=False)
     finally:
         bar.close()
         results.close()
@@ -129,7 +133,7 @@ def sample(problem: Problem, number: int, found: Any) -> dict[str, Any]:
 
 
 def progress(total: int, unit: str) -> Any:
-    """A progress bar on standard error: rate, time left."""
+    """A progress bar on standard error: rate, time left; who has one adds the running score."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError as error:

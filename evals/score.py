@@ -76,13 +76,14 @@ def score(
             solutions = true_solutions(suite.problems, sandbox) if rest else {}
             bar = progress(len(wanted), "sample")
             bar.update(len(wanted) - len(rest))
-            passed = sum(bool(row["passed"]) for row in results.rows)
+            what = "passed" if tested else "exact_stripped"
+            right = sum(row[what] for row in results.rows)
             for row in judged(rest, problems, sandbox, solutions):
                 results.append(row)
-                passed += bool(row["passed"])
+                right += row[what]
                 bar.update()
-                if tested:
-                    bar.set_postfix_str(f"passed {passed / len(results.rows):.1%}", refresh=False)
+                share = right / len(results.rows)
+                bar.set_postfix_str(f"{what.partition('_')[0]} {share:.1%}", refresh=False)
             bar.close()
             if said := unsolved(results.rows):
                 print(said, file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,23 @@ def test_every_hole_is_filled_and_kept(suite: Suite, model: Checkpoint, tmp_path
     assert header["model"]["weights"] == model.weights_hash
     assert header["options"]["max_tokens"] == 8
     assert header["data"] == suite.digest()
+
+
+def test_the_bar_has_a_running_score(
+    suite: Suite, model: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The share of exact matches, those of a former call included."""
+    answer = infill(
+        model, suite.problems[0].prefix, suite.problems[0].suffix, Options(max_tokens=8)
+    )
+    known = replace(suite.problems[0], solution=f"\n{answer.best.text}\n")
+    asked = replace(suite, problems=[known, suite.problems[1]])
+    path, request = tmp_path / "samples.jsonl", Request(Options(max_tokens=8))
+    generate(asked, model, request, path)
+    assert "exact 50.0%" in capsys.readouterr().err
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    generate(asked, model, request, path)
+    assert "exact 50.0%" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_goes_on(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:

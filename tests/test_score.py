@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -147,12 +150,19 @@ def test_a_changed_scorer_makes_other_results(
 
 
 def test_two_scorings_say_the_same(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
-    """Row by row, details too, whatever the number of workers; an endless program among them."""
+    """Row by row, details too, with other workers and all cores busy too; one program is endless."""
     texts = ["    while n: pass\n", "        if word.none:\n", "    best = ''\n"]
     samples = written(tmp_path / "samples.jsonl", suite, model, texts)
     found = []
     for workers in (1, 3):
-        rows = score(samples, suite, tmp_path / f"{workers}.jsonl", workers).rows
+        load = (os.cpu_count() or 1) if workers > 1 else 0
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(load)]
+        try:
+            rows = score(samples, suite, tmp_path / f"{workers}.jsonl", workers).rows
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
         found.append(sorted(rows, key=lambda row: row["id"]))
     assert found[0] == found[1]
     assert [row["verdict"] for row in found[0]] == ["timeout", "failed", "passed"]
