@@ -182,3 +182,19 @@ def test_the_environment_names_what_figures_depend_on() -> None:
     found = environment()
     assert {"talaria", "code", "python", "torch", "machine"} == found.keys()
     assert "cores" in found["machine"]
+
+
+def test_code_that_only_shows_rows_does_not_decide_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a change to a report, files go on; after one to the engine they do not."""
+    monkeypatch.setattr("evals.jsonl.__file__", str(tmp_path / "evals" / "jsonl.py"))
+    files = [tmp_path / name for name in ("coder/sampler.py", "evals/holes_report.py")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("")
+    before = environment()
+    files[1].write_text("# changed")
+    assert environment() == before
+    files[0].write_text("# changed")
+    assert environment()["code"] != before["code"]
