@@ -150,7 +150,7 @@ def test_a_changed_scorer_makes_other_results(
 
 
 def test_two_scorings_say_the_same(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
-    """Row by row, details too, with other workers and all cores busy too; one program is endless."""
+    """Row by row, details too, with more workers and all cores busy; one program is endless."""
     texts = ["    while n: pass\n", "        if word.none:\n", "    best = ''\n"]
     samples = written(tmp_path / "samples.jsonl", suite, model, texts)
     found = []
