@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coder.errors import UsageError
+from coder.errors import DataError, UsageError
 from evals import holes_report, latency_report, typing_report
 from evals.intervals import compare
 from evals.jsonl import Row, differences, read
@@ -54,7 +54,10 @@ def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
         if head["stage"] != "results":
             raise UsageError(f"{path} holds {head['stage']}; score it first, then report")
         missing = head["expected"] - len(rows)
-        figures = kind_of(head).figures(head, rows)
+        try:
+            figures = kind_of(head).figures(head, rows)
+        except KeyError as error:
+            raise DataError(f"{path}: there are rows without {error}; make them again") from error
         found.append({**figures, "missing": missing, "damaged_lines": damaged})
         runs.append((found[-1], rows))
     if out:

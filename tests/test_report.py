@@ -152,6 +152,9 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
     told = report([write(tmp_path / "told.jsonl", given, [row(0, True)])], None)
     assert "true length given" in as_text(told[0])
     assert "true length given" not in text
+    torn = {name: value for name, value in row(0, True).items() if name != "edit_similarity"}
+    with pytest.raises(DataError, match=r"torn\.jsonl: there are rows without 'edit_similarity'"):
+        report([write(tmp_path / "torn.jsonl", HEADER, [torn])], None)
     samples = write(tmp_path / "samples.jsonl", {**HEADER, "stage": "samples"}, [])
     with pytest.raises(UsageError, match="score it first"):
         report([samples], None)
