@@ -41,6 +41,12 @@ class Canvas:
                 ids[row, length] = self.eom
         return replace(self, ids=ids)
 
+    def with_row(self, row: int, ids: Int[Tensor, " block"]) -> Canvas:
+        """The canvas with other token ids in a row."""
+        changed = self.ids.clone()
+        changed[row] = ids
+        return replace(self, ids=changed)
+
     def rows(self, index: Int[Tensor, " rows"] | slice) -> Canvas:
         """The named rows, in that order."""
         return replace(self, ids=self.ids[index])

@@ -116,6 +116,12 @@ def infill_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest middle")
     parser.add_argument("--temperature", type=float, metavar="T", help="0 is deterministic")
     add_rules(parser)
+    parser.add_argument(
+        "--no-syntax-check",
+        dest="check_syntax",
+        action="store_false",
+        help="offer what adds a syntax error too, neither mended nor cut",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     return parser
 

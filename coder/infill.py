@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from coder.canvas import Canvas
 from coder.checkpoint import Checkpoint
 from coder.contexts import Contexts
 from coder.denoiser import KVCache
 from coder.errors import UsageError
-from coder.sampler import Row, Step, autoregress, denoise, verify
-from coder.syntax import Verdict, judge
+from coder.sampler import Banned, Row, Step, autoregress, denoise, verify
+from coder.syntax import Surroundings, Verdict
 from coder.tokenizer import Tokenizer
 from coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_bound, top_k
 
 Mode = Literal["diffuse", "verify", "ar"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-Stopped = Literal["eom", "length", "max_nfe", "max_tokens"]
+Stopped = Literal["eom", "length", "max_nfe", "max_tokens", "syntax"]
+MENDS, MEND_NFE = 2, 8  # times that a broken canvas is taken up again, evaluations for each
+TRIED = 16  # last tokens of a broken middle at each of which it may be cut, else at line ends
 # Rules that may take the place of the threshold, by the option that asks for them.
 RULES: dict[str, Callable[..., Rule]] = {
     "confidence_factor": confidence_factor,
@@ -47,6 +51,9 @@ class Options:
     confidence_factor, entropy_bound, top_k
                           another rule in the place of the threshold, at most one:
                           `coder/unmask.py` says what they do
+    check_syntax          a middle that adds a syntax error is denoised again from the doubtful
+                          token in the error on, MENDS times; what is still broken is cut to
+                          its longest part that adds none, maybe to nothing
     seed                  the same seed gives the same text
     """
 
@@ -59,6 +66,7 @@ class Options:
     confidence_factor: float | None = None
     entropy_bound: float | None = None
     top_k: int | None = None
+    check_syntax: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -125,7 +133,7 @@ class Hole:
 
 @dataclass(frozen=True)
 class Frame:
-    """A step in the course of a request.
+    """A step in the course of a request; some are no evaluation but take others back.
 
     canvas  number of the canvas, from 0
     rows    the candidates that its rows belong to
@@ -278,13 +286,16 @@ def _fill(
         cache = cache.rows(each.repeat_interleave(count))
     decode = _diffuse if options.mode == "diffuse" else _autoregress
     decode(model, options, temperature, courses, cache)
+    if options.check_syntax:
+        for course in courses:
+            course.trim()
     if count > 1:
         _score(model, courses, cache)
+    verdicts = [course.judged(course.candidates()[0].text) for course in courses]
     elapsed = 1000 * (time.perf_counter() - began) / len(holes)
     found = []
-    for hole, course, context in zip(holes, courses, contexts, strict=True):
+    for course, context, syntax in zip(courses, contexts, verdicts, strict=True):
         candidates = course.candidates()
-        syntax = judge(hole.prefix, candidates[0].text, hole.suffix)
         cost = course.nfe, elapsed, len(context), reused
         found.append(Infill(candidates, *cost, syntax, course.frames))
     return found
@@ -302,6 +313,7 @@ class _Course:
         on_frame: Callable[[Frame], None] | None,
     ) -> None:
         self.tokenizer = model.tokenizer
+        self.hole = hole
         self.length = hole.length
         limit = model.denoiser.config.context_length // 2
         self.longest = max_tokens if hole.length is None else min(hole.length, limit)
@@ -315,8 +327,61 @@ class _Course:
         self.stopped: list[Stopped] = ["max_nfe"] * options.candidates
         self.scores: list[float | None] = [None] * options.candidates
         self.frames: list[Frame] = []
+        self.verdicts: dict[str, Verdict] = {}
         self.budget = options.max_nfe - (options.candidates > 1)
         self.nfe = 0
+
+    @cached_property
+    def surroundings(self) -> Surroundings:
+        """What the middle must fit into."""
+        return Surroundings(self.hole.prefix, self.hole.suffix)
+
+    def judged(self, text: str) -> Verdict:
+        """What a middle does to the syntax of its surroundings."""
+        if text not in self.verdicts:
+            self.verdicts[text] = self.surroundings.judge(text)
+        return self.verdicts[text]
+
+    def doubtful(self, number: int, tokens: list[int], sure: list[float]) -> int | None:
+        """Where to take a candidate's last canvas up again; None if it adds no error.
+
+        `tokens` are those of the canvas up to its `<eom>` and `sure` their
+        probabilities, the end's included. It is the least sure token that an error
+        touches; the end, if what is wrong is that something lacks there.
+        """
+        text = self.tokenizer.decode([*self.middles[number], *tokens])
+        if self.judged(text).clean:
+            return None
+        before = self.tokenizer.decode(self.middles[number])
+        ends = [
+            len(self.tokenizer.decode([*self.middles[number], *tokens[:count]]).encode())
+            for count in range(1, len(tokens) + 1)
+        ]
+        begins = [len(before.encode()), *ends]
+        ends = [*ends, begins[-1]]
+        errors = self.surroundings.errors(text)
+        touched = [
+            place
+            for place, (begin, end) in enumerate(zip(begins, ends, strict=True))
+            if any(low <= end and begin <= high for low, high in errors)
+        ]
+        return min(touched or range(len(ends)), key=lambda place: sure[place])
+
+    def trim(self) -> None:
+        """Cut each candidate to the longest part that adds no syntax error."""
+        if self.length is not None:
+            return  # so long it shall be
+        for number, middle in enumerate(self.middles):
+            whole = len(middle)
+            for count in range(whole, -1, -1):
+                text = self.tokenizer.decode(middle[:count])
+                if whole - count > TRIED and not text.endswith("\n"):
+                    continue
+                if not count or ((text.strip() or count == whole) and self.judged(text).clean):
+                    break
+            if count < whole:
+                del middle[count:]
+                self.stopped[number] = "syntax"
 
     def row(self, number: int, most: int | None = None) -> Row:
         """What holds for a candidate now; it may take at most so many evaluations more."""
@@ -332,6 +397,10 @@ class _Course:
     def record(self, frame: Frame) -> None:
         """A step was made."""
         self.nfe += 1
+        self.show(frame)
+
+    def show(self, frame: Frame) -> None:
+        """Something became of a canvas, by an evaluation or without."""
         self.frames.append(frame)
         if self.on_frame is not None:
             self.on_frame(frame)
@@ -423,10 +492,29 @@ def _diffuse(
             len(rows), block, tokenizer.mask, tokenizer.eom, denoiser.device
         ).ending([course.left(candidate) for course, candidate in rows])
         forced = torch.zeros(len(rows), dtype=torch.bool, device=denoiser.device)
-        terms = [course.row(candidate) for course, candidate in rows]
-        for step in denoise(denoiser, cache, canvas, rule, temperature, terms):
-            _record(rows, number, step)
-            canvas, forced = step.canvas, forced | step.forced
+        sure = torch.zeros(canvas.ids.shape, device=denoiser.device)
+        banned: list[Banned] = [()] * len(rows)
+        written = canvas
+        for mend in range(1 + MENDS * options.check_syntax):
+            terms = [
+                replace(course.row(candidate, MEND_NFE if mend else None), banned=ban)
+                for (course, candidate), ban in zip(rows, banned, strict=True)
+            ]
+            for step in denoise(denoiser, cache, canvas, rule, temperature, terms):
+                _record(rows, number, step)
+                canvas = step.canvas
+                forced = forced if mend else forced | step.forced
+                sure = torch.where(step.committed, step.confidence, sure)
+            written = canvas if not mend else written
+            if options.check_syntax:
+                vain, canvas, banned = _taken_up(rows, written, canvas, sure, banned)
+                for place in vain:
+                    canvas = canvas.with_row(place, written.ids[place])
+                    course, candidate = rows[place]
+                    back = Step.taken_back(written.rows(slice(place, place + 1)))
+                    course.show(Frame(number, [candidate], back))
+            if not canvas.open.any():
+                break
         ended, ran_out = (canvas.ended < block).tolist(), forced.tolist()
         going = [
             place
@@ -443,6 +531,36 @@ def _diffuse(
         for course in {id(course): course for course, _ in rows}.values():
             course.nfe += 1
         number += 1
+
+
+def _taken_up(
+    rows: _Rows, written: Canvas, canvas: Canvas, sure: Tensor, banned: Sequence[Banned]
+) -> tuple[list[int], Canvas, list[Banned]]:
+    """Open rows that ended in a syntax error again, from their doubtful token on.
+
+    Returns the rows that were mended in vain, the canvas, and for each row what it may
+    not say: a doubtful token is not chosen again where it stood.
+    """
+    vain, after = [], list(banned)
+    ended = (canvas.ended < canvas.ids.shape[1]).tolist()
+    for place, (course, number) in enumerate(rows):
+        if course.length is not None or not (ended[place] or banned[place]):
+            continue  # its length is given, or there is more to come
+        doubt = None
+        if ended[place]:
+            chances = sure[place, : int(canvas.ended[place]) + 1].tolist()
+            doubt = course.doubtful(number, canvas.middle(place), chances)
+            if doubt is None:
+                continue
+        if doubt is None or len(banned[place]) == MENDS or course.nfe >= course.budget:
+            if not torch.equal(canvas.ids[place], written.ids[place]):
+                vain.append(place)
+            continue
+        after[place] = (*banned[place], (doubt, int(canvas.ids[place, doubt])))
+        ids = canvas.ids[place].clone()
+        ids[doubt:] = canvas.mask
+        canvas = canvas.with_row(place, ids)
+    return vain, canvas, after
 
 
 def _score(model: Checkpoint, courses: Sequence[_Course], cache: KVCache) -> None:

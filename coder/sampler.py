@@ -27,6 +27,9 @@ DRAFTS = 3  # tokens that `verify` reads ahead; more seldom agree, and each cost
 COLD = 1e-6  # temperatures below it are 0: logits divided by them are no numbers
 
 
+Banned = tuple[tuple[int, int], ...]  # positions, and a token that may not stand at each
+
+
 @dataclass(frozen=True)
 class Row:
     """What holds for one row of a batch.
@@ -34,11 +37,13 @@ class Row:
     generator  its own source of chance
     max_nfe    evaluations that it may take, at least 1
     ends       whether it may draw `<eom>`; False where the length of its middle is given
+    banned     what it may not say
     """
 
     generator: torch.Generator
     max_nfe: int
     ends: bool = True
+    banned: Banned = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,12 @@ class Step:
     committed: Bool[Tensor, "batch block"]
     confidence: Float[Tensor, "batch block"]
     forced: Bool[Tensor, " batch"]
+
+    @classmethod
+    def taken_back(cls, canvas: Canvas) -> Step:
+        """What came after this canvas is given up; it is as it was."""
+        nothing = torch.zeros_like(canvas.open)
+        return cls(canvas, nothing, nothing.float(), nothing[:, 0])
 
     def rows(self, index: slice) -> Step:
         """What it did to these rows."""
@@ -116,6 +127,12 @@ def allow(
     if not all(row.ends for row in rows):
         bound = torch.tensor([not row.ends for row in rows], device=where.device)
         logits[bound[:, None].expand_as(where)[where], canvas.eom] = -torch.inf
+    if any(row.banned for row in rows):
+        place = where.flatten().cumsum(0).view_as(where) - 1  # among those at `where`
+        for number, row in enumerate(rows):
+            for position, token in row.banned:
+                if where[number, position]:
+                    logits[place[number, position], token] = -torch.inf
 
 
 def denoise(

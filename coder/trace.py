@@ -72,8 +72,8 @@ def escape(text: object) -> str:
 
 
 def kept(candidate: Candidate) -> int | None:
-    """How many tokens `max_tokens` left of a middle; None where it cut nothing off."""
-    return len(candidate.tokens) if candidate.stopped == "max_tokens" else None
+    """How many tokens are left of a middle that was cut; None where nothing was cut off."""
+    return len(candidate.tokens) if candidate.stopped in ("max_tokens", "syntax") else None
 
 
 def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -96,18 +96,20 @@ def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[
         place = frame.rows.index(candidate.row)
         now = frame.step.canvas.ids[place].tolist()
         end = int(frame.step.canvas.ended[place])
+        committed = frame.step.committed[place].tolist()
         sure = frame.step.confidence[place].nan_to_num().tolist()
         if frame.canvas != number:
             number, start = frame.canvas, len(ids)
             ids += [tokenizer.mask] * len(now)
             shown += [None] * len(now)
-        old, ids = ids, ids[:start] + now
-        limit = kept(candidate) or len(ids)
+        ids = ids[:start] + now
+        left = kept(candidate)
+        limit = len(ids) if left is None else left
         # What is cut off must not complete a character of what is kept.
         texts = pieces(ids[:limit], tokenizer) + pieces(ids[limit:], tokenizer)
         changed: list[list[Any]] = []
         for i, text in enumerate(texts):
-            if ids[i] != old[i] and text is not None:
+            if i >= start and committed[i - start] and text is not None:
                 changed.append([i, text, ids[i], round(sure[i - start], 3)])
             elif text != shown[i]:
                 changed.append([i] if text is None else [i, text])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +15,21 @@ from hypothesis import strategies as st
 from coder import checkpoint
 from coder.checkpoint import Checkpoint
 from coder.errors import UsageError
-from coder.infill import Frame, Hole, Options, fit_context, fit_prefix, infill, infill_batch
+from coder.infill import (
+    Frame,
+    Hole,
+    Infill,
+    Options,
+    fit_context,
+    fit_prefix,
+    infill,
+    infill_batch,
+)
+from coder.syntax import judge
 from coder.tokenizer import Tokenizer
+
+# What a random model writes is no code, and would be cut to nothing.
+raw = partial(Options, check_syntax=False)
 
 PREFIX, SUFFIX = "def mean(values):\n    total = ", "\n    return total\n"
 
@@ -26,7 +40,7 @@ def test_the_same_seed_gives_the_same_text(
     model: Checkpoint, mode: str, temperature: float
 ) -> None:
     """And, where chance has a say, another seed another one."""
-    options = [Options(mode=mode, temperature=temperature, seed=s) for s in (1, 1, 2)]  # type: ignore[arg-type]
+    options = [raw(mode=mode, temperature=temperature, seed=s) for s in (1, 1, 2)]  # type: ignore[arg-type]
     first, again, other = (infill(model, PREFIX, SUFFIX, o).best.text for o in options)
     assert first == again
     assert (first == other) == (temperature == 0)
@@ -43,9 +57,9 @@ def test_budgets_are_kept(
     seen: list[Frame] = []
     if candidates > max_nfe == 1:
         with pytest.raises(UsageError, match="ranking"):
-            Options(candidates=candidates, max_nfe=max_nfe)
+            raw(candidates=candidates, max_nfe=max_nfe)
         return
-    options = Options(mode, candidates, max_nfe, max_tokens)  # type: ignore[arg-type]
+    options = raw(mode, candidates, max_nfe, max_tokens)  # type: ignore[arg-type]
     result = infill(model, PREFIX, SUFFIX, options, seen.append)
     assert 1 <= result.nfe <= max_nfe
     assert len(result.best.tokens) <= max_tokens
@@ -92,7 +106,7 @@ def test_greedy_texts_are_the_same_at_every_batch_size(mode: str) -> None:
         for hole in holes_of(code, "".join(CODE[:number]) if number % 4 == 3 else "")
     ]
     assert len(holes) >= 36
-    options = Options(mode=mode, max_nfe=16, max_tokens=16)  # type: ignore[arg-type]
+    options = raw(mode=mode, max_nfe=16, max_tokens=16)  # type: ignore[arg-type]
     found = {
         size: [
             (each.best.text, each.best.stopped, each.nfe, each.context_tokens)
@@ -123,9 +137,9 @@ def test_verified_drafts_are_the_text_of_ar(
     for length in lengths:
         place = data.draw(cut)
         holes.append(Hole(text[:place], text[place:], length=length))
-    verified = infill_batch(model, holes, Options("verify", max_tokens=max_tokens))
+    verified = infill_batch(model, holes, raw("verify", max_tokens=max_tokens))
     for hole, found in zip(holes, verified, strict=True):
-        (expected,) = infill_batch(model, [hole], Options("ar", max_tokens=max_tokens))
+        (expected,) = infill_batch(model, [hole], raw("ar", max_tokens=max_tokens))
         assert found.best.tokens == expected.best.tokens
         assert found.best.stopped == expected.best.stopped
         assert found.nfe <= expected.nfe
@@ -138,7 +152,7 @@ def test_the_shipped_model_verifies_in_fewer_steps() -> None:
     spent = {}
     texts = {}
     for mode in ("verify", "ar"):
-        found = infill_batch(shipped, holes, Options(mode, max_tokens=32))
+        found = infill_batch(shipped, holes, raw(mode, max_tokens=32))
         spent[mode] = sum(each.nfe for each in found)
         texts[mode] = [each.best.text for each in found]
     assert texts["verify"] == texts["ar"]
@@ -149,8 +163,8 @@ def test_verifying_is_greedy(model: Checkpoint) -> None:
     """More candidates or chance have no one text to verify; a budget ends it as it ends ar."""
     for more in ({"candidates": 2}, {"temperature": 0.5}):
         with pytest.raises(UsageError, match="--mode verify writes one middle"):
-            Options("verify", **more)
-    found = infill(model, PREFIX, SUFFIX, Options("verify", max_nfe=2))
+            raw("verify", **more)
+    found = infill(model, PREFIX, SUFFIX, raw("verify", max_nfe=2))
     assert (found.nfe, found.best.stopped) == (2, "max_nfe")
 
 
@@ -161,7 +175,7 @@ def test_a_hole_beside_others_is_filled_as_alone(
     model: Checkpoint, mode: str, candidates: int, max_nfe: int
 ) -> None:
     """With chance, candidates, several canvases, given lengths and budgets that run out."""
-    options = Options(
+    options = raw(
         mode,  # type: ignore[arg-type]
         candidates,
         max_nfe,
@@ -193,7 +207,7 @@ def test_a_given_length_is_kept(
     model: Checkpoint, mode: str, length: int, temperature: float
 ) -> None:
     """To the token, over several canvases, whatever `max_tokens` says."""
-    options = Options(mode, max_tokens=4, temperature=temperature)  # type: ignore[arg-type]
+    options = raw(mode, max_tokens=4, temperature=temperature)  # type: ignore[arg-type]
     (found,) = infill_batch(model, [Hole(PREFIX, SUFFIX, length=length)], options)
     assert len(found.best.tokens) == length
     assert found.best.stopped == "length"
@@ -203,11 +217,11 @@ def test_a_given_length_is_kept(
 
 def test_a_given_length_beyond_the_model_is_cut_off(model: Checkpoint) -> None:
     """At half of its context, or where the budget ends; nonsense is refused."""
-    (found,) = infill_batch(model, [Hole(PREFIX, SUFFIX, length=65)], Options(max_nfe=200))
+    (found,) = infill_batch(model, [Hole(PREFIX, SUFFIX, length=65)], raw(max_nfe=200))
     assert (len(found.best.tokens), found.best.stopped) == (64, "max_tokens")
-    (found,) = infill_batch(model, [Hole(PREFIX, SUFFIX, length=30)], Options("ar", max_nfe=9))
+    (found,) = infill_batch(model, [Hole(PREFIX, SUFFIX, length=30)], raw("ar", max_nfe=9))
     assert (len(found.best.tokens), found.best.stopped) == (9, "max_nfe")
-    assert infill_batch(model, [], Options()) == []
+    assert infill_batch(model, [], raw()) == []
     with pytest.raises(UsageError, match="length is -1"):
         Hole(PREFIX, SUFFIX, length=-1)
 
@@ -216,17 +230,17 @@ def test_the_longest_middle_is_kept_also_where_the_canvas_ends() -> None:
     """An `<eom>` behind the limit does not lift it; seen with the shipped model."""
     shipped = checkpoint.load()
     prefix = "class A:\n    def __init__(self, name):\n        self."
-    free = infill(shipped, prefix, "\n", Options())
+    free = infill(shipped, prefix, "\n", raw())
     assert free.best.stopped == "eom"
     assert len(free.best.tokens) >= 2
-    cut = infill(shipped, prefix, "\n", Options(max_tokens=1))
+    cut = infill(shipped, prefix, "\n", raw(max_tokens=1))
     assert (len(cut.best.tokens), cut.best.stopped) == (1, "max_tokens")
 
 
 def test_a_middle_may_run_over_several_canvases(model: Checkpoint) -> None:
     """A canvas that fills up without `<eom>` becomes context for the next one."""
     for seed in range(20):
-        result = infill(model, PREFIX, SUFFIX, Options(temperature=1.0, max_tokens=64, seed=seed))
+        result = infill(model, PREFIX, SUFFIX, raw(temperature=1.0, max_tokens=64, seed=seed))
         if result.frames[-1].canvas > 0:
             break
     assert result.frames[-1].canvas > 0
@@ -237,12 +251,12 @@ def test_a_middle_may_run_over_several_canvases(model: Checkpoint) -> None:
 
 def test_candidates_are_distinct_and_ranked(model: Checkpoint) -> None:
     """Duplicates are merged; the model's own score decides the order."""
-    result = infill(model, PREFIX, SUFFIX, Options(candidates=4, seed=3))
+    result = infill(model, PREFIX, SUFFIX, raw(candidates=4, seed=3))
     texts = [c.text for c in result.candidates]
     scores = [c.score for c in result.candidates]
     assert len(texts) == len(set(texts)) >= 2
     assert scores == sorted(scores, key=lambda s: -(s or 0))
-    greedy = infill(model, PREFIX, SUFFIX, Options(candidates=4, temperature=0))
+    greedy = infill(model, PREFIX, SUFFIX, raw(candidates=4, temperature=0))
     assert len(greedy.candidates) == 1
 
 
@@ -254,7 +268,7 @@ def test_a_candidate_is_what_its_seed_gives_alone(
     """Row n of a batch is the request with seed + n, also where rows end at different steps."""
     for seed in range(0, 30, 3):
         one, many = (
-            Options(
+            raw(
                 mode,  # type: ignore[arg-type]
                 count,
                 max_tokens=48,
@@ -286,7 +300,7 @@ def test_the_model_reads_suffix_prefix_and_finished_canvases(model: Checkpoint) 
         *(tokenizer.pre, *tokenizer.encode(PREFIX), tokenizer.mid),
     ]
     for seed in range(40):
-        options = Options(temperature=1.0, max_tokens=64, seed=seed)
+        options = raw(temperature=1.0, max_tokens=64, seed=seed)
         result = infill(model, PREFIX, SUFFIX, options)
         if result.frames[-1].canvas > 0:
             break
@@ -304,7 +318,7 @@ def test_the_model_reads_suffix_prefix_and_finished_canvases(model: Checkpoint) 
 
 def test_scores_are_those_of_an_uncached_reading(model: Checkpoint) -> None:
     """The mean log-probability of each token after all before it, its `<eom>` included."""
-    options = Options(candidates=4, temperature=1.0, confidence_threshold=0.3, max_tokens=48)
+    options = raw(candidates=4, temperature=1.0, confidence_threshold=0.3, max_tokens=48)
     result = infill(model, PREFIX, SUFFIX, options)
     context = fit_context(model.tokenizer, PREFIX, SUFFIX, 128 - 48)
     for candidate in result.candidates:
@@ -317,7 +331,7 @@ def test_scores_are_those_of_an_uncached_reading(model: Checkpoint) -> None:
 
 def test_an_end_forced_by_the_budget_is_no_eom(model: Checkpoint) -> None:
     """What the last step had to commit says nothing about where the middle ends."""
-    options = Options(max_nfe=1, confidence_threshold=0.999)
+    options = raw(max_nfe=1, confidence_threshold=0.999)
     assert infill(model, PREFIX, SUFFIX, options).best.stopped == "max_nfe"
 
 
@@ -334,7 +348,7 @@ def test_no_position_lies_beyond_those_of_training(
 
     monkeypatch.setattr(model.denoiser, "run", run)
     for max_tokens in (1, 7, 9, 64):
-        infill(model, PREFIX * 30, SUFFIX * 30, Options(max_tokens=max_tokens, temperature=1.0))
+        infill(model, PREFIX * 30, SUFFIX * 30, raw(max_tokens=max_tokens, temperature=1.0))
     assert max(seen) < model.denoiser.config.context_length
 
 
@@ -363,4 +377,74 @@ def test_typing_moves_the_cut_of_the_prefix_seldom(tokenizer: Tokenizer) -> None
 def test_values_out_of_range_are_refused(field: str, value: object) -> None:
     """With the name and the value; exit code 2."""
     with pytest.raises(UsageError, match=str(value)):
-        Options(**{field: value})  # type: ignore[arg-type]
+        raw(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def offers() -> list[tuple[Hole, Infill, Infill]]:
+    """What the shipped model writes into many holes, without and with a look at syntax."""
+    shipped = checkpoint.load()
+    holes = [hole for code in CODE for hole in holes_of(code, "")]
+    sides = [
+        infill_batch(shipped, holes, Options(max_tokens=48, check_syntax=check))
+        for check in (False, True)
+    ]
+    return list(zip(holes, *sides, strict=True))
+
+
+def test_nothing_offered_adds_a_syntax_error(offers: list[tuple[Hole, Infill, Infill]]) -> None:
+    """What was clean is as it was; what was not is mended, cut or not offered."""
+    broken = mended = 0
+    for hole, plain, checked in offers:
+        assert judge(hole.prefix, checked.best.text, hole.suffix).clean
+        assert checked.syntax.clean
+        if plain.syntax.clean:
+            assert (checked.best, checked.nfe) == (plain.best, plain.nfe)
+        else:
+            broken += 1
+            mended += checked.best.stopped == "eom"
+            assert checked.nfe <= plain.nfe + 2 * 8
+    assert broken >= 5
+    assert mended >= 2
+
+
+def test_a_batch_is_mended_as_each_alone(offers: list[tuple[Hole, Infill, Infill]]) -> None:
+    """Text, end and cost."""
+    shipped = checkpoint.load()
+    for hole, _, checked in offers[::3]:
+        (alone,) = infill_batch(shipped, [hole], Options(max_tokens=48))
+        assert alone.best == checked.best
+        assert alone.nfe == checked.nfe
+
+
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+def test_what_cannot_be_mended_is_cut(
+    offers: list[tuple[Hole, Infill, Infill]], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """To a beginning of what was written, the longest without an error among its last tokens."""
+    monkeypatch.setattr("coder.infill.MENDS", 0)
+    shipped = checkpoint.load()
+    cut = 0
+    for hole, *_ in offers[::2]:
+        whole, part = (
+            infill_batch(shipped, [hole], Options(mode, max_tokens=16, check_syntax=check))[0].best  # type: ignore[arg-type]
+            for check in (False, True)
+        )
+        assert whole.tokens[: len(part.tokens)] == part.tokens
+        if part.stopped == "syntax":
+            cut += 1
+            longer = (shipped.tokenizer.decode(whole.tokens[:n]) for n in range(len(whole.tokens)))
+            clean = [text for text in longer if judge(hole.prefix, text, hole.suffix).clean]
+            assert part.text == max((t for t in clean if t.strip()), key=len, default="")
+    assert cut >= 2
+
+
+@pytest.mark.parametrize("max_nfe", [1, 3, 10])
+def test_mending_keeps_the_budget(model: Checkpoint, max_nfe: int) -> None:
+    """Also that of a model whose every middle is broken, with candidates."""
+    for candidates in (1, 2):
+        nfe = max(max_nfe, candidates)
+        options = Options(candidates=candidates, max_nfe=nfe, max_tokens=20)
+        found = infill(model, PREFIX, SUFFIX, options)
+        assert found.nfe <= nfe
+        assert all(judge(PREFIX, c.text, SUFFIX).clean for c in found.candidates)
