@@ -78,5 +78,6 @@ class Canvas:
         return replace(canvas, ids=canvas.ids.masked_fill(after, self.mask))
 
     def middle(self, row: int) -> list[int]:
-        """The committed tokens of a row up to its `<eom>`, which is left out."""
-        return [i for i in self.ids[row, : int(self.ended[row])].tolist() if i != self.mask]
+        """The committed tokens of a row up to its `<eom>` or its first mask."""
+        ids = self.ids[row, : int(self.ended[row])].tolist()
+        return ids[: ids.index(self.mask)] if self.mask in ids else ids

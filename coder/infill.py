@@ -24,7 +24,8 @@ from coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_
 
 Mode = Literal["diffuse", "verify", "ar"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-Stopped = Literal["eom", "length", "max_nfe", "max_tokens", "syntax"]
+Interruption = Literal["deadline", "cancelled"]
+Stopped = Literal["eom", "length", "max_nfe", "max_tokens", "syntax"] | Interruption
 MENDS, MEND_NFE = 2, 8  # times that a broken canvas is taken up again, evaluations for each
 TRIED = 16  # last tokens of a broken middle at each of which it may be cut, else at line ends
 # Rules that may take the place of the threshold, by the option that asks for them.
@@ -216,16 +217,19 @@ def infill(
     options: Options,
     on_frame: Callable[[Frame], None] | None = None,
     contexts: Contexts | None = None,
+    interrupted: Callable[[], Interruption | None] = lambda: None,
 ) -> Infill:
     """Generate what stands between `prefix` and `suffix`; `on_frame` is shown every step.
 
     With `contexts`, which must be of this model, what was read before is not read again.
+    `interrupted` is asked before every evaluation; once it gives a reason, what has been
+    committed up to the first open position is the middle, and `stopped` is that reason.
     """
 
     def read(rows: list[list[int]]) -> tuple[KVCache, int]:
         return contexts.encode(rows[0]) if contexts else (model.denoiser.encode(rows)[1], 0)
 
-    return _fill(model, [Hole(prefix, suffix)], options, on_frame, read)[0]
+    return _fill(model, [Hole(prefix, suffix)], options, on_frame, read, interrupted)[0]
 
 
 def infill_batch(
@@ -256,6 +260,7 @@ def _fill(
     options: Options,
     on_frame: Callable[[Frame], None] | None,
     read: Callable[[list[list[int]]], tuple[KVCache, int]],
+    interrupted: Callable[[], Interruption | None] = lambda: None,
 ) -> list[Infill]:
     """Fill holes whose contexts `read` encodes; it says how many tokens it knew already."""
     began = time.perf_counter()
@@ -280,16 +285,21 @@ def _fill(
     if temperature is None:
         temperature = 0.0 if count == 1 else 0.7
 
-    cache, reused = read(contexts)
-    if count > 1:
-        each = torch.arange(len(holes), device=denoiser.device)
-        cache = cache.rows(each.repeat_interleave(count))
-    decode = _diffuse if options.mode == "diffuse" else _autoregress
-    decode(model, options, temperature, courses, cache)
+    reused, why = 0, interrupted()
+    if why is None:
+        cache, reused = read(contexts)
+        if count > 1:
+            each = torch.arange(len(holes), device=denoiser.device)
+            cache = cache.rows(each.repeat_interleave(count))
+        decode = _diffuse if options.mode == "diffuse" else _autoregress
+        why = decode(model, options, temperature, courses, cache, interrupted)
+    if why:
+        for course in courses:
+            course.interrupt(why)
     if options.check_syntax:
         for course in courses:
             course.trim()
-    if count > 1:
+    if count > 1 and not why:
         _score(model, courses, cache)
     verdicts = [course.judged(course.candidates()[0].text) for course in courses]
     elapsed = 1000 * (time.perf_counter() - began) / len(holes)
@@ -366,6 +376,10 @@ class _Course:
             if any(low <= end and begin <= high for low, high in errors)
         ]
         return min(touched or range(len(ends)), key=lambda place: sure[place])
+
+    def interrupt(self, why: Interruption) -> None:
+        """What had not come to its end ended for this reason."""
+        self.stopped = [why if end == "max_nfe" else end for end in self.stopped]
 
     def trim(self) -> None:
         """Cut each candidate to the longest part that adds no syntax error."""
@@ -455,7 +469,8 @@ def _autoregress(
     temperature: float,
     courses: Sequence[_Course],
     cache: KVCache,
-) -> None:
+    interrupted: Callable[[], Interruption | None],
+) -> Interruption | None:
     """Write all rows from left to right, in the mode "verify" with drafts read ahead."""
     tokenizer, rows = model.tokenizer, _rows(courses)
     width = max(1, *(course.longest for course in courses))
@@ -468,12 +483,13 @@ def _autoregress(
         steps = verify(model.denoiser, before, tokenizer.mid, canvas, terms)
     else:
         steps = autoregress(model.denoiser, before, tokenizer.mid, canvas, temperature, terms)
-    for step in steps:
+    while not (why := interrupted()) and (step := next(steps, None)):
         _record(rows, 0, step)
         canvas = step.canvas
     ended = (canvas.ended < width).tolist()
     for place, (course, number) in enumerate(rows):
         course.take(number, canvas.middle(place), ended[place], forced=False)
+    return why
 
 
 def _diffuse(
@@ -482,7 +498,8 @@ def _diffuse(
     temperature: float,
     courses: Sequence[_Course],
     cache: KVCache,
-) -> None:
+    interrupted: Callable[[], Interruption | None],
+) -> Interruption | None:
     """Denoise canvas after canvas; rows that met `<eom>` drop out."""
     denoiser, tokenizer = model.denoiser, model.tokenizer
     rule = options.rule
@@ -500,11 +517,17 @@ def _diffuse(
                 replace(course.row(candidate, MEND_NFE if mend else None), banned=ban)
                 for (course, candidate), ban in zip(rows, banned, strict=True)
             ]
-            for step in denoise(denoiser, cache, canvas, rule, temperature, terms):
+            steps = denoise(denoiser, cache, canvas, rule, temperature, terms)
+            while not (why := interrupted()) and (step := next(steps, None)):
                 _record(rows, number, step)
                 canvas = step.canvas
                 forced = forced if mend else forced | step.forced
                 sure = torch.where(step.committed, step.confidence, sure)
+            if why:
+                for place, (course, candidate) in enumerate(rows):
+                    whole = written if mend and not written.open[place].any() else canvas
+                    course.middles[candidate] += whole.middle(place)
+                return why
             written = canvas if not mend else written
             if options.check_syntax:
                 vain, canvas, banned = _taken_up(rows, written, canvas, sure, banned)
@@ -524,13 +547,14 @@ def _diffuse(
             and course.nfe + 1 < course.budget
         ]
         if not going:
-            return
+            return None
         index = torch.tensor(going, device=denoiser.device)
         _, cache = denoiser.encode(canvas.ids[index].tolist(), cache.rows(index))
         rows = [rows[place] for place in going]
         for course in {id(course): course for course, _ in rows}.values():
             course.nfe += 1
         number += 1
+    return None
 
 
 def _taken_up(

@@ -12,12 +12,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {"coder": set(), "lsp": {"coder"}, "finetune": {"coder"}, "evals": {"coder"}}
 LEAVES = ("syntax", "unmask", "errors")
-# cli -> infill -> sampler -> {canvas, unmask, denoiser}
+# cli -> engine -> infill -> sampler -> {canvas, unmask, denoiser}
 ORDER = {
-    "infill": {"cli", "trace"},
-    "sampler": {"infill", "cli", "trace"},
-    "canvas": {"sampler", "infill", "cli", "trace", "checkpoint"},
-    "denoiser": {"sampler", "infill", "cli", "trace", "checkpoint", "canvas"},
+    "engine": {"cli", "trace"},
+    "infill": {"cli", "trace", "engine"},
+    "sampler": {"infill", "cli", "trace", "engine"},
+    "canvas": {"sampler", "infill", "cli", "engine", "trace", "checkpoint"},
+    "denoiser": {"sampler", "infill", "cli", "engine", "trace", "checkpoint", "canvas"},
 }
 
 
