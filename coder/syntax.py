@@ -96,7 +96,17 @@ class Surroundings:
         self.fillings = _fillings(prefix)
 
     def judge(self, middle: str) -> Verdict:
-        """Judge a completion by the errors that it adds; its code is never run."""
+        """Judge a completion by the errors that it adds; its code is never run.
+
+        A block that it opens at its end may have its body still to come.
+        """
+        verdict = self._judge(middle)
+        if not verdict.clean and middle.rstrip().endswith(":"):
+            body = self._judge(f"{middle} pass")
+            return body if body.clean else verdict
+        return verdict
+
+    def _judge(self, middle: str) -> Verdict:
         root = self._filled(middle)
         errors = _count(root)
         if not middle:

@@ -63,6 +63,8 @@ def test_lone_surrogates_are_judged() -> None:
         ("if x", "", "\n    pass\n", True),
         ("if x", " > 1", "\n    pass\n", False),
         ("if x", " > 1:", "\n    pass\n", True),
+        ("def f(x):\n    ", "if x:", "\n\n\ny = 1\n", True),  # its body is still to come
+        ("def f(x):\n    ", "y = {x:", "\n\n\ny = 1\n", False),
         ("x = 1\n", "y = (\n", "z = 2\n", False),
         ("def f(x):\n    ", "return x", "\n", True),
         ("def f(x):\n", "    return x", "\n", True),
