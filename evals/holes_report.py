@@ -252,7 +252,7 @@ def verdicts(runs: Sequence[Mapping[str, Any]]) -> Section:
     axis.invert_yaxis()
     axis.set_xlabel("% of samples")
     axis.legend(
-        fontsize=8, frameon=False, labelcolor=INK, ncols=4, loc="lower left", bbox_to_anchor=(0, 1)
+        fontsize=8, frameon=False, labelcolor=INK, ncols=4, loc="lower right", bbox_to_anchor=(1, 1)
     )
     rows = [
         [name, *(str(run["verdicts"].get(kind, 0)) for kind in kinds)]
