@@ -23,7 +23,7 @@ from coder.unmask import Prediction, Rule
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-DRAFTS = 3  # tokens that `verify` reads ahead; more seldom agree, and each costs a canvas
+DRAFTS = 1  # tokens that `verify` reads ahead; more seldom agree, and each costs a canvas
 COLD = 1e-6  # temperatures below it are 0: logits divided by them are no numbers
 
 
