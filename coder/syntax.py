@@ -93,7 +93,7 @@ class Surroundings:
     def __init__(self, prefix: str, suffix: str) -> None:
         self.prefix, self.suffix = _encoded(prefix), _encoded(suffix)
         self.tree = Parser(_language()).parse(self.prefix + self.suffix)
-        self.fillings = _fillings(prefix)
+        self.fillings = _fillings(prefix, suffix)
 
     def judge(self, middle: str) -> Verdict:
         """Judge a completion by the errors that it adds; its code is never run.
@@ -119,7 +119,7 @@ class Surroundings:
                 0,
                 0,
                 refused=any(
-                    filling and not other.has_error and self._compiles(other, filling)
+                    not other.has_error and self._compiles(other, filling)
                     for filling, other in others
                 ),
             )
@@ -155,7 +155,12 @@ class Surroundings:
         while node and node.type != "function_definition":
             node = node.parent
         near = [n for n in root.children if n.start_byte <= end and n.end_byte >= start]
-        return all(compiles((n.text or b"").decode() + "\n") for n in ([node] if node else near))
+        parts = [node] if node else near
+        if not parts:
+            return False
+        whole = self.prefix + _encoded(middle) + self.suffix
+        # With what stands between them: indentation is not part of a statement's text.
+        return compiles(whole[parts[0].start_byte : parts[-1].end_byte].decode() + "\n")
 
 
 def find_function(text: str, qualified_name: str) -> FunctionBody:
@@ -224,7 +229,7 @@ def _point(data: bytes) -> tuple[int, int]:
     return data.count(b"\n"), len(data) - (data.rfind(b"\n") + 1)
 
 
-def _fillings(prefix: str) -> list[str]:
+def _fillings(prefix: str, suffix: str) -> list[str]:
     """What can stand in a hole at its plainest: nothing, a name, the ends of what is open."""
     plain = ["", "x", "x:", ":", *(f"{x}{end}" for end in (")", "]", "}", "):") for x in ("", "x"))]
     above, _, line = prefix.rpartition("\n")

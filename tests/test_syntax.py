@@ -65,6 +65,11 @@ def test_lone_surrogates_are_judged() -> None:
         ("if x", " > 1:", "\n    pass\n", True),
         ("def f(x):\n    ", "if x:", "\n\n\ny = 1\n", True),  # its body is still to come
         ("def f(x):\n    ", "y = {x:", "\n\n\ny = 1\n", False),
+        ("def f(n):\n", "    m = 0\n", "    return sum(n)\n", True),  # a line with its break
+        ("def f(n):\n", "    m = 0", "    return sum(n)\n", False),
+        ("def f(n):\n    m = 1\n", "        return m\n", "    return sum(n)\n", False),
+        ("def f(n):\n    m = 1\n", "    for c in n:\n", "    return sum(n)\n", False),
+        ("def f(n):\n    m = 1\n", "    c = 2\n  d = 2\n", "    return sum(n)\n", False),
         ("x = 1\n", "y = (\n", "z = 2\n", False),
         ("def f(x):\n    ", "return x", "\n", True),
         ("def f(x):\n", "    return x", "\n", True),
