@@ -301,11 +301,15 @@ def _fill(
             course.trim()
     if count > 1 and not why:
         _score(model, courses, cache)
-    verdicts = [course.judged(course.candidates()[0].text) for course in courses]
+    outcomes = [course.candidates() for course in courses]
+    verdicts = [
+        course.judged(candidates[0].text)
+        for course, candidates in zip(courses, outcomes, strict=True)
+    ]
     elapsed = 1000 * (time.perf_counter() - began) / len(holes)
     found = []
-    for course, context, syntax in zip(courses, contexts, verdicts, strict=True):
-        candidates = course.candidates()
+    made = zip(courses, contexts, outcomes, verdicts, strict=True)
+    for course, context, candidates, syntax in made:
         cost = course.nfe, elapsed, len(context), reused
         found.append(Infill(candidates, *cost, syntax, course.frames))
     return found
