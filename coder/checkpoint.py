@@ -25,6 +25,7 @@ from safetensors.torch import save as dump_weights
 from coder.denoiser import Denoiser, DenoiserConfig
 from coder.errors import CheckpointError
 from coder.tokenizer import Tokenizer
+from coder.transformer import Transformer
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -52,6 +53,13 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Trainable(Checkpoint):
+    """A checkpoint whose denoiser is a torch module with its weights."""
+
+    denoiser: Transformer
+
+
+@dataclass(frozen=True)
 class Listing:
     """One model that can be loaded: its name, folder, size and licence."""
 
@@ -70,7 +78,7 @@ def digest(path: Path) -> str:
 
 def save(
     folder: Path,
-    denoiser: Denoiser,
+    denoiser: Transformer,
     tokenizer: Tokenizer,
     *,
     licence: str = "Apache-2.0",
@@ -208,7 +216,23 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
-    """Load a model in float32 after checking its format, hashes and shapes.
+    """Load a model for decoding, in float32, after checking its format, hashes and shapes.
+
+    On a CPU it is computed by ONNX Runtime, elsewhere by torch.
+
+    Raises CheckpointError, with the remedy, when the folder is missing, damaged
+    or of another format, or the device is not there.
+    """
+    found = load_trainable(model, device)
+    if device != "cpu":
+        return found
+    from coder.onnx_denoiser import OnnxDenoiser
+
+    return Checkpoint(OnnxDenoiser(found.denoiser), found.tokenizer, found.name, found.config)
+
+
+def load_trainable(model: str | Path | None = None, device: str = "cpu") -> Trainable:
+    """Load a model as a torch module in float32, with the same checks.
 
     Raises CheckpointError, with the remedy, when the folder is missing, damaged
     or of another format, or the device is not there.
@@ -241,7 +265,7 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
             f"{tokenizer.vocab_size}; they must come from the same training run"
         )
     with torch.device("meta"):
-        denoiser = Denoiser(shape)
+        denoiser = Transformer(shape)
     try:
         weights = load_weights(b"".join((folder / name).read_bytes() for name in parts))
     except (SafetensorError, OSError) as error:
@@ -265,4 +289,4 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
             f"device {device!r} cannot be used ({reason}); try --device cpu"
         ) from error
     denoiser.requires_grad_(False).eval()
-    return Checkpoint(denoiser, tokenizer, folder.name, config)
+    return Trainable(denoiser, tokenizer, folder.name, config)

@@ -1,26 +1,26 @@
-"""The denoiser: one transformer, read causally over the context and both ways over the canvas.
+"""What a decoder asks of a denoiser, whatever computes it.
 
-The context is encoded once and its keys and values are kept; they never depend
-on a canvas, so the cache is exact. A canvas attends to the whole context and, in
-both directions, to itself. All weights are shared between the two ways of
-reading (the arrangement of TiDAR, arXiv 2511.08923, and Set Block Decoding,
-arXiv 2509.04185).
+A denoiser is read causally over the context and both ways over the canvas. The
+context is encoded once and its keys and values are kept; they never depend on a
+canvas, so the cache is exact. A canvas attends to the whole context and, in both
+directions, to itself. All weights are shared between the two ways of reading (the
+arrangement of TiDAR, arXiv 2511.08923, and Set Block Decoding, arXiv 2509.04185).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Layers = tuple[Tensor, ...]  # one for each, [batch, heads, length, size]
 
 
 @dataclass(frozen=True)
@@ -113,118 +113,44 @@ class KVCache:
         return cut.rows(torch.arange(len(last), device=last.device))
 
 
-def norm(x: Tensor) -> Tensor:
-    """RMS normalisation over the last dimension, without weights."""
-    return F.rms_norm(x, (x.shape[-1],))
+def rotary_turns(
+    config: DenoiserConfig, positions: Int[Tensor, "batch length"]
+) -> tuple[Float[Tensor, "batch length half"], Float[Tensor, "batch length half"]]:
+    """Cosines and sines by which half of each head is turned at these positions."""
+    half = config.width // config.heads // 2
+    exponents = torch.arange(half, device=positions.device, dtype=torch.float32) / half
+    angles = positions[..., None].float() * config.rope_base**-exponents
+    return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864) of [batch, heads, length, size]."""
-    cos, sin = rotary
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-
-
-def split_heads(
-    qkv: Tensor, heads: int, rotary: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys, values of [batch, length, 3 × width]: [batch, heads, length, size] each."""
-    batch, length, _ = qkv.shape
-    q, k, v = qkv.view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    return rotate(norm(q), rotary), rotate(norm(k), rotary), v
-
-
-class Linear(nn.Linear):
-    """A matrix without bias whose weights `Denoiser.initialise` draws."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
-
-    def reset_parameters(self) -> None:
-        """Draw nothing: a loaded model would throw it away, and draw it slowly."""
-
-
-class Embedding(nn.Embedding):
-    """An embedding whose weights `Denoiser.initialise` draws."""
-
-    def reset_parameters(self) -> None:
-        """Draw nothing."""
-
-
-class Block(nn.Module):
-    """Attention and a gated MLP, each normalised before and added after."""
-
-    def __init__(self, config: DenoiserConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.qkv = Linear(config.width, 3 * config.width)
-        self.out = Linear(config.width, config.width)
-        self.up = Linear(config.width, 2 * config.mlp_width)
-        self.down = Linear(config.mlp_width, config.width)
-
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Callable[..., Tensor]
-    ) -> Tensor:
-        """The residual stream, [batch, length, width], after this block."""
-        batch, length, width = x.shape
-        y = attend(*split_heads(self.qkv(norm(x)), self.heads, rotary))
-        x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
-        gate, up = self.up(norm(x)).chunk(2, dim=-1)
-        return torch.add(x, self.down(F.silu(gate) * up))
-
-
-class Denoiser(nn.Module):
+class Denoiser(ABC):
     """The masked diffusion language model: token ids in, logits out."""
 
-    def __init__(self, config: DenoiserConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embed = Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        # On "meta" there is nothing to draw, and torch would load half of its compiler for it.
-        if not self.embed.weight.is_meta:
-            self.initialise()
-
-    def initialise(self) -> None:
-        """Draw fresh weights; what writes to the residual stream starts at zero."""
-        nn.init.normal_(self.embed.weight, std=0.02)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            for linear in (block.qkv, block.up):
-                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-            for linear in (block.out, block.down):
-                nn.init.zeros_(linear.weight)
+    config: DenoiserConfig
 
     @property
+    @abstractmethod
     def device(self) -> torch.device:
-        """Where the weights lie."""
-        device: torch.device = self.embed.weight.device
-        return device
+        """Where tokens are wanted and logits come from."""
 
-    def run(
+    @abstractmethod
+    def evaluate(
         self,
         ids: Int[Tensor, "batch length"],
         positions: Int[Tensor, "batch length"],
-        attend: Attend,
-    ) -> Float[Tensor, "batch length width"]:
-        """Hidden states of `ids`; `attend(layer, q, k, v)` decides who sees whom."""
-        rotary = self.rotary(positions)
-        x = norm(self.embed(ids))
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, lambda q, k, v, layer=layer: attend(layer, q, k, v))
-        return norm(x)
+        visible: Bool[Tensor, "batch 1 length total"] | None,
+        cache: KVCache | None,
+        keep: bool,
+    ) -> tuple[Float[Tensor, "batch length width"], Layers, Layers]:
+        """Hidden states of tokens after what the cache holds, in one pass.
 
-    def rotary(self, positions: Int[Tensor, "batch length"]) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the positions, [batch, 1, length, head size / 2] each."""
-        half = self.config.width // self.config.heads // 2
-        exponents = torch.arange(half, device=positions.device, dtype=torch.float32) / half
-        angles = positions[:, None, :, None].float() * self.config.rope_base**-exponents
-        dtype = self.embed.weight.dtype
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        `visible` says which of the cached tokens and of these each one sees; None: all.
+        Returns too, to `keep`, the keys and values of both; else none.
+        """
 
+    @abstractmethod
     def logits(self, hidden: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape vocab"]:
         """Logits of hidden states, in float32; the output matrix is the embedding."""
-        return F.linear(hidden, self.embed.weight).float()
 
     def encode(
         self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None
@@ -235,36 +161,25 @@ class Denoiser(nn.Module):
         shorter than the longest are padded on the right) and the cache that
         holds the new tokens too. The cache given is left as it was.
         """
-        length = max(len(row) for row in contexts)
-        ids = torch.zeros(len(contexts), length, dtype=torch.long)
-        valid = torch.zeros(len(contexts), length, dtype=torch.bool)
+        batch, length = len(contexts), max(len(row) for row in contexts)
+        ids = torch.zeros(batch, length, dtype=torch.long)
+        valid = torch.zeros(batch, length, dtype=torch.bool)
         for row, context in enumerate(contexts):
             ids[row, : len(context)] = torch.as_tensor(context, dtype=torch.long)
             valid[row, : len(context)] = True
         ids, valid = ids.to(self.device), valid.to(self.device)
-        start = ids.new_zeros(len(contexts)) if cache is None else cache.next_position
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
-        mask = None
+        visible = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
+        visible = visible.expand(batch, 1, -1, -1)
+        start = ids.new_zeros(batch)
         if cache is not None:
-            causal = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
+            start = cache.next_position
             past = cache.valid[:, None, None, :].expand(-1, 1, length, -1)
-            mask = torch.cat((past, causal.expand(len(contexts), 1, -1, -1)), dim=-1)
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if cache is not None:
-                k = torch.cat((cache.keys[layer], k), dim=2)
-                v = torch.cat((cache.values[layer], v), dim=2)
-            keys.append(k)
-            values.append(v)
-            return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
-
-        positions = start[:, None] + torch.arange(length, device=self.device)
-        hidden = self.run(ids, positions, attend)
-        if cache is not None:
+            visible = torch.cat((past, visible), dim=-1)
             valid = torch.cat((cache.valid, valid), dim=1)
+        positions = start[:, None] + torch.arange(length, device=self.device)
+        hidden, keys, values = self.evaluate(ids, positions, visible, cache, keep=True)
         next_position = start + torch.tensor([len(row) for row in contexts], device=self.device)
-        return hidden, KVCache(tuple(keys), tuple(values), valid, next_position)
+        return hidden, KVCache(keys, values, valid, next_position)
 
     def denoise(
         self, canvas: Int[Tensor, "batch block"], cache: KVCache
@@ -275,18 +190,14 @@ class Denoiser(nn.Module):
         the cache is left as it was. The logits of a position are for its own token.
         """
         length = canvas.shape[1]
-        mask = None
+        visible = None
         if not bool(cache.valid.all()):
             own = cache.valid.new_ones(canvas.shape)
-            mask = torch.cat((cache.valid, own), dim=1)[:, None, None, :]
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            k = torch.cat((cache.keys[layer], k), dim=2)
-            v = torch.cat((cache.values[layer], v), dim=2)
-            return F.scaled_dot_product_attention(q, k, v, mask)
-
+            seen = torch.cat((cache.valid, own), dim=1)
+            visible = seen[:, None, None, :].expand(-1, 1, length, -1)
         positions = cache.next_position[:, None] + torch.arange(length, device=canvas.device)
-        return self.run(canvas, positions, attend)
+        hidden, _, _ = self.evaluate(canvas, positions, visible, cache, keep=False)
+        return hidden
 
     def draft(
         self, tokens: Int[Tensor, "batch read"], length: int, mask: int, cache: KVCache
@@ -309,22 +220,13 @@ class Denoiser(nn.Module):
         sees |= canvas & canvas[:, None] & (owner == owner[:, None])
         past = cache.valid[:, None, None, :].expand(-1, 1, len(owner), -1)
         visible = torch.cat((past, sees.expand(batch, 1, -1, -1)), dim=-1)
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            k = torch.cat((cache.keys[layer], k), dim=2)
-            v = torch.cat((cache.values[layer], v), dim=2)
-            end = cache.valid.shape[1] + count
-            keys.append(k[:, :, :end])
-            values.append(v[:, :, :end])
-            return F.scaled_dot_product_attention(q, k, v, visible)
-
         ids = torch.cat((tokens, tokens.new_full((batch, count * length), mask)), dim=1)
-        hidden = self.run(ids, cache.next_position[:, None] + owner + behind, attend)
+        positions = cache.next_position[:, None] + owner + behind
+        hidden, keys, values = self.evaluate(ids, positions, visible, cache, keep=True)
+        end = cache.valid.shape[1] + count
         after = KVCache(
-            tuple(keys),
-            tuple(values),
+            tuple(x[:, :, :end] for x in keys),
+            tuple(x[:, :, :end] for x in values),
             torch.cat((cache.valid, torch.ones_like(tokens, dtype=torch.bool)), dim=1),
             cache.next_position + count,
         )

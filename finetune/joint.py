@@ -1,6 +1,6 @@
 """The training pass: clean contexts and, beside each, many noised canvases at once.
 
-It computes what `Denoiser.encode` and `Denoiser.denoise` compute for one canvas
+It computes what `Transformer.encode` and `Transformer.denoise` compute for one canvas
 at a time, so that training and decoding are one computation; only who may see
 whom is written differently here. Two ways say it: dense masks, which the CPU
 does best, and block-sparse ones (FlexAttention, arXiv 2412.05496) for GPUs.
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coder.denoiser import Attend, Denoiser, split_heads
+from coder.transformer import Attend, Transformer, split_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -26,7 +26,7 @@ DISAGREEMENT = 0.03
 
 
 def joint(
-    denoiser: Denoiser,
+    denoiser: Transformer,
     context: Int[Tensor, "batch length"],
     canvas: Int[Tensor, "batch noised"],
     position: Int[Tensor, "batch noised"],
@@ -87,7 +87,7 @@ def attention(
 
 
 def masks_agree(
-    denoiser: Denoiser,
+    denoiser: Transformer,
     length: int,
     block: Int[Tensor, "batch noised"],
     start: Int[Tensor, "batch noised"],

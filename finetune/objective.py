@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from coder.denoiser import Denoiser
 from coder.tokenizer import Tokenizer
+from coder.transformer import Transformer
 from finetune.joint import joint
 from finetune.samples import Sample
 
@@ -164,7 +164,7 @@ def make_batch(
 class Objective(nn.Module):
     """Both losses of a batch; what the training loop compiles and wraps."""
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Transformer) -> None:
         super().__init__()
         self.denoiser = denoiser
 

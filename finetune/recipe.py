@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from coder.denoiser import Denoiser, DenoiserConfig
+from coder.denoiser import DenoiserConfig
 from coder.errors import UsageError
+from coder.transformer import Transformer
 from finetune.samples import SPANS
 
 
@@ -135,7 +136,7 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def make_optimizers(denoiser: Denoiser, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(denoiser: Transformer, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for the embedding; each group remembers its peak rate."""
     matrices = [p for p in denoiser.blocks.parameters() if p.ndim == 2]
     optimizers: list[torch.optim.Optimizer] = [

@@ -17,8 +17,8 @@ from typing import Any
 
 from coder import checkpoint
 from coder.checkpoint import Checkpoint
-from coder.denoiser import Denoiser
 from coder.errors import CheckpointError, DataError
+from coder.transformer import Transformer
 from finetune.feed import WorkerLostError
 from finetune.samples import Samples
 from finetune.state import writing
@@ -81,7 +81,7 @@ class Validation:
     samples: Samples
     cursors: list[Cursor]
 
-    def __call__(self, denoiser: Denoiser, trainer: Trainer, canvases: bool) -> dict[str, float]:
+    def __call__(self, denoiser: Transformer, trainer: Trainer, canvases: bool) -> dict[str, float]:
         """What the metrics say of a denoiser; `canvases`: whether it knows such."""
         tokenizer = trainer.tokenizer
         denoiser.eval()
@@ -313,7 +313,7 @@ class Run:
             with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def validate(self, model: Denoiser, event: Mapping[str, Any] = NOTHING) -> dict[str, float]:
+    def validate(self, model: Transformer, event: Mapping[str, Any] = NOTHING) -> dict[str, float]:
         """Measure a model, by the first process; the figures also go into the metrics."""
         if not self.main:
             return {}
@@ -322,7 +322,7 @@ class Run:
         self.append({**event, **figures})
         return figures
 
-    def write_model(self, model: Denoiser, figures: Mapping[str, float] = NOTHING) -> None:
+    def write_model(self, model: Transformer, figures: Mapping[str, float] = NOTHING) -> None:
         """Write a model as the run's checkpoint, by the first process."""
         if not self.main:
             return

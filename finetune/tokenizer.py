@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coder.denoiser import Denoiser, DenoiserConfig
+from coder.denoiser import DenoiserConfig
 from coder.errors import DataError, UsageError
 from coder.tokenizer import Tokenizer, training_texts
+from coder.transformer import Transformer
 from finetune.corpus import Document, read_some
 from finetune.objective import Objective, make_batch
 from finetune.samples import Sample
@@ -160,7 +161,7 @@ def costs(tokenizers: Sequence[Tokenizer], shape: tuple[int, int, int]) -> list[
     for tokenizer in tokenizers:
         config = DenoiserConfig(tokenizer.vocab_size, layers, width, heads, LENGTH, block_length=1)
         found.append({"operations": step_flops(config, 1, 0) / LENGTH})
-        objective = Objective(Denoiser(config))
+        objective = Objective(Transformer(config))
         rng = np.random.default_rng(0)
         rows = [
             Sample(rng.integers(0, tokenizer.mask, LENGTH).tolist(), [], []) for _ in range(ROWS)

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from coder import checkpoint
-from coder.denoiser import Denoiser
 from coder.errors import DataError, TalariaError, UsageError
 from coder.tokenizer import Tokenizer
+from coder.transformer import Transformer
 from finetune.corpus import corpus_hash, read_some
 from finetune.recipe import Recipe, flag
 from finetune.run import Run, Validation
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
         spans=recipe.span_shares(),
     )
     torch.manual_seed(recipe.seed)
-    denoiser = Denoiser(recipe.shape(tokenizer.vocab_size))
+    denoiser = Transformer(recipe.shape(tokenizer.vocab_size))
     init = None
     if args.init:
         init = take_weights(denoiser, args.init, args.tokenizer)
@@ -124,9 +124,9 @@ def main(argv: list[str]) -> int:
     return 0 if finished or args.slice else 1
 
 
-def take_weights(denoiser: Denoiser, model: str, tokenizer: Path) -> str:
+def take_weights(denoiser: Transformer, model: str, tokenizer: Path) -> str:
     """Give the denoiser the weights of a model of the same shape and tokenizer; their hash."""
-    loaded = checkpoint.load(model)
+    loaded = checkpoint.load_trainable(model)
     if loaded.config["sha256"][checkpoint.TOKENIZER] != checkpoint.digest(tokenizer):
         raise UsageError(
             f"--init {model} has another tokenizer than --tokenizer {tokenizer}; "

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coder.denoiser import Denoiser
 from coder.errors import DataError, UsageError
 from coder.tokenizer import Tokenizer
+from coder.transformer import Transformer
 from finetune.feed import Batches, feed
 from finetune.joint import block_mask, masks_agree
 from finetune.objective import Batch, Objective
@@ -70,7 +70,7 @@ class Trainer:
     def __init__(
         self,
         recipe: Recipe,
-        denoiser: Denoiser,
+        denoiser: Transformer,
         tokenizer: Tokenizer,
         samples: Samples,
         *,
@@ -298,7 +298,7 @@ class Trainer:
             else:
                 self.average[name].lerp_(weight, 1 / self.averaged)
 
-    def model(self, weights: Mapping[str, Tensor] | None = None) -> Denoiser:
+    def model(self, weights: Mapping[str, Tensor] | None = None) -> Transformer:
         """The denoiser with all its weights, or with others, such as the average.
 
         To be measured or written; all processes must ask for it.
@@ -306,7 +306,7 @@ class Trainer:
         if weights is None and not self.sharded:
             return self.denoiser
         with torch.device("meta"):
-            denoiser = Denoiser(self.denoiser.config)
+            denoiser = Transformer(self.denoiser.config)
         chosen = self.denoiser.state_dict() if weights is None else weights
         denoiser.load_state_dict(whole(chosen), assign=True)
         return denoiser

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 
 from coder import checkpoint
-from coder.checkpoint import Checkpoint
-from coder.denoiser import Denoiser
+from coder.checkpoint import Checkpoint, Trainable
 from coder.errors import DataError, UsageError
 from coder.infill import Options, infill
 from coder.tokenizer import Tokenizer
+from coder.transformer import Transformer
 from finetune.corpus import Document, read_some
 from finetune.objective import Objective, make_batch
 from finetune.samples import SPANS, Samples, choose_span
@@ -72,7 +72,7 @@ def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
 
 @torch.no_grad()
 def row_losses(
-    denoiser: Denoiser, tokenizer: Tokenizer, samples: Samples, rows: int, seed: int = 0
+    denoiser: Transformer, tokenizer: Tokenizer, samples: Samples, rows: int, seed: int = 0
 ) -> Measured:
     """Next-token loss and bound of each of the first `rows` samples.
 
@@ -104,7 +104,7 @@ def mean_and_error(values: Float64) -> tuple[Float64, Float64]:
 
 
 def losses(
-    denoiser: Denoiser, tokenizer: Tokenizer, samples: Samples, rows: int
+    denoiser: Transformer, tokenizer: Tokenizer, samples: Samples, rows: int
 ) -> dict[str, float]:
     """Mean losses over the first `rows` samples, with their standard errors."""
     measured = row_losses(denoiser, tokenizer, samples, rows)
@@ -190,9 +190,9 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--cursors is {args.cursors}; it must be 0 or more")
     documents = read_some(args.corpus, "valid")
     cursors = choose_cursors(documents, args.cursors) if args.cursors else []
-    first: tuple[Checkpoint, Measured] | None = None
+    first: tuple[Trainable, Measured] | None = None
     for name in args.models or [None]:
-        model = checkpoint.load(name)
+        model = checkpoint.load_trainable(name)
         config = model.denoiser.config
         samples = held_out_samples(documents, model.tokenizer, config.context_length)
         found = row_losses(model.denoiser, model.tokenizer, samples, args.rows)
@@ -211,8 +211,8 @@ def main(argv: list[str]) -> int:
                 print(f"  {key:30}{share:7.3f}")
     if first is not None:
         torch.manual_seed(0)
-        model, _ = first
-        untrained = Denoiser(model.denoiser.config).eval()
+        model = first[0]
+        untrained = Transformer(model.denoiser.config).eval()
         length = model.denoiser.config.context_length
         samples = held_out_samples(documents, model.tokenizer, length)
         found = row_losses(untrained, model.tokenizer, samples, min(args.rows, 32))

@@ -9,8 +9,9 @@ import torch
 from hypothesis import settings
 
 from coder import checkpoint
-from coder.denoiser import Denoiser, DenoiserConfig
+from coder.denoiser import DenoiserConfig
 from coder.tokenizer import Tokenizer, training_texts
+from coder.transformer import Transformer
 
 # Tensors are tiny here: on a busy machine, threads would only wait for each other.
 torch.set_num_threads(1)
@@ -34,13 +35,13 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def denoiser(tokenizer: Tokenizer) -> Denoiser:
+def denoiser(tokenizer: Tokenizer) -> Transformer:
     """A denoiser of 2 layers whose every weight is random, so that nothing cancels."""
     torch.manual_seed(0)
     config = DenoiserConfig(
         tokenizer.vocab_size, layers=2, width=32, heads=2, context_length=128, block_length=8
     )
-    denoiser = Denoiser(config)
+    denoiser = Transformer(config)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return denoiser.requires_grad_(False).eval()
@@ -48,7 +49,7 @@ def denoiser(tokenizer: Tokenizer) -> Denoiser:
 
 @pytest.fixture(scope="session")
 def model_folder(
-    tmp_path_factory: pytest.TempPathFactory, denoiser: Denoiser, tokenizer: Tokenizer
+    tmp_path_factory: pytest.TempPathFactory, denoiser: Transformer, tokenizer: Tokenizer
 ) -> Path:
     """A checkpoint of that denoiser on disk; tests copy it before they damage it."""
     folder = tmp_path_factory.mktemp("models") / "tiny"

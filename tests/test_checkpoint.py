@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from coder import checkpoint
 from coder.checkpoint import CONFIG, TOKENIZER, WEIGHTS
-from coder.denoiser import Denoiser
 from coder.errors import CheckpointError
 from coder.tokenizer import Tokenizer
+from coder.transformer import Transformer
 
 
 def edit_config(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
@@ -73,10 +73,9 @@ def lose_a_tensor(folder: Path) -> None:
     rehash(folder)
 
 
-def test_a_saved_model_is_loaded_as_it_was(
-    model: checkpoint.Checkpoint, denoiser: Denoiser
-) -> None:
+def test_a_saved_model_is_loaded_as_it_was(model_folder: Path, denoiser: Transformer) -> None:
     """Up to the half precision in which weights are stored."""
+    model = checkpoint.load_trainable(model_folder)
     for name, tensor in model.denoiser.state_dict().items():
         torch.testing.assert_close(
             tensor, denoiser.state_dict()[name].half().float(), rtol=0, atol=0
@@ -85,7 +84,7 @@ def test_a_saved_model_is_loaded_as_it_was(
 
 
 def test_large_weights_travel_in_parts(
-    denoiser: Denoiser, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    denoiser: Transformer, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Put together they are the model; a part that is damaged or lost is named."""
     whole = tmp_path / "whole"
@@ -97,7 +96,7 @@ def test_large_weights_travel_in_parts(
     assert len(parts) > 3
     assert max(part.stat().st_size for part in parts) == 10_000
     assert b"".join(part.read_bytes() for part in parts) == (whole / WEIGHTS).read_bytes()
-    one, other = checkpoint.load(folder), checkpoint.load(whole)
+    one, other = checkpoint.load_trainable(folder), checkpoint.load_trainable(whole)
     for name, tensor in one.denoiser.state_dict().items():
         assert torch.equal(tensor, other.denoiser.state_dict()[name])
     assert len(one.weights_hash) == 64
@@ -108,7 +107,7 @@ def test_large_weights_travel_in_parts(
 
 
 def test_a_save_killed_between_its_renames(
-    denoiser: Denoiser, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    denoiser: Transformer, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The former model is still there when it is asked for."""
     folder = tmp_path / "model"
@@ -182,7 +181,7 @@ def test_models_are_found_by_name(
 
 
 def test_saving_replaces_a_folder_whole(
-    denoiser: Denoiser,
+    denoiser: Transformer,
     model: checkpoint.Checkpoint,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -11,12 +11,13 @@ from torch import Tensor
 from coder import checkpoint
 from coder.checkpoint import Checkpoint
 from coder.contexts import Contexts, common_prefix
-from coder.denoiser import Denoiser, KVCache
+from coder.denoiser import KVCache
 from coder.errors import UsageError
 from coder.infill import Options, infill
+from coder.transformer import Transformer
 
 
-def read(denoiser: Denoiser, cache: KVCache) -> Tensor:
+def read(denoiser: Transformer, cache: KVCache) -> Tensor:
     """The logits of a canvas after a context."""
     canvas = torch.arange(denoiser.config.block_length)[None]
     return denoiser.logits(denoiser.denoise(canvas, cache))
@@ -30,7 +31,7 @@ def test_common_prefix() -> None:
     assert common_prefix([2], [1]) == 0
 
 
-def test_a_reused_context_gives_the_logits_of_a_fresh_one(denoiser: Denoiser) -> None:
+def test_a_reused_context_gives_the_logits_of_a_fresh_one(denoiser: Transformer) -> None:
     """Whatever is appended, taken back or changed, in whichever of three documents."""
     rng = random.Random(0)
     contexts = Contexts(denoiser, 150)
@@ -51,7 +52,7 @@ def test_a_reused_context_gives_the_logits_of_a_fresh_one(denoiser: Denoiser) ->
     assert sum(reused) / len(reused) > 0.5
 
 
-def test_a_step_leaves_a_remembered_context_as_it_was(denoiser: Denoiser) -> None:
+def test_a_step_leaves_a_remembered_context_as_it_was(denoiser: Transformer) -> None:
     """Also one that was left in its midst, as a cancelled request leaves it."""
     contexts = Contexts(denoiser)
     ids = list(range(20))
@@ -63,7 +64,7 @@ def test_a_step_leaves_a_remembered_context_as_it_was(denoiser: Denoiser) -> Non
     assert torch.equal(read(denoiser, again), before)
 
 
-def test_memory_is_bounded_and_what_was_used_last_stays(denoiser: Denoiser) -> None:
+def test_memory_is_bounded_and_what_was_used_last_stays(denoiser: Transformer) -> None:
     """A document that moves on keeps one place; the one that waited longest goes first."""
     contexts = Contexts(denoiser, 100)
     one, two, three = ([k] * 40 for k in (1, 2, 3))

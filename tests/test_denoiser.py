@@ -8,20 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from coder.denoiser import Denoiser, DenoiserConfig
+from coder.denoiser import DenoiserConfig
+from coder.transformer import Transformer
 from finetune.joint import joint
 
 CONTEXT = [5, 9, 33, 120, 7, 301, 44, 12, 99, 250, 3]
 
 
-def canvas_of(denoiser: Denoiser, mask: int) -> Tensor:
+def canvas_of(denoiser: Transformer, mask: int) -> Tensor:
     """A canvas that is partly denoised."""
     canvas = torch.full((1, denoiser.config.block_length), mask)
     canvas[0, 2], canvas[0, 5] = 17, 200
     return canvas
 
 
-def test_cached_denoising_equals_the_training_pass(denoiser: Denoiser) -> None:
+def test_cached_denoising_equals_the_training_pass(denoiser: Transformer) -> None:
     """For the same masked canvas, logits with and without a cache agree to float32 accuracy."""
     mask = denoiser.config.vocab_size - 6
     canvas = canvas_of(denoiser, mask)
@@ -44,7 +45,7 @@ def test_cached_denoising_equals_the_training_pass(denoiser: Denoiser) -> None:
     )
 
 
-def test_cached_context_equals_a_fresh_one(denoiser: Denoiser) -> None:
+def test_cached_context_equals_a_fresh_one(denoiser: Transformer) -> None:
     """Reading a context in pieces gives the hidden states of reading it at once."""
     whole, _ = denoiser.encode([CONTEXT])
     _, cache = denoiser.encode([CONTEXT[:4]])
@@ -53,7 +54,7 @@ def test_cached_context_equals_a_fresh_one(denoiser: Denoiser) -> None:
     torch.testing.assert_close(rest, whole[:, 5:], rtol=1e-4, atol=1e-4)
 
 
-def test_the_context_never_sees_the_canvas(denoiser: Denoiser) -> None:
+def test_the_context_never_sees_the_canvas(denoiser: Transformer) -> None:
     """Its hidden states in the training pass are those of reading it alone, whatever the canvas."""
     alone, _ = denoiser.encode([CONTEXT])
     canvas = torch.randint(0, 300, (1, 16))
@@ -68,7 +69,7 @@ def test_the_context_never_sees_the_canvas(denoiser: Denoiser) -> None:
     torch.testing.assert_close(beside, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_a_canvas_sees_no_clean_token_of_its_own_block_or_later(denoiser: Denoiser) -> None:
+def test_a_canvas_sees_no_clean_token_of_its_own_block_or_later(denoiser: Transformer) -> None:
     """Changing clean tokens from the block's start on changes nothing in the canvas."""
     canvas = torch.randint(0, 300, (1, 8))
     place = (3 + torch.arange(8)[None], torch.zeros_like(canvas), torch.full_like(canvas, 3))
@@ -83,7 +84,7 @@ def test_a_canvas_sees_no_clean_token_of_its_own_block_or_later(denoiser: Denois
     assert not torch.allclose(one, third)
 
 
-def test_canvases_beside_each_other_are_strangers(denoiser: Denoiser) -> None:
+def test_canvases_beside_each_other_are_strangers(denoiser: Transformer) -> None:
     """Each block of a row gets the hidden states that it gets alone."""
     canvas = torch.randint(0, 300, (1, 16))
     block = torch.tensor([[0] * 8 + [1] * 8])
@@ -98,7 +99,7 @@ def test_canvases_beside_each_other_are_strangers(denoiser: Denoiser) -> None:
         torch.testing.assert_close(both[:, half], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_row_equals_its_solo_row(denoiser: Denoiser) -> None:
+def test_a_batch_row_equals_its_solo_row(denoiser: Transformer) -> None:
     """Rows of different lengths side by side give the hidden states that each gives alone."""
     contexts = [CONTEXT, CONTEXT[:4], [*CONTEXT, 8, 8, 8]]
     canvas = torch.randint(0, 300, (3, 8))
@@ -115,7 +116,7 @@ def test_a_batch_row_equals_its_solo_row(denoiser: Denoiser) -> None:
         torch.testing.assert_close(after[row : row + 1], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_encoding_leaves_the_cache_as_it_was(denoiser: Denoiser) -> None:
+def test_encoding_leaves_the_cache_as_it_was(denoiser: Transformer) -> None:
     """So that several requests may start from one context."""
     _, cache = denoiser.encode([CONTEXT])
     before = [k.clone() for k in cache.keys]
@@ -125,7 +126,7 @@ def test_encoding_leaves_the_cache_as_it_was(denoiser: Denoiser) -> None:
     assert cache.next_position.tolist() == [len(CONTEXT)]
 
 
-def test_rows_of_a_cache_leave_out_what_none_of_them_uses(denoiser: Denoiser) -> None:
+def test_rows_of_a_cache_leave_out_what_none_of_them_uses(denoiser: Transformer) -> None:
     """Fewer columns, the same hidden states; and a row may be named twice."""
     _, cache = denoiser.encode([CONTEXT, CONTEXT[:4], CONTEXT[2:5]])
     _, cache = denoiser.encode([[1, 2], [3, 4], [5, 6]], cache)
@@ -139,7 +140,7 @@ def test_rows_of_a_cache_leave_out_what_none_of_them_uses(denoiser: Denoiser) ->
 
 
 @pytest.mark.parametrize("last", [(1, 1), (3, 0), (2, 3)])
-def test_a_cache_without_its_last_tokens(denoiser: Denoiser, last: tuple[int, int]) -> None:
+def test_a_cache_without_its_last_tokens(denoiser: Transformer, last: tuple[int, int]) -> None:
     """Is that of contexts so much shorter, also where rows differ in length; and of one row."""
     contexts = [CONTEXT, CONTEXT[:4]]
     canvas = torch.randint(0, 300, (2, 8))
@@ -154,7 +155,7 @@ def test_a_cache_without_its_last_tokens(denoiser: Denoiser, last: tuple[int, in
     torch.testing.assert_close(alone, expected[:1], rtol=1e-4, atol=1e-4)
 
 
-def test_reading_and_drafting_is_both_in_one_pass(denoiser: Denoiser) -> None:
+def test_reading_and_drafting_is_both_in_one_pass(denoiser: Transformer) -> None:
     """Tokens are read as alone, and each canvas is denoised as after those up to its token."""
     mask, tokens = 7, [[1, 2, 3], [4, 5, 6]]
     _, cache = denoiser.encode([CONTEXT, CONTEXT[:4]])

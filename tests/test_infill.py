@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from coder import checkpoint
 from coder.checkpoint import Checkpoint
@@ -340,13 +341,13 @@ def test_no_position_lies_beyond_those_of_training(
 ) -> None:
     """A canvas is whole, however short a middle may be."""
     seen: list[int] = []
-    real = model.denoiser.run
+    real = model.denoiser.evaluate
 
-    def run(ids: torch.Tensor, positions: torch.Tensor, attend: Any) -> torch.Tensor:
+    def evaluate(ids: Tensor, positions: Tensor, *rest: Any, **others: Any) -> Any:
         seen.append(int(positions.max()))
-        return real(ids, positions, attend)
+        return real(ids, positions, *rest, **others)
 
-    monkeypatch.setattr(model.denoiser, "run", run)
+    monkeypatch.setattr(model.denoiser, "evaluate", evaluate)
     for max_tokens in (1, 7, 9, 64):
         infill(model, PREFIX * 30, SUFFIX * 30, raw(max_tokens=max_tokens, temperature=1.0))
     assert max(seen) < model.denoiser.config.context_length

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coder.denoiser import Denoiser
 from coder.tokenizer import Tokenizer
+from coder.transformer import Transformer
 from finetune.corpus import Document
 from finetune.joint import block_mask, masks_agree
 from finetune.objective import IGNORED, Objective, choose_canvases, make_batch
@@ -265,7 +265,7 @@ def test_the_next_tokens_of_a_middle_count_more(samples: Samples, tokenizer: Tok
 
 
 def test_the_losses_ignore_what_they_must(
-    denoiser: Denoiser, samples: Samples, tokenizer: Tokenizer
+    denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
 ) -> None:
     """Marks of the layout and padding are never targets; `<eom>` is, in both losses."""
     rows = [samples[i] for i in range(40)]
@@ -284,7 +284,7 @@ def test_the_losses_ignore_what_they_must(
 
 
 def test_large_batches_are_computed_in_chunks(
-    denoiser: Denoiser,
+    denoiser: Transformer,
     samples: Samples,
     tokenizer: Tokenizer,
     monkeypatch: pytest.MonkeyPatch,
@@ -310,7 +310,7 @@ def test_large_batches_are_computed_in_chunks(
 
 
 def test_parts_of_a_batch_add_up_to_it(
-    denoiser: Denoiser, samples: Samples, tokenizer: Tokenizer
+    denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
 ) -> None:
     """However the rows are shared out."""
     batch = make_batch(
@@ -328,7 +328,7 @@ def test_parts_of_a_batch_add_up_to_it(
 
 
 def test_sparse_masks_say_what_dense_ones_say(
-    denoiser: Denoiser, samples: Samples, tokenizer: Tokenizer
+    denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
 ) -> None:
     """The losses are the same by FlexAttention, to float32 accuracy."""
     batch = make_batch(
@@ -347,7 +347,7 @@ def test_sparse_masks_say_what_dense_ones_say(
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_sparse_masks_are_checked_before_they_are_used(
-    denoiser: Denoiser,
+    denoiser: Transformer,
     samples: Samples,
     tokenizer: Tokenizer,
     monkeypatch: pytest.MonkeyPatch,

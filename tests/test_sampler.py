@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coder.canvas import Canvas
-from coder.denoiser import Denoiser
 from coder.sampler import Row, Step, autoregress, denoise
 from coder.tokenizer import Tokenizer
+from coder.transformer import Transformer
 from coder.unmask import confidence_threshold
 
 CONTEXT = [5, 9, 33, 120, 7]
@@ -30,7 +30,7 @@ def rows(*seeds: int, max_nfe: int = 50, ends: bool = True) -> list[Row]:
     frozen=st.dictionaries(st.integers(0, 7), st.integers(0, 300), max_size=4),
 )
 def test_denoising_keeps_its_promises(
-    denoiser: Denoiser,
+    denoiser: Transformer,
     tokenizer: Tokenizer,
     max_nfe: int,
     threshold: float,
@@ -67,7 +67,7 @@ def test_denoising_keeps_its_promises(
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_a_batch_row_is_denoised_as_it_is_alone(
-    denoiser: Denoiser, tokenizer: Tokenizer, temperature: float
+    denoiser: Transformer, tokenizer: Tokenizer, temperature: float
 ) -> None:
     """Candidates in one batch do not disturb each other."""
     rule = confidence_threshold(0.5)
@@ -83,7 +83,7 @@ def test_a_batch_row_is_denoised_as_it_is_alone(
 
 @pytest.mark.parametrize("mode", ["diffuse", "ar"])
 def test_ended_rows_cost_nothing(
-    denoiser: Denoiser, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, mode: str
+    denoiser: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     """Rows with 3, 0, 1 and 2 open positions: the denoiser sees only those that have one left."""
     seen: list[int] = []
@@ -107,7 +107,7 @@ def test_ended_rows_cost_nothing(
     assert [len(steps[-1].canvas.middle(row)) for row in range(4)] == [3, 0, 1, 2]
 
 
-def test_each_row_has_a_budget_of_its_own(denoiser: Denoiser, tokenizer: Tokenizer) -> None:
+def test_each_row_has_a_budget_of_its_own(denoiser: Transformer, tokenizer: Tokenizer) -> None:
     """The row that may take two steps is finished in the second, by force; the other goes on."""
     _, cache = denoiser.encode([CONTEXT] * 2)
     blank = Canvas.blank(2, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
@@ -124,7 +124,7 @@ def test_each_row_has_a_budget_of_its_own(denoiser: Denoiser, tokenizer: Tokeniz
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_where_the_length_is_given_no_eom_is_drawn(
-    denoiser: Denoiser, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, temperature: float
+    denoiser: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
     """Neither before the frozen one nor in a canvas that has none, however likely it is."""
     _, cache = denoiser.encode([CONTEXT] * 3)
@@ -158,7 +158,7 @@ def test_eom_remasks_what_follows(tokenizer: Tokenizer) -> None:
     assert canvas.middle(0) == []
 
 
-def test_autoregression_is_greedy_decoding(denoiser: Denoiser, tokenizer: Tokenizer) -> None:
+def test_autoregression_is_greedy_decoding(denoiser: Transformer, tokenizer: Tokenizer) -> None:
     """Token by token it writes what an uncached left-to-right reading predicts."""
     _, cache = denoiser.encode([CONTEXT[:-1]])
     blank = Canvas.blank(1, 6, tokenizer.mask, tokenizer.eom, denoiser.device)

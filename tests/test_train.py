@@ -24,10 +24,10 @@ import torch
 from torch.nn.attention import flex_attention
 
 from coder import checkpoint, cli
-from coder.denoiser import Denoiser
 from coder.errors import DataError, UsageError
 from coder.infill import Options, infill
 from coder.tokenizer import Tokenizer
+from coder.transformer import Transformer
 from finetune import corpus, train, validate
 from finetune import tokenizer as tokenizer_command
 from finetune.objective import Batch, Objective
@@ -298,7 +298,7 @@ def test_the_better_of_last_weights_and_average_is_kept(
     out = tmp_path / "run"
     more = ("--steps", "4", "--next-token-share", share, "--average-from", "0")
     assert train.main(arguments(folder, out, *more)) == 0
-    state, model = read_state(out / "state.pt"), checkpoint.load(out / "model")
+    state, model = read_state(out / "state.pt"), checkpoint.load_trainable(out / "model")
     kept = state["average" if averaged else "denoiser"]["embed.weight"]
     assert torch.equal(model.denoiser.embed.weight, kept.half().float())
     assert model.config["training"]["validation_bound"] == bound[averaged]
@@ -416,7 +416,9 @@ def test_a_loss_that_is_no_number_is_left_out(
     assert train.main(arguments(folder, out, "--steps", "30", "--cursors", "0")) == 0
     assert events(out) == ["skipped"] * 6 + ["restored", "averaged"]
     assert len(curve(out)) == 30
-    assert all(w.isfinite().all() for w in checkpoint.load(out / "model").denoiser.parameters())
+    assert all(
+        w.isfinite().all() for w in checkpoint.load_trainable(out / "model").denoiser.parameters()
+    )
 
     nan = torch.full((2,), float("nan"), requires_grad=True)
     monkeypatch.setattr(Objective, "forward", lambda *args: nan * 1)
@@ -480,7 +482,7 @@ def trainer(folder: Path, **more: Any) -> Trainer:
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     samples = Samples(corpus.read_corpus(folder / "corpus", "train"), tokenizer, 64, 24, seed=0)
     torch.manual_seed(0)
-    denoiser = Denoiser(recipe.shape(tokenizer.vocab_size))
+    denoiser = Transformer(recipe.shape(tokenizer.vocab_size))
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return Trainer(recipe, denoiser, tokenizer, samples, **{"micro_batch": 4, **more})
@@ -894,7 +896,7 @@ def test_models_that_see_other_rows_are_not_compared_row_by_row(
     folder: Path,
     tmp_path: Path,
     model_folder: Path,
-    denoiser: Denoiser,
+    denoiser: Transformer,
     tokenizer: Tokenizer,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -906,7 +908,7 @@ def test_models_that_see_other_rows_are_not_compared_row_by_row(
         ("context", {"context_length": 64}, tokenizer),
         ("block", {"block_length": 4}, tokenizer),
     ):
-        checkpoint.save(tmp_path / name, Denoiser(replace(config, **changes)), its)
+        checkpoint.save(tmp_path / name, Transformer(replace(config, **changes)), its)
     models = [str(model_folder), *(str(tmp_path / name) for name in ("tokenizer", "context"))]
     models.append(str(tmp_path / "block"))
     assert validate.main([*models, "--corpus", str(folder / "corpus"), "--rows", "2"]) == 0
@@ -921,12 +923,12 @@ def test_models_that_see_other_rows_are_not_compared_row_by_row(
 
 
 def test_nats_per_byte_are_nats_per_token_by_the_bytes_of_the_tokens(
-    folder: Path, denoiser: Denoiser, tokenizer: Tokenizer
+    folder: Path, denoiser: Transformer, tokenizer: Tokenizer
 ) -> None:
     """Known of a model that finds all tokens alike: the logarithm of their number for each."""
     documents = [corpus.Document("p", f"{i}.py", text) for i, text in enumerate(TEXTS)]
     samples = validate.held_out_samples(documents, tokenizer, denoiser.config.context_length)
-    alike = Denoiser(denoiser.config)
+    alike = Transformer(denoiser.config)
     torch.nn.init.zeros_(alike.embed.weight)
     found = validate.row_losses(alike, tokenizer, samples, 40)
     assert found.nats[:, 0] == pytest.approx(math.log(tokenizer.vocab_size), rel=1e-4)

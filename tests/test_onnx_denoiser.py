@@ -1,0 +1,100 @@
+"""What ONNX Runtime computes is what torch computes, whoever sees whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from coder import checkpoint
+from coder.denoiser import Denoiser, KVCache
+from coder.onnx_denoiser import OnnxDenoiser
+from coder.transformer import Transformer
+
+tokens = st.lists(st.integers(0, 299), min_size=1, max_size=20)
+
+
+@pytest.fixture(scope="module")
+def other(denoiser: Transformer) -> OnnxDenoiser:
+    """The same weights, computed otherwise."""
+    return OnnxDenoiser(denoiser)
+
+
+def agree(one: Tensor, other: Tensor) -> None:
+    """To the accuracy of float32."""
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def both(denoisers: list[Denoiser], call: Callable[[Denoiser], list[Tensor]]) -> None:
+    """A computation gives one result by either."""
+    for one, another in zip(*(call(denoiser) for denoiser in denoisers), strict=True):
+        agree(one, another)
+
+
+def remembered(cache: KVCache) -> list[Tensor]:
+    """What of a cache is ever seen."""
+    shown = cache.valid[:, None, :, None]
+    return [torch.where(shown, x, 0.0) for x in (*cache.keys, *cache.values)]
+
+
+@given(rows=st.lists(st.tuples(tokens, tokens), min_size=1, max_size=3), canvas=st.integers(1, 8))
+def test_contexts_canvases_and_logits(
+    denoiser: Transformer,
+    other: OnnxDenoiser,
+    rows: list[tuple[list[int], list[int]]],
+    canvas: int,
+) -> None:
+    """Rows of unlike length read in two parts, and a canvas behind them."""
+
+    def call(by: Denoiser) -> list[Tensor]:
+        first, cache = by.encode([row[0] for row in rows])
+        second, cache = by.encode([row[1] for row in rows], cache)
+        behind = by.denoise(torch.full((len(rows), canvas), 7), cache)
+        read = [
+            hidden[: len(row[part])]
+            for part, states in enumerate((first, second))
+            for hidden, row in zip(states, rows, strict=True)
+        ]
+        return [*read, *remembered(cache), behind, by.logits(behind)]
+
+    both([denoiser, other], call)
+
+
+@given(context=tokens, read=tokens, length=st.integers(1, 4))
+def test_drafts(
+    denoiser: Transformer, other: OnnxDenoiser, context: list[int], read: list[int], length: int
+) -> None:
+    """Tokens and a canvas behind each of them, in one pass."""
+
+    def call(by: Denoiser) -> list[Tensor]:
+        _, cache = by.encode([context])
+        hidden, behind, cache = by.draft(torch.tensor([read]), length, 7, cache)
+        again, _ = by.encode([[5]], cache)
+        return [hidden, behind, again, *remembered(cache)]
+
+    both([denoiser, other], call)
+
+
+def test_the_shipped_model() -> None:
+    """Its logits too, over a context of its usual length."""
+    whole, fast = checkpoint.load_trainable().denoiser, checkpoint.load().denoiser
+    generator = torch.Generator().manual_seed(0)
+    context = torch.randint(0, 8000, (384,), generator=generator).tolist()
+
+    def call(by: Denoiser) -> list[Tensor]:
+        hidden, cache = by.encode([context])
+        behind = by.denoise(torch.full((1, by.config.block_length), 7), cache)
+        return [by.logits(hidden[:, -1]), by.logits(behind)]
+
+    with torch.inference_mode():
+        both([whole, fast], call)
+
+
+def test_a_devices_name_decides(model: checkpoint.Checkpoint) -> None:
+    """ONNX Runtime computes on a CPU."""
+    assert isinstance(model.denoiser, OnnxDenoiser)
+    assert model.denoiser.device == torch.device("cpu")
