@@ -153,7 +153,8 @@ def infill_command(argv: list[str]) -> int:
 
     with plain_interrupts():
         from coder import checkpoint
-        from coder.infill import Options, infill
+        from coder.engine import Engine
+        from coder.infill import Options
 
     chosen = {
         name: getattr(args, name)
@@ -161,9 +162,10 @@ def infill_command(argv: list[str]) -> int:
         if getattr(args, name) is not None
     }
     options = Options(**chosen)
-    model = checkpoint.load(args.model, args.device)
     prefix = hole.prefix + hole.lead
-    result = infill(model, prefix, hole.suffix, options)
+    with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:
+        result = engine.infill(prefix, hole.suffix, options)
+        model = engine.model.result()
     # Nothing to offer leaves the file as it was, without a blank line of indentation.
     middle = hole.lead + result.best.text if result.best.text else hole.middle
     if args.trace:

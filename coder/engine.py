@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from coder.checkpoint import Checkpoint
-from coder.contexts import Contexts
 from coder.errors import UsageError
-from coder.infill import Frame, Infill, Interruption, Options, infill
+from coder.infill import Frame, Infill, Interruption, Memory, Options, infill
 
 State = Literal["loading", "ready", "failed", "closed"]
 
@@ -127,6 +126,12 @@ class Engine:
         """Ask and wait: for callers that have one thing to do."""
         return self.submit("", prefix, suffix, options).future.result()
 
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Cancel what waits and what is computed, and end the worker."""
         with self._changed:
@@ -149,13 +154,13 @@ class Engine:
         except BaseException as error:
             self._fail(error)
             return
-        contexts = Contexts(model.denoiser, self._capacity)
+        memory = Memory(model.denoiser, self._capacity)
         with self._changed:
             if self.state == "loading":
                 self.state = "ready"
         self.model.set_result(model)
         while request := self._next():
-            self._answer(request, model, contexts)
+            self._answer(request, model, memory)
 
     def _fail(self, error: BaseException) -> None:
         """Without a model every request, now and later, fails for the same reason."""
@@ -178,7 +183,7 @@ class Engine:
             self._current = self._waiting.pop(next(iter(self._waiting)))
             return self._current
 
-    def _answer(self, request: Request, model: Checkpoint, contexts: Contexts) -> None:
+    def _answer(self, request: Request, model: Checkpoint, memory: Memory) -> None:
         if request.dropped.is_set():
             self.counters.cancelled += 1
             return
@@ -190,7 +195,7 @@ class Engine:
                 request.suffix,
                 request.options,
                 request.on_frame,
-                contexts,
+                memory,
                 request.interrupted,
             )
         except Exception as error:

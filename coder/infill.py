@@ -15,10 +15,10 @@ from torch import Tensor
 from coder.canvas import Canvas
 from coder.checkpoint import Checkpoint
 from coder.contexts import Contexts
-from coder.denoiser import KVCache
+from coder.denoiser import Denoiser, KVCache
 from coder.errors import UsageError
 from coder.sampler import Banned, Row, Step, autoregress, denoise, verify
-from coder.syntax import Surroundings, Verdict
+from coder.syntax import Surroundings, Trees, Verdict
 from coder.tokenizer import Tokenizer
 from coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_bound, top_k
 
@@ -186,6 +186,17 @@ class Infill:
         return (len(self.best.tokens) + (self.best.stopped == "eom")) / max(1, self.nfe)
 
 
+class Memory:
+    """What is kept from request to request; it saves time and changes no answer.
+
+    Contexts of at most `capacity` tokens. Not for several threads.
+    """
+
+    def __init__(self, denoiser: Denoiser, capacity: int = 8192) -> None:
+        self.contexts = Contexts(denoiser, capacity)
+        self.trees = Trees()
+
+
 def fit_prefix(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
     """The last tokens of a prefix, at most `room`, cut at a place that typing seldom moves.
 
@@ -216,20 +227,16 @@ def infill(
     suffix: str,
     options: Options,
     on_frame: Callable[[Frame], None] | None = None,
-    contexts: Contexts | None = None,
+    memory: Memory | None = None,
     interrupted: Callable[[], Interruption | None] = lambda: None,
 ) -> Infill:
     """Generate what stands between `prefix` and `suffix`; `on_frame` is shown every step.
 
-    With `contexts`, which must be of this model, what was read before is not read again.
+    With a `memory`, which must be of this model, what was read before is not read again.
     `interrupted` is asked before every evaluation; once it gives a reason, what has been
     committed up to the first open position is the middle, and `stopped` is that reason.
     """
-
-    def read(rows: list[list[int]]) -> tuple[KVCache, int]:
-        return contexts.encode(rows[0]) if contexts else (model.denoiser.encode(rows)[1], 0)
-
-    return _fill(model, [Hole(prefix, suffix)], options, on_frame, read, interrupted)[0]
+    return _fill(model, [Hole(prefix, suffix)], options, on_frame, memory, interrupted)[0]
 
 
 def infill_batch(
@@ -246,11 +253,7 @@ def infill_batch(
     for bit: a text can differ only where two tokens, or a confidence and the threshold,
     lie as near to each other as that. `on_frame` is shown the steps of every hole.
     """
-
-    def read(rows: list[list[int]]) -> tuple[KVCache, int]:
-        return model.denoiser.encode(rows)[1], 0
-
-    return _fill(model, holes, options, on_frame, read) if holes else []
+    return _fill(model, holes, options, on_frame) if holes else []
 
 
 @torch.inference_mode()
@@ -259,10 +262,10 @@ def _fill(
     holes: Sequence[Hole],
     options: Options,
     on_frame: Callable[[Frame], None] | None,
-    read: Callable[[list[list[int]]], tuple[KVCache, int]],
+    memory: Memory | None = None,
     interrupted: Callable[[], Interruption | None] = lambda: None,
 ) -> list[Infill]:
-    """Fill holes whose contexts `read` encodes; it says how many tokens it knew already."""
+    """Fill holes side by side; a memory is for one alone."""
     began = time.perf_counter()
     denoiser, tokenizer = model.denoiser, model.tokenizer
     total = denoiser.config.context_length
@@ -271,7 +274,8 @@ def _fill(
         raise UsageError(
             f"--max-tokens is {max_tokens}; this model's limit is {total // 2}, half its context"
         )
-    courses = [_Course(hole, options, max_tokens, model, on_frame) for hole in holes]
+    trees = memory.trees if memory else None
+    courses = [_Course(hole, options, max_tokens, model, on_frame, trees) for hole in holes]
     # Canvases are whole, and none may reach past the positions that training knew.
     block = denoiser.config.block_length if options.mode == "diffuse" else 1
     contexts = []
@@ -287,7 +291,10 @@ def _fill(
 
     reused, why = 0, interrupted()
     if why is None:
-        cache, reused = read(contexts)
+        if memory:
+            cache, reused = memory.contexts.encode(contexts[0])
+        else:
+            _, cache = denoiser.encode(contexts)
         if count > 1:
             each = torch.arange(len(holes), device=denoiser.device)
             cache = cache.rows(each.repeat_interleave(count))
@@ -325,8 +332,9 @@ class _Course:
         max_tokens: int,
         model: Checkpoint,
         on_frame: Callable[[Frame], None] | None,
+        trees: Trees | None,
     ) -> None:
-        self.tokenizer = model.tokenizer
+        self.tokenizer, self.trees = model.tokenizer, trees
         self.hole = hole
         self.length = hole.length
         limit = model.denoiser.config.context_length // 2
@@ -348,7 +356,7 @@ class _Course:
     @cached_property
     def surroundings(self) -> Surroundings:
         """What the middle must fit into."""
-        return Surroundings(self.hole.prefix, self.hole.suffix)
+        return Surroundings(self.hole.prefix, self.hole.suffix, self.trees)
 
     def judged(self, text: str) -> Verdict:
         """What a middle does to the syntax of its surroundings."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+from bisect import bisect
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import tree_sitter_python
-from tree_sitter import Language, Node, Parser, Query, QueryCursor
+from tree_sitter import Language, Node, Parser, Query, QueryCursor, Tree
 
 from coder.errors import SourceError
 
@@ -87,13 +89,58 @@ def judge(prefix: str, middle: str, suffix: str) -> Verdict:
     return Surroundings(prefix, suffix).judge(middle)
 
 
+class Trees:
+    """Trees of texts parsed before: of a text like one of them, only what differs is parsed.
+
+    Of at most `capacity` bytes of text together, longest unused out first. Not for
+    several threads.
+    """
+
+    def __init__(self, capacity: int = 4_000_000) -> None:
+        self.capacity = capacity
+        self.kept: deque[tuple[bytes, Tree]] = deque()
+
+    def parse(self, data: bytes) -> Tree:
+        """The tree of a text, which takes the place of one that is mostly the same."""
+        shared = [(_common(data, text), text, tree) for text, tree in self.kept]
+        (start, end), text, tree = max(shared, default=((0, 0), b"", None), key=lambda k: sum(k[0]))
+        if tree is not None and 2 * (start + end) > len(text):
+            self.kept.remove((text, tree))
+            tree = _edited(tree, text, data, start, end)
+            found = Parser(_language()).parse(data, tree)
+        else:
+            found = Parser(_language()).parse(data)
+        self.kept.append((data, found))
+        # The newest stays, however long it is: it is being asked about.
+        while sum(len(text) for text, _ in self.kept) > self.capacity and len(self.kept) > 1:
+            self.kept.popleft()
+        return found
+
+
 class Surroundings:
     """The text around a hole, parsed once; each middle is parsed into it incrementally."""
 
-    def __init__(self, prefix: str, suffix: str) -> None:
+    def __init__(self, prefix: str, suffix: str, trees: Trees | None = None) -> None:
+        """With `trees`, what was parsed before is not parsed again."""
         self.prefix, self.suffix = _encoded(prefix), _encoded(suffix)
-        self.tree = Parser(_language()).parse(self.prefix + self.suffix)
+        self.tree = (trees or Trees()).parse(self.prefix + self.suffix)
         self.fillings = _fillings(prefix, suffix)
+
+    @cached_property
+    def least(self) -> int:
+        """The fewest errors that a plain filling leaves."""
+        least = _count(self.tree.root_node)
+        for filling in self.fillings:
+            if not least:
+                break
+            least = min(least, _count(self._filled(filling)))
+        return least
+
+    @cached_property
+    def mendable(self) -> bool:
+        """Whether Python would take what is around the hole with some plain filling."""
+        filled = ((filling, self._filled(filling)) for filling in self.fillings)
+        return any(not root.has_error and self._compiles(root, text) for text, root in filled)
 
     def judge(self, middle: str) -> Verdict:
         """Judge a completion by the errors that it adds; its code is never run.
@@ -113,22 +160,9 @@ class Surroundings:
             return Verdict(errors, errors)  # nothing adds nothing
         if not errors and self._compiles(root, middle):
             return Verdict(0, 0)
-        others = ((filling, self._filled(filling)) for filling in self.fillings)
         if not errors:
-            return Verdict(
-                0,
-                0,
-                refused=any(
-                    not other.has_error and self._compiles(other, filling)
-                    for filling, other in others
-                ),
-            )
-        least = errors
-        for _, other in others:
-            least = min(least, _count(other))
-            if not least:
-                break
-        return Verdict(least, errors)
+            return Verdict(0, 0, refused=self.mendable)
+        return Verdict(min(errors, self.least), errors)
 
     def errors(self, middle: str) -> list[tuple[int, int]]:
         """Where the filled text's errors touch the middle: begins and ends, in its bytes."""
@@ -141,10 +175,9 @@ class Surroundings:
         ]
 
     def _filled(self, middle: str) -> Node:
-        data, tree = _encoded(middle), self.tree.copy()
-        start, whole = len(self.prefix), self.prefix + data + self.suffix
-        at = _point(self.prefix)
-        tree.edit(start, start, start + len(data), at, at, _point(self.prefix + data))
+        whole = self.prefix + _encoded(middle) + self.suffix
+        before = self.prefix + self.suffix
+        tree = _edited(self.tree, before, whole, len(self.prefix), len(self.suffix))
         return Parser(_language()).parse(whole, tree).root_node
 
     def _compiles(self, root: Node, middle: str) -> bool:
@@ -225,8 +258,26 @@ def _count(root: Node) -> int:
     return sum(1 for _ in _errors(root))
 
 
-def _point(data: bytes) -> tuple[int, int]:
-    return data.count(b"\n"), len(data) - (data.rfind(b"\n") + 1)
+def _common(one: bytes, other: bytes) -> tuple[int, int]:
+    """How many bytes two texts share from their beginning on, and of the rest up to their end."""
+    most = min(len(one), len(other))
+    # Slices are compared by the machine, bytes one by one by Python: so by halving.
+    start = bisect(range(1, most + 1), False, key=lambda n: one[:n] != other[:n])
+    rest = range(1, most - start + 1)
+    return start, bisect(rest, False, key=lambda n: one[-n:] != other[-n:])
+
+
+def _edited(tree: Tree, before: bytes, after: bytes, start: int, end: int) -> Tree:
+    """A tree told of an edit that left so many bytes at the start and at the end as they were."""
+    tree = tree.copy()
+    old, new = len(before) - end, len(after) - end
+    ends = _point(before, old), _point(after, new)
+    tree.edit(start, old, new, _point(before, start), *ends)
+    return tree
+
+
+def _point(data: bytes, offset: int) -> tuple[int, int]:
+    return data.count(b"\n", 0, offset), offset - (data.rfind(b"\n", 0, offset) + 1)
 
 
 def _fillings(prefix: str, suffix: str) -> list[str]:

@@ -213,10 +213,11 @@ def typing_command(args: argparse.Namespace) -> int:
     args.max_tokens, args.seed = args.max_tokens or SUGGESTED, None
     options = options_of(args)
     from coder import checkpoint
+    from coder.engine import Engine
 
     results = args.out / "results.jsonl"
-    model = checkpoint.load(args.model, args.device)
-    type_again(suite, model, options, args.every, results, args.device)
+    with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:
+        type_again(suite, engine, options, args.every, results, args.device)
     return reported(results, args.out)
 
 

@@ -37,7 +37,7 @@ from evals.latency import load
 from evals.suites import Problem, Suite
 
 if TYPE_CHECKING:
-    from coder.checkpoint import Checkpoint
+    from coder.engine import Engine
     from coder.infill import Infill, Options
 
 LINES = 8  # of a region
@@ -228,15 +228,11 @@ def confidence(found: Infill) -> float:
     return math.prod(probabilities(found))
 
 
-def with_model(model: Checkpoint, options: Options) -> Callable[[str, str], Suggestion]:
-    """A function that asks a model, which remembers contexts from request to request."""
-    from coder.contexts import Contexts
-    from coder.infill import infill
-
-    contexts = Contexts(model.denoiser)
+def with_engine(engine: Engine, options: Options) -> Callable[[str, str], Suggestion]:
+    """A function that asks an engine, which remembers what it read from request to request."""
 
     def ask(prefix: str, suffix: str) -> Suggestion:
-        found = infill(model, prefix, suffix, options, contexts=contexts)
+        found = engine.infill(prefix, suffix, options)
         return Suggestion(
             found.best.text,
             confidence(found),
@@ -250,23 +246,23 @@ def with_model(model: Checkpoint, options: Options) -> Callable[[str, str], Sugg
 
 
 def type_again(
-    suite: Suite, model: Checkpoint, options: Options, every: int, path: Path, device: str = "cpu"
+    suite: Suite, engine: Engine, options: Options, every: int, path: Path, device: str = "cpu"
 ) -> Results:
     """Type every region and append what came out to the file; what is there is not redone."""
     if every < 1:
         raise UsageError(f"--every is {every}; it must be at least 1")
     import torch
 
-    head = header(suite, model, Drawn(options), device)
+    head = header(suite, engine.model.result(), Drawn(options), device)
     head |= {"stage": "results", "every": every, "threads": torch.get_num_threads()}
     results = Results(path, head)
     kept = {row["id"] for row in results.rows}
-    ask = with_model(model, options)
+    ask = with_engine(engine, options)
     bar = progress(len(suite.problems), "region")
     bar.update(len(kept))
     try:
         # The first request after a model was loaded is slower; no editor sees more than one.
-        with_model(model, options)(suite.problems[0].prefix, suite.problems[0].suffix)
+        ask("", "")
         for region in suite.problems:
             if region.id not in kept:
                 results.append({**replay(region, ask, every).row(), "load": load()})

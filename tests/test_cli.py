@@ -11,11 +11,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from coder import checkpoint, cli, source
-from coder import infill as engine
+from coder import checkpoint, cli, engine, source
 from coder.checkpoint import Checkpoint
 from coder.infill import Infill, Options
 from coder.syntax import judge
@@ -137,11 +137,13 @@ def test_diff_and_write_agree(infill: Terminal, file: Path) -> None:
 @pytest.fixture
 def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Decides what the model writes."""
-    real = engine.infill
+    real = fill
 
     def decide(text: str) -> None:
-        def infill(model: Checkpoint, prefix: str, suffix: str, options: Options) -> Infill:
-            found = real(model, prefix, suffix, options)
+        def infill(
+            model: Checkpoint, prefix: str, suffix: str, options: Options, *rest: Any
+        ) -> Infill:
+            found = real(model, prefix, suffix, options, *rest)
             best = dataclasses.replace(found.best, text=text)
             verdict = judge(prefix, text, suffix)
             return dataclasses.replace(found, candidates=[best], syntax=verdict)

@@ -13,7 +13,7 @@ from coder.checkpoint import Checkpoint
 from coder.contexts import Contexts, common_prefix
 from coder.denoiser import KVCache
 from coder.errors import UsageError
-from coder.infill import Options, infill
+from coder.infill import Memory, Options, infill
 from coder.transformer import Transformer
 
 
@@ -81,7 +81,7 @@ def test_memory_is_bounded_and_what_was_used_last_stays(denoiser: Transformer) -
 @pytest.mark.parametrize("mode", ["diffuse", "verify", "ar"])
 def test_typing_gives_the_same_texts_and_reads_little(model: Checkpoint, mode: str) -> None:
     """Key by key, with the keys taken back once and a second document between."""
-    contexts = Contexts(model.denoiser)
+    memory = Memory(model.denoiser)
     options = Options(mode, max_nfe=8)  # type: ignore[arg-type]
     suffix = "\n\n\ndef other():\n    return 1\n"
     typed = "import os\n\n\ndef join(parts):\n    result = os.path.jo"
@@ -89,7 +89,7 @@ def test_typing_gives_the_same_texts_and_reads_little(model: Checkpoint, mode: s
     read = total = 0
     for number, prefix in enumerate(prefixes):
         after = "" if number % 5 == 4 else suffix
-        found = infill(model, prefix, after, options, contexts=contexts)
+        found = infill(model, prefix, after, options, memory=memory)
         fresh = infill(model, prefix, after, options)
         assert (found.best.text, found.nfe) == (fresh.best.text, fresh.nfe)
         assert fresh.reused_tokens == 0
@@ -104,10 +104,10 @@ def test_the_shipped_model_gives_the_same_texts_while_typing() -> None:
     model = checkpoint.load()
     with open(checkpoint.__file__, encoding="utf-8") as file:
         text = file.read()
-    contexts = Contexts(model.denoiser)
+    memory = Memory(model.denoiser)
     reused = []
     for end in range(3000, 3030):
-        found = infill(model, text[:end], text[3100:], Options(), contexts=contexts)
+        found = infill(model, text[:end], text[3100:], Options(), memory=memory)
         assert found.best.text == infill(model, text[:end], text[3100:], Options()).best.text
         reused.append(found.reused_tokens / found.context_tokens)
     assert sum(share > 0.95 for share in reused) >= 0.9 * len(reused)

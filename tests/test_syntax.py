@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coder.errors import SourceError
-from coder.syntax import Surroundings, Verdict, compiles, count_errors, find_function, judge
+from coder.syntax import Surroundings, Trees, Verdict, compiles, count_errors, find_function, judge
 
 
 def marked(text: str, name: str) -> str:
@@ -340,6 +340,25 @@ def test_at_most_five_close_matches_are_named() -> None:
         find_function(text, "name")
 
 
+PIECES = ["", "a", "\n", "    ", "(", ")", ":", '"', "def f", "= ", "#", "é", "if x:\n"]
+MODULE = '''import os
+
+
+class Stack:
+    """Holds things."""
+
+    def push(self, item):
+        self.items = [*self.items, (item, {1: 2})]
+        for one in self.items:
+            if not one:
+                return "nothing"
+        return f"{item}"
+
+
+def main():
+    stack = Stack()
+    stack.push(os.getcwd())
+'''
 IDENTIFIERS = st.sampled_from(["a", "ñ", "b2", "_"])
 STATEMENTS = st.sampled_from(
     [
@@ -404,6 +423,33 @@ def test_bodies_agree_with_python(module: ModuleType) -> None:
             assert all(
                 line.strip().startswith("#") or not line.strip() for line in rest.split("\n")
             )
+
+
+@given(
+    edits=st.lists(
+        st.tuples(st.integers(0, 400), st.integers(0, 12), st.sampled_from(PIECES)), max_size=12
+    )
+)
+def test_a_text_edited_is_parsed_as_if_it_were_new(edits: list[tuple[int, int, str]]) -> None:
+    """Its errors are counted alike, however many edits it went through."""
+    text, trees = MODULE, Trees()
+    for at, less, more in edits:
+        text = text[:at] + more + text[at + less :]
+        root = trees.parse(text.encode()).root_node
+        new = Trees().parse(text.encode()).root_node
+        assert str(root) == str(new)
+    assert len(trees.kept) <= 1 + len(edits)
+
+
+def test_trees_are_bounded_and_one_document_has_one() -> None:
+    """A text that goes on takes its own place; what was used last stays, however long it is."""
+    trees = Trees(100)
+    one, two = b"x = 1\n" * 6, b"def f():\n    return [2]\n"
+    for text in (one, two, one + b"y = 2\n"):
+        trees.parse(text)
+    assert [text for text, _ in trees.kept] == [two, one + b"y = 2\n"]
+    trees.parse(b"z = 3\n" * 50)
+    assert [len(text) for text, _ in trees.kept] == [300]
 
 
 def test_importing_is_quick() -> None:
