@@ -18,6 +18,7 @@ import pytest
 from coder import checkpoint, cli, engine, source
 from coder.checkpoint import Checkpoint
 from coder.infill import Infill, Options
+from coder.infill import infill as fill
 from coder.syntax import judge
 
 FIELDS = {
