@@ -182,17 +182,21 @@ class Denoiser(ABC):
         return hidden, KVCache(keys, values, valid, next_position)
 
     def denoise(
-        self, canvas: Int[Tensor, "batch block"], cache: KVCache
+        self,
+        canvas: Int[Tensor, "batch block"],
+        cache: KVCache,
+        present: Bool[Tensor, "batch block"] | None = None,
     ) -> Float[Tensor, "batch block width"]:
         """Hidden states of the canvas, which continues the cached context.
 
         One step. The canvas sees the whole context and itself in both directions;
         the cache is left as it was. The logits of a position are for its own token.
+        Positions that are not `present` are seen by none, as if the canvas ended before.
         """
         length = canvas.shape[1]
         visible = None
-        if not bool(cache.valid.all()):
-            own = cache.valid.new_ones(canvas.shape)
+        own = torch.ones_like(canvas, dtype=torch.bool) if present is None else present
+        if not bool(own.all()) or not bool(cache.valid.all()):
             seen = torch.cat((cache.valid, own), dim=1)
             visible = seen[:, None, None, :].expand(-1, 1, length, -1)
         positions = cache.next_position[:, None] + torch.arange(length, device=canvas.device)

@@ -23,6 +23,9 @@ from coder.unmask import Prediction, Rule
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+# Positions that a step looks at behind what is committed: fewer make a step cheaper, but a
+# middle that does not see how much room it has is longer; docs/decoding.md has figures.
+LOOKAHEAD = 8
 DRAFTS = 1  # tokens that `verify` reads ahead; more seldom agree, and each costs a canvas
 COLD = 1e-6  # temperatures below it are 0: logits divided by them are no numbers
 
@@ -150,14 +153,30 @@ def denoise(
         if not len(index):
             return
         part, going = canvas.rows(index), [rows[place] for place in index.tolist()]
-        logits = denoiser.logits(denoiser.denoise(part.ids, cache)[part.open])
-        prediction = predict(part.open, logits, part, temperature, going)
-        ruled = rule(prediction)
         last = torch.tensor([nfe >= row.max_nfe for row in going], device=index.device)
-        after = part.commit(prediction.tokens, torch.where(last[:, None], part.open, ruled))
+        bound = torch.tensor([not row.ends for row in going], device=index.device)
+        present = ahead(part, last | bound)
+        where = part.open & present
+        width = int(present.sum(1).amax())
+        hidden = denoiser.denoise(part.ids[:, :width], cache, present[:, :width])
+        logits = denoiser.logits(hidden[where[:, :width]])
+        prediction = predict(where, logits, part, temperature, going)
+        ruled = rule(prediction)
+        after = part.commit(prediction.tokens, torch.where(last[:, None], where, ruled))
         step = step_of(canvas, index, after, prediction.probability, ruled)
         canvas = step.canvas
         yield step
+
+
+def ahead(canvas: Canvas, whole: Bool[Tensor, " batch"]) -> Bool[Tensor, "batch block"]:
+    """The part of each row that a step is about: LOOKAHEAD positions from the first open one on.
+
+    And what stands before them. Of a row that is `whole`, all: what it must commit now,
+    or how far it is to an end that is given, would not be seen otherwise.
+    """
+    place = torch.arange(canvas.ids.shape[1], device=canvas.ids.device)
+    first = torch.where(canvas.open, place, len(place)).amin(1)
+    return (place < first[:, None] + LOOKAHEAD) | whole[:, None]
 
 
 def autoregress(

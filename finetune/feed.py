@@ -42,6 +42,8 @@ class Batches(Dataset[Batch]):
             recipe.canvas_tokens if canvas_length else 0,
             np.random.default_rng((recipe.seed, 2, number, self.rank)),
             recipe.middle_weight,
+            recipe.draft_share,
+            recipe.draft_weight,
         )
 
 

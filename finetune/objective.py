@@ -6,6 +6,11 @@ masked tokens are predicted from the clean tokens before the canvas and from the
 canvas itself. Weighted by 1/t this is the bound of MDLM (arXiv 2406.07524) and
 LLaDA (arXiv 2502.09992). Training looks like use: the last canvas of a middle is
 a whole canvas, and what follows `<eom>` in it is always masked and never counted.
+
+Drafts are short canvases, clean up to some token and masked from there on, that learn
+what the causal reading of the same pass would write: their targets are its likeliest
+tokens, as far as the clean text goes the same way, and the one by which it first leaves
+it. So tokens that are committed at once fit each other, and no text has to be generated.
 """
 
 from __future__ import annotations
@@ -26,10 +31,11 @@ from finetune.joint import joint
 from finetune.samples import Sample
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from torch.nn.attention.flex_attention import BlockMask
 
 IGNORED = -100  # the target of a position that has no loss
+DRAFT_LENGTH = 16  # positions of a draft; of them, at most half are given
 CHUNK = 32_768  # positions whose logits are in memory at once: 2 GB at 16k tokens
 
 
@@ -39,7 +45,7 @@ class Batch:
 
     context, next_token, next_weight  [batch, length]
     canvas, target, position, block,
-    start, weight                     [batch, canvas tokens]; no columns without canvases
+    start, weight, draft              [batch, canvas tokens]; no columns without canvases
     """
 
     context: Int[Tensor, "batch length"]
@@ -51,6 +57,7 @@ class Batch:
     block: Int[Tensor, "batch noised"]
     start: Int[Tensor, "batch noised"]
     weight: Float[Tensor, "batch noised"]
+    draft: Bool[Tensor, "batch noised"]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -107,8 +114,12 @@ def make_batch(
     canvas_tokens: int,
     rng: np.random.Generator,
     middle_weight: float = 1.0,
+    draft_share: float = 0.0,
+    draft_weight: float = 1.0,
 ) -> Batch:
     """Clean rows of `length` and, beside each, `canvas_tokens` positions of noised canvases.
+
+    A share of these positions are drafts, whose tokens count `draft_weight` times.
 
     Masking levels are stratified over all canvases of the batch. The weights make
     weighted sums of losses means over all tokens that count: unbiased ones over
@@ -126,9 +137,11 @@ def make_batch(
     block = np.full((rows, canvas_tokens), -1)
     start = np.zeros((rows, canvas_tokens), dtype=int)
     weight = np.zeros((rows, canvas_tokens), dtype=np.float32)
+    draft = np.zeros((rows, canvas_tokens), dtype=bool)
 
     counted = 0
-    count = canvas_tokens // block_length
+    drafts = int(canvas_tokens * draft_share) // DRAFT_LENGTH
+    count = (canvas_tokens - drafts * DRAFT_LENGTH) // block_length
     levels = (rng.permutation(rows * count) + 1 - rng.random()) / max(1, rows * count)
     for row, sample in enumerate(samples):
         ids = np.array(sample.ids)
@@ -140,33 +153,47 @@ def make_batch(
         emphasis[row] = following[row] != IGNORED
         for begin, end in sample.middles:
             emphasis[row, begin - 1 : end - 1] = middle_weight
-        if not count:
+        if not canvas_tokens:
             continue
-        for number, (begin, end) in enumerate(choose_canvases(sample, block_length, count, rng)):
-            at = slice(number * block_length, (number + 1) * block_length)
+        canvases = [
+            (*place, block_length, levels[row * count + number])
+            for number, place in enumerate(choose_canvases(sample, block_length, count, rng))
+        ]
+        canvases += [
+            (*place, DRAFT_LENGTH, None)
+            for place in choose_canvases(sample, DRAFT_LENGTH, drafts, rng)
+        ]
+        first = 0
+        for number, (begin, end, width, level) in enumerate(canvases):
+            at = slice(first, first + width)
+            first += width
             clean = ids[begin:end]
-            level = levels[row * count + number]
-            masked = rng.random(len(clean)) < level
+            if level is None:
+                masked = np.arange(len(clean)) >= rng.integers(DRAFT_LENGTH // 2 + 1)
+            else:
+                masked = rng.random(len(clean)) < level
             block[row, at] = number
             start[row, at] = begin
-            position[row, at] = begin + np.arange(block_length)
+            position[row, at] = begin + np.arange(width)
+            draft[row, at] = level is None
             inside = slice(at.start, at.start + len(clean))
             canvas[row, inside] = np.where(masked, tokenizer.mask, clean)
             target[row, inside] = np.where(masked, clean, IGNORED)
-            weight[row, inside] = 1 / level
+            weight[row, inside] = draft_weight if level is None else 1 / level
             counted += len(clean)
     emphasis /= max(1.0, emphasis.sum())
     weight /= max(1, counted)
-    arrays = (context, following, emphasis, canvas, target, position, block, start, weight)
+    arrays = (context, following, emphasis, canvas, target, position, block, start, weight, draft)
     return Batch(*map(torch.from_numpy, arrays))
 
 
 class Objective(nn.Module):
     """Both losses of a batch; what the training loop compiles and wraps."""
 
-    def __init__(self, denoiser: Transformer) -> None:
+    def __init__(self, denoiser: Transformer, drafts: bool = False) -> None:
+        """With `drafts` where batches have some: what has none need not look for them."""
         super().__init__()
-        self.denoiser = denoiser
+        self.denoiser, self.drafts = denoiser, drafts
 
     def forward(self, batch: Batch, mask: BlockMask | None = None) -> Float[Tensor, " 2"]:
         """The next-token loss and the bound of the canvases, in nats per token.
@@ -187,7 +214,22 @@ class Objective(nn.Module):
         next_token = self.loss(hidden, batch.next_token, batch.next_weight)
         if not batch.canvas.shape[1]:
             return torch.stack((next_token, torch.zeros_like(next_token)))
-        return torch.stack((next_token, self.loss(noised, batch.target, batch.weight)))
+        target = self.drafted(hidden, batch) if self.drafts else batch.target
+        return torch.stack((next_token, self.loss(noised, target, batch.weight)))
+
+    @torch.no_grad()
+    def drafted(self, hidden: Tensor, batch: Batch) -> Int[Tensor, "batch noised"]:
+        """The targets, those of drafts being what the causal reading would write."""
+        before = (batch.position - 1).clamp(0, hidden.shape[1] - 1)
+        reading = hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[2]))
+        written = self.denoiser.logits(reading).argmax(-1)
+        # Of a canvas, as far as all before was written as it stands there.
+        left = ((written != batch.target) & (batch.target != IGNORED)).long()
+        gone = left.cumsum(1) - left
+        places = torch.arange(gone.shape[1], device=gone.device)
+        at_start = gone.gather(1, places - (batch.position - batch.start))
+        kept = (gone == at_start) & (batch.target != IGNORED)
+        return torch.where(batch.draft, torch.where(kept, written, IGNORED), batch.target)
 
     def loss(self, hidden: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """The weighted sum of cross-entropies; 0 where the target is IGNORED.

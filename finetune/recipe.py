@@ -22,6 +22,8 @@ class Recipe:
     max_middle           longest middle, in tokens
     middle_weight        how often the next tokens of a middle count, against 1 elsewhere
     bound_weight         weight of the canvases' loss beside the next-token loss
+    draft_share          of the noised positions that are drafts
+    draft_weight         how often a token of a draft counts, against 1 of another canvas
     spans                how middles are chosen, and how often; the rest is plain text
     exercise_share       share of pieces that are exercises, where there are some
     next_token_share     share of the budget for the next token alone
@@ -43,6 +45,8 @@ class Recipe:
     max_middle: int = 128
     middle_weight: float = 4.0
     bound_weight: float = 1.0
+    draft_share: float = 0.0
+    draft_weight: float = 8.0
     spans: str = ",".join(f"{kind}={share}" for kind, share in SPANS.items())
     exercise_share: float = 0.2
     next_token_share: float = 0.3
@@ -61,12 +65,12 @@ class Recipe:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be 1 or more")
         for name in (
             *("rows", "canvas_tokens", "max_middle", "middle_weight", "bound_weight"),
-            *("learning_rate", "embedding_learning_rate"),
+            *("draft_weight", "learning_rate", "embedding_learning_rate"),
         ):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be above 0")
         for name in (
-            *("exercise_share", "next_token_share", "growth_share"),
+            *("draft_share", "exercise_share", "next_token_share", "growth_share"),
             *("warmup", "decay_from", "average_from"),
         ):
             if not 0 <= getattr(self, name) <= 1:

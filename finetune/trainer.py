@@ -111,7 +111,7 @@ class Trainer:
             )
         denoiser.to(self.device)
         self.compiled = compiled
-        self.objective: Any = Objective(denoiser)
+        self.objective: Any = Objective(denoiser, recipe.draft_share > 0)
         if compiled:
             self.objective.compile()
         if self.sharded:

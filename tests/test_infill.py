@@ -230,7 +230,7 @@ def test_a_given_length_beyond_the_model_is_cut_off(model: Checkpoint) -> None:
 def test_the_longest_middle_is_kept_also_where_the_canvas_ends() -> None:
     """An `<eom>` behind the limit does not lift it; seen with the shipped model."""
     shipped = checkpoint.load()
-    prefix = "class A:\n    def __init__(self, name):\n        self."
+    prefix = "class A:\n    def __init__(self, name):\n        "
     free = infill(shipped, prefix, "\n", raw())
     assert free.best.stopped == "eom"
     assert len(free.best.tokens) >= 2
