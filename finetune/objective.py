@@ -190,10 +190,10 @@ def make_batch(
 class Objective(nn.Module):
     """Both losses of a batch; what the training loop compiles and wraps."""
 
-    def __init__(self, denoiser: Transformer, drafts: bool = False) -> None:
-        """With `drafts` where batches have some: what has none need not look for them."""
+    def __init__(self, denoiser: Transformer, eom: int | None = None) -> None:
+        """Batches may have drafts if the id of `<eom>` is given."""
         super().__init__()
-        self.denoiser, self.drafts = denoiser, drafts
+        self.denoiser, self.eom = denoiser, eom
 
     def forward(self, batch: Batch, mask: BlockMask | None = None) -> Float[Tensor, " 2"]:
         """The next-token loss and the bound of the canvases, in nats per token.
@@ -214,15 +214,24 @@ class Objective(nn.Module):
         next_token = self.loss(hidden, batch.next_token, batch.next_weight)
         if not batch.canvas.shape[1]:
             return torch.stack((next_token, torch.zeros_like(next_token)))
-        target = self.drafted(hidden, batch) if self.drafts else batch.target
+        target = batch.target
+        if self.eom is not None:
+            target = self.drafted(hidden, batch, self.eom)
         return torch.stack((next_token, self.loss(noised, target, batch.weight)))
 
     @torch.no_grad()
-    def drafted(self, hidden: Tensor, batch: Batch) -> Int[Tensor, "batch noised"]:
-        """The targets, those of drafts being what the causal reading would write."""
+    def drafted(self, hidden: Tensor, batch: Batch, eom: int) -> Int[Tensor, "batch noised"]:
+        """The targets, those of drafts being what the causal reading would write.
+
+        Where a middle ends is taken from the clean text: the reading sees it less well than
+        canvases do, and what imitates it would run on.
+        """
         before = (batch.position - 1).clamp(0, hidden.shape[1] - 1)
         reading = hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[2]))
-        written = self.denoiser.logits(reading).argmax(-1)
+        logits = self.denoiser.logits(reading)
+        logits[..., eom] = -torch.inf
+        written = logits.argmax(-1)
+        written = torch.where(batch.target == eom, batch.target, written)
         # Of a canvas, as far as all before was written as it stands there.
         left = ((written != batch.target) & (batch.target != IGNORED)).long()
         gone = left.cumsum(1) - left

@@ -111,7 +111,8 @@ class Trainer:
             )
         denoiser.to(self.device)
         self.compiled = compiled
-        self.objective: Any = Objective(denoiser, recipe.draft_share > 0)
+        eom = tokenizer.eom if recipe.draft_share else None
+        self.objective: Any = Objective(denoiser, eom)
         if compiled:
             self.objective.compile()
         if self.sharded:

@@ -283,6 +283,47 @@ def test_the_losses_ignore_what_they_must(
     assert none == 0
 
 
+def test_drafts_learn_what_the_causal_reading_would_write(
+    denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
+) -> None:
+    """As far as the text goes the same way and one token on; they end where the text does."""
+    rows = [samples[i] for i in range(30)]
+    rng = np.random.default_rng(0)
+    batch = make_batch(
+        rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, draft_share=0.5, draft_weight=3
+    )
+    assert 0.3 < batch.draft.float().mean() < 0.6
+    hidden, _ = denoiser.encode([row.tolist() for row in batch.context])
+    logits = denoiser.logits(hidden)
+    logits[..., tokenizer.eom] = -torch.inf
+    # A reading that writes nothing but what stands there, in every other row.
+    said = torch.where(batch.context == tokenizer.eom, 0, batch.context).roll(-1, 1)
+    logits[::2] = torch.nn.functional.one_hot(said[::2], logits.shape[-1]).float()
+    reader = copy.copy(denoiser)
+    vars(reader)["logits"] = lambda reading: reading
+    found = Objective(reader).drafted(logits, batch, tokenizer.eom)
+    assert torch.equal(found[~batch.draft], batch.target[~batch.draft])
+    kept = ends = 0
+    for row in range(len(rows)):
+        for number in set(batch.block[row][batch.draft[row]].tolist()):
+            places = (batch.block[row] == number).nonzero().flatten().tolist()
+            follows = True
+            for place in places:
+                target = int(batch.target[row, place])
+                if target == IGNORED or not follows:
+                    assert found[row, place] == IGNORED
+                    continue
+                before = int(batch.position[row, place]) - 1
+                writes = int(logits[row, before].argmax())
+                wanted = target if target == tokenizer.eom else writes
+                assert found[row, place] == wanted
+                follows = wanted == target
+                kept, ends = kept + 1, ends + (target == tokenizer.eom)
+                assert batch.weight[row, place] == batch.weight[batch.draft].max()
+    assert kept > 200
+    assert ends > 5
+
+
 def test_large_batches_are_computed_in_chunks(
     denoiser: Transformer,
     samples: Samples,
