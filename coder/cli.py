@@ -294,6 +294,8 @@ def doctor_command(argv: list[str]) -> int:
     print(f"system         {platform.platform()}, {os.cpu_count()} cores")
     for name in (
         "torch",
+        "onnx",
+        "onnxruntime",
         "tokenizers",
         "safetensors",
         "tree-sitter",
@@ -330,12 +332,12 @@ def examine(name: str | None, device: str) -> None:
     print(f"import         {imported - began:.2f} s")
     devices = ["cpu"]
     devices += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    print(f"devices        {', '.join(devices)}; {torch.get_num_threads()} threads")
+    print(f"devices        {', '.join(devices)}")
     model = checkpoint.load(name, device)
     loaded = time.perf_counter() - imported
     print(
         f"model          {model.name}, {model.config['parameters'] / 1e6:.1f}M parameters, "
-        f"loaded in {loaded:.2f} s"
+        f"loaded in {loaded:.2f} s; {model.denoiser.threads} threads"
     )
     options = Options()
     result = infill(model, "def mean(values):\n    return ", "\n", options)

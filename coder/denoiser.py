@@ -20,6 +20,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+SLACK = 64  # columns of a cache that nobody sees, at most
 Layers = tuple[Tensor, ...]  # one for each, [batch, heads, length, size]
 
 
@@ -105,11 +106,15 @@ class KVCache:
         )
 
     def without(self, last: Int[Tensor, " batch"]) -> KVCache:
-        """The cache before so many last tokens of each row were read."""
-        if len(last) == 1 and bool(self.valid.all()):
-            return self.first(self.valid.shape[1] - int(last))  # copies nothing
+        """The cache before so many last tokens of each row were read.
+
+        Their columns stay, seen by none, until there are more than SLACK of them: to cut
+        them off copies all others.
+        """
         unread = self.valid.flip(1).cumsum(1).flip(1) <= last[:, None]
         cut = replace(self, valid=self.valid & ~unread, next_position=self.next_position - last)
+        if int((~cut.valid.any(0)).sum()) <= SLACK:
+            return cut
         return cut.rows(torch.arange(len(last), device=last.device))
 
 
@@ -132,6 +137,11 @@ class Denoiser(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """Where tokens are wanted and logits come from."""
+
+    @property
+    @abstractmethod
+    def threads(self) -> int:
+        """How many compute a pass on a CPU."""
 
     @abstractmethod
     def evaluate(
@@ -227,11 +237,6 @@ class Denoiser(ABC):
         ids = torch.cat((tokens, tokens.new_full((batch, count * length), mask)), dim=1)
         positions = cache.next_position[:, None] + owner + behind
         hidden, keys, values = self.evaluate(ids, positions, visible, cache, keep=True)
-        end = cache.valid.shape[1] + count
-        after = KVCache(
-            tuple(x[:, :, :end] for x in keys),
-            tuple(x[:, :, :end] for x in values),
-            torch.cat((cache.valid, torch.ones_like(tokens, dtype=torch.bool)), dim=1),
-            cache.next_position + count,
-        )
+        valid = torch.cat((cache.valid, read.expand(batch, -1)), dim=1)
+        after = KVCache(keys, values, valid, cache.next_position + count)
         return hidden[:, :count], hidden[:, count:].view(batch, count, length, -1), after

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 OPSET, IR_VERSION = 23, 11  # the first with RMSNormalization, RotaryEmbedding and Attention
-MOST_THREADS = 4  # more than that wait for each other in products so small
+# More than four wait for each other in products so small. What torch would have taken is
+# told by the user (OMP_NUM_THREADS) or the machine.
+THREADS = min(4, torch.get_num_threads())
 # How long a thread waits awake, in microseconds: enough for the next operator, too short to
 # hold up another program that wants the core.
 SPIN = 50
@@ -60,26 +62,26 @@ class Graph:
         return name
 
     def session(
-        self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], threads: int
+        self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
     ) -> Session:
         """The graph, ready to run."""
         graph = helper.make_graph(self.nodes, "denoiser", inputs, outputs, self.constants)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
         )
-        return Session(model.SerializeToString(), self.weights, threads)
+        return Session(model.SerializeToString(), self.weights)
 
 
 class Session:
     """A graph and its weights, which must live as long as it does."""
 
-    def __init__(self, graph: bytes, weights: dict[str, Tensor], threads: int) -> None:
+    def __init__(self, graph: bytes, weights: dict[str, Tensor]) -> None:
         self.weights = weights
         self.values = [
             onnxruntime.OrtValue.ortvalue_from_numpy(weight.numpy()) for weight in weights.values()
         ]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = THREADS
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
         options.add_external_initializers(list(weights), self.values)
         self.session = onnxruntime.InferenceSession(
@@ -96,14 +98,17 @@ class OnnxDenoiser(Denoiser):
     """A denoiser whose passes ONNX Runtime computes; equal to torch's to float32 accuracy."""
 
     def __init__(self, transformer: Transformer) -> None:
-        """Take over the weights; later changes of the transformer's do not count."""
+        """Take over the weights; later changes of the transformer's do not count.
+
+        From now on torch has one thread: what is left to it is small, and threads of its
+        own would wait, awake, beside those that compute.
+        """
         self.config = transformer.config
-        threads = min(MOST_THREADS, torch.get_num_threads())
-        self._passes = passes(transformer).session(*interface(self.config), threads)
+        torch.set_num_threads(1)
+        self._passes = passes(transformer).session(*interface(self.config))
         self._head = head(transformer).session(
             [info("hidden", "float", "rows", self.config.width)],
             [info("logits", "float", "rows", self.config.vocab_size)],
-            threads,
         )
         self._nothing = torch.empty(0)
 
@@ -111,6 +116,11 @@ class OnnxDenoiser(Denoiser):
     def device(self) -> torch.device:
         """Always the CPU."""
         return self._nothing.device
+
+    @property
+    def threads(self) -> int:
+        """Of ONNX Runtime."""
+        return THREADS
 
     def evaluate(
         self,

@@ -105,6 +105,11 @@ class Transformer(Denoiser, nn.Module):
         device: torch.device = self.embed.weight.device
         return device
 
+    @property
+    def threads(self) -> int:
+        """Of torch."""
+        return torch.get_num_threads()
+
     def run(
         self,
         ids: Int[Tensor, "batch length"],

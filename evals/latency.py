@@ -135,8 +135,6 @@ def measure(
 
     `options` hold for both modes, whatever mode they name.
     """
-    import torch
-
     from coder import checkpoint
     from coder.infill import infill
 
@@ -160,7 +158,7 @@ def measure(
             "stage": "results",
             "expected": len(MODES) * (plan.rounds * len(suite.problems) + plan.starts),
             "plan": {**vars(plan), "contexts": list(plan.contexts)},
-            "threads": torch.get_num_threads(),
+            "threads": loaded.denoiser.threads,
             "from": "held-out files of a corpus" if corpus else "files of coder/",
         },
     )

@@ -251,10 +251,9 @@ def type_again(
     """Type every region and append what came out to the file; what is there is not redone."""
     if every < 1:
         raise UsageError(f"--every is {every}; it must be at least 1")
-    import torch
-
-    head = header(suite, engine.model.result(), Drawn(options), device)
-    head |= {"stage": "results", "every": every, "threads": torch.get_num_threads()}
+    model = engine.model.result()
+    head = header(suite, model, Drawn(options), device)
+    head |= {"stage": "results", "every": every, "threads": model.denoiser.threads}
     results = Results(path, head)
     kept = {row["id"] for row in results.rows}
     ask = with_engine(engine, options)
