@@ -114,6 +114,11 @@ def infill_parser() -> argparse.ArgumentParser:
     parser.add_argument("--candidates", type=int, default=1, metavar="N")
     parser.add_argument("--max-nfe", type=int, default=128, metavar="N", help="budget of steps")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest middle")
+    parser.add_argument(
+        "--until",
+        choices=("line", "statement", "block"),
+        help="end with it at the latest; a function's body ends with its block",
+    )
     parser.add_argument("--temperature", type=float, metavar="T", help="0 is deterministic")
     add_rules(parser)
     parser.add_argument(
@@ -161,6 +166,8 @@ def infill_command(argv: list[str]) -> int:
         for name in Options.__dataclass_fields__
         if getattr(args, name) is not None
     }
+    if "::" in args.target:
+        chosen.setdefault("until", "block")  # a function ends where its body does
     options = Options(**chosen)
     prefix = hole.prefix + hole.lead
     with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from coder.bounds import UNTIL, Bound, Until
 from coder.canvas import Canvas
 from coder.checkpoint import Checkpoint
 from coder.contexts import Contexts
@@ -25,7 +26,7 @@ from coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_
 Mode = Literal["diffuse", "verify", "ar"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 Interruption = Literal["deadline", "cancelled"]
-Stopped = Literal["eom", "length", "max_nfe", "max_tokens", "syntax"] | Interruption
+Stopped = Literal["eom", "bound", "length", "max_nfe", "max_tokens", "syntax"] | Interruption
 MENDS, MEND_NFE = 2, 8  # times that a broken canvas is taken up again, evaluations for each
 TRIED = 16  # last tokens of a broken middle at each of which it may be cut, else at line ends
 # Rules that may take the place of the threshold, by the option that asks for them.
@@ -46,6 +47,8 @@ class Options:
     max_nfe               evaluations of the denoiser after the context is read; ranking
                           several candidates takes one of them
     max_tokens            longest middle; None: a quarter of the model's context
+    until                 where a middle ends at the latest: with the "line", "statement" or
+                          "block" that the hole is in, as `coder/bounds.py` has them
     temperature           0 takes the likeliest token; None: 0, but 0.7 where several
                           candidates are asked for
     confidence_threshold  confidence from which a token is committed
@@ -62,6 +65,7 @@ class Options:
     candidates: int = 1
     max_nfe: int = 128
     max_tokens: int | None = None
+    until: Until | None = None
     temperature: float | None = None
     confidence_threshold: float = 0.9
     confidence_factor: float | None = None
@@ -73,6 +77,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError(f"mode is {self.mode!r}; it must be {', '.join(MODES[:-1])} or ar")
+        if self.until not in (None, *UNTIL):
+            raise UsageError(f"--until is {self.until!r}; it must be {', '.join(UNTIL)}")
         for name, low, high in (
             ("candidates", 1, 64),
             ("max_nfe", 1, 100_000),
@@ -350,6 +356,8 @@ class _Course:
         self.scores: list[float | None] = [None] * options.candidates
         self.frames: list[Frame] = []
         self.verdicts: dict[str, Verdict] = {}
+        self.bound = Bound(options.until, hole.prefix) if options.until else None
+        self.reached = [False] * options.candidates
         self.budget = options.max_nfe - (options.candidates > 1)
         self.nfe = 0
 
@@ -357,6 +365,25 @@ class _Course:
     def surroundings(self) -> Surroundings:
         """What the middle must fit into."""
         return Surroundings(self.hole.prefix, self.hole.suffix, self.trees)
+
+    def text(self, tokens: list[int]) -> str:
+        """The text of a middle's tokens, as far as it lies within the bound."""
+        text = self.tokenizer.decode(tokens)
+        return text if self.bound is None else text[: self.bound.end(text)]
+
+    def within(self, number: int, tokens: list[int]) -> int | None:
+        """How many tokens of a canvas it takes to reach the bound; None if it is not reached."""
+        assert self.bound is not None
+        middle = self.middles[number]
+        end = self.bound.end(self.tokenizer.decode([*middle, *tokens]))
+        self.reached[number] = end is not None
+        if end is None:
+            return None
+        lengths = (
+            len(self.tokenizer.decode([*middle, *tokens[:count]]))
+            for count in range(len(tokens) + 1)
+        )
+        return next(count for count, length in enumerate(lengths) if length >= end)
 
     def judged(self, text: str) -> Verdict:
         """What a middle does to the syntax of its surroundings."""
@@ -371,7 +398,7 @@ class _Course:
         probabilities, the end's included. It is the least sure token that an error
         touches; the end, if what is wrong is that something lacks there.
         """
-        text = self.tokenizer.decode([*self.middles[number], *tokens])
+        text = self.text([*self.middles[number], *tokens])
         if self.judged(text).clean:
             return None
         before = self.tokenizer.decode(self.middles[number])
@@ -400,7 +427,7 @@ class _Course:
         for number, middle in enumerate(self.middles):
             whole = len(middle)
             for count in range(whole, -1, -1):
-                text = self.tokenizer.decode(middle[:count])
+                text = self.text(middle[:count])
                 if whole - count > TRIED and not text.endswith("\n"):
                     continue
                 if not count or ((text.strip() or count == whole) and self.judged(text).clean):
@@ -413,7 +440,10 @@ class _Course:
         """What holds for a candidate now; it may take at most so many evaluations more."""
         left = self.budget - self.nfe
         return Row(
-            self.generators[number], left if most is None else min(left, most), self.length is None
+            self.generators[number],
+            left if most is None else min(left, most),
+            self.length is None,
+            bound=partial(self.within, number) if self.bound else None,
         )
 
     def left(self, number: int) -> int | None:
@@ -435,6 +465,9 @@ class _Course:
         """Append a finished canvas to a candidate; whether it may go on."""
         middle = self.middles[number]
         middle += tokens
+        if self.reached[number] and len(middle) <= self.longest:
+            self.stopped[number] = "bound"
+            return False
         by_itself = ended and self.length is None
         if len(middle) >= self.longest and not (by_itself and len(middle) == self.longest):
             self.stopped[number] = "length" if self.length == self.longest else "max_tokens"
@@ -451,7 +484,7 @@ class _Course:
         """Distinct middles, best first."""
         found: dict[str, Candidate] = {}
         for number, tokens in enumerate(self.middles):
-            text = self.tokenizer.decode(tokens)
+            text = self.text(tokens)
             candidate = Candidate(text, tokens, self.stopped[number], self.scores[number], number)
             found.setdefault(text, candidate)
         return sorted(found.values(), key=lambda c: -(c.score or 0))

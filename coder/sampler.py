@@ -7,7 +7,7 @@ but for the last bits of a matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
@@ -41,12 +41,15 @@ class Row:
     max_nfe    evaluations that it may take, at least 1
     ends       whether it may draw `<eom>`; False where the length of its middle is given
     banned     what it may not say
+    bound      tells of the first tokens of its canvas how many lie within a bound; None
+               while it is not reached
     """
 
     generator: torch.Generator
     max_nfe: int
     ends: bool = True
     banned: Banned = ()
+    bound: Callable[[list[int]], int | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def denoise(
         prediction = predict(where, logits, part, temperature, going)
         ruled = rule(prediction)
         after = part.commit(prediction.tokens, torch.where(last[:, None], where, ruled))
+        after = bounded(after, going)
         step = step_of(canvas, index, after, prediction.probability, ruled)
         canvas = step.canvas
         yield step
@@ -203,7 +207,7 @@ def autoregress(
         here = torch.zeros_like(part.ids, dtype=torch.bool)
         here[:, place] = True
         found = predict(here, denoiser.logits(hidden[:, 0]), part, temperature, going)
-        after = part.commit(found.tokens, here)
+        after = bounded(part.commit(found.tokens, here), going)
         step = step_of(canvas, index, after, found.probability, here)
         canvas = step.canvas
         yield step
@@ -241,7 +245,8 @@ def verify(
         agrees = (tokens[:, 1:] == written[:, :-1]) & inside[:, :-1]
         run = agrees.cumprod(1).sum(1, keepdim=True)
         where = spread(inside & (each <= run), at, part.open)
-        step = step_of(canvas, index, part.commit(found.tokens, where), found.probability, where)
+        after = bounded(part.commit(found.tokens, where), going)
+        step = step_of(canvas, index, after, found.probability, where)
         canvas = step.canvas
         yield step
         cache = cache.without(len(each) - 1 - run[:, 0])
@@ -259,6 +264,17 @@ def spread(
     width = like.shape[1]
     wide = torch.zeros(len(like), width + at.shape[1], dtype=torch.bool, device=like.device)
     return wide.scatter(1, at, marks)[:, :width]
+
+
+def bounded(canvas: Canvas, rows: Sequence[Row]) -> Canvas:
+    """The canvas with an `<eom>` where the tokens of a row have reached its bound."""
+    for place, row in enumerate(rows):
+        within = row.bound(canvas.middle(place)) if row.bound else None
+        if within is not None and within < int(canvas.ended[place]):
+            ids = canvas.ids[place].clone()
+            ids[within], ids[within + 1 :] = canvas.eom, canvas.mask
+            canvas = canvas.with_row(place, ids)
+    return canvas
 
 
 def narrow(

@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from coder import checkpoint
+from coder.bounds import UNTIL, Bound, Until
 from coder.checkpoint import Checkpoint
 from coder.errors import UsageError
 from coder.infill import (
+    MODES,
     Frame,
     Hole,
     Infill,
+    Mode,
     Options,
     fit_context,
     fit_prefix,
@@ -449,3 +452,24 @@ def test_mending_keeps_the_budget(model: Checkpoint, max_nfe: int) -> None:
         found = infill(model, PREFIX, SUFFIX, options)
         assert found.nfe <= nfe
         assert all(judge(PREFIX, c.text, SUFFIX).clean for c in found.candidates)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("until", UNTIL)
+def test_a_middle_ends_with_its_bound(model: Checkpoint, mode: Mode, until: Until) -> None:
+    """Whatever the model would go on to say; from left to right, nothing within is lost."""
+    ended = 0
+    for seed in range(12):
+        prefix = f"def mean(values{seed}):\n    "
+        hot = None if mode == "verify" else 1.5
+        options = raw(mode=mode, temperature=hot, seed=seed, max_tokens=48)
+        free = infill(model, prefix, SUFFIX, options).best
+        found = infill(model, prefix, SUFFIX, replace(options, until=until)).best
+        end = Bound(until, prefix).end(free.text)
+        ended += found.stopped == "bound"
+        if mode == "diffuse":  # which may commit behind the bound before it is reached
+            assert Bound(until, prefix).end(found.text) in (None, len(found.text))
+        else:
+            assert found.text == free.text[:end]
+            assert (found.stopped == "bound") == (end is not None)
+    assert ended or mode == "verify"
