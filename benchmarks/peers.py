@@ -1,0 +1,347 @@
+"""`python -m benchmarks.peers`: the decoding rules of other diffusion models on our weights.
+
+LLaDA (arXiv 2502.09992), Fast-dLLM (arXiv 2505.22618) and DreamOn (2025) fill one canvas of
+fixed length and cut the text at its first `<eom>`. Their models attend in both directions, so
+that no context is exact from one step to the next: each step reads context and canvas anew.
+Every prompt is asked of every decoder, ours among them, in an order of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from coder import checkpoint
+from coder.canvas import Canvas
+from coder.checkpoint import Checkpoint
+from coder.errors import TalariaError, UsageError
+from coder.infill import Options, fit_context, infill
+from coder.sampler import allow
+from evals.cursors import line_end
+from evals.generate import progress
+from evals.intervals import bootstrap
+from evals.jsonl import environment, made_by
+from evals.latency import context_room, load
+from evals.suites import Problem, Suite
+from evals.tables import columns
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+THRESHOLDS = (0.9, 0.7, 0.5)  # ours; the first is the default
+SURE, BLOCK = 0.9, 8  # Fast-dLLM's threshold; its blocks, 32 of 256 positions, 8 of our 32
+OURS, UNCHECKED = "ours 0.9", "ours 0.9, syntax unchecked"  # what others are compared with
+KINDS = ("line end", "whole line")
+
+# What a step commits: of the probabilities at the open positions of a block, and the number of
+# the step in that block, from 0.
+Rule = Callable[["Float[Tensor, 'open vocab']", int], "Bool[Tensor, ' open']"]
+
+
+def scheduled(length: int, steps: int) -> Rule:
+    """LLaDA's low-confidence remasking: of all predictions, the surest are kept.
+
+    So many that after step k of `steps` a share of k / steps of the canvas stands.
+    """
+
+    def rule(probabilities: Float[Tensor, "open vocab"], step: int) -> Bool[Tensor, " open"]:
+        kept = length * (step + 1) // steps - length * step // steps
+        return surest(probabilities.amax(1), kept)
+
+    return rule
+
+
+def parallel(threshold: float) -> Rule:
+    """Fast-dLLM's: all whose probability reaches the threshold, and the surest in any case."""
+
+    def rule(probabilities: Float[Tensor, "open vocab"], _: int) -> Bool[Tensor, " open"]:
+        confidence = probabilities.amax(1)
+        return (confidence >= threshold) | surest(confidence, 1)
+
+    return rule
+
+
+def calmest(probabilities: Float[Tensor, "open vocab"], _: int) -> Bool[Tensor, " open"]:
+    """DreamOn's: one token a step, the one whose prediction has the least entropy."""
+    return surest(-torch.special.entr(probabilities).sum(1), 1)
+
+
+def surest(scores: Float[Tensor, " open"], number: int) -> Bool[Tensor, " open"]:
+    """The positions with the highest scores, so many; of equals the leftmost."""
+    return scores.argsort(descending=True, stable=True).argsort() < number
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A rule and the length of the blocks that are finished one after another."""
+
+    rule: Rule
+    block: int
+
+
+def decoders(length: int) -> dict[str, Peer | Options]:
+    """All that are compared, on canvases of this length, by name."""
+    found: dict[str, Peer | Options] = {}
+    for threshold in THRESHOLDS:
+        options = Options(confidence_threshold=threshold)
+        found[f"ours {threshold}"] = options
+        found[f"ours {threshold}, syntax unchecked"] = replace(options, check_syntax=False)
+    for steps in (length, max(1, length // 2), max(1, length // 4)):
+        found[f"LLaDA, {steps} steps"] = Peer(scheduled(length, steps), length)
+    found[f"Fast-dLLM {SURE}, whole canvas"] = Peer(parallel(SURE), length)
+    found[f"Fast-dLLM {SURE}, blocks of {BLOCK}"] = Peer(parallel(SURE), BLOCK)
+    found["DreamOn, one a step"] = Peer(calmest, length)
+    return found
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a decoder made of a prompt.
+
+    exact      1.0 where the text is the one that stood there
+    passes     evaluations of the canvas
+    ms         time of all of it
+    committed  positions that became tokens, what is read behind an end included
+    tokens     of the text
+    lean_passes, lean_ms
+               what it would have cost had it stopped when nothing was open before the first
+               `<eom>`, and read the context once, as ours does: the rule, without its model's
+               lack of a cache
+    """
+
+    kind: str
+    prompt: str
+    cluster: str
+    decoder: str
+    text: str
+    exact: float
+    passes: int
+    ms: float
+    committed: int
+    tokens: int
+    lean_passes: int
+    lean_ms: float
+
+
+FIGURES = ("exact", "passes", "ms", "committed", "tokens", "lean_passes", "lean_ms")
+
+
+def ask(model: Checkpoint, kind: str, problem: Problem, name: str, decoder: Peer | Options) -> Turn:
+    """Have a decoder fill a hole, with nothing remembered."""
+    began = time.perf_counter()
+    if isinstance(decoder, Peer):
+        tokens, passes, lean, spared = write(model, problem, decoder)
+        text = model.tokenizer.decode(tokens)
+        ms, committed = 1000 * (time.perf_counter() - began), model.denoiser.config.block_length
+        cost = passes, ms, committed, len(tokens), lean, ms - 1000 * spared
+    else:
+        found = infill(model, problem.prefix, problem.suffix, decoder)
+        ms, text = 1000 * (time.perf_counter() - began), found.best.text
+        committed = sum(int(frame.step.committed.sum()) for frame in found.frames)
+        cost = found.nfe, ms, committed, len(found.best.tokens), found.nfe, ms
+    exact = float(text == problem.solution)
+    return Turn(kind, problem.id, problem.cluster, name, text, exact, *cost)
+
+
+@torch.inference_mode()
+def write(model: Checkpoint, problem: Problem, peer: Peer) -> tuple[list[int], int, int, float]:
+    """Fill one canvas by a rule, context and canvas read anew in each step.
+
+    Returns the tokens up to the first `<eom>`, the passes, those until these tokens stood, and
+    the seconds spent on reading the context again and on all passes after that.
+    """
+    denoiser, tokenizer, config = model.denoiser, model.tokenizer, model.denoiser.config
+    room = context_room(config, Options(max_tokens=config.context_length // 4))  # as ours has it
+    context = fit_context(tokenizer, problem.prefix, problem.suffix, room)
+    length = config.block_length
+    canvas = Canvas.blank(1, length, tokenizer.mask, tokenizer.eom, denoiser.device)
+    place = torch.arange(length, device=denoiser.device)
+    passes, lean, spared = 0, 0, 0.0
+    for first in range(0, length, peer.block):
+        block = (place >= first) & (place < first + peer.block)
+        for step in count():
+            where = block & (canvas.ids == tokenizer.mask)
+            if not where.any():
+                break
+            settled = not canvas.open.any()
+            began = time.perf_counter()
+            _, cache = denoiser.encode([context])
+            read = time.perf_counter()
+            logits = denoiser.logits(denoiser.denoise(canvas.ids, cache)[where])
+            allow(where, logits, canvas, ())
+            probabilities = logits.softmax(-1)
+            chosen = torch.zeros_like(where).masked_scatter(where, peer.rule(probabilities, step))
+            tokens = canvas.ids.masked_scatter(where, probabilities.argmax(-1))
+            # Not by `commit`, which gives up what stands behind an end.
+            canvas = canvas.with_row(0, torch.where(chosen, tokens, canvas.ids)[0])
+            spared += (time.perf_counter() if settled else read) - began if passes else 0.0
+            passes, lean = passes + 1, lean + (not settled)
+    return canvas.middle(0), passes, lean, spared
+
+
+def prompts(corpus: Path, number: int, seed: int) -> list[tuple[str, Problem]]:
+    """So many holes of each kind in held-out packages, no line of code in two of them.
+
+    Whole lines have at least two tokens of code; every second one is asked for with its
+    indentation, as HumanEval's single lines are.
+    """
+    try:
+        found = line_end(corpus, 2 * number, seed).problems
+    except UsageError as error:
+        raise UsageError(
+            f"--prompts is {number}, which takes {2 * number} lines of code; {corpus} has fewer "
+            "in its held-out packages: ask for fewer, or give another --corpus"
+        ) from error
+    lines = [whole(problem, bool(place % 2)) for place, problem in enumerate(found[number:])]
+    return [
+        pair
+        for ends in zip(found[:number], lines, strict=True)
+        for pair in zip(KINDS, ends, strict=True)
+    ]
+
+
+def whole(problem: Problem, indented: bool) -> Problem:
+    """The hole widened to its whole line, with the indentation or without."""
+    start = problem.prefix.rpartition("\n")[2]
+    code = start if indented else start.lstrip()
+    before = problem.prefix[: len(problem.prefix) - len(code)]
+    return replace(problem, prefix=before, solution=code + problem.solution)
+
+
+def figures(turns: Sequence[Turn], names: Sequence[str]) -> dict[str, Any]:
+    """For each kind and decoder: means, and what it is against ours on the same prompts."""
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        asked = [turn for turn in sorted(turns, key=lambda t: t.prompt) if turn.kind == kind]
+        of = {name: [turn for turn in asked if turn.decoder == name] for name in names}
+        clusters = [turn.cluster for turn in of[OURS]]
+        found[kind] = {"prompts": len(clusters), "files": len(set(clusters)), "decoders": {}}
+        for name, own in of.items():
+            part = {each: mean([getattr(t, each) for t in own], clusters) for each in FIGURES}
+            for base in (OURS, UNCHECKED):
+                pairs = list(zip(own, of[base], strict=True))
+                part[f"against {base}"] = {
+                    "exact": mean([one.exact - other.exact for one, other in pairs], clusters),
+                    "ms": ratio([one.ms / other.ms for one, other in pairs], clusters),
+                    "lean_ms": ratio([one.lean_ms / other.ms for one, other in pairs], clusters),
+                }
+            found[kind]["decoders"][name] = part
+    return found
+
+
+def mean(values: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+    """The mean and its 95 % interval by files drawn anew; None where every draw is the same."""
+    return {"mean": statistics.fmean(values), "interval": bootstrap(values, clusters)}
+
+
+def ratio(ratios: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
+    """The geometric mean and its interval."""
+    found = mean([math.log(each) for each in ratios], clusters)
+    edges = found["interval"] and tuple(map(math.exp, found["interval"]))
+    return {"mean": math.exp(found["mean"]), "interval": edges}
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """The figures as a person reads them."""
+    told = [
+        f"{found['model']['name']} {found['model']['weights'][:12]}, "
+        f"data {found['data'][:12]}, "
+        f"{found['environment']['machine']}, threads used {found['threads']}, "
+        f"programs that wanted a processor {' to '.join(map(str, found['load']))}"
+    ]
+    for kind, part in found["kinds"].items():
+        work = [["", "exact, %", "less ours", "passes", "lean", "committed", "tokens"]]
+        times = [["", "ms", "times ours", "lean ms", "times ours, unchecked"]]
+        for name, own in part["decoders"].items():
+            ours, plain = own[f"against {OURS}"], own[f"against {UNCHECKED}"]
+            steps = (cell(own[each], 1) for each in ("passes", "lean_passes"))
+            size = (cell(own[each], 1) for each in ("committed", "tokens"))
+            shares = (cell(share["exact"], 1, 100) for share in (own, ours))
+            work.append([name, *shares, *steps, *size])
+            full = cell(own["ms"], 0), cell(ours["ms"], 2)
+            times.append([name, *full, cell(own["lean_ms"], 0), cell(plain["lean_ms"], 2)])
+        head = f"{kind}: {part['prompts']} prompts in {part['files']} files"
+        told += ["", head, "", columns(work), "", columns(times)]
+    return [*told, "", f"ours is {OURS!r}; in brackets 95 % intervals, files drawn anew"]
+
+
+def cell(found: Mapping[str, Any], digits: int, scale: float = 1) -> str:
+    """A mean and its interval."""
+    shown = f"{scale * found['mean']:.{digits}f}"
+    if found["interval"] is None:
+        return shown
+    low, high = (f"{scale * edge:.{digits}f}" for edge in found["interval"])
+    return f"{shown} ({low} – {high})"
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """The options; UsageError if one makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers",
+        description="Decoding rules of other diffusion models on our weights, and ours.",
+    )
+    parser.add_argument("--corpus", type=Path, required=True, help="made by talaria corpus")
+    parser.add_argument("--model", help="a folder, or a name from `talaria models`")
+    parser.add_argument("--prompts", type=int, default=200, metavar="N", help="of each kind (200)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="a file for all figures")
+    args = parser.parse_args(argv)
+    if args.prompts < 1:
+        raise UsageError(f"--prompts is {args.prompts}; it must be at least 1")
+    if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):
+        raise UsageError(f"--json is {args.json}; it must be a file in a folder that exists")
+    return args
+
+
+def main(argv: list[str]) -> int:
+    """Ask every decoder every prompt and print the tables; exit code 0."""
+    args = arguments(argv)
+    asked = prompts(args.corpus, args.prompts, args.seed)
+    model = checkpoint.load(args.model)
+    compared = decoders(model.denoiser.config.block_length)
+    for name, decoder in compared.items():  # what comes first is slower
+        ask(model, *asked[0], name, decoder)
+    found: dict[str, Any] = {
+        "model": {"name": model.name, "weights": model.weights_hash},
+        "environment": environment(),
+        "commit": made_by()["commit"],
+        "data": Suite("peers", [problem for _, problem in asked], {}).digest(),
+        "seed": args.seed,
+        "threads": torch.get_num_threads(),
+        "load": [load()],
+    }
+    rng, turns = random.Random(args.seed), list[Turn]()
+    bar = progress(len(asked) * len(compared), "request")
+    for kind, problem in asked:
+        # In an order of its own, so that none always comes first or follows the same other.
+        for name, decoder in rng.sample(list(compared.items()), len(compared)):
+            turns.append(ask(model, kind, problem, name, decoder))
+            bar.update()
+    bar.close()
+    found["load"].append(load())
+    found["kinds"] = figures(turns, list(compared))
+    print("\n".join(lines(found)))
+    if args.json is not None:
+        args.json.write_text(json.dumps({**found, "turns": [asdict(turn) for turn in turns]}))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except TalariaError as error:
+        print(f"peers: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
