@@ -40,7 +40,7 @@ class Contexts:
     8 × layers × width bytes in float32. Not for several threads.
     """
 
-    def __init__(self, denoiser: Denoiser, capacity: int = 8192) -> None:
+    def __init__(self, denoiser: Denoiser, capacity: int = 4096) -> None:
         if capacity < 1:
             raise UsageError(f"capacity is {capacity}; it must be at least 1 token")
         self.denoiser = denoiser

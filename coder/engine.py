@@ -80,7 +80,7 @@ class Engine:
     Requests of different documents are answered in their order.
     """
 
-    def __init__(self, load: Callable[[], Checkpoint], capacity: int = 8192) -> None:
+    def __init__(self, load: Callable[[], Checkpoint], capacity: int = 4096) -> None:
         """Begin to load in the background; contexts of at most `capacity` tokens are remembered."""
         self.counters = Counters()
         self.state: State = "loading"

@@ -198,7 +198,7 @@ class Memory:
     Contexts of at most `capacity` tokens. Not for several threads.
     """
 
-    def __init__(self, denoiser: Denoiser, capacity: int = 8192) -> None:
+    def __init__(self, denoiser: Denoiser, capacity: int = 4096) -> None:
         self.contexts = Contexts(denoiser, capacity)
         self.trees = Trees()
 

@@ -1,0 +1,252 @@
+"""What computes the denoiser fastest on a CPU: the same weights by several engines.
+
+`python -m benchmarks.cpu_engines` measures each engine in a process of its own, in
+rounds, and prints a table. OpenVINO takes part where it is installed; nothing else
+here needs it. `docs/decisions/0006-cpu-engine.md` has the figures and what follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.tables import columns
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from coder.checkpoint import Trainable
+    from coder.denoiser import Denoiser
+
+CONTEXT = 384  # tokens
+REPEATS = {"canvas 32": 60, "canvas 8": 60, "ar step": 60, "fresh": 15}
+# What must be installed for each engine beside torch, which all of them have.
+ENGINES = {
+    "torch fp32": "torch",
+    "torch bf16": "torch",
+    "torch int8": "torch",
+    "ONNX Runtime fp32": "onnxruntime",
+    "ONNX Runtime int8": "onnxruntime",
+    "OpenVINO fp32": "openvino",
+    "OpenVINO bf16": "openvino",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print a table, or JSON; exit code 0."""
+    parser = argparse.ArgumentParser(description="Latency and agreement of engines on this CPU.")
+    parser.add_argument("--model", help="a folder, or a name from `talaria models`")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    parser.add_argument("--prompts", type=int, default=30, metavar="N", help="to agree on")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    present = [name for name, needs in ENGINES.items() if importlib.util.find_spec(needs)]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in present}
+    for number in range(args.rounds):
+        for name in present:
+            print(f"round {number + 1} of {args.rounds}: {name}", file=sys.stderr)
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=context) as process:
+                prompts = args.prompts if number == 0 else 0
+                found[name].append(process.submit(measured, name, args.model, prompts).result())
+    texts = found["torch fp32"][0]["texts"]
+    table = []
+    for name, rounds in found.items():
+        row: dict[str, Any] = {
+            key: statistics.median(one[key] for one in rounds)
+            for key in (*REPEATS, "start s", "memory MB")
+        }
+        row["package MB"] = package_megabytes(ENGINES[name]) if name[:5] != "torch" else 0
+        own = rounds[0]["texts"]
+        row["same text"] = sum(a == b for a, b in zip(own, texts, strict=True)) / len(texts)
+        table.append({"engine": name, **row})
+    if args.json:
+        print(json.dumps(table))
+        return 0
+    heads = list(table[0])
+    rows = [[str(row["engine"]), *(f"{row[head]:.2f}" for head in heads[1:])] for row in table]
+    print(columns([heads, *rows]))
+    return 0
+
+
+def measured(name: str, model: str | None, prompts: int) -> dict[str, Any]:
+    """In a fresh process: start in seconds, times in milliseconds, memory, and texts written."""
+    began = time.perf_counter()
+    import torch
+
+    from coder import checkpoint
+    from coder.infill import Options, infill
+    from evals import latency
+
+    loaded = checkpoint.load_trainable(model)
+    denoiser = build(name, loaded)
+    started = time.perf_counter() - began
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, loaded.tokenizer.mask, (CONTEXT,), generator=generator).tolist()
+    with torch.inference_mode():
+        _, cache = denoiser.encode([ids])
+
+        def canvas(length: int) -> Callable[[], Tensor]:
+            masks = torch.full((1, length), loaded.tokenizer.mask)
+            return lambda: denoiser.logits(denoiser.denoise(masks, cache)[0])
+
+        calls: dict[str, Callable[[], object]] = {
+            "canvas 32": canvas(32),
+            "canvas 8": canvas(8),
+            "ar step": lambda: denoiser.logits(denoiser.encode([[5]], cache)[0][0]),
+            "fresh": lambda: denoiser.encode([ids]),
+        }
+        times = {key: milliseconds(call, REPEATS[key]) for key, call in calls.items()}
+    peak = latency.most_memory() / 1e6
+    found = checkpoint.Checkpoint(denoiser, loaded.tokenizer, name, loaded.config)
+    asked: list[Any] = []
+    if prompts:
+        plan = latency.Plan((CONTEXT,), prompts)
+        asked = latency.prompts(latency.documents(None)[0], loaded.tokenizer, plan)
+    options = Options(max_tokens=48)
+    texts = [infill(found, one.prefix, one.suffix, options).best.text for one in asked]
+    return {**times, "start s": started, "memory MB": peak, "texts": texts}
+
+
+def milliseconds(call: Callable[[], object], repeats: int) -> float:
+    """The median time of a call, some to warm up left out."""
+    times = []
+    for turn in range(repeats + 5):
+        began = time.perf_counter()
+        call()
+        if turn >= 5:
+            times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times)
+
+
+def build(name: str, loaded: Trainable) -> Denoiser:
+    """The model by the named engine."""
+    import torch
+
+    transformer = loaded.denoiser
+    engine, _, precision = name.rpartition(" ")
+    if engine == "torch":
+        if precision == "bf16":
+            transformer.to(torch.bfloat16)
+        if precision == "int8":
+            quantise(transformer)
+        return transformer
+    from coder.onnx_denoiser import OnnxDenoiser
+
+    denoiser = OnnxDenoiser(transformer)
+    if precision == "int8":
+        denoiser._passes = RuntimeInt8(whole_graph(transformer))  # type: ignore[assignment]
+    if engine == "OpenVINO":
+        denoiser._passes = OpenVino(whole_graph(transformer), precision)  # type: ignore[assignment]
+    return denoiser
+
+
+def quantise(transformer: Any) -> None:
+    """Its matrices to eight bits, inputs quantised as they come (torch's dynamic int8)."""
+    import torch
+    from torch.ao.nn.quantized import dynamic
+    from torch.ao.quantization import default_dynamic_qconfig
+
+    for block in transformer.blocks:
+        for name in ("qkv", "out", "up", "down"):
+            linear = getattr(block, name)
+            plain = torch.nn.Linear(linear.in_features, linear.out_features, bias=False)
+            plain.weight = linear.weight
+            plain.qconfig = default_dynamic_qconfig  # type: ignore[assignment]
+            setattr(block, name, dynamic.Linear.from_float(plain))  # type: ignore[no-untyped-call]
+
+
+def whole_graph(transformer: Any) -> bytes:
+    """The graph of a pass with its weights in it, for those that want it in one piece."""
+    from onnx import helper, numpy_helper
+
+    from coder.onnx_denoiser import IR_VERSION, OPSET, interface, passes
+
+    graph = passes(transformer)
+    constants = [tensor for tensor in graph.constants if tensor.name not in graph.weights]
+    constants += [numpy_helper.from_array(w.numpy(), name) for name, w in graph.weights.items()]
+    whole = helper.make_graph(graph.nodes, "denoiser", *interface(transformer.config), constants)
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(whole, opset_imports=opset, ir_version=IR_VERSION)
+    return bytes(model.SerializeToString())
+
+
+class RuntimeInt8:
+    """ONNX Runtime with matrices quantised dynamically, per channel."""
+
+    def __init__(self, graph: bytes) -> None:
+        import onnxruntime
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        from coder.onnx_denoiser import SPIN, THREADS
+
+        with tempfile.TemporaryDirectory() as folder:
+            whole, small = Path(folder, "whole.onnx"), Path(folder, "small.onnx")
+            whole.write_bytes(graph)
+            quantize_dynamic(
+                whole,
+                small,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                op_types_to_quantize=["MatMul"],
+            )
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = THREADS
+            options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
+            self.session = onnxruntime.InferenceSession(
+                small, options, providers=["CPUExecutionProvider"]
+            )
+
+    def run(self, outputs: list[str], inputs: dict[str, Tensor]) -> list[Tensor]:
+        """As `coder.onnx_denoiser.Session`."""
+        import torch
+
+        given = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
+        return [torch.from_numpy(array) for array in self.session.run(outputs, given)]
+
+
+class OpenVino:
+    """The graph compiled by OpenVINO, which computes all outputs whichever are wanted."""
+
+    def __init__(self, graph: bytes, precision: str) -> None:
+        import openvino
+
+        from coder.onnx_denoiser import THREADS
+
+        core = openvino.Core()
+        model = core.read_model(graph)
+        settings = {
+            "INFERENCE_NUM_THREADS": THREADS,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        }
+        self.request = core.compile_model(model, "CPU", settings).create_infer_request()
+
+    def run(self, outputs: list[str], inputs: dict[str, Tensor]) -> list[Tensor]:
+        """As `coder.onnx_denoiser.Session`."""
+        import torch
+
+        given = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
+        self.request.infer(given, share_inputs=True)
+        return [torch.from_numpy(self.request.get_tensor(name).data.copy()) for name in outputs]
+
+
+def package_megabytes(name: str) -> float:
+    """What an installed package takes on the disk."""
+    files = metadata.files(name) or []
+    return sum(Path(file.locate()).stat().st_size for file in files) / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())
