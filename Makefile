@@ -6,13 +6,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check fix lock clean
+.PHONY: demo test bench check fix lock clean
 
 demo: $(VENV)/.ready-demo
 	@$(BIN)/python docs/demo.py
 
 test: check
 	$(BIN)/python -m pytest
+
+# Slow, and worth something on a quiet machine only: about half an hour.
+bench: $(VENV)/.ready-test
+	$(BIN)/talaria bench
+	$(BIN)/python -m benchmarks.cpu_engines
+	$(BIN)/python -m benchmarks.soak
+	@if test -d data/corpus; then \
+	  $(BIN)/python -m benchmarks.syntax && $(BIN)/python -m benchmarks.peers --corpus data/corpus; \
+	else echo "skipped: benchmarks.syntax, benchmarks.peers (they need data/corpus: talaria corpus)"; fi
 
 check: $(VENV)/.ready-test
 	$(BIN)/python -m ruff check .
