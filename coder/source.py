@@ -33,6 +33,7 @@ _FORMS = f"FILE:LINE:COL, FILE::QUALIFIED.NAME, or - for standard input with one
 _POSITION = re.compile(r"(.+):([0-9]{1,18}):([0-9]{1,18})", re.DOTALL)
 _FUNCTION = re.compile(r"(.+)::([^:]+)", re.DOTALL)
 _BOM = "\ufeff"
+_SHOWN = 3  # lines of a diff on either side of what changes
 
 _REMEDIES = {
     errno.ENOSPC: "free some space on the disk",
@@ -127,8 +128,16 @@ def unified_diff(hole: Hole, middle: str) -> str:
     """Return what splicing changes as `git apply` and `patch -p1` read it; empty for nothing."""
     mark = _BOM if hole.bom else ""
     name = "stdin" if hole.path is None else _shown(hole.path.as_posix().lstrip("/"))
-    lines = difflib.unified_diff(
-        _lines(mark + hole.original), _lines(mark + splice(hole, middle)), f"a/{name}", f"b/{name}"
+    old, new = _lines(mark + hole.original), _lines(mark + splice(hole, middle))
+    # Of what is equal, difflib sees no more than it shows: of megabytes it would take seconds.
+    above = max(0, hole.original.count("\n", 0, hole.start) - _SHOWN)
+    below = max(0, hole.original.count("\n", hole.end) - 1 - _SHOWN)
+    old, new = old[above : len(old) - below], new[above : len(new) - below]
+    lines = (
+        re.sub(r"(?<=[-+])\d+", lambda number: str(int(number[0]) + above), line)
+        if line.startswith("@@ ")
+        else line
+        for line in difflib.unified_diff(old, new, f"a/{name}", f"b/{name}", n=_SHOWN)
     )
     missing = "\n\\ No newline at end of file\n"
     return "".join(line if line.endswith("\n") else line + missing for line in lines)

@@ -13,7 +13,7 @@ import re
 import warnings
 from bisect import bisect
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -22,8 +22,22 @@ from tree_sitter import Language, Node, Parser, Query, QueryCursor, Tree
 
 from coder.errors import SourceError
 
+REACH = 100_000
+"""How many characters on either side of a hole say what a middle does to the syntax."""
+
 # What may stand among the statements of a block without being one.
 _BETWEEN_STATEMENTS = frozenset({"comment", "line_continuation", ";"})
+
+_TOLD = 20_000  # characters that show what a part of a text stands in
+_UNREADABLE = 200  # characters to an error, and fewer: no code
+
+# A line at which something of its own begins: no end of a bracket, no branch of a statement.
+_OWN_LINE = re.compile(r"^([ \t]*)(?!(?:elif|else|except|finally|case)\b)[^\s#)\]}]", re.MULTILINE)
+# What a part of a text may have been cut out of, likeliest first: beginning and end.
+_FRAMES = (
+    *(("", ""), ("def _():\n", ""), ("{", "}"), ("[", "]"), ("f(", ")")),
+    *((quote, quote) for quote in ('"""', "'''", '"', "'")),
+)
 
 
 @dataclass(frozen=True)
@@ -118,18 +132,31 @@ class Trees:
 
 
 class Surroundings:
-    """The text around a hole, parsed once; each middle is parsed into it incrementally."""
+    """The text around a hole, parsed once; each middle is parsed into it incrementally.
+
+    Of a side longer than `REACH`, only a part next to the hole counts that can stand for
+    itself: from where the indentation is least, within what it is seen to stand in.
+    Where there are errors all over, as in a long text that is no code, every middle is refused.
+    """
 
     def __init__(self, prefix: str, suffix: str, trees: Trees | None = None) -> None:
         """With `trees`, what was parsed before is not parsed again."""
+        before = _near_end(prefix)
+        after = None if before is None else _near_start(before, suffix)
+        prefix, suffix = before or "", after or ""
         self.prefix, self.suffix = _encoded(prefix), _encoded(suffix)
         self.tree = (trees or Trees()).parse(self.prefix + self.suffix)
         self.fillings = _fillings(prefix, suffix)
+        self.errors_unfilled = _count(self.tree.root_node)
+        self.unreadable = after is None or (
+            self.errors_unfilled > 100
+            and self.errors_unfilled * _UNREADABLE > len(self.prefix) + len(self.suffix)
+        )
 
     @cached_property
     def least(self) -> int:
         """The fewest errors that a plain filling leaves."""
-        least = _count(self.tree.root_node)
+        least = self.errors_unfilled
         for filling in self.fillings:
             if not least:
                 break
@@ -147,6 +174,8 @@ class Surroundings:
 
         A block that it opens at its end may have its body still to come.
         """
+        if self.unreadable:
+            return Verdict(0, 0, refused=bool(middle))
         verdict = self._judge(middle)
         if not verdict.clean and middle.rstrip().endswith(":"):
             body = self._judge(f"{middle} pass")
@@ -184,9 +213,15 @@ class Surroundings:
         """Whether Python takes the function around the middle, or the statements it touches."""
         start = len(self.prefix)
         end = start + len(_encoded(middle))
-        node = root.descendant_for_byte_range(start, end)
-        while node and node.type != "function_definition":
-            node = node.parent
+        # Down by a query: a node's parent is searched for from the root on.
+        around = QueryCursor(_query("(function_definition) @it"))
+        around.set_byte_range(start, max(end, start + 1))
+        functions = [
+            node
+            for node in around.captures(root).get("it", [])
+            if node.start_byte <= start and node.end_byte >= end
+        ]
+        node = max(functions, key=lambda node: node.start_byte, default=None)
         near = [n for n in root.children if n.start_byte <= end and n.end_byte >= start]
         parts = [node] if node else near
         if not parts:
@@ -293,6 +328,82 @@ def _fillings(prefix: str, suffix: str) -> list[str]:
         "",
         *(f"{depth}{more}{end}" for more in ("", "    ") for end in ("pass", ")", "]", "}")),
     ]
+
+
+def _near_end(prefix: str) -> str | None:
+    """The part of a prefix that decides about a middle, in a frame that makes it parse, if any."""
+    if len(prefix) <= REACH:
+        return prefix
+    near = prefix[-REACH:]
+    starts = [line.start() for line in _outer_lines(near)]
+    # Of a line without end, from behind a comma or a blank.
+    starts = starts or [min(near.find(","), near.find(" ")) + 1]
+    parts = (
+        # The beginning tells; all of it, nine times over, would take long.
+        (
+            start + near[place:],
+            start + _without_line_of_hole(near[place:], "")[:_TOLD] + end,
+        )
+        for place, (start, end) in _framed(near, starts)
+    )
+    return _fitting(parts, doubt=2)
+
+
+def _near_start(prefix: str, suffix: str) -> str | None:
+    """The part of a suffix that decides about a middle, with an end that makes it parse, if any."""
+    if len(suffix) <= REACH:
+        return suffix
+    near = suffix[:REACH]
+    # A decorator is not parted from what it decorates.
+    outer = [
+        line for line in _outer_lines(near) if not re.search(r"^[ \t]*@.*\n$", near[: line.start()])
+    ]
+    places = [line.start() for line in reversed(outer)]
+    places = places or [max(near.rfind(","), near.rfind(" ")) + 1 or REACH]
+    parts = (
+        (near[:place] + end, _without_line_of_hole(prefix, near[:place]) + end)
+        for place, (_, end) in _framed(near, places)
+    )
+    return _fitting(parts, doubt=0)
+
+
+def _outer_lines(text: str) -> list[re.Match[str]]:
+    """The lines with the least indentation at which something begins, without the first line."""
+    own = list(_OWN_LINE.finditer(text, text.find("\n") + 1 or len(text)))
+    depth = min((len(line[1]) for line in own), default=0)
+    return [line for line in own if len(line[1]) == depth]
+
+
+def _framed(text: str, places: list[int]) -> list[tuple[int, tuple[str, str]]]:
+    """Where to cut a text and what to put there, the likeliest first."""
+    # Not far apart: a shorter part has fewer errors for no merit of its own.
+    some = dict.fromkeys((places[0], places[len(places) // 4]))
+    # Anything without a quote in it fits into quotes, so these say nothing.
+    frames = [frame for frame in _FRAMES[1:] if frame[0] != frame[1] or frame[0] in text]
+    return [(place, _FRAMES[0]) for place in some] + [(places[0], frame) for frame in frames]
+
+
+def _without_line_of_hole(prefix: str, suffix: str) -> str:
+    """What is around the line that is being written; where that is all there is, with a name."""
+    lines = prefix[: prefix.rfind("\n") + 1] + suffix[suffix.find("\n") + 1 or len(suffix) :]
+    return lines or f"{prefix}x{suffix}"
+
+
+def _fitting(parts: Iterable[tuple[str, str]], doubt: int) -> str | None:
+    """The first of some parts, or one with clearly fewer errors in the text that stands for it.
+
+    So many errors as `doubt` may be of what is being written: a part without them might hide it.
+    None where there are errors everywhere.
+    """
+    best, fewest, readable = "", None, False
+    for part, text in parts:
+        errors = count_errors(text)
+        if fewest is None or 2 * errors + doubt < fewest:
+            best, fewest = part, errors
+            readable = errors <= doubt or _UNREADABLE * errors < len(text)
+        if fewest <= doubt:
+            break
+    return best if readable else None
 
 
 def _functions(root: Node) -> Iterator[tuple[str, Node]]:

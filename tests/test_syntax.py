@@ -1,15 +1,21 @@
+import _pydecimal
+import argparse
 import ast
 import inspect
 import json.decoder
+import random
 import subprocess
 import sys
 import textwrap
+import time
+import typing
 from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coder import syntax
 from coder.errors import SourceError
 from coder.syntax import Surroundings, Trees, Verdict, compiles, count_errors, find_function, judge
 
@@ -450,6 +456,66 @@ def test_trees_are_bounded_and_one_document_has_one() -> None:
     assert [text for text, _ in trees.kept] == [two, one + b"y = 2\n"]
     trees.parse(b"z = 3\n" * 50)
     assert [len(text) for text, _ in trees.kept] == [300]
+
+
+@pytest.mark.parametrize("module", [_pydecimal, argparse, typing])
+def test_a_part_of_a_large_text_judges_as_the_whole(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In real files, wherever the hole is: what belongs there, and what does not."""
+    text, chance = inspect.getsource(module), random.Random(0)
+    for _ in range(12):
+        start = chance.randrange(25_000, len(text) - 25_000)
+        end = text.index("\n", start)
+        for middle in (text[start:end], text[start:end] + "(", "f(a=1, 2)", "x = = 1"):
+            verdicts = []
+            for reach in (len(text), 20_000):
+                monkeypatch.setattr(syntax, "REACH", reach)
+                around = Surroundings(text[:start], text[end:])
+                verdicts.append(around.judge(middle).clean)
+                if len(around.prefix) + len(around.suffix) > 2 * reach + 100:
+                    pytest.fail("more was parsed than should have been")
+            assert verdicts[0] == verdicts[1], (start, middle)
+
+
+ROWS = "".join(f"    'key{i}': [\n        {i},\n        'v',\n    ],\n" for i in range(6000))
+METHODS = "".join(f"    def f{i}(self):\n        return {i}\n\n" for i in range(6000))
+NUMBERS = ", ".join(map(str, range(40_000)))
+PROSE = "No code, but it's (prose.\nIf it is long\n" * 5000
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "right", "wrong"),
+    [
+        (f"x = {{\n{ROWS}    'a': ", f",\n{ROWS}}}\n", "[1]", "[1"),
+        (
+            f"class A:\n{METHODS}    def g(self):\n        return ",
+            f"\n\n{METHODS}",
+            "1",
+            "f(a=1, 2)",
+        ),
+        (f"x = [{NUMBERS}, ", f", {NUMBERS}]\n", "1", "1]"),
+        (f'"""{PROSE}"""\nx = ', f'\n"""{PROSE}"""\n', "1", "(1"),
+        (f'x = 1\n"""\n{PROSE}', f'\n{PROSE}"""\n', "", '"""'),
+    ],
+    ids=["table", "class", "line", "behind a text", "inside a text"],
+)
+def test_where_a_large_text_has_no_statements_in_reach(
+    prefix: str, suffix: str, right: str, wrong: str
+) -> None:
+    """A part of a table, a class or a line is judged by what it stands in."""
+    around = Surroundings(prefix, suffix)
+    assert len(around.prefix) + len(around.suffix) < 250_000
+    assert around.judge(right).clean
+    assert not around.judge(wrong).clean
+
+
+def test_deep_trees_are_judged_at_once() -> None:
+    """Looking for the function around the middle takes no step for each node above it."""
+    half = "name + " * 7000
+    began = time.process_time()
+    assert judge(f"x = {half}", "name", f" + {half}1\n").errors_after == 0
+    assert time.process_time() - began < 0.5
 
 
 def test_importing_is_quick() -> None:
