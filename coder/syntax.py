@@ -195,6 +195,8 @@ class Surroundings:
 
     def errors(self, middle: str) -> list[tuple[int, int]]:
         """Where the filled text's errors touch the middle: begins and ends, in its bytes."""
+        if self.unreadable:
+            return []
         start = len(self.prefix)
         end = start + len(_encoded(middle))
         return [
