@@ -237,10 +237,14 @@ def shorten(text: str) -> str:
 
 def as_json(result: Infill, model: str, lead: str = "") -> dict[str, object]:
     """The fields that other tools rely on."""
+
+    def led(text: str) -> str:
+        return lead + text if text else ""  # nothing to offer is nothing
+
     return {
-        "text": lead + result.best.text,
+        "text": led(result.best.text),
         "candidates": [
-            {"text": lead + c.text, "score": c.score, "tokens": len(c.tokens), "stopped": c.stopped}
+            {"text": led(c.text), "score": c.score, "tokens": len(c.tokens), "stopped": c.stopped}
             for c in result.candidates
         ],
         "nfe": result.nfe,

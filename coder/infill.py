@@ -311,7 +311,7 @@ def _fill(
             course.interrupt(why)
     if options.check_syntax:
         for course in courses:
-            course.trim()
+            course.trim(hurried=why is not None)
     if count > 1 and not why:
         _score(model, courses, cache)
     outcomes = [course.candidates() for course in courses]
@@ -420,8 +420,11 @@ class _Course:
         """What had not come to its end ended for this reason."""
         self.stopped = [why if end == "max_nfe" else end for end in self.stopped]
 
-    def trim(self) -> None:
-        """Cut each candidate to the longest part that adds no syntax error."""
+    def trim(self, hurried: bool) -> None:
+        """Cut each candidate to the longest part that adds no syntax error.
+
+        If that is `hurried`, a broken one is cut to nothing: to look for a part takes time.
+        """
         if self.length is not None:
             return  # so long it shall be
         for number, middle in enumerate(self.middles):
@@ -432,9 +435,13 @@ class _Course:
                     continue
                 if not count or ((text.strip() or count == whole) and self.judged(text).clean):
                     break
+                if hurried:
+                    count = 0
+                    break
             if count < whole:
                 del middle[count:]
-                self.stopped[number] = "syntax"
+                if self.stopped[number] not in get_args(Interruption):
+                    self.stopped[number] = "syntax"
 
     def row(self, number: int, most: int | None = None) -> Row:
         """What holds for a candidate now; it may take at most so many evaluations more."""
@@ -574,7 +581,7 @@ def _diffuse(
                     course.middles[candidate] += whole.middle(place)
                 return why
             written = canvas if not mend else written
-            if options.check_syntax:
+            if options.check_syntax and not interrupted():
                 vain, canvas, banned = _taken_up(rows, written, canvas, sure, banned)
                 for place in vain:
                     canvas = canvas.with_row(place, written.ids[place])

@@ -31,6 +31,34 @@ _BETWEEN_STATEMENTS = frozenset({"comment", "line_continuation", ";"})
 _TOLD = 20_000  # characters that show what a part of a text stands in
 _UNREADABLE = 200  # characters to an error, and fewer: no code
 
+# The plainest rests of a line, and what may stand before the brackets that it lacks.
+_PLAIN = ("", "x", "x:", ":")
+_STEMS = (
+    *(
+        "x",
+        "",
+        "=x",
+        "x, ",
+        "()",
+        "x()",
+        "(x)",
+        " import x",
+        " import ",
+        "x import x",
+        ": x",
+        " as x",
+        " in x",
+        "x=",
+    ),
+    *('"', "'", "x.", " x"),
+)
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+_NEAR = 3_000  # characters on either side in which a bracket's other half is looked for
+_LEXEMES = re.compile(
+    r"""\"\"\"(?s:.*?)\"\"\"|\'\'\'(?s:.*?)\'\'\'|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
+    r"|#[^\n]*|[()\[\]{}]"
+)
+
 # A line at which something of its own begins: no end of a bracket, no branch of a statement.
 _OWN_LINE = re.compile(r"^([ \t]*)(?!(?:elif|else|except|finally|case)\b)[^\s#)\]}]", re.MULTILINE)
 # What a part of a text may have been cut out of, likeliest first: beginning and end.
@@ -318,18 +346,48 @@ def _point(data: bytes, offset: int) -> tuple[int, int]:
 
 
 def _fillings(prefix: str, suffix: str) -> list[str]:
-    """What can stand in a hole at its plainest: nothing, a name, the ends of what is open."""
-    plain = ["", "x", "x:", ":", *(f"{x}{end}" for end in (")", "]", "}", "):") for x in ("", "x"))]
+    """What can stand in a hole at its plainest, the likely first, with the brackets it lacks."""
     above, _, line = prefix.rpartition("\n")
-    if line:
-        return plain
+    lacking = _lacking(prefix, suffix)
+    if line.strip():
+        ends = ["", ",", ":"]
+        return list(dict.fromkeys([*_PLAIN, *(x + lacking + end for end in ends for x in _STEMS)]))
     # The hole has its line's indentation: as deep as the line above, or a level deeper.
     last = next((line for line in reversed(above.split("\n")) if line.strip()), "")
-    depth = last[: len(last) - len(last.lstrip())]
+    depth = "" if line else last[: len(last) - len(last.lstrip())]
+    deeper = ("", "    ")
     return [
         "",
-        *(f"{depth}{more}{end}" for more in ("", "    ") for end in ("pass", ")", "]", "}")),
+        *(f"{depth}{more}{end}" for more in deeper for end in ("pass", ")", "]", "}")),
+        *(f"{depth}x{lacking}{end}" for end in ("", ",", ": x,")),
     ]
+
+
+def _lacking(prefix: str, suffix: str) -> str:
+    """The brackets that must stand in a hole: those that close or open what is around it."""
+    opened: list[str] = []
+    for bracket in _brackets(prefix[-_NEAR:]):
+        if bracket in _CLOSING:
+            opened.append(bracket)
+        elif opened:
+            opened.pop()
+    closed: list[str] = []
+    depth = 0
+    for bracket in _brackets(suffix[:_NEAR]):
+        depth += 1 if bracket in _CLOSING else -1
+        if depth < 0:
+            closed.append(bracket)
+            depth = 0
+    # The outermost belong together; what is left over lacks its other half.
+    if len(closed) > len(opened):
+        opening = {end: start for start, end in _CLOSING.items()}
+        return "".join(opening[end] for end in reversed(closed[: len(closed) - len(opened)]))
+    return "".join(_CLOSING[start] for start in reversed(opened[len(closed) :]))
+
+
+def _brackets(text: str) -> Iterator[str]:
+    """The brackets of a text that stand neither in a string nor in a comment."""
+    return (found[0] for found in _LEXEMES.finditer(text) if found[0] in "()[]{}")
 
 
 def _near_end(prefix: str) -> str | None:

@@ -193,7 +193,9 @@ def test_an_odd_function_gets_a_body(tiny: Terminal, name: str, text: str) -> No
 )
 def test_a_missing_body_is_led_in(tiny: Terminal, text: str, lead: str) -> None:
     """At the depth of its function, however deep, and on the line of a one-line function."""
-    assert tiny.offered("::f.g", text.encode())["text"].startswith(lead)
+    tiny.file.write_bytes(text.encode())
+    assert tiny("::f.g", "--json", "--no-syntax-check", "--temperature", "1") == 0
+    assert json.loads(tiny.out)["text"].startswith(lead)
 
 
 def test_the_shipped_model_writes_odd_functions(shipped: Terminal) -> None:

@@ -523,3 +523,25 @@ def test_importing_is_quick() -> None:
     heavy = "{'torch', 'tokenizers', 'numpy'}"
     code = f"import sys, coder.source, coder.syntax; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("prefix", "middle", "suffix"),
+    [
+        ("f(\n    discrete", "=", "\n    other=1,\n)\n"),
+        ("from ", "pandas", "\nimport os\n"),
+        ("x = {\n    '306'", ': "', "\n    307: 1,\n}\n"),
+        ("def f(\n    *", "args", "\n    other=1,\n):\n    pass\n"),
+        ("class A:\n    def f", "(", "\n        return 1\n"),
+        ("x.extend", "(", "\n    (1, 2),\n    (3, 4),\n])\n"),
+        ("from os ", "s", "\nfrom sys import (\n    path,\n)\n"),
+        ("from os", ".path", "\n    sep,\n)\n"),
+        ("def ", "test", "\n    return 1\n"),
+        ("x = f(1, [2 ", "%", "\ny = 3\n"),
+    ],
+)
+def test_a_middle_answers_for_what_a_likely_rest_would_mend(
+    prefix: str, middle: str, suffix: str
+) -> None:
+    """Also where it takes more than a name: an argument, a branch, the brackets that are lacking."""
+    assert not judge(prefix, middle, suffix).clean
