@@ -543,5 +543,5 @@ def test_importing_is_quick() -> None:
 def test_a_middle_answers_for_what_a_likely_rest_would_mend(
     prefix: str, middle: str, suffix: str
 ) -> None:
-    """Also where it takes more than a name: an argument, a branch, the brackets that are lacking."""
+    """Also where it takes more than a name: an argument, a branch, lacking brackets."""
     assert not judge(prefix, middle, suffix).clean
