@@ -134,7 +134,7 @@ def infill_parser() -> argparse.ArgumentParser:
 def add_rules(parser: argparse._ActionsContainer) -> None:
     """The options that say how many tokens a step commits."""
     for name, kind, value, what in (
-        ("--confidence-threshold", float, "P", "lower is faster and less sure (0.9)"),
+        ("--confidence-threshold", float, "P", "lower is faster and less sure (0.7)"),
         ("--confidence-factor", float, "F", "instead: surer, the more a step commits; 0 is one"),
         ("--entropy-bound", float, "NATS", "instead: as far as their doubts sum to no more"),
         ("--top-k", int, "K", "instead: so many a step"),

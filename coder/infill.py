@@ -67,7 +67,7 @@ class Options:
     max_tokens: int | None = None
     until: Until | None = None
     temperature: float | None = None
-    confidence_threshold: float = 0.9
+    confidence_threshold: float = 0.7
     confidence_factor: float | None = None
     entropy_bound: float | None = None
     top_k: int | None = None
