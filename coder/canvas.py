@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,14 +52,14 @@ class Canvas:
         """The named rows, in that order."""
         return replace(self, ids=self.ids[index])
 
-    @property
+    @cached_property
     def ended(self) -> Int[Tensor, " batch"]:
         """The position of each row's first `<eom>`; the block length where there is none."""
         length = self.ids.shape[1]
         place = torch.arange(length, device=self.ids.device)
         return torch.where(self.ids == self.eom, place, length).amin(1)
 
-    @property
+    @cached_property
     def open(self) -> Bool[Tensor, "batch block"]:
         """The positions still to be committed: masked, and not after an `<eom>`."""
         place = torch.arange(self.ids.shape[1], device=self.ids.device)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache as remembered
 from typing import TYPE_CHECKING
 
 import torch
@@ -116,6 +117,23 @@ class KVCache:
         if int((~cut.valid.any(0)).sum()) <= SLACK:
             return cut
         return cut.rows(torch.arange(len(last), device=last.device))
+
+
+@remembered
+def drafting(
+    count: int, length: int, device: torch.device
+) -> tuple[Int[Tensor, " places"], Bool[Tensor, "places places"]]:
+    """Of each place of a pass that drafts: how far behind the first it lies, and whom it sees.
+
+    First the tokens, then behind each of them its canvas.
+    """
+    own = torch.arange(count, device=device)
+    owner = torch.cat((own, own.repeat_interleave(length)))
+    within = torch.cat((torch.zeros_like(own), torch.arange(length).to(own).repeat(count) + 1))
+    read, canvas = within == 0, within > 0
+    sees = read & (owner <= owner[:, None])
+    sees |= canvas & canvas[:, None] & (owner == owner[:, None])
+    return owner + within, sees
 
 
 def rotary_turns(
@@ -225,18 +243,13 @@ class Denoiser(ABC):
         tokens would, and for each token what `denoise` would if it were the last one read.
         """
         batch, count = tokens.shape
-        own = torch.arange(count, device=tokens.device)
-        # Of each place in the pass: the token it belongs to, and its position behind that one.
-        owner = torch.cat((own, own.repeat_interleave(length)))
-        behind = torch.cat((torch.zeros_like(own), torch.arange(length).to(own).repeat(count) + 1))
-        read, canvas = behind == 0, behind > 0
-        sees = read & (owner <= owner[:, None])
-        sees |= canvas & canvas[:, None] & (owner == owner[:, None])
-        past = cache.valid[:, None, None, :].expand(-1, 1, len(owner), -1)
+        behind, sees = drafting(count, length, tokens.device)
+        past = cache.valid[:, None, None, :].expand(-1, 1, len(behind), -1)
         visible = torch.cat((past, sees.expand(batch, 1, -1, -1)), dim=-1)
         ids = torch.cat((tokens, tokens.new_full((batch, count * length), mask)), dim=1)
-        positions = cache.next_position[:, None] + owner + behind
+        positions = cache.next_position[:, None] + behind
         hidden, keys, values = self.evaluate(ids, positions, visible, cache, keep=True)
-        valid = torch.cat((cache.valid, read.expand(batch, -1)), dim=1)
+        valid = torch.cat((cache.valid, torch.ones_like(ids, dtype=torch.bool)), dim=1)
+        valid[:, cache.valid.shape[1] + count :] = False
         after = KVCache(keys, values, valid, cache.next_position + count)
         return hidden[:, :count], hidden[:, count:].view(batch, count, length, -1), after
