@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import islice
 
 import tree_sitter_python
 from tree_sitter import Language, Node, Parser, Query, QueryCursor, Tree
@@ -59,6 +60,7 @@ _LEXEMES = re.compile(
     r"|#[^\n]*|[()\[\]{}]"
 )
 
+_ASKED = 8  # plain fillings that parse, about which Python is asked at most
 # A line at which something of its own begins: no end of a bracket, no branch of a statement.
 _OWN_LINE = re.compile(r"^([ \t]*)(?!(?:elif|else|except|finally|case)\b)[^\s#)\]}]", re.MULTILINE)
 # What a part of a text may have been cut out of, likeliest first: beginning and end.
@@ -195,7 +197,9 @@ class Surroundings:
     def mendable(self) -> bool:
         """Whether Python would take what is around the hole with some plain filling."""
         filled = ((filling, self._filled(filling)) for filling in self.fillings)
-        return any(not root.has_error and self._compiles(root, text) for text, root in filled)
+        sound = ((text, root) for text, root in filled if not root.has_error)
+        # What Python refuses with so many of them it refuses for another reason.
+        return any(self._compiles(root, text) for text, root in islice(sound, _ASKED))
 
     def judge(self, middle: str) -> Verdict:
         """Judge a completion by the errors that it adds; its code is never run.
