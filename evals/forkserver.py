@@ -163,7 +163,7 @@ def bound(guards: Guards) -> None:
     """End this process with status 0 only if memory, files and processes are limited in it."""
     rules = None if guards.paths is None else confine.landlock_rules(guards.box, guards.paths)
     request = {"seconds": 1, "waits": 1, "memory_bytes": 1 << 28, "file_bytes": 0}
-    shut_in(guards, request | {"processes": -guards.others}, rules)
+    shut_in(guards, request | {"processes": -guards.others}, rules, os.getppid())
     with contextlib.suppress(OSError, ValueError):
         mmap.mmap(-1, 1 << 29)
         os._exit(1)
@@ -175,7 +175,7 @@ def bound(guards: Guards) -> None:
         os._exit(1)
 
 
-def shut_in(guards: Guards, request: Request, rules: int | None) -> None:
+def shut_in(guards: Guards, request: Request, rules: int | None, server: int) -> None:
     """Confine this process, in the order in which each step still may be taken."""
     os.chdir(guards.box)
     if guards.user is not None:
@@ -190,6 +190,8 @@ def shut_in(guards: Guards, request: Request, rules: int | None) -> None:
             confine.drop_capabilities()
         # Not earlier: whoever becomes somebody else loses it.
         confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != server:
+            os._exit(1)  # it died before it could be followed
     if rules is not None:
         restrict(rules)
     if guards.filter is not None:
@@ -204,7 +206,7 @@ def serve(control: socket.socket, guards: Guards) -> tuple[str, str, int, list[b
         os.set_blocking(descriptor, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-    room, rules = 0, None
+    room, rules, server = 0, None, os.getpid()
     stream = control.makefile("rb")
     while line := stream.readline():
         request = json.loads(line)
@@ -216,7 +218,7 @@ def serve(control: socket.socket, guards: Guards) -> tuple[str, str, int, list[b
         child = os.fork()
         if not child:
             try:
-                enter(guards, request, rules, verdict[1], output[1])
+                enter(guards, request, rules, server, verdict[1], output[1])
             except BaseException as error:
                 os.write(verdict[1], message("forbidden", f"not confined: {error}"))
                 os._exit(1)
@@ -258,8 +260,10 @@ def used(box: str) -> bool:
         return True
 
 
-def enter(guards: Guards, request: Request, rules: int | None, verdict: int, output: int) -> None:
-    """Make the process just forked a program's: own session, four descriptors, guards."""
+def enter(
+    guards: Guards, request: Request, rules: int | None, server: int, verdict: int, output: int
+) -> None:
+    """Make the process that `server` forked a program's: own session, four descriptors, guards."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -267,7 +271,7 @@ def enter(guards: Guards, request: Request, rules: int | None, verdict: int, out
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.dup2(verdict, VERDICT)
-    shut_in(guards, request, rules)
+    shut_in(guards, request, rules, server)
     os.closerange(3, VERDICT)
     os.closerange(VERDICT + 1, 256)
 
