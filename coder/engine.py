@@ -17,6 +17,7 @@ from typing import Literal
 from coder.checkpoint import Checkpoint
 from coder.errors import UsageError
 from coder.infill import Frame, Infill, Interruption, Memory, Options, infill
+from coder.source import Piece
 
 State = Literal["loading", "ready", "failed", "closed"]
 
@@ -47,6 +48,7 @@ class Counters:
 class Request:
     """A hole in a document that was asked about; `future` gets the answer.
 
+    files     pieces of other files that matter there, the one that matters most last
     deadline  on the clock of `time.monotonic`, from which on what is there is the answer
     """
 
@@ -56,6 +58,7 @@ class Request:
     options: Options
     deadline: float | None
     on_frame: Callable[[Frame], None] | None
+    files: tuple[Piece, ...] = ()
     future: Future[Infill] = field(default_factory=Future)
     dropped: threading.Event = field(default_factory=threading.Event)
 
@@ -100,14 +103,16 @@ class Engine:
         options: Options,
         seconds: float | None = None,
         on_frame: Callable[[Frame], None] | None = None,
+        files: tuple[Piece, ...] = (),
     ) -> Request:
         """Ask what stands between two texts of a document; the answer is the request's `future`.
 
-        `seconds` from now on what is there is the answer. `on_frame` is called by the
-        worker and should be quick. UsageError once the engine is closed.
+        `files` are pieces of other files, the one that matters most last. `seconds` from
+        now on what is there is the answer. `on_frame` is called by the worker and should
+        be quick. UsageError once the engine is closed.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        request = Request(document, prefix, suffix, options, deadline, on_frame)
+        request = Request(document, prefix, suffix, options, deadline, on_frame, files)
         with self._changed:
             if self.state == "closed":
                 raise UsageError("the engine is closed; start another one")
@@ -197,6 +202,7 @@ class Engine:
                 request.on_frame,
                 memory,
                 request.interrupted,
+                request.files,
             )
         except Exception as error:
             with self._changed:

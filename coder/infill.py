@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from coder.contexts import Contexts
 from coder.denoiser import Denoiser, KVCache
 from coder.errors import UsageError
 from coder.sampler import Banned, Row, Step, autoregress, denoise, verify
+from coder.source import Piece
 from coder.syntax import Surroundings, Trees, Verdict
 from coder.tokenizer import Tokenizer
 from coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_bound, top_k
@@ -28,6 +30,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Interruption = Literal["deadline", "cancelled"]
 Stopped = Literal["eom", "bound", "length", "max_nfe", "max_tokens", "syntax"] | Interruption
 MENDS, MEND_NFE = 2, 8  # times that a broken canvas is taken up again, evaluations for each
+FILES = 1 / 3  # of the room for a context that pieces of other files may take
 TRIED = 16  # last tokens of a broken middle at each of which it may be cut, else at line ends
 # Rules that may take the place of the threshold, by the option that asks for them.
 RULES: dict[str, Callable[..., Rule]] = {
@@ -126,12 +129,15 @@ class Hole:
     length  tokens of the middle, where it is known: exactly so many are written, and the
             model sees where they end; None: the model decides. `max_tokens` does not
             bind it. A middle longer than half the model's context is cut off there
+    files   pieces of other files, the one that matters most last; they take FILES of the
+            room for the context at most, the foremost left out first
     """
 
     prefix: str
     suffix: str
     seed: int | None = None
     length: int | None = None
+    files: tuple[Piece, ...] = ()
 
     def __post_init__(self) -> None:
         if self.length is not None and self.length < 0:
@@ -186,6 +192,31 @@ class Infill:
         """The candidate that is offered first."""
         return self.candidates[0]
 
+    def probabilities(self, candidate: Candidate) -> list[float]:
+        """Those at which a middle's tokens were committed, its `<eom>` included.
+
+        Tokens that were cut off for an error have theirs too: they cast doubt on the rest.
+        """
+        sure: dict[tuple[int, int], float] = {}
+        ends: dict[int, int] = {}
+        for frame in self.frames:
+            if candidate.row not in frame.rows:
+                continue
+            step, place = frame.step, frame.rows.index(candidate.row)
+            # What stands after an `<eom>` that came later does not belong to the middle.
+            ends[frame.canvas] = int(step.canvas.ended[place])
+            for position in step.committed[place].nonzero().flatten().tolist():
+                sure[frame.canvas, position] = float(step.confidence[place, position])
+        return [p for (canvas, position), p in sorted(sure.items()) if position <= ends[canvas]]
+
+    def confidence(self, candidate: Candidate) -> float:
+        """How likely a middle is right throughout, by the model: their product.
+
+        It tells suggestions that are accepted from others better than the least
+        probability or the geometric mean do: docs/evaluation.md has the figures.
+        """
+        return math.prod(self.probabilities(candidate))
+
     @property
     def tokens_per_forward(self) -> float:
         """Tokens committed for the best middle, its `<eom>` included, by evaluations."""
@@ -219,12 +250,30 @@ def fit_prefix(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
     return ids[-(-max(0, len(ids) - room) // step) * step :]
 
 
-def fit_context(tokenizer: Tokenizer, prefix: str, suffix: str, room: int) -> list[int]:
-    """The layout of a hole in at most `room` tokens, the suffix taking up to two fifths."""
+def fit_files(tokenizer: Tokenizer, files: Sequence[Piece], room: int) -> list[int]:
+    """The last of the pieces that `room` tokens hold, each behind its header."""
+    found: list[int] = []
+    for piece in reversed(files):
+        ids = [*tokenizer.file_header(piece.path), *tokenizer.encode(piece.text)]
+        if len(found) + len(ids) > room:
+            break
+        found = ids + found
+    return found
+
+
+def fit_context(
+    tokenizer: Tokenizer, prefix: str, suffix: str, room: int, files: Sequence[Piece] = ()
+) -> list[int]:
+    """The layout of a hole in at most `room` tokens.
+
+    Pieces of other files take up to FILES of it, the suffix two fifths of what they leave.
+    """
     room -= 3
+    beside = fit_files(tokenizer, files, int(FILES * room))
+    room -= len(beside)
     after = tokenizer.encode(suffix[: 12 * room])[: int(0.4 * room)]
     before = fit_prefix(tokenizer, prefix, room - len(after))
-    return tokenizer.layout(before, after)
+    return tokenizer.layout(before, after, beside)
 
 
 def infill(
@@ -235,14 +284,17 @@ def infill(
     on_frame: Callable[[Frame], None] | None = None,
     memory: Memory | None = None,
     interrupted: Callable[[], Interruption | None] = lambda: None,
+    files: tuple[Piece, ...] = (),
 ) -> Infill:
     """Generate what stands between `prefix` and `suffix`; `on_frame` is shown every step.
 
-    With a `memory`, which must be of this model, what was read before is not read again.
-    `interrupted` is asked before every evaluation; once it gives a reason, what has been
-    committed up to the first open position is the middle, and `stopped` is that reason.
+    `files` are pieces of other files, as a `Hole` has them. With a `memory`, which must be
+    of this model, what was read before is not read again. `interrupted` is asked before
+    every evaluation; once it gives a reason, what has been committed up to the first open
+    position is the middle, and `stopped` is that reason.
     """
-    return _fill(model, [Hole(prefix, suffix)], options, on_frame, memory, interrupted)[0]
+    hole = Hole(prefix, suffix, files=files)
+    return _fill(model, [hole], options, on_frame, memory, interrupted)[0]
 
 
 def infill_batch(
@@ -289,7 +341,7 @@ def _fill(
         # A length that is known makes room for nothing that would not be there otherwise.
         longest = max(max_tokens, course.longest)
         room = total - -(-longest // block) * block
-        contexts.append(fit_context(tokenizer, hole.prefix, hole.suffix, room))
+        contexts.append(fit_context(tokenizer, hole.prefix, hole.suffix, room, hole.files))
     count = options.candidates
     temperature = options.temperature
     if temperature is None:

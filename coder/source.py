@@ -89,6 +89,18 @@ class Hole:
         return max(counts, key=counts.__getitem__)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A part of another file that matters at a hole.
+
+    path  as the model is told it: from the top of the project on, with forward slashes
+    text  lines ending in `\\n`
+    """
+
+    path: str
+    text: str
+
+
 def parse_target(target: str, stdin: Callable[[], bytes]) -> Hole:
     """Read the hole that a target names; `stdin` is called for the target `-` alone.
 

@@ -21,7 +21,6 @@ bounds for people, and comparable between models.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -38,7 +37,7 @@ from evals.suites import Problem, Suite
 
 if TYPE_CHECKING:
     from coder.engine import Engine
-    from coder.infill import Infill, Options
+    from coder.infill import Options
 
 LINES = 8  # of a region
 LONGEST = 600  # characters of a region
@@ -203,31 +202,6 @@ def accepted(suggestion: str, coming: str) -> int:
     return 0
 
 
-def probabilities(found: Infill) -> list[float]:
-    """The probabilities at which the best middle's tokens were committed, its `<eom>` included."""
-    row = found.best.row
-    sure: dict[tuple[int, int], float] = {}
-    ends: dict[int, int] = {}
-    for frame in found.frames:
-        if row not in frame.rows:
-            continue
-        step, place = frame.step, frame.rows.index(row)
-        # What stands after an `<eom>` that came later does not belong to the middle.
-        ends[frame.canvas] = int(step.canvas.ended[place])
-        for position in step.committed[place].nonzero().flatten().tolist():
-            sure[frame.canvas, position] = float(step.confidence[place, position])
-    return [p for (canvas, position), p in sorted(sure.items()) if position <= ends[canvas]]
-
-
-def confidence(found: Infill) -> float:
-    """How likely the best middle is right throughout, by the model: the product of `probabilities`.
-
-    It tells suggestions that were accepted from others better than their least
-    probability or the geometric mean do: docs/evaluation.md has the figures.
-    """
-    return math.prod(probabilities(found))
-
-
 def with_engine(engine: Engine, options: Options) -> Callable[[str, str], Suggestion]:
     """A function that asks an engine, which remembers what it read from request to request."""
 
@@ -235,7 +209,7 @@ def with_engine(engine: Engine, options: Options) -> Callable[[str, str], Sugges
         found = engine.infill(prefix, suffix, options)
         return Suggestion(
             found.best.text,
-            confidence(found),
+            found.confidence(found.best),
             found.nfe,
             found.elapsed_ms,
             found.syntax.clean,

@@ -29,6 +29,7 @@ from coder.infill import (
     infill,
     infill_batch,
 )
+from coder.source import Piece
 from coder.syntax import judge
 from coder.tokenizer import Tokenizer
 
@@ -318,6 +319,36 @@ def test_the_model_reads_suffix_prefix_and_finished_canvases(model: Checkpoint) 
         for place in frame.step.committed[0].nonzero().flatten().tolist():
             expected = probabilities[place, ids[place]]
             torch.testing.assert_close(confidence[place], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_pieces_of_other_files_stand_first(model: Checkpoint) -> None:
+    """As in training; they take a third of the room at most, and the last one is kept longest."""
+    tokenizer = model.tokenizer
+    one, two = Piece("pkg/a.py", "x = 1\n" * 3), Piece("pkg/b.py", "y = 2\n")
+    bare = fit_context(tokenizer, PREFIX, SUFFIX, 300)
+    first, second = (
+        [*tokenizer.file_header(piece.path), *tokenizer.encode(piece.text)] for piece in (one, two)
+    )
+    assert fit_context(tokenizer, PREFIX, SUFFIX, 300, (one, two)) == [*first, *second, *bare]
+    tight = 3 * len(second) + 3 + 2
+    assert fit_context(tokenizer, PREFIX, SUFFIX, tight, (one, two))[: len(second)] == second
+    assert len(fit_context(tokenizer, PREFIX, SUFFIX, tight, (one, two))) <= tight
+    assert fit_context(tokenizer, PREFIX, SUFFIX, 20, (one, two))[0] == tokenizer.suf
+    alone = infill(model, PREFIX, SUFFIX, raw())
+    beside = infill(model, PREFIX, SUFFIX, raw(max_tokens=8), files=(two,))
+    assert beside.context_tokens == len(fit_context(tokenizer, PREFIX, SUFFIX, 120, (two,)))
+    assert beside.context_tokens > alone.context_tokens
+
+
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+def test_how_sure_a_suggestion_is(model: Checkpoint, mode: str) -> None:
+    """A probability for each token and the end; their product says how sure all of it is."""
+    options = raw(mode=mode, max_tokens=20, confidence_threshold=0.3)  # type: ignore[arg-type]
+    found = infill(model, PREFIX, SUFFIX, options)
+    sure = found.probabilities(found.best)
+    assert len(sure) >= len(found.best.tokens)
+    assert all(0 < p <= 1 for p in sure)
+    assert 0 < found.confidence(found.best) <= min(sure)
 
 
 def test_scores_are_those_of_an_uncached_reading(model: Checkpoint) -> None:

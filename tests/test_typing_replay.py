@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coder.checkpoint import Checkpoint
 from coder.errors import UsageError
-from coder.infill import Options, infill
 from evals import command
 from evals.jsonl import read
 from evals.report import report
@@ -19,8 +17,6 @@ from evals.suites import Problem
 from evals.typing_replay import (
     Suggestion,
     accepted,
-    confidence,
-    probabilities,
     regions,
     replay,
     typed_by_hand,
@@ -145,17 +141,6 @@ def test_the_figures_add_up() -> None:
     assert found["precision"][-1]["shown"] == 2
     assert found["precision"][-1]["share"] == 0.5
     assert found["elapsed_ms"] == {"p50": 10.0, "p95": 10.0, "p99": 10.0}
-
-
-@pytest.mark.parametrize("mode", ["diffuse", "ar"])
-def test_how_sure_a_suggestion_is(model: Checkpoint, mode: str) -> None:
-    """A probability for each token and the end; their product says how sure all of it is."""
-    options = Options(mode=mode, max_tokens=20, confidence_threshold=0.3)  # type: ignore[arg-type]
-    found = infill(model, "def mean(values):\n    total = ", "\n", options)
-    sure = probabilities(found)
-    assert len(sure) >= len(found.best.tokens)
-    assert all(0 < p <= 1 for p in sure)
-    assert 0 < confidence(found) <= min(sure)
 
 
 @pytest.fixture
