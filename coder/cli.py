@@ -166,7 +166,7 @@ def infill_command(argv: list[str]) -> int:
         for name in Options.__dataclass_fields__
         if getattr(args, name) is not None
     }
-    if "::" in args.target:
+    if hole.name:
         chosen.setdefault("until", "block")  # a function ends where its body does
     options = Options(**chosen)
     prefix = hole.prefix + hole.lead

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from coder.checkpoint import Checkpoint
 from coder.errors import UsageError
-from coder.infill import Frame, Infill, Interruption, Memory, Options, infill
+from coder.infill import Frame, Infill, Interruption, Memory, Options, infill, unanswered
 from coder.source import Piece
 
 State = Literal["loading", "ready", "failed", "closed"]
@@ -26,8 +26,10 @@ State = Literal["loading", "ready", "failed", "closed"]
 class Counters:
     """What an engine has done since it began; times in milliseconds.
 
-    superseded  gave way to a newer request of their document
-    expired     came to their deadline; they have an answer all the same
+    Every request ends as one that was answered, cancelled or failed.
+
+    superseded  of those cancelled, which gave way to a newer request of their document
+    expired     of those answered, which came to their deadline
     busy_ms     the worker's time, loading excluded
     """
 
@@ -48,11 +50,14 @@ class Counters:
 class Request:
     """A hole in a document that was asked about; `future` gets the answer.
 
+    Whoever cancels the future, or the request, wants no answer any more: asking for it
+    raises CancelledError.
+
     files     pieces of other files that matter there, the one that matters most last
     deadline  on the clock of `time.monotonic`, from which on what is there is the answer
     """
 
-    document: str
+    document: Hashable
     prefix: str
     suffix: str
     options: Options
@@ -60,20 +65,30 @@ class Request:
     on_frame: Callable[[Frame], None] | None
     files: tuple[Piece, ...] = ()
     future: Future[Infill] = field(default_factory=Future)
-    dropped: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.future.add_done_callback(_tell_of_cancelling)
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more; asking for it raises CancelledError."""
-        self.dropped.set()
+        """Nobody wants the answer any more."""
         self.future.cancel()
+
+    @property
+    def late(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def interrupted(self) -> Interruption | None:
         """Whether to go on, asked before every evaluation."""
-        if self.dropped.is_set():
+        if self.future.cancelled():
             return "cancelled"
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            return "deadline"
-        return None
+        return "deadline" if self.late else None
+
+
+def _tell_of_cancelling(future: Future[Infill]) -> None:
+    """Let those know who wait for several futures: cancelling alone does not wake them."""
+    if future.cancelled():
+        future.set_running_or_notify_cancel()
 
 
 class Engine:
@@ -88,16 +103,20 @@ class Engine:
         self.counters = Counters()
         self.state: State = "loading"
         self.model: Future[Checkpoint] = Future()
-        self._load, self._capacity = load, capacity
-        self._waiting: dict[str, Request] = {}  # by document, the oldest first
+        self._waiting: dict[Hashable, Request] = {}  # by document, the oldest first
         self._current: Request | None = None
         self._changed = threading.Condition()
+        self._memory: Memory | None = None
+        loader = threading.Thread(
+            target=self._load, args=(load, capacity), name="talaria-loader", daemon=True
+        )
         self._worker = threading.Thread(target=self._work, name="talaria-engine", daemon=True)
+        loader.start()
         self._worker.start()
 
     def submit(
         self,
-        document: str,
+        document: Hashable,
         prefix: str,
         suffix: str,
         options: Options,
@@ -108,8 +127,9 @@ class Engine:
         """Ask what stands between two texts of a document; the answer is the request's `future`.
 
         `files` are pieces of other files, the one that matters most last. `seconds` from
-        now on what is there is the answer. `on_frame` is called by the worker and should
-        be quick. UsageError once the engine is closed.
+        now on what is there is the answer; if the request still waits then, nothing is.
+        `on_frame` is called by the worker and should be quick. UsageError once the engine
+        is closed.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         request = Request(document, prefix, suffix, options, deadline, on_frame, files)
@@ -117,19 +137,21 @@ class Engine:
             if self.state == "closed":
                 raise UsageError("the engine is closed; start another one")
             self.counters.requests += 1
-            current = self._current
+            waiting, current = self._waiting.pop(document, None), self._current
+            self.counters.cancelled += waiting is not None
             same = current if current and current.document == document else None
-            for older in (self._waiting.pop(document, None), same):
-                if older and not older.dropped.is_set() and not older.future.done():
-                    self.counters.superseded += 1
-                    older.cancel()
+            older = [each for each in (waiting, same) if each and not each.future.done()]
+            self.counters.superseded += len(older)
             self._waiting[document] = request
             self._changed.notify()
+        # Whoever is told of it may ask something, so not while the lock is held.
+        for each in older:
+            each.cancel()
         return request
 
     def infill(self, prefix: str, suffix: str, options: Options) -> Infill:
-        """Ask and wait: for callers that have one thing to do."""
-        return self.submit("", prefix, suffix, options).future.result()
+        """Ask about a document of its own and wait; CancelledError if the engine is closed."""
+        return self.submit(object(), prefix, suffix, options).future.result()
 
     def __enter__(self) -> Engine:
         return self
@@ -141,86 +163,116 @@ class Engine:
         """Cancel what waits and what is computed, and end the worker."""
         with self._changed:
             self.state = "closed"
-            for request in (*self._waiting.values(), self._current):
-                if request:
-                    request.cancel()
+            dropped = [*self._waiting.values()]
+            self.counters.cancelled += len(dropped)
+            dropped += [self._current] if self._current else []
             self._waiting.clear()
             self._changed.notify()
-        self._worker.join()
+        for request in dropped:
+            request.cancel()
+        if threading.current_thread() is not self._worker:
+            self._worker.join()
 
     def statistics(self) -> dict[str, int | float | str]:
         """State and counters, as they are now."""
         with self._changed:
             return {"state": self.state, **asdict(self.counters)}
 
-    def _work(self) -> None:
-        try:
-            model = self._load()
-        except BaseException as error:
-            self._fail(error)
-            return
-        memory = Memory(model.denoiser, self._capacity)
-        with self._changed:
-            if self.state == "loading":
-                self.state = "ready"
-        self.model.set_result(model)
-        while request := self._next():
-            self._answer(request, model, memory)
-
-    def _fail(self, error: BaseException) -> None:
+    def _load(self, load: Callable[[], Checkpoint], capacity: int) -> None:
         """Without a model every request, now and later, fails for the same reason."""
+        try:
+            model = load()
+            self._memory = Memory(model.denoiser, capacity)
+            self.model.set_result(model)
+        except BaseException as error:
+            self.model.set_exception(error)
         with self._changed:
             if self.state == "loading":
-                self.state = "failed"
-        self.model.set_exception(error)
+                self.state = "failed" if self.model.exception() else "ready"
+            self._changed.notify()
+
+    def _work(self) -> None:
         while request := self._next():
-            if request.future.set_running_or_notify_cancel():
-                self.counters.failed += 1
-                request.future.set_exception(error)
+            self._answer(request)
 
     def _next(self) -> Request | None:
-        with self._changed:
-            self._current = None
-            while not self._waiting and self.state != "closed":
-                self._changed.wait()
-            if self.state == "closed":
-                return None
-            self._current = self._waiting.pop(next(iter(self._waiting)))
-            return self._current
+        """The request that has waited longest, once there is a model; None once closed."""
+        while True:
+            self._answer_late()
+            with self._changed:
+                self._current = None
+                if self.state == "closed":
+                    return None
+                if self._waiting and self.model.done():
+                    self._current = self._waiting.pop(next(iter(self._waiting)))
+                    return self._current
+                deadlines = [r.deadline for r in self._waiting.values() if r.deadline is not None]
+                soon = min(deadlines, default=None)
+                self._changed.wait(None if soon is None else max(0, soon - time.monotonic()))
 
-    def _answer(self, request: Request, model: Checkpoint, memory: Memory) -> None:
-        if request.dropped.is_set():
-            self.counters.cancelled += 1
+    def _answer_late(self) -> None:
+        """Requests whose deadline passes while they wait get an empty answer."""
+        with self._changed:
+            late = [request for request in self._waiting.values() if request.late]
+            for request in late:
+                del self._waiting[request.document]
+        for request in late:
+            self._settle(request, unanswered("deadline"))
+
+    def _answer(self, request: Request) -> None:
+        if request.future.cancelled():
+            self._settle(request, unanswered("cancelled"))
             return
         began = time.monotonic()
+
+        def interrupted() -> Interruption | None:
+            self._answer_late()
+            return request.interrupted()
+
+        found: Infill | BaseException
         try:
+            model = self.model.result()
             found = infill(
                 model,
                 request.prefix,
                 request.suffix,
                 request.options,
                 request.on_frame,
-                memory,
-                request.interrupted,
+                self._memory,
+                interrupted,
                 request.files,
             )
-        except Exception as error:
-            with self._changed:
-                self.counters.failed += 1
-            if request.future.set_running_or_notify_cancel():
-                request.future.set_exception(error)
-            return
+        # Whatever a caller's `on_frame` raises, others are still to be answered.
+        except BaseException as error:
+            found = error
+        with self._changed:
+            self.counters.busy_ms += 1000 * (time.monotonic() - began)
+        self._settle(request, found)
+
+    def _settle(self, request: Request, found: Infill | BaseException) -> None:
+        """Give a request its answer, or the reason why there is none, and count it.
+
+        It is counted first, so that who has an answer finds it among the figures.
+        """
         with self._changed:
             count = self.counters
-            count.busy_ms += 1000 * (time.monotonic() - began)
-            count.nfe += found.nfe
-            count.context_tokens += found.context_tokens
-            count.reused_tokens += found.reused_tokens
-            if request.dropped.is_set():
+            if isinstance(found, Infill):
+                count.nfe += found.nfe
+                count.context_tokens += found.context_tokens
+                count.reused_tokens += found.reused_tokens
+            if request.future.cancelled():
                 count.cancelled += 1
                 return
-            count.answered += 1
-            count.expired += found.best.stopped == "deadline"
-            count.tokens += len(found.best.tokens)
-        if request.future.set_running_or_notify_cancel():
-            request.future.set_result(found)
+            if isinstance(found, Infill):
+                count.answered += 1
+                count.expired += found.best.stopped == "deadline"
+                count.tokens += len(found.best.tokens)
+            else:
+                count.failed += 1
+        try:
+            if isinstance(found, Infill):
+                request.future.set_result(found)
+            else:
+                request.future.set_exception(found)
+        except InvalidStateError:
+            return  # cancelled since it was counted

@@ -161,7 +161,7 @@ class Frame:
 class Candidate:
     """One middle; `score` is its mean log-probability per token, read left to right.
 
-    The score is None where only one candidate was asked for.
+    The score is None where only one candidate was asked for, or nothing is left of it.
     """
 
     text: str
@@ -197,17 +197,25 @@ class Infill:
 
         Tokens that were cut off for an error have theirs too: they cast doubt on the rest.
         """
-        sure: dict[tuple[int, int], float] = {}
-        ends: dict[int, int] = {}
+        sure: dict[tuple[int, int, int], float] = {}  # by canvas, position and token
+        canvases: dict[int, list[int]] = {}
         for frame in self.frames:
             if candidate.row not in frame.rows:
                 continue
             step, place = frame.step, frame.rows.index(candidate.row)
-            # What stands after an `<eom>` that came later does not belong to the middle.
-            ends[frame.canvas] = int(step.canvas.ended[place])
+            ids = step.canvas.ids[place].tolist()
+            # What an attempt wrote that was given up, or stands after a later `<eom>`, is left out.
+            canvases[frame.canvas] = ids[: int(step.canvas.ended[place]) + 1]
             for position in step.committed[place].nonzero().flatten().tolist():
-                sure[frame.canvas, position] = float(step.confidence[place, position])
-        return [p for (canvas, position), p in sorted(sure.items()) if position <= ends[canvas]]
+                sure[frame.canvas, position, ids[position]] = float(
+                    step.confidence[place, position]
+                )
+        return [
+            sure[canvas, position, token]
+            for canvas, ids in sorted(canvases.items())
+            for position, token in enumerate(ids)
+            if (canvas, position, token) in sure
+        ]
 
     def confidence(self, candidate: Candidate) -> float:
         """How likely a middle is right throughout, by the model: their product.
@@ -221,6 +229,11 @@ class Infill:
     def tokens_per_forward(self) -> float:
         """Tokens committed for the best middle, its `<eom>` included, by evaluations."""
         return (len(self.best.tokens) + (self.best.stopped == "eom")) / max(1, self.nfe)
+
+
+def unanswered(why: Interruption) -> Infill:
+    """The outcome of a request that was interrupted before anything was read."""
+    return Infill([Candidate("", [], why, None, 0)], 0, 0.0, 0, 0, Verdict(0, 0), [])
 
 
 class Memory:
@@ -290,8 +303,8 @@ def infill(
 
     `files` are pieces of other files, as a `Hole` has them. With a `memory`, which must be
     of this model, what was read before is not read again. `interrupted` is asked before
-    every evaluation; once it gives a reason, what has been committed up to the first open
-    position is the middle, and `stopped` is that reason.
+    every evaluation; at a deadline, what has been committed up to the first open position
+    is the middle, and `stopped` says so unless it is complete. A cancelled one has none.
     """
     hole = Hole(prefix, suffix, files=files)
     return _fill(model, [hole], options, on_frame, memory, interrupted)[0]
@@ -361,10 +374,12 @@ def _fill(
     if why:
         for course in courses:
             course.interrupt(why)
+    if why == "cancelled":
+        return [replace(unanswered(why), nfe=course.nfe) for course in courses]
     if options.check_syntax:
         for course in courses:
             course.trim(hurried=why is not None)
-    if count > 1 and not why:
+    if count > 1 and not interrupted():
         _score(model, courses, cache)
     outcomes = [course.candidates() for course in courses]
     verdicts = [
@@ -409,7 +424,7 @@ class _Course:
         self.frames: list[Frame] = []
         self.verdicts: dict[str, Verdict] = {}
         self.bound = Bound(options.until, hole.prefix) if options.until else None
-        self.reached = [False] * options.candidates
+        self.reached: set[tuple[int, ...]] = set()  # middles that a bound ended
         self.budget = options.max_nfe - (options.candidates > 1)
         self.nfe = 0
 
@@ -428,14 +443,15 @@ class _Course:
         assert self.bound is not None
         middle = self.middles[number]
         end = self.bound.end(self.tokenizer.decode([*middle, *tokens]))
-        self.reached[number] = end is not None
         if end is None:
             return None
         lengths = (
             len(self.tokenizer.decode([*middle, *tokens[:count]]))
             for count in range(len(tokens) + 1)
         )
-        return next(count for count, length in enumerate(lengths) if length >= end)
+        within = next(count for count, length in enumerate(lengths) if length >= end)
+        self.reached.add((*middle, *tokens[:within]))
+        return within
 
     def judged(self, text: str) -> Verdict:
         """What a middle does to the syntax of its surroundings."""
@@ -448,7 +464,8 @@ class _Course:
 
         `tokens` are those of the canvas up to its `<eom>` and `sure` their
         probabilities, the end's included. It is the least sure token that an error
-        touches; the end, if what is wrong is that something lacks there.
+        touches; the end, if what is wrong is that something lacks there. An end that a
+        bound put there is in no doubt: it would be put there again.
         """
         text = self.text([*self.middles[number], *tokens])
         if self.judged(text).clean:
@@ -466,7 +483,10 @@ class _Course:
             for place, (begin, end) in enumerate(zip(begins, ends, strict=True))
             if any(low <= end and begin <= high for low, high in errors)
         ]
-        return min(touched or range(len(ends)), key=lambda place: sure[place])
+        places = touched or list(range(len(ends)))
+        if tokens and (*self.middles[number], *tokens) in self.reached:
+            places = [place for place in places if place < len(tokens)] or [len(tokens) - 1]
+        return min(places, key=lambda place: sure[place])
 
     def interrupt(self, why: Interruption) -> None:
         """What had not come to its end ended for this reason."""
@@ -482,9 +502,9 @@ class _Course:
         for number, middle in enumerate(self.middles):
             whole = len(middle)
             for count in range(whole, -1, -1):
-                text = self.text(middle[:count])
-                if whole - count > TRIED and not text.endswith("\n"):
+                if whole - count > TRIED and count and not self.ends_line(middle, count):
                     continue
+                text = self.text(middle[:count])
                 if not count or ((text.strip() or count == whole) and self.judged(text).clean):
                     break
                 if hurried:
@@ -494,6 +514,14 @@ class _Course:
                 del middle[count:]
                 if self.stopped[number] not in get_args(Interruption):
                     self.stopped[number] = "syntax"
+
+    def ends_line(self, middle: list[int], count: int) -> bool:
+        """Whether so many tokens of a middle, and not all, end a line, its line break or not."""
+        ends = (
+            self.tokenizer.decode(middle[count - 1 : count]),
+            self.tokenizer.decode(middle[count : count + 1]),
+        )
+        return ends[0].endswith("\n") or ends[1].startswith("\n")
 
     def row(self, number: int, most: int | None = None) -> Row:
         """What holds for a candidate now; it may take at most so many evaluations more."""
@@ -524,7 +552,7 @@ class _Course:
         """Append a finished canvas to a candidate; whether it may go on."""
         middle = self.middles[number]
         middle += tokens
-        if self.reached[number] and len(middle) <= self.longest:
+        if tuple(middle) in self.reached and len(middle) <= self.longest:
             self.stopped[number] = "bound"
             return False
         by_itself = ended and self.length is None
@@ -540,13 +568,15 @@ class _Course:
         return False
 
     def candidates(self) -> list[Candidate]:
-        """Distinct middles, best first."""
+        """Distinct middles, best first; what was cut to nothing, or not begun, last."""
         found: dict[str, Candidate] = {}
         for number, tokens in enumerate(self.middles):
             text = self.text(tokens)
             candidate = Candidate(text, tokens, self.stopped[number], self.scores[number], number)
             found.setdefault(text, candidate)
-        return sorted(found.values(), key=lambda c: -(c.score or 0))
+        return sorted(
+            found.values(), key=lambda c: (not c.text and c.stopped != "eom", -(c.score or 0))
+        )
 
 
 # A row of a batch: a hole's course and the number of one of its candidates.
@@ -630,7 +660,8 @@ def _diffuse(
             if why:
                 for place, (course, candidate) in enumerate(rows):
                     whole = written if mend and not written.open[place].any() else canvas
-                    course.middles[candidate] += whole.middle(place)
+                    complete = bool(whole.ended[place] < block) and not whole.open[place].any()
+                    course.take(candidate, whole.middle(place), complete, forced=False)
                 return why
             written = canvas if not mend else written
             if options.check_syntax and not interrupted():
@@ -652,6 +683,8 @@ def _diffuse(
         ]
         if not going:
             return None
+        if why := interrupted():
+            return why
         index = torch.tensor(going, device=denoiser.device)
         _, cache = denoiser.encode(canvas.ids[index].tolist(), cache.rows(index))
         rows = [rows[place] for place in going]
@@ -702,6 +735,7 @@ def _score(model: Checkpoint, courses: Sequence[_Course], cache: KVCache) -> Non
     hidden, _ = model.denoiser.encode(read, cache.without(torch.ones_like(cache.next_position)))
     logs = model.denoiser.logits(hidden).log_softmax(-1)
     for place, ((course, number), end) in enumerate(zip(rows, ends, strict=True)):
-        course.scores[number] = float(logs[place, range(len(end)), end].sum()) / max(1, len(end))
+        if end:
+            course.scores[number] = float(logs[place, range(len(end)), end].mean())
     for course in courses:
         course.nfe += 1

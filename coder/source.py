@@ -52,7 +52,7 @@ class Hole:
     mark (`bom` says whether there was one). `lead` belongs between the prefix
     and whatever is written, and the caller puts it there, for the model as for
     `splice`; it is empty unless a function has no statement yet.
-    `path` is None for standard input.
+    `path` is None for standard input, `name` the function whose body it is, if it is one.
     """
 
     original: str = field(repr=False)
@@ -61,6 +61,7 @@ class Hole:
     path: Path | None = None
     bom: bool = False
     lead: str = ""
+    name: str | None = None
 
     @cached_property
     def prefix(self) -> str:
@@ -247,7 +248,7 @@ def _function(path: Path, qualified_name: str) -> Hole:
     except SourceError as error:
         raise SourceError(f"{_shown(path)}: {error}") from None
     start, end = (_original_offset(original, offset) for offset in (body.start, body.end))
-    return Hole(original, start, end, path, bom, body.lead)
+    return Hole(original, start, end, path, bom, body.lead, body.name)
 
 
 def _read(path: Path) -> tuple[str, bool]:

@@ -1,7 +1,7 @@
 """Rules that say which open positions of a canvas become tokens in a step.
 
-A rule is a pure function of what the denoiser predicts there. Every rule commits
-the leftmost open position of each row that has one, so that denoising ends.
+A rule is a pure function of what the denoiser predicts there. Every rule commits at
+least one open position of each row that has one, so that denoising ends.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def entropy_bound(bound: float) -> Rule:
 
 
 def top_k(k: int) -> Rule:
-    """Commit the k surest: the fixed schedule of LLaDA (arXiv 2502.09992), block / k steps."""
+    """Commit the k surest of those that a step looks at, as LLaDA does (arXiv 2502.09992)."""
 
     def rule(prediction: Prediction) -> Bool[Tensor, "batch block"]:
         rank, _ = surest(prediction)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import pytest
 import torch
 
 from coder.checkpoint import Checkpoint
-from coder.engine import Engine
+from coder.engine import Engine, Request
 from coder.errors import CheckpointError, UsageError
-from coder.infill import Frame, Options, infill
+from coder.infill import Frame, Infill, Options, infill
 
 PREFIX, SUFFIX = "def mean(values):\n    total = ", "\n    return total\n"
 LONG = Options("ar", max_nfe=60, max_tokens=60, check_syntax=False)
@@ -154,6 +154,91 @@ def test_closing_cancels_what_there_is(model: Checkpoint) -> None:
             request.future.result(30)
     with pytest.raises(UsageError, match="closed"):
         engine.submit("a.py", PREFIX, SUFFIX, LONG)
+
+
+def test_a_deadline_holds_while_a_request_waits(model: Checkpoint) -> None:
+    """Behind another document's, and while the model is being loaded: nothing, soon."""
+    loaded = threading.Event()
+
+    def load() -> Checkpoint:
+        assert loaded.wait(30)
+        return model
+
+    with Engine(load) as engine:
+        found = engine.submit("a.py", PREFIX, SUFFIX, LONG, 0.01).future.result(30)
+        assert (found.best.text, found.best.stopped, engine.state) == ("", "deadline", "loading")
+        loaded.set()
+        waited: list[Infill] = []
+
+        def first(frame: Frame) -> None:
+            if not waited:
+                behind = engine.submit("b.py", PREFIX, SUFFIX, LONG, 0)
+                threading.Thread(target=lambda: waited.append(behind.future.result(30))).start()
+            time.sleep(0.01)
+
+        long = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=first)
+        while not waited:
+            assert not long.future.done()
+            time.sleep(0.005)
+        assert waited[0].best.stopped == "deadline"
+        assert long.future.result(30).nfe == 60
+        assert engine.statistics()["expired"] == 2
+
+
+def test_who_waits_for_several_answers_is_told_of_a_cancelled_one(engine: Engine) -> None:
+    """Superseded, or cancelled by its future, as asyncio does; each request is counted once."""
+    gate = Gate()
+    computed = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=gate)
+    assert gate.reached.wait(30)
+    waiting = engine.submit("b.py", PREFIX, SUFFIX, LONG)
+    waiting.future.cancel()
+    last = engine.submit("a.py", PREFIX, SUFFIX, LONG)
+    assert wait([computed.future, waiting.future], 30).not_done == set()
+    gate.opened.set()
+    assert last.future.result(30).nfe == 60
+    engine.infill(PREFIX, SUFFIX, LONG)
+    counted = engine.statistics()
+    ends = [counted[name] for name in ("requests", "answered", "cancelled", "superseded")]
+    assert ends == [4, 2, 2, 1]
+
+
+def test_whoever_is_told_may_ask_again(engine: Engine) -> None:
+    """The request that a superseded one's callback makes is answered as any other."""
+    gate = Gate()
+    again: list[Request] = []
+    computed = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=gate)
+    assert gate.reached.wait(30)
+    computed.future.add_done_callback(
+        lambda _: again.append(engine.submit("b.py", PREFIX, SUFFIX, LONG))
+    )
+    newest = engine.submit("a.py", PREFIX, SUFFIX, LONG)
+    gate.opened.set()
+    assert newest.future.result(30).nfe == again[0].future.result(30).nfe == 60
+
+
+def test_a_watcher_that_fails_fails_its_own_request(engine: Engine) -> None:
+    """Even with what ends a thread; the worker goes on."""
+
+    def leave(frame: Frame) -> None:
+        raise SystemExit
+
+    request = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=leave)
+    with pytest.raises(SystemExit):
+        request.future.result(30)
+    assert engine.infill(PREFIX, SUFFIX, LONG).nfe == 60
+
+
+def test_several_threads_may_wait_at_once(engine: Engine) -> None:
+    """Each asks about a document of its own."""
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: engine.infill(PREFIX, SUFFIX, LONG).nfe, range(6)))
+    assert found == [60] * 6
+
+
+def test_a_memory_that_cannot_be_made_is_told_too(model: Checkpoint) -> None:
+    """As a model that cannot be loaded."""
+    with Engine(lambda: model, capacity=0) as engine, pytest.raises(UsageError, match="capacity"):
+        engine.infill(PREFIX, SUFFIX, LONG)
 
 
 def test_many_requests_of_many_documents(engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -15,22 +16,27 @@ from torch import Tensor
 
 from coder import checkpoint
 from coder.bounds import UNTIL, Bound, Until
+from coder.canvas import Canvas
 from coder.checkpoint import Checkpoint
 from coder.errors import UsageError
 from coder.infill import (
     MODES,
+    Candidate,
     Frame,
     Hole,
     Infill,
+    Interruption,
     Mode,
     Options,
+    _Course,
     fit_context,
     fit_prefix,
     infill,
     infill_batch,
 )
+from coder.sampler import Step
 from coder.source import Piece
-from coder.syntax import judge
+from coder.syntax import Verdict, judge
 from coder.tokenizer import Tokenizer
 
 # What a random model writes is no code, and would be cut to nothing.
@@ -472,6 +478,93 @@ def test_what_cannot_be_mended_is_cut(
             clean = [text for text in longer if judge(hole.prefix, text, hole.suffix).clean]
             assert part.text == max((t for t in clean if t.strip()), key=len, default="")
     assert cut >= 2
+
+
+def test_a_long_middle_is_cut_at_the_end_of_a_line(model: Checkpoint) -> None:
+    """Also where the tokenizer takes the line break and the indentation as one token."""
+    shipped = checkpoint.load()
+    lines = ["total = 0", "for value in values:", "    total += value", "x = (", *["y = 1"] * 12]
+    tokens = shipped.tokenizer.encode("\n    ".join(lines))
+    assert len(tokens) > 40
+    hole = Hole("def mean(values):\n    ", "\n\n\nprint(mean([1, 2]))\n")
+    course = _Course(hole, Options(), 64, shipped, None, None)
+    course.middles[0] = list(tokens)
+    course.trim(hurried=False)
+    assert course.text(course.middles[0]) == "\n    ".join(lines[:3])
+    assert course.stopped == ["syntax"]
+
+
+def after(steps: int) -> Callable[[], Interruption | None]:
+    """A deadline that passes when it was asked about so many times."""
+    left = iter(range(steps))
+    return lambda: None if next(left, None) is not None else "deadline"
+
+
+def test_what_was_cut_to_nothing_comes_last() -> None:
+    """Of several candidates, while another one says something; so too at a deadline."""
+    shipped, emptied = checkpoint.load(), 0
+    for hole in holes_of(CODE[2], "") + holes_of(CODE[7], ""):
+        for steps in (None, 2, 3):
+            options = Options(candidates=4, max_tokens=24, max_nfe=40)
+            found = infill(
+                *(shipped, hole.prefix, hole.suffix, options),
+                interrupted=after(steps or 1000),
+            )
+            empty = [not c.text and c.stopped != "eom" for c in found.candidates]
+            assert empty == sorted(empty)
+            emptied += any(empty) and not all(empty)
+    assert emptied >= 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_deadline_lengthens_nothing(model: Checkpoint, mode: Mode) -> None:
+    """Not beyond `max_tokens`; and what was complete then did not stop at the deadline."""
+    shipped = checkpoint.load()
+    for steps in range(1, 6):
+        options = Options(mode, max_tokens=2, confidence_threshold=0.2, check_syntax=False)
+        hole = holes_of(CODE[2], "")[3]
+        found = infill(
+            *(shipped, hole.prefix, hole.suffix, options),
+            interrupted=after(steps),
+        )
+        assert len(found.best.tokens) <= 2
+        assert found.best.stopped in ("deadline", "max_tokens", "eom")
+        assert (found.best.stopped == "max_tokens") <= (len(found.best.tokens) == 2)
+
+
+def test_what_was_tried_in_vain_makes_nothing_less_sure(tokenizer: Tokenizer) -> None:
+    """The probabilities of a middle are those of the canvas that was kept."""
+    blank = Canvas.blank(1, 4, tokenizer.mask, tokenizer.eom, torch.device("cpu"))
+
+    def committed(canvas: Canvas, ids: list[int], sure: list[float]) -> Step:
+        written = torch.tensor([ids])
+        return Step(
+            replace(canvas, ids=written),
+            (canvas.ids == tokenizer.mask) & (written != tokenizer.mask),
+            torch.tensor([sure]),
+            torch.tensor([False]),
+        )
+
+    mask = tokenizer.mask
+    first = committed(blank, [5, 6, tokenizer.eom, mask], [0.9, 0.8, 0.7, 0.1])
+    again = replace(blank, ids=torch.tensor([[5, mask, mask, mask]]))
+    vain = committed(again, [5, 7, 8, tokenizer.eom], [0.0, 0.3, 0.2, 0.1])
+    frames = [Frame(0, [0], step) for step in (first, vain, Step.taken_back(first.canvas))]
+    best = Candidate("ab", [5, 6], "eom", None, 0)
+    found = Infill([best], 2, 1.0, 1, 0, Verdict(0, 0), frames)
+    assert found.probabilities(best) == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_an_end_that_a_bound_put_is_not_mended(model: Checkpoint) -> None:
+    """To forbid it would change nothing: the bound would put it there again."""
+    shipped = checkpoint.load()
+    hole = Hole("def f(values):\n    total = sum(", "\n    return total\n")
+    course = _Course(hole, Options(until="line"), 64, shipped, None, None)
+    tokens = shipped.tokenizer.encode("values")
+    assert course.doubtful(0, tokens, [0.9] * len(tokens) + [0.1]) == len(tokens)
+    within = course.within(0, [*tokens, *shipped.tokenizer.encode("\nx")])
+    assert within == len(tokens)
+    assert course.doubtful(0, tokens, [0.9] * len(tokens) + [0.1]) == len(tokens) - 1
 
 
 @pytest.mark.parametrize("max_nfe", [1, 3, 10])
