@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import islice
+from typing import Literal
 
 import tree_sitter_python
 from tree_sitter import Language, Node, Parser, Query, QueryCursor, Tree
@@ -68,6 +69,38 @@ _FRAMES = (
     *(("", ""), ("def _():\n", ""), ("{", "}"), ("[", "]"), ("f(", ")")),
     *((quote, quote) for quote in ('"""', "'''", '"', "'")),
 )
+
+
+Standing = Literal["code", "string", "comment"]
+
+_SEEN = 400_000  # characters before a cursor that say what it stands in
+_DEEPEST = 200  # formatted strings, fields and brackets in one another, as in Python
+_TOP_LINE = re.compile(r"^(?:async |def |class |@|import |from )", re.MULTILINE)
+# Here Q is a quote. A string ends with its line if there is no better end.
+_STRING = r"QQQ(?:[^Q\\]++|\\.|Q(?!QQ))*+QQQ|Q(?!QQ)(?:[^Q\\\n]++|\\.)*+(?:Q|(?=\n))"
+# A string, be it formatted, that is closed and has no quotes in its fields.
+_SIMPLE = r"""Q(?!QQ)(?:[^Q\\\n{]++|\\[^{]|\{\{|\{[^{}"'\n#]*+\})*+Q"""
+_RUN = (
+    r"(?:%s|#[^\n]*+(?=\n)"
+    + "".join("|" + _SIMPLE.replace("Q", quote) for quote in "\"'")
+    + "".join(
+        rf"|(?<!\b[fFtT])(?<!\b[fFtT][rR])(?<!\b[rR][fFtT])(?:{_STRING.replace('Q', quote)})"
+        for quote in "\"'"
+    )
+    + ")*+"
+)
+# Up to a string that is not closed or not simple, or a comment that goes on to the end.
+_CODE = re.compile(_RUN % "[^\"'#]++", re.DOTALL)
+_FIELD = re.compile(_RUN % "[^\"'#()\\[\\]{}:\n]++", re.DOTALL)
+# What a formatted string says itself, by its quotes.
+_LITERAL = {
+    quotes: re.compile(
+        rf"(?:{literal}|\\[^{{}}]|\{{\{{|\}}\}})*+".replace("Q", quotes[0]), re.DOTALL
+    )
+    for literal, both in ((r"[^Q\\\n{}]++", "\" '"), (r"[^Q\\{}]++|Q(?!QQ)", "\"\"\" '''"))
+    for quotes in both.split()
+}
+_FORMATTED = re.compile(r"(?<!\w)(?:[ft]r?|r[ft])$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -284,6 +317,81 @@ def find_function(text: str, qualified_name: str) -> FunctionBody:
         raise SourceError(_not_found(qualified_name, [name for name, _ in functions], root))
     node = next((node for node in named if not _is_overload(node)), named[0])
     return _body(text, data, node, qualified_name)
+
+
+def function_at(text: str, offset: int) -> FunctionBody | None:
+    """The body of the innermost function around a cursor, if it is in one.
+
+    Its decorators and its header are parts of a function, and so is a blank line behind its
+    last one in which the cursor stands deeper than its `def`.
+    """
+    data = _encoded(text)
+    place = len(text[:offset].encode("utf-8", "replace"))
+    found = None
+    for name, node in _functions(_parse(data)):
+        decorated = node.parent is not None and node.parent.type == "decorated_definition"
+        whole = node.parent if decorated and node.parent else node
+        end = whole.end_byte
+        column = place - (data.rfind(b"\n", 0, place) + 1)
+        if place > end and not data[end:place].strip() and column > whole.start_point[1]:
+            end = place
+        if whole.start_byte <= place <= end and any(c.type == ":" for c in node.children):
+            found = name, node
+    return _body(text, data, found[1], found[0]) if found else None
+
+
+def standing_in(prefix: str, suffix: str) -> Standing:
+    """What a cursor between two texts stands in.
+
+    Docstrings are strings, the fields of formatted strings are code. A string in plain
+    quotes that is not closed ends with its line, one in triple quotes does not. Of a very
+    long prefix, its end is read, from a line on that begins a module's statement.
+    """
+    place = max(0, len(prefix) - _SEEN)
+    if place and (line := _TOP_LINE.search(prefix, place)):
+        place = line.start()
+    # Formatted strings by their quotes, in them "{" and ":" of fields, in those other brackets.
+    opened: list[str] = []
+    while len(opened) < _DEEPEST:
+        quote = next((sign for sign in reversed(opened) if sign in _LITERAL), "")
+        literal = bool(opened) and opened[-1] in (quote, ":")
+        run = (_LITERAL[quote] if literal else _FIELD if opened else _CODE).match(prefix, place)
+        place = run.end() if run else place
+        if place == len(prefix):
+            # A third quote makes triple quotes of what looks like an empty string.
+            tripled = prefix[-2:] in ('""', "''") and suffix[:1] == prefix[-1]
+            return "string" if literal or tripled else "code"
+        sign = prefix[place]
+        if sign in "\"'":
+            ends = literal and prefix.startswith(quote, place)
+            sign = quote if ends else sign * (3 if prefix.startswith(sign * 3, place) else 1)
+            if ends:
+                while opened.pop() != quote:
+                    pass
+            elif literal:  # a quote of another kind, in what follows the colon of a field
+                pass
+            elif _FORMATTED.search(prefix[max(0, place - 3) : place]):
+                opened.append(sign)
+            else:
+                return "string"
+        elif sign == "#":
+            return "comment"
+        elif sign == "\n":
+            if any(len(quote) == 1 for quote in opened if quote in _LITERAL):
+                opened.clear()  # the line is over, and what a string of one line held
+        elif literal:
+            if sign == "{":
+                opened.append(sign)
+            elif sign == "}" and opened[-1] == ":":
+                del opened[-2:]
+        elif sign == ":":
+            opened += sign if opened[-1] == "{" else ""
+        elif sign in "([{":
+            opened.append("(")
+        elif opened[-1] not in _LITERAL:
+            opened.pop()
+        place += len(sign)
+    return "code"
 
 
 @cache

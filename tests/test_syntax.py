@@ -2,12 +2,14 @@ import _pydecimal
 import argparse
 import ast
 import inspect
+import io
 import json.decoder
 import random
 import subprocess
 import sys
 import textwrap
 import time
+import tokenize
 import typing
 from types import ModuleType
 
@@ -17,7 +19,17 @@ from hypothesis import strategies as st
 
 from coder import syntax
 from coder.errors import SourceError
-from coder.syntax import Surroundings, Trees, Verdict, compiles, count_errors, find_function, judge
+from coder.syntax import (
+    Surroundings,
+    Trees,
+    Verdict,
+    compiles,
+    count_errors,
+    find_function,
+    function_at,
+    judge,
+    standing_in,
+)
 
 
 def marked(text: str, name: str) -> str:
@@ -548,3 +560,110 @@ def test_a_middle_answers_for_what_a_likely_rest_would_mend(
 ) -> None:
     """Also where it takes more than a name: an argument, a branch, lacking brackets."""
     assert not judge(prefix, middle, suffix).clean
+
+
+STANDINGS = {
+    "code": [
+        *("|", "x = |", "x = 'a'|", "f(''|)", "# it's\n|", '"""Doc"""\nx|', "f'{x|}'", "'#'|"),
+        *('f"{d["a"]|}"', 'f"{", ".join(x|)}"', "f'{ {1: 2}|}'", 'rf"{x|"', 'f"""{x}\n{y|}"""'),
+        *("x = 'a\ny|", "x = f'{a\ny|", 'x = f"{d["a\ny|', 'f"\\{x|', 'f"{x}" + y|', "f|''"),
+        *("f'{x:>{w|}}'", "f'{x:{w}}' + y|"),
+    ],
+    "string": [
+        *("x = '|", "x = 'a|'", "'it\\'s|'", '"""|"""', '"""Doc.\n\nIt\'s|\n"""', "f'|{x}'"),
+        *("f'{{x|}}'", "f'{x:|>3}'", "f'{x:>{w}|}'", "f'{x!r:|}'", "b'{x|'", "'a\\\n|'"),
+        *('""|"', "f'''{x}\n|", "f'{x:\"|", "x = 'a\ny = '|'", "{'#': 'a|'}", 'f"{d["a|'),
+        *("f'{x}|'", "x = 'it''s|'"),
+    ],
+    "comment": ["#|", "x  # it's|\n", "f('#', # |", 'f"""{x  # |', "'a'  # 'b'|\n"],
+}
+
+
+@pytest.mark.parametrize(
+    ("standing", "marked"), [(name, text) for name, texts in STANDINGS.items() for text in texts]
+)
+def test_what_a_cursor_stands_in(standing: str, marked: str) -> None:
+    """Also in a text that is being written; the fields of formatted strings are code."""
+    prefix, suffix = marked.split("|")
+    assert standing_in(prefix, suffix) == standing
+    # Whatever was read before does not matter, be it long or broken in its own lines.
+    if not prefix.startswith("f"):
+        assert standing_in("x = 'a\nf'{b\n# it's\n" + prefix, suffix) == standing
+        assert (
+            standing_in("def f(x):\n    return f'{x}'\n\n\n" * 20_000 + prefix, suffix) == standing
+        )
+
+
+@pytest.mark.parametrize("module", [ast, inspect, json.decoder, typing])
+def test_standing_agrees_with_python(module: ModuleType) -> None:
+    """In real files, the strings and comments are those of Python's own tokenizer."""
+    text, chance = inspect.getsource(module), random.Random(0)
+    lines = [0]
+    for line in text.splitlines(keepends=True):
+        lines.append(lines[-1] + len(line))
+    kinds = {tokenize.STRING: "string", tokenize.COMMENT: "comment", tokenize.NAME: "code"}
+    tokens = [
+        token
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type in kinds and token.string[0] not in "fF"
+    ]
+    for token in chance.sample(tokens, 150):
+        start, end = (lines[row - 1] + column for row, column in (token.start, token.end))
+        inside = end - (token.type == tokenize.STRING)
+        assert standing_in(text[:start], text[start:]) == "code"
+        assert standing_in(text[:inside], text[inside:]) == kinds[token.type]
+
+
+@given(st.text("ab{}()[]:'\"#\\\n fr", max_size=60), st.text("'\")}", max_size=3))
+def test_any_cursor_stands_in_something(prefix: str, suffix: str) -> None:
+    """No text is too broken, and no comment goes on in the next line."""
+    assert standing_in(prefix, suffix) in ("code", "string", "comment")
+    assert standing_in(prefix + "\n", suffix) != "comment"
+
+
+def test_where_a_cursor_stands_is_known_at_once() -> None:
+    """Much sooner than a parse would tell, also where strings nest without end."""
+    for text in ("f(f'{x} {y:>3}', 'z')  # it's\n" * 5000, "f'''{" + "(" * 200_000, "f'{" * 50_000):
+        began = time.process_time()
+        standing_in(text, "")
+        assert time.process_time() - began < 0.2
+
+
+WHERE = '''import os
+
+@dec
+def f(a):
+    """doc"""
+    #
+
+class A:
+    def g(self):
+        def h():
+            return 1
+        return h
+
+    async def k(self): pass
+
+x = 1
+'''.replace("#", "")
+
+
+@pytest.mark.parametrize(
+    ("mark", "name", "body"),
+    [
+        ("@dec", "f", ""),
+        ("def f", "f", ""),
+        ('doc"""\n    ', "f", ""),
+        ("\nclass", None, None),
+        ("self", "A.g", "def h():\n            return 1\n        return h"),
+        ("return 1", "A.g.h", "return 1"),
+        ("return h", "A.g", "def h():\n            return 1\n        return h"),
+        ("k(self", "A.k", "pass"),
+        ("x =", None, None),
+    ],
+)
+def test_the_function_around_a_cursor(mark: str, name: str | None, body: str | None) -> None:
+    """The innermost one; a blank line of its own behind its last one belongs to it."""
+    found = function_at(WHERE, WHERE.index(mark) + len(mark))
+    assert (found.name if found else None) == name
+    assert (WHERE[found.start : found.end] if found else None) == body
