@@ -1,0 +1,20 @@
+"""Blanks and blank lines at ends."""
+
+from __future__ import annotations
+
+import re
+
+_BEFORE_LINE_END = re.compile(r"[ \t]+(?=\n)")
+_TOO_MANY = re.compile(r"\n{4,}(?=[ \t]*\Z)")  # line breaks at the end
+
+
+def trailing_spaces(text: str, prefix: str, suffix: str) -> str:
+    """Take blanks from the ends of lines, and from the end what nothing stands behind.
+
+    Where the line goes on behind the cursor, the blanks before that stay, and so do line
+    breaks, up to two blank lines.
+    """
+    text = _BEFORE_LINE_END.sub("", text)
+    if not suffix.split("\n", 1)[0].strip():
+        return text.rstrip(" \t\n")
+    return _TOO_MANY.sub("\n\n\n", text)
