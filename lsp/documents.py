@@ -1,0 +1,150 @@
+"""Open documents: their text as editors change it, and positions in an editor's units.
+
+Lines end in `\\n`, `\\r\\n` or `\\r`, as the protocol has it (LSP 3.18, Text Documents);
+a form feed or U+2028 ends none, though Python's `splitlines` says so. Whatever a
+position says, it means a place in the document: beyond a line's end it is that end,
+beyond the last line the end of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from functools import cached_property
+from itertools import accumulate
+
+from lsprotocol.types import (
+    Position,
+    PositionEncodingKind,
+    Range,
+    TextDocumentContentChangeEvent,
+    TextDocumentContentChangePartial,
+)
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+
+
+def split(text: str) -> list[str]:
+    """The lines of a text with their ends; a text that ends a line has an empty one behind."""
+    lines: list[str] = _LINE.findall(text)
+    if not lines or lines[-1][-1] in "\r\n":
+        lines.append("")
+    return lines
+
+
+def column(line: str, units: int, encoding: PositionEncodingKind | str) -> int:
+    """How many characters of a line so many code units hold; no more than stand before its end.
+
+    A place within a character is the one before it.
+    """
+    length = len(line.rstrip("\r\n"))
+    if line.isascii() or encoding == PositionEncodingKind.Utf32:
+        return max(0, min(units, length))
+    ends = list(accumulate(width(character, encoding) for character in line[:length]))
+    return bisect_right(ends, units)
+
+
+def units(text: str, encoding: PositionEncodingKind | str) -> int:
+    """How many code units a text has."""
+    if text.isascii() or encoding == PositionEncodingKind.Utf32:
+        return len(text)
+    return sum(width(character, encoding) for character in text)
+
+
+def width(character: str, encoding: PositionEncodingKind | str) -> int:
+    """Code units of a character; half a surrogate pair is one unit in UTF-16, three in UTF-8."""
+    if encoding == PositionEncodingKind.Utf32:
+        return 1
+    if encoding == PositionEncodingKind.Utf16:
+        return 2 if character > "\uffff" else 1
+    return len(character.encode("utf-8", "surrogatepass"))
+
+
+class Document:
+    """A text that an editor has open.
+
+    version   what the editor calls its state; None if it does not say
+    revision  grows by one with every change, whatever the editor calls it
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        language: str,
+        version: int | None,
+        text: str,
+        encoding: PositionEncodingKind | str = PositionEncodingKind.Utf16,
+    ) -> None:
+        self.uri, self.language, self.version = uri, language, version
+        self.encoding = encoding
+        self.revision = 0
+        self._lines = split(text)
+
+    @property
+    def lines(self) -> int:
+        """How many there are, an empty last one included."""
+        return len(self._lines)
+
+    def change(self, event: TextDocumentContentChangeEvent) -> None:
+        """Take over a change: of a part, or of the whole text."""
+        self.revision += 1
+        self.__dict__.pop("text", None)
+        if not isinstance(event, TextDocumentContentChangePartial):
+            self._lines = split(event.text)
+            return
+        lines = self._lines
+        # Clients have sent the ends of a selection the wrong way round.
+        (first, before), (last, behind) = sorted(
+            (self._place(event.range.start), self._place(event.range.end))
+        )
+        text = lines[first][:before] + event.text + lines[last][behind:]
+        # A line feed may come to stand behind a carriage return: both are one line's end.
+        if first and lines[first - 1][-1:] == "\r" and text[:1] == "\n":
+            first -= 1
+            text = lines[first] + text
+        if text[-1:] not in ("\n", "\r") or (text[-1] == "\r" and lines[last + 1 :][:1] == ["\n"]):
+            following = lines[last + 1 :][:1]
+            last += len(following)
+            text += "".join(following)
+        fresh = split(text)
+        if last + 1 < len(lines) and fresh[-1] == "":
+            fresh.pop()
+        lines[first : last + 1] = fresh
+
+    @cached_property
+    def text(self) -> str:
+        r"""All of it, lines ending in `\n`, as the model sees it."""
+        return plain("".join(self._lines))
+
+    def cut(self, position: Position) -> tuple[str, str]:
+        """What stands before and behind a position; offsets count characters of `text`."""
+        number, place = self._place(position)
+        line = self._lines[number]
+        before, behind = "".join(self._lines[:number]), "".join(self._lines[number + 1 :])
+        return plain(before + line[:place]), plain(line[place:] + behind)
+
+    def offset(self, position: Position) -> int:
+        """The character of `text` that a position stands before."""
+        return len(self.cut(position)[0])
+
+    def position(self, offset: int) -> Position:
+        """The position before a character of `text`."""
+        start = self.text.rfind("\n", 0, offset) + 1
+        line = self.text.count("\n", 0, offset)
+        return Position(line, units(self.text[start:offset], self.encoding))
+
+    def range(self, start: int, end: int) -> Range:
+        """The range between two characters of `text`."""
+        return Range(self.position(start), self.position(end))
+
+    def _place(self, position: Position) -> tuple[int, int]:
+        """Line and character in it."""
+        number = max(0, position.line)
+        if number >= len(self._lines):
+            return len(self._lines) - 1, len(self._lines[-1])
+        return number, column(self._lines[number], position.character, self.encoding)
+
+
+def plain(text: str) -> str:
+    r"""A text whose lines end in `\n`."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

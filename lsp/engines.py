@@ -1,0 +1,205 @@
+"""Who answers: the embedded model, or a service in its place while that works.
+
+The model is imported and loaded in a thread, so that the server answers `initialize`
+before torch is there. A service that fails is left alone for a while (`lsp/endpoint.py`),
+and the embedded model answers meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from coder.errors import TalariaError
+from coder.source import Piece
+from lsp.options import Options
+
+if TYPE_CHECKING:
+    from coder.checkpoint import Checkpoint
+    from coder.engine import Engine
+    from coder.infill import Frame, Infill
+    from coder.tokenizer import Tokenizer
+    from lsp.endpoint import Endpoint
+
+log = logging.getLogger("talaria")
+
+State = Literal["loading", "ready", "failed", "closed"]
+DIVERSE = 0.7  # temperature of the suggestions after the likeliest one
+
+
+@dataclass(frozen=True)
+class Question:
+    """A hole in a document, and what is wanted for it.
+
+    document    a request of the same one gives way to a newer
+    count       how many middles are wanted; the first is the likeliest
+    seconds     until what is there is the answer
+    """
+
+    document: str
+    prefix: str
+    suffix: str
+    files: tuple[Piece, ...] = ()
+    count: int = 1
+    max_tokens: int | None = None
+    until: Literal["line", "statement", "block"] | None = None
+    check_syntax: bool = True
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Middles, the likeliest first; how sure that one is; what the model did, if it was ours."""
+
+    texts: tuple[str, ...]
+    confidence: float
+    found: Infill | None = None
+
+
+class Engines:
+    """The embedded model and, where one is set, a service that is asked first."""
+
+    def __init__(
+        self,
+        options: Options,
+        changed: Callable[[State, str], None],
+        trouble: Callable[[str], None],
+    ) -> None:
+        """Begin to load. `changed` and `trouble` are called from any thread."""
+        self.options = options
+        self.state: State = "loading"
+        self._changed, self._trouble = changed, trouble
+        self._engine: Future[Engine] = Future()
+        self._endpoint: Endpoint | None = None
+        if options.endpoint:
+            self._endpoint = self._service(options)
+        threading.Thread(target=self._load, name="talaria-begin", daemon=True).start()
+
+    async def ask(
+        self, question: Question, on_frame: Callable[[Frame], None] | None = None
+    ) -> Answer:
+        """Middles for a hole; CancelledError where a newer question took its place.
+
+        `on_frame` is called by the model's worker. TalariaError where there is no model.
+        """
+        if self._endpoint and not self._endpoint.waiting:
+            try:
+                texts = await self._endpoint.fill(
+                    question.prefix,
+                    question.suffix,
+                    question.count,
+                    DIVERSE if question.count > 1 else 0.0,
+                )
+                return Answer(tuple(texts), 1.0)
+            except TalariaError as error:
+                log.warning("%s", error)
+                self._trouble(f"{error} Until then the embedded model answers.")
+        engine = await asyncio.wrap_future(self._engine)
+        found = await self._fill(engine, question, 1, on_frame)
+        texts = [found.best.text]
+        if question.count > 1:
+            more = await self._fill(engine, question, question.count, None)
+            texts += [candidate.text for candidate in more.candidates]
+        return Answer(
+            tuple(dict.fromkeys(texts))[: question.count], found.confidence(found.best), found
+        )
+
+    async def model(self) -> Checkpoint:
+        """The embedded model, once it is loaded; TalariaError if it cannot be."""
+        engine = await asyncio.wrap_future(self._engine)
+        return await asyncio.wrap_future(engine.model)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The embedded model's, once it is loaded."""
+        return self._engine.result().model.result().tokenizer
+
+    def statistics(self) -> dict[str, int | float | str]:
+        """What the embedded engine has done; its state alone before there is one."""
+        if self._engine.done() and not self._engine.exception():
+            return self._engine.result().statistics()
+        return {"state": self.state}
+
+    async def close(self) -> None:
+        """Cancel what is computed and let go of the model."""
+        self.state = "closed"
+        if self._endpoint:
+            await self._endpoint.close()
+        if self._engine.done() and not self._engine.exception():
+            await asyncio.to_thread(self._engine.result().close)
+
+    async def _fill(
+        self,
+        engine: Engine,
+        question: Question,
+        count: int,
+        on_frame: Callable[[Frame], None] | None,
+    ) -> Infill:
+        from coder.infill import Options as HowToFill
+
+        request = engine.submit(
+            question.document,
+            question.prefix,
+            question.suffix,
+            HowToFill(
+                # Several middles are drawn, and verifying is for the one of temperature 0.
+                mode="ar" if count > 1 and self.options.mode == "verify" else self.options.mode,
+                candidates=count,
+                max_tokens=question.max_tokens,
+                until=question.until,
+                temperature=DIVERSE if count > 1 else None,
+                confidence_threshold=self.options.confidence_threshold,
+                check_syntax=question.check_syntax,
+            ),
+            question.seconds,
+            on_frame,
+            question.files,
+        )
+        return await asyncio.wrap_future(request.future)
+
+    def _service(self, options: Options) -> Endpoint | None:
+        from lsp.endpoint import Endpoint, Settings
+
+        assert options.endpoint is not None
+        try:
+            return Endpoint(
+                Settings(
+                    options.endpoint,
+                    options.endpoint_model,
+                    options.endpoint_key_variable,
+                    options.endpoint_timeout_ms / 1000,
+                    options.max_tokens,
+                )
+            )
+        except TalariaError as error:
+            self._trouble(f"{error} The embedded model answers.")
+            return None
+
+    def _load(self) -> None:
+        try:
+            from coder import checkpoint
+            from coder.engine import Engine
+
+            options = self.options
+            engine = Engine(lambda: checkpoint.load(options.model, options.device))
+            self._engine.set_result(engine)
+            model = engine.model.result()
+        except BaseException as error:
+            log.warning("no model: %s", error)
+            if not self._engine.done():
+                self._engine.set_exception(error)
+            self._told("failed", str(error))
+        else:
+            self._told("ready", model.name)
+            if self.state == "closed":
+                engine.close()
+
+    def _told(self, state: State, what: str) -> None:
+        if self.state != "closed":
+            self.state = state
+            self._changed(state, what)

@@ -1,0 +1,154 @@
+"""Every request, notification and command that the server answers, registered in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import cattrs
+from lsprotocol import converters, types
+from pygls.exceptions import JsonRpcInvalidParams
+
+from lsp import requests, suggest
+from lsp.options import SECTION
+from lsp.server import Server
+
+
+def register(server: Server) -> None:
+    """Teach a server all that it can do."""
+    documents(server)
+    suggestions(server)
+    commands(server)
+    life(server)
+
+
+def life(server: Server) -> None:
+    """Beginning, settings, end."""
+
+    @server.feature(types.INITIALIZE)
+    def initialize(params: types.InitializeParams) -> None:
+        server.begin(params)
+        known = params.capabilities.text_document
+        inline = bool(known and known.inline_completion)
+        wanted = server.options.completion
+        if wanted or (wanted is None and not inline):
+
+            @server.feature(types.TEXT_DOCUMENT_COMPLETION, types.CompletionOptions())
+            async def complete(params: types.CompletionParams) -> types.CompletionList | None:
+                return await suggest.completion(server, params)
+
+    @server.feature(types.INITIALIZED)
+    async def initialized(params: types.InitializedParams) -> None:
+        server.announce()
+        server.spawn(server.watch_editor())
+        server.spawn(server.count_forever())
+        await server.show_progress()
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
+    async def configured(params: types.DidChangeConfigurationParams) -> None:
+        settings: Any = params.settings
+        workspace = server.client_capabilities.workspace
+        if not settings and workspace and workspace.configuration:
+            # The editor says that something changed; what, it tells when asked.
+            item = types.ConfigurationItem(section=SECTION)
+            found = await asyncio.wait_for(
+                server.workspace_configuration_async(types.ConfigurationParams([item])), 5
+            )
+            settings = found[0] if found else None
+        await server.configure(settings)
+
+    @server.feature(types.SHUTDOWN)
+    async def shutdown(params: None) -> None:
+        await server.end()
+
+
+def documents(server: Server) -> None:
+    """Texts, as editors open and change them."""
+
+    @server.feature(types.TEXT_DOCUMENT_DID_OPEN)
+    def opened(params: types.DidOpenTextDocumentParams) -> None:
+        server.opened(params.text_document)
+
+    @server.feature(types.TEXT_DOCUMENT_DID_CHANGE)
+    def changed(params: types.DidChangeTextDocumentParams) -> None:
+        if accepted := server.changed(params):
+            server.spawn(suggest.prefetch(server, params.text_document.uri, *accepted))
+
+    @server.feature(types.TEXT_DOCUMENT_DID_CLOSE)
+    def closed(params: types.DidCloseTextDocumentParams) -> None:
+        server.closed(params.text_document.uri)
+
+
+def suggestions(server: Server) -> None:
+    """Grey text and what can be done at a place."""
+    kinds = types.CodeActionOptions(code_action_kinds=[types.CodeActionKind.RefactorRewrite])
+
+    @server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION)
+    async def inline(
+        params: types.InlineCompletionParams,
+    ) -> list[types.InlineCompletionItem] | None:
+        return await suggest.inline_completion(server, params)
+
+    @server.feature(types.TEXT_DOCUMENT_CODE_ACTION, kinds)
+    def actions(params: types.CodeActionParams) -> list[types.CodeAction]:
+        return requests.code_actions(server, params)
+
+    @server.feature("talaria/didDismiss")
+    def dismissed(params: Any) -> None:
+        if file := server.files.get(getattr(params, "uri", "")):
+            server.count(file, file.inline.dismiss())
+
+
+def commands(server: Server) -> None:
+    """What `workspace/executeCommand` can do; `editors/PROTOCOL.md` describes each."""
+    structure = converters.get_converter().structure
+
+    def place(given: Any) -> tuple[str, types.Range]:
+        try:
+            uri = given["uri"]
+            if "range" in given:
+                return uri, structure(given["range"], types.Range)
+            position = structure(given["position"], types.Position)
+        except (KeyError, TypeError, cattrs.BaseValidationError) as error:
+            raise JsonRpcInvalidParams("give {uri, position} or {uri, range}") from error
+        return uri, types.Range(position, position)
+
+    @server.command("talaria.fillFunction")
+    async def fill_function(at: Any) -> str | None:
+        return await requests.fill(server, "function", *place(at))
+
+    @server.command("talaria.fillHere")
+    async def fill_here(at: Any) -> str | None:
+        return await requests.fill(server, "here", *place(at))
+
+    @server.command("talaria.rewrite")
+    async def rewrite(at: Any) -> str | None:
+        return await requests.fill(server, "rewrite", *place(at))
+
+    @server.command("talaria.nextCandidate")
+    async def next_candidate(uri: Any) -> str | None:
+        return await requests.next_candidate(server, str(uri))
+
+    @server.command("talaria.acceptWord")
+    async def accept_word(uri: Any) -> str | None:
+        return await requests.accept(server, str(uri), "word")
+
+    @server.command("talaria.acceptLine")
+    async def accept_line(uri: Any) -> str | None:
+        return await requests.accept(server, str(uri), "line")
+
+    @server.command("talaria.showTrace")
+    async def show_trace(uri: Any) -> str | None:
+        return await requests.show_trace(server, str(uri))
+
+    @server.command("talaria.toggle")
+    def toggle(language: Any = "") -> bool:
+        return server.toggle(str(language or ""))
+
+    @server.command("talaria.accepted")
+    def accepted(uri: Any, number: Any) -> None:
+        requests.accepted(server, str(uri), number)
+
+    @server.command("talaria.status")
+    def status() -> dict[str, Any]:
+        return server.statistics()

@@ -1,0 +1,420 @@
+"""The language server's life: an editor comes, sets options, opens documents, and goes.
+
+Handlers run in one event loop and compute nothing long; the model has a worker of its own.
+What is done for a document stands in `lsp/suggest.py` and `lsp/requests.py`, what each
+message calls in `lsp/features.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsprotocol import converters, types
+from pygls.lsp.server import LanguageServer
+from pygls.uris import to_fs_path
+
+from coder.errors import TalariaError, UsageError
+from coder.source import Piece
+from lsp.context import Neighbours
+from lsp.documents import Document
+from lsp.engines import Answer, Engines, Question, State
+from lsp.fills import Filled
+from lsp.inline import Inline, Outcome
+from lsp.options import Options
+from lsp.protocol import Protocol
+from lsp.rhythm import Rhythm
+from lsp.usage import Usage
+
+if TYPE_CHECKING:
+    from coder.infill import Frame, Infill
+
+log = logging.getLogger("talaria")
+
+LARGEST = 4_000_000  # characters of a document that gets suggestions
+PIECES = 450  # characters of other files: about what a third of the shipped model's context holds
+FLUSH = 300.0  # seconds between two writings of the counts
+ORPHANED = 1.0  # seconds between two looks whether the editor still runs
+MESSAGES = 20  # that are shown in a session, at most
+
+
+class OpenFile:
+    """A document that is open, and all that the server knows of it.
+
+    secret  whether no model may see it
+    files   pieces of other files that matter in it
+    asked   how many times suggestions were asked for
+    edited  when and on which line it was changed last
+    last    what the embedded model did for it last, with the prefix and suffix it was given
+    filled  what was written into it on request last
+    """
+
+    def __init__(self, document: Document, path: Path | None, secret: bool) -> None:
+        self.document, self.path, self.secret = document, path, secret
+        self.inline = Inline()
+        self.rhythm = Rhythm()
+        self.files: tuple[Piece, ...] = ()
+        self.asked = 0
+        self.edited = 0.0, 0
+        self.last: tuple[Infill, str, str] | None = None
+        self.filled: Filled | None = None
+
+
+class Server(LanguageServer):
+    """Talaria's language server."""
+
+    def __init__(self, options: Options, usage: Usage | None = None) -> None:
+        """`options` come from the command line; an editor's go above them."""
+        super().__init__(
+            "talaria",
+            metadata.version("talaria"),
+            types.TextDocumentSyncKind.Incremental,
+            protocol_cls=Protocol,
+            converter_factory=converters.get_converter,
+            max_workers=4,
+        )
+        self.options = options
+        self.usage = usage or Usage()
+        self.files: dict[str, OpenFile] = {}
+        self.off: set[str] = set()  # languages that were switched off; "" is all of them
+        self.ended = False  # by `shutdown`, as it should be
+        self.roots: list[Path] = []
+        self.neighbours = Neighbours((), ())
+        self.engines: Engines | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told: set[str] = set()  # messages, each shown once
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._busy = 0
+        self._looking = False  # for pieces of other files
+
+    # Beginning and end
+
+    def begin(self, params: types.InitializeParams) -> None:
+        """The editor is there: take over its options and begin to load."""
+        self._loop = asyncio.get_running_loop()
+        self.set_options(params.initialization_options)
+        addresses = [folder.uri for folder in params.workspace_folders or ()]
+        names = map(to_fs_path, addresses or [params.root_uri or ""])
+        self.roots = [Path(name) for name in names if name]
+        self.neighbours = self._neighbours()
+        self.engines = Engines(self.options, self._engine_changed, self._endpoint_failed)
+
+    async def end(self) -> None:
+        """Let go of everything; the counts are written."""
+        self.ended = True
+        for task in [*self._tasks]:
+            task.cancel()
+        for file in self.files.values():
+            self.count(file, file.inline.end())
+        engines, self.engines = self.engines, None
+        if engines:
+            await engines.close()
+        await asyncio.to_thread(self.usage.flush)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do something beside, until the server ends."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()):
+                log.error("%r", error, exc_info=error)
+
+        task.add_done_callback(done)
+
+    async def show_progress(self) -> None:
+        """`$/progress` until the model is loaded, where the editor knows of it."""
+        window, engines = self.client_capabilities.window, self.engines
+        if engines is None or not (window and window.work_done_progress):
+            return
+        token = "talaria/loading"
+        try:
+            await asyncio.wait_for(self.work_done_progress.create_async(token), 5)
+        except Exception as error:  # an editor may refuse what it said it can do
+            log.warning("no progress shown: %r", error)
+            return
+        title = "Talaria: loading the model"
+        self.work_done_progress.begin(token, types.WorkDoneProgressBegin(title))
+        try:
+            ending = f"{(await engines.model()).name} is ready"
+        except Exception:  # its message is shown when it happens
+            ending = "there is no model"
+        self.work_done_progress.end(token, types.WorkDoneProgressEnd(message=ending))
+
+    async def count_forever(self) -> None:
+        """Write the counts down now and then."""
+        while True:
+            await asyncio.sleep(FLUSH)
+            await asyncio.to_thread(self.usage.flush)
+
+    async def watch_editor(self) -> None:
+        """End with the editor, even if that forgot to say so."""
+        while self.process_id:
+            await asyncio.sleep(ORPHANED)
+            try:
+                os.kill(self.process_id, 0)
+            except ProcessLookupError:
+                log.warning("the editor, process %s, is gone", self.process_id)
+                self.usage.flush()
+                os._exit(1)
+            except OSError:
+                continue  # it runs as somebody else
+
+    # Options
+
+    def set_options(self, given: object) -> None:
+        """Take over an editor's options; what is wrong with them is told once."""
+        self.options, problems = self.options.merged(given)
+        for problem in problems:
+            log.warning("%s", problem)
+        if problems:
+            more = f" ({len(problems) - 1} more in the log)" if len(problems) > 1 else ""
+            self.tell(f"{problems[0]}{more}", types.MessageType.Warning)
+
+    async def configure(self, given: object) -> None:
+        """New settings: an engine anew where they ask for another model or service."""
+        before = self.options
+        self.set_options(given)
+        if self.engines and self.options.needs_restart(before):
+            old, self.engines = self.engines, None
+            await old.close()
+            self.engines = Engines(self.options, self._engine_changed, self._endpoint_failed)
+        elif self.engines:
+            self.engines.options = self.options
+        if self.options.exclude != before.exclude:
+            self.neighbours = self._neighbours()
+            for file in self.files.values():
+                file.secret = self._secret(file.path)
+        if self.options != before:
+            self.announce()
+
+    def toggle(self, language: str) -> bool:
+        """Switch suggestions off or on, in a language or in all (""); whether they are on now."""
+        self.off ^= {language}
+        self.announce()
+        return language not in self.off
+
+    def statistics(self) -> dict[str, Any]:
+        """What `talaria.status` answers."""
+        engine = self.engines.statistics() if self.engines else {"state": "loading"}
+        return {
+            "enabled": self.options.enabled and "" not in self.off,
+            "off": sorted(self.off - {""}),
+            "documents": len(self.files),
+            "engine": engine,
+        }
+
+    # Telling
+
+    def report_server_error(self, error: Exception, source: Any) -> None:
+        """An error is a line in the log; a pop-up for each would be a loop of them."""
+        log.error("%s: %s", getattr(source, "__name__", source), error)
+
+    def tell(self, message: str, kind: types.MessageType) -> None:
+        """Show a message that nobody asked for, once."""
+        if message not in self._told and len(self._told) < MESSAGES:
+            self._told.add(message)
+            self.window_show_message(types.ShowMessageParams(kind, f"Talaria: {message}"))
+
+    def answer_user(self, message: str) -> None:
+        """Say why a command did nothing: the user asked, so each time."""
+        kind = types.MessageType.Info
+        self.window_show_message(types.ShowMessageParams(kind, f"Talaria: {message}"))
+
+    def announce(self, message: str = "") -> None:
+        """Send `talaria/status`, where the editor asked for it."""
+        if not self.options.status:
+            return
+        state = self.engines.state if self.engines else "loading"
+        if not self.options.enabled or "" in self.off:
+            state = "off"  # type: ignore[assignment]
+        elif self._busy and state == "ready":
+            state = "busy"  # type: ignore[assignment]
+        self.protocol.notify("talaria/status", {"state": state, "message": message})
+
+    def count(self, file: OpenFile, outcome: Outcome | None) -> None:
+        """Count what became of a suggestion."""
+        if outcome and self.options.usage:
+            self.usage.record(
+                outcome.ending,
+                language=file.document.language,
+                trigger=outcome.trigger,
+                characters=outcome.characters,
+            )
+
+    def _engine_changed(self, state: State, what: str) -> None:
+        """The model is loaded, or cannot be; called from a thread of the engine's."""
+
+        def tell() -> None:
+            self.announce(what)
+            if state == "failed":
+                self.tell(what, types.MessageType.Error)
+
+        self._later(tell)
+
+    def _endpoint_failed(self, message: str) -> None:
+        """Trouble with a service: the first is shown, all are in the log."""
+
+        def tell() -> None:
+            if not any(told.startswith("endpoint") for told in self._told):
+                self.tell(message, types.MessageType.Warning)
+
+        self._later(tell)
+
+    def _later(self, what: Any, *arguments: Any) -> None:
+        """Call a function in the event loop, from any thread."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(what, *arguments)
+
+    # Documents
+
+    def opened(self, item: types.TextDocumentItem) -> None:
+        """A document is open from now on."""
+        encoding = self.server_capabilities.position_encoding or types.PositionEncodingKind.Utf16
+        document = Document(item.uri, item.language_id, item.version, item.text, encoding)
+        name = to_fs_path(item.uri)
+        path = Path(name) if name else None
+        file = self.files[item.uri] = OpenFile(document, path, self._secret(path))
+        if self.offers(file):
+            self.look_around(file, 0)  # the first look is the slow one
+
+    def changed(self, params: types.DidChangeTextDocumentParams) -> tuple[str, str] | None:
+        """A document is another one; the place behind a suggestion that was thereby accepted."""
+        file = self.files.get(params.text_document.uri)
+        if file is None:
+            log.warning("a change of %s, which is not open", params.text_document.uri)
+            return None
+        document, version = file.document, params.text_document.version
+        if version is not None and document.version is not None and version <= document.version:
+            log.warning("version %s of %s after %s", version, document.uri, document.version)
+        for change in params.content_changes:
+            document.change(change)
+            if isinstance(change, types.TextDocumentContentChangePartial):
+                file.edited = time.monotonic(), max(0, change.range.start.line)
+        document.version = version
+        file.rhythm.key(time.monotonic())
+        shown = file.inline.shown
+        outcome = file.inline.changed(document.text) if shown else None
+        self.count(file, outcome)
+        if shown is None or outcome is None or outcome.ending != "accepted":
+            return None
+        return document.text[: len(document.text) - len(shown.suffix)], shown.suffix
+
+    def closed(self, uri: str) -> None:
+        """A document is no longer open."""
+        if file := self.files.pop(uri, None):
+            self.count(file, file.inline.end())
+
+    def offers(self, file: OpenFile | None) -> bool:
+        """Whether there may be suggestions in a document at all."""
+        return (
+            file is not None
+            and self.engines is not None
+            and self.options.enabled
+            and not self.off & {"", file.document.language}
+            and not file.secret
+            and len(file.document.text) <= LARGEST
+            and "\0" not in file.document.text
+        )
+
+    def look_around(self, file: OpenFile, offset: int) -> None:
+        """Find what other files say about a place, for the next request."""
+        if self._looking or not self.options.related_files:
+            return
+        neighbours, text = self.neighbours, file.document.text
+        latest = sorted(self.files.values(), key=lambda other: other.edited, reverse=True)
+        others = {
+            other.path: other
+            for other in latest
+            if other.path and other is not file and not other.secret
+        }
+        texts = {path: other.document.text for path, other in others.items()}
+        recent = [
+            (path, other.document.offset(types.Position(other.edited[1], 0)))
+            for path, other in others.items()
+            if other.edited[0]
+        ]
+
+        async def look() -> None:
+            self._looking = True
+            try:
+                file.files = await asyncio.to_thread(
+                    neighbours.pieces, file.path, text, offset, texts, recent
+                )
+            finally:
+                self._looking = False
+
+        self.spawn(look())
+
+    def _neighbours(self) -> Neighbours:
+        """Who knows other files of the workspace; nothing is excluded where a pattern is wrong."""
+        try:
+            return Neighbours(self.roots, self.options.exclude, PIECES)
+        except UsageError as error:
+            self.tell(f"{error} Nothing is excluded.", types.MessageType.Warning)
+            return Neighbours(self.roots, (), PIECES)
+
+    def _secret(self, path: Path | None) -> bool:
+        return path is not None and not self.neighbours.fence.fillable(path)
+
+    # Answers
+
+    async def ask(
+        self, file: OpenFile, question: Question, offset: int | None = None
+    ) -> Answer | None:
+        """Ask the engines; None where a newer question took its place or there is no model.
+
+        With an `offset`, the place of the hole, steps are sent to an editor that asked for them.
+        """
+        assert self.engines is not None
+        self._busy += 1
+        if self._busy == 1:
+            self.announce()
+        watch = None if offset is None or not self.options.steps else self._steps(file, offset)
+        try:
+            answer = await self.engines.ask(question, watch)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise  # by the editor
+            return None  # by a newer question
+        except TalariaError as error:
+            log.warning("%s", error)
+            return None
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self.announce()
+        if answer.found:
+            file.last = answer.found, question.prefix, question.suffix
+        return answer
+
+    def _steps(self, file: OpenFile, offset: int) -> Any:
+        """A function for the engine's worker that sends each step as `talaria/step`."""
+        engines, document = self.engines, file.document
+        place = converters.get_converter().unstructure(document.position(offset))
+        head = {"uri": document.uri, "version": document.version, "position": place}
+        canvases: dict[int, list[str | None]] = {}
+
+        def watch(frame: Frame) -> None:
+            from coder.trace import pieces
+
+            if 0 not in frame.rows or engines is None:
+                return
+            row, canvas = frame.rows.index(0), frame.step.canvas
+            ids = canvas.ids[row, : int(canvas.ended[row])].tolist()
+            # Masks behind the last token say only how long a canvas is.
+            while ids and ids[-1] == canvas.mask:
+                ids.pop()
+            canvases[frame.canvas] = pieces(ids, engines.tokenizer)
+            shown = [piece for number in sorted(canvases) for piece in canvases[number]]
+            self._later(self.protocol.notify, "talaria/step", {**head, "pieces": shown})
+
+        return watch
