@@ -39,7 +39,7 @@ def column(line: str, units: int, encoding: PositionEncodingKind | str) -> int:
     """
     length = len(line.rstrip("\r\n"))
     if line.isascii() or encoding == PositionEncodingKind.Utf32:
-        return max(0, min(units, length))
+        return min(units, length)
     ends = list(accumulate(width(character, encoding) for character in line[:length]))
     return bisect_right(ends, units)
 
@@ -139,7 +139,7 @@ class Document:
 
     def _place(self, position: Position) -> tuple[int, int]:
         """Line and character in it."""
-        number = max(0, position.line)
+        number = position.line
         if number >= len(self._lines):
             return len(self._lines) - 1, len(self._lines[-1])
         return number, column(self._lines[number], position.character, self.encoding)
