@@ -140,16 +140,16 @@ def model_folders() -> list[Path]:
 
 
 def available() -> list[Listing]:
-    """All models found by name, damaged ones left out."""
+    """All models found by name, but damaged ones and those that may not be read."""
     found: dict[str, Listing] = {}
-    for parent in model_folders():
+    for parent in filter(os.path.isdir, model_folders()):
         for path in sorted(parent.glob(f"*/{CONFIG}")):
             folder = path.parent
             try:
                 config = read_config(folder)
-            except CheckpointError:
+                size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+            except (CheckpointError, OSError):
                 continue
-            size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
             found.setdefault(
                 folder.name,
                 Listing(
@@ -178,7 +178,7 @@ def find(model: str | None = None) -> Path:
         return Path(model)
     for parent in model_folders():
         folder = parent / (model or DEFAULT_MODEL)
-        if folder.is_dir():
+        if os.path.isdir(folder):  # unlike the path's own method: False where none may look
             return folder
     known = ", ".join(listing.name for listing in available()) or "none"
     raise CheckpointError(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
+import importlib.util
 import io
 import json
 import os
 import platform
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +27,13 @@ if TYPE_CHECKING:
     from coder.infill import Infill, Options
 
 COMMANDS = "talaria.commands"  # entry points of the commands that live outside `coder`
+BETWEEN = "\n--\n"  # between candidates, as grep puts it between groups of lines
+RULES = (
+    ("--confidence-threshold", float, "P", "lower is faster and less sure (0.7)"),
+    ("--confidence-factor", float, "F", "instead: surer, the more a step commits; 0 is one"),
+    ("--entropy-bound", float, "NATS", "instead: as far as their doubts sum to no more"),
+    ("--top-k", int, "K", "instead: so many a step"),
+)
 
 USAGE = """usage: talaria COMMAND [OPTIONS]
 
@@ -76,7 +87,7 @@ def run(argv: list[str]) -> int:
         return builtin[name](argv[1:])
     others = {point.name: point for point in metadata.entry_points(group=COMMANDS)}
     if name in ("-h", "--help"):
-        listing = "".join(f"  {other:10} `talaria {other} --help`\n" for other in sorted(others))
+        listing = "".join(f"  {other:10} {about(others[other])}\n" for other in sorted(others))
         print(USAGE.format(others=listing, version=metadata.version("talaria")))
         return 0 if argv else 2
     if name == "--version":
@@ -90,36 +101,77 @@ def run(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise TalariaError(
             f"`talaria {name}` needs {error.name}, which is not installed; "
-            "install the extras: pip install 'talaria[train,eval]'"
+            "in the folder of the project: make test, or pip install -e '.[train,eval]'"
         ) from error
+
+
+def about(command: metadata.EntryPoint) -> str:
+    """What a command does: the first line of its module, which is read but not imported."""
+    try:
+        found = importlib.util.find_spec(command.module)
+        source = Path(found.origin).read_text(encoding="utf-8") if found and found.origin else ""
+    except (ImportError, OSError):
+        source = ""
+    line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    said = line.removeprefix(f"`talaria {command.name}`: ").rstrip(".")
+    return said or f"`talaria {command.name} --help`"
 
 
 def infill_parser() -> argparse.ArgumentParser:
     """The options of `talaria infill`."""
     parser = argparse.ArgumentParser(
         prog="talaria infill",
-        description="Fill a hole and print what belongs there.",
+        description="Fill a hole and print what belongs there. Values in brackets are those that "
+        "hold where none is given.",
         epilog="FILE:LINE:COL is a cursor (1-based line, 0-based column), FILE::QUALIFIED.NAME "
         "the body of a function, - standard input with the hole marked <|fill|>.",
     )
     parser.add_argument("target", help="FILE:LINE:COL, FILE::QUALIFIED.NAME or -")
-    parser.add_argument("--model", help="a folder, or a name from `talaria models`")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    parser.add_argument(
+        "--model", help="a folder, or a name from `talaria models` (the one that is shipped)"
+    )
+    parser.add_argument("--device", default="cpu", help="(cpu), cuda or mps")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="print everything about the result")
-    shown.add_argument("--diff", action="store_true", help="print a unified diff of the file")
+    shown.add_argument(
+        "--diff",
+        action="store_true",
+        help="print a unified diff for `patch -p1` in this folder, or in / for a file elsewhere",
+    )
     parser.add_argument("--write", action="store_true", help="put the middle into the file")
     parser.add_argument("--trace", type=Path, metavar="OUT.html", help="a page that replays it")
-    parser.add_argument("--mode", choices=("diffuse", "verify", "ar"), default="diffuse")
-    parser.add_argument("--candidates", type=int, default=1, metavar="N")
-    parser.add_argument("--max-nfe", type=int, default=128, metavar="N", help="budget of steps")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="longest middle")
+    parser.add_argument(
+        "--mode",
+        choices=("diffuse", "verify", "ar"),
+        default="diffuse",
+        help="(diffuse) commits several tokens a step where it is sure of them, ar writes one a "
+        "step from left to right, verify writes what ar would in fewer steps",
+    )
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        default=1,
+        metavar="N",
+        help="print so many middles, the best first, with a line of -- between them; alike ones "
+        "once, empty ones not; --diff and --write take the best (1)",
+    )
+    parser.add_argument(
+        "--max-nfe", type=int, default=128, metavar="N", help="evaluations of the model (128)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=int, metavar="N", help="longest middle (a quarter of the context)"
+    )
     parser.add_argument(
         "--until",
         choices=("line", "statement", "block"),
-        help="end with it at the latest; a function's body ends with its block",
+        help="end with it at the latest (block for the body of a function, else nothing)",
     )
-    parser.add_argument("--temperature", type=float, metavar="T", help="0 is deterministic")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="0 takes the likeliest token, more draws (0, or 0.7 for several candidates)",
+    )
     add_rules(parser)
     parser.add_argument(
         "--no-syntax-check",
@@ -127,34 +179,42 @@ def infill_parser() -> argparse.ArgumentParser:
         action="store_false",
         help="offer what adds a syntax error too, neither mended nor cut",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="the same seed draws the same text (0)"
+    )
     return parser
 
 
 def add_rules(parser: argparse._ActionsContainer) -> None:
     """The options that say how many tokens a step commits."""
-    for name, kind, value, what in (
-        ("--confidence-threshold", float, "P", "lower is faster and less sure (0.7)"),
-        ("--confidence-factor", float, "F", "instead: surer, the more a step commits; 0 is one"),
-        ("--entropy-bound", float, "NATS", "instead: as far as their doubts sum to no more"),
-        ("--top-k", int, "K", "instead: so many a step"),
-    ):
+    for name, kind, value, what in RULES:
         parser.add_argument(name, type=kind, metavar=value, help=what)
+
+
+def check_rules(args: argparse.Namespace, mode: str = "diffuse") -> None:
+    """UsageError for a rule that would be given in vain: beside another, or in another mode."""
+    values = vars(args)
+    given = [name for name, *_ in RULES if values[name[2:].replace("-", "_")] is not None]
+    if given and mode != "diffuse":
+        raise UsageError(
+            f"{' and '.join(given)} would change nothing in --mode {mode}; "
+            "leave it out, or use --mode diffuse"
+        )
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are rules of their own; give one of them")
 
 
 def infill_command(argv: list[str]) -> int:
     """`talaria infill`: read, fill, then write or print."""
     args = infill_parser().parse_args(argv)
+    check_rules(args, args.mode)
     from coder import source
 
     hole = source.parse_target(args.target, standard_input)
     if args.write and hole.path is None:
         raise UsageError("--write needs a file to write to; standard input has none")
-    if args.trace and (args.trace.is_dir() or (hole.path and same_file(args.trace, hole.path))):
-        raise UsageError(
-            f"--trace is {str(args.trace)!r}, which is the file to fill or a folder; "
-            "give the name of a page to write"
-        )
+    if args.trace:
+        check_page(args.trace, hole.path)
 
     with plain_interrupts():
         from coder import checkpoint
@@ -178,9 +238,7 @@ def infill_command(argv: list[str]) -> int:
     if args.trace:
         from coder.trace import page
 
-        partial = args.trace.with_name(f".{args.trace.name}.partial")
-        partial.write_text(page(result, model, prefix, hole.suffix), encoding="utf-8")
-        os.replace(partial, args.trace)
+        write_page(args.trace, page(result, model, prefix, hole.suffix))
     refused = None
     if args.write and not result.best.text:
         refused = "the model has nothing to offer"
@@ -192,9 +250,11 @@ def infill_command(argv: list[str]) -> int:
         utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
         print(json.dumps(as_json(result, model.name, hole.lead), ensure_ascii=not utf8))
     elif args.diff:
-        print(source.unified_diff(hole, middle), end="")
+        named = replace(hole, path=hole.path and from_here(hole.path))
+        print(source.unified_diff(named, middle), end="")
     elif not args.write:
-        print(middle)
+        offered = [hole.lead + candidate.text for candidate in result.candidates if candidate.text]
+        print(BETWEEN.join(offered), end="\n" if offered else "")
     if refused:
         raise TalariaError(f"{refused}, so {hole.path} is as it was; print it without --write")
     if not args.json:
@@ -225,9 +285,46 @@ def standard_input() -> bytes:
     return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
 
 
-def same_file(one: Path, other: Path) -> bool:
-    """Whether both paths are of one file that exists."""
-    return one.exists() and other.exists() and one.samefile(other)
+def check_page(page: Path, source: Path | None) -> None:
+    """Refuse, before anything is computed, a page that would take another's place or has none."""
+    with telling(page):
+        there = page.exists()
+        if there and (not page.is_file() or (source and page.samefile(source))):
+            raise UsageError(
+                f"--trace is {str(page)!r}, which is the file to fill, a folder or a device; "
+                "give the name of a page to write"
+            )
+        with tempfile.TemporaryFile(dir=page.parent):
+            pass
+
+
+def write_page(page: Path, text: str) -> None:
+    """Write a page, wholly or not at all."""
+    partial = page.with_name(f".{page.name}.partial")
+    with telling(page):
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, page)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def telling(page: Path) -> Iterator[None]:
+    """A page that cannot be written is named as it was given, not as what failed on the way."""
+    try:
+        yield
+    except OSError as error:
+        raise TalariaError(
+            f"--trace is {str(page)!r}, which cannot be written ({error.strerror}); "
+            "give a name in a folder that is there and may be written to"
+        ) from error
+
+
+def from_here(path: Path) -> Path:
+    """Where a file lies, links followed: from this folder on if it is in it, else from the root."""
+    real, here = path.resolve(), Path.cwd()
+    return real.relative_to(here) if real.is_relative_to(here) else real
 
 
 def shorten(text: str) -> str:
@@ -265,12 +362,27 @@ def as_json(result: Infill, model: str, lead: str = "") -> dict[str, object]:
 
 def summary(result: Infill, options: Options) -> str:
     """One line about what it took."""
-    best = result.best
+    best, asked = result.best, options.candidates
+    texts = counted(sum(bool(c.text) for c in result.candidates), "different text")
+    of = f"{texts} of {asked} candidates, the best: " if asked > 1 else ""
+    end = " and <eom>" if best.stopped == "eom" else ""
+    steps = counted(result.nfe, "step")
+    if best.text:
+        each = f"{result.tokens_per_forward:.1f} a step"
+        work = f"{counted(len(best.tokens), 'token')}{end} in {steps} ({each})"
+    else:
+        # Of several, others may have a text that the model holds less likely than none.
+        nothing = "empty" if len(result.candidates) > 1 else "nothing to offer"
+        work = f"{nothing} after {steps}"
     return (
-        f"{len(best.tokens)} tokens in {result.nfe} steps ({result.tokens_per_forward:.1f} each), "
-        f"{result.elapsed_ms:.0f} ms, {options.mode}, stopped at {best.stopped}"
+        f"{of}{work}, {result.elapsed_ms:.0f} ms, {options.mode}, stopped at {best.stopped}"
         f"{'' if result.syntax.clean else ', adds a syntax error'}"
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of a thing, in words."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def models_command(argv: list[str]) -> int:
@@ -321,8 +433,8 @@ def doctor_command(argv: list[str]) -> int:
         examine(args.model, args.device)
     except ImportError as error:
         raise TalariaError(
-            f"{error.name or error} cannot be imported ({error}); install it again: "
-            "pip install --force-reinstall talaria"
+            f"{error.name or error} cannot be imported ({error}); install it again, in the folder "
+            "of the project: pip install --force-reinstall -c constraints.txt -e ."
         ) from error
     return 0
 

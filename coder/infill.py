@@ -32,6 +32,7 @@ Stopped = Literal["eom", "bound", "length", "max_nfe", "max_tokens", "syntax"] |
 MENDS, MEND_NFE = 2, 8  # times that a broken canvas is taken up again, evaluations for each
 FILES = 1 / 3  # of the room for a context that pieces of other files may take
 TRIED = 16  # last tokens of a broken middle at each of which it may be cut, else at line ends
+HALF = "\ufffd"  # what the tokenizer makes of bytes that are no character
 # Rules that may take the place of the threshold, by the option that asks for them.
 RULES: dict[str, Callable[..., Rule]] = {
     "confidence_factor": confidence_factor,
@@ -82,21 +83,25 @@ class Options:
             raise UsageError(f"mode is {self.mode!r}; it must be {', '.join(MODES[:-1])} or ar")
         if self.until not in (None, *UNTIL):
             raise UsageError(f"--until is {self.until!r}; it must be {', '.join(UNTIL)}")
-        for name, low, high in (
-            ("candidates", 1, 64),
-            ("max_nfe", 1, 100_000),
-            ("max_tokens", 1, 100_000),
-            ("temperature", 0, 10),
-            ("confidence_threshold", 0, 1),
-            ("confidence_factor", 0, 1000),
-            ("entropy_bound", 0, 1000),
-            ("top_k", 1, 100_000),
-            ("seed", 0, 2**63 - 1),
+        for name, kind, low, high in (
+            ("candidates", int, 1, 64),
+            ("max_nfe", int, 1, 100_000),
+            ("max_tokens", int, 1, 100_000),
+            ("temperature", float, 0, 10),
+            ("confidence_threshold", float, 0, 1),
+            ("confidence_factor", float, 0, 1000),
+            ("entropy_bound", float, 0, 1000),
+            ("top_k", int, 1, 100_000),
+            ("seed", int, 0, 2**63 - 1),
         ):
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
+            if value is None and getattr(Options, name) is None:
+                continue
+            number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
                 raise UsageError(
-                    f"--{name.replace('_', '-')} is {value}; it must lie between {low} and {high}"
+                    f"--{name.replace('_', '-')} is {value!r}; it must be a "
+                    f"{'whole ' * (kind is int)}number between {low} and {high}"
                 )
         if self.mode == "verify" and (self.candidates > 1 or (self.temperature or 0) > 0):
             raise UsageError(
@@ -454,9 +459,13 @@ class _Course:
         return within
 
     def judged(self, text: str) -> Verdict:
-        """What a middle does to the syntax of its surroundings."""
+        """What a middle does to the syntax of its surroundings.
+
+        Half a character, which the tokens of its bytes can leave, is an error.
+        """
         if text not in self.verdicts:
-            self.verdicts[text] = self.surroundings.judge(text)
+            whole = HALF not in text or HALF in self.hole.prefix or HALF in self.hole.suffix
+            self.verdicts[text] = self.surroundings.judge(text) if whole else Verdict(0, 1)
         return self.verdicts[text]
 
     def doubtful(self, number: int, tokens: list[int], sure: list[float]) -> int | None:

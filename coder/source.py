@@ -141,6 +141,7 @@ def unified_diff(hole: Hole, middle: str) -> str:
     """Return what splicing changes as `git apply` and `patch -p1` read it; empty for nothing."""
     mark = _BOM if hole.bom else ""
     name = "stdin" if hole.path is None else _shown(hole.path.as_posix().lstrip("/"))
+    name += "\t" * (" " in name)  # which tells patch where a name with blanks ends
     old, new = _lines(mark + hole.original), _lines(mark + splice(hole, middle))
     # Of what is equal, difflib sees no more than it shows: of megabytes it would take seconds.
     above = max(0, hole.original.count("\n", 0, hole.start) - _SHOWN)

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from coder.cli import add_rules
+from coder.cli import add_rules, check_rules
 from coder.errors import UsageError
 from evals.generate import progress
 from evals.intervals import bootstrap, percentile
 from evals.jsonl import environment
-from evals.latency import Plan, documents, most_memory, prompts, start
+from evals.latency import SHORTEST, Plan, documents, most_memory, prompts, start
 from evals.suites import Problem
 from evals.tables import columns
 
@@ -50,6 +50,9 @@ class Turn:
 def main(argv: list[str]) -> int:
     """Measure and print a table, or JSON; exit code 0."""
     args = arguments(argv)
+    check_rules(args)
+    if args.context < SHORTEST:
+        raise UsageError(f"--context is {args.context}; the least is {SHORTEST} tokens")
     from coder import checkpoint
     from coder.infill import MODES, Options
 
@@ -99,9 +102,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
-    parser.add_argument("--prompts", type=int, default=24, metavar="N")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="times each is asked")
-    parser.add_argument("--starts", type=int, default=3, metavar="N", help="fresh processes")
+    parser.add_argument("--prompts", type=int, default=24, metavar="N", help="holes (24)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="for each hole (3)")
+    parser.add_argument("--starts", type=int, default=3, metavar="N", help="fresh processes (3)")
     parser.add_argument("--context", type=int, default=384, metavar="N", help="tokens (384)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest middle")
     add_rules(parser)

@@ -138,6 +138,7 @@ def progress(total: int, unit: str) -> Any:
         from tqdm import tqdm
     except ModuleNotFoundError as error:
         raise TalariaError(
-            "evaluation needs tqdm, numpy and scipy; install the extra: pip install 'talaria[eval]'"
+            "evaluation needs tqdm, numpy and scipy; install the extras: "
+            "make test, or pip install -e '.[train,eval]'"
         ) from error
     return tqdm(total=total, unit=unit, file=sys.stderr)

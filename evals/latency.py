@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MODES: tuple[Literal["diffuse", "ar"], ...] = ("diffuse", "ar")
 MISSING = (0, 1, 4)  # whole lines of a hole; 0 is the rest of a line
+SHORTEST = 8  # tokens of a context
 SUFFIX = 0.4  # of the context, as in `coder/infill.py`
 
 
@@ -58,8 +59,8 @@ class Plan:
             value = getattr(self, name)
             if value < 1:
                 raise UsageError(f"--{name} is {value}; it must be at least 1")
-        if min(self.contexts) < 8:
-            raise UsageError(f"--contexts has {min(self.contexts)}; the least is 8 tokens")
+        if min(self.contexts) < SHORTEST:
+            raise UsageError(f"--contexts has {min(self.contexts)}; the least is {SHORTEST} tokens")
 
 
 def documents(corpus: Path | None) -> tuple[list[dict[str, str]], dict[str, str]]:
@@ -91,7 +92,7 @@ def prompts(
         if len(some) < plan.prompts:
             raise UsageError(
                 f"--prompts is {plan.prompts}; only {len(some)} places with {length} tokens around "
-                "them were found: ask for fewer or shorter ones, or give another --corpus"
+                "them were found: ask for fewer or shorter ones"
             )
         found += some.values()
     return found

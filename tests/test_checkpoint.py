@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -218,6 +219,29 @@ def test_a_file_or_nothing_is_no_model(model_folder: Path) -> None:
         checkpoint.find(str(model_folder / CONFIG))
     with pytest.raises(CheckpointError, match="--model is empty"):
         checkpoint.find("")
+
+
+@pytest.mark.parametrize("closed", ["", "models", "models/mine", "models/mine/tokenizer.json"])
+def test_what_may_not_be_read_is_skipped(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    """The model that is shipped is still found and listed, as with another user's home."""
+    shutil.copytree(model_folder, tmp_path / "models" / "mine")
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
+    real = os.stat
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if Path(os.fsdecode(path)).is_relative_to(tmp_path / closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert checkpoint.find().name == checkpoint.DEFAULT_MODEL
+    listed = [listing.name for listing in checkpoint.available()]
+    assert checkpoint.DEFAULT_MODEL in listed
+    assert "mine" not in listed
+    with pytest.raises(CheckpointError, match="'yours'"):
+        checkpoint.find("yours")
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import json
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 
 from coder import checkpoint, cli, engine, source
 from coder.checkpoint import Checkpoint
-from coder.infill import Infill, Options
+from coder.infill import Candidate, Infill, Options
 from coder.infill import infill as fill
 from coder.syntax import judge
 
@@ -116,7 +118,7 @@ def test_the_middle_alone_goes_to_standard_output(infill: Terminal, file: Path) 
     assert infill(f"{file}:7:8") == 0
     assert infill.out == text + "\n"
     assert infill.err.count("\n") == 1
-    assert "steps" in infill.err
+    assert "a step)" in infill.err
 
 
 def test_diff_and_write_agree(infill: Terminal, file: Path) -> None:
@@ -168,11 +170,70 @@ def test_nothing_and_nothing_broken_is_written(
     assert bool(infill.out) == bool(text)
 
 
+def test_nothing_to_offer_is_said(
+    infill: Terminal, file: Path, offer: Callable[[str], None]
+) -> None:
+    """On standard error; standard output stays empty, but for JSON as it always is."""
+    offer("")
+    for target, stdin in targets(file):
+        for shown in ((), ("--diff",)):
+            assert infill(target, *shown, stdin=stdin) == 0
+            assert infill.out == ""
+            assert infill.err.startswith("nothing to offer after ")
+            assert infill.err.count("\n") == 1
+        assert infill(target, "--json", stdin=stdin) == 0
+        assert json.loads(infill.out)["text"] == ""
+
+
+def test_what_it_took_in_words() -> None:
+    """Ones are no plural; the end is told apart from tokens, and several from one."""
+
+    def told(candidates: list[Candidate], asked: int = 1, nfe: int = 1) -> str:
+        result = Infill(candidates, nfe, 5.0, 9, 0, judge("", candidates[0].text, ""), [])
+        return cli.summary(result, Options(candidates=asked)).partition(",")[0]
+
+    one = Candidate("x", [7], "eom", None, 0)
+    two = Candidate("x y", [7, 8], "max_nfe", None, 1)
+    empty = Candidate("", [], "eom", None, 2)
+    assert told([one]) == "1 token and <eom> in 1 step (2.0 a step)"
+    assert told([two], nfe=4) == "2 tokens in 4 steps (0.5 a step)"
+    assert told([empty]) == "nothing to offer after 1 step"
+    assert told([one, two, empty], 4).startswith("2 different texts of 4 candidates")
+    several = Infill([empty, one], 3, 5.0, 9, 0, judge("", "", ""), [])
+    assert "the best: empty after 3 steps" in cli.summary(several, Options(candidates=2))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_diff_can_be_applied(
+    infill: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """In the current folder, however a file in it is named; elsewhere from the root on."""
+    inside = file.parent / "a folder"
+    inside.mkdir()
+    target = inside / ".." / file.name
+    if linked:
+        target = inside / "link.py"
+        target.symlink_to(file)
+    for here, name in ((file.parent, file.name), (inside, file.resolve().as_posix()[1:])):
+        monkeypatch.chdir(here)
+        for given in (target, os.path.relpath(target)):
+            assert infill(f"{given}::Account.deposit", "--diff") == 0
+            assert infill.out.splitlines()[:2] == [f"--- a/{name}", f"+++ b/{name}"]
+    if shutil.which("patch"):
+        patch = ["patch", "--silent", "-p1", "-d", file.anchor]
+        subprocess.run(patch, input=infill.out, text=True, check=True)
+        patched = file.read_text(encoding="utf-8")
+        file.write_text(MODULE, encoding="utf-8")
+        assert infill(f"{file}::Account.deposit", "--write") == 0
+        assert patched == file.read_text(encoding="utf-8")
+
+
 def test_a_trace_never_takes_the_place_of_the_source(infill: Terminal, file: Path) -> None:
     """Whatever its name, nor of a folder."""
     for name in (str(file), str(file.parent / "." / file.name), str(file.parent)):
         assert infill(f"{file}:7:8", "--trace", name) == 2
         assert "--trace" in infill.err
+    assert infill(f"{file}:7:8", "--trace", os.devnull) == 2
     assert file.read_text(encoding="utf-8") == MODULE
     page = file.parent / "page.html"
     assert infill(f"{file}:7:8", "--trace", str(page)) == 0
@@ -239,10 +300,52 @@ def test_candidates_and_trace(infill: Terminal, file: Path, tmp_path: Path) -> N
     assert "http" not in text
 
 
-def test_a_trace_that_cannot_be_written(infill: Terminal, file: Path, tmp_path: Path) -> None:
-    """Is said in one line."""
-    assert infill(f"{file}:7:8", "--trace", str(tmp_path / "no" / "trace.html")) == 1
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+def test_candidates_are_printed(
+    infill: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """All that have a text, the best first, a line between them; the first alone is written."""
+    asked = (f"{file}:7:8", "--mode", mode, "--candidates", "4", "--no-syntax-check")
+    assert infill(*asked, "--json") == 0
+    texts = [candidate["text"] for candidate in json.loads(infill.out)["candidates"]]
+    assert len(texts) > 1
+    assert infill(*asked) == 0
+    assert infill.out == "\n--\n".join(filter(None, texts)) + "\n"
+    assert "of 4 candidates, the best: " in infill.err
+    found = source.parse_target(asked[0], lambda: b"")
+    monkeypatch.chdir(file.parent)
+    assert infill(*asked, "--diff") == 0
+    assert infill.out == source.unified_diff(
+        dataclasses.replace(found, path=Path(file.name)), texts[0]
+    )
+
+
+@pytest.mark.parametrize("place", ["no/trace.html", "account.py/trace.html"])
+def test_a_trace_that_cannot_be_written(
+    infill: Terminal, file: Path, tmp_path: Path, place: str
+) -> None:
+    """Is said in one line, by the name that was given, before a model is looked for."""
+    infill.model = tmp_path / "nothing"
+    assert infill(f"{file}:7:8", "--trace", str(tmp_path / place)) == 1
+    assert f"--trace is {str(tmp_path / place)!r}" in infill.err
     assert infill.err.count("\n") == 1
+
+
+def test_a_trace_that_fails_at_the_end(
+    infill: Terminal, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaves nothing, and the former page as it was."""
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device", ".hidden")
+
+    page = tmp_path / "trace.html"
+    page.write_text("former", encoding="utf-8")
+    monkeypatch.setattr(os, "replace", full)
+    assert infill(f"{file}:7:8", "--trace", str(page)) == 1
+    assert f"{str(page)!r}, which cannot be written (No space left" in infill.err
+    assert page.read_text(encoding="utf-8") == "former"
+    assert sorted(tmp_path.iterdir()) == [file, page]
 
 
 @pytest.mark.parametrize(
@@ -292,6 +395,37 @@ def test_wrong_options(infill: Terminal, file: Path) -> None:
         infill(f"{file}:1:0", "--mode", "fast")
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--top-k", "1", "--confidence-threshold", "0.2"),
+        ("--top-k", "1", "--entropy-bound", "1"),
+        ("--mode", "ar", "--top-k", "2"),
+        ("--mode", "verify", "--confidence-threshold", "0.2"),
+    ],
+)
+def test_a_rule_given_in_vain(infill: Terminal, file: Path, given: tuple[str, ...]) -> None:
+    """Is refused by its name."""
+    assert infill(f"{file}:7:8", *given) == 2
+    assert given[2] in infill.err
+    assert infill.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (("--context", "0"), "--context is 0; the least is 8"),
+        (("--top-k", "1", "--confidence-threshold", "0.2"), "--confidence-threshold and --top-k"),
+    ],
+)
+def test_wrong_options_of_bench(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], reason: str
+) -> None:
+    """Are named as they were given."""
+    assert cli.main(["bench", *given]) == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_an_unknown_or_damaged_model(
     infill: Terminal, model_folder: Path, file: Path, tmp_path: Path
 ) -> None:
@@ -323,9 +457,44 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for command in ("infill", "models", "doctor", "corpus", "tokenizer", "train", "eval"):
         assert command in text
+    assert "--help`\n" not in text
     assert cli.main([]) == 2
     assert cli.main(["fly"]) == 2
     assert "'fly'" in capsys.readouterr().err
+
+
+def test_help_says_what_commands_do_without_importing_them() -> None:
+    """Nor what they need."""
+    program = (
+        "import sys; from coder import cli; cli.main(['--help']); "
+        "heavy = {'torch', 'numpy', 'coder.infill', 'evals.bench', 'finetune.train'}; "
+        "sys.exit(bool(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "  bench      what requests cost on this machine" in done.stdout
+
+
+def test_a_command_whose_package_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is listed all the same; asked for, it says what to install, and how from a clone."""
+    command = metadata.EntryPoint("fly", "nowhere.wings:main", cli.COMMANDS)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [command])
+    assert cli.main(["--help"]) == 0
+    assert "`talaria fly --help`" in capsys.readouterr().out
+    assert cli.main(["fly"]) == 1
+    said = capsys.readouterr().err
+    assert "needs nowhere" in said
+    assert "pip install -e '.[train,eval]'" in said
+
+
+def test_every_option_of_infill_is_explained() -> None:
+    """With what holds where it is not given."""
+    for action in cli.infill_parser()._actions:
+        assert action.help
+        if action.default not in (None, False, True, argparse.SUPPRESS):
+            assert f"({action.default})" in action.help
 
 
 def test_the_shipped_model_from_a_cold_start() -> None:

@@ -413,7 +413,8 @@ def test_typing_moves_the_cut_of_the_prefix_seldom(tokenizer: Tokenizer) -> None
 @pytest.mark.parametrize(
     ("field", "value"),
     [("max_nfe", 0), ("candidates", 0), ("temperature", -1), ("seed", -1), ("mode", "fast"),
-     ("confidence_threshold", 1.5), ("candidates", 1000)],
+     ("confidence_threshold", 1.5), ("candidates", 1000), ("candidates", 1.5), ("candidates", None),
+     ("max_tokens", 10.5), ("seed", 1.5), ("seed", True), ("max_nfe", "3"), ("temperature", "0")],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(field: str, value: object) -> None:
     """With the name and the value; exit code 2."""
@@ -492,6 +493,19 @@ def test_a_long_middle_is_cut_at_the_end_of_a_line(model: Checkpoint) -> None:
     course.trim(hurried=False)
     assert course.text(course.middles[0]) == "\n    ".join(lines[:3])
     assert course.stopped == ["syntax"]
+
+
+def test_half_a_character_is_cut_off(model: Checkpoint) -> None:
+    """What the bytes of a sign leave that are not all there is no text to offer."""
+    shipped = checkpoint.load()
+    tokens = shipped.tokenizer.encode("total = '\N{GRINNING FACE}'")
+    half = next(
+        n for n in range(len(tokens)) if shipped.tokenizer.decode(tokens[:n]).endswith("\ufffd")
+    )
+    course = _Course(Hole("x = 1\n", "'\n"), Options(), 64, shipped, None, None)
+    course.middles[0] = tokens[:half]
+    course.trim(hurried=False)
+    assert course.text(course.middles[0]) == "total = '"
 
 
 def after(steps: int) -> Callable[[], Interruption | None]:

@@ -1,0 +1,19 @@
+"""A bank account, unfinished: the commands of the README fill it in."""
+
+
+class Account:
+    """What somebody has at the bank."""
+
+    def __init__(self, owner, balance=0):
+        self.owner = owner
+        self.balance = balance
+
+    def deposit(self, amount):
+        """Add an amount to the balance."""
+        if amount < 0:
+            raise ValueError
+        self.balance += amount
+
+    def current_balance(self):
+        """Return the current balance."""
+        raise NotImplementedError
