@@ -170,7 +170,7 @@ def infill_parser() -> argparse.ArgumentParser:
         "--temperature",
         type=float,
         metavar="T",
-        help="0 takes the likeliest token, more draws (0, or 0.7 for several candidates)",
+        help="0 takes the likeliest token, more draws (0, and 0.7 for candidates after the first)",
     )
     add_rules(parser)
     parser.add_argument(
@@ -189,15 +189,22 @@ def add_rules(parser: argparse._ActionsContainer) -> None:
     """The options that say how many tokens a step commits."""
     for name, kind, value, what in RULES:
         parser.add_argument(name, type=kind, metavar=value, help=what)
+    parser.add_argument(
+        "--remask",
+        type=float,
+        metavar="P",
+        help="choose tokens of less confidence again once all others are there (never)",
+    )
 
 
 def check_rules(args: argparse.Namespace, mode: str = "diffuse") -> None:
     """UsageError for a rule that would be given in vain: beside another, or in another mode."""
     values = vars(args)
     given = [name for name, *_ in RULES if values[name[2:].replace("-", "_")] is not None]
-    if given and mode != "diffuse":
+    vain = given + ["--remask"] * (args.remask is not None)
+    if vain and mode != "diffuse":
         raise UsageError(
-            f"{' and '.join(given)} would change nothing in --mode {mode}; "
+            f"{' and '.join(vain)} would change nothing in --mode {mode}; "
             "leave it out, or use --mode diffuse"
         )
     if len(given) > 1:

@@ -30,6 +30,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Interruption = Literal["deadline", "cancelled"]
 Stopped = Literal["eom", "bound", "length", "max_nfe", "max_tokens", "syntax"] | Interruption
 MENDS, MEND_NFE = 2, 8  # times that a broken canvas is taken up again, evaluations for each
+DIVERSE = 0.7  # temperature of candidates after the first
 FILES = 1 / 3  # of the room for a context that pieces of other files may take
 TRIED = 16  # last tokens of a broken middle at each of which it may be cut, else at line ends
 HALF = "\ufffd"  # what the tokenizer makes of bytes that are no character
@@ -53,12 +54,15 @@ class Options:
     max_tokens            longest middle; None: a quarter of the model's context
     until                 where a middle ends at the latest: with the "line", "statement" or
                           "block" that the hole is in, as `coder/bounds.py` has them
-    temperature           0 takes the likeliest token; None: 0, but 0.7 where several
-                          candidates are asked for
+    temperature           0 takes the likeliest token; None: 0 for the first candidate,
+                          DIVERSE for further ones
     confidence_threshold  confidence from which a token is committed
     confidence_factor, entropy_bound, top_k
                           another rule in the place of the threshold, at most one:
                           `coder/unmask.py` says what they do
+    remask                tokens committed with less confidence are masked once more when the
+                          canvas is whole, and chosen again in sight of all others; in the
+                          mode "diffuse"; None: they stay
     check_syntax          a middle that adds a syntax error is denoised again from the doubtful
                           token in the error on, MENDS times; what is still broken is cut to
                           its longest part that adds none, maybe to nothing
@@ -75,6 +79,7 @@ class Options:
     confidence_factor: float | None = None
     entropy_bound: float | None = None
     top_k: int | None = None
+    remask: float | None = None
     check_syntax: bool = True
     seed: int = 0
 
@@ -92,6 +97,7 @@ class Options:
             ("confidence_factor", float, 0, 1000),
             ("entropy_bound", float, 0, 1000),
             ("top_k", int, 1, 100_000),
+            ("remask", float, 0, 1),
             ("seed", int, 0, 2**63 - 1),
         ):
             value = getattr(self, name)
@@ -361,9 +367,6 @@ def _fill(
         room = total - -(-longest // block) * block
         contexts.append(fit_context(tokenizer, hole.prefix, hole.suffix, room, hole.files))
     count = options.candidates
-    temperature = options.temperature
-    if temperature is None:
-        temperature = 0.0 if count == 1 else 0.7
 
     reused, why = 0, interrupted()
     if why is None:
@@ -375,7 +378,7 @@ def _fill(
             each = torch.arange(len(holes), device=denoiser.device)
             cache = cache.rows(each.repeat_interleave(count))
         decode = _diffuse if options.mode == "diffuse" else _autoregress
-        why = decode(model, options, temperature, courses, cache, interrupted)
+        why = decode(model, options, courses, cache, interrupted)
     if why:
         for course in courses:
             course.interrupt(why)
@@ -430,6 +433,7 @@ class _Course:
         self.verdicts: dict[str, Verdict] = {}
         self.bound = Bound(options.until, hole.prefix) if options.until else None
         self.reached: set[tuple[int, ...]] = set()  # middles that a bound ended
+        self.given_temperature = options.temperature
         self.budget = options.max_nfe - (options.candidates > 1)
         self.nfe = 0
 
@@ -540,7 +544,14 @@ class _Course:
             left if most is None else min(left, most),
             self.length is None,
             bound=partial(self.within, number) if self.bound else None,
+            temperature=self.temperature(number),
         )
+
+    def temperature(self, number: int) -> float:
+        """At which a candidate is drawn: by itself, the first is the likeliest."""
+        if self.given_temperature is not None:
+            return self.given_temperature
+        return DIVERSE if number else 0.0
 
     def left(self, number: int) -> int | None:
         """How many tokens a candidate still lacks, where its length is given."""
@@ -609,7 +620,6 @@ def _record(rows: _Rows, canvas: int, step: Step) -> None:
 def _autoregress(
     model: Checkpoint,
     options: Options,
-    temperature: float,
     courses: Sequence[_Course],
     cache: KVCache,
     interrupted: Callable[[], Interruption | None],
@@ -625,7 +635,7 @@ def _autoregress(
     if options.mode == "verify":
         steps = verify(model.denoiser, before, tokenizer.mid, canvas, terms)
     else:
-        steps = autoregress(model.denoiser, before, tokenizer.mid, canvas, temperature, terms)
+        steps = autoregress(model.denoiser, before, tokenizer.mid, canvas, terms)
     while not (why := interrupted()) and (step := next(steps, None)):
         _record(rows, 0, step)
         canvas = step.canvas
@@ -638,7 +648,6 @@ def _autoregress(
 def _diffuse(
     model: Checkpoint,
     options: Options,
-    temperature: float,
     courses: Sequence[_Course],
     cache: KVCache,
     interrupted: Callable[[], Interruption | None],
@@ -655,12 +664,13 @@ def _diffuse(
         sure = torch.zeros(canvas.ids.shape, device=denoiser.device)
         banned: list[Banned] = [()] * len(rows)
         written = canvas
-        for mend in range(1 + MENDS * options.check_syntax):
+        for turn in range(1 + (options.remask is not None) + MENDS * options.check_syntax):
+            mend = any(banned)
             terms = [
                 replace(course.row(candidate, MEND_NFE if mend else None), banned=ban)
                 for (course, candidate), ban in zip(rows, banned, strict=True)
             ]
-            steps = denoise(denoiser, cache, canvas, rule, temperature, terms)
+            steps = denoise(denoiser, cache, canvas, rule, terms)
             while not (why := interrupted()) and (step := next(steps, None)):
                 _record(rows, number, step)
                 canvas = step.canvas
@@ -668,11 +678,15 @@ def _diffuse(
                 sure = torch.where(step.committed, step.confidence, sure)
             if why:
                 for place, (course, candidate) in enumerate(rows):
-                    whole = written if mend and not written.open[place].any() else canvas
+                    whole = written if turn and not written.open[place].any() else canvas
                     complete = bool(whole.ended[place] < block) and not whole.open[place].any()
                     course.take(candidate, whole.middle(place), complete, forced=False)
                 return why
             written = canvas if not mend else written
+            if options.remask is not None and not turn:
+                canvas = _doubted(rows, canvas, sure, options.remask)
+                if canvas.open.any():
+                    continue
             if options.check_syntax and not interrupted():
                 vain, canvas, banned = _taken_up(rows, written, canvas, sure, banned)
                 for place in vain:
@@ -701,6 +715,16 @@ def _diffuse(
             course.nfe += 1
         number += 1
     return None
+
+
+def _doubted(rows: _Rows, canvas: Canvas, sure: Tensor, least: float) -> Canvas:
+    """The canvas with masks for the tokens that were committed with less confidence.
+
+    They were chosen before others were there; ends stay. A row whose budget is spent does too.
+    """
+    doubtful = (sure < least) & (canvas.ids != canvas.mask) & (canvas.ids != canvas.eom)
+    spent = torch.tensor([course.nfe >= course.budget for course, _ in rows], device=sure.device)
+    return replace(canvas, ids=canvas.ids.masked_fill(doubtful & ~spent[:, None], canvas.mask))
 
 
 def _taken_up(

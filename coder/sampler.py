@@ -43,6 +43,7 @@ class Row:
     banned     what it may not say
     bound      tells of the first tokens of its canvas how many lie within a bound; None
                while it is not reached
+    temperature  0 takes the likeliest token, others draw
     """
 
     generator: torch.Generator
@@ -50,6 +51,7 @@ class Row:
     ends: bool = True
     banned: Banned = ()
     bound: Callable[[list[int]], int | None] | None = None
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,26 +90,31 @@ def predict(
     where: Bool[Tensor, "batch block"],
     logits: Float[Tensor, "positions vocab"],
     canvas: Canvas,
-    temperature: float,
     rows: Sequence[Row],
 ) -> Prediction:
     """A token for each position at `where`, whose logits are given and used up.
 
-    Temperature 0 takes the likeliest. Above it a row is drawn with its own
-    generator, so that it does not depend on the rows beside it. Masks and the
-    marks of the layout, whose ids lie above that of `<eom>`, are never chosen.
+    A row that is drawn is so with its own generator and does not depend on the rows
+    beside it. Masks and the marks of the layout, whose ids lie above that of `<eom>`,
+    are never chosen.
     """
     allow(where, logits, canvas, rows)
-    if temperature < COLD:
+    hot = [row.temperature >= COLD for row in rows]
+    if not any(hot):
         probabilities = logits.softmax(-1)
         chances, drawn = probabilities.max(-1)
     else:
-        probabilities = (logits / temperature).softmax(-1)
-        own = probabilities.split_with_sizes(where.sum(1).tolist())
+        counts = where.sum(1)
+        divisors = [row.temperature if warm else 1.0 for row, warm in zip(rows, hot, strict=True)]
+        each = torch.tensor(divisors, device=logits.device).repeat_interleave(counts)
+        probabilities = (logits / each[:, None]).softmax(-1)
+        own = zip(probabilities.split_with_sizes(counts.tolist()), rows, hot, strict=True)
         drawn = torch.cat(
             [
-                torch.multinomial(each, 1, generator=row.generator)
-                for each, row in zip(own, rows, strict=True)
+                torch.multinomial(some, 1, generator=row.generator)
+                if warm
+                else some.argmax(1, True)
+                for some, row, warm in own
             ]
         )
         chances, drawn = probabilities.gather(1, drawn).squeeze(1), drawn.squeeze(1)
@@ -146,7 +153,6 @@ def denoise(
     cache: KVCache,
     canvas: Canvas,
     rule: Rule,
-    temperature: float,
     rows: Sequence[Row],
 ) -> Iterator[Step]:
     """Commit the masks of each row, the last that its budget allows all at once."""
@@ -163,7 +169,7 @@ def denoise(
         width = int(present.sum(1).amax())
         hidden = denoiser.denoise(part.ids[:, :width], cache, present[:, :width])
         logits = denoiser.logits(hidden[where[:, :width]])
-        prediction = predict(where, logits, part, temperature, going)
+        prediction = predict(where, logits, part, going)
         ruled = rule(prediction)
         after = part.commit(prediction.tokens, torch.where(last[:, None], where, ruled))
         after = bounded(after, going)
@@ -188,7 +194,6 @@ def autoregress(
     cache: KVCache,
     last: int,
     canvas: Canvas,
-    temperature: float,
     rows: Sequence[Row],
 ) -> Iterator[Step]:
     """Fill the canvas from left to right, a token a step: the baseline on the same weights.
@@ -206,7 +211,7 @@ def autoregress(
         hidden, cache = denoiser.encode([[token] for token in following], cache)
         here = torch.zeros_like(part.ids, dtype=torch.bool)
         here[:, place] = True
-        found = predict(here, denoiser.logits(hidden[:, 0]), part, temperature, going)
+        found = predict(here, denoiser.logits(hidden[:, 0]), part, going)
         after = bounded(part.commit(found.tokens, here), going)
         step = step_of(canvas, index, after, found.probability, here)
         canvas = step.canvas
@@ -240,7 +245,7 @@ def verify(
         beyond = (0, len(each))
         inside = F.pad(part.open, beyond).gather(1, at)
         where = spread(inside, at, part.open)
-        found = predict(where, denoiser.logits(read[inside]), part, 0.0, going)
+        found = predict(where, denoiser.logits(read[inside]), part, going)
         written = F.pad(found.tokens, beyond).gather(1, at)
         agrees = (tokens[:, 1:] == written[:, :-1]) & inside[:, :-1]
         run = agrees.cumprod(1).sum(1, keepdim=True)

@@ -22,7 +22,7 @@ SUITES = (*SOURCES, "line-end")
 # Of the decoder's options, those that the command line offers.
 OPTIONS = (
     *("mode", "max_nfe", "max_tokens", "temperature", "seed"),
-    *("confidence_threshold", "confidence_factor", "entropy_bound", "top_k"),
+    *("confidence_threshold", "confidence_factor", "entropy_bound", "top_k", "remask"),
 )
 SUGGESTED = 32  # tokens of a suggestion while typing, at most: an editor shows a line or two
 

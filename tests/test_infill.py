@@ -495,6 +495,42 @@ def test_a_long_middle_is_cut_at_the_end_of_a_line(model: Checkpoint) -> None:
     assert course.stopped == ["syntax"]
 
 
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+def test_the_first_of_several_candidates_is_the_likeliest(mode: Mode) -> None:
+    """What is written alone is among them; at a temperature that is given, all are drawn."""
+    shipped = checkpoint.load()
+    for hole in holes_of(CODE[4], "")[1::2]:
+        one = infill(shipped, hole.prefix, hole.suffix, raw(mode, max_tokens=24))
+        some = infill(shipped, hole.prefix, hole.suffix, raw(mode, 4, max_tokens=24))
+        assert one.best.text in [candidate.text for candidate in some.candidates]
+        drawn = replace(raw(mode, 4, max_tokens=24), temperature=5.0)
+        hot = infill(shipped, hole.prefix, hole.suffix, drawn)
+        assert one.best.text not in [candidate.text for candidate in hot.candidates]
+
+
+@pytest.mark.parametrize("max_nfe", [1, 2, 3, 40])
+def test_doubtful_tokens_are_chosen_again(model: Checkpoint, max_nfe: int) -> None:
+    """In the steps that are left, those below the bar alone; ends and sure ones stay."""
+    taken = 0
+    for seed in range(8):
+        options = raw(max_nfe=max_nfe, max_tokens=8, temperature=1.0, seed=seed)
+        plain = infill(model, PREFIX, SUFFIX, options)
+        again = infill(model, PREFIX, SUFFIX, replace(options, remask=0.5))
+        assert again.nfe <= max_nfe
+        first = [frame.step for frame in again.frames[: plain.nfe] if frame.canvas == 0]
+        whole = first[-1].canvas
+        sure = torch.zeros(whole.ids.shape)
+        for step in first:
+            sure = torch.where(step.committed, step.confidence, sure)
+        doubtful = (sure < 0.5) & (whole.ids != whole.mask) & (whole.ids != whole.eom)
+        assert (again.nfe > plain.nfe) == (bool(doubtful.any()) and plain.nfe < max_nfe)
+        last = again.frames[-1].step.canvas
+        kept = ~doubtful & (torch.arange(whole.ids.shape[1]) < last.ended[:, None])
+        assert torch.equal(last.ids[kept], whole.ids[kept])
+        taken += again.nfe > plain.nfe
+    assert taken >= 4 or max_nfe < 40
+
+
 def test_half_a_character_is_cut_off(model: Checkpoint) -> None:
     """What the bytes of a sign leave that are not all there is no text to offer."""
     shipped = checkpoint.load()

@@ -18,9 +18,12 @@ from coder.unmask import confidence_threshold
 CONTEXT = [5, 9, 33, 120, 7]
 
 
-def rows(*seeds: int, max_nfe: int = 50, ends: bool = True) -> list[Row]:
+def rows(*seeds: int, max_nfe: int = 50, ends: bool = True, temperature: float = 0.0) -> list[Row]:
     """A row for each seed."""
-    return [Row(torch.Generator().manual_seed(seed), max_nfe, ends) for seed in seeds]
+    return [
+        Row(torch.Generator().manual_seed(seed), max_nfe, ends, temperature=temperature)
+        for seed in seeds
+    ]
 
 
 @given(
@@ -48,8 +51,7 @@ def test_denoising_keeps_its_promises(
             cache,
             canvas,
             confidence_threshold(threshold),
-            temperature,
-            rows(1, max_nfe=max_nfe),
+            rows(1, max_nfe=max_nfe, temperature=temperature),
         )
     )
     assert 1 <= len(steps) <= max_nfe
@@ -69,15 +71,17 @@ def test_denoising_keeps_its_promises(
 def test_a_batch_row_is_denoised_as_it_is_alone(
     denoiser: Transformer, tokenizer: Tokenizer, temperature: float
 ) -> None:
-    """Candidates in one batch do not disturb each other."""
+    """Candidates in one batch do not disturb each other, whatever the temperature of each."""
     rule = confidence_threshold(0.5)
     _, cache = denoiser.encode([CONTEXT] * 3)
     blank = Canvas.blank(3, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
-    *_, together = denoise(denoiser, cache, blank, rule, temperature, rows(1, 2, 3))
+    three = [*rows(1), *rows(2, 3, temperature=temperature)]
+    *_, together = denoise(denoiser, cache, blank, rule, three)
+    again = [*rows(1), *rows(2, 3, temperature=temperature)]
     for row in range(3):
         _, solo = denoiser.encode([CONTEXT])
         blank = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
-        *_, alone = denoise(denoiser, solo, blank, rule, temperature, rows(row + 1))
+        *_, alone = denoise(denoiser, solo, blank, rule, [again[row]])
         assert alone.canvas.middle(0) == together.canvas.middle(row)
 
 
@@ -98,9 +102,9 @@ def test_ended_rows_cost_nothing(
     canvas, four = blank.ending([3, 0, 1, 2]), rows(0, 1, 2, 3, ends=False)
     monkeypatch.setattr(denoiser, "run", run)
     if mode == "diffuse":
-        steps = list(denoise(denoiser, cache, canvas, confidence_threshold(1), 0.0, four))
+        steps = list(denoise(denoiser, cache, canvas, confidence_threshold(1), four))
     else:
-        steps = list(autoregress(denoiser, cache, 7, canvas, 0.0, four))
+        steps = list(autoregress(denoiser, cache, 7, canvas, four))
     assert seen == [3, 2, 1]
     took_part = [step.committed.any(1).tolist() for step in steps]
     assert took_part[1] == [True, False, False, True]
@@ -112,7 +116,7 @@ def test_each_row_has_a_budget_of_its_own(denoiser: Transformer, tokenizer: Toke
     _, cache = denoiser.encode([CONTEXT] * 2)
     blank = Canvas.blank(2, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
     both = [*rows(0, max_nfe=2, ends=False), *rows(1, ends=False)]
-    steps: list[Step] = list(denoise(denoiser, cache, blank, confidence_threshold(1), 0.0, both))
+    steps: list[Step] = list(denoise(denoiser, cache, blank, confidence_threshold(1), both))
     assert len(steps) == 8
     assert [step.forced.tolist() for step in steps[:3]] == [
         [False, False],
@@ -138,10 +142,13 @@ def test_where_the_length_is_given_no_eom_is_drawn(
         return logits
 
     monkeypatch.setattr(denoiser, "logits", eager)
-    three = [*rows(0, 1, ends=False), *rows(2)]
+    three = [
+        *rows(0, 1, ends=False, temperature=temperature),
+        *rows(2, temperature=temperature),
+    ]
     canvas = blank.ending([5, 9, None])
     rule = confidence_threshold(0.9)
-    *_, last = denoise(denoiser, cache, canvas, rule, temperature, three)
+    *_, last = denoise(denoiser, cache, canvas, rule, three)
     assert last.canvas.ended.tolist() == [5, 8, 0]
     assert [len(last.canvas.middle(row)) for row in range(3)] == [5, 8, 0]
 
@@ -162,7 +169,7 @@ def test_autoregression_is_greedy_decoding(denoiser: Transformer, tokenizer: Tok
     """Token by token it writes what an uncached left-to-right reading predicts."""
     _, cache = denoiser.encode([CONTEXT[:-1]])
     blank = Canvas.blank(1, 6, tokenizer.mask, tokenizer.eom, denoiser.device)
-    *_, last = autoregress(denoiser, cache, CONTEXT[-1], blank, 0.0, rows(0, max_nfe=6))
+    *_, last = autoregress(denoiser, cache, CONTEXT[-1], blank, rows(0, max_nfe=6))
     text = list(CONTEXT)
     for _ in range(6):
         hidden, _ = denoiser.encode([text])
