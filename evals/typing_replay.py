@@ -113,7 +113,8 @@ def regions(documents: Sequence[dict[str, str]], count: int, seed: int) -> list[
         if len(lines) < 2 * LINES:
             continue
         first = rng.randrange(len(lines) - LINES)
-        region = "".join(lines[first : first + LINES])
+        # The last line's break stays behind the cursor, as it does in an editor.
+        region = "".join(lines[first : first + LINES]).removesuffix("\n")
         if len(region) > LONGEST or sum(bool(line.strip()) for line in lines[first:][:LINES]) < 4:
             continue
         file = f"{document['package']}:{document['path']}"
@@ -121,7 +122,7 @@ def regions(documents: Sequence[dict[str, str]], count: int, seed: int) -> list[
             id=f"{file}:{first + 1}",
             cluster=file,
             prefix="".join(lines[:first]),
-            suffix="".join(lines[first + LINES :]),
+            suffix="\n" + "".join(lines[first + LINES :]),
             solution=region,
         )
     return list(found.values())
