@@ -13,7 +13,7 @@ import re
 import warnings
 from bisect import bisect
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import islice
@@ -36,23 +36,8 @@ _UNREADABLE = 200  # characters to an error, and fewer: no code
 # The plainest rests of a line, and what may stand before the brackets that it lacks.
 _PLAIN = ("", "x", "x:", ":")
 _STEMS = (
-    *(
-        "x",
-        "",
-        "=x",
-        "x, ",
-        "()",
-        "x()",
-        "(x)",
-        " import x",
-        " import ",
-        "x import x",
-        ": x",
-        " as x",
-        " in x",
-        "x=",
-    ),
-    *('"', "'", "x.", " x"),
+    *("x", "", "()", "'", "x, ", '"', "=x", "x()", "(x)", " import x", " import ", "x import x"),
+    *(": x", " as x", " in x", "x=", "x.", " x"),
 )
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _NEAR = 3_000  # characters on either side in which a bracket's other half is looked for
@@ -64,6 +49,10 @@ _LEXEMES = re.compile(
 _ASKED = 8  # plain fillings that parse, about which Python is asked at most
 # A line at which something of its own begins: no end of a bracket, no branch of a statement.
 _OWN_LINE = re.compile(r"^([ \t]*)(?!(?:elif|else|except|finally|case)\b)[^\s#)\]}]", re.MULTILINE)
+_LINE = re.compile(r"^([ \t]*)[^\s#]", re.MULTILINE)
+_BRANCHES = ("elif", "else", "except", "finally", "case")
+# The plainest headers; the block of a loop takes what that of any other may take.
+_HEADERS = {"async def ": "async def _():", "def ": "def _():", "class ": "class _:"}
 # What a part of a text may have been cut out of, likeliest first: beginning and end.
 _FRAMES = (
     *(("", ""), ("def _():\n", ""), ("{", "}"), ("[", "]"), ("f(", ")")),
@@ -107,12 +96,12 @@ _FORMATTED = re.compile(r"(?<!\w)(?:[ft]r?|r[ft])$", re.IGNORECASE)
 class Verdict:
     """What a completion does to the syntax of the text around it.
 
-    `errors_before` counts the errors that the surroundings alone are to blame for:
-    the fewest that any of some plain fillings of the hole leaves. `errors_after`
-    counts them with the middle in place. tree-sitter accepts things that Python
-    refuses; where it finds nothing, `refused` says whether this interpreter refuses
-    the function around the middle, or the module's statements that the middle touches,
-    and would take them with some plain filling.
+    `errors_before` counts the errors that the surroundings alone are to blame for: the
+    fewest that any of some plain fillings of the hole leaves, in the whole or in the
+    statement around it. `errors_after` counts them with the middle in place. tree-sitter
+    accepts things that Python refuses; where it finds nothing, `refused` says whether this
+    interpreter refuses the function around the middle, or the module's statements that the
+    middle touches, and would take them with some plain filling.
     """
 
     errors_before: int
@@ -199,6 +188,7 @@ class Surroundings:
 
     Of a side longer than `REACH`, only a part next to the hole counts that can stand for
     itself: from where the indentation is least, within what it is seen to stand in.
+    Where there are errors elsewhere, the statement that the hole is in decides.
     Where there are errors all over, as in a long text that is no code, every middle is refused.
     """
 
@@ -207,6 +197,7 @@ class Surroundings:
         before = _near_end(prefix)
         after = None if before is None else _near_start(before, suffix)
         prefix, suffix = before or "", after or ""
+        self.text = prefix, suffix
         self.prefix, self.suffix = _encoded(prefix), _encoded(suffix)
         self.tree = (trees or Trees()).parse(self.prefix + self.suffix)
         self.fillings = _fillings(prefix, suffix)
@@ -217,14 +208,27 @@ class Surroundings:
         )
 
     @cached_property
-    def least(self) -> int:
-        """The fewest errors that a plain filling leaves."""
-        least = self.errors_unfilled
+    def plainest(self) -> tuple[int, str]:
+        """The fewest errors that a plain filling leaves, and the first that leaves so many."""
+        best = self.errors_unfilled, ""
         for filling in self.fillings:
-            if not least:
+            if not best[0]:
                 break
-            least = min(least, _count(self._filled(filling)))
-        return least
+            best = min(best, (_count(self._filled(filling)), filling), key=lambda it: it[0])
+        return best
+
+    @cached_property
+    def part(self) -> tuple[Surroundings, int] | None:
+        """Where there are errors elsewhere, the statement around the hole, and how many they are.
+
+        They are those that the plainest filling of the statement leaves in the whole.
+        """
+        if not self.errors_unfilled:
+            return None
+        part = Surroundings(*_part(*self.text, self._begins))
+        part.part = None  # it is judged by itself
+        elsewhere = _count(self._filled(part.plainest[1]))
+        return (part, elsewhere) if elsewhere else None
 
     @cached_property
     def mendable(self) -> bool:
@@ -256,12 +260,21 @@ class Surroundings:
             return Verdict(0, 0)
         if not errors:
             return Verdict(0, 0, refused=self.mendable)
-        return Verdict(min(errors, self.least), errors)
+        if self.part:
+            part, elsewhere = self.part
+            own = part._judge(middle)
+            # What is wrong in the statement alone may be needed elsewhere: the end of a string.
+            if own.clean or errors >= elsewhere:
+                added = own.errors_after - own.errors_before
+                return Verdict(elsewhere, elsewhere + added, own.refused)
+        return Verdict(min(errors, self.plainest[0]), errors)
 
     def errors(self, middle: str) -> list[tuple[int, int]]:
         """Where the filled text's errors touch the middle: begins and ends, in its bytes."""
         if self.unreadable:
             return []
+        if self.part:
+            return self.part[0].errors(middle)
         start = len(self.prefix)
         end = start + len(_encoded(middle))
         return [
@@ -269,6 +282,14 @@ class Surroundings:
             for node in _errors(self._filled(middle))
             if node.start_byte <= end and node.end_byte >= start
         ]
+
+    def _begins(self, place: int) -> bool:
+        """Whether a statement may begin there: not in a string, nor after a line that goes on."""
+        before = "".join(self.text)[:place]
+        byte = len(_encoded(before))
+        around = self.tree.root_node.descendant_for_byte_range(byte - 1, byte + 1) if byte else None
+        inside = around is not None and "string" in around.type
+        return not inside and not before.rstrip(" \t").endswith("\\\n")
 
     def _filled(self, middle: str) -> Node:
         whole = self.prefix + _encoded(middle) + self.suffix
@@ -462,8 +483,8 @@ def _fillings(prefix: str, suffix: str) -> list[str]:
     above, _, line = prefix.rpartition("\n")
     lacking = _lacking(prefix, suffix)
     if line.strip():
-        ends = ["", ",", ":"]
-        return list(dict.fromkeys([*_PLAIN, *(x + lacking + end for end in ends for x in _STEMS)]))
+        ends = ["", ":", ","]
+        return list(dict.fromkeys([*_PLAIN, *(x + lacking + end for x in _STEMS for end in ends)]))
     # The hole has its line's indentation: as deep as the line above, or a level deeper.
     last = next((line for line in reversed(above.split("\n")) if line.strip()), "")
     depth = "" if line else last[: len(last) - len(last.lstrip())]
@@ -477,15 +498,10 @@ def _fillings(prefix: str, suffix: str) -> list[str]:
 
 def _lacking(prefix: str, suffix: str) -> str:
     """The brackets that must stand in a hole: those that close or open what is around it."""
-    opened: list[str] = []
-    for bracket in _brackets(prefix[-_NEAR:]):
-        if bracket in _CLOSING:
-            opened.append(bracket)
-        elif opened:
-            opened.pop()
+    opened = [bracket for _, bracket in _opened(prefix[-_NEAR:])]
     closed: list[str] = []
     depth = 0
-    for bracket in _brackets(suffix[:_NEAR]):
+    for _, bracket in _brackets(suffix[:_NEAR]):
         depth += 1 if bracket in _CLOSING else -1
         if depth < 0:
             closed.append(bracket)
@@ -497,9 +513,73 @@ def _lacking(prefix: str, suffix: str) -> str:
     return "".join(_CLOSING[start] for start in reversed(opened[len(closed) :]))
 
 
-def _brackets(text: str) -> Iterator[str]:
-    """The brackets of a text that stand neither in a string nor in a comment."""
-    return (found[0] for found in _LEXEMES.finditer(text) if found[0] in "()[]{}")
+def _opened(text: str) -> list[tuple[int, str]]:
+    """Where brackets are opened that are not closed again, and which."""
+    opened: list[tuple[int, str]] = []
+    for place, bracket in _brackets(text):
+        if bracket in _CLOSING:
+            opened.append((place, bracket))
+        elif opened:
+            opened.pop()
+    return opened
+
+
+def _brackets(text: str) -> Iterator[tuple[int, str]]:
+    """The brackets of a text that stand neither in a string nor in a comment, and where."""
+    return ((it.start(), it[0]) for it in _LEXEMES.finditer(text) if it[0] in "()[]{}")
+
+
+def _part(prefix: str, suffix: str, begins: Callable[[int], bool]) -> tuple[str, str]:
+    """The statement around a hole, in plain headers of what it is in by its indentation."""
+    starts = _starts(prefix, suffix, begins)
+    begin, depth, _ = starts.pop(0)
+    while starts:
+        above = prefix[starts[0][0] : begin]
+        block = next((it.start() for it in _OWN_LINE.finditer(above) if it[1] == depth), len(above))
+        if not any(place < block for place, _ in _opened(above)):
+            break
+        begin, depth, _ = starts.pop(0)  # the line goes on with what is opened above
+    ends = (
+        it
+        for it in _LINE.finditer(suffix, suffix.find("\n") + 1 or len(suffix))
+        if len(it[1]) < len(depth) + bool(_OWN_LINE.match(suffix, it.start()))
+        if begins(len(prefix) + it.end() - 1)
+    )
+    end = next(ends, None)
+    if end and prefix.endswith("\n") and len(end[1]) == len(depth):
+        end = next(ends, None)  # a line that is not there yet must fit what follows it
+    headers = [f"{depth}{_plain(line)}\n" for _, depth, line in reversed(starts)]
+    return "".join(headers) + prefix[begin:], suffix[: end.start() if end else None]
+
+
+def _starts(prefix: str, suffix: str, begins: Callable[[int], bool]) -> list[tuple[int, str, str]]:
+    """Where the statements around a hole begin, innermost first, with indentation and line."""
+    hole = prefix[prefix.rfind("\n") + 1 :]
+    # It may become a branch of the statement above, or lie deeper than it seems so far.
+    unsaid = any(word.startswith(hole.strip()) for word in _BRANCHES)
+    text = prefix[: len(prefix) - len(hole)] if unsaid else prefix
+    lines, place = text.split("\n"), len(text) + 1
+    depth = len(hole) - len(hole.lstrip())
+    if not hole:
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        following = _OWN_LINE.search(suffix)
+        depth = min(len(last) - len(last.lstrip()), len(following[1]) if following else 0)
+    found = []
+    for line in reversed(lines):
+        place -= len(line) + 1
+        it = _LINE.match(line)
+        if it and len(it[1]) <= depth and begins(place + len(it[1])):
+            depth = len(it[1])
+            if _OWN_LINE.match(line):
+                found.append((place, it[1], line.strip()))
+                depth -= 1
+        if depth < 0:
+            break
+    return found or [(0, "", "")]
+
+
+def _plain(header: str) -> str:
+    return next((it for word, it in _HEADERS.items() if header.startswith(word)), "while _:")
 
 
 def _near_end(prefix: str) -> str | None:

@@ -5,6 +5,7 @@ import inspect
 import io
 import json.decoder
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -107,6 +108,107 @@ def test_a_completion_answers_for_what_it_adds(
 ) -> None:
     """Errors around the hole are not held against it; what a plain filling mends, is."""
     assert judge(prefix, middle, suffix).clean == clean
+
+
+BROKEN = ["def f(x)\n    pass\n\n\n", "x = = 1\n", "x = f(1\n\n\nimport a\n"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "right", "suffix"),
+    [
+        ("y = ", "1", "\n"),
+        ("class A:\n    def f(self):\n        for x in y:\n            if x", ":", "\n    pass\n"),
+        ("async def f():\n    while 1:\n        await ", "g()\n        continue", "\n"),
+        ("def f():\n    yield ", "1", "\n"),
+        ("try:\n    x = ", "1", "\nexcept A:\n    pass\n"),
+        ("if x:\n    pass\nel", "if y:", "\n    pass\n"),
+        ("f(\n    a=", "1,", "\n    b=2,\n)\n"),
+        ("f(a,\n  b=", "1,", "\n  **c)\n"),
+        ("x = a or \\\n    ", "b or \\", "\n    c\n"),
+        ("def f():\n    x = '''\na\n'''\n    y = ", "1", "\n    return x\n"),
+        ("def f():\n    a = 1\n", "    b = 2\n", "    return a\n"),
+    ],
+)
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("above", [True, False], ids=["above", "below"])
+def test_errors_elsewhere_excuse_nothing(
+    prefix: str, right: str, suffix: str, broken: str, above: bool
+) -> None:
+    """The statement that a middle stands in must be right, and what is right there is taken."""
+    before, after = (broken, "") if above else ("", f"\n\n{broken}")
+    around = Surroundings(before + prefix, suffix + after)
+    assert around.judge(right).clean
+    for wrong in ("a::", "(", "a b", "1 2 3", "f(a=1, 2)"):
+        assert not around.judge(wrong).clean, wrong
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize(
+    ("prefix", "right", "suffix"),
+    [
+        ("class A:\n    a = 1\n\n", "    def f(self):\n", "        pass\n\n    x = 1\n"),
+        ("class A:\n    a = 1\n  ", "  def f(self):", "\n        pass\n\n    x = 1\n"),
+        ("if x:\n    if y:\n        pass\n    ", "else:", "\n        pass\n"),
+        ("if x:\n    pass\nelif y:\n    ", "f()", "\nelse:\n    pass\n"),
+    ],
+)
+def test_a_line_belongs_to_what_is_around_it(
+    broken: str, prefix: str, right: str, suffix: str
+) -> None:
+    """Whatever is wrong elsewhere, a method, a branch or a block is not judged alone."""
+    assert judge(broken + prefix, right, suffix).clean
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_any_words_fit_into_a_string(broken: str) -> None:
+    """They are no statements, whatever is wrong elsewhere."""
+    for after in ("", "\n\nthe end.\n"):
+        prefix = f"{broken}def f():\n    '''Do\n    what"
+        assert judge(prefix, " (it) is\n\nfor:", f"\n    {after}'''\n    return 1\n").clean
+
+
+@pytest.mark.parametrize("module", [json.decoder, textwrap])
+def test_what_stood_there_is_right_with_errors_elsewhere_too(module: ModuleType) -> None:
+    """In real files, but for the odd end of a string; what is wrong is hardly ever taken."""
+    text, chance = inspect.getsource(module), random.Random(0)
+    starts = [0, *(found.start() for found in re.finditer(r"^(?=def |class )", text, re.M))]
+    refused, taken, asked = [], [], 0
+    for _ in range(40):
+        start = chance.randrange(len(text))
+        end = text.index("\n", start)
+        place = chance.choice(starts)
+        broken = chance.choice(BROKEN)
+        before, truth, after = text[:start], text[start:end], text[end:]
+        if place <= start:
+            around = Surroundings(text[:place] + broken + text[place:start], after)
+        else:
+            around = Surroundings(before, text[end:place] + broken + text[place:])
+        if not truth or not judge(before, truth, after).clean:
+            continue
+        if not around.judge(truth).clean:
+            refused.append(truth)
+        for wrong in (f"{truth} 1 2", f"({truth}", f"{truth})"):
+            if not judge(before, wrong, after).clean:
+                asked += 1
+                if around.judge(wrong).clean:
+                    taken.append(wrong)
+    assert len(refused) <= 1, refused
+    assert asked > 40
+    assert len(taken) <= asked / 10, taken
+
+
+def test_errors_elsewhere_cost_no_time() -> None:
+    """A middle is judged in a broken file in less time than it takes to parse the file."""
+    text = inspect.getsource(argparse)
+    began = time.process_time()
+    count_errors(text)
+    parsed = time.process_time() - began
+    around = Surroundings(f"{text}x = = 1\ny = ", f"\n{text}")
+    began = time.process_time()
+    assert around.judge("1").clean
+    assert not around.judge("1 2").clean
+    # Any plain filling of the whole would take a tenth of a parse.
+    assert time.process_time() - began < 3 * parsed
 
 
 def test_errors_before_are_those_that_no_plain_filling_mends() -> None:
