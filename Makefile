@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test bench check fix lock clean
+.PHONY: demo test e2e bench check fix lock clean
 
 demo: $(VENV)/.ready-demo
 	@$(BIN)/python docs/demo.py
@@ -14,11 +14,16 @@ demo: $(VENV)/.ready-demo
 test: check
 	$(BIN)/python -m pytest
 
-# Slow, and worth something on a quiet machine only: about half an hour.
+# In the real editors, as far as they can be had here; what is skipped says why and what would help.
+e2e: $(VENV)/.ready-test
+	$(BIN)/python -m pytest tests/e2e -v -rs
+
+# Slow, and worth something on a quiet machine only: about an hour and a half.
 bench: $(VENV)/.ready-test
 	$(BIN)/talaria bench
 	$(BIN)/python -m benchmarks.cpu_engines
 	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.lsp
 	@if test -d data/corpus; then \
 	  $(BIN)/python -m benchmarks.syntax && $(BIN)/python -m benchmarks.peers --corpus data/corpus; \
 	else echo "skipped: benchmarks.syntax, benchmarks.peers (they need data/corpus: talaria corpus)"; fi

@@ -12,7 +12,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache as remembered
 from typing import TYPE_CHECKING
 
 import torch
@@ -119,23 +118,6 @@ class KVCache:
         return cut.rows(torch.arange(len(last), device=last.device))
 
 
-@remembered
-def drafting(
-    count: int, length: int, device: torch.device
-) -> tuple[Int[Tensor, " places"], Bool[Tensor, "places places"]]:
-    """Of each place of a pass that drafts: how far behind the first it lies, and whom it sees.
-
-    First the tokens, then behind each of them its canvas.
-    """
-    own = torch.arange(count, device=device)
-    owner = torch.cat((own, own.repeat_interleave(length)))
-    within = torch.cat((torch.zeros_like(own), torch.arange(length).to(own).repeat(count) + 1))
-    read, canvas = within == 0, within > 0
-    sees = read & (owner <= owner[:, None])
-    sees |= canvas & canvas[:, None] & (owner == owner[:, None])
-    return owner + within, sees
-
-
 def rotary_turns(
     config: DenoiserConfig, positions: Int[Tensor, "batch length"]
 ) -> tuple[Float[Tensor, "batch length half"], Float[Tensor, "batch length half"]]:
@@ -230,26 +212,3 @@ class Denoiser(ABC):
         positions = cache.next_position[:, None] + torch.arange(length, device=canvas.device)
         hidden, _, _ = self.evaluate(canvas, positions, visible, cache, keep=False)
         return hidden
-
-    def draft(
-        self, tokens: Int[Tensor, "batch read"], length: int, mask: int, cache: KVCache
-    ) -> tuple[
-        Float[Tensor, "batch read width"], Float[Tensor, "batch read length width"], KVCache
-    ]:
-        """Read tokens causally and denoise, behind each of them, a canvas of so many masks.
-
-        One step, after TiDAR (arXiv 2511.08923). A canvas sees the tokens up to its own
-        and itself in both directions; no token sees a canvas. Returns what `encode` of the
-        tokens would, and for each token what `denoise` would if it were the last one read.
-        """
-        batch, count = tokens.shape
-        behind, sees = drafting(count, length, tokens.device)
-        past = cache.valid[:, None, None, :].expand(-1, 1, len(behind), -1)
-        visible = torch.cat((past, sees.expand(batch, 1, -1, -1)), dim=-1)
-        ids = torch.cat((tokens, tokens.new_full((batch, count * length), mask)), dim=1)
-        positions = cache.next_position[:, None] + behind
-        hidden, keys, values = self.evaluate(ids, positions, visible, cache, keep=True)
-        valid = torch.cat((cache.valid, torch.ones_like(ids, dtype=torch.bool)), dim=1)
-        valid[:, cache.valid.shape[1] + count :] = False
-        after = KVCache(keys, values, valid, cache.next_position + count)
-        return hidden[:, :count], hidden[:, count:].view(batch, count, length, -1), after

@@ -47,7 +47,7 @@ class Options:
     """How a middle is generated.
 
     mode                  "diffuse" denoises canvases; "ar" writes a token a step; "verify"
-                          writes what "ar" would, with drafts from canvases, in fewer steps
+                          writes what "ar" would, with drafts from the text, in fewer steps
     candidates            middles drawn from one context, best first
     max_nfe               evaluations of the denoiser after the context is read; ranking
                           several candidates takes one of them
@@ -360,12 +360,12 @@ def _fill(
     courses = [_Course(hole, options, max_tokens, model, on_frame, trees) for hole in holes]
     # Canvases are whole, and none may reach past the positions that training knew.
     block = denoiser.config.block_length if options.mode == "diffuse" else 1
-    contexts = []
     for hole, course in zip(holes, courses, strict=True):
         # A length that is known makes room for nothing that would not be there otherwise.
         longest = max(max_tokens, course.longest)
         room = total - -(-longest // block) * block
-        contexts.append(fit_context(tokenizer, hole.prefix, hole.suffix, room, hole.files))
+        course.context = fit_context(tokenizer, hole.prefix, hole.suffix, room, hole.files)
+    contexts = [course.context for course in courses]
     count = options.candidates
 
     reused, why = 0, interrupted()
@@ -417,6 +417,7 @@ class _Course:
     ) -> None:
         self.tokenizer, self.trees = model.tokenizer, trees
         self.hole = hole
+        self.context: list[int] = []
         self.length = hole.length
         limit = model.denoiser.config.context_length // 2
         self.longest = max_tokens if hole.length is None else min(hole.length, limit)
@@ -633,7 +634,9 @@ def _autoregress(
     before = cache.without(torch.ones_like(cache.next_position))
     terms = [course.row(number, course.longest) for course, number in rows]
     if options.mode == "verify":
-        steps = verify(model.denoiser, before, tokenizer.mid, canvas, terms)
+        steps = verify(
+            model.denoiser, before, [course.context for course, _ in rows], canvas, terms
+        )
     else:
         steps = autoregress(model.denoiser, before, tokenizer.mid, canvas, terms)
     while not (why := interrupted()) and (step := next(steps, None)):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Positions that a step looks at behind what is committed: fewer make a step cheaper, but a
 # middle that does not see how much room it has is longer; docs/decoding.md has figures.
 LOOKAHEAD = 8
-DRAFTS = 1  # tokens that `verify` reads ahead; more seldom agree, and each costs a canvas
+DRAFTS = 4  # tokens that `verify` reads ahead, at most; docs/decoding.md has figures
 COLD = 1e-6  # temperatures below it are 0: logits divided by them are no numbers
 
 
@@ -219,47 +219,77 @@ def autoregress(
 
 
 def verify(
-    denoiser: Denoiser, cache: KVCache, last: int, canvas: Canvas, rows: Sequence[Row]
+    denoiser: Denoiser,
+    cache: KVCache,
+    contexts: Sequence[list[int]],
+    canvas: Canvas,
+    rows: Sequence[Row],
 ) -> Iterator[Step]:
     """What `autoregress` writes at temperature 0, in fewer evaluations.
 
-    An evaluation reads the last token and drafts of those to come. The longest run of
-    drafts that the reading itself would have written is kept, and the token that it
-    puts after them. The canvas denoised behind the last of them gives the next drafts.
+    An evaluation reads the last token and, as drafts, what came after the last two tokens
+    where they stood before (prompt lookup, as in LLMA, arXiv 2304.04487). The longest run of
+    drafts that the reading itself would have written is kept, and the token that it puts
+    after them. The cache holds the contexts but for their last token, which is a mark.
     """
     index = torch.arange(len(rows), device=canvas.ids.device)
-    unread = torch.full_like(canvas.ids[:, :1], last)
-    drafts = unread[:, :0]
+    known = [context[:-1] for context in contexts]
+    unread = [context[-1] for context in contexts]
     for nfe in count():
         budget = torch.tensor([row.max_nfe > nfe for row in rows], device=index.device)
-        kept = (canvas.open.any(1) & budget)[index]
         index, cache = narrow(index, cache, canvas.open.any(1) & budget)
         if not len(index):
             return
-        tokens = torch.cat((unread[kept], drafts[kept]), dim=1)
-        part, going = canvas.rows(index), [rows[place] for place in index.tolist()]
-        read, behind, cache = denoiser.draft(tokens, DRAFTS + 1, canvas.mask, cache)
+        numbers = index.tolist()
+        part, going = canvas.rows(index), [rows[number] for number in numbers]
+        drafts = [following(known[number], canvas.eom) for number in numbers]
+        read = [[unread[n], *draft] for n, draft in zip(numbers, drafts, strict=True)]
+        hidden, cache = denoiser.encode(read, cache)
         # What was read of token j says what stands at position `at[:, j]` of the canvas.
-        each = torch.arange(tokens.shape[1], device=index.device)
+        each = torch.arange(hidden.shape[1], device=index.device)
+        lengths = torch.tensor([len(tokens) for tokens in read], device=index.device)
         at = part.open.int().argmax(1, keepdim=True) + each
         beyond = (0, len(each))
-        inside = F.pad(part.open, beyond).gather(1, at)
+        inside = F.pad(part.open, beyond).gather(1, at) & (each < lengths[:, None])
         where = spread(inside, at, part.open)
-        found = predict(where, denoiser.logits(read[inside]), part, going)
-        written = F.pad(found.tokens, beyond).gather(1, at)
-        agrees = (tokens[:, 1:] == written[:, :-1]) & inside[:, :-1]
-        run = agrees.cumprod(1).sum(1, keepdim=True)
-        where = spread(inside & (each <= run), at, part.open)
+        found = predict(where, denoiser.logits(hidden[inside]), part, going)
+        written = F.pad(found.tokens, beyond).gather(1, at).tolist()
+        runs = [
+            agreement(draft, own[: sum(within)])
+            for draft, own, within in zip(drafts, written, inside.tolist(), strict=True)
+        ]
+        run = torch.tensor(runs, device=index.device)
+        where = spread(inside & (each <= run[:, None]), at, part.open)
         after = bounded(part.commit(found.tokens, where), going)
         step = step_of(canvas, index, after, found.probability, where)
         canvas = step.canvas
         yield step
-        cache = cache.without(len(each) - 1 - run[:, 0])
-        unread = written.gather(1, run)
-        # The first mask behind stands where the unread token does.
-        logits = denoiser.logits(behind[torch.arange(len(run)), run[:, 0], 1:].flatten(0, 1))
-        allow(torch.ones_like(unread.expand(-1, DRAFTS), dtype=torch.bool), logits, canvas, going)
-        drafts = logits.argmax(-1).view(-1, DRAFTS)
+        cache = cache.without(lengths - 1 - run)
+        for number, kept, own in zip(numbers, runs, written, strict=True):
+            known[number] = [*known[number], *own[: kept + 1]]
+            unread[number] = own[kept]
+
+
+def following(known: Sequence[int], last: int) -> list[int]:
+    """At most DRAFTS tokens, up to the id `last`, that came after the last two where they stood.
+
+    The latest such place counts; none, no tokens.
+    """
+    for place in range(len(known) - 3, -1, -1):
+        if known[place] == known[-2] and known[place + 1] == known[-1]:
+            found = known[place + 2 : place + 2 + DRAFTS]
+            marks = (number for number, token in enumerate(found) if token > last)
+            return list(found[: next(marks, len(found))])
+    return []
+
+
+def agreement(drafts: Sequence[int], written: Sequence[int]) -> int:
+    """How many drafts, from the first on, are what was written; the last written follows them."""
+    pairs = zip(drafts, written[:-1], strict=False)
+    return next(
+        (number for number, (a, b) in enumerate(pairs) if a != b),
+        min(len(drafts), len(written) - 1),
+    )
 
 
 def spread(

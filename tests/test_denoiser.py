@@ -155,24 +155,6 @@ def test_a_cache_without_its_last_tokens(denoiser: Transformer, last: tuple[int,
     torch.testing.assert_close(alone, expected[:1], rtol=1e-4, atol=1e-4)
 
 
-def test_reading_and_drafting_is_both_in_one_pass(denoiser: Transformer) -> None:
-    """Tokens are read as alone, and each canvas is denoised as after those up to its token."""
-    mask, tokens = 7, [[1, 2, 3], [4, 5, 6]]
-    _, cache = denoiser.encode([CONTEXT, CONTEXT[:4]])
-    read, behind, after = denoiser.draft(torch.tensor(tokens), 4, mask, cache)
-    expected, longer = denoiser.encode(tokens, cache)
-    torch.testing.assert_close(read, expected, rtol=1e-4, atol=1e-4)
-    canvas = torch.full((2, 4), mask)
-    for count in range(1, 4):
-        _, upto = denoiser.encode([row[:count] for row in tokens], cache)
-        alone = denoiser.denoise(canvas, upto)
-        torch.testing.assert_close(behind[:, count - 1], alone, rtol=1e-4, atol=1e-4)
-    assert after.next_position.tolist() == longer.next_position.tolist()
-    torch.testing.assert_close(
-        denoiser.denoise(canvas, after), denoiser.denoise(canvas, longer), rtol=1e-4, atol=1e-4
-    )
-
-
 @pytest.mark.parametrize("field", ["layers", "width", "heads", "block_length"])
 def test_impossible_shapes_are_refused(field: str) -> None:
     """With the field, the value and the limit."""

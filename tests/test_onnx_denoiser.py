@@ -64,21 +64,6 @@ def test_contexts_canvases_and_logits(
     both([denoiser, other], call)
 
 
-@given(context=tokens, read=tokens, length=st.integers(1, 4))
-def test_drafts(
-    denoiser: Transformer, other: OnnxDenoiser, context: list[int], read: list[int], length: int
-) -> None:
-    """Tokens and a canvas behind each of them, in one pass."""
-
-    def call(by: Denoiser) -> list[Tensor]:
-        _, cache = by.encode([context])
-        hidden, behind, cache = by.draft(torch.tensor([read]), length, 7, cache)
-        again, _ = by.encode([[5]], cache)
-        return [hidden, behind, again, *remembered(cache)]
-
-    both([denoiser, other], call)
-
-
 def test_the_shipped_model() -> None:
     """Its logits too, over a context of its usual length."""
     whole, fast = checkpoint.load_trainable().denoiser, checkpoint.load().denoiser
