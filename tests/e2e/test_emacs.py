@@ -1,0 +1,411 @@
+"""Emacs with lsp-mode and with Eglot: what a person does and sees, in the real editor."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.emacs import PACKAGE, Emacs, batch, emacs, lacking, quoted, scripted
+
+_LACKING = lacking()
+pytestmark = pytest.mark.skipif(_LACKING is not None, reason=_LACKING or "")
+
+REAL = [sys.executable, "-m", "coder.cli", "lsp"]
+CLIENTS = {
+    "lsp": """(load "lsp-mode-autoloads" nil t)
+      (setq lsp-client-packages '(talaria-lsp) lsp-auto-guess-root t lsp-restart 'auto-restart
+            lsp-enable-snippet nil lsp-headerline-breadcrumb-enable nil)
+      (require 'talaria-lsp)
+      (add-hook 'python-base-mode-hook #'lsp)""",
+    "eglot": """(require 'talaria-eglot)
+      (setq eglot-autoreconnect t)
+      (add-hook 'python-base-mode-hook #'talaria-eglot)""",
+}
+SCRIPT = [
+    {"after": "😀'\n    ret", "texts": ["urn '😀', a"]},
+    {"after": "    ret", "texts": ["urn a + b", "urn a - b", "urn b"]},
+    {"after": "    if", "texts": [" a:\n        return b\n    return a"]},
+    {"after": ":\n    ", "texts": ["return a * b", "return b * a"]},
+]
+TEXT = "def add(a, b):\n    \n\n\nx = 1\n"
+POINT = """class Point:
+    def __init__(self, x, y):
+        self.x = x
+        \n
+    def total(self):
+        return self.x + self.y
+
+
+def total(prices):
+    \"\"\"The sum of the prices.\"\"\"
+    ...
+"""
+
+Start = Callable[..., Emacs]
+
+
+@pytest.fixture(params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> str:
+    """Whose connection it is."""
+    return str(request.param)
+
+
+@pytest.fixture
+def start(
+    request: pytest.FixtureRequest, tmp_path: Path, client: str
+) -> Iterator[Callable[..., Emacs]]:
+    """Start an Emacs with files, given as texts; the cursor is behind the first four blanks."""
+    (tmp_path / ".git").mkdir()
+    script = tmp_path / "script.json"
+    script.write_text(json.dumps(SCRIPT), "utf-8")
+    with ExitStack() as stack:
+
+        def start(
+            *texts: str,
+            command: list[str] | None = None,
+            init: str = "",
+            ready: bool = True,
+            newline: str = "\n",
+        ) -> Emacs:
+            files = []
+            for number, text in enumerate(texts or (TEXT,)):
+                files.append(tmp_path / f"file{number}.py")
+                files[-1].write_text(text, "utf-8", newline=newline)
+            found = " ".join(map(quoted, command or scripted(script)))
+            here = stack.enter_context(_emacs(tmp_path, request, found, client, init, *files))
+            if ready:
+                here.ready()
+            here.eval('(progn (goto-char 1) (search-forward "\\n    ") t)')
+            return here
+
+        yield start
+
+
+def _emacs(
+    folder: Path,
+    request: pytest.FixtureRequest,
+    command: str,
+    client: str,
+    init: str,
+    *files: Path,
+) -> AbstractContextManager[Emacs]:
+    name = request.node.name.removeprefix("test_").replace("[", "-").rstrip("]")
+    program = f"(setq talaria-server-command '({command}))"
+    return emacs(folder, name, f"{program}\n{CLIENTS[client]}\n{init}", *files)
+
+
+def test_grey_text_is_accepted_by_tab(start: Start) -> None:
+    """Grey text appears behind the cursor, which stays before it; Tab takes all of it."""
+    here = start()
+    here.type("ret")
+    assert here.until(here.grey, "grey text") == "urn a + b"
+    assert "    return a + b" in here.keep("grey")
+    assert here.text() == TEXT.replace("    \n", "    ret\n", 1)
+    here.keys("Tab")
+    here.until(lambda: "return a + b\n" in here.text(), "the text")
+    here.keep("accepted")
+    assert here.text() == TEXT.replace("    \n", "    return a + b\n", 1)
+    here.keys("C-_")
+    here.until(lambda: "    ret\n" in here.text(), "undo takes all of it back at once")
+
+
+def test_typing_along_costs_nothing(start: Start) -> None:
+    """What is typed along stays right and asks nobody; a wrong sign takes the rest away."""
+    here = start()
+    here.type("ret")
+    here.until(here.grey, "grey text")
+    asked = here.requests()
+    here.type("urn ", pause=0.01)
+    here.until(lambda: here.grey() == "a + b", "the rest")
+    assert "return a + b" in here.keep("along")
+    assert here.requests() == asked
+    here.type("b")
+    here.until(lambda: here.grey() != "a + b", "it to go")
+    assert "return b" in here.text()
+    assert "a + b" not in here.screen()
+    here.keep("dismissed")
+
+
+def test_choosing(start: Start) -> None:
+    """M-n asks for several the first time, then shows one after the other; M-p goes back."""
+    here = start()
+    here.type("ret")
+    here.until(here.grey, "grey text")
+    here.keys("M-n")
+    here.until(lambda: here.grey() == "urn a - b", "the second")
+    assert "3 suggestions" in here.keep("second")
+    here.keys("M-n")
+    here.until(lambda: here.grey() == "urn b", "the third")
+    here.keys("M-p", "M-p")
+    here.until(lambda: here.grey() == "urn a + b", "the first")
+    here.keys("M-p")
+    here.until(lambda: here.grey() == "urn b", "the last")
+    here.keys("Tab")
+    here.until(lambda: "    return b\n" in here.text(), "the text")
+
+
+def test_accepting_parts(start: Start) -> None:
+    """M-f takes a word, C-e the rest of the line; what is left stays grey."""
+    here = start()
+    here.type("if")
+    here.until(here.grey, "grey text")
+    here.keep("grey")
+    here.keys("M-f")
+    here.until(lambda: here.grey() == ":\n        return b\n    return a", "a word less")
+    here.keys("C-e")
+    here.until(lambda: here.grey() == "\n        return b\n    return a", "a line less")
+    # The cursor stands at the end of its line, not of the grey text.
+    screen = here.keep("line")
+    assert "        return b" in screen
+    column, row = here.cursor()
+    assert screen.splitlines()[row][:column].endswith("    if a:")
+    here.keys("C-e")
+    here.until(lambda: "    if a:\n        return b\n\n" in here.text(), "the second line")
+    here.keys("Tab")
+    here.until(lambda: "return b\n    return a\n\n" in here.text(), "the rest")
+
+
+def test_dismissing(start: Start) -> None:
+    """C-g takes it away, and it does not come by itself again."""
+    here = start()
+    here.type("ret")
+    here.until(here.grey, "grey text")
+    here.keys("C-g")
+    here.until(lambda: here.grey() is None, "it to go")
+    here.keep("dismissed")
+    here.type("u")
+    here.never(lambda: here.grey() in ("rn a + b", "urn a + b"))
+    here.keys("BSpace")
+    here.never(lambda: here.grey() == "urn a + b")
+
+
+def test_writing_functions(start: Start) -> None:
+    """A command writes the function's body, and then the next candidate in its place."""
+    here = start()
+    here.command("talaria-fill-function")
+    here.until(lambda: "    return a * b\n" in here.text(), "the body")
+    assert "x = 1" in here.keep("filled")
+    here.command("talaria-next-candidate")
+    here.until(lambda: "    return b * a\n" in here.text(), "the next candidate")
+    here.keep("next")
+
+
+def test_filling_and_rewriting(start: Start) -> None:
+    """A placeholder is filled in; a selection is written anew."""
+    here = start("def f(a, b):\n    ...\n\n\ny = 2\n")
+    here.command("talaria-fill-here")
+    here.until(lambda: "    return a * b\n" in here.text(), "the filling")
+    here.eval('(progn (goto-char 1) (search-forward "return") (set-mark 18) (end-of-line) t)')
+    here.eval("(progn (activate-mark) t)")
+    here.command("talaria-rewrite")
+    here.until(lambda: "    return b * a\n" in here.text(), "the new text")
+    here.keep("rewritten")
+
+
+def test_switching_off(start: Start) -> None:
+    """Switched off, nothing is asked; switched on again, it goes on."""
+    here = start()
+    here.command("talaria-toggle")
+    here.until(lambda: here.eval("(talaria--state)") == "off", "it to be off")
+    here.type("ret")
+    here.never(here.grey, 1)
+    assert "Talaria-" in here.eval("(format-mode-line mode-line-format)")
+    here.keep("off")
+    assert here.requests() == 0
+    here.command("talaria-toggle")
+    here.until(lambda: here.eval("(talaria--state)") == "ready", "it to be on")
+    here.keys("BSpace", "t")
+    assert here.until(here.grey, "grey text") == "urn a + b"
+    here.keys("C-u")
+    here.command("talaria-toggle")
+    here.until(lambda: "suggestions in python are off" in here.screen(), "the message")
+
+
+def test_server_killed(start: Start) -> None:
+    """A server that dies is started again; the editor and the text are unharmed."""
+    here = start()
+    here.type("ret")
+    here.until(here.grey, "grey text")
+    former = here.kill_server()
+    here.type("u")
+    here.until(lambda: _another(here, former), "another server", 30)
+    here.ready()
+    assert "    retu\n" in here.text()
+    here.keys("BSpace", "BSpace")
+    here.type("t")
+    assert here.until(here.grey, "grey text") == "urn a + b"
+    here.keep("again")
+
+
+def _another(here: Emacs, former: int) -> bool:
+    try:
+        return here.server() != former
+    except ProcessLookupError:
+        return False
+
+
+def test_no_model(start: Start) -> None:
+    """Without a model one message says so, and nothing happens over and over."""
+    here = start(command=[*REAL, "--model", "none-such"], ready=False)
+    here.until(lambda: here.eval("(talaria--state)") == "failed", "the failure", 60)
+    here.type("ret")
+    here.never(here.grey, 2)
+    here.type("urn a")
+    here.never(here.grey, 1)
+    here.keep("failed")
+    assert here.messages().count("none-such") == 1
+    assert "Talaria!" in here.eval("(format-mode-line mode-line-format)")
+    assert "    return a\n" in here.text()
+
+
+def test_crlf_and_emoji(start: Start, tmp_path: Path) -> None:
+    """Lines that end in CRLF and signs outside the basic plane change nothing."""
+    here = start("def f(a):\n    t = '😀'\n    \n    print('😀😀', a)\n", newline="\r\n")
+    here.eval('(progn (search-forward "\\n    ") t)')
+    here.type("ret")
+    assert here.until(here.grey, "grey text") == "urn '😀', a"
+    here.keep("grey")
+    here.keys("Tab")
+    here.until(lambda: "return '😀', a" in here.text(), "the text")
+    here.keys("C-x", "C-s")
+    wanted = "def f(a):\r\n    t = '😀'\r\n    return '😀', a\r\n    print('😀😀', a)\r\n"
+    file = tmp_path / "file0.py"
+    here.until(lambda: file.read_bytes().decode() == wanted, "the file")
+
+
+def test_two_files(start: Start) -> None:
+    """Each of two files has its own grey text; that of the other is no hindrance."""
+    here = start(TEXT, "def g(a, b):\n    \n")  # the cursor is in the latter
+    name = here.eval("(buffer-name)")
+    here.type("ret")
+    assert here.until(here.grey, "grey text") == "urn a + b"
+    here.keys("C-x", "o")
+    here.until(lambda: here.eval("(buffer-name)") != name, "the other file")
+    here.eval('(progn (goto-char 1) (search-forward "\\n    ") t)')
+    here.until(lambda: here.eval("(talaria--state)") == "ready", "the other file")
+    here.type("if")
+    here.until(lambda: (here.grey() or "").startswith(" a:"), "grey text")
+    here.keep("two")
+    here.keys("Tab")
+    here.until(lambda: "return a" in here.text(), "the text")
+    here.keys("C-x", "o")
+    here.until(lambda: here.eval("(buffer-name)") == name, "the first file")
+    assert here.text() == "def g(a, b):\n    ret\n"
+
+
+def test_the_model(start: Start) -> None:
+    """With the shipped model and no option set: grey text, a function, how it came about."""
+    here = start(POINT, command=REAL)
+    here.eval('(progn (search-forward "x\n        ") t)')
+    here.type("self.")
+    grey = here.until(here.grey, "grey text")
+    here.keep("grey")
+    here.keys("Tab")
+    here.until(lambda: f"        self.{grey}\n" in here.text(), "the text")
+    before = here.text()
+    here.eval('(progn (search-forward "...") t)')
+    here.command("talaria-fill-function")
+    here.until(lambda: here.text() != before, "a body", 60)
+    here.keep("function")
+    assert here.text().startswith(before[: before.index("    ...")])
+    here.command("talaria-show-trace")
+    page = here.until(lambda: here.eval("(car tests-pages)"), "the page")
+    assert page.startswith("file:///")
+    Path(page.removeprefix("file://")).unlink()
+
+
+@pytest.mark.parametrize("client", ["lsp"], indirect=True)
+def test_lsp_modes_own_grey_text(start: Start) -> None:
+    """Whoever prefers lsp-mode's own way to show grey text has that alone."""
+    here = start(
+        init="(setq talaria-lsp-native t lsp-inline-completion-idle-delay 0.2)", command=None
+    )
+    here.type("ret")
+    here.until(here.grey, "grey text")
+    assert here.eval("(or talaria--texts 'none)") == "none"
+    assert "return a + b" in here.keep("grey")
+    here.eval("(progn (call-interactively 'lsp-inline-completion-accept) t)")
+    here.until(lambda: "    return a + b\n" in here.text(), "the text")
+
+
+@pytest.mark.parametrize("client", ["lsp"], indirect=True)
+def test_options_reach_the_server(start: Start) -> None:
+    """A wrong option is told by the server, so right ones reach it too."""
+    here = start(init="(setq talaria-options '((max_tokens . 0) (strings . nil)))")
+    here.until(lambda: "max_tokens is 0" in here.messages(), "the message")
+    assert "strings" not in here.messages()
+
+
+def test_finding_the_server(tmp_path: Path) -> None:
+    """A setting, the clone's own environment, then the project's if the user says yes."""
+    clone, project = (
+        tmp_path / name / ".venv" / "bin" / "talaria" for name in ("clone", "project")
+    )
+    for program in (clone, project):
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    forms = f"""(progn (require 'talaria) (setq exec-path nil talaria--folder "/")
+      (setq default-directory {quoted(str(tmp_path) + "/project/")})
+      (dolist (answer '(t nil))
+        (setq talaria--trusted nil)
+        (cl-letf (((symbol-function 'y-or-n-p) (lambda (_) answer)))
+          (princ (format "%S\\n" (talaria-find-command)))))
+      (setq talaria--folder {quoted(str(tmp_path) + "/clone/")})
+      (princ (format "%S\\n" (talaria-find-command)))
+      (setq talaria-server-command '("a" "b"))
+      (princ (format "%S" (talaria-find-command))))"""
+    told = batch("-L", str(PACKAGE), "--eval", forms).stdout
+    assert told == f'("{project}" "lsp")\nnil\n("{clone}" "lsp")\n("a" "b")'
+
+
+def test_options_as_json() -> None:
+    """False, lists and numbers are written as the server wants them; the status is wanted."""
+    forms = """(progn (require 'talaria)
+      (setq talaria-options '((strings . nil) (usage . t) (languages "python" "lua")
+                              (exclude) (max_tokens . 20) (model . "m")))
+      (princ (json-serialize (talaria-initialization-options) :false-object :json-false)))"""
+    told = batch("-L", str(PACKAGE), "--eval", forms).stdout
+    assert json.loads(told) == {
+        "strings": False,
+        "usage": True,
+        "languages": ["python", "lua"],
+        "exclude": [],
+        "max_tokens": 20,
+        "model": "m",
+        "status": True,
+        "completion": False,
+    }
+
+
+def test_options_are_the_servers() -> None:
+    """Every option that can be customised is one of the server's."""
+    from lsp.options import Options
+
+    forms = "(progn (require 'talaria) (princ (mapcar #'car talaria--options)))"
+    told = batch("-L", str(PACKAGE), "--eval", forms).stdout.strip("()").split()
+    assert set(told) <= set(Options.__dataclass_fields__)
+
+
+def test_compiled_and_documented(tmp_path: Path) -> None:
+    """Byte-compilation and checkdoc have nothing to say."""
+    names = sorted(path.name for path in PACKAGE.glob("*.el"))
+    for name in names:
+        shutil.copy(PACKAGE / name, tmp_path)
+    files = [str(tmp_path / name) for name in names]
+    strict = "(setq byte-compile-error-on-warn t)"
+    done = batch(
+        *("-L", str(tmp_path), "--eval", strict, "-f", "batch-byte-compile", *files),
+    )
+    assert done.returncode == 0, done.stderr
+    for file in files:
+        checked = batch("--eval", f"(progn (require 'checkdoc) (checkdoc-file {quoted(file)}))")
+        assert checked.stderr == "", checked.stderr
+    assert os.path.getsize(tmp_path / "talaria.elc") > 0
