@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from coder.errors import UsageError
-from lsp.options import add_flags, from_flags
+from lsp import doors
+from lsp.options import Options, add_flags, from_flags
 
 PORT = 2087
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve one editor until it ends; exit code 0, or 1 if it left without `shutdown`."""
+    """Serve one editor and end with it; exit code 0, or 1 if it left without `shutdown`."""
     args = parser().parse_args(argv)
     options, problems = from_flags(args)
     if problems:
@@ -30,22 +32,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("pygls", "httpx2"):
         logging.getLogger(name).setLevel(max(logging.ERROR, logging.getLogger().level))
 
+    asyncio.run(serve(options, args))
+
+
+async def serve(options: Options, args: argparse.Namespace) -> NoReturn:
+    """Serve one editor, and end the process with it."""
     from lsp.features import register
     from lsp.server import Server
 
     server = Server(options)
     register(server)
     if args.tcp or args.ws:
-        kind, start = ("tcp", server.start_tcp) if args.tcp else ("ws", server.start_ws)
-        print(f"talaria: listening on {kind}://{args.host}:{args.port}", file=sys.stderr)
-        start(args.host, args.port)
+        kind, door = ("tcp", doors.tcp) if args.tcp else ("ws", doors.websocket)
+        where = f"{kind}://{args.host}:{args.port}"
+
+        def listening() -> None:
+            print(f"talaria: listening on {where}", file=sys.stderr, flush=True)
+
+        try:
+            await door(server, args.host, args.port, listening)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen on {where} ({error.strerror}); choose another --host or --port"
+            ) from error
     else:
-        server.start_io(*own_streams())
+        await doors.streams(server, *own_streams())
     server.usage.flush()
-    code = 0 if server.ended else 1
     # Threads that read or compute would keep the process; nothing is left to be written.
     logging.shutdown()
-    os._exit(code)
+    os._exit(0 if server.ended else 1)
 
 
 def parser() -> argparse.ArgumentParser:

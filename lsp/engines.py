@@ -13,8 +13,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
+from coder.bounds import Bound
 from coder.errors import TalariaError
 from coder.source import Piece
 from lsp.options import Options
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("talaria")
 
+T = TypeVar("T")
 State = Literal["loading", "ready", "failed", "closed"]
 DIVERSE = 0.7  # temperature of the suggestions after the likeliest one
 
@@ -75,6 +77,7 @@ class Engines:
         self.state: State = "loading"
         self._changed, self._trouble = changed, trouble
         self._engine: Future[Engine] = Future()
+        self._live: dict[str, asyncio.Task[Answer]] = {}  # by document
         self._endpoint: Endpoint | None = None
         if options.endpoint:
             self._endpoint = self._service(options)
@@ -87,6 +90,17 @@ class Engines:
 
         `on_frame` is called by the model's worker. TalariaError where there is no model.
         """
+        if older := self._live.get(question.document):
+            older.cancel()
+        task = asyncio.ensure_future(self._answer(question, on_frame))
+        self._live[question.document] = task
+        try:
+            return await task
+        finally:
+            if self._live.get(question.document) is task:
+                del self._live[question.document]
+
+    async def _answer(self, question: Question, on_frame: Callable[[Frame], None] | None) -> Answer:
         if self._endpoint and not self._endpoint.waiting:
             try:
                 texts = await self._endpoint.fill(
@@ -95,11 +109,14 @@ class Engines:
                     question.count,
                     DIVERSE if question.count > 1 else 0.0,
                 )
+                bound = Bound(question.until, question.prefix) if question.until else None
+                if bound:
+                    texts = [text[: bound.end(text)] for text in texts]
                 return Answer(tuple(texts), 1.0)
             except TalariaError as error:
                 log.warning("%s", error)
                 self._trouble(f"{error} Until then the embedded model answers.")
-        engine = await asyncio.wrap_future(self._engine)
+        engine = await _unharmed(self._engine)
         found = await self._fill(engine, question, 1, on_frame)
         texts = [found.best.text]
         if question.count > 1:
@@ -111,8 +128,14 @@ class Engines:
 
     async def model(self) -> Checkpoint:
         """The embedded model, once it is loaded; TalariaError if it cannot be."""
-        engine = await asyncio.wrap_future(self._engine)
-        return await asyncio.wrap_future(engine.model)
+        engine = await _unharmed(self._engine)
+        return await _unharmed(engine.model)
+
+    @property
+    def answers(self) -> bool:
+        """Whether somebody could answer at once."""
+        service = self._endpoint is not None and not self._endpoint.waiting
+        return self.state == "ready" or (service and self.state != "closed")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -128,6 +151,8 @@ class Engines:
     async def close(self) -> None:
         """Cancel what is computed and let go of the model."""
         self.state = "closed"
+        for task in self._live.values():
+            task.cancel()
         if self._endpoint:
             await self._endpoint.close()
         if self._engine.done() and not self._engine.exception():
@@ -203,3 +228,8 @@ class Engines:
         if self.state != "closed":
             self.state = state
             self._changed(state, what)
+
+
+async def _unharmed(future: Future[T]) -> T:
+    """What a future brings; who stops waiting for it does not cancel it for the others."""
+    return await asyncio.shield(asyncio.wrap_future(future))

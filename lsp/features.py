@@ -6,11 +6,12 @@ import asyncio
 from typing import Any
 
 import cattrs
-from lsprotocol import converters, types
+from lsprotocol import types
 from pygls.exceptions import JsonRpcInvalidParams
 
-from lsp import requests, suggest
+from lsp import doors, requests, suggest
 from lsp.options import SECTION
+from lsp.protocol import bounded
 from lsp.server import Server
 
 
@@ -33,14 +34,18 @@ def life(server: Server) -> None:
         wanted = server.options.completion
         if wanted or (wanted is None and not inline):
 
-            @server.feature(types.TEXT_DOCUMENT_COMPLETION, types.CompletionOptions())
+            @server.feature(
+                types.TEXT_DOCUMENT_COMPLETION,
+                types.CompletionOptions(trigger_characters=[".", "("]),
+            )
             async def complete(params: types.CompletionParams) -> types.CompletionList | None:
                 return await suggest.completion(server, params)
 
     @server.feature(types.INITIALIZED)
     async def initialized(params: types.InitializedParams) -> None:
         server.announce()
-        server.spawn(server.watch_editor())
+        if server.process_id:
+            server.spawn(doors.watch(server.process_id, server.usage.flush))
         server.spawn(server.count_forever())
         await server.show_progress()
 
@@ -56,6 +61,12 @@ def life(server: Server) -> None:
             )
             settings = found[0] if found else None
         await server.configure(settings)
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS)
+    def moved(params: types.DidChangeWorkspaceFoldersParams) -> None:
+        gone = {folder.uri for folder in params.event.removed}
+        kept = [uri for uri in server.roots if uri not in gone]
+        server.set_roots([*kept, *(folder.uri for folder in params.event.added)])
 
     @server.feature(types.SHUTDOWN)
     async def shutdown(params: None) -> None:
@@ -83,7 +94,8 @@ def suggestions(server: Server) -> None:
     """Grey text and what can be done at a place."""
     kinds = types.CodeActionOptions(code_action_kinds=[types.CodeActionKind.RefactorRewrite])
 
-    @server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION)
+    # Without options, pygls would not say that the server can do it.
+    @server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())
     async def inline(
         params: types.InlineCompletionParams,
     ) -> list[types.InlineCompletionItem] | None:
@@ -95,17 +107,19 @@ def suggestions(server: Server) -> None:
 
     @server.feature("talaria/didDismiss")
     def dismissed(params: Any) -> None:
-        if file := server.files.get(getattr(params, "uri", "")):
+        uri = params.get("uri") if isinstance(params, dict) else None
+        if file := server.files.get(str(uri)):
             server.count(file, file.inline.dismiss())
 
 
 def commands(server: Server) -> None:
     """What `workspace/executeCommand` can do; `editors/PROTOCOL.md` describes each."""
-    structure = converters.get_converter().structure
+    structure = server.converter.structure
 
     def place(given: Any) -> tuple[str, types.Range]:
         try:
-            uri = given["uri"]
+            given = bounded(given)
+            uri = given["uri"] + ""
             if "range" in given:
                 return uri, structure(given["range"], types.Range)
             position = structure(given["position"], types.Position)

@@ -9,13 +9,13 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from coder.syntax import function_at
+from coder.syntax import function_at, standing_in
 
 Kind = Literal["function", "here", "rewrite"]
 
 # What stands for code to come: alone on its line, or the body on a header's line.
 _PLACEHOLDER = re.compile(
-    r"(?m)(?P<code>(?<![\w.)\]])(?:\.\.\.|pass\b|raise NotImplementedError\b(?:\([^()\n]*\))?))"
+    r"(?m)(?P<code>(?<![\w.)\]])(?:\.\.\.|pass\b|raise NotImplementedError\b(?:\(.*?\))?))"
     r"(?=[ \t]*(?:#.*)?$)|(?P<comment>#[ \t]*TODO\b.*$)"
 )
 
@@ -60,7 +60,7 @@ class Filled:
 
 def at(text: str, start: int, end: int) -> list[Fill]:
     """All that can be filled at a cursor (`start == end`) or in a selection, the nearest first."""
-    found = [here(text, start, end), rewrite(text, start, end), function(text, start)]
+    found = [here(text, start, end), function(text, start), rewrite(text, start, end)]
     return [fill for fill in found if fill]
 
 
@@ -69,8 +69,13 @@ def function(text: str, offset: int) -> Fill | None:
     body = function_at(text, offset)
     if body is None:
         return None
+    end = body.end
+    if body.lead:
+        # The blank line on which somebody stands who is about to write it is used up.
+        blank = re.compile(r"\n[ \t]+(?=\n|\Z)").match(text, end)
+        end = blank.end() if blank else end
     title = f"Write the body of {body.name}"
-    return Fill("function", title, body.start, body.end, body.lead, "block")
+    return Fill("function", title, body.start, end, body.lead, "block")
 
 
 def here(text: str, start: int, end: int) -> Fill | None:
@@ -82,10 +87,14 @@ def here(text: str, start: int, end: int) -> Fill | None:
     first = text.rfind("\n", 0, start) + 1
     last = text.find("\n", max(end - 1, start))
     lines = text[first : last if last >= 0 else len(text)]
-    found = _PLACEHOLDER.search(lines)
-    if found is None:
+    for found in _PLACEHOLDER.finditer(lines):
+        place = first + found.start()
+        standing = standing_in(text[:place], text[place:])
+        # Signs in a string or a comment stand for nothing; a comment begins in no string.
+        if standing == "code" or (found["comment"] and standing != "string"):
+            break
+    else:
         return None
-    place = first + found.start()
     if found["code"]:
         stop = first + found.end()
         return Fill("here", f"Fill in for `{_short(found['code'])}`", place, stop, "", "block")

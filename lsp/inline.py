@@ -33,13 +33,17 @@ class Suggestion:
     whole: bool = False
 
     def along(self, prefix: str, suffix: str) -> Suggestion | None:
-        """What is left of it where some of it has been typed; None where that does not fit."""
+        """What is left of it where some of it has been typed; None where that does not fit.
+
+        That there is nothing to say is known of its own place alone.
+        """
         if suffix != self.suffix or not prefix.startswith(self.prefix):
             return None
         typed = prefix[len(self.prefix) :]
         rests = tuple(text[len(typed) :] for text in self.texts if text.startswith(typed))
         rests = tuple(rest for rest in rests if rest)
-        return replace(self, prefix=prefix, texts=rests) if rests or not self.texts else None
+        fits = rests or not (typed or self.texts)
+        return replace(self, prefix=prefix, texts=rests) if fits else None
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,17 @@ class Inline:
 
     def __init__(self) -> None:
         self._remembered: deque[Suggestion] = deque(maxlen=REMEMBERED)
-        self._dismissed: tuple[str, str] | None = None  # the text as it would have been
+        self._dismissed: Suggestion | None = None
         self._ids = count(1)
         self.shown: Shown | None = None
 
     def remember(self, suggestion: Suggestion) -> None:
         """Keep a suggestion for when its place is asked about again, or has been typed along."""
         self._remembered.append(suggestion)
+
+    def forget(self) -> None:
+        """Another model, or other options, would say something else."""
+        self._remembered.clear()
 
     def remembered(self, prefix: str, suffix: str) -> Suggestion | None:
         """What is known already for a place, the newest."""
@@ -125,8 +133,9 @@ class Inline:
         """The user does not want it: neither it nor its rest comes by itself again."""
         if self.shown is None:
             return None
-        full, suffix = self.shown.prefix + self.shown.texts[0], self.shown.suffix
-        self._dismissed = full, suffix
+        prefix, suffix, texts = self.shown.prefix, self.shown.suffix, self.shown.texts[:1]
+        self._dismissed = Suggestion(prefix, suffix, texts, 1.0)
+        full = prefix + texts[0]
         kept = [
             each
             for each in self._remembered
@@ -142,9 +151,17 @@ class Inline:
             return None
         return Outcome("partially_accepted" if now.taken else "dismissed", now.trigger, now.taken)
 
+    def dismissed_at(self, prefix: str, suffix: str) -> bool:
+        """Whether the last dismissal was here, or what was dismissed has been typed up to here."""
+        return self._dismissed is not None and self._dismissed.along(prefix, suffix) is not None
+
     def was_dismissed(self, prefix: str, suffix: str, text: str) -> bool:
         """Whether it would be what was dismissed last."""
-        return self._dismissed == (prefix + text, suffix)
+        last = self._dismissed
+        return last is not None and (prefix + text, suffix) == (
+            last.prefix + last.texts[0],
+            last.suffix,
+        )
 
 
 def distinct(texts: Sequence[str], most: int) -> tuple[str, ...]:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from lsprotocol import converters, types
+from lsprotocol import types
 
 from lsp.engines import Question
 from lsp.fills import Filled, Kind, at
 from lsp.inline import distinct
 from lsp.server import OpenFile, Server
+
+if TYPE_CHECKING:
+    from coder.infill import Frame
 
 ACTION = types.CodeActionKind.RefactorRewrite
 COMMANDS: dict[Kind, str] = {
@@ -41,7 +45,7 @@ def code_actions(server: Server, params: types.CodeActionParams) -> list[types.C
     start, end = sorted(map(file.document.offset, (params.range.start, params.range.end)))
     place = {
         "uri": file.document.uri,
-        "range": converters.get_converter().unstructure(params.range),
+        "range": server.converter.unstructure(params.range),
     }
     return [
         types.CodeAction(
@@ -74,7 +78,8 @@ async def fill(server: Server, kind: Kind, uri: str, place: types.Range) -> str 
         until=wanted.until,
         seconds=options.fill_deadline_ms / 1000,
     )
-    answer = await server.ask(file, question, wanted.start)
+    watch = steps(server, file, wanted.start) if options.steps else None
+    answer = await server.ask(file, question, watch)
     if answer is None:
         server.answer_user("no answer; the log says why")
         return None
@@ -84,7 +89,7 @@ async def fill(server: Server, kind: Kind, uri: str, place: types.Range) -> str 
     if not texts:
         server.answer_user("the model has nothing to offer here")
         return None
-    if document.revision != revision:
+    if document.revision != revision or server.files.get(uri) is not file:
         server.answer_user("the file was changed meanwhile; ask again")
         return None
     file.filled = Filled(prefix, suffix, texts)
@@ -98,6 +103,30 @@ async def fill(server: Server, kind: Kind, uri: str, place: types.Range) -> str 
                 event, language=document.language, trigger=kind, characters=len(texts[0])
             )
     return texts[0]
+
+
+def steps(server: Server, file: OpenFile, start: int) -> Callable[[Frame], None]:
+    """A function for the model's worker that tells the editor of each step (`talaria/step`)."""
+    engines, document = server.engines, file.document
+    position = server.converter.unstructure(document.position(start))
+    head = {"uri": document.uri, "version": document.version, "position": position}
+    canvases: dict[int, list[str | None]] = {}
+
+    def watch(frame: Frame) -> None:
+        from coder.trace import pieces
+
+        if 0 not in frame.rows or engines is None:
+            return
+        row, canvas = frame.rows.index(0), frame.step.canvas
+        ids = canvas.ids[row, : int(canvas.ended[row])].tolist()
+        # Masks behind the last token say only how long a canvas is.
+        while ids and ids[-1] == canvas.mask:
+            ids.pop()
+        canvases[frame.canvas] = pieces(ids, engines.tokenizer)
+        shown = [piece for number in sorted(canvases) for piece in canvases[number]]
+        server.later(server.protocol.notify, "talaria/step", {**head, "pieces": shown})
+
+    return watch
 
 
 async def next_candidate(server: Server, uri: str) -> str | None:

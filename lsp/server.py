@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from lsprotocol import converters, types
 from pygls.lsp.server import LanguageServer
@@ -26,8 +26,9 @@ from lsp.context import Neighbours
 from lsp.documents import Document
 from lsp.engines import Answer, Engines, Question, State
 from lsp.fills import Filled
-from lsp.inline import Inline, Outcome
+from lsp.inline import Inline, Outcome, Suggestion
 from lsp.options import Options
+from lsp.privacy import Fence
 from lsp.protocol import Protocol
 from lsp.rhythm import Rhythm
 from lsp.usage import Usage
@@ -37,11 +38,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("talaria")
 
+Place = tuple[str, str, bool]
+
 LARGEST = 4_000_000  # characters of a document that gets suggestions
 PIECES = 450  # characters of other files: about what a third of the shipped model's context holds
 FLUSH = 300.0  # seconds between two writings of the counts
-ORPHANED = 1.0  # seconds between two looks whether the editor still runs
 MESSAGES = 20  # that are shown in a session, at most
+
+
+def place(uri: str) -> Path | None:
+    """Where a document lies; None where that is no file, or no address at all."""
+    try:
+        name = to_fs_path(uri)
+    except ValueError:
+        return None
+    return Path(name) if name else None
 
 
 class OpenFile:
@@ -51,6 +62,7 @@ class OpenFile:
     files   pieces of other files that matter in it
     asked   how many times suggestions were asked for
     edited  when and on which line it was changed last
+    asking  where a suggestion is being asked for: prefix, suffix, whether several; and what comes
     last    what the embedded model did for it last, with the prefix and suffix it was given
     filled  what was written into it on request last
     """
@@ -62,6 +74,7 @@ class OpenFile:
         self.files: tuple[Piece, ...] = ()
         self.asked = 0
         self.edited = 0.0, 0
+        self.asking: tuple[Place, asyncio.Future[Suggestion | None]] | None = None
         self.last: tuple[Infill, str, str] | None = None
         self.filled: Filled | None = None
 
@@ -69,26 +82,28 @@ class OpenFile:
 class Server(LanguageServer):
     """Talaria's language server."""
 
+    protocol: Protocol
+
     def __init__(self, options: Options, usage: Usage | None = None) -> None:
         """`options` come from the command line; an editor's go above them."""
+        self.converter = converters.get_converter()  # costs milliseconds each time
         super().__init__(
             "talaria",
             metadata.version("talaria"),
             types.TextDocumentSyncKind.Incremental,
             protocol_cls=Protocol,
-            converter_factory=converters.get_converter,
-            max_workers=4,
+            converter_factory=lambda: self.converter,
         )
         self.options = options
         self.usage = usage or Usage()
         self.files: dict[str, OpenFile] = {}
         self.off: set[str] = set()  # languages that were switched off; "" is all of them
         self.ended = False  # by `shutdown`, as it should be
-        self.roots: list[Path] = []
+        self.roots: list[str] = []  # of the workspace, as addresses
         self.neighbours = Neighbours((), ())
         self.engines: Engines | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._told: set[str] = set()  # messages, each shown once
+        self._told: set[str] = set()  # what was told about already
         self._tasks: set[asyncio.Task[Any]] = set()
         self._busy = 0
         self._looking = False  # for pieces of other files
@@ -100,9 +115,7 @@ class Server(LanguageServer):
         self._loop = asyncio.get_running_loop()
         self.set_options(params.initialization_options)
         addresses = [folder.uri for folder in params.workspace_folders or ()]
-        names = map(to_fs_path, addresses or [params.root_uri or ""])
-        self.roots = [Path(name) for name in names if name]
-        self.neighbours = self._neighbours()
+        self.set_roots(addresses or [params.root_uri or ""])
         self.engines = Engines(self.options, self._engine_changed, self._endpoint_failed)
 
     async def end(self) -> None:
@@ -154,19 +167,6 @@ class Server(LanguageServer):
             await asyncio.sleep(FLUSH)
             await asyncio.to_thread(self.usage.flush)
 
-    async def watch_editor(self) -> None:
-        """End with the editor, even if that forgot to say so."""
-        while self.process_id:
-            await asyncio.sleep(ORPHANED)
-            try:
-                os.kill(self.process_id, 0)
-            except ProcessLookupError:
-                log.warning("the editor, process %s, is gone", self.process_id)
-                self.usage.flush()
-                os._exit(1)
-            except OSError:
-                continue  # it runs as somebody else
-
     # Options
 
     def set_options(self, given: object) -> None:
@@ -185,21 +185,40 @@ class Server(LanguageServer):
         if self.engines and self.options.needs_restart(before):
             old, self.engines = self.engines, None
             await old.close()
+            if self.ended:
+                return
             self.engines = Engines(self.options, self._engine_changed, self._endpoint_failed)
         elif self.engines:
             self.engines.options = self.options
         if self.options.exclude != before.exclude:
-            self.neighbours = self._neighbours()
-            for file in self.files.values():
-                file.secret = self._secret(file.path)
+            self.set_roots(self.roots)
         if self.options != before:
+            for file in self.files.values():
+                file.inline.forget()
+                file.last = None  # its tokens are those of its model
             self.announce()
+
+    def set_roots(self, addresses: list[str]) -> None:
+        """The workspace is in these folders; what it excludes may be something else then."""
+        self.roots = addresses
+        paths = [path for path in map(place, addresses) if path]
+        sound = []
+        for pattern in self.options.exclude:
+            try:
+                Fence((), [pattern])
+            except UsageError as error:
+                self.tell(f"{error} It excludes nothing.", types.MessageType.Warning)
+            else:
+                sound.append(pattern)
+        self.neighbours = Neighbours(paths, sound, PIECES)
+        for file in self.files.values():
+            file.secret = self._secret(file.document.uri)
 
     def toggle(self, language: str) -> bool:
         """Switch suggestions off or on, in a language or in all (""); whether they are on now."""
         self.off ^= {language}
         self.announce()
-        return language not in self.off
+        return self.options.enabled and not self.off & {"", language}
 
     def statistics(self) -> dict[str, Any]:
         """What `talaria.status` answers."""
@@ -217,10 +236,11 @@ class Server(LanguageServer):
         """An error is a line in the log; a pop-up for each would be a loop of them."""
         log.error("%s: %s", getattr(source, "__name__", source), error)
 
-    def tell(self, message: str, kind: types.MessageType) -> None:
-        """Show a message that nobody asked for, once."""
-        if message not in self._told and len(self._told) < MESSAGES:
-            self._told.add(message)
+    def tell(self, message: str, kind: types.MessageType, about: str | None = None) -> None:
+        """Show a message that nobody asked for, once; one alone of all `about` the same."""
+        about = about or message
+        if about not in self._told and len(self._told) < MESSAGES:
+            self._told.add(about)
             self.window_show_message(types.ShowMessageParams(kind, f"Talaria: {message}"))
 
     def answer_user(self, message: str) -> None:
@@ -257,18 +277,15 @@ class Server(LanguageServer):
             if state == "failed":
                 self.tell(what, types.MessageType.Error)
 
-        self._later(tell)
+        self.later(tell)
 
     def _endpoint_failed(self, message: str) -> None:
         """Trouble with a service: the first is shown, all are in the log."""
 
-        def tell() -> None:
-            if not any(told.startswith("endpoint") for told in self._told):
-                self.tell(message, types.MessageType.Warning)
+        about = f"endpoint {self.options.endpoint}"
+        self.later(self.tell, message, types.MessageType.Warning, about)
 
-        self._later(tell)
-
-    def _later(self, what: Any, *arguments: Any) -> None:
+    def later(self, what: Any, *arguments: Any) -> None:
         """Call a function in the event loop, from any thread."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(what, *arguments)
@@ -279,9 +296,9 @@ class Server(LanguageServer):
         """A document is open from now on."""
         encoding = self.server_capabilities.position_encoding or types.PositionEncodingKind.Utf16
         document = Document(item.uri, item.language_id, item.version, item.text, encoding)
-        name = to_fs_path(item.uri)
-        path = Path(name) if name else None
-        file = self.files[item.uri] = OpenFile(document, path, self._secret(path))
+        self.closed(item.uri)  # if the editor forgot to say so
+        secret = self._secret(item.uri)
+        file = self.files[item.uri] = OpenFile(document, place(item.uri), secret)
         if self.offers(file):
             self.look_around(file, 0)  # the first look is the slow one
 
@@ -292,7 +309,7 @@ class Server(LanguageServer):
             log.warning("a change of %s, which is not open", params.text_document.uri)
             return None
         document, version = file.document, params.text_document.version
-        if version is not None and document.version is not None and version <= document.version:
+        if version is not None and document.version is not None and version < document.version:
             log.warning("version %s of %s after %s", version, document.uri, document.version)
         for change in params.content_changes:
             document.change(change)
@@ -310,6 +327,7 @@ class Server(LanguageServer):
     def closed(self, uri: str) -> None:
         """A document is no longer open."""
         if file := self.files.pop(uri, None):
+            file.document.revision += 1  # whoever still works on it finds that it moved on
             self.count(file, file.inline.end())
 
     def offers(self, file: OpenFile | None) -> bool:
@@ -353,31 +371,24 @@ class Server(LanguageServer):
 
         self.spawn(look())
 
-    def _neighbours(self) -> Neighbours:
-        """Who knows other files of the workspace; nothing is excluded where a pattern is wrong."""
+    def _secret(self, uri: str) -> bool:
+        """Whether no model may see a document; what is no file may still be a copy of one."""
         try:
-            return Neighbours(self.roots, self.options.exclude, PIECES)
-        except UsageError as error:
-            self.tell(f"{error} Nothing is excluded.", types.MessageType.Warning)
-            return Neighbours(self.roots, (), PIECES)
-
-    def _secret(self, path: Path | None) -> bool:
-        return path is not None and not self.neighbours.fence.fillable(path)
+            path = place(uri) or Path(unquote(urlsplit(uri).path))
+        except ValueError:
+            return True
+        return not self.neighbours.fence.fillable(path)
 
     # Answers
 
     async def ask(
-        self, file: OpenFile, question: Question, offset: int | None = None
+        self, file: OpenFile, question: Question, watch: Callable[[Frame], None] | None = None
     ) -> Answer | None:
-        """Ask the engines; None where a newer question took its place or there is no model.
-
-        With an `offset`, the place of the hole, steps are sent to an editor that asked for them.
-        """
+        """Ask the engines; None where a newer question took its place or there is no model."""
         assert self.engines is not None
         self._busy += 1
         if self._busy == 1:
             self.announce()
-        watch = None if offset is None or not self.options.steps else self._steps(file, offset)
         try:
             answer = await self.engines.ask(question, watch)
         except asyncio.CancelledError:
@@ -388,6 +399,9 @@ class Server(LanguageServer):
         except TalariaError as error:
             log.warning("%s", error)
             return None
+        except Exception:  # whatever is wrong with a model, an editor gets no suggestion
+            log.exception("no answer")
+            return None
         finally:
             self._busy -= 1
             if not self._busy:
@@ -395,26 +409,3 @@ class Server(LanguageServer):
         if answer.found:
             file.last = answer.found, question.prefix, question.suffix
         return answer
-
-    def _steps(self, file: OpenFile, offset: int) -> Any:
-        """A function for the engine's worker that sends each step as `talaria/step`."""
-        engines, document = self.engines, file.document
-        place = converters.get_converter().unstructure(document.position(offset))
-        head = {"uri": document.uri, "version": document.version, "position": place}
-        canvases: dict[int, list[str | None]] = {}
-
-        def watch(frame: Frame) -> None:
-            from coder.trace import pieces
-
-            if 0 not in frame.rows or engines is None:
-                return
-            row, canvas = frame.rows.index(0), frame.step.canvas
-            ids = canvas.ids[row, : int(canvas.ended[row])].tolist()
-            # Masks behind the last token say only how long a canvas is.
-            while ids and ids[-1] == canvas.mask:
-                ids.pop()
-            canvases[frame.canvas] = pieces(ids, engines.tokenizer)
-            shown = [piece for number in sorted(canvases) for piece in canvases[number]]
-            self._later(self.protocol.notify, "talaria/step", {**head, "pieces": shown})
-
-        return watch

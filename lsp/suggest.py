@@ -8,6 +8,7 @@ may still fit.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 from lsprotocol import types
@@ -38,8 +39,8 @@ async def inline_completion(
     lead = ""
     if chosen:
         # What the list of completions would insert is taken for granted.
-        place, lead = chosen.range, plain(chosen.text)
-        prefix = file.document.cut(place.start)[0] + lead
+        place, lead = chosen.range, chosen.text
+        prefix = file.document.cut(place.start)[0] + plain(lead)
         suffix = file.document.cut(place.end)[1]
     found = await suggest(server, file, prefix, suffix, invoked=invoked)
     if found is None or file.document.revision != revision:
@@ -65,22 +66,34 @@ async def completion(server: Server, params: types.CompletionParams) -> types.Co
     if found and file.document.revision == revision:
         text = found.texts[0]
         show(server, file, Suggestion(prefix, suffix, (text,), 1.0), False, began)
-        items.append(completion_item(text, params.position))
+        known = server.client_capabilities.text_document
+        item = known.completion.completion_item if known and known.completion else None
+        formats = (item.documentation_format if item else None) or ()
+        rich = types.MarkupKind.Markdown in formats
+        items.append(completion_item(file, prefix, text, rich))
     return types.CompletionList(is_incomplete=True, items=items)
 
 
-def completion_item(text: str, position: types.Position) -> types.CompletionItem:
-    """A suggestion as an item: its first line as the label, all of it beside it."""
+def completion_item(file: OpenFile, prefix: str, text: str, rich: bool) -> types.CompletionItem:
+    """A suggestion as an item: its first line as the label, all of it beside it, `rich` or plain.
+
+    It begins with the word before the cursor, by which editors choose among items.
+    """
+    start = len(prefix) - len(prefix.rpartition("\n")[2])
+    start += next(re.finditer(r"\w*\Z", prefix[start:])).start()
+    place, text = file.document.range(start, len(prefix)), prefix[start:] + text
     line, _, more = text.strip().partition("\n")
     return types.CompletionItem(
         label=line + (" …" if more else ""),
-        kind=types.CompletionItemKind.Snippet,
+        kind=types.CompletionItemKind.Text,  # as a snippet, signs in it would mean something
         detail="Talaria",
-        documentation=types.MarkupContent(types.MarkupKind.Markdown, f"```python\n{text}\n```"),
+        documentation=types.MarkupContent(types.MarkupKind.Markdown, f"```python\n{text}\n```")
+        if rich
+        else text,
         filter_text=text,
         sort_text="~",  # behind what a language's own server knows
         insert_text_format=types.InsertTextFormat.PlainText,
-        text_edit=types.TextEdit(types.Range(position, position), text),
+        text_edit=types.TextEdit(place, text),
     )
 
 
@@ -104,33 +117,53 @@ async def suggest(
 
     One that is asked for `ahead` waits for no key.
     """
-    options, engines, document = server.options, server.engines, file.document
-    known = file.inline.remembered(prefix, suffix)
+    options, engines = server.options, server.engines
+    dismissed = not invoked and file.inline.dismissed_at(prefix, suffix)
+    known = None if dismissed else file.inline.remembered(prefix, suffix)
     if known and (known.whole or not invoked):
         return known if known.texts else None
     if engines is None:
         return None
     if not invoked and (
-        engines.state != "ready"
-        or document.language not in options.languages
+        not engines.answers
+        or file.document.language not in options.languages
         or before_asking(
             *(prefix, suffix),
             strings=options.strings,
             comments=options.comments,
-            dismissed=file.inline.was_dismissed(prefix, suffix, ""),
+            dismissed=dismissed,
         )
     ):
         return None
+    place = prefix, suffix, invoked
+    while file.asking and file.asking[0] == place:
+        # Asked already, as a list of completions is beside grey text, or what was prefetched.
+        found = file.asking[1]
+        await asyncio.wait([found])
+        if not found.cancelled():
+            return found.result()
+    answer: asyncio.Future[Suggestion | None] = asyncio.get_running_loop().create_future()
+    file.asking = place, answer
+    try:
+        answer.set_result(await ask(server, file, prefix, suffix, invoked, ahead))
+        return answer.result()
+    finally:
+        answer.cancel()
+        if file.asking and file.asking[1] is answer:
+            file.asking = None
+
+
+async def ask(
+    server: Server, file: OpenFile, prefix: str, suffix: str, invoked: bool, ahead: bool
+) -> Suggestion | None:
+    """Ask the model or the service, once the typing lets it; what it says is remembered."""
+    options, document = server.options, file.document
     file.asked += 1
     number, revision = file.asked, document.revision
-
-    def moved_on() -> bool:
-        return (number, revision) != (file.asked, document.revision)
-
     wait = file.rhythm.wait() if options.debounce_ms is None else options.debounce_ms / 1000
     if wait and not invoked and not ahead:
         await asyncio.sleep(wait)
-        if moved_on():
+        if (number, revision) != (file.asked, document.revision):
             return None
     began = time.monotonic()
     question = Question(
@@ -146,9 +179,12 @@ async def suggest(
         return None
     file.rhythm.answered(time.monotonic() - began)
     least = 0.0 if invoked else options.least_confidence
+    judged = answer.found is not None and question.check_syntax
     texts = [
         text
-        for text in (tidied(each, prefix, suffix, document.language) for each in answer.texts)
+        for text in (
+            tidied(each, prefix, suffix, document.language, judged) for each in answer.texts
+        )
         if not before_showing(text, prefix, suffix, answer.confidence, least=least)
         and (invoked or not file.inline.was_dismissed(prefix, suffix, text))
     ]
@@ -157,13 +193,16 @@ async def suggest(
     if answer.found is None or answer.found.best.stopped != "deadline":
         file.inline.remember(found)
     server.look_around(file, len(prefix))
-    return found if texts and not moved_on() else None
+    return found if texts else None
 
 
-def tidied(text: str, prefix: str, suffix: str, language: str) -> str:
-    """A middle as it may be offered; nothing where tidying it broke it."""
+def tidied(text: str, prefix: str, suffix: str, language: str, judged: bool) -> str:
+    """A middle as it may be offered; nothing where it breaks the text, or tidying it did.
+
+    `judged` says that the middle itself is known to break nothing.
+    """
     tidy_text = tidy(text, prefix, suffix)
-    if tidy_text in ("", text) or language != PYTHON:
+    if not tidy_text or language != PYTHON or (judged and tidy_text == text):
         return tidy_text
     return tidy_text if judge(prefix, tidy_text, suffix).clean else ""
 
