@@ -81,7 +81,9 @@ class Engines:
         self._endpoint: Endpoint | None = None
         if options.endpoint:
             self._endpoint = self._service(options)
-        threading.Thread(target=self._load, name="talaria-begin", daemon=True).start()
+        loader = threading.Thread(target=self._load, name="talaria-begin", daemon=True)
+        # The answer that is being made goes out first: importing torch holds everything up.
+        asyncio.get_running_loop().call_soon(loader.start)
 
     async def ask(
         self, question: Question, on_frame: Callable[[Frame], None] | None = None
