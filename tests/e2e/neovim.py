@@ -1,0 +1,298 @@
+"""A real Neovim in a real terminal: tmux shows it, `nvim --server` asks it.
+
+Nothing is stubbed: keys go through the editor's own queue of input, screens are what the
+terminal shows, with colours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = ROOT / "editors" / "nvim"
+SCREENS = ROOT / "build" / "e2e" / "neovim"
+WAIT = 20.0  # seconds for what comes by itself
+
+T = TypeVar("T")
+
+
+def lacking() -> str | None:
+    """What is missing to run these tests, with the remedy; None if nothing is."""
+    program = editor()
+    if program is None:
+        return "no Neovim 0.10 or newer. Remedy: install it, or name it by TALARIA_NVIM"
+    if shutil.which("tmux") is None:
+        return "no tmux, in which Neovim is shown. Remedy: install tmux"
+    return None
+
+
+def editor() -> str | None:
+    """The Neovim to try: TALARIA_NVIM, one of the tests' own, or `nvim` if it is new enough."""
+    own = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    for program in (
+        os.environ.get("TALARIA_NVIM"),
+        str(own / "talaria-test" / "neovim" / "nvim"),
+        shutil.which("nvim"),
+    ):
+        if program and Path(program).exists() and version(program) >= (0, 10):
+            return program
+    return None
+
+
+def version(program: str) -> tuple[int, int]:
+    """Major and minor version of a Neovim."""
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    major, minor = told.stdout.split()[1].lstrip("v").split(".")[:2]
+    return int(major), int(minor)
+
+
+def scripted(script: Path) -> list[str]:
+    """A server's command whose answers stand in a file."""
+    return ["env", f"TALARIA_SCRIPT={script}", sys.executable, "-m", "tests.e2e.scripted"]
+
+
+class Neovim:
+    """One editor in one terminal."""
+
+    def __init__(self, program: str, folder: Path, name: str) -> None:
+        self.program, self.folder, self.name = program, folder, name
+        self.socket = folder / "nvim.sock"
+        self.tmux = ["tmux", "-S", str(folder / "tmux.sock")]
+        self.screens = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, init: str, *files: Path, columns: int = 80, lines: int = 20) -> None:
+        """Begin with a configuration of our own and nothing else."""
+        config = self.folder / "init.lua"
+        config.write_text(init, "utf-8")
+        environment = {
+            "TALARIA_STATE": str(self.folder / "state"),
+            "PYTHONPATH": str(ROOT),
+            "TERM": "xterm-256color",
+            "LC_ALL": "C.UTF-8",
+            **{
+                f"XDG_{kind}_HOME": str(self.folder / kind.lower())
+                for kind in ("CONFIG", "DATA", "STATE", "CACHE")
+            },
+        }
+        # Editor and terminal are two programs: where Neovim was unpacked beside the system's
+        # libraries, it cannot start itself again, as it would to show itself.
+        self.process = subprocess.Popen(
+            [
+                *(self.program, "--headless", "-u", str(config), "-n", "-i", "NONE"),
+                *("--listen", str(self.socket), *map(str, files)),
+            ],
+            env={**os.environ, **environment},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.until(lambda: self.lua("1 + 1") == 2, "Neovim to answer", 30)
+        shown = ["env", *(f"{key}={value}" for key, value in environment.items()), self.program]
+        shown += ["--server", str(self.socket), "--remote-ui"]
+        size = ["-x", str(columns), "-y", str(lines)]
+        self._tmux("-f", "/dev/null", "new-session", "-d", *size, *shown)
+        self.until(lambda: self.lua("#vim.api.nvim_list_uis()") == 1, "the terminal")
+
+    def lua(self, expression: str) -> Any:
+        """The value of an expression in Lua; None where the editor cannot answer now."""
+        try:
+            told = subprocess.run(
+                [
+                    *(self.program, "--server", str(self.socket), "--remote-expr"),
+                    f"luaeval('vim.json.encode({expression.replace(chr(39), chr(39) * 2)})')",
+                ],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:  # it waits for Enter
+            return None
+        # Before 0.11 it is told on standard error.
+        for text in (told.stdout, told.stderr):
+            try:
+                return json.loads(text)
+            except ValueError:
+                continue
+        return None
+
+    def keys(self, keys: str) -> None:
+        """Type; `<Tab>` and the like are keys. All come at once, as from fast fingers."""
+        self.lua(f"vim.api.nvim_input({quoted(keys)})")
+
+    def enter(self) -> None:
+        """What a message that does not fit on its line asks for."""
+        self._tmux("send-keys", "Enter")
+
+    def type(self, text: str, pause: float = 0.05) -> None:
+        """Type signs one by one."""
+        for sign in text:
+            self.keys({"\n": "<CR>", "<": "<lt>"}.get(sign, sign))
+            time.sleep(pause)
+
+    def run(self, command: str) -> None:
+        """Execute a command of Vim's."""
+        self.lua(f"vim.schedule(function() vim.cmd({quoted(command)}) end) or 1")
+
+    def text(self) -> str:
+        """The current buffer."""
+        return "\n".join(self.lua("vim.api.nvim_buf_get_lines(0, 0, -1, false)") or [])
+
+    def grey(self) -> str | None:
+        """The grey text that is shown, whoever draws it; None if there is none."""
+        marks = self.lua(f"(function() {GREY} end)()")
+        return None if marks is None or marks is False else str(marks)
+
+    def screen(self, colours: bool = False) -> str:
+        """What the terminal shows."""
+        return self._tmux("capture-pane", "-p", *(["-e"] if colours else []))
+
+    def cursor(self) -> tuple[int, int]:
+        """Column and row of the terminal's cursor."""
+        column, row = self._tmux("display-message", "-p", "#{cursor_x} #{cursor_y}").split()
+        return int(column), int(row)
+
+    def keep(self, what: str) -> str:
+        """Keep the screen as a file to be looked at; its text."""
+        SCREENS.mkdir(parents=True, exist_ok=True)
+        self.screens += 1
+        name = f"{self.name}-{self.screens:02}-{what.replace(' ', '-')}"
+        (SCREENS / f"{name}.ansi").write_text(self.screen(colours=True), "utf-8")
+        text = self.screen()
+        (SCREENS / f"{name}.txt").write_text(text, "utf-8")
+        return text
+
+    def until(
+        self, happens: Callable[[], T], what: str, seconds: float = WAIT, pause: float = 0.05
+    ) -> T:
+        """Wait for something; TimeoutError shows the screen."""
+        end = time.monotonic() + seconds
+        while True:
+            if found := happens():
+                return found
+            if time.monotonic() > end:
+                screen = self.keep("timeout")
+                raise TimeoutError(
+                    f"waited {seconds:g} s for {what}:\n{screen}\nmessages: {self.messages()}"
+                )
+            time.sleep(pause)
+
+    def never(self, happens: Callable[[], object], seconds: float = 1.5) -> None:
+        """Watch that something does not happen for a while."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert not happens(), self.keep("unwanted")
+            time.sleep(0.1)
+
+    def status(self) -> dict[str, Any]:
+        """What `talaria.status` answers."""
+        found: dict[str, Any] = self.lua(f"(function() {STATUS} end)()") or {}
+        return found
+
+    def requests(self) -> int:
+        """How many questions the engine was asked."""
+        return int(self.status()["engine"]["requests"])
+
+    def ready(self, seconds: float = 60) -> None:
+        """Wait until the model is loaded."""
+        self.until(
+            lambda: self.status().get("engine", {}).get("state") == "ready",
+            "the model",
+            seconds,
+            0.2,
+        )
+
+    def messages(self) -> str:
+        """All that was told."""
+        return str(self.lua("vim.fn.execute('messages')"))
+
+    def server(self) -> int:
+        """The process of the server."""
+        assert self.process is not None
+        found = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True
+        )
+        return int(found.stdout.split()[0])
+
+    def end(self) -> None:
+        """Leave, and make sure that nothing is left."""
+        try:
+            self.run("qall!")
+            if self.process:
+                self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            if self.process:
+                self.process.kill()
+                self.process.wait()
+            subprocess.run([*self.tmux, "kill-server"], capture_output=True, check=False)
+
+    def _tmux(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*self.tmux, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        if done.returncode:
+            raise RuntimeError(f"tmux {arguments[0]}: {done.stderr}")
+        return done.stdout
+
+
+def quoted(text: str) -> str:
+    """A text as Lua writes it, on one line."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+@contextmanager
+def neovim(folder: Path, name: str, init: str, *files: Path, **size: int) -> Iterator[Neovim]:
+    """An editor that is there for the length of a test."""
+    program = editor()
+    assert program is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    here = Neovim(program, folder, name)
+    try:
+        here.start(init, *files, **size)
+        yield here
+    finally:
+        here.end()
+
+
+# The grey text of the current buffer: of Neovim's own inline completion, or the plugin's.
+GREY = """
+for _, name in ipairs({ "nvim.lsp.inline_completion", "talaria.ghost" }) do
+  local space = vim.api.nvim_get_namespaces()[name]
+  local marks = space and vim.api.nvim_buf_get_extmarks(0, space, 0, -1, { details = true }) or {}
+  for _, mark in ipairs(marks) do
+    local text = ""
+    for _, chunk in ipairs(mark[4].virt_text or {}) do text = text .. chunk[1] end
+    for _, line in ipairs(mark[4].virt_lines or {}) do
+      text = text .. "\\n"
+      for _, chunk in ipairs(line) do text = text .. chunk[1] end
+    end
+    if text ~= "" then return text end
+  end
+end
+return false
+""".replace("\n", " ")
+
+STATUS = """
+local client = vim.lsp.get_clients({ name = "talaria" })[1]
+if not client or not client.initialized then return {} end
+local sent = { command = "talaria.status", arguments = {} }
+local ask, method = client.request_sync, "workspace/executeCommand"
+local answer
+if vim.fn.has("nvim-0.11") == 1 then answer = ask(client, method, sent, 3000, 0)
+else answer = ask(method, sent, 3000, 0) end
+return answer and answer.result or {}
+""".replace("\n", " ")
