@@ -78,7 +78,7 @@ async def fill(server: Server, kind: Kind, uri: str, place: types.Range) -> str 
         until=wanted.until,
         seconds=options.fill_deadline_ms / 1000,
     )
-    watch = steps(server, file, wanted.start) if options.steps else None
+    watch = steps(server, file, wanted.start, wanted.lead) if options.steps else None
     answer = await server.ask(file, question, watch)
     if answer is None:
         server.answer_user("no answer; the log says why")
@@ -105,25 +105,29 @@ async def fill(server: Server, kind: Kind, uri: str, place: types.Range) -> str 
     return texts[0]
 
 
-def steps(server: Server, file: OpenFile, start: int) -> Callable[[Frame], None]:
-    """A function for the model's worker that tells the editor of each step (`talaria/step`)."""
+def steps(server: Server, file: OpenFile, start: int, lead: str) -> Callable[[Frame], None]:
+    """A function for the model's worker that tells the editor of each step (`talaria/step`).
+
+    `lead` is what will be written before the middle.
+    """
     engines, document = server.engines, file.document
     position = server.converter.unstructure(document.position(start))
     head = {"uri": document.uri, "version": document.version, "position": position}
     canvases: dict[int, list[str | None]] = {}
 
     def watch(frame: Frame) -> None:
+        from coder.sampler import LOOKAHEAD
         from coder.trace import pieces
 
         if 0 not in frame.rows or engines is None:
             return
         row, canvas = frame.rows.index(0), frame.step.canvas
         ids = canvas.ids[row, : int(canvas.ended[row])].tolist()
-        # Masks behind the last token say only how long a canvas is.
-        while ids and ids[-1] == canvas.mask:
-            ids.pop()
-        canvases[frame.canvas] = pieces(ids, engines.tokenizer)
-        shown = [piece for number in sorted(canvases) for piece in canvases[number]]
+        # Masks that no step has looked at yet say only how long a canvas is.
+        written = max((n + 1 for n, token in enumerate(ids) if token != canvas.mask), default=0)
+        canvases[frame.canvas] = pieces(ids[: written + LOOKAHEAD], engines.tokenizer)
+        shown: list[str | None] = [lead] * bool(lead)
+        shown += [piece for number in sorted(canvases) for piece in canvases[number]]
         server.later(server.protocol.notify, "talaria/step", {**head, "pieces": shown})
 
     return watch
