@@ -1,10 +1,12 @@
 """What the look at syntax gives and costs: held-out lines filled with and without it.
 
-`python -m benchmarks.syntax` fills the rests of lines in real files twice, in turns,
-each time with what was read before remembered, as while typing; then all once more with
-an unfinished statement elsewhere in the file. What is offered is put into its file, that
-statement left out, and the whole file is parsed and compiled anew: not by the judge
-that the decoder asks, which parses incrementally and compiles only what is near.
+`python -m benchmarks.syntax` fills the rests of lines in real files, whole lines and the
+bodies of functions, each twice, in turns, with what was read before remembered, as while
+typing; then all once more with an unfinished statement elsewhere in the file. What is
+offered is put into its file, that statement left out, and the whole file is parsed and
+compiled anew: not by the judge that the decoder asks, which parses incrementally and
+compiles only what is near. Lines and bodies must be complete, as what is written into a
+file; at the rest of a line, a block may have its body still to come.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ import math
 import random
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coder.errors import UsageError
-from coder.syntax import compiles, count_errors
+from coder.syntax import compiles, count_errors, function_at
 from evals.cursors import line_end
 from evals.generate import progress
 from evals.intervals import bootstrap, percentile
@@ -44,6 +46,7 @@ class Turn:
     A file that is broken elsewhere is asked about without what is unfinished there.
     """
 
+    place: str
     cursor: str
     cluster: str
     file: str
@@ -59,37 +62,73 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table, or JSON; exit code 0."""
     parser = argparse.ArgumentParser(description="What the look at syntax gives and costs.")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
-    parser.add_argument("--cursors", type=int, default=2000, metavar="N")
+    parser.add_argument("--at", nargs="+", choices=PLACES, default=list(PLACES), metavar="PLACE")
+    parser.add_argument("--cursors", type=int, default=2000, metavar="N", help="for all places")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the cursors")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--json", action="store_true", help="all figures, for programs")
     args = parser.parse_args(argv)
-    if args.cursors < 1:
-        raise UsageError(f"--cursors is {args.cursors}; it must be at least 1")
-    turns = measure(line_end(args.corpus, args.cursors, args.seed).problems, args.model)
+    if args.cursors < len(args.at):
+        raise UsageError(
+            f"--cursors is {args.cursors}; it must be at least {len(args.at)}, one for each place"
+        )
+    problems = line_end(args.corpus, args.cursors, args.seed).problems
+    turns = [
+        turn
+        for number, place in enumerate(args.at)
+        for turn in measure(place, problems[number :: len(args.at)], args.model)
+    ]
     found = figures(turns)
     print(json.dumps(found) if args.json else "\n".join(lines(found)))
     return 0
 
 
-def measure(problems: Sequence[Problem], model: str | None) -> list[Turn]:
+def whole_line(problem: Problem) -> Problem:
+    """A hole for all of a line but its indentation."""
+    line = problem.prefix[problem.prefix.rfind("\n") + 1 :].lstrip()
+    start = len(problem.prefix) - len(line)
+    return replace(problem, prefix=problem.prefix[:start], solution=line + problem.solution)
+
+
+def function(problem: Problem) -> Problem | None:
+    """A hole for the body of the function around a cursor, if there is one."""
+    text = problem.prefix + problem.solution + problem.suffix
+    body = function_at(text, len(problem.prefix))
+    if body is None or body.lead:
+        return None
+    before, after = text[: body.start], text[body.end :]
+    return replace(problem, prefix=before, suffix=after, solution=text[body.start : body.end])
+
+
+# What is cut out around the rest of a line, and how it is asked for.
+PLACES: dict[str, tuple[Callable[[Problem], Problem | None], dict[str, Any]]] = {
+    "line-end": (lambda problem: problem, {"max_tokens": 32}),
+    "line": (whole_line, {"max_tokens": 32, "complete": True}),
+    "function": (function, {"max_tokens": 128, "until": "block", "complete": True}),
+}
+
+
+def measure(place: str, problems: Sequence[Problem], model: str | None) -> list[Turn]:
     """Every cursor of a file that compiles, filled in both ways, neither always first."""
     from coder import checkpoint
     from coder.infill import Memory, Options, infill
 
     loaded = checkpoint.load(model)
     turns = []
-    sound = [p for p in problems if compiles(p.prefix + p.solution + p.suffix)]
-    bar = progress(len(sound), "cursor")
-    for place, problem in enumerate(sound):
+    cut, given = PLACES[place]
+    holes = [hole for hole in map(cut, problems) if hole]
+    sound = [p for p in holes if compiles(p.prefix + p.solution + p.suffix)]
+    bar = progress(len(sound), place)
+    for number, problem in enumerate(sound):
         sides = (problem.prefix, problem.suffix), broken_elsewhere(problem)
         for file, (prefix, suffix) in zip(FILES, sides, strict=True):
-            for way in list(WAYS)[:: 1 if place % 2 else -1]:
-                options = replace(Options(max_tokens=32), check_syntax=WAYS[way])
+            for way in list(WAYS)[:: 1 if number % 2 else -1]:
+                options = Options(**given, check_syntax=WAYS[way])
                 memory = Memory(loaded.denoiser)
                 infill(loaded, prefix[:-1], suffix, options, memory=memory)
                 found = infill(loaded, prefix, suffix, options, memory=memory)
-                turns.append(turn_of(problem, file, way, found))
+                body = not options.complete
+                turns.append(turn_of(place, problem, file, way, found, body))
         bar.update()
     bar.close()
     return turns
@@ -100,9 +139,10 @@ def broken_elsewhere(problem: Problem) -> tuple[str, str]:
     chance = random.Random(problem.id)
     text = problem.prefix + problem.solution + problem.suffix
     lines = text.splitlines(keepends=True)
-    hole = len(problem.prefix.splitlines()) - 1
+    first = problem.prefix.count("\n")
+    hole = range(first, first + problem.solution.count("\n") + 1)
     statements = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
-    rows = [node.lineno - 1 for node in statements if node.lineno - 1 != hole]
+    rows = [node.lineno - 1 for node in statements if node.lineno - 1 not in hole]
     row = chance.choice(rows or [0])
     line = lines[row]
     added = line[: len(line) - len(line.lstrip())] + chance.choice(UNFINISHED) + "\n"
@@ -113,24 +153,27 @@ def broken_elsewhere(problem: Problem) -> tuple[str, str]:
     return problem.prefix, problem.suffix[:start] + added + problem.suffix[start:]
 
 
-def turn_of(problem: Problem, file: str, way: str, found: Infill) -> Turn:
-    """What came of it; a block that is opened at the end may have its body still to come."""
+def turn_of(
+    place: str, problem: Problem, file: str, way: str, found: Infill, to_come: bool
+) -> Turn:
+    """What came of it; the body of a block that is opened at the end may be `to_come`."""
     text = found.best.text
-    body = " pass" if text.rstrip().endswith(":") else ""
+    body = " pass" if to_come and text.rstrip().endswith(":") else ""
     whole = [f"{problem.prefix}{text}{more}{problem.suffix}" for more in {"", body}]
     breaks = all(count_errors(one) > 0 or not compiles(one) for one in whole)
     exact = text == problem.solution
     cost = found.nfe, found.elapsed_ms
-    return Turn(problem.id, problem.cluster, file, way, bool(text), breaks, exact, *cost)
+    return Turn(place, problem.id, problem.cluster, file, way, bool(text), breaks, exact, *cost)
 
 
 def figures(turns: Sequence[Turn]) -> dict[str, Any]:
     """Shares with their intervals by files drawn anew, and what the look costs."""
-    return {
-        "cursors": len(turns) // (len(FILES) * len(WAYS)),
-        "files": {file: of_file([turn for turn in turns if turn.file == file]) for file in FILES},
-        "turns": [asdict(turn) for turn in turns],
-    }
+    places = {}
+    for place in dict.fromkeys(turn.place for turn in turns):
+        some = [turn for turn in turns if turn.place == place]
+        files = {file: of_file([turn for turn in some if turn.file == file]) for file in FILES}
+        places[place] = {"cursors": len(some) // (len(FILES) * len(WAYS)), "files": files}
+    return {"places": places, "turns": [asdict(turn) for turn in turns]}
 
 
 def of_file(turns: Sequence[Turn]) -> dict[str, Any]:
@@ -168,9 +211,14 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     """The figures as a person reads them."""
     heads = ["offered", "exact", "breaks, of the offered"]
     head = [*(word for name in heads for word in (name, "95 %")), "nfe", "p50 ms", "p95 ms"]
-    printed = [f"{found['cursors']} line ends in held-out files that compile"]
-    for file, of in found["files"].items():
-        table = [[file, *head]]
+    printed = []
+    named = [
+        (f"{place}, {file}", part["cursors"], of)
+        for place, part in found["places"].items()
+        for file, of in part["files"].items()
+    ]
+    for name, cursors, of in named:
+        table = [[f"{name} ({cursors})", *head]]
         for way, part in of["ways"].items():
             row = [way, *cells(part["offered"]), *cells(part["exact"]), *cells(part["breaks"])]
             table.append([*row, *(f"{part[name]:.1f}" for name in ("nfe", "p50_ms", "p95_ms"))])

@@ -25,8 +25,10 @@ from coder.errors import TalariaError, UsageError
 # torch is imported where a model is needed, so that a wrong request is answered at once.
 if TYPE_CHECKING:
     from coder.infill import Infill, Options
+    from coder.source import Hole
 
 COMMANDS = "talaria.commands"  # entry points of the commands that live outside `coder`
+GUARDED = 2_000_000  # characters of a file that is compiled before and after it is written to
 BETWEEN = "\n--\n"  # between candidates, as grep puts it between groups of lines
 RULES = (
     ("--confidence-threshold", float, "P", "lower is faster and less sure (0.7)"),
@@ -231,10 +233,12 @@ def infill_command(argv: list[str]) -> int:
     chosen = {
         name: getattr(args, name)
         for name in Options.__dataclass_fields__
-        if getattr(args, name) is not None
+        if getattr(args, name, None) is not None
     }
     if hole.name:
         chosen.setdefault("until", "block")  # a function ends where its body does
+    # Who asks at a cursor may type the body of a block that is offered.
+    chosen["complete"] = bool(hole.name or args.write)
     options = Options(**chosen)
     prefix = hole.prefix + hole.lead
     with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:
@@ -251,6 +255,8 @@ def infill_command(argv: list[str]) -> int:
         refused = "the model has nothing to offer"
     elif args.write and not result.syntax.clean:
         refused = f"what the model offers adds a syntax error ({shorten(result.best.text)})"
+    elif args.write and breaks(hole, middle):
+        refused = f"Python would no longer take the file ({shorten(result.best.text)})"
     if args.write and not refused:
         source.write(hole, middle)
     if args.json:
@@ -332,6 +338,16 @@ def from_here(path: Path) -> Path:
     """Where a file lies, links followed: from this folder on if it is in it, else from the root."""
     real, here = path.resolve(), Path.cwd()
     return real.relative_to(here) if real.is_relative_to(here) else real
+
+
+def breaks(hole: Hole, middle: str) -> bool:
+    """Whether a file that Python takes, and soon, would be one that it does not."""
+    from coder.source import splice
+    from coder.syntax import compiles
+
+    if len(hole.original) > GUARDED:
+        return False
+    return compiles(hole.original) and not compiles(splice(hole, middle))
 
 
 def shorten(text: str) -> str:

@@ -21,7 +21,7 @@ from coder.denoiser import Denoiser, KVCache
 from coder.errors import UsageError
 from coder.sampler import Banned, Row, Step, autoregress, denoise, verify
 from coder.source import Piece
-from coder.syntax import Surroundings, Trees, Verdict
+from coder.syntax import Hurried, Surroundings, Trees, Verdict
 from coder.tokenizer import Tokenizer
 from coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_bound, top_k
 
@@ -33,6 +33,7 @@ MENDS, MEND_NFE = 2, 8  # times that a broken canvas is taken up again, evaluati
 DIVERSE = 0.7  # temperature of candidates after the first
 FILES = 1 / 3  # of the room for a context that pieces of other files may take
 TRIED = 16  # last tokens of a broken middle at each of which it may be cut, else at line ends
+GRACE = 0.05  # seconds that the look at the syntax may take when a deadline has passed
 HALF = "\ufffd"  # what the tokenizer makes of bytes that are no character
 # Rules that may take the place of the threshold, by the option that asks for them.
 RULES: dict[str, Callable[..., Rule]] = {
@@ -66,6 +67,9 @@ class Options:
     check_syntax          a middle that adds a syntax error is denoised again from the doubtful
                           token in the error on, MENDS times; what is still broken is cut to
                           its longest part that adds none, maybe to nothing
+    complete              a middle that lacks the body of a block that it opens counts as
+                          one that adds an error: right for what is written into a file,
+                          not for what is offered while its user types on
     seed                  the same seed gives the same text
     """
 
@@ -81,6 +85,7 @@ class Options:
     top_k: int | None = None
     remask: float | None = None
     check_syntax: bool = True
+    complete: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -356,8 +361,10 @@ def _fill(
         raise UsageError(
             f"--max-tokens is {max_tokens}; this model's limit is {total // 2}, half its context"
         )
-    trees = memory.trees if memory else None
-    courses = [_Course(hole, options, max_tokens, model, on_frame, trees) for hole in holes]
+    trees, hurried = memory.trees if memory else None, _Hurry(interrupted)
+    courses = [
+        _Course(hole, options, max_tokens, model, on_frame, trees, hurried) for hole in holes
+    ]
     # Canvases are whole, and none may reach past the positions that training knew.
     block = denoiser.config.block_length if options.mode == "diffuse" else 1
     for hole, course in zip(holes, courses, strict=True):
@@ -386,7 +393,7 @@ def _fill(
         return [replace(unanswered(why), nfe=course.nfe) for course in courses]
     if options.check_syntax:
         for course in courses:
-            course.trim(hurried=why is not None)
+            course.trim(why)
     if count > 1 and not interrupted():
         _score(model, courses, cache)
     outcomes = [course.candidates() for course in courses]
@@ -403,6 +410,21 @@ def _fill(
     return found
 
 
+class _Hurry:
+    """Whether a look at the syntax must end: cancelled, or GRACE past a deadline."""
+
+    def __init__(self, interrupted: Callable[[], Interruption | None]) -> None:
+        self.interrupted = interrupted
+        self.since: float | None = None
+
+    def __call__(self) -> bool:
+        why = self.interrupted()
+        if why is None:
+            return False
+        self.since = self.since or time.monotonic()
+        return why == "cancelled" or time.monotonic() - self.since > GRACE
+
+
 class _Course:
     """What changes while a hole is filled: its middles so far and the evaluations spent."""
 
@@ -414,8 +436,9 @@ class _Course:
         model: Checkpoint,
         on_frame: Callable[[Frame], None] | None,
         trees: Trees | None,
+        hurried: Callable[[], bool],
     ) -> None:
-        self.tokenizer, self.trees = model.tokenizer, trees
+        self.tokenizer, self.trees, self.hurried = model.tokenizer, trees, hurried
         self.hole = hole
         self.context: list[int] = []
         self.length = hole.length
@@ -434,6 +457,7 @@ class _Course:
         self.verdicts: dict[str, Verdict] = {}
         self.bound = Bound(options.until, hole.prefix) if options.until else None
         self.reached: set[tuple[int, ...]] = set()  # middles that a bound ended
+        self.complete = options.complete
         self.given_temperature = options.temperature
         self.budget = options.max_nfe - (options.candidates > 1)
         self.nfe = 0
@@ -441,7 +465,8 @@ class _Course:
     @cached_property
     def surroundings(self) -> Surroundings:
         """What the middle must fit into."""
-        return Surroundings(self.hole.prefix, self.hole.suffix, self.trees)
+        sides = self.hole.prefix, self.hole.suffix
+        return Surroundings(*sides, self.trees, complete=self.complete, hurried=self.hurried)
 
     def text(self, tokens: list[int]) -> str:
         """The text of a middle's tokens, as far as it lies within the bound."""
@@ -466,11 +491,15 @@ class _Course:
     def judged(self, text: str) -> Verdict:
         """What a middle does to the syntax of its surroundings.
 
-        Half a character, which the tokens of its bytes can leave, is an error.
+        Half a character, which the tokens of its bytes can leave, is an error. Where there is
+        no time to judge it, a middle is refused.
         """
         if text not in self.verdicts:
             whole = HALF not in text or HALF in self.hole.prefix or HALF in self.hole.suffix
-            self.verdicts[text] = self.surroundings.judge(text) if whole else Verdict(0, 1)
+            try:
+                self.verdicts[text] = self.surroundings.judge(text) if whole else Verdict(0, 1)
+            except Hurried:
+                return Verdict(0, 0, refused=bool(text))
         return self.verdicts[text]
 
     def doubtful(self, number: int, tokens: list[int], sure: list[float]) -> int | None:
@@ -484,6 +513,14 @@ class _Course:
         text = self.text([*self.middles[number], *tokens])
         if self.judged(text).clean:
             return None
+        bound = bool(tokens) and (*self.middles[number], *tokens) in self.reached
+        try:
+            body = self.surroundings.with_body(text) if self.complete and not bound else None
+            errors = self.surroundings.errors(text)
+        except Hurried:
+            return None
+        if body and body.clean:
+            return len(tokens)
         before = self.tokenizer.decode(self.middles[number])
         ends = [
             len(self.tokenizer.decode([*self.middles[number], *tokens[:count]]).encode())
@@ -491,14 +528,13 @@ class _Course:
         ]
         begins = [len(before.encode()), *ends]
         ends = [*ends, begins[-1]]
-        errors = self.surroundings.errors(text)
         touched = [
             place
             for place, (begin, end) in enumerate(zip(begins, ends, strict=True))
             if any(low <= end and begin <= high for low, high in errors)
         ]
         places = touched or list(range(len(ends)))
-        if tokens and (*self.middles[number], *tokens) in self.reached:
+        if bound:
             places = [place for place in places if place < len(tokens)] or [len(tokens) - 1]
         return min(places, key=lambda place: sure[place])
 
@@ -506,10 +542,10 @@ class _Course:
         """What had not come to its end ended for this reason."""
         self.stopped = [why if end == "max_nfe" else end for end in self.stopped]
 
-    def trim(self, hurried: bool) -> None:
+    def trim(self, why: Interruption | None) -> None:
         """Cut each candidate to the longest part that adds no syntax error.
 
-        If that is `hurried`, a broken one is cut to nothing: to look for a part takes time.
+        If it was interrupted, a broken one is cut to nothing: to look for a part takes time.
         """
         if self.length is not None:
             return  # so long it shall be
@@ -521,13 +557,15 @@ class _Course:
                 text = self.text(middle[:count])
                 if not count or ((text.strip() or count == whole) and self.judged(text).clean):
                     break
-                if hurried:
+                if why is None and self.hurried():
+                    why = "deadline"
+                if why:
                     count = 0
                     break
             if count < whole:
                 del middle[count:]
                 if self.stopped[number] not in get_args(Interruption):
-                    self.stopped[number] = "syntax"
+                    self.stopped[number] = why or "syntax"
 
     def ends_line(self, middle: list[int], count: int) -> bool:
         """Whether so many tokens of a middle, and not all, end a line, its line break or not."""

@@ -47,6 +47,9 @@ _LEXEMES = re.compile(
 )
 
 _ASKED = 8  # plain fillings that parse, about which Python is asked at most
+_LONGEST = 50_000  # bytes about which Python is asked at most: it takes its time for them
+# What a line ends with, or says alone, behind which the body of a block may follow.
+_OPENS = re.compile(r":[ \t]*(?:#.*)?$|^[ \t]*#.*$")
 # A line at which something of its own begins: no end of a bracket, no branch of a statement.
 _OWN_LINE = re.compile(r"^([ \t]*)(?!(?:elif|else|except|finally|case)\b)[^\s#)\]}]", re.MULTILINE)
 _LINE = re.compile(r"^([ \t]*)[^\s#]", re.MULTILINE)
@@ -114,6 +117,10 @@ class Verdict:
         return self.errors_after <= self.errors_before and not self.refused
 
 
+class Hurried(Exception):
+    """There was no time to judge a completion."""
+
+
 @dataclass(frozen=True)
 class FunctionBody:
     """The part of a function to write or rewrite, as `text[start:end]`.
@@ -150,9 +157,12 @@ def compiles(text: str) -> bool:
     return True
 
 
-def judge(prefix: str, middle: str, suffix: str) -> Verdict:
-    """Judge a completion by the errors that it adds; its code is never run."""
-    return Surroundings(prefix, suffix).judge(middle)
+def judge(prefix: str, middle: str, suffix: str, *, complete: bool = False) -> Verdict:
+    """Judge a completion by the errors that it adds; its code is never run.
+
+    What must be `complete` may not have the body of a block still to come.
+    """
+    return Surroundings(prefix, suffix, complete=complete).judge(middle)
 
 
 class Trees:
@@ -192,15 +202,30 @@ class Surroundings:
     Where there are errors all over, as in a long text that is no code, every middle is refused.
     """
 
-    def __init__(self, prefix: str, suffix: str, trees: Trees | None = None) -> None:
-        """With `trees`, what was parsed before is not parsed again."""
-        before = _near_end(prefix)
-        after = None if before is None else _near_start(before, suffix)
+    def __init__(
+        self,
+        prefix: str,
+        suffix: str,
+        trees: Trees | None = None,
+        *,
+        complete: bool = False,
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """With `trees`, what was parsed before is not parsed again.
+
+        What must be `complete` may not have the body of a block still to come. `hurried`
+        is asked before everything that takes time, here and later: Hurried, where it is so.
+        """
+        self.complete, self.hurried = complete, hurried
+        before = _near_end(prefix, self._take_time)
+        after = None if before is None else _near_start(before, suffix, self._take_time)
         prefix, suffix = before or "", after or ""
         self.text = prefix, suffix
         self.prefix, self.suffix = _encoded(prefix), _encoded(suffix)
+        self._take_time()
         self.tree = (trees or Trees()).parse(self.prefix + self.suffix)
         self.fillings = _fillings(prefix, suffix)
+        self.mendable: dict[bool, bool] = {}
         self.errors_unfilled = _count(self.tree.root_node)
         self.unreadable = after is None or (
             self.errors_unfilled > 100
@@ -225,41 +250,53 @@ class Surroundings:
         """
         if not self.errors_unfilled:
             return None
-        part = Surroundings(*_part(*self.text, self._begins))
+        part = Surroundings(*_part(*self.text, self._begins), hurried=self.hurried)
         part.part = None  # it is judged by itself
         elsewhere = _count(self._filled(part.plainest[1]))
         return (part, elsewhere) if elsewhere else None
 
-    @cached_property
-    def mendable(self) -> bool:
+    def _mendable(self, silent: bool) -> bool:
         """Whether Python would take what is around the hole with some plain filling."""
-        filled = ((filling, self._filled(filling)) for filling in self.fillings)
-        sound = ((text, root) for text, root in filled if not root.has_error)
-        # What Python refuses with so many of them it refuses for another reason.
-        return any(self._compiles(root, text) for text, root in islice(sound, _ASKED))
+        if silent not in self.mendable:
+            filled = ((filling, self._filled(filling)) for filling in self.fillings)
+            sound = ((text, root) for text, root in filled if not root.has_error)
+            # What Python refuses with so many of them it refuses for another reason.
+            some = islice(sound, _ASKED)
+            self.mendable[silent] = any(self._compiles(root, text, silent) for text, root in some)
+        return self.mendable[silent]
 
     def judge(self, middle: str) -> Verdict:
         """Judge a completion by the errors that it adds; its code is never run.
 
-        A block that it opens at its end may have its body still to come.
+        Unless it must be complete, a block that it opens at its end, or of which it says
+        no more than a comment, may have its body still to come.
         """
         if self.unreadable:
             return Verdict(0, 0, refused=bool(middle))
         verdict = self._judge(middle)
-        if not verdict.clean and middle.rstrip().endswith(":"):
-            body = self._judge(f"{middle} pass")
-            return body if body.clean else verdict
-        return verdict
+        if verdict.clean or self.complete:
+            return verdict
+        body = self.with_body(middle)
+        return body if body and body.clean else verdict
+
+    def with_body(self, middle: str) -> Verdict | None:
+        """Judge a completion that ends where a body may follow, together with the plainest."""
+        line = (self.text[0] + middle).rstrip().rpartition("\n")[2]
+        depth = line[: len(line) - len(line.lstrip())]
+        if self.unreadable or not (opens := _OPENS.search(line)):
+            return None
+        deeper = "    " if opens[0].startswith(":") else ""
+        return self._judge(f"{middle}\n{depth}{deeper}pass")
 
     def _judge(self, middle: str) -> Verdict:
         root = self._filled(middle)
         errors = _count(root)
         if not middle:
             return Verdict(errors, errors)  # nothing adds nothing
-        if not errors and self._compiles(root, middle):
-            return Verdict(0, 0)
         if not errors:
-            return Verdict(0, 0, refused=self.mendable)
+            silent = self._is_silent(middle)
+            taken = self._compiles(root, middle, silent)
+            return Verdict(0, 0, refused=not taken and self._mendable(silent))
         if self.part:
             part, elsewhere = self.part
             own = part._judge(middle)
@@ -291,32 +328,54 @@ class Surroundings:
         inside = around is not None and "string" in around.type
         return not inside and not before.rstrip(" \t").endswith("\\\n")
 
+    def _take_time(self) -> None:
+        if self.hurried():
+            raise Hurried
+
     def _filled(self, middle: str) -> Node:
+        self._take_time()
         whole = self.prefix + _encoded(middle) + self.suffix
         before = self.prefix + self.suffix
         tree = _edited(self.tree, before, whole, len(self.prefix), len(self.suffix))
         return Parser(_language()).parse(whole, tree).root_node
 
-    def _compiles(self, root: Node, middle: str) -> bool:
-        """Whether Python takes the function around the middle, or the statements it touches."""
+    def _compiles(self, root: Node, middle: str, silent: bool) -> bool:
+        """Whether Python takes the function around the middle, or the statements it touches.
+
+        What is `silent` is no part of the block that it stands in, so what is before it counts
+        as touched. Of what is very long, Python is not asked.
+        """
+        self._take_time()
         start = len(self.prefix)
         end = start + len(_encoded(middle))
+        start = _code_end(self.prefix) if silent else start
         # Down by a query: a node's parent is searched for from the root on.
         around = QueryCursor(_query("(function_definition) @it"))
-        around.set_byte_range(start, max(end, start + 1))
-        functions = [
-            node
-            for node in around.captures(root).get("it", [])
-            if node.start_byte <= start and node.end_byte >= end
-        ]
-        node = max(functions, key=lambda node: node.start_byte, default=None)
-        near = [n for n in root.children if n.start_byte <= end and n.end_byte >= start]
-        parts = [node] if node else near
+        around.set_byte_range(max(0, start - 1), max(end, start + 1))
+        functions = sorted(
+            (
+                node
+                for node in around.captures(root).get("it", [])
+                if node.start_byte <= start and node.end_byte >= (start if silent else end)
+            ),
+            key=lambda node: node.start_byte,
+        )
+        whole = self.prefix + _encoded(middle) + self.suffix
+        parts = functions[-1:]
+        if parts and b"nonlocal" in whole[parts[0].start_byte : parts[0].end_byte]:
+            parts = functions[:1]  # by itself it would have nothing to bind
+        parts = parts or [n for n in root.children if n.start_byte <= end and n.end_byte >= start]
         if not parts:
             return False
-        whole = self.prefix + _encoded(middle) + self.suffix
         # With what stands between them: indentation is not part of a statement's text.
-        return compiles(whole[parts[0].start_byte : parts[-1].end_byte].decode() + "\n")
+        text = whole[parts[0].start_byte : max(parts[-1].end_byte, end if silent else 0)]
+        return len(text) > _LONGEST or compiles(text.decode() + "\n")
+
+    def _is_silent(self, middle: str) -> bool:
+        """Whether a middle says nothing but comments, or goes on with one."""
+        line = self.text[0].rpartition("\n")[2]
+        said = line + middle if line.lstrip().startswith("#") else middle
+        return all(not it or it.startswith("#") for it in map(str.strip, said.split("\n")))
 
 
 def find_function(text: str, qualified_name: str) -> FunctionBody:
@@ -456,6 +515,18 @@ def _count(root: Node) -> int:
     return sum(1 for _ in _errors(root))
 
 
+def _code_end(text: bytes) -> int:
+    """Where the last line ends that is more than a comment."""
+    end = len(text)
+    while end > 0:
+        start = text.rfind(b"\n", 0, end) + 1
+        line = text[start:end].rstrip()
+        if line.strip() and not line.lstrip().startswith(b"#"):
+            return start + len(line)
+        end = start - 1
+    return 0
+
+
 def _common(one: bytes, other: bytes) -> tuple[int, int]:
     """How many bytes two texts share from their beginning on, and of the rest up to their end."""
     most = min(len(one), len(other))
@@ -485,14 +556,16 @@ def _fillings(prefix: str, suffix: str) -> list[str]:
     if line.strip():
         ends = ["", ":", ","]
         return list(dict.fromkeys([*_PLAIN, *(x + lacking + end for x in _STEMS for end in ends)]))
-    # The hole has its line's indentation: as deep as the line above, or a level deeper.
+    # The hole has its line's indentation: as deep as the line above, a level deeper, or as below.
     last = next((line for line in reversed(above.split("\n")) if line.strip()), "")
     depth = "" if line else last[: len(last) - len(last.lstrip())]
-    deeper = ("", "    ")
+    below = None if line else _OWN_LINE.search(suffix)
+    depths = dict.fromkeys((depth, depth + "    ", below[1] if below else depth))
     return [
         "",
-        *(f"{depth}{more}{end}" for more in deeper for end in ("pass", ")", "]", "}")),
+        *(f"{each}{end}" for each in depths for end in ("pass", ")", "]", "}")),
         *(f"{depth}x{lacking}{end}" for end in ("", ",", ": x,")),
+        *(f"{depth}{header}" for header in ("if x:", "try:", "): x", f"def x{lacking}")),
     ]
 
 
@@ -582,7 +655,7 @@ def _plain(header: str) -> str:
     return next((it for word, it in _HEADERS.items() if header.startswith(word)), "while _:")
 
 
-def _near_end(prefix: str) -> str | None:
+def _near_end(prefix: str, take_time: Callable[[], None]) -> str | None:
     """The part of a prefix that decides about a middle, in a frame that makes it parse, if any."""
     if len(prefix) <= REACH:
         return prefix
@@ -598,10 +671,10 @@ def _near_end(prefix: str) -> str | None:
         )
         for place, (start, end) in _framed(near, starts)
     )
-    return _fitting(parts, doubt=2)
+    return _fitting(parts, 2, take_time)
 
 
-def _near_start(prefix: str, suffix: str) -> str | None:
+def _near_start(prefix: str, suffix: str, take_time: Callable[[], None]) -> str | None:
     """The part of a suffix that decides about a middle, with an end that makes it parse, if any."""
     if len(suffix) <= REACH:
         return suffix
@@ -616,7 +689,7 @@ def _near_start(prefix: str, suffix: str) -> str | None:
         (near[:place] + end, _without_line_of_hole(prefix, near[:place]) + end)
         for place, (_, end) in _framed(near, places)
     )
-    return _fitting(parts, doubt=0)
+    return _fitting(parts, 0, take_time)
 
 
 def _outer_lines(text: str) -> list[re.Match[str]]:
@@ -641,7 +714,9 @@ def _without_line_of_hole(prefix: str, suffix: str) -> str:
     return lines or f"{prefix}x{suffix}"
 
 
-def _fitting(parts: Iterable[tuple[str, str]], doubt: int) -> str | None:
+def _fitting(
+    parts: Iterable[tuple[str, str]], doubt: int, take_time: Callable[[], None]
+) -> str | None:
     """The first of some parts, or one with clearly fewer errors in the text that stands for it.
 
     So many errors as `doubt` may be of what is being written: a part without them might hide it.
@@ -649,6 +724,7 @@ def _fitting(parts: Iterable[tuple[str, str]], doubt: int) -> str | None:
     """
     best, fewest, readable = "", None, False
     for part, text in parts:
+        take_time()
         errors = count_errors(text)
         if fewest is None or 2 * errors + doubt < fewest:
             best, fewest = part, errors

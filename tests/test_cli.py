@@ -170,6 +170,52 @@ def test_nothing_and_nothing_broken_is_written(
     assert bool(infill.out) == bool(text)
 
 
+def test_no_file_that_compiles_is_broken(
+    infill: Terminal, file: Path, offer: Callable[[str], None]
+) -> None:
+    """Whatever the judge says, as of a block whose body may come; a broken file is written to."""
+    offer("if amount:")
+    for place in ("::Account.deposit", ":10:0"):
+        assert infill(f"{file}{place}", "--write") == 1
+        assert file.read_text(encoding="utf-8") == MODULE
+        assert "Python would no longer take the file ('if amount:'), so" in infill.err
+        assert infill.err.count("\n") == 1
+    assert infill(f"{file}::Account.deposit") == 0
+    assert infill.out == "if amount:\n"
+    file.write_text(f"{MODULE}x = = 1\n", encoding="utf-8")
+    assert infill(f"{file}::Account.deposit", "--write") == 0
+    assert "if amount:\n" in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("place", "more", "complete"),
+    [
+        ("::Account.deposit", (), True),
+        (":7:8", ("--write",), True),
+        (":7:8", (), False),
+        (":7:8", ("--diff",), False),
+    ],
+)
+def test_what_is_written_is_complete(
+    infill: Terminal,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    more: tuple[str, ...],
+    complete: bool,
+) -> None:
+    """A function too; who asks at a cursor may type on."""
+    asked = []
+
+    def spy(model: Checkpoint, prefix: str, suffix: str, options: Options, *rest: Any) -> Infill:
+        asked.append(options.complete)
+        return fill(model, prefix, suffix, options, *rest)
+
+    monkeypatch.setattr(engine, "infill", spy)
+    infill(f"{file}{place}", *more)
+    assert asked == [complete]
+
+
 def test_nothing_to_offer_is_said(
     infill: Terminal, file: Path, offer: Callable[[str], None]
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -36,7 +39,7 @@ from coder.infill import (
 )
 from coder.sampler import Step
 from coder.source import Piece
-from coder.syntax import Verdict, judge
+from coder.syntax import Hurried, Surroundings, Verdict, compiles, find_function, judge
 from coder.tokenizer import Tokenizer
 
 # What a random model writes is no code, and would be cut to nothing.
@@ -488,9 +491,9 @@ def test_a_long_middle_is_cut_at_the_end_of_a_line(model: Checkpoint) -> None:
     tokens = shipped.tokenizer.encode("\n    ".join(lines))
     assert len(tokens) > 40
     hole = Hole("def mean(values):\n    ", "\n\n\nprint(mean([1, 2]))\n")
-    course = _Course(hole, Options(), 64, shipped, None, None)
+    course = _Course(hole, Options(), 64, shipped, None, None, lambda: False)
     course.middles[0] = list(tokens)
-    course.trim(hurried=False)
+    course.trim(None)
     assert course.text(course.middles[0]) == "\n    ".join(lines[:3])
     assert course.stopped == ["syntax"]
 
@@ -538,9 +541,9 @@ def test_half_a_character_is_cut_off(model: Checkpoint) -> None:
     half = next(
         n for n in range(len(tokens)) if shipped.tokenizer.decode(tokens[:n]).endswith("\ufffd")
     )
-    course = _Course(Hole("x = 1\n", "'\n"), Options(), 64, shipped, None, None)
+    course = _Course(Hole("x = 1\n", "'\n"), Options(), 64, shipped, None, None, lambda: False)
     course.middles[0] = tokens[:half]
-    course.trim(hurried=False)
+    course.trim(None)
     assert course.text(course.middles[0]) == "total = '"
 
 
@@ -609,7 +612,7 @@ def test_an_end_that_a_bound_put_is_not_mended(model: Checkpoint) -> None:
     """To forbid it would change nothing: the bound would put it there again."""
     shipped = checkpoint.load()
     hole = Hole("def f(values):\n    total = sum(", "\n    return total\n")
-    course = _Course(hole, Options(until="line"), 64, shipped, None, None)
+    course = _Course(hole, Options(until="line"), 64, shipped, None, None, lambda: False)
     tokens = shipped.tokenizer.encode("values")
     assert course.doubtful(0, tokens, [0.9] * len(tokens) + [0.1]) == len(tokens)
     within = course.within(0, [*tokens, *shipped.tokenizer.encode("\nx")])
@@ -647,3 +650,71 @@ def test_a_middle_ends_with_its_bound(model: Checkpoint, mode: Mode, until: Unti
             assert found.text == free.text[:end]
             assert (found.stopped == "bound") == (end is not None)
     assert ended or mode == "verify"
+
+
+def test_an_opened_block_gets_its_body_where_it_must_be_complete() -> None:
+    """What lacks it is denoised on from its end, unless a bound put the end there."""
+    shipped = checkpoint.load()
+    hole = Hole("def f(values):\n    ", "\n    return values\n")
+    tokens = shipped.tokenizer.encode("if values:")
+    chances = [0.1] * len(tokens) + [0.9]
+    for options, place in (
+        (Options(), None),
+        (Options(complete=True), len(tokens)),
+        (Options(complete=True, until="line"), 0),
+    ):
+        course = _Course(hole, options, 64, shipped, None, None, lambda: False)
+        if options.until:
+            course.within(0, [*tokens, *shipped.tokenizer.encode("\n    x")])
+        assert course.doubtful(0, tokens, chances) == place
+
+
+def test_complete_bodies_break_no_file() -> None:
+    """Whatever the model leaves open is written on or cut; some are written on."""
+    shipped = checkpoint.load()
+    text = inspect.getsource(heapq)
+    bodies = [find_function(text, name) for name in re.findall(r"^def (\w+)", text, re.MULTILINE)]
+    holes = [Hole(text[: body.start], text[body.end :]) for body in bodies]
+    options = Options(max_tokens=64, until="block")
+    free, whole = (
+        infill_batch(shipped, holes, replace(options, complete=complete))
+        for complete in (False, True)
+    )
+    opened = mended = 0
+    for hole, typed, written in zip(holes, free, whole, strict=True):
+        if written.best.text:
+            assert compiles(hole.prefix + written.best.text + hole.suffix)
+        if not judge(hole.prefix, typed.best.text, hole.suffix, complete=True).clean:
+            opened += 1
+            mended += bool(written.best.text)
+    assert opened >= 2
+    assert mended >= 1
+
+
+@pytest.mark.parametrize("why", ["deadline", "cancelled"])
+def test_a_look_at_the_syntax_ends_in_time(
+    monkeypatch: pytest.MonkeyPatch, why: Interruption
+) -> None:
+    """Once it is interrupted there is nothing to offer, and a deadline is not called an error."""
+    monkeypatch.setattr("coder.infill.GRACE", -1)
+    looking, shipped = False, checkpoint.load()
+
+    def judge(self: Surroundings, middle: str) -> Verdict:
+        nonlocal looking
+        looking = True
+        if self.hurried():
+            raise Hurried
+        raise AssertionError("it was looked at in vain")
+
+    def interrupted() -> Interruption | None:
+        return why if looking else None
+
+    monkeypatch.setattr(Surroundings, "judge", judge)
+    for mode in MODES:
+        looking = False
+        options, prefix = Options(mode, max_tokens=8), "def mean(values):\n    return "
+        found = infill(shipped, prefix, "\n", options, interrupted=interrupted)
+        assert looking
+        assert found.best.text == ""
+        assert found.best.stopped in ("deadline", "cancelled")
+        assert found.syntax == Verdict(0, 0)

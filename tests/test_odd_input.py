@@ -19,7 +19,7 @@ import pytest
 from coder import checkpoint, cli
 from coder.checkpoint import Checkpoint
 from coder.engine import Engine
-from coder.infill import Frame, Options, infill
+from coder.infill import Frame, Mode, Options, infill
 from coder.source import Hole, splice, unified_diff
 from coder.syntax import judge
 
@@ -262,6 +262,29 @@ def test_lines_of_100000_characters(tiny: Terminal, before: str, after: str) -> 
     """They are filled or left as they are, and their columns are counted."""
     place, *_ = parted(f"{before}⟦⟧{after}")
     tiny.written(place, before.encode(), b"", after.encode())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        *(LONG[name] for name in ("in a sum", "brackets", "broken")),
+        ("(" * 50_000, "\n"),
+        ("x = [" + "1, " * 20_000, "1, " * 20_000 + "]\n"),
+        ("x = {\n" + "    'key': [1, {'a': 2}],\n" * 3000, "    'b': 1,\n}\n\ndef f(:\n    x\n"),
+    ],
+)
+def test_a_deadline_counts_also_where_it_takes_long_to_parse(
+    engine: Engine, before: str, after: str
+) -> None:
+    """The look at the syntax gives up soon after it; without, some take seconds."""
+    engine.model.result(60)
+    modes: tuple[Mode, ...] = ("diffuse", "ar")
+    for mode in modes:
+        options = Options(mode, max_nfe=10_000)
+        began = time.process_time()
+        found = engine.submit("a.py", before, after, options, seconds=0.05).future.result(60)
+        assert time.process_time() - began < 0.5
+        assert found.syntax.clean
 
 
 FUNCTION = "def f{}(values):\n    '''Sum, it's (so.'''\n    return sum(values)\n\n\n"

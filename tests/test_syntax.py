@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from coder import syntax
 from coder.errors import SourceError
 from coder.syntax import (
+    Hurried,
     Surroundings,
     Trees,
     Verdict,
@@ -108,6 +109,113 @@ def test_a_completion_answers_for_what_it_adds(
 ) -> None:
     """Errors around the hole are not held against it; what a plain filling mends, is."""
     assert judge(prefix, middle, suffix).clean == clean
+
+
+@pytest.mark.parametrize(
+    ("prefix", "middle", "suffix"),
+    [
+        ("def f(x):\n    ", "if x:", "\n    return x\n"),
+        ("def f(x):\n    ", "if x:  # why", "\n\n\ny = 1\n"),
+        ("def f(x):\n    for y in x:\n        ", "if y:", "\n    return x\n"),
+        ("@a\n", "def f(x):", "\ndef g(x):\n    return x\n"),
+        ("x = 1\n\n", "class A:", "\n# what g is\ndef g(x):\n    return x\n"),
+        ("def f():\n    ", "# todo", "\n\nx = 1\n"),
+        ('def f():\n    """Do."""\n    ', "if x:\n        # todo\n        #", ""),
+        ("class A:\n    ", "# todo", "\n\nx = 1\n"),
+        ("class A:\n    def f(self):\n        ", "# todo", "\n\n    def g(self): pass\n"),
+        ("def f(x):\n    if x:\n        ", "# todo", "\n    return x\n"),
+        ("x = = 1\n\n\ndef f(x):\n    ", "if x:", "\n    return x\n"),  # broken elsewhere
+    ],
+)
+def test_a_body_may_be_still_to_come(prefix: str, middle: str, suffix: str) -> None:
+    """While its user types on, but not in what must be complete."""
+    assert judge(prefix, middle, suffix).clean
+    assert not judge(prefix, middle, suffix, complete=True).clean
+    assert judge(prefix, f"{middle}\n{' ' * 12}pass", suffix, complete=True).clean or "#" in middle
+
+
+@pytest.mark.parametrize(
+    ("prefix", "middle", "suffix"),
+    [
+        ("def f(x):\n    ", "if x:", "\n        return x\n"),
+        ("def f(x):\n    return x\n\n", "# what y is", "\ny = 1\n"),
+        ("def f(x):\n    return x\n    ", "# todo", "\n\ny = 1\n"),
+        ("def f(x):\n    nonlocal x\n\n", "# refused as it is", "\n\ny = 1\n"),
+        ("x = {\n    ", "# a: b", "\n}\n"),
+    ],
+)
+def test_what_lacks_no_body_is_complete(prefix: str, middle: str, suffix: str) -> None:
+    """A comment stands for no statement, and most need none."""
+    assert judge(prefix, middle, suffix, complete=True).clean
+
+
+def test_complete_is_what_python_takes() -> None:
+    """On new lines of a real file, one that must be complete is taken just where Python does."""
+    text, chance = inspect.getsource(textwrap), random.Random(0)
+    lines, asked = text.split("\n"), 0
+    while asked < 60:
+        row = chance.randrange(1, len(lines))
+        depth = re.match(" *", lines[row])[0] if chance.random() < 0.7 else ""  # type: ignore[index]
+        prefix = "\n".join([*lines[:row], depth])
+        suffix = "\n".join(["", *lines[row:]])
+        if not lines[row].strip() or not compiles(f"{prefix}pass{suffix}"):
+            continue
+        asked += 1
+        for middle in ("if x:", "# c", f"def f(a):\n{depth}    # c", "class A:  # c", "return 1"):
+            right = compiles(prefix + middle + suffix)
+            assert judge(prefix, middle, suffix, complete=True).clean == right, (row, middle)
+
+
+INNER = "def f():\n    n = 0\n    def g(x):\n        nonlocal n\n        "
+
+
+@pytest.mark.parametrize(
+    ("middle", "clean"), [("n += 1", True), ("break", False), ("f(a=1, 2)", False)]
+)
+def test_inner_functions_bind_names_of_outer_ones(middle: str, clean: bool) -> None:
+    """Python is asked about the outer one where the inner one alone would be refused."""
+    assert judge(INNER, middle, "\n    return g\n").clean == clean
+
+
+def test_python_is_asked_about_no_giants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling a long table takes its time; a function in a long class is still looked at."""
+    asked = []
+
+    def spy(text: str) -> bool:
+        asked.append(len(text))
+        return compiles(text)
+
+    monkeypatch.setattr(syntax, "compiles", spy)
+    rows = ROWS[: ROWS.index("    'key2000'")]
+    methods = METHODS[: METHODS.index("    def f2000")]
+    assert judge(f"x = {{\n{rows}\n    'a': ", "f(a=1, 2)", ",\n}\n").clean
+    assert not asked
+    prefix, suffix = f"class A:\n{methods}", "\n\n    def h(self):\n        pass\n"
+    assert not judge(f"{prefix}\n    def g(self):\n        ", "f(a=1, 2)", suffix).clean
+    assert max(asked) < 100
+
+
+@pytest.mark.parametrize("patience", [0, 1, 2, 5, 20])
+def test_who_is_in_a_hurry_waits_for_no_verdict(patience: int) -> None:
+    """Time is asked for before every parse, be the text large, broken or both."""
+    for prefix, suffix in (
+        ("(" * 50_000, "\n"),
+        ("x = [" + "1, " * 10_000, "1 2, " * 10_000),
+        ("def f():\n    return 1 2\n" * 10_000, "x = 1\n" * 40_000),
+    ):
+        asked = 0
+
+        def hurried() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > patience
+
+        began = time.process_time()
+        try:
+            Surroundings(prefix, suffix, hurried=hurried).judge("1")
+        except Hurried:
+            assert asked == patience + 1
+        assert time.process_time() - began < 0.5 + 0.1 * patience
 
 
 BROKEN = ["def f(x)\n    pass\n\n\n", "x = = 1\n", "x = f(1\n\n\nimport a\n"]
