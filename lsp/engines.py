@@ -31,7 +31,7 @@ log = logging.getLogger("talaria")
 
 T = TypeVar("T")
 State = Literal["loading", "ready", "failed", "closed"]
-DIVERSE = 0.7  # temperature of the suggestions after the likeliest one
+DIVERSE = 0.7  # temperature at which a service is asked for several
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Question:
 
     document    a request of the same one gives way to a newer
     count       how many middles are wanted; the first is the likeliest
+    complete    whether nothing may be left for somebody to type
     seconds     until what is there is the answer
     """
 
@@ -50,6 +51,7 @@ class Question:
     count: int = 1
     max_tokens: int | None = None
     until: Literal["line", "statement", "block"] | None = None
+    complete: bool = False
     check_syntax: bool = True
     seconds: float | None = None
 
@@ -105,7 +107,7 @@ class Engines:
     async def _answer(self, question: Question, on_frame: Callable[[Frame], None] | None) -> Answer:
         if self._endpoint and not self._endpoint.waiting:
             try:
-                texts = await self._endpoint.fill(
+                middles = await self._endpoint.fill(
                     question.prefix,
                     question.suffix,
                     question.count,
@@ -113,20 +115,18 @@ class Engines:
                 )
                 bound = Bound(question.until, question.prefix) if question.until else None
                 if bound:
-                    texts = [text[: bound.end(text)] for text in texts]
-                return Answer(tuple(texts), 1.0)
+                    middles = [text[: bound.end(text)] for text in middles]
+                return Answer(tuple(middles), 1.0)
             except TalariaError as error:
                 log.warning("%s", error)
                 self._trouble(f"{error} Until then the embedded model answers.")
         engine = await _unharmed(self._engine)
-        found = await self._fill(engine, question, 1, on_frame)
-        texts = [found.best.text]
-        if question.count > 1:
-            more = await self._fill(engine, question, question.count, None)
-            texts += [candidate.text for candidate in more.candidates]
-        return Answer(
-            tuple(dict.fromkeys(texts))[: question.count], found.confidence(found.best), found
-        )
+        found = await self._fill(engine, question, on_frame)
+        # The likeliest first, as it would come alone and as its steps were shown.
+        ranked = sorted(found.candidates, key=lambda candidate: candidate.row != 0)
+        said = [candidate for candidate in ranked if candidate.text] or ranked[:1]
+        texts = tuple(candidate.text for candidate in said)
+        return Answer(texts, found.confidence(said[0]), found)
 
     async def model(self) -> Checkpoint:
         """The embedded model, once it is loaded; TalariaError if it cannot be."""
@@ -164,23 +164,23 @@ class Engines:
         self,
         engine: Engine,
         question: Question,
-        count: int,
         on_frame: Callable[[Frame], None] | None,
     ) -> Infill:
         from coder.infill import Options as HowToFill
 
+        mode = self.options.mode
         request = engine.submit(
             question.document,
             question.prefix,
             question.suffix,
             HowToFill(
                 # Several middles are drawn, and verifying is for the one of temperature 0.
-                mode="ar" if count > 1 and self.options.mode == "verify" else self.options.mode,
-                candidates=count,
+                mode="ar" if question.count > 1 and mode == "verify" else mode,
+                candidates=question.count,
                 max_tokens=question.max_tokens,
                 until=question.until,
-                temperature=DIVERSE if count > 1 else None,
                 confidence_threshold=self.options.confidence_threshold,
+                complete=question.complete,
                 check_syntax=question.check_syntax,
             ),
             question.seconds,

@@ -76,6 +76,7 @@ async def fill(server: Server, kind: Kind, uri: str, place: types.Range) -> str 
         *(f"{uri}#fill", prefix, suffix, file.files if options.related_files else ()),
         count=max(2, options.candidates),
         until=wanted.until,
+        complete=True,
         seconds=options.fill_deadline_ms / 1000,
     )
     watch = steps(server, file, wanted.start, wanted.lead) if options.steps else None
