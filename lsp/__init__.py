@@ -1,1 +1,1 @@
-"""The language server that brings the engine to editors (not built yet)."""
+"""The language server that brings the engine to editors."""

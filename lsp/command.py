@@ -57,7 +57,7 @@ async def serve(options: Options, args: argparse.Namespace) -> NoReturn:
             ) from error
     else:
         await doors.streams(server, *own_streams())
-    server.usage.flush()
+    server.leave()
     # Threads that read or compute would keep the process; nothing is left to be written.
     logging.shutdown()
     os._exit(0 if server.ended else 1)

@@ -31,12 +31,14 @@ LARGEST = 64_000_000  # bytes of a message; the largest documents have a few mil
 _ORIGINS = (None, re.compile(r"\w[\w+.-]*://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"))
 ORPHANED = 1.0  # seconds between two looks whether the editor still runs
 _LENGTH = b"content-length:"
+_HEADER = re.compile(rb"content-(length|type):", re.I)
 
 
-def messages(source: IO[bytes]) -> Iterator[bytes]:
-    """The bodies of the messages of a stream, up to its end."""
+def messages(source: IO[bytes], line: bytes = b"") -> Iterator[bytes]:
+    """The bodies of the messages of a stream, up to its end; `line` was read of it already."""
     length = None
-    while line := source.readline():
+    line = line or source.readline()
+    while line:
         # At the end of what is no message, its header may follow on the same line.
         _, found, digits = line.lower().rpartition(_LENGTH)
         if found:
@@ -51,6 +53,7 @@ def messages(source: IO[bytes]) -> Iterator[bytes]:
                 return
             yield body
             length = None
+        line = source.readline()
 
 
 class Writer:
@@ -71,8 +74,8 @@ class Writer:
         """The process does that."""
 
 
-async def streams(server: Server, source: BinaryIO, sink: BinaryIO) -> None:
-    """Serve an editor on two streams until it ends."""
+async def streams(server: Server, source: BinaryIO, sink: BinaryIO, line: bytes = b"") -> None:
+    """Serve an editor on two streams until it ends; `line` was read already."""
     loop, protocol = asyncio.get_running_loop(), server.protocol
     come: asyncio.Queue[bytes | None] = asyncio.Queue()
     protocol.set_writer(Writer(sink, lambda: come.put_nowait(None)))
@@ -81,7 +84,7 @@ async def streams(server: Server, source: BinaryIO, sink: BinaryIO) -> None:
         # The loop may be gone before the editor.
         with contextlib.suppress(RuntimeError):
             with contextlib.suppress(OSError, ValueError):
-                for body in messages(source):
+                for body in messages(source, line):
                     loop.call_soon_threadsafe(come.put_nowait, body)
             loop.call_soon_threadsafe(come.put_nowait, None)
 
@@ -107,13 +110,33 @@ async def watch(editor: int, last: Callable[[], object]) -> None:
 
 
 async def tcp(server: Server, host: str, port: int, ready: Callable[[], None]) -> None:
-    """Serve the first editor that connects to a port."""
+    """Serve the first editor that connects to a port.
+
+    Who begins with something else than a message is sent away: a browser may be made to
+    send a message to any port, but with lines of its own before it.
+    """
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.create_server(address[:2], family=family) as door:
         ready()
-        connection, _ = await asyncio.to_thread(door.accept)
+        while True:
+            connection, _ = await asyncio.to_thread(door.accept)
+            source = connection.makefile("rb")
+            line = await asyncio.to_thread(first_line, source)
+            if not line or _HEADER.match(line):
+                break
+            log.warning("a connection that speaks something else: %r", line[:40])
+            source.close()
+            connection.close()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    await streams(server, connection.makefile("rb"), connection.makefile("wb"))
+    await streams(server, source, connection.makefile("wb"), line)
+
+
+def first_line(source: IO[bytes]) -> bytes:
+    """The first line of a stream, as far as a header may be long; empty if it is closed."""
+    try:
+        return source.readline(200)
+    except OSError:
+        return b""
 
 
 async def websocket(server: Server, host: str, port: int, ready: Callable[[], None]) -> None:

@@ -5,8 +5,8 @@ fill-in-the-middle services and most servers of open models understand. Each of 
 the text elsewhere in its answer, which `piece` knows.
 
 Whatever a remote machine does, `fill` ends within its time-out, keeps a bounded amount in
-memory, and says in one sentence what went wrong. After a failure the endpoint is left
-alone for a while, in which `fill` raises at once.
+memory, and says in one sentence what went wrong, by the names of the server's options.
+After a failure the endpoint is left alone for a while, in which `fill` raises at once.
 """
 
 from __future__ import annotations
@@ -59,26 +59,28 @@ class Settings:
     model         as the endpoint names it; None where it has but one
     key_variable  name of the environment variable that holds the key, never the key
                   itself; None where no key is needed
-    stop          texts at which the endpoint ends a middle
     """
 
     url: str
     model: str | None
     key_variable: str | None
     timeout_seconds: float
-    max_tokens: int
-    stop: tuple[str, ...] = ()
 
 
 class EndpointError(TalariaError):
     """The endpoint did not fill the hole.
 
+    kind         of trouble: one word, the same for the same remedy
     retry_after  seconds until it is asked again
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, kind: str, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.kind, self.retry_after = kind, retry_after
+
+
+class Late(EndpointError):
+    """It did not within the time that there was, though it may well be about to."""
 
 
 class Nonsense(Exception):
@@ -99,7 +101,7 @@ class Endpoint:
         self.settings = settings
         self._host = urlsplit(settings.url).netloc
         self._pause = Pause(clock)
-        self._failure = ""
+        self._failure = "", ""  # message and kind
         self._opening = asyncio.Lock()
         self._client: httpx2.AsyncClient | None = None
 
@@ -112,48 +114,57 @@ class Endpoint:
         self,
         prefix: str,
         suffix: str,
+        max_tokens: int,
         count: int = 1,
         temperature: float = 0.0,
-        on_text: Callable[[str], None] | None = None,
+        seconds: float | None = None,
     ) -> list[str]:
         r"""At most `count` different middles of a hole, lines ending in `\n`.
 
         Every middle has a request of its own, all at a time, for few endpoints give several
-        for one. At temperature 0 they would be equal: there is one. `on_text` is given what
-        there is of the first, whenever it has grown. Cancelling closes the connections.
+        for one. At temperature 0 they would be equal: there is one. Cancelling closes the
+        connections. What takes longer than `seconds` is late, which is no failure: whoever
+        asks has no more time, and the endpoint is asked again at once.
 
         Raises:
             EndpointError: there is no middle at all.
         """
         if count < 1:
             raise UsageError(f"count is {count}; it must be at least 1 middle")
+        if max_tokens < 1:
+            raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1 token")
         if waiting := self.waiting:
+            message, kind = self._failure
             raise EndpointError(
                 f"endpoint {self._host} is left alone for another {math.ceil(waiting)} s: "
-                f"{self._failure}",
+                f"{message}",
+                kind,
                 waiting,
             )
+        body = request(self.settings, *window(prefix, suffix), max_tokens, temperature)
         answers = await asyncio.gather(
-            *(
-                self._ask(prefix, suffix, temperature, None if place else on_text)
-                for place in range(count if temperature > 0 else 1)
-            ),
+            *(self._ask(body, seconds) for _ in range(count if temperature > 0 else 1)),
             return_exceptions=True,
         )
         failures: list[EndpointError] = []
+        late: Late | None = None
         for answer in answers:
-            if isinstance(answer, EndpointError):
+            if isinstance(answer, Late):
+                late = answer
+            elif isinstance(answer, EndpointError):
                 failures.append(answer)
             elif isinstance(answer, BaseException):
                 raise answer
         middles = [answer for answer in answers if isinstance(answer, str)]
         if not failures:
+            if late and not middles:
+                raise late
             self._pause.succeeded()
             return list(dict.fromkeys(middles))
         # Together they are one failure, or the pause would double with every candidate.
         worst = max(failures, key=lambda failure: failure.retry_after or 0.0)
         self._pause.failed(worst.retry_after)
-        self._failure = str(worst)
+        self._failure = str(worst), worst.kind
         if not middles:
             worst.retry_after = self.waiting
             raise worst
@@ -166,9 +177,7 @@ class Endpoint:
         if client is not None:
             await client.aclose()
 
-    async def _ask(
-        self, prefix: str, suffix: str, temperature: float, on_text: Callable[[str], None] | None
-    ) -> str:
+    async def _ask(self, body: bytes, seconds: float | None) -> str:
         """One middle from one request; a failure carries the pause that it asks for."""
         key = self._key()
         headers = {
@@ -178,51 +187,54 @@ class Endpoint:
         }
         if key:
             headers["Authorization"] = f"Bearer {key}"
-        body = request(self.settings, *window(prefix, suffix), temperature)
+        timeout = self.settings.timeout_seconds
+        given = timeout if seconds is None else min(seconds, timeout)
         client = await self._open()
         import httpx2
 
         try:
             async with (
-                asyncio.timeout(self.settings.timeout_seconds),
+                asyncio.timeout(given),
                 client.stream("POST", self.settings.url, content=body, headers=headers) as response,
             ):
                 if response.status_code != 200:
                     raise await self._refusal(response, key)
-                return await self._read(response, on_text)
+                return await self._read(response)
         except TimeoutError:
+            said = f"endpoint {self._host} took longer than {given:g} s"
+            if given < timeout:
+                raise Late(f"{said}: raise deadline_ms or choose a faster one", "late") from None
             raise EndpointError(
-                f"endpoint {self._host} took longer than {self.settings.timeout_seconds:g} s: "
-                "raise timeout_seconds or choose a faster one"
+                f"{said}: raise endpoint_timeout_ms or choose a faster one", "slow"
             ) from None
         except httpx2.ConnectTimeout:
             raise EndpointError(
                 f"endpoint {self._host} cannot be connected to within {CONNECT_SECONDS:g} s: "
-                "check its url, the network and any proxy"
+                "check its address in endpoint, the network and any proxy",
+                "unreachable",
             ) from None
         except Nonsense as error:
             raise EndpointError(
                 f"endpoint {self._host} gave an answer that is no completion, {error}: check that "
-                "its url is that of a fill-in-the-middle service"
+                "its address is that of a fill-in-the-middle service",
+                "nonsense",
             ) from None
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise EndpointError(
                 f"cannot reach endpoint {self._host} ({type(error).__name__}: "
-                f"{brief(str(error), key)}): check its url, the network and any proxy"
+                f"{brief(str(error), key)}): check its address in endpoint, the network and any "
+                "proxy",
+                "unreachable",
             ) from None
 
-    async def _read(self, response: httpx2.Response, on_text: Callable[[str], None] | None) -> str:
+    async def _read(self, response: httpx2.Response) -> str:
         """The middle that a response brings."""
         import httpx2
 
         answer = Answer(response.headers.get("content-type", ""))
-        told = ""
         async with contextlib.aclosing(response.aiter_raw()) as chunks:
             async for chunk in chunks:
                 answer.feed(chunk)
-                if on_text and answer.text != told:
-                    told = answer.text
-                    on_text(readable(told))
                 if answer.complete:
                     break
             with contextlib.suppress(TimeoutError, httpx2.HTTPError):
@@ -230,8 +242,6 @@ class Endpoint:
                     async for _ in chunks:
                         pass
         answer.end()
-        if on_text and answer.text != told:
-            on_text(readable(answer.text))
         return readable(answer.text)
 
     async def _refusal(self, response: httpx2.Response, key: str) -> EndpointError:
@@ -239,17 +249,23 @@ class Endpoint:
         status, variable = response.status_code, self.settings.key_variable
         said = f"endpoint {self._host} answered {status}"
         if status in (401, 403):
-            remedy = f"check the key in {variable}" if variable else "set its key_variable"
-            return EndpointError(f"{said}, the key is refused: {remedy}", LONGEST_PAUSE)
+            remedy = f"check the key in {variable}" if variable else "set endpoint_key_variable"
+            return EndpointError(f"{said}, the key is refused: {remedy}", "key", LONGEST_PAUSE)
         if 300 <= status < 400:
             return EndpointError(
-                f"{said}, a redirection, which is not followed: give the url that it leads to"
+                f"{said}, a redirection, which is not followed: set endpoint to the address that "
+                "it leads to",
+                "moved",
             )
         asked = asked_pause(response.headers)
         if status == 429:
-            return EndpointError(f"{said}, too many requests: wait, or raise its quota", asked)
+            return EndpointError(
+                f"{said}, too many requests: wait, or raise its quota", "busy", asked
+            )
         if status >= 500:
-            return EndpointError(f"{said}, an error of its own: wait, or ask its operator", asked)
+            return EndpointError(
+                f"{said}, an error of its own: wait, or ask its operator", "broken", asked
+            )
         body = b""
         async with contextlib.aclosing(response.aiter_raw()) as chunks:
             async for chunk in chunks:
@@ -258,7 +274,10 @@ class Endpoint:
                     break
         reason = brief(stated_reason(body), key)
         return EndpointError(
-            f"{said}{f' ({reason})' if reason else ''}: check its url, model and max_tokens", asked
+            f"{said}{f' ({reason})' if reason else ''}: check endpoint, endpoint_model and "
+            "max_tokens",
+            "refused",
+            asked,
         )
 
     def _key(self) -> str:
@@ -271,12 +290,14 @@ class Endpoint:
             raise EndpointError(
                 f"the environment variable {variable} is not set: put the key of endpoint "
                 f"{self._host} there and start the editor anew",
+                "no key",
                 LONGEST_PAUSE,
             )
         if not re.fullmatch(r"[!-~]+", key):
             raise EndpointError(
                 f"what the environment variable {variable} holds is no key, for it has spaces or "
                 f"signs other than ASCII: put the key of endpoint {self._host} there",
+                "no key",
                 LONGEST_PAUSE,
             )
         return key
@@ -292,6 +313,7 @@ class Endpoint:
                         f"cannot set up a client for endpoint {self._host} "
                         f"({type(error).__name__}): check the variables HTTPS_PROXY, HTTP_PROXY, "
                         "ALL_PROXY and SSL_CERT_FILE",
+                        "no client",
                         LONGEST_PAUSE,
                     ) from None
             return self._client
@@ -449,20 +471,20 @@ def window(prefix: str, suffix: str) -> tuple[str, str]:
     return prefix, suffix
 
 
-def request(settings: Settings, prefix: str, suffix: str, temperature: float) -> bytes:
+def request(
+    settings: Settings, prefix: str, suffix: str, max_tokens: int, temperature: float
+) -> bytes:
     """The body of a request for one middle."""
     body: dict[str, object] = {
         "prompt": readable(prefix),
         "suffix": readable(suffix),
-        "max_tokens": settings.max_tokens,
+        "max_tokens": max_tokens,
         "temperature": temperature,
         "stream": True,
     }
-    # Some endpoints refuse null and an empty list.
+    # Some endpoints refuse null.
     if settings.model is not None:
         body["model"] = settings.model
-    if settings.stop:
-        body["stop"] = list(settings.stop)
     return json.dumps(body).encode()
 
 
@@ -525,30 +547,25 @@ def check(settings: Settings) -> None:
     except ValueError:
         host = None
     if not host or not url.isprintable() or " " in url:
-        raise UsageError(
-            "the url of the endpoint is none: give one like https://host/v1/completions"
-        )
+        raise UsageError("endpoint is no address: give one like https://host/v1/completions")
     if parts.scheme not in ("http", "https"):
-        raise UsageError(
-            f"the endpoint's url begins with {parts.scheme}: give one of http or https"
-        )
+        raise UsageError(f"endpoint begins with {parts.scheme}: give an address of http or https")
     if "@" in parts.netloc:
         raise UsageError(
-            "the endpoint's url holds a name or a password: put the key into an environment "
-            "variable and its name into key_variable"
+            "endpoint holds a name or a password: put the key into an environment variable and "
+            "its name into endpoint_key_variable"
         )
     variable = settings.key_variable
     if variable is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", variable):
         raise UsageError(
-            "key_variable must be the name of an environment variable in capitals, like "
+            "endpoint_key_variable must be the name of an environment variable in capitals, like "
             "MISTRAL_API_KEY; what it is now is not shown, for it may be a key"
         )
     if not 0 < settings.timeout_seconds < math.inf:
         raise UsageError(
-            f"timeout_seconds is {settings.timeout_seconds}; it must be more than 0 and finite"
+            f"endpoint_timeout_ms is {1000 * settings.timeout_seconds}; it must be more than 0 "
+            "and finite"
         )
-    if settings.max_tokens < 1:
-        raise UsageError(f"max_tokens is {settings.max_tokens}; it must be at least 1 token")
 
 
 def is_loopback(host: str) -> bool:

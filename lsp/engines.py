@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -32,6 +33,7 @@ log = logging.getLogger("talaria")
 T = TypeVar("T")
 State = Literal["loading", "ready", "failed", "closed"]
 DIVERSE = 0.7  # temperature at which a service is asked for several
+WHOLE = 256  # tokens that a service may say where nothing else bounds them, as for a function
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Question:
     seconds     until what is there is the answer
     """
 
-    document: str
+    document: Hashable
     prefix: str
     suffix: str
     files: tuple[Piece, ...] = ()
@@ -58,7 +60,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """Middles, the likeliest first; how sure that one is; what the model did, if it was ours."""
+    """Middles, the likeliest first; how sure that one is; what the model did, if it was ours.
+
+    Those of a service are not judged: they may break the text.
+    """
 
     texts: tuple[str, ...]
     confidence: float
@@ -72,14 +77,17 @@ class Engines:
         self,
         options: Options,
         changed: Callable[[State, str], None],
-        trouble: Callable[[str], None],
+        trouble: Callable[[str, str], None],
     ) -> None:
-        """Begin to load. `changed` and `trouble` are called from any thread."""
+        """Begin to load. `changed` and `trouble` are called from any thread.
+
+        `trouble` is given a message and its kind.
+        """
         self.options = options
         self.state: State = "loading"
         self._changed, self._trouble = changed, trouble
         self._engine: Future[Engine] = Future()
-        self._live: dict[str, asyncio.Task[Answer]] = {}  # by document
+        self._live: dict[Hashable, asyncio.Task[Answer]] = {}  # by document
         self._endpoint: Endpoint | None = None
         if options.endpoint:
             self._endpoint = self._service(options)
@@ -106,20 +114,28 @@ class Engines:
 
     async def _answer(self, question: Question, on_frame: Callable[[Frame], None] | None) -> Answer:
         if self._endpoint and not self._endpoint.waiting:
+            from lsp.endpoint import EndpointError, Late
+
             try:
                 middles = await self._endpoint.fill(
                     question.prefix,
                     question.suffix,
+                    question.max_tokens or WHOLE,
                     question.count,
                     DIVERSE if question.count > 1 else 0.0,
+                    question.seconds,
                 )
                 bound = Bound(question.until, question.prefix) if question.until else None
                 if bound:
                     middles = [text[: bound.end(text)] for text in middles]
                 return Answer(tuple(middles), 1.0)
-            except TalariaError as error:
+            except Late as error:
+                self._trouble(f"{error}. Until then, what is late is not shown.", error.kind)
+                raise  # the embedded model would be later still
+            except EndpointError as error:
                 log.warning("%s", error)
-                self._trouble(f"{error} Until then the embedded model answers.")
+                pause = math.ceil(error.retry_after or 0)
+                self._trouble(f"{error}. For {pause} s the embedded model answers.", error.kind)
         engine = await _unharmed(self._engine)
         found = await self._fill(engine, question, on_frame)
         # The likeliest first, as it would come alone and as its steps were shown.
@@ -200,11 +216,10 @@ class Engines:
                     options.endpoint_model,
                     options.endpoint_key_variable,
                     options.endpoint_timeout_ms / 1000,
-                    options.max_tokens,
                 )
             )
         except TalariaError as error:
-            self._trouble(f"{error} The embedded model answers.")
+            self._trouble(f"{error}. The embedded model answers.", str(error))
             return None
 
     def _load(self) -> None:

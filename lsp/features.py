@@ -45,7 +45,7 @@ def life(server: Server) -> None:
     async def initialized(params: types.InitializedParams) -> None:
         server.announce()
         if server.process_id:
-            server.spawn(doors.watch(server.process_id, server.usage.flush))
+            server.spawn(doors.watch(server.process_id, server.leave))
         server.spawn(server.count_forever())
         await server.show_progress()
 
@@ -144,12 +144,12 @@ def commands(server: Server) -> None:
         return await requests.next_candidate(server, str(uri))
 
     @server.command("talaria.acceptWord")
-    async def accept_word(uri: Any) -> str | None:
-        return await requests.accept(server, str(uri), "word")
+    async def accept_word(uri: Any, text: Any = None) -> str | None:
+        return await requests.accept(server, str(uri), "word", text)
 
     @server.command("talaria.acceptLine")
-    async def accept_line(uri: Any) -> str | None:
-        return await requests.accept(server, str(uri), "line")
+    async def accept_line(uri: Any, text: Any = None) -> str | None:
+        return await requests.accept(server, str(uri), "line", text)
 
     @server.command("talaria.showTrace")
     async def show_trace(uri: Any) -> str | None:

@@ -7,6 +7,7 @@ that leaves no trace there, an editor may say (`talaria/didDismiss`).
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,9 @@ from itertools import count
 from typing import Literal
 
 REMEMBERED = 16  # suggestions of a document
+DISMISSED = 8  # of them
+PAIRS = ("()", "[]", "{}", '""', "''")  # of which an editor may write the second sign
+_CLOSING = re.compile(r"[)\]}\"']+")
 AT_ONCE = 2  # characters from which what comes in one change was not typed
 
 Ending = Literal["accepted", "partially_accepted", "dismissed"]
@@ -35,15 +39,19 @@ class Suggestion:
     def along(self, prefix: str, suffix: str) -> Suggestion | None:
         """What is left of it where some of it has been typed; None where that does not fit.
 
-        That there is nothing to say is known of its own place alone.
+        An editor may have closed the brackets that were typed. That there is nothing to say
+        is known of its own place alone.
         """
-        if suffix != self.suffix or not prefix.startswith(self.prefix):
+        if not prefix.startswith(self.prefix) or not suffix.endswith(self.suffix):
             return None
         typed = prefix[len(self.prefix) :]
-        rests = tuple(text[len(typed) :] for text in self.texts if text.startswith(typed))
+        closed = suffix[: len(suffix) - len(self.suffix)]
+        if closed and (len(closed) > len(typed) or not _CLOSING.fullmatch(closed)):
+            return None
+        rests = rests_of(self.texts, typed, closed)
         rests = tuple(rest for rest in rests if rest)
         fits = rests or not (typed or self.texts)
-        return replace(self, prefix=prefix, texts=rests) if fits else None
+        return replace(self, prefix=prefix, suffix=suffix, texts=rests) if fits else None
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,32 @@ class Shown:
     taken: int = 0
 
 
+@dataclass(frozen=True)
+class Dismissed:
+    """A text that was not wanted, between the lines around it: what is elsewhere may change."""
+
+    above: str
+    text: str
+    below: str
+
+    def reaches(self, prefix: str, suffix: str) -> bool:
+        """Whether this is its place, or some of it has been typed up to here."""
+        return self.below == below(suffix) and any(
+            ends(prefix, self.above + self.text[:typed]) for typed in range(len(self.text))
+        )
+
+    def is_made(self, prefix: str, text: str, suffix: str) -> bool:
+        """Whether another text, in its place or around it, would make the same lines."""
+        full = self.above + self.text
+        return self.below == below(suffix) and ends(prefix[-len(full) - 1 :] + text, full)
+
+
 class Inline:
     """The suggestions of one document."""
 
     def __init__(self) -> None:
         self._remembered: deque[Suggestion] = deque(maxlen=REMEMBERED)
-        self._dismissed: Suggestion | None = None
+        self._dismissed: deque[Dismissed] = deque(maxlen=DISMISSED)
         self._ids = count(1)
         self.shown: Shown | None = None
 
@@ -113,10 +141,18 @@ class Inline:
         if added <= 0 or not text.startswith(now.prefix) or not text.endswith(now.suffix):
             return self.end()
         new = text[len(now.prefix) : len(now.prefix) + added]
-        rests = tuple(each[added:] for each in now.texts if each.startswith(new))
+        rests = rests_of(now.texts, new)
+        before = (now.prefix[-1:] + new)[-2:]
+        if not rests and before in PAIRS:
+            # A bracket that the editor closed, at once or right after the one that was typed.
+            rests = rests_of(now.texts, new[:-1], new[-1])
+            if rests:
+                now.prefix, now.suffix = now.prefix + new[:-1], new[-1] + now.suffix
+                now.texts = rests
+                return None
         if not rests:
             return self.end()
-        if added >= AT_ONCE:
+        if added >= AT_ONCE and new not in PAIRS:
             now.taken += added
         if all(rests):
             now.prefix, now.texts = now.prefix + new, rests
@@ -133,9 +169,9 @@ class Inline:
         """The user does not want it: neither it nor its rest comes by itself again."""
         if self.shown is None:
             return None
-        prefix, suffix, texts = self.shown.prefix, self.shown.suffix, self.shown.texts[:1]
-        self._dismissed = Suggestion(prefix, suffix, texts, 1.0)
-        full = prefix + texts[0]
+        prefix, suffix, text = self.shown.prefix, self.shown.suffix, self.shown.texts[0]
+        self._dismissed.append(Dismissed(above(prefix), text, below(suffix)))
+        full = prefix + text
         kept = [
             each
             for each in self._remembered
@@ -152,16 +188,40 @@ class Inline:
         return Outcome("partially_accepted" if now.taken else "dismissed", now.trigger, now.taken)
 
     def dismissed_at(self, prefix: str, suffix: str) -> bool:
-        """Whether the last dismissal was here, or what was dismissed has been typed up to here."""
-        return self._dismissed is not None and self._dismissed.along(prefix, suffix) is not None
+        """Whether one was dismissed here, or what was dismissed has been typed up to here."""
+        return any(each.reaches(prefix, suffix) for each in self._dismissed)
 
     def was_dismissed(self, prefix: str, suffix: str, text: str) -> bool:
-        """Whether it would be what was dismissed last."""
-        last = self._dismissed
-        return last is not None and (prefix + text, suffix) == (
-            last.prefix + last.texts[0],
-            last.suffix,
-        )
+        """Whether it would be what was dismissed."""
+        return any(each.is_made(prefix, text, suffix) for each in self._dismissed)
+
+
+def rests_of(texts: Sequence[str], typed: str, closed: str = "") -> tuple[str, ...]:
+    """What is left of the texts that begin with what was typed and end with what was closed."""
+    return tuple(
+        text[len(typed) : len(text) - len(closed)]
+        for text in texts
+        if text.startswith(typed)
+        and text.endswith(closed)
+        and len(text) >= len(typed) + len(closed)
+    )
+
+
+def above(prefix: str) -> str:
+    """The line of a cursor up to it and the one before, or less where the text begins."""
+    line = prefix.rfind("\n") + 1
+    return "\n" + prefix[prefix.rfind("\n", 0, max(0, line - 1)) + 1 :]
+
+
+def below(suffix: str) -> str:
+    """The rest of a cursor's line and the next one."""
+    end = suffix.find("\n", suffix.find("\n") + 1)
+    return suffix if end < 0 else suffix[:end]
+
+
+def ends(text: str, lines: str) -> bool:
+    """Whether a text ends with lines, each of which begins where one of its own does."""
+    return text.endswith(lines) or (len(text) < len(lines) and "\n" + text == lines)
 
 
 def distinct(texts: Sequence[str], most: int) -> tuple[str, ...]:

@@ -88,7 +88,8 @@ class Options:
     def merged(self, given: object) -> tuple[Options, list[str]]:
         """With what an editor gave, and what is wrong with that; wrong values change nothing.
 
-        `given` may stand in a section `talaria`. None and an empty one say nothing.
+        `given` may stand in a section `talaria`. None and an empty one say nothing, and
+        so does null for an option that cannot be null.
         """
         if isinstance(given, Mapping) and isinstance(given.get(SECTION), Mapping):
             given = given[SECTION]
@@ -102,6 +103,8 @@ class Options:
         for name, value in given.items():
             if name not in known:
                 problems.append(f"no option {_shown(name)}; there are {', '.join(known)}")
+                continue
+            if value is None and type(None) not in _kinds(known[name]):
                 continue
             try:
                 chosen[name] = _checked(known[name], value)

@@ -162,8 +162,9 @@ def _definitions(data: bytes, node: Node, depth: int) -> Iterator[Definition]:
         inner = child.child_by_field_name("definition") if kind == "decorated_definition" else child
         if inner is not None and inner.type in ("function_definition", "class_definition"):
             name = _text(data, inner.child_by_field_name("name"))
-            head = _head(data, child, inner)
-            members = _members(data, inner) if inner.type == "class_definition" else ()
+            head, entire = _head(data, child, inner)
+            told = entire or inner.type != "class_definition"
+            members = () if told else _members(data, inner)
             yield Definition(name, child.start_point[0], head, members)
         elif kind == "expression_statement":
             name, line = _assignment(data, child)
@@ -176,8 +177,11 @@ def _definitions(data: bytes, node: Node, depth: int) -> Iterator[Definition]:
             yield from _definitions(data, child, depth + (kind != "block"))
 
 
-def _head(data: bytes, whole: Node, inner: Node) -> str:
-    """The decorators, the signature and the first line of the documentation, from column 0 on."""
+def _head(data: bytes, whole: Node, inner: Node) -> tuple[str, bool]:
+    """The decorators, the signature and the first line of the documentation, from column 0 on.
+
+    And whether it is the whole definition, for that is hardly longer.
+    """
     body = inner.child_by_field_name("body")
     column = " " * inner.start_point[1]
     lines = [
@@ -192,7 +196,8 @@ def _head(data: bytes, whole: Node, inner: Node) -> str:
         lines.append(f'{column}    """{said}"""')
     short = textwrap.dedent("\n".join(lines)) + "\n"
     entire = textwrap.dedent(column + _text(data, whole)) + "\n"
-    return entire if len(entire) <= len(short) + _SHORT_BODY else short
+    whole_too = len(entire) <= len(short) + _SHORT_BODY
+    return (entire, True) if whole_too else (short, False)
 
 
 def _members(data: bytes, node: Node) -> tuple[tuple[str, str], ...]:
@@ -207,7 +212,7 @@ def _members(data: bytes, node: Node) -> tuple[tuple[str, str], ...]:
             inner = child.child_by_field_name("definition") or child
         if inner.type == "function_definition":
             name = _text(data, inner.child_by_field_name("name"))
-            text = _head(data, child, inner)
+            text, _ = _head(data, child, inner)
             method = inner.child_by_field_name("body")
             if name == "__init__" and method is not None:
                 lines = [_assignment(data, statement)[1] for statement in method.children]

@@ -11,6 +11,7 @@ import inspect
 import json
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from pygls.exceptions import (
 from pygls.protocol import LanguageServerProtocol, lsp_method
 
 FARTHEST = 2**31 - 1  # of lines and characters
+UNVERSIONED = -(2**31)  # the version of a text whose editor says none
 
 log = logging.getLogger("talaria")
 
@@ -36,10 +38,12 @@ class Protocol(LanguageServerProtocol):
     Handlers are plain functions or coroutines: of those that pygls runs in parts, an inner
     part would go on when the request is cancelled.
 
-    left  whether the editor has said `exit`
+    left    whether the editor has said `exit`
+    unread  is called with the address of a document of which a change cannot be read
     """
 
     left = False
+    unread: Callable[[str], None] | None = None
     _begun = False
 
     async def take(self, data: bytes | str) -> None:
@@ -59,6 +63,7 @@ class Protocol(LanguageServerProtocol):
             except (ValueError, RecursionError) as error:
                 raise JsonRpcParseError(f"no JSON: {error}") from error
             self._check(found)
+            mend(found)
             try:
                 message = self.structure_message(found)
             except JsonRpcInvalidParams:
@@ -66,6 +71,8 @@ class Protocol(LanguageServerProtocol):
             self.handle_message(message)
         except Exception as error:
             log.warning("a message that cannot be read: %s", error)
+            if self.unread and (uri := changed(found)) is not None:
+                self.unread(uri)
             told = error if isinstance(error, JsonRpcException) else JsonRpcInternalError()
             number = found.get("id") if isinstance(found, dict) else None
             if not isinstance(number, int | str):
@@ -174,6 +181,43 @@ class Protocol(LanguageServerProtocol):
     def lsp_text_document__did_close(self, params: types.DidCloseTextDocumentParams) -> None:
         """The server keeps it."""
         self.fm.features[types.TEXT_DOCUMENT_DID_CLOSE](params)
+
+
+def mend(message: dict[str, Any]) -> None:
+    """Mend a text or change that says null for nothing, or no version.
+
+    Raises:
+        JsonRpcInvalidParams: what should be a text is none.
+    """
+    params = message.get("params")
+    if not isinstance(params, dict) or not isinstance(params.get("textDocument"), dict):
+        return
+    document = params["textDocument"]
+    if message.get("method") == types.TEXT_DOCUMENT_DID_OPEN:
+        changes: Any = [document]
+    elif message.get("method") == types.TEXT_DOCUMENT_DID_CHANGE:
+        changes = params.get("contentChanges")
+    else:
+        return
+    if not isinstance(changes, list):
+        raise JsonRpcInvalidParams("contentChanges must be a list")
+    for change in changes:
+        if not isinstance(change, dict) or not isinstance(change.get("text"), str):
+            raise JsonRpcInvalidParams("a change must have a text")
+        for name in ("range", "rangeLength"):
+            if name in change and change[name] is None:
+                del change[name]
+    if document.get("version") is None:
+        document["version"] = UNVERSIONED
+
+
+def changed(message: Any) -> str | None:
+    """The address of the document that a message says has changed."""
+    try:
+        told = message["method"] in (types.TEXT_DOCUMENT_DID_OPEN, types.TEXT_DOCUMENT_DID_CHANGE)
+        return str(message["params"]["textDocument"]["uri"]) if told else None
+    except (KeyError, TypeError):
+        return None
 
 
 def bounded(message: Any) -> Any:

@@ -7,6 +7,7 @@ that was read. Whoever asked is told why nothing was done.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 from lsprotocol import types
 
+from coder.syntax import judge
+from lsp.documents import plain
 from lsp.engines import Question
 from lsp.fills import Filled, Kind, at
 from lsp.inline import distinct
@@ -23,6 +26,11 @@ from lsp.server import OpenFile, Server
 if TYPE_CHECKING:
     from coder.infill import Frame
 
+log = logging.getLogger("talaria")
+
+PYTHON = "python"
+PATIENCE = 20  # hundredths of a second between the answer to an edit and the changed text
+UNANSWERED = 60.0  # seconds; some editors ask their user first
 ACTION = types.CodeActionKind.RefactorRewrite
 COMMANDS: dict[Kind, str] = {
     "function": "talaria.fillFunction",
@@ -38,7 +46,7 @@ def code_actions(server: Server, params: types.CodeActionParams) -> list[types.C
     """What can be filled at the cursor or in the selection."""
     file = server.files.get(params.text_document.uri)
     only = params.context.only
-    if file is None or not server.offers(file) or file.document.language != "python":
+    if file is None or not server.offers(file) or file.document.language != PYTHON:
         return []
     if only and not any(ACTION.value.startswith(getattr(kind, "value", kind)) for kind in only):
         return []
@@ -69,11 +77,16 @@ async def fill(server: Server, kind: Kind, uri: str, place: types.Range) -> str 
     if wanted is None:
         server.answer_user(f"{_LACKING[kind]} at line {place.start.line + 1}")
         return None
+    if document.language != PYTHON:
+        server.answer_user(f"code of language {document.language[:20]!r} cannot be checked here")
+        return None
     revision = document.revision
     prefix, suffix = wanted.cut(text)
+    file.fills += 1
+    number = file.fills
     question = Question(
         # Of its own: what is typed meanwhile takes nothing from who asked.
-        *(f"{uri}#fill", prefix, suffix, file.files if options.related_files else ()),
+        *((uri, "fill"), prefix, suffix, file.files if options.related_files else ()),
         count=max(2, options.candidates),
         until=wanted.until,
         complete=True,
@@ -81,23 +94,30 @@ async def fill(server: Server, kind: Kind, uri: str, place: types.Range) -> str 
     )
     watch = steps(server, file, wanted.start, wanted.lead) if options.steps else None
     answer = await server.ask(file, question, watch)
+    if number != file.fills or server.ended:
+        return None  # whoever asked has asked for something else since
+    if options != server.options or not server.offers(file):
+        server.answer_user("the settings, or what is excluded, were changed meanwhile; ask again")
+        return None
     if answer is None:
         server.answer_user("no answer; the log says why")
         return None
     former = text[wanted.start : wanted.end]
     middles = [each.rstrip() for each in answer.texts]
+    if answer.found is None:
+        middles = [each for each in middles if judge(prefix, each, suffix, complete=True).clean]
     texts = distinct([each for each in middles if each.strip() and each != former], len(middles))
     if not texts:
         server.answer_user("the model has nothing to offer here")
         return None
-    if document.revision != revision or server.files.get(uri) is not file:
-        server.answer_user("the file was changed meanwhile; ask again")
-        return None
-    file.filled = Filled(prefix, suffix, texts)
-    if not await write(
-        server, file, wanted.start, wanted.end, wanted.lead + texts[0], wanted.title
-    ):
-        return None
+    async with file.writing:
+        if document.revision != revision or server.files.get(uri) is not file:
+            server.answer_user("the file was changed meanwhile; ask again")
+            return None
+        file.filled = Filled(prefix, suffix, texts)
+        said = wanted.lead + texts[0]
+        if not await write(server, file, wanted.start, wanted.end, said, wanted.title):
+            return None
     if options.usage:
         for event in ("shown", "accepted"):
             server.usage.record(
@@ -137,35 +157,52 @@ def steps(server: Server, file: OpenFile, start: int, lead: str) -> Callable[[Fr
 async def next_candidate(server: Server, uri: str) -> str | None:
     """Put the next of the middles where the last fill was written; that text."""
     file = server.files.get(uri)
-    filled = file.filled if file else None
-    if file is None or filled is None:
-        server.answer_user("nothing was filled in this file yet")
+    if file is None or not server.offers(file):
+        server.answer_user("no candidate: the file is not open, excluded, or Talaria is off")
         return None
-    if file.document.text != filled.prefix + filled.text + filled.suffix:
-        server.answer_user("the file was changed since it was filled; ask again")
-        return None
-    if len(filled.texts) == 1:
-        server.answer_user("there is no other candidate")
-        return None
-    start, end = len(filled.prefix), len(filled.prefix) + len(filled.text)
-    turned = filled.turned()
-    title = f"candidate {turned.place + 1} of {len(turned.texts)}"
-    if not await write(server, file, start, end, turned.text, title):
-        return None
-    file.filled = turned
-    return turned.text
+    async with file.writing:
+        filled = file.filled
+        if filled is None:
+            server.answer_user("nothing was filled in this file yet")
+            return None
+        if file.document.text != filled.prefix + filled.text + filled.suffix:
+            server.answer_user("the file was changed since it was filled; ask again")
+            return None
+        if len(filled.texts) == 1:
+            server.answer_user("there is no other candidate")
+            return None
+        start, end = len(filled.prefix), len(filled.prefix) + len(filled.text)
+        turned = filled.turned()
+        title = f"candidate {turned.place + 1} of {len(turned.texts)}"
+        if not await write(server, file, start, end, turned.text, title):
+            return None
+        file.filled = turned
+        return turned.text
 
 
-async def accept(server: Server, uri: str, part: Literal["word", "line"]) -> str | None:
-    """Put the next word or line of what is shown into the document, for editors that cannot."""
+async def accept(
+    server: Server, uri: str, part: Literal["word", "line"], on_screen: object = None
+) -> str | None:
+    """Put the next word or line of what is shown into the document, for editors that cannot.
+
+    Of several that are shown, `on_screen` says which one the user sees; without it, it is
+    the first. None, and nothing told, where the editor does not take it.
+    """
     file = server.files.get(uri)
-    shown = file.inline.shown if file else None
-    if file is None or shown is None or file.document.text != shown.prefix + shown.suffix:
+    if file is None:
         return None
-    found = re.match(_PARTS[part], shown.texts[0])
-    text = found[0] if found and found[0] else shown.texts[0]
-    place = len(shown.prefix)
-    return text if await write(server, file, place, place, text, f"accept {part}") else None
+    async with file.writing:
+        shown = file.inline.shown
+        if not server.offers(file) or shown is None:
+            return None
+        seen = shown.texts[0] if on_screen is None else plain(str(on_screen))
+        if seen not in shown.texts or file.document.text != shown.prefix + shown.suffix:
+            return None
+        found = re.match(_PARTS[part], seen)
+        text = found[0] if found and found[0] else seen
+        place = len(shown.prefix)
+        title = f"accept {part}"
+        return text if await write(server, file, place, place, text, title, told=False) else None
 
 
 def accepted(server: Server, uri: str, number: object) -> None:
@@ -190,6 +227,7 @@ async def show_trace(server: Server, uri: str) -> str | None:
         with tempfile.NamedTemporaryFile(
             "w", prefix="talaria-trace-", suffix=".html", delete=False, encoding="utf-8"
         ) as out:
+            server.pages.append(Path(out.name))
             out.write(page(found, model, prefix, suffix))
         return Path(out.name).as_uri()
 
@@ -205,9 +243,19 @@ async def show_trace(server: Server, uri: str) -> str | None:
 
 
 async def write(
-    server: Server, file: OpenFile, start: int, end: int, text: str, title: str
+    server: Server,
+    file: OpenFile,
+    start: int,
+    end: int,
+    text: str,
+    title: str,
+    told: bool = True,
 ) -> bool:
-    """Have the editor put a text into just this version of a document; whether it did."""
+    """Have the editor put a text into just this version of a document; whether it did.
+
+    If it did, the document is the new one by then, unless the editor is slow to say so.
+    """
+    revision = file.document.revision
     document, workspace = file.document, server.client_capabilities.workspace
     edit = types.TextEdit(document.range(start, end), text)
     how = workspace.workspace_edit if workspace else None
@@ -216,10 +264,19 @@ async def write(
         edits = types.WorkspaceEdit(document_changes=[types.TextDocumentEdit(version, [edit])])
     else:
         edits = types.WorkspaceEdit(changes={document.uri: [edit]})
-    result = await server.workspace_apply_edit_async(
+    asked = server.workspace_apply_edit_async(
         types.ApplyWorkspaceEditParams(edits, f"Talaria: {title}")
     )
-    if not result.applied:
+    try:
+        result = await asyncio.wait_for(asked, UNANSWERED)
+    except TimeoutError:  # other commands wait
+        log.warning("the editor did not answer to an edit of %s", document.uri)
+        return False
+    if not result.applied and told:
         why = result.failure_reason or "it gave no reason"
         server.answer_user(f"the editor did not take the edit: {why}")
+    for _ in range(PATIENCE if result.applied else 0):
+        if document.revision != revision:
+            break
+        await asyncio.sleep(0.01)
     return bool(result.applied)

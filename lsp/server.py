@@ -8,9 +8,10 @@ message calls in `lsp/features.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from lsp.fills import Filled
 from lsp.inline import Inline, Outcome, Suggestion
 from lsp.options import Options
 from lsp.privacy import Fence
-from lsp.protocol import Protocol
+from lsp.protocol import UNVERSIONED, Protocol
 from lsp.rhythm import Rhythm
 from lsp.usage import Usage
 
@@ -65,6 +66,9 @@ class OpenFile:
     asking  where a suggestion is being asked for: prefix, suffix, whether several; and what comes
     last    what the embedded model did for it last, with the prefix and suffix it was given
     filled  what was written into it on request last
+    fills   how many times something was asked to be written
+    lost    whether a change could not be read: the editor has another text then
+    writing  is held from reading the text to when the editor has written into it
     """
 
     def __init__(self, document: Document, path: Path | None, secret: bool) -> None:
@@ -77,6 +81,9 @@ class OpenFile:
         self.asking: tuple[Place, asyncio.Future[Suggestion | None]] | None = None
         self.last: tuple[Infill, str, str] | None = None
         self.filled: Filled | None = None
+        self.fills = 0
+        self.lost = False
+        self.writing = asyncio.Lock()
 
 
 class Server(LanguageServer):
@@ -85,7 +92,10 @@ class Server(LanguageServer):
     protocol: Protocol
 
     def __init__(self, options: Options, usage: Usage | None = None) -> None:
-        """`options` come from the command line; an editor's go above them."""
+        """`options` come from the command line; an editor's go above them.
+
+        What it starts with is above the flags, its settings are above both.
+        """
         self.converter = converters.get_converter()  # costs milliseconds each time
         super().__init__(
             "talaria",
@@ -94,7 +104,7 @@ class Server(LanguageServer):
             protocol_cls=Protocol,
             converter_factory=lambda: self.converter,
         )
-        self.options = options
+        self.options = self.below = options  # `below`: without the settings
         self.usage = usage or Usage()
         self.files: dict[str, OpenFile] = {}
         self.off: set[str] = set()  # languages that were switched off; "" is all of them
@@ -107,6 +117,8 @@ class Server(LanguageServer):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._busy = 0
         self._looking = False  # for pieces of other files
+        self.pages: list[Path] = []  # of traces, which go with the session
+        self.protocol.unread = self.unread
 
     # Beginning and end
 
@@ -114,6 +126,7 @@ class Server(LanguageServer):
         """The editor is there: take over its options and begin to load."""
         self._loop = asyncio.get_running_loop()
         self.set_options(params.initialization_options)
+        self.below = self.options
         addresses = [folder.uri for folder in params.workspace_folders or ()]
         self.set_roots(addresses or [params.root_uri or ""])
         self.engines = Engines(self.options, self._engine_changed, self._endpoint_failed)
@@ -128,7 +141,14 @@ class Server(LanguageServer):
         engines, self.engines = self.engines, None
         if engines:
             await engines.close()
-        await asyncio.to_thread(self.usage.flush)
+        await asyncio.to_thread(self.leave)
+
+    def leave(self) -> None:
+        """Write the counts, and leave nothing else behind; from any thread, more than once."""
+        self.usage.flush()
+        for page in self.pages:
+            with contextlib.suppress(OSError):
+                page.unlink(missing_ok=True)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do something beside, until the server ends."""
@@ -170,8 +190,12 @@ class Server(LanguageServer):
     # Options
 
     def set_options(self, given: object) -> None:
-        """Take over an editor's options; what is wrong with them is told once."""
-        self.options, problems = self.options.merged(given)
+        """Take over an editor's options, all of them; what is wrong with them is told once.
+
+        What is no longer among them is as it was below them.
+        """
+        stands = self.below if isinstance(given, Mapping) or not given else self.options
+        self.options, problems = stands.merged(given)
         for problem in problems:
             log.warning("%s", problem)
         if problems:
@@ -207,12 +231,13 @@ class Server(LanguageServer):
             try:
                 Fence((), [pattern])
             except UsageError as error:
-                self.tell(f"{error} It excludes nothing.", types.MessageType.Warning)
+                self.tell(f"{error}. It excludes nothing.", types.MessageType.Warning)
             else:
                 sound.append(pattern)
         self.neighbours = Neighbours(paths, sound, PIECES)
         for file in self.files.values():
             file.secret = self._secret(file.document.uri)
+            file.files = ()
 
     def toggle(self, language: str) -> bool:
         """Switch suggestions off or on, in a language or in all (""); whether they are on now."""
@@ -279,10 +304,9 @@ class Server(LanguageServer):
 
         self.later(tell)
 
-    def _endpoint_failed(self, message: str) -> None:
-        """Trouble with a service: the first is shown, all are in the log."""
-
-        about = f"endpoint {self.options.endpoint}"
+    def _endpoint_failed(self, message: str, kind: str) -> None:
+        """Trouble with a service: the first of a kind is shown, all are in the log."""
+        about = f"endpoint {self.options.endpoint}: {kind}"
         self.later(self.tell, message, types.MessageType.Warning, about)
 
     def later(self, what: Any, *arguments: Any) -> None:
@@ -295,7 +319,8 @@ class Server(LanguageServer):
     def opened(self, item: types.TextDocumentItem) -> None:
         """A document is open from now on."""
         encoding = self.server_capabilities.position_encoding or types.PositionEncodingKind.Utf16
-        document = Document(item.uri, item.language_id, item.version, item.text, encoding)
+        version = None if item.version == UNVERSIONED else item.version
+        document = Document(item.uri, item.language_id, version, item.text, encoding)
         self.closed(item.uri)  # if the editor forgot to say so
         secret = self._secret(item.uri)
         file = self.files[item.uri] = OpenFile(document, place(item.uri), secret)
@@ -308,12 +333,17 @@ class Server(LanguageServer):
         if file is None:
             log.warning("a change of %s, which is not open", params.text_document.uri)
             return None
-        document, version = file.document, params.text_document.version
+        document = file.document
+        version: int | None = params.text_document.version
+        if version == UNVERSIONED:
+            version = None
         if version is not None and document.version is not None and version < document.version:
             log.warning("version %s of %s after %s", version, document.uri, document.version)
         for change in params.content_changes:
             document.change(change)
-            if isinstance(change, types.TextDocumentContentChangePartial):
+            if not isinstance(change, types.TextDocumentContentChangePartial):
+                file.lost = False
+            else:
                 file.edited = time.monotonic(), max(0, change.range.start.line)
         document.version = version
         file.rhythm.key(time.monotonic())
@@ -323,6 +353,14 @@ class Server(LanguageServer):
         if shown is None or outcome is None or outcome.ending != "accepted":
             return None
         return document.text[: len(document.text) - len(shown.suffix)], shown.suffix
+
+    def unread(self, uri: str) -> None:
+        """A change of a document cannot be read: it is silent until all of the text comes."""
+        if file := self.files.get(uri):
+            log.warning("%s is out of step until its whole text comes", uri)
+            file.lost = True
+            file.document.revision += 1  # what is being asked is about an older text
+            self.count(file, file.inline.end())
 
     def closed(self, uri: str) -> None:
         """A document is no longer open."""
@@ -338,6 +376,7 @@ class Server(LanguageServer):
             and self.options.enabled
             and not self.off & {"", file.document.language}
             and not file.secret
+            and not file.lost
             and len(file.document.text) <= LARGEST
             and "\0" not in file.document.text
         )
@@ -351,7 +390,7 @@ class Server(LanguageServer):
         others = {
             other.path: other
             for other in latest
-            if other.path and other is not file and not other.secret
+            if other.path and other is not file and not other.secret and not other.lost
         }
         texts = {path: other.document.text for path, other in others.items()}
         recent = [
@@ -363,9 +402,11 @@ class Server(LanguageServer):
         async def look() -> None:
             self._looking = True
             try:
-                file.files = await asyncio.to_thread(
+                found = await asyncio.to_thread(
                     neighbours.pieces, file.path, text, offset, texts, recent
                 )
+                if neighbours is self.neighbours:  # or what it read may be excluded by now
+                    file.files = found
             finally:
                 self._looking = False
 
@@ -385,7 +426,8 @@ class Server(LanguageServer):
         self, file: OpenFile, question: Question, watch: Callable[[Frame], None] | None = None
     ) -> Answer | None:
         """Ask the engines; None where a newer question took its place or there is no model."""
-        assert self.engines is not None
+        if self.engines is None:
+            return None  # it ends, or begins anew
         self._busy += 1
         if self._busy == 1:
             self.announce()

@@ -34,16 +34,21 @@ async def inline_completion(
     began, revision = time.monotonic(), file.document.revision
     invoked = params.context.trigger_kind == types.InlineCompletionTriggerKind.Invoked
     chosen = params.context.selected_completion_info
-    place = types.Range(params.position, params.position)
     prefix, suffix = file.document.cut(params.position)
-    lead = ""
+    # Of the document, wherever the position was.
+    place, lead = file.document.range(len(prefix), len(prefix)), ""
     if chosen:
         # What the list of completions would insert is taken for granted.
         place, lead = chosen.range, chosen.text
         prefix = file.document.cut(place.start)[0] + plain(lead)
         suffix = file.document.cut(place.end)[1]
     found = await suggest(server, file, prefix, suffix, invoked=invoked)
-    if found is None or file.document.revision != revision:
+    if file.document.revision != revision:
+        return None
+    if found is None or not server.offers(file):
+        shown = file.inline.shown
+        if shown and (shown.prefix, shown.suffix) != (prefix, suffix):
+            server.count(file, file.inline.end())  # the cursor has left it
         return None
     texts = found.texts[: server.options.candidates if invoked else 1]
     number = show(server, file, Suggestion(prefix, suffix, texts, 1.0), invoked, began)
@@ -63,22 +68,26 @@ async def completion(server: Server, params: types.CompletionParams) -> types.Co
     prefix, suffix = file.document.cut(params.position)
     found = await suggest(server, file, prefix, suffix, invoked=False)
     items = []
-    if found and file.document.revision == revision:
+    if found and file.document.revision == revision and server.offers(file):
         text = found.texts[0]
         show(server, file, Suggestion(prefix, suffix, (text,), 1.0), False, began)
         known = server.client_capabilities.text_document
         item = known.completion.completion_item if known and known.completion else None
-        formats = (item.documentation_format if item else None) or ()
-        rich = types.MarkupKind.Markdown in formats
-        items.append(completion_item(file, prefix, text, rich))
+        items.append(completion_item(file, prefix, text, item))
     return types.CompletionList(is_incomplete=True, items=items)
 
 
-def completion_item(file: OpenFile, prefix: str, text: str, rich: bool) -> types.CompletionItem:
-    """A suggestion as an item: its first line as the label, all of it beside it, `rich` or plain.
+def completion_item(
+    file: OpenFile, prefix: str, text: str, known: types.ClientCompletionItemOptions | None
+) -> types.CompletionItem:
+    """A suggestion as an item: its first line as the label, all of it beside it.
 
-    It begins with the word before the cursor, by which editors choose among items.
+    It begins with the word before the cursor, by which editors choose among items. `known`
+    is what the editor says that it can do with one.
     """
+    rich = known and types.MarkupKind.Markdown in (known.documentation_format or ())
+    modes = known.insert_text_mode_support if known else None
+    as_is = modes and types.InsertTextMode.AsIs in modes.value_set
     start = len(prefix) - len(prefix.rpartition("\n")[2])
     start += next(re.finditer(r"\w*\Z", prefix[start:])).start()
     place, text = file.document.range(start, len(prefix)), prefix[start:] + text
@@ -93,6 +102,8 @@ def completion_item(file: OpenFile, prefix: str, text: str, rich: bool) -> types
         filter_text=text,
         sort_text="~",  # behind what a language's own server knows
         insert_text_format=types.InsertTextFormat.PlainText,
+        # Its lines are indented already.
+        insert_text_mode=types.InsertTextMode.AsIs if as_is else None,
         text_edit=types.TextEdit(place, text),
     )
 
@@ -136,8 +147,9 @@ async def suggest(
     ):
         return None
     place = prefix, suffix, invoked
-    while file.asking and file.asking[0] == place:
+    while file.asking and file.asking[0] in (place, (prefix, suffix, True)):
         # Asked already, as a list of completions is beside grey text, or what was prefetched.
+        # What was asked for by hand answers what comes by itself too.
         found = file.asking[1]
         await asyncio.wait([found])
         if not found.cancelled():
@@ -165,6 +177,8 @@ async def ask(
         await asyncio.sleep(wait)
         if (number, revision) != (file.asked, document.revision):
             return None
+        if options != server.options or not server.offers(file):
+            return None
     began = time.monotonic()
     question = Question(
         *(document.uri, prefix, suffix, file.files if options.related_files else ()),
@@ -175,8 +189,8 @@ async def ask(
         seconds=(options.fill_deadline_ms if invoked else options.deadline_ms) / 1000,
     )
     answer = await server.ask(file, question)
-    if answer is None:
-        return None
+    if answer is None or options != server.options or not server.offers(file):
+        return None  # or it is no longer wanted
     file.rhythm.answered(time.monotonic() - began)
     least = 0.0 if invoked else options.least_confidence
     judged = answer.found is not None and question.check_syntax

@@ -530,3 +530,15 @@ def test_thousands_of_files_cost_what_the_imported_ones_cost(tmp_path: Path) -> 
     pieces = neighbours.pieces(tmp_path / "main.py", text, len(text), {})
     assert time.perf_counter() - begun < 5
     assert pieces[-1] == Piece("m1499.py", "def f(x):\n    return 1499\n")
+
+
+def test_a_short_class_is_told_once() -> None:
+    """Its head is all of it, so that its members are not told again."""
+    for text in (
+        "class P:\n    x: int\n    y: int = 0\n",
+        "@final\nclass Thing:\n    def go(self):\n        return 1\n",
+    ):
+        [definition] = outline(text).definitions.values()
+        assert definition.text(1000, ()) == text
+    long = "class Q:\n" + "".join(f"    value{n}: int = {n}\n" for n in range(9))
+    assert outline(long).definitions["Q"].text(1000, ()) == long

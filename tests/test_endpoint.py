@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from coder.errors import UsageError
 from lsp import endpoint
-from lsp.endpoint import Answer, Endpoint, EndpointError, Nonsense, Settings
+from lsp.endpoint import Answer, Endpoint, EndpointError, Late, Nonsense, Settings
 from tests.fim_server import (
     DONE,
     PATIENCE,
@@ -30,7 +30,6 @@ from tests.fim_server import (
     Server,
     delta,
     event,
-    in_turn,
     message,
     stream,
     text,
@@ -76,11 +75,9 @@ def settings(
     model: str | None = "coder",
     key_variable: str | None = VARIABLE,
     timeout_seconds: float = PATIENCE,
-    max_tokens: int = 64,
-    stop: tuple[str, ...] = (),
 ) -> Settings:
     """Settings of which a test names what it is about."""
-    return Settings(url, model, key_variable, timeout_seconds, max_tokens, stop)
+    return Settings(url, model, key_variable, timeout_seconds)
 
 
 def fill(
@@ -89,13 +86,13 @@ def fill(
     suffix: str = "\ny = 2\n",
     count: int = 1,
     temperature: float = 0.0,
-    on_text: Callable[[str], None] | None = None,
+    seconds: float | None = None,
 ) -> list[str]:
     """Fill one hole and close the connections, in a loop of its own."""
 
     async def filled() -> list[str]:
         try:
-            return await client.fill(prefix, suffix, count, temperature, on_text)
+            return await client.fill(prefix, suffix, 64, count, temperature, seconds)
         finally:
             await client.close()
 
@@ -134,10 +131,8 @@ STREAMS = {
 @pytest.mark.parametrize("answer", SHAPES.values(), ids=SHAPES)
 def test_an_answer_that_is_not_streamed(answer: list[object]) -> None:
     """The text is where OpenAI and Inception put it, or where Mistral does."""
-    told: list[str] = []
     with Server(whole(answer[0])) as server:
-        assert fill(Endpoint(settings(server.url)), on_text=told.append) == ["1"]
-    assert told == ["1"]
+        assert fill(Endpoint(settings(server.url))) == ["1"]
 
 
 @pytest.mark.parametrize("pieces", STREAMS.values(), ids=STREAMS)
@@ -147,24 +142,10 @@ def test_a_streamed_answer(pieces: list[bytes]) -> None:
         assert fill(Endpoint(settings(server.url))) == ["ab"]
 
 
-def test_text_is_told_as_it_grows() -> None:
-    """`on_text` has the whole of what there is, before the rest was even sent."""
-    seen, told = threading.Event(), list[str]()
-
-    def on_text(grown: str) -> None:
-        told.append(grown)
-        seen.set()
-
-    parts = [event(delta("retu")), event(delta("rn ")), event(delta("é", "stop"))]
-    with Server(Reply(in_turn(parts, seen), kind="text/event-stream")) as server:
-        assert fill(Endpoint(settings(server.url)), on_text=on_text) == ["return é"]
-    assert told == ["retu", "return ", "return é"]
-
-
 def test_what_is_asked_for() -> None:
     """The request has the form of OpenAI's; what is not set is left out."""
     with Server(whole(text("1"))) as server:
-        fill(Endpoint(settings(server.url + "?version=2", stop=("\n\n",))))
+        fill(Endpoint(settings(server.url + "?version=2")))
         fill(Endpoint(settings(server.url, model=None, key_variable=None)), "\ud800a\n", "")
         fill(Endpoint(settings(server.url)), "é\n", "ü")
     first, second, third = server.asked
@@ -175,7 +156,6 @@ def test_what_is_asked_for() -> None:
         "suffix": "\ny = 2\n",
         "max_tokens": 64,
         "temperature": 0.0,
-        "stop": ["\n\n"],
         "stream": True,
     }
     assert first.headers["Authorization"] == f"Bearer {KEY}"
@@ -197,6 +177,8 @@ def test_several_candidates() -> None:
         assert len(server.asked) == 4
         with pytest.raises(UsageError, match="count is 0"):
             fill(client, count=0)
+        with pytest.raises(UsageError, match="max_tokens is 0"):
+            asyncio.run(client.fill("", "", 0))
 
 
 def test_some_candidates_are_better_than_none() -> None:
@@ -213,7 +195,7 @@ def test_a_connection_is_kept() -> None:
 
     async def thrice(client: Endpoint) -> None:
         for _ in range(3):
-            assert await client.fill("x = ", "") == ["1"]
+            assert await client.fill("x = ", "", 64) == ["1"]
         await client.close()
         await client.close()
 
@@ -231,10 +213,10 @@ def test_a_kept_connection_that_the_server_closed() -> None:
     closed = threading.Event()
 
     async def twice(client: Endpoint) -> None:
-        assert await client.fill("x = ", "") == ["1"]
+        assert await client.fill("x = ", "", 64) == ["1"]
         await asyncio.to_thread(closed.wait, PATIENCE)
         await asyncio.sleep(0.05)
-        assert await client.fill("x = ", "") == ["1"]
+        assert await client.fill("x = ", "", 64) == ["1"]
         await client.close()
 
     def serve(listening: socket.socket) -> None:
@@ -267,10 +249,10 @@ def test_an_answer_that_never_ends_after_its_last_event() -> None:
 STATUSES = {
     401: ("the key is refused", VARIABLE, endpoint.LONGEST_PAUSE),
     403: ("the key is refused", VARIABLE, endpoint.LONGEST_PAUSE),
-    404: ("check its url, model", "answered 404", endpoint.FIRST_PAUSE),
+    404: ("check endpoint, endpoint_model", "answered 404", endpoint.FIRST_PAUSE),
     429: ("too many requests", "answered 429", endpoint.FIRST_PAUSE),
     500: ("an error of its own", "answered 500", endpoint.FIRST_PAUSE),
-    204: ("check its url", "answered 204", endpoint.FIRST_PAUSE),
+    204: ("check endpoint", "answered 204", endpoint.FIRST_PAUSE),
 }
 
 
@@ -422,6 +404,28 @@ def test_an_endpoint_that_hangs(reply: Reply) -> None:
         assert client.waiting == endpoint.FIRST_PAUSE
 
 
+def test_who_has_no_more_time_does_not_wait() -> None:
+    """That is no failure: the endpoint is asked again at once."""
+    with Server(Reply(hangs=True), whole(text("1"))) as server:
+        client = Endpoint(settings(server.url), Clock())
+        with pytest.raises(Late, match=r"longer than 0.1 s: raise deadline_ms"):
+            fill(client, seconds=0.1)
+        assert server.gone.wait(PATIENCE)
+        assert not client.waiting
+        assert fill(client, seconds=PATIENCE) == ["1"]
+
+
+def test_each_trouble_is_of_a_kind() -> None:
+    """By which an editor is told of the second one too; no remedy names what is no option."""
+    kinds = {}
+    for status in (300, 401, 404, 429, 500):
+        with Server(Reply([b"{}"], status)) as server:
+            error = failure(Endpoint(settings(server.url, key_variable=None), Clock()))
+            kinds[error.kind] = str(error)
+    assert sorted(kinds) == ["broken", "busy", "key", "moved", "refused"]
+    assert "set endpoint_key_variable" in kinds["key"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses or accepts")
 def test_a_host_that_does_not_accept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connecting has a limit of its own."""
@@ -474,7 +478,7 @@ def test_cancelling_closes_the_connection(reply: Reply) -> None:
     """The server sees it at once; a cancelled request is no failure of the endpoint."""
 
     async def cancelled(client: Endpoint, server: Server) -> None:
-        task = asyncio.create_task(client.fill("x = ", "", count=2, temperature=1.0))
+        task = asyncio.create_task(client.fill("x = ", "", 64, count=2, temperature=1.0))
         while len(server.asked) < 2:
             await asyncio.sleep(0.005)
         task.cancel()
@@ -494,14 +498,14 @@ def test_cancelling_at_any_time_leaves_nothing_behind() -> None:
     """After many requests cancelled wherever they were, the next one is answered."""
 
     async def typed(client: Endpoint) -> None:
-        assert await client.fill("x = ", "") == ["1"]
+        assert await client.fill("x = ", "", 64) == ["1"]
         for place in range(150):
-            task = asyncio.create_task(client.fill("x = ", "", count=2, temperature=1.0))
+            task = asyncio.create_task(client.fill("x = ", "", 64, count=2, temperature=1.0))
             await asyncio.sleep(place % 50 * 0.0002)
             task.cancel()
             (answer,) = await asyncio.gather(task, return_exceptions=True)
             assert answer == ["1"] or isinstance(answer, asyncio.CancelledError)
-        assert await client.fill("x = ", "") == ["1"]
+        assert await client.fill("x = ", "", 64) == ["1"]
         assert len(asyncio.all_tasks()) == 1
         await client.close()
 
@@ -514,7 +518,7 @@ def test_closing_ends_what_is_under_way() -> None:
     """A request that is being answered fails soon; there is no waiting for its time-out."""
 
     async def closed(client: Endpoint, server: Server) -> str:
-        task = asyncio.create_task(client.fill("x = ", ""))
+        task = asyncio.create_task(client.fill("x = ", "", 64))
         await asyncio.to_thread(server.arrived.wait, PATIENCE)
         await client.close()
         with pytest.raises(EndpointError) as raised:
@@ -525,19 +529,6 @@ def test_closing_ends_what_is_under_way() -> None:
         began = time.monotonic()
         assert "cannot reach" in asyncio.run(closed(Endpoint(settings(server.url)), server))
         assert time.monotonic() - began < PATIENCE / 2
-
-
-def test_what_a_listener_raises_is_passed_on() -> None:
-    """An error of `on_text` is not the endpoint's."""
-
-    def on_text(_: str) -> None:
-        raise ZeroDivisionError
-
-    with Server(stream(event(text("1")), DONE)) as server:
-        client = Endpoint(settings(server.url))
-        with pytest.raises(ZeroDivisionError):
-            fill(client, on_text=on_text)
-        assert not client.waiting
 
 
 def test_the_pause_doubles_and_ends() -> None:
@@ -565,7 +556,7 @@ def test_failures_at_a_time_are_one() -> None:
     """Requests that fail together make one pause, not one after the other."""
 
     async def together(client: Endpoint) -> None:
-        asked = [client.fill(str(place), "", count=2, temperature=1.0) for place in range(3)]
+        asked = [client.fill(str(place), "", 64, count=2, temperature=1.0) for place in range(3)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(answer, EndpointError) for answer in answers)
         await client.close()
@@ -625,23 +616,22 @@ def test_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 BAD: list[tuple[Settings, str]] = [
     (settings("ftp://host/x"), "begins with ftp"),
-    (settings("file:///etc/passwd"), "is none"),
-    (settings("host/v1"), "is none"),
-    (settings(""), "is none"),
-    (settings("https://"), "is none"),
-    (settings("https://ho st/"), "is none"),
-    (settings("https://host:99999/"), "is none"),
-    (settings("https://host:x/"), "is none"),
-    (settings("https://[::1/"), "is none"),
-    (settings("https://host/\r\nX: y"), "is none"),
+    (settings("file:///etc/passwd"), "is no address"),
+    (settings("host/v1"), "is no address"),
+    (settings(""), "is no address"),
+    (settings("https://"), "is no address"),
+    (settings("https://ho st/"), "is no address"),
+    (settings("https://host:99999/"), "is no address"),
+    (settings("https://host:x/"), "is no address"),
+    (settings("https://[::1/"), "is no address"),
+    (settings("https://host/\r\nX: y"), "is no address"),
     (settings("javascript://host/x"), "begins with javascript"),
     (settings("https://user:pw12345@host/"), "a name or a password"),
     (settings(key_variable=KEY), "what it is now is not shown"),
     (settings(key_variable="abcdef0123456789abcdef0123456789"), "what it is now is not shown"),
-    (settings(timeout_seconds=0), "timeout_seconds is 0"),
-    (settings(timeout_seconds=float("nan")), "timeout_seconds is nan"),
-    (settings(timeout_seconds=float("inf")), "timeout_seconds is inf"),
-    (settings(max_tokens=0), "max_tokens is 0"),
+    (settings(timeout_seconds=0), "endpoint_timeout_ms is 0"),
+    (settings(timeout_seconds=float("nan")), "endpoint_timeout_ms is nan"),
+    (settings(timeout_seconds=float("inf")), "endpoint_timeout_ms is inf"),
 ]
 
 
@@ -780,7 +770,7 @@ def test_importing_it_is_light() -> None:
     """The HTTP library is imported when an endpoint is first asked; torch never is."""
     program = (
         "import sys, lsp.endpoint as e\n"
-        "e.Endpoint(e.Settings('https://host/', None, None, 1.0, 1))\n"
+        "e.Endpoint(e.Settings('https://host/', None, None, 1.0))\n"
         "assert not {'httpx2', 'httpcore2', 'anyio', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any
 
 import pytest
@@ -12,9 +11,9 @@ from hypothesis import strategies as st
 
 from coder.errors import UsageError
 from coder.syntax import function_at
-from lsp.engines import Answer, Engines, Question
+from lsp.engines import DIVERSE, WHOLE, Answer, Engines, Question
 from lsp.fills import Fill, Filled, at, function, here, rewrite
-from lsp.inline import REMEMBERED, Inline, Outcome, Suggestion, distinct
+from lsp.inline import DISMISSED, REMEMBERED, Inline, Outcome, Suggestion, distinct
 from lsp.options import Options
 from lsp.rhythm import LONGEST, Rhythm
 
@@ -64,6 +63,25 @@ def test_the_newest_that_fits_is_remembered() -> None:
     assert inline.remembered("a = ", "\nb") is None
 
 
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "texts"),
+    [
+        ("f(", ")\n", ("x, [y]",)),
+        ("f(x, [", "])\n", ("y",)),
+        ("f(", "]\n", None),
+        ("f", ")\n", None),
+        ("f(", "z)\n", None),
+    ],
+)
+def test_typing_along_with_brackets_that_the_editor_closes(
+    prefix: str, suffix: str, texts: tuple[str, ...] | None
+) -> None:
+    """What stands behind the cursor by then is no part of the rest."""
+    found = Suggestion("f", "\n", ("(x, [y])", "()"), 0.5).along(prefix, suffix)
+    assert (found and found.texts) == texts
+    assert found is None or (found.prefix, found.suffix) == (prefix, suffix)
+
+
 # What becomes of what is shown
 
 
@@ -101,6 +119,27 @@ def test_typing_it_is_no_acceptance() -> None:
     assert inline.shown is None
 
 
+@pytest.mark.parametrize("texts", [["f()\n"], ["f(\n", "f()\n"]])
+def test_a_bracket_that_the_editor_closes_is_no_dismissal(texts: list[str]) -> None:
+    """Whether its two signs come together or one after the other."""
+    inline = Inline()
+    inline.show("f", "\n", ("(x, y)",), "automatic")
+    for text in texts:
+        assert inline.changed(text) is None
+    assert inline.shown
+    assert (inline.shown.prefix, inline.shown.suffix) == ("f(", ")\n")
+    assert inline.shown.texts == ("x, y",)
+    assert inline.changed("f(x, y)\n") == Outcome("accepted", "automatic", 4)
+
+
+def test_a_pair_of_brackets_may_be_typed() -> None:
+    """Two signs in one change are no acceptance where an editor writes the second."""
+    inline = Inline()
+    inline.show("f", "\n", ("()",), "automatic")
+    assert inline.changed("f()\n") is None
+    assert inline.shown is None
+
+
 @pytest.mark.parametrize("text", ["aqz", "z", "afoo(1)", "afoo(1)\nbarzz"])
 def test_another_text_is_a_dismissal(text: str) -> None:
     """By typing something else, deleting, or editing elsewhere."""
@@ -131,6 +170,25 @@ def test_a_dismissed_one_does_not_come_back() -> None:
     assert not inline.dismissed_at("", "z")
     assert inline.was_dismissed("", "z", "afoo(1)\nbar")
     assert not inline.was_dismissed("", "z", "other")
+
+
+def test_dismissals_last_while_other_lines_change() -> None:
+    """The last few, each where the lines around it are as they were."""
+    inline = Inline()
+    for line in "uvw":
+        inline.show(f"import os\n\n{line}\na = ", f"\n{line}\nend", ("foo",), "automatic")
+        inline.dismiss()
+    for line in "uvw":
+        assert inline.dismissed_at(f"import re, os\n\n\n{line}\na = ", f"\n{line}\n")
+        assert inline.dismissed_at(f"{line}\na = fo", f"\n{line}\nanything")
+        assert inline.was_dismissed(f"{line}\na = fo", f"\n{line}\n", "o")
+        assert not inline.was_dismissed(f"{line}\na = fo", f"\n{line}\n", "or")
+    for prefix, suffix in (("x\na = ", "\nu\n"), ("u\na = ", "\nx\n"), ("u\nb = ", "\nu\n")):
+        assert not inline.dismissed_at(prefix, suffix)
+    for number in range(DISMISSED):
+        inline.show(str(number), "", ("foo",), "automatic")
+        inline.dismiss()
+    assert not inline.dismissed_at("u\na = ", "\nu\n")
 
 
 @given(WORDS, WORDS, st.lists(WORDS.filter(bool), min_size=1), st.lists(WORDS, max_size=6))
@@ -289,7 +347,7 @@ def test_a_newer_question_takes_the_place_of_an_older_one() -> None:
     """Of the same document alone; closing cancels all; nothing is left over."""
 
     async def check() -> None:
-        engines = Slow(Options(), lambda *_: None, lambda _: None)
+        engines = Slow(Options(), lambda *_: None, lambda *_: None)
         older, other, newer = (ask(engines, *it) for it in (("a", "1"), ("b", "2"), ("a", "3")))
         await asyncio.wait([older, other, newer])
         assert older.cancelled()
@@ -324,7 +382,7 @@ def test_who_stops_waiting_leaves_the_model_to_others() -> None:
 
     async def check() -> None:
         told: list[str] = []
-        engines = Loading(Options(), lambda state, _: told.append(state), lambda _: None)
+        engines = Loading(Options(), lambda state, _: told.append(state), lambda *_: None)
         assert not engines.answers
         assert engines.statistics() == {"state": "loading"}
         first, second = ask(engines, "a", "1"), ask(engines, "b", "2")
@@ -350,21 +408,32 @@ def test_a_service_is_bounded_and_left_alone_when_it_fails() -> None:
 
         waiting = 0.0
 
-        async def fill(self, *_: object) -> list[str]:
+        async def fill(self, *given: object) -> list[str]:
+            asked.append(given)
             return ["x = 1\ny = 2\n"]
 
         async def close(self) -> None:
             """Nothing is open."""
 
+    asked: list[tuple[object, ...]] = []
+
     async def check() -> None:
         told: list[str] = []
-        engines = Loading(Options(endpoint="nonsense"), lambda *_: None, told.append)
-        assert len(told) == 1
-        assert re.search("nonsense|url", told[0])
+        engines = Loading(
+            Options(endpoint="nonsense"), lambda *_: None, lambda *said: told.extend(said)
+        )
+        assert told == [
+            "endpoint is no address: give one like https://host/v1/completions. The embedded "
+            "model answers.",
+            "endpoint is no address: give one like https://host/v1/completions",
+        ]
         engines._endpoint = Service()  # type: ignore[assignment]
         assert engines.answers
         answer = await engines.ask(Question("a", "", "", until="line"))
         assert answer.texts == ("x = 1",)
+        await engines.ask(Question("a", "", "b", count=2, max_tokens=7, seconds=0.5))
+        # What bounds a question bounds the service too; a function is longer than a line.
+        assert asked == [("", "", WHOLE, 1, 0.0, None), ("", "b", 7, 2, DIVERSE, 0.5)]
         await engines.close()
 
     asyncio.run(check())

@@ -15,6 +15,7 @@ from typing import Literal
 import pytest
 
 from coder import checkpoint
+from lsp.engines import WHOLE
 from tests.fim_server import Reply, Server, text, whole
 from tests.lsp_session import Wire, editor, free_port
 from tests.test_lsp_features import CALM, PLACES, TEXT, suggested, uri
@@ -101,6 +102,36 @@ def test_an_editor_that_leaves_its_port(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+def test_a_browser_at_the_port(tmp_path: Path) -> None:
+    """What begins with another protocol's line is sent away, and the editor is still served."""
+    port = free_port()
+    command = [sys.executable, "-m", "coder.cli", "lsp", "--tcp", "--port", str(port)]
+    body = b'{"jsonrpc":"2.0","id":1,"method":"shutdown"}'
+    message = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    async def check() -> None:
+        server = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
+        assert server.stderr
+        await asyncio.wait_for(server.stderr.readline(), 60)
+        said = []
+        for before in (b"POST / HTTP/1.1\r\nContent-Type: text/plain\r\n", b""):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(before + message)
+            # An editor that leaves ends the server; a browser is left by it.
+            if not before:
+                writer.write_eof()
+            try:
+                said.append(await asyncio.wait_for(reader.read(), 30))
+            except ConnectionResetError:
+                said.append(b"")
+            writer.close()
+        assert said[0] == b""
+        assert b'"code":-32002' in said[1].replace(b" ", b"")
+        assert await asyncio.wait_for(server.wait(), SOON) == 1
+
+    asyncio.run(check())
+
+
 def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
     """`initialize` is answered, one message each says what is wrong, requests get nothing."""
     folders = [tmp_path / name for name in ("missing", "empty", "cut", "nonsense")]
@@ -152,17 +183,43 @@ def test_a_service_answers_and_the_model_in_its_place(tmp_path: Path) -> None:
                 [item] = await e.ask(where, PLACES[0])
                 assert item.insert_text == "return 41 + 1"
                 assert service.asked[0].body["prompt"] == TEXT[: PLACES[0]]
+                assert service.asked[0].body["max_tokens"] == 48
                 assert await e.ask(where, PLACES[3]) == []
                 await e.ready()
                 for offset in PLACES:
                     await e.ask(where, offset, invoked=True)
                 assert (await e.counters())["answered"] > 0
                 assert len(e.messages) == 1
-                assert "500" in e.messages[0]
+                assert "answered 500" in e.messages[0]
+                assert "its operator. For 2 s the embedded model answers." in e.messages[0]
                 # A wrong address is another thing to be told of.
                 e.configure({"endpoint": "nonsense"})
                 await e.until(lambda: len(e.messages) == 2)
                 await e.ready()
+            assert e.code == 0
+
+        asyncio.run(check())
+
+
+def test_a_service_that_is_late(tmp_path: Path) -> None:
+    """Nothing comes, and one message says what to raise; a function has more time and tokens."""
+    broken, sound = whole(text("return (")), whole(text("return 41 + 1"))
+    with Server(Reply(hangs=True), Reply(hangs=True), broken, sound, sound) as service:
+        options = {**CALM, "endpoint": service.url, "deadline_ms": 50}
+
+        async def check() -> None:
+            async with editor(tmp_path, options=options) as e:
+                where = uri("late")
+                e.open(where, TEXT)
+                for offset in PLACES[:2]:
+                    assert await e.ask(where, offset) == []
+                assert len(e.messages) == 1
+                assert "longer than 0.05 s: raise deadline_ms" in e.messages[0]
+                # Of the middles, which nobody has judged yet, one breaks the text.
+                place = e.place(where, PLACES[0])
+                assert await e.command("talaria.fillFunction", place) == "return 41 + 1"
+                assert service.asked[-1].body["max_tokens"] == WHOLE
+                assert len(e.messages) == 1
             assert e.code == 0
 
         asyncio.run(check())

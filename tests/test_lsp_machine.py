@@ -74,11 +74,15 @@ class Scripted(Engines):
 
 @dataclass
 class Asked:
-    """A request that waits for its answer, and the state of the text that it is about."""
+    """A request that waits for its answer, and the state of the text that it is about.
+
+    waits  for the edit of another command, so that it is about whatever that leaves
+    """
 
     method: str
     uri: str
     state: object
+    waits: bool = False
 
 
 class Editing(RuleBasedStateMachine):
@@ -132,7 +136,7 @@ class Editing(RuleBasedStateMachine):
             assert any(
                 asked.method == EXECUTE
                 and asked.uri == uri
-                and asked.state in (self.state(uri), self.sent.get(uri))
+                and (asked.waits or asked.state in (self.state(uri), self.sent.get(uri)))
                 for asked in self.asked.values()
             )
             self.asking.append(message)
@@ -163,7 +167,8 @@ class Editing(RuleBasedStateMachine):
     def ask(self, method: str, uri: str, params: object) -> int:
         """Send a request; its number."""
         self.number += 1
-        self.asked[self.number] = Asked(method, uri, self.state(uri))
+        waits = method == EXECUTE and any(name in str(params) for name in COMMANDS[3:])
+        self.asked[self.number] = Asked(method, uri, self.state(uri), waits)
         self.say(method, params, self.number)
         return self.number
 
