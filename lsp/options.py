@@ -54,8 +54,12 @@ class Options:
     least_confidence: float = _option(
         0.1, "suggestions that the model holds for less likely are not shown by themselves", 0, 1
     )
-    deadline_ms: int = _option(
-        300, "time after which what is there is offered, while typing", 1, 60_000
+    deadline_ms: int | None = _option(
+        None,
+        "time after which what is there is offered, while typing; by itself 300, for a service "
+        "endpoint_timeout_ms",
+        1,
+        60_000,
     )
     fill_deadline_ms: int = _option(
         20_000, "the same for what was asked for: functions, selections", 1, 600_000

@@ -22,6 +22,7 @@ from lsp.server import OpenFile, Server
 from lsp.silence import before_asking, before_showing
 
 PYTHON = "python"
+SOON = 300  # milliseconds after which the embedded model's answer would come too late
 
 
 async def inline_completion(
@@ -180,13 +181,16 @@ async def ask(
         if options != server.options or not server.offers(file):
             return None
     began = time.monotonic()
+    # A service far away has its own time; to show nothing of it would be no use.
+    own = options.endpoint_timeout_ms if options.endpoint else SOON
+    deadline = own if options.deadline_ms is None else options.deadline_ms
     question = Question(
         *(document.uri, prefix, suffix, file.files if options.related_files else ()),
         count=options.candidates if invoked else 1,
         max_tokens=options.max_tokens,
         until=options.until,
         check_syntax=document.language == PYTHON,
-        seconds=(options.fill_deadline_ms if invoked else options.deadline_ms) / 1000,
+        seconds=(options.fill_deadline_ms if invoked else deadline) / 1000,
     )
     answer = await server.ask(file, question)
     if answer is None or options != server.options or not server.offers(file):
