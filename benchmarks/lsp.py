@@ -33,6 +33,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.lsp_client import FILES, Asked, Client, Page, Place, ready_server, server
+from benchmarks.soak import growth
 from coder.errors import UsageError
 from evals.generate import progress
 from evals.jsonl import environment, git
@@ -522,13 +523,9 @@ def churn(client: Client, place: Place, requests: int) -> dict[str, Any]:
         bar.update()
     land(0)
     bar.close()
-    half = points[len(points) // 2 :]
-    slope = statistics.linear_regression(
-        [point["requests"] for point in half], [point["bytes"] for point in half]
-    ).slope
     return {
         "points": points,
-        "bytes_per_1000_requests": 1000 * slope,
+        "bytes_per_1000_requests": growth(points),
         "requests": requests,
         "cancelled": cancelled,
         "answers": dict(codes),

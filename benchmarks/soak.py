@@ -68,16 +68,19 @@ def soak(requests: int, model: str | None) -> dict[str, Any]:
             bar.update()
         counters = engine.statistics()
     bar.close()
-    half = points[len(points) // 2 :]
-    slope = statistics.linear_regression(
-        [point["requests"] for point in half], [point["bytes"] for point in half]
-    ).slope
     return {
         "points": points,
         "peak_bytes": most_memory(),
-        "bytes_per_1000_requests": 1000 * slope,
+        "bytes_per_1000_requests": growth(points),
         "engine": counters,
     }
+
+
+def growth(points: Sequence[Mapping[str, float]]) -> float:
+    """Bytes that 1,000 requests add over the second half of the looks at the memory."""
+    half = points[len(points) // 2 :]
+    numbers, sizes = ([point[name] for point in half] for name in ("requests", "bytes"))
+    return 1000 * statistics.linear_regression(numbers, sizes).slope
 
 
 def typing(

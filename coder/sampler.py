@@ -266,7 +266,7 @@ def verify(
         yield step
         cache = cache.without(lengths - 1 - run)
         for number, kept, own in zip(numbers, runs, written, strict=True):
-            known[number] = [*known[number], *own[: kept + 1]]
+            known[number] += own[: kept + 1]
             unread[number] = own[kept]
 
 

@@ -33,7 +33,6 @@ class Suggestion:
     prefix: str
     suffix: str
     texts: tuple[str, ...]
-    confidence: float
     whole: bool = False
 
     def along(self, prefix: str, suffix: str) -> Suggestion | None:

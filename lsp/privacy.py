@@ -103,11 +103,6 @@ def secret_looking(path: Path) -> bool:
     return _NAME.fullmatch(name) is not None or not _FOLDERS.isdisjoint(folders)
 
 
-def readable(path: Path, roots: Sequence[Path], exclude: Sequence[str] = ()) -> bool:
-    """Whether a file may be read for others' sake; `Fence` says more, and remembers."""
-    return Fence(roots, exclude).readable(path)
-
-
 class Fence:
     """Which files of a workspace may be read; of a link, it asks about both of its ends.
 

@@ -21,14 +21,13 @@ from lsp.documents import plain
 from lsp.engines import Question
 from lsp.fills import Filled, Kind, at
 from lsp.inline import distinct
-from lsp.server import OpenFile, Server
+from lsp.server import PYTHON, OpenFile, Server
 
 if TYPE_CHECKING:
     from coder.infill import Frame
 
 log = logging.getLogger("talaria")
 
-PYTHON = "python"
 PATIENCE = 20  # hundredths of a second between the answer to an edit and the changed text
 UNANSWERED = 60.0  # seconds; some editors ask their user first
 ACTION = types.CodeActionKind.RefactorRewrite

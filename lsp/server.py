@@ -41,6 +41,7 @@ log = logging.getLogger("talaria")
 
 Place = tuple[str, str, bool]
 
+PYTHON = "python"  # the language that there is a grammar for
 LARGEST = 4_000_000  # characters of a document that gets suggestions
 PIECES = 450  # characters of other files: about what a third of the shipped model's context holds
 FLUSH = 300.0  # seconds between two writings of the counts

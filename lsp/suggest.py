@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 
 from lsprotocol import types
 
@@ -18,10 +19,9 @@ from lsp.documents import plain
 from lsp.engines import Question
 from lsp.filters import tidy
 from lsp.inline import Suggestion, distinct
-from lsp.server import OpenFile, Server
+from lsp.server import PYTHON, OpenFile, Server
 from lsp.silence import before_asking, before_showing
 
-PYTHON = "python"
 SOON = 300  # milliseconds after which the embedded model's answer would come too late
 
 
@@ -52,7 +52,7 @@ async def inline_completion(
             server.count(file, file.inline.end())  # the cursor has left it
         return None
     texts = found.texts[: server.options.candidates if invoked else 1]
-    number = show(server, file, Suggestion(prefix, suffix, texts, 1.0), invoked, began)
+    number = show(server, file, replace(found, texts=texts), invoked, began)
     accepted = types.Command("Accepted", "talaria.accepted", arguments=[file.document.uri, number])
     return [
         types.InlineCompletionItem(insert_text=lead + text, range=place, command=accepted)
@@ -71,7 +71,7 @@ async def completion(server: Server, params: types.CompletionParams) -> types.Co
     items = []
     if found and file.document.revision == revision and server.offers(file):
         text = found.texts[0]
-        show(server, file, Suggestion(prefix, suffix, (text,), 1.0), False, began)
+        show(server, file, replace(found, texts=(text,)), False, began)
         known = server.client_capabilities.text_document
         item = known.completion.completion_item if known and known.completion else None
         items.append(completion_item(file, prefix, text, item))
@@ -206,7 +206,7 @@ async def ask(
         if not before_showing(text, prefix, suffix, answer.confidence, least=least)
         and (invoked or not file.inline.was_dismissed(prefix, suffix, text))
     ]
-    found = Suggestion(prefix, suffix, distinct(texts, question.count), answer.confidence, invoked)
+    found = Suggestion(prefix, suffix, distinct(texts, question.count), invoked)
     # What a deadline cut short is not the last word on a place.
     if answer.found is None or answer.found.best.stopped != "deadline":
         file.inline.remember(found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -73,14 +73,6 @@ DONE = b"data: [DONE]\n\n"
 def stream(*pieces: bytes) -> Reply:
     """A streamed answer of these bytes."""
     return Reply(pieces, kind="text/event-stream")
-
-
-def in_turn(pieces: Iterable[bytes], seen: threading.Event) -> Iterator[bytes]:
-    """Pieces of which each goes out only when the one before it was seen."""
-    for piece in pieces:
-        yield piece
-        seen.wait(PATIENCE)
-        seen.clear()
 
 
 class Server:

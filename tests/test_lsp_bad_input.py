@@ -45,7 +45,7 @@ def status(wire: Wire) -> dict[str, Any]:
 
 def opened(wire: Wire, text: object, language: str = "python", version: object = 1) -> str:
     """Open a document of its own; its address."""
-    uri = f"file:///work/bad{next(NUMBER)}.py"
+    uri = f"file:///project/bad{next(NUMBER)}.py"
     item = {"uri": uri, "languageId": language, "version": version, "text": text}
     wire.tell("textDocument/didOpen", textDocument=item)
     return uri

@@ -83,7 +83,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 def uri(name: str) -> str:
     """The address of a file that no other test uses."""
-    return f"file:///work/{name}.py"
+    return f"file:///project/{name}.py"
 
 
 async def suggested(e: Editor, where: str, least: int = 1) -> tuple[int, str]:

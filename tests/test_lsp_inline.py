@@ -17,7 +17,7 @@ from lsp.inline import DISMISSED, REMEMBERED, Inline, Outcome, Suggestion, disti
 from lsp.options import Options
 from lsp.rhythm import LONGEST, Rhythm
 
-SOME = Suggestion("a = ", "\nb", ("foo(1)", "foobar", "x"), 0.5)
+SOME = Suggestion("a = ", "\nb", ("foo(1)", "foobar", "x"))
 WORDS = st.text("ab", max_size=4)
 
 
@@ -44,7 +44,7 @@ def test_typing_along(prefix: str, suffix: str, texts: tuple[str, ...] | None) -
 
 def test_that_nothing_is_to_be_said_holds_for_its_place_alone() -> None:
     """One more key is another question."""
-    nothing = Suggestion("a", "b", (), 0.0)
+    nothing = Suggestion("a", "b", ())
     assert nothing.along("a", "b") == nothing
     assert nothing.along("ax", "b") is None
 
@@ -53,13 +53,13 @@ def test_the_newest_that_fits_is_remembered() -> None:
     """Of a bounded number."""
     inline = Inline()
     inline.remember(SOME)
-    inline.remember(Suggestion("a = f", "\nb", ("unc",), 0.5))
+    inline.remember(Suggestion("a = f", "\nb", ("unc",)))
     for place, texts in (("a = f", ("unc",)), ("a = fo", ("o(1)", "obar"))):
         found = inline.remembered(place, "\nb")
         assert found
         assert found.texts == texts
     for number in range(REMEMBERED):
-        inline.remember(Suggestion(str(number), "", ("x",), 0.5))
+        inline.remember(Suggestion(str(number), "", ("x",)))
     assert inline.remembered("a = ", "\nb") is None
 
 
@@ -77,7 +77,7 @@ def test_typing_along_with_brackets_that_the_editor_closes(
     prefix: str, suffix: str, texts: tuple[str, ...] | None
 ) -> None:
     """What stands behind the cursor by then is no part of the rest."""
-    found = Suggestion("f", "\n", ("(x, [y])", "()"), 0.5).along(prefix, suffix)
+    found = Suggestion("f", "\n", ("(x, [y])", "()")).along(prefix, suffix)
     assert (found and found.texts) == texts
     assert found is None or (found.prefix, found.suffix) == (prefix, suffix)
 
@@ -88,7 +88,7 @@ def test_typing_along_with_brackets_that_the_editor_closes(
 def shown(text: str = "foo(1)\nbar") -> Inline:
     """A suggestion on the screen."""
     inline = Inline()
-    inline.remember(Suggestion("a", "z", (text,), 0.5))
+    inline.remember(Suggestion("a", "z", (text,)))
     inline.show("a", "z", (text, "other"), "automatic")
     return inline
 

@@ -30,7 +30,7 @@ from lsp.usage import Usage
 
 OPERATIONS = int(os.environ.get("TALARIA_LSP_OPERATIONS", "1500"))
 STEPS = 50  # of an example
-URIS = [f"file:///work/machine{number}.py" for number in range(3)]
+URIS = [f"file:///project/machine{number}.py" for number in range(3)]
 INLINE, COMPLETION = "textDocument/inlineCompletion", "textDocument/completion"
 EXECUTE = "workspace/executeCommand"
 TEXTS = st.text(st.sampled_from("ab (:\n\r\t=#'\f\u2028é😀\ud800"), max_size=12)

@@ -19,7 +19,7 @@ from lsp.options import Options
 from lsp.server import Server
 from lsp.usage import Usage
 
-URI = "file:///work/scripted.py"
+URI = "file:///project/scripted.py"
 HOLE = "def f(a):\n    pass\n"
 VERSIONED = {
     "workspace": {"workspaceEdit": {"documentChanges": True}},

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coder.errors import UsageError
-from lsp.privacy import Fence, read, readable, secret_looking, without_secrets
+from lsp.privacy import Fence, read, secret_looking, without_secrets
 
 # Put together here, so that no scanner of this repository takes them for real.
 KEY = "-----BEGIN RSA PRIVATE " + "KEY-----\nMIIEpAIBAAKCAQEA7\nq2Zx\n-----END RSA PRIVATE KEY-----"
@@ -230,7 +230,7 @@ def test_excluded_files_are_neither_read_nor_filled(tmp_path: Path) -> None:
     }.items():
         assert fence.readable(tmp_path / name) == allowed, name
         assert fence.fillable(tmp_path / name) == allowed, name
-        assert readable(tmp_path / name, fence.roots, exclude) == allowed, name
+        assert Fence(fence.roots, exclude).readable(tmp_path / name) == allowed, name
 
 
 def test_a_file_that_a_person_opened_may_be_filled_though_it_is_ignored(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_nothing_outside_is_readable(tmp_path: Path) -> None:
 
 def test_no_root_means_nothing_to_read(tmp_path: Path) -> None:
     """A single file that is opened has no neighbours."""
-    assert not readable(tmp_path / "a.py", [])
+    assert not Fence([]).readable(tmp_path / "a.py")
 
 
 def test_a_broken_pattern_is_an_error_of_usage(tmp_path: Path) -> None:
