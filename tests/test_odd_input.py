@@ -22,6 +22,7 @@ from coder.engine import Engine
 from coder.infill import Frame, Mode, Options, infill
 from coder.source import Hole, splice, unified_diff
 from coder.syntax import judge
+from tests.pace import within
 
 BOM = b"\xef\xbb\xbf"
 
@@ -276,14 +277,19 @@ def test_lines_of_100000_characters(tiny: Terminal, before: str, after: str) -> 
 def test_a_deadline_counts_also_where_it_takes_long_to_parse(
     engine: Engine, before: str, after: str
 ) -> None:
-    """The look at the syntax gives up soon after it; without, some take seconds."""
+    """The look at the syntax gives up soon after it, a parse that it began taken to its end.
+
+    Without, it takes several parses; how long one takes depends on the machine.
+    """
     engine.model.result(60)
+    began = time.process_time()
+    judge(before, "", after)
+    limit = 0.5 + 2 * (time.process_time() - began)
     modes: tuple[Mode, ...] = ("diffuse", "ar")
     for mode in modes:
         options = Options(mode, max_nfe=10_000)
-        began = time.process_time()
-        found = engine.submit("a.py", before, after, options, seconds=0.05).future.result(60)
-        assert time.process_time() - began < 0.5
+        with within(limit):
+            found = engine.submit("a.py", before, after, options, seconds=0.05).future.result(60)
         assert found.syntax.clean
 
 
@@ -319,11 +325,10 @@ def test_10_megabytes_are_answered_soon(engine: Engine, name: str) -> None:
     line = {"functions": "y = ", "a table": "    'a': ", "one line": ""}.get(name, "")
     options = Options(max_tokens=12, max_nfe=24)
     for typed in ("", "a"):
-        began = time.process_time()
         behind = after if name != "functions" else "\n" + after
-        found = engine.submit("a.py", before + line + typed, behind, options).future.result(120)
+        with within(8):
+            found = engine.submit("a.py", before + line + typed, behind, options).future.result(120)
         assert found.syntax.clean
-        assert time.process_time() - began < 8
 
 
 def test_10_megabytes_are_written(tiny: Terminal) -> None:
@@ -331,11 +336,10 @@ def test_10_megabytes_are_written(tiny: Terminal) -> None:
     before, after = (part.encode() for part in LARGE["functions"])
     line = before.count(b"\n") + 1
     tiny.written(f":{line}:4", before + b"y = ", b"", b"\n" + after)
-    began = time.process_time()
-    tiny.file.write_bytes(before + b"y = \n" + after)
-    assert tiny(f":{line}:4", "--diff") == 0
+    with within(5):
+        tiny.file.write_bytes(before + b"y = \n" + after)
+        assert tiny(f":{line}:4", "--diff") == 0
     assert tiny.out.count("\n") < 40
-    assert time.process_time() - began < 5
     if tiny.out:
         assert f"@@ -{line - 3},7 +{line - 3}," in tiny.out
 
@@ -359,13 +363,12 @@ def test_a_millisecond_is_enough_for_an_answer(engine: Engine, name: str) -> Non
     engine.model.result(60)
     before, after = LARGE[name]
     for prefix, suffix in ((before, after), ("x = ", "\n")):
-        began = time.process_time()
-        request = engine.submit("a.py", prefix, suffix, Options(max_nfe=10_000), seconds=0.001)
-        found = request.future.result(60)
+        with within(5):
+            request = engine.submit("a.py", prefix, suffix, Options(max_nfe=10_000), seconds=0.001)
+            found = request.future.result(60)
         assert found.best.stopped in ("deadline", "syntax", "eom")
         assert found.syntax.clean
         assert found.nfe <= 8
-        assert time.process_time() - began < 5
 
 
 def test_a_cancelled_request_in_a_large_file_harms_no_other(
