@@ -15,7 +15,7 @@ test: check
 	$(BIN)/python -m pytest
 
 # In the real editors, as far as they are here; what is skipped says why and what would help.
-# VS Code needs npm too. docs/editors.md tells where the editors come from.
+# VS Code needs npm too. CONTRIBUTING.md tells where the editors come from.
 e2e: $(VENV)/.ready-test
 	if command -v npm >/dev/null; then npm ci --no-fund --no-audit --prefix editors/vscode; fi
 	$(BIN)/python -m pytest tests/e2e -v -rs
@@ -27,8 +27,9 @@ bench: $(VENV)/.ready-test
 	$(BIN)/python -m benchmarks.soak
 	$(BIN)/python -m benchmarks.lsp
 	@if test -d data/corpus; then \
-	  $(BIN)/python -m benchmarks.syntax && $(BIN)/python -m benchmarks.peers --corpus data/corpus; \
-	else echo "skipped: benchmarks.syntax, benchmarks.peers (they need data/corpus: talaria corpus)"; fi
+	  $(BIN)/python -m benchmarks.syntax && $(BIN)/python -m benchmarks.peers --corpus data/corpus \
+	    && $(BIN)/python -m benchmarks.memorisation --out out/memorisation; \
+	else echo "skipped: benchmarks.syntax, peers, memorisation (they need data/corpus: talaria corpus)"; fi
 
 check: $(VENV)/.ready-test
 	$(BIN)/python -m ruff check .

@@ -42,7 +42,9 @@ def test_a_setting_is_as_its_option(option: Field[Any]) -> None:
     assert [choice for choice in setting.get("enum", []) if choice is not None] == choices
     assert setting.get("minimum") == option.metadata["low"]
     assert setting.get("maximum") == option.metadata["high"]
-    assert setting["description"].endswith(".")
+    said = setting.get("description") or setting["markdownDescription"]
+    assert said.endswith(".")
+    assert ("`" in said) == ("markdownDescription" in setting)  # elsewhere they are shown
 
 
 def test_what_names_programs_models_and_services_waits_for_trust() -> None:

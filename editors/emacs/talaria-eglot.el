@@ -73,11 +73,7 @@
 
 (defun talaria-eglot--managed ()
   "Show grey text in a buffer whose server is Talaria's, and in no other."
-  (cond ((talaria-server 'eglot)
-         (setq-local talaria-client 'eglot)
-         (talaria-ghost-mode 1))
-        ((eq talaria-client 'eglot)
-         (talaria-ghost-mode -1))))
+  (talaria-attend 'eglot))
 
 (add-hook 'eglot-managed-mode-hook #'talaria-eglot--managed)
 

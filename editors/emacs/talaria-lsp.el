@@ -31,10 +31,13 @@
   :group 'talaria)
 
 (cl-defmethod talaria-server ((_client (eql lsp)))
-  "Return the workspace of Talaria that this buffer belongs to."
-  (seq-find (lambda (workspace)
-              (eq (lsp--client-server-id (lsp--workspace-client workspace)) 'talaria))
-            (lsp-workspaces)))
+  "Return the workspace of Talaria that this buffer belongs to.
+There is none before it has begun, or while nobody tells it what is typed."
+  (and lsp-managed-mode
+       (seq-find (lambda (workspace)
+                   (and (eq (lsp--client-server-id (lsp--workspace-client workspace)) 'talaria)
+                        (eq (lsp--workspace-status workspace) 'initialized)))
+                 lsp--buffer-workspaces)))
 
 (cl-defmethod talaria-place ((_client (eql lsp)) position)
   "Return where POSITION is, as lsp-mode counts."
@@ -58,17 +61,15 @@
   (talaria-heard workspace (talaria--field params "state") (talaria--field params "message")))
 
 (defun talaria-lsp--configure ()
-  "Show grey text in a buffer that belongs to a workspace of Talaria's."
-  (when (talaria-server 'lsp)
-    (setq-local talaria-client 'lsp)
-    (unless talaria-lsp-native
-      (setq-local lsp-inline-completion-enable nil)
-      (when (bound-and-true-p lsp-inline-completion-mode)
-        (lsp-inline-completion-mode -1))
-      (unless talaria-ghost-mode
-        (talaria-ghost-mode 1)))))
+  "Show grey text in a buffer that belongs to a workspace of Talaria's, once."
+  (talaria-attend 'lsp talaria-lsp-native)
+  (when talaria-ghost-mode
+    (setq-local lsp-inline-completion-enable nil)
+    (when (bound-and-true-p lsp-inline-completion-mode)
+      (lsp-inline-completion-mode -1))))
 
 (add-hook 'lsp-configure-hook #'talaria-lsp--configure 90)
+(add-hook 'lsp-unconfigure-hook #'talaria-lsp--configure)
 
 (lsp-register-client
  (make-lsp-client
@@ -82,4 +83,9 @@
   :notification-handlers (lsp-ht ("talaria/status" #'talaria-lsp--heard))))
 
 (provide 'talaria-lsp)
+
+;; Emacs compiles all of a package, also where lsp-mode is not, and would show an error then.
+;; Local Variables:
+;; no-byte-compile: t
+;; End:
 ;;; talaria-lsp.el ends here

@@ -128,11 +128,11 @@ THEN is called with the result; without it, this is a notification.")
         (unless (plist-member found key)
           (setq found
                 (append found
-                        (list key (cond ((eq value t) t)
-                                        ((null value) (if (memq name '(languages exclude))
+                        (list key (cond ((null value) (if (memq name '(languages exclude))
                                                           [] :json-false))
                                         ((consp value) (vconcat value))
-                                        (t value))))))))
+                                        ((or (eq value t) (not (symbolp value))) value)
+                                        (t (symbol-name value)))))))))
     found))
 
 (defun talaria-failed (code message)
@@ -146,33 +146,58 @@ THEN is called with the result; without it, this is a notification.")
       (gethash name object)
     (plist-get object (intern (concat ":" name)))))
 
-;;; State, in the mode line
+;;; The server's state, in the mode line
 
 (defvar talaria--states (make-hash-table :test #'eq :weakness 'key)
-  "What each server last said of itself.")
+  "What each server last said of itself: its state and a message, a pair.")
+
+(defvar talaria--off nil
+  "Languages in which suggestions are switched off; an empty text is all.")
+
+(defvar talaria--told (make-hash-table :test #'eq :weakness 'key)
+  "What each server knows of `talaria--off'.")
 
 (defun talaria-heard (server state message)
   "SERVER said by `talaria/status' that it is in STATE, with MESSAGE."
   (puthash server (cons state message) talaria--states)
   (force-mode-line-update t))
 
+(defun talaria--language ()
+  "Return this buffer's language by the server's name for it."
+  (replace-regexp-in-string "\\(-ts\\)?-mode\\'" "" (symbol-name major-mode)))
+
+(defun talaria--said ()
+  "Return the state of this buffer's server and a message; nil if there is none."
+  (when-let* ((server (and talaria-client (talaria-server talaria-client))))
+    (if (or (member "" talaria--off) (member (talaria--language) talaria--off))
+        '("off" . "")
+      (gethash server talaria--states '("loading" . "")))))
+
 (defun talaria--state ()
   "Return the state of this buffer's server; nil if there is none."
-  (when-let* ((server (and talaria-client (talaria-server talaria-client))))
-    (or (car (gethash server talaria--states)) "loading")))
+  (car (talaria--said)))
+
+(defun talaria--switch ()
+  "Tell this buffer's server what is switched off, or on again, since it was told.
+One that has just started knows of nothing."
+  (let ((server (talaria-server talaria-client)))
+    (dolist (name (cl-set-exclusive-or talaria--off (gethash server talaria--told) :test #'equal))
+      (talaria-send talaria-client "workspace/executeCommand"
+                    (list :command "talaria.toggle" :arguments (vector name)) #'ignore))
+    (puthash server talaria--off talaria--told)))
 
 (defun talaria--lighter ()
   "Return a text for the mode line."
-  (let* ((state (talaria--state))
-         (mark (pcase state
-                 ("ready" "") ("busy" "*") ("off" "-") ("failed" "!") ("loading" "…") (_ "?"))))
+  (pcase-let* ((`(,state . ,message) (or (talaria--said) '("no server" . "")))
+               (mark (pcase state ("ready" "") ("busy" "*") ("off" "-") ("failed" "!")
+                            ("loading" "…") (_ "?"))))
     (propertize (concat " Talaria" mark)
-                'help-echo (format "Talaria: %s" (or state "there is no server")))))
+                'help-echo (string-trim-right (format "Talaria: %s  %s" state message)))))
 
 ;;; Grey text
 
 (defvar-local talaria--texts nil "What is left of each suggestion; the first is shown.")
-(defvar-local talaria--several nil "Whether there are all suggestions, not one alone.")
+(defvar-local talaria--several nil "Whether several were asked for, not one alone.")
 (defvar-local talaria--overlay nil "What shows the grey text.")
 (defvar-local talaria--start nil "Where the grey text stands.")
 (defvar-local talaria--size nil "The size of the buffer when it was shown.")
@@ -202,9 +227,22 @@ THEN is called with the result; without it, this is a notification.")
   (if talaria-ghost-mode
       (progn
         (add-hook 'pre-command-hook #'talaria--before-command nil t)
-        (add-hook 'post-command-hook #'talaria--after-command nil t))
+        (add-hook 'post-command-hook #'talaria--after-command nil t)
+        (add-hook 'after-change-functions #'talaria--after-change nil t))
     (remove-hook 'pre-command-hook #'talaria--before-command t)
-    (remove-hook 'post-command-hook #'talaria--after-command t)))
+    (remove-hook 'post-command-hook #'talaria--after-command t)
+    (remove-hook 'after-change-functions #'talaria--after-change t)))
+
+(defun talaria-attend (client &optional native)
+  "Show grey text in this buffer if CLIENT has a server for it, and else none.
+With NATIVE, CLIENT shows it by itself."
+  (cond ((talaria-server client)
+         (setq-local talaria-client client)
+         (talaria--switch)
+         (unless (or native talaria-ghost-mode)
+           (talaria-ghost-mode 1)))
+        ((eq talaria-client client)
+         (talaria-ghost-mode -1))))
 
 (defun talaria--show (texts)
   "Show the first of TEXTS at point and keep the others."
@@ -247,6 +285,11 @@ THEN is called with the result; without it, this is a notification.")
       (setq talaria--timer
             (run-with-timer talaria-delay nil #'talaria--ask (current-buffer))))))
 
+(defun talaria--after-change (&rest _)
+  "Hide grey text: the text is another one, and not by a command."
+  (when (and talaria--texts (null this-command))
+    (talaria--hide)))
+
 (defun talaria--rests ()
   "Return what is left of the suggestions where they were typed along."
   (let ((typed (- (point) talaria--start)))
@@ -263,9 +306,11 @@ With INVOKED, ask for several to choose from."
     (with-current-buffer buffer
       (setq talaria--timer nil)
       (when (and talaria-ghost-mode
-                 (or invoked (member (talaria--state) '("ready" "busy")))
+                 ;; Without a model, the server may still have a service that answers.
+                 (not (member (talaria--state) (if invoked '(nil) '(nil "off"))))
                  (not buffer-read-only)
                  (not (use-region-p)))
+        (talaria--switch)
         (let ((tick (buffer-chars-modified-tick))
               (place (point))
               (at (talaria-place talaria-client (point))))
@@ -285,10 +330,8 @@ With INVOKED, ask for several to choose from."
 
 (defun talaria--answered (result invoked)
   "Show what is in RESULT; INVOKED as in `talaria--ask'."
-  (let* ((items (if (or (listp result) (vectorp result)) result
-                  (talaria--field result "items")))
-         (texts (cl-loop for item across (vconcat items)
-                         collect (talaria--field item "insertText"))))
+  (let ((texts (cl-loop for item across (vconcat result)
+                        collect (talaria--field item "insertText"))))
     (when (and invoked talaria--texts (equal (car texts) (car talaria--texts)))
       ;; That one is on the screen already.
       (setq texts (append (cdr texts) (list (car texts)))))
@@ -297,7 +340,7 @@ With INVOKED, ask for several to choose from."
            (talaria--show texts)
            (when invoked
              (talaria--tell (if (cdr texts) (format "%d suggestions" (length texts))
-                              "there is no other suggestion"))))
+                              "this is the only suggestion"))))
           (invoked (talaria--tell "nothing to offer here"))))
   ;; The answer came while Emacs waited for a key.
   (redisplay))
@@ -349,8 +392,7 @@ The first time, ask for several."
   "Take the grey text away; it does not come by itself again."
   (interactive)
   (talaria--hide)
-  (talaria-send (talaria--client) "talaria/didDismiss"
-                (list :uri (plist-get (talaria-place talaria-client (point)) :uri)))
+  (talaria-send (talaria--client) "talaria/didDismiss" (list :uri (talaria--uri)))
   (talaria--tell "dismissed"))
 
 ;;;###autoload
@@ -376,33 +418,40 @@ The first time, ask for several."
                   (list :command (concat "talaria." command) :arguments (vconcat arguments))
                   (or then #'ignore))))
 
+(defun talaria--place (position)
+  "Return this buffer's URI and POSITION; it is an error if it has no server."
+  (talaria-place (talaria--client) position))
+
 (defun talaria--uri ()
   "Return the URI of this buffer, as the server knows it."
-  (plist-get (talaria-place (talaria--client) (point)) :uri))
+  (plist-get (talaria--place (point)) :uri))
+
+(defun talaria--write (command place)
+  "Have the server write by COMMAND at PLACE."
+  (talaria--tell "writing...")
+  (talaria--execute command (list place)))
 
 ;;;###autoload
 (defun talaria-fill-function ()
   "Have the body of the function around point written."
   (interactive "*")
-  (talaria--tell "writing the function...")
-  (talaria--execute "fillFunction" (list (talaria-place (talaria--client) (point)))))
+  (talaria--write "fillFunction" (talaria--place (point))))
 
 ;;;###autoload
 (defun talaria-fill-here ()
   "Have the placeholder of this line filled: `...', `pass', a TODO."
   (interactive "*")
-  (talaria--execute "fillHere" (list (talaria-place (talaria--client) (point)))))
+  (talaria--write "fillHere" (talaria--place (point))))
 
 ;;;###autoload
 (defun talaria-rewrite (start end)
   "Have the text between START and END written anew."
   (interactive "*r")
-  (let ((client (talaria--client)))
-    (talaria--execute
-     "rewrite"
-     (list (list :uri (talaria--uri)
-                 :range (list :start (plist-get (talaria-place client start) :position)
-                              :end (plist-get (talaria-place client end) :position)))))))
+  (talaria--write "rewrite"
+                  (list :uri (talaria--uri)
+                        :range (list :start (plist-get (talaria--place start) :position)
+                                     :end (plist-get (talaria--place end) :position))))
+  (deactivate-mark))
 
 ;;;###autoload
 (defun talaria-next-candidate ()
@@ -421,26 +470,27 @@ The first time, ask for several."
   "Switch suggestions off or on.
 With a prefix argument LANGUAGE, do so in this language alone."
   (interactive "P")
-  (let ((name (if language
-                  (replace-regexp-in-string "\\(-ts\\)?-mode\\'" "" (symbol-name major-mode))
-                "")))
-    (talaria--execute "toggle" (list name)
-                      (lambda (on)
-                        (talaria--tell (format "suggestions%s are %s"
-                                               (if language (concat " in " name) "")
-                                               (if (memq on '(nil :json-false)) "off" "on")))))))
+  (let* ((name (if language (talaria--language) ""))
+         (on (member name talaria--off)))
+    (setq talaria--off (if on (remove name talaria--off) (cons name talaria--off)))
+    (talaria--hide)
+    (when (talaria--state)
+      (talaria--switch))
+    (force-mode-line-update t)
+    (talaria--tell (format "suggestions%s are %s"
+                           (if language (concat " in " name) "") (if on "on" "off")))))
 
 ;;;###autoload
 (defun talaria-status ()
   "Tell how the server is and how much it did."
   (interactive)
-  (talaria--execute
-   "status" nil
-   (lambda (result)
-     (let ((engine (talaria--field result "engine")))
-       (talaria--tell (format "%s, %s requests in this session"
-                              (talaria--field engine "state")
-                              (or (talaria--field engine "requests") 0)))))))
+  (let ((state (talaria--state)))
+    (talaria--execute
+     "status" nil
+     (lambda (result)
+       (let ((engine (talaria--field result "engine")))
+         (talaria--tell (format "%s, %s requests in this session"
+                                state (or (talaria--field engine "requests") 0))))))))
 
 (provide 'talaria)
 ;;; talaria.el ends here

@@ -10,20 +10,17 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.e2e.terminal import ROOT, WAIT, Terminal
+
 PACKAGE = ROOT / "editors" / "emacs"
 SCREENS = ROOT / "build" / "e2e" / "emacs"
-WAIT = 20.0  # seconds for what comes by itself
 REMEDY = "Remedy: tests/e2e/get-emacs unpacks one, or name another in TALARIA_EMACS"
-
-T = TypeVar("T")
 
 
 def lacking() -> str | None:
@@ -40,13 +37,11 @@ def lacking() -> str | None:
 
 
 def editor() -> str | None:
-    """The Emacs to try: TALARIA_EMACS, one of the tests' own, or the system's."""
+    """The Emacs to try: TALARIA_EMACS and no other, or one of the tests' own, or the system's."""
+    if named := os.environ.get("TALARIA_EMACS"):
+        return shutil.which(named)
     own = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    own_program = own / "talaria-test" / "emacs" / "emacs"
-    for program in (os.environ.get("TALARIA_EMACS"), str(own_program), shutil.which("emacs")):
-        if program and Path(program).exists():
-            return program
-    return None
+    return shutil.which(str(own / "talaria-test" / "emacs" / "emacs")) or shutil.which("emacs")
 
 
 def batch(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -60,20 +55,15 @@ def batch(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def scripted(script: Path) -> list[str]:
-    """A server's command whose answers stand in a file."""
-    return ["env", f"TALARIA_SCRIPT={script}", sys.executable, "-m", "tests.e2e.scripted"]
-
-
-class Emacs:
+class Emacs(Terminal):
     """One editor in one terminal."""
 
+    kept = SCREENS
+
     def __init__(self, program: str, folder: Path, name: str) -> None:
-        self.program, self.folder, self.name = program, folder, name
+        super().__init__(program, folder, name)
         beside = Path(program).resolve().with_name("emacsclient")
         self.client = str(beside) if beside.exists() else "emacsclient"
-        self.tmux = ["tmux", "-S", str(folder / "tmux.sock")]
-        self.screens = 0
 
     def start(self, init: str, files: Sequence[Path], columns: int = 80, lines: int = 20) -> None:
         """Begin with a configuration of our own and nothing else."""
@@ -149,46 +139,6 @@ class Emacs:
         )
         return None if found is None else str(found)
 
-    def screen(self, colours: bool = False) -> str:
-        """What the terminal shows."""
-        return self._tmux("capture-pane", "-p", *(["-e"] if colours else []))
-
-    def keep(self, what: str) -> str:
-        """Keep the screen as a file to be looked at; its text."""
-        SCREENS.mkdir(parents=True, exist_ok=True)
-        self.screens += 1
-        name = f"{self.name}-{self.screens:02}-{what.replace(' ', '-')}"
-        (SCREENS / f"{name}.ansi").write_text(self.screen(colours=True), "utf-8")
-        text = self.screen()
-        column, row = self.cursor()
-        (SCREENS / f"{name}.txt").write_text(f"{text}[cursor at {row}:{column}]\n", "utf-8")
-        return text
-
-    def cursor(self) -> tuple[int, int]:
-        """Column and row of the cursor on the screen, from 0 on."""
-        shown = self._tmux("display-message", "-p", "#{cursor_x},#{cursor_y}")
-        column, row = map(int, shown.split(","))
-        return column, row
-
-    def until(
-        self, happens: Callable[[], T], what: str, seconds: float = WAIT, pause: float = 0.05
-    ) -> T:
-        """Wait for something; TimeoutError shows the screen."""
-        end = time.monotonic() + seconds
-        while True:
-            if found := happens():
-                return found
-            if time.monotonic() > end:
-                raise TimeoutError(f"waited {seconds:g} s for {what}:\n{self.keep('timeout')}")
-            time.sleep(pause)
-
-    def never(self, happens: Callable[[], object], seconds: float = 1.5) -> None:
-        """Watch that something does not happen for a while."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            assert not happens(), self.keep("unwanted")
-            time.sleep(0.1)
-
     def requests(self) -> int:
         """How many questions the engine was asked, as the server says."""
         self.eval(
@@ -232,15 +182,7 @@ class Emacs:
         """Leave without saving."""
         self.eval("(progn (setq kill-emacs-hook nil) (run-at-time 0 nil (lambda () (kill-emacs))))")
         time.sleep(0.3)
-        subprocess.run([*self.tmux, "kill-server"], capture_output=True, check=False)
-
-    def _tmux(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [*self.tmux, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
-        )
-        if done.returncode:
-            raise RuntimeError(f"tmux {arguments[0]}: {done.stderr}")
-        return done.stdout
+        self.shut()
 
 
 def quoted(text: str) -> str:

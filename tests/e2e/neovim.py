@@ -10,19 +10,16 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.e2e.terminal import ROOT, Terminal
+
 PLUGIN = ROOT / "editors" / "nvim"
 SCREENS = ROOT / "build" / "e2e" / "neovim"
-WAIT = 20.0  # seconds for what comes by itself
-
-T = TypeVar("T")
 
 
 def lacking() -> str | None:
@@ -55,19 +52,14 @@ def version(program: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def scripted(script: Path) -> list[str]:
-    """A server's command whose answers stand in a file."""
-    return ["env", f"TALARIA_SCRIPT={script}", sys.executable, "-m", "tests.e2e.scripted"]
-
-
-class Neovim:
+class Neovim(Terminal):
     """One editor in one terminal."""
 
+    kept = SCREENS
+
     def __init__(self, program: str, folder: Path, name: str) -> None:
-        self.program, self.folder, self.name = program, folder, name
+        super().__init__(program, folder, name)
         self.socket = folder / "nvim.sock"
-        self.tmux = ["tmux", "-S", str(folder / "tmux.sock")]
-        self.screens = 0
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, init: str, *files: Path, columns: int = 80, lines: int = 20) -> None:
@@ -154,47 +146,6 @@ class Neovim:
         marks = self.lua(f"(function() {GREY} end)()")
         return None if marks is None or marks is False else str(marks)
 
-    def screen(self, colours: bool = False) -> str:
-        """What the terminal shows."""
-        return self._tmux("capture-pane", "-p", *(["-e"] if colours else []))
-
-    def cursor(self) -> tuple[int, int]:
-        """Column and row of the terminal's cursor."""
-        column, row = self._tmux("display-message", "-p", "#{cursor_x} #{cursor_y}").split()
-        return int(column), int(row)
-
-    def keep(self, what: str) -> str:
-        """Keep the screen as a file to be looked at; its text."""
-        SCREENS.mkdir(parents=True, exist_ok=True)
-        self.screens += 1
-        name = f"{self.name}-{self.screens:02}-{what.replace(' ', '-')}"
-        (SCREENS / f"{name}.ansi").write_text(self.screen(colours=True), "utf-8")
-        text = self.screen()
-        (SCREENS / f"{name}.txt").write_text(text, "utf-8")
-        return text
-
-    def until(
-        self, happens: Callable[[], T], what: str, seconds: float = WAIT, pause: float = 0.05
-    ) -> T:
-        """Wait for something; TimeoutError shows the screen."""
-        end = time.monotonic() + seconds
-        while True:
-            if found := happens():
-                return found
-            if time.monotonic() > end:
-                screen = self.keep("timeout")
-                raise TimeoutError(
-                    f"waited {seconds:g} s for {what}:\n{screen}\nmessages: {self.messages()}"
-                )
-            time.sleep(pause)
-
-    def never(self, happens: Callable[[], object], seconds: float = 1.5) -> None:
-        """Watch that something does not happen for a while."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            assert not happens(), self.keep("unwanted")
-            time.sleep(0.1)
-
     def status(self) -> dict[str, Any]:
         """What `talaria.status` answers."""
         found: dict[str, Any] = self.lua(f"(function() {STATUS} end)()") or {}
@@ -237,15 +188,7 @@ class Neovim:
             if self.process:
                 self.process.kill()
                 self.process.wait()
-            subprocess.run([*self.tmux, "kill-server"], capture_output=True, check=False)
-
-    def _tmux(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [*self.tmux, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
-        )
-        if done.returncode:
-            raise RuntimeError(f"tmux {arguments[0]}: {done.stderr}")
-        return done.stdout
+            self.shut()
 
 
 def quoted(text: str) -> str:

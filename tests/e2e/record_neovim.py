@@ -16,7 +16,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.neovim import PLUGIN, ROOT, Neovim, neovim, quoted
+from tests.e2e.neovim import PLUGIN, Neovim, neovim, quoted
+from tests.e2e.terminal import ROOT
 
 OUT = ROOT / "docs" / "neovim.svg"
 COLUMNS, LINES = 76, 21

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -12,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.emacs import PACKAGE, Emacs, batch, emacs, lacking, quoted, scripted
+from tests import fim_server
+from tests.e2e.emacs import PACKAGE, Emacs, batch, emacs, lacking, quoted
+from tests.e2e.terminal import scripted
 
 _LACKING = lacking()
 pytestmark = pytest.mark.skipif(_LACKING is not None, reason=_LACKING or "")
@@ -101,11 +101,15 @@ def _emacs(
     return emacs(folder, name, f"{program}\n{CLIENTS[client]}\n{init}", *files)
 
 
+def _grey_after(here: Emacs, typed: str) -> str:
+    here.type(typed)
+    return str(here.until(here.grey, "grey text"))
+
+
 def test_grey_text_is_accepted_by_tab(start: Start) -> None:
     """Grey text appears behind the cursor, which stays before it; Tab takes all of it."""
     here = start()
-    here.type("ret")
-    assert here.until(here.grey, "grey text") == "urn a + b"
+    assert _grey_after(here, "ret") == "urn a + b"
     assert "    return a + b" in here.keep("grey")
     assert here.text() == TEXT.replace("    \n", "    ret\n", 1)
     here.keys("Tab")
@@ -119,8 +123,7 @@ def test_grey_text_is_accepted_by_tab(start: Start) -> None:
 def test_typing_along_costs_nothing(start: Start) -> None:
     """What is typed along stays right and asks nobody; a wrong sign takes the rest away."""
     here = start()
-    here.type("ret")
-    here.until(here.grey, "grey text")
+    _grey_after(here, "ret")
     asked = here.requests()
     here.type("urn ", pause=0.01)
     here.until(lambda: here.grey() == "a + b", "the rest")
@@ -136,8 +139,7 @@ def test_typing_along_costs_nothing(start: Start) -> None:
 def test_choosing(start: Start) -> None:
     """M-n asks for several the first time, then shows one after the other; M-p goes back."""
     here = start()
-    here.type("ret")
-    here.until(here.grey, "grey text")
+    _grey_after(here, "ret")
     here.keys("M-n")
     here.until(lambda: here.grey() == "urn a - b", "the second")
     assert "3 suggestions" in here.keep("second")
@@ -154,8 +156,7 @@ def test_choosing(start: Start) -> None:
 def test_accepting_parts(start: Start) -> None:
     """M-f takes a word, C-e the rest of the line; what is left stays grey."""
     here = start()
-    here.type("if")
-    here.until(here.grey, "grey text")
+    _grey_after(here, "if")
     here.keep("grey")
     here.keys("M-f")
     here.until(lambda: here.grey() == ":\n        return b\n    return a", "a word less")
@@ -175,8 +176,7 @@ def test_accepting_parts(start: Start) -> None:
 def test_dismissing(start: Start) -> None:
     """C-g takes it away, and it does not come by itself again."""
     here = start()
-    here.type("ret")
-    here.until(here.grey, "grey text")
+    _grey_after(here, "ret")
     here.keys("C-g")
     here.until(lambda: here.grey() is None, "it to go")
     here.keep("dismissed")
@@ -226,29 +226,73 @@ def test_switching_off(start: Start) -> None:
     here.keys("C-u")
     here.command("talaria-toggle")
     here.until(lambda: "suggestions in python are off" in here.screen(), "the message")
+    assert here.eval("(talaria--state)") == "off"
+
+
+def test_switched_off_for_good(start: Start) -> None:
+    """What is switched off stays so when the server dies, and comes back in the next one."""
+    here = start()
+    here.command("talaria-toggle")
+    here.until(lambda: here.eval("(talaria--state)") == "off", "it to be off")
+    _kill_server(here)
+    here.until(lambda: here.eval("(talaria--state)") == "off", "the next one to be off")
+    here.type("ret")
+    here.never(here.grey, 1)
+    assert here.requests() == 0
+    here.command("talaria-toggle")
+    here.ready()
+    here.keys("BSpace")
+    assert _grey_after(here, "t") == "urn a + b"
+
+
+def test_what_others_change(start: Start) -> None:
+    """Grey text goes with the text that it was about: changed by a process, in another mode."""
+    here = start()
+    _grey_after(here, "ret")
+    here.eval('(progn (save-excursion (goto-char 1) (insert "#\n")) t)')
+    here.until(lambda: "a + b" not in here.screen(), "it to go")
+    assert here.grey() is None
+    here.keys("BSpace")
+    _grey_after(here, "t")
+    here.eval("(progn (normal-mode) t)")
+    here.until(lambda: "a + b" not in here.screen(), "it to go")
+    here.keep("mode")
+
+
+@pytest.mark.parametrize("client", ["lsp"], indirect=True)
+def test_leaving_lsp_mode(start: Start) -> None:
+    """A buffer that lsp-mode has left has no grey text, and says nothing of a server."""
+    here = start()
+    _grey_after(here, "ret")
+    here.command("lsp-disconnect")
+    here.until(lambda: "a + b" not in here.screen(), "it to go")
+    assert "Talaria" not in here.eval("(format-mode-line mode-line-format)")
 
 
 def test_server_killed(start: Start) -> None:
     """A server that dies is started again; the editor and the text are unharmed."""
     here = start()
-    here.type("ret")
-    here.until(here.grey, "grey text")
-    former = here.kill_server()
-    here.type("u")
-    here.until(lambda: _another(here, former), "another server", 30)
+    _grey_after(here, "ret")
+    _kill_server(here, "u")
     here.ready()
     assert "    retu\n" in here.text()
     here.keys("BSpace", "BSpace")
-    here.type("t")
-    assert here.until(here.grey, "grey text") == "urn a + b"
+    assert _grey_after(here, "t") == "urn a + b"
     here.keep("again")
 
 
-def _another(here: Emacs, former: int) -> bool:
-    try:
-        return here.server() != former
-    except ProcessLookupError:
-        return False
+def _kill_server(here: Emacs, typed: str = "") -> None:
+    """Type something when the server is dead, and wait for another one."""
+    former = here.kill_server()
+    here.type(typed)
+
+    def another() -> bool:
+        try:
+            return here.server() != former
+        except ProcessLookupError:
+            return False
+
+    here.until(another, "another server", 30)
 
 
 def test_no_model(start: Start) -> None:
@@ -262,15 +306,27 @@ def test_no_model(start: Start) -> None:
     here.keep("failed")
     assert here.messages().count("none-such") == 1
     assert "Talaria!" in here.eval("(format-mode-line mode-line-format)")
+    assert "none-such" in here.eval("(get-text-property 1 'help-echo (talaria--lighter))")
+    here.eval("(progn (talaria-status) t)")  # what M-x has to say would hide it
+    here.until(lambda: "failed, 0 requests" in here.screen(), "the state")
     assert "    return a\n" in here.text()
+
+
+def test_service_without_model(start: Start) -> None:
+    """Without a model, a service that is set answers as it would beside one."""
+    answer = fim_server.whole(fim_server.text("urn a + b"))
+    with fim_server.Server(answer) as service:
+        command = [*REAL, "--model", "none-such", "--endpoint", service.url]
+        here = start(command=command, ready=False)
+        here.until(lambda: here.eval("(talaria--state)") == "failed", "the failure", 60)
+        assert _grey_after(here, "ret") == "urn a + b"
 
 
 def test_crlf_and_emoji(start: Start, tmp_path: Path) -> None:
     """Lines that end in CRLF and signs outside the basic plane change nothing."""
     here = start("def f(a):\n    t = '😀'\n    \n    print('😀😀', a)\n", newline="\r\n")
     here.eval('(progn (search-forward "\\n    ") t)')
-    here.type("ret")
-    assert here.until(here.grey, "grey text") == "urn '😀', a"
+    assert _grey_after(here, "ret") == "urn '😀', a"
     here.keep("grey")
     here.keys("Tab")
     here.until(lambda: "return '😀', a" in here.text(), "the text")
@@ -284,8 +340,7 @@ def test_two_files(start: Start) -> None:
     """Each of two files has its own grey text; that of the other is no hindrance."""
     here = start(TEXT, "def g(a, b):\n    \n")  # the cursor is in the latter
     name = here.eval("(buffer-name)")
-    here.type("ret")
-    assert here.until(here.grey, "grey text") == "urn a + b"
+    assert _grey_after(here, "ret") == "urn a + b"
     here.keys("C-x", "o")
     here.until(lambda: here.eval("(buffer-name)") != name, "the other file")
     here.eval('(progn (goto-char 1) (search-forward "\\n    ") t)')
@@ -304,8 +359,7 @@ def test_the_model(start: Start) -> None:
     """With the shipped model and no option set: grey text, a function, how it came about."""
     here = start(POINT, command=REAL)
     here.eval('(progn (search-forward "x\n        ") t)')
-    here.type("self.")
-    grey = here.until(here.grey, "grey text")
+    grey = _grey_after(here, "self.")
     here.keep("grey")
     here.keys("Tab")
     here.until(lambda: f"        self.{grey}\n" in here.text(), "the text")
@@ -327,8 +381,7 @@ def test_lsp_modes_own_grey_text(start: Start) -> None:
     here = start(
         init="(setq talaria-lsp-native t lsp-inline-completion-idle-delay 0.2)", command=None
     )
-    here.type("ret")
-    here.until(here.grey, "grey text")
+    _grey_after(here, "ret")
     assert here.eval("(or talaria--texts 'none)") == "none"
     assert "return a + b" in here.keep("grey")
     here.eval("(progn (call-interactively 'lsp-inline-completion-accept) t)")
@@ -367,10 +420,11 @@ def test_finding_the_server(tmp_path: Path) -> None:
 
 
 def test_options_as_json() -> None:
-    """False, lists and numbers are written as the server wants them; the status is wanted."""
+    """False, lists, numbers and names are written as the server wants them."""
     forms = """(progn (require 'talaria)
       (setq talaria-options '((strings . nil) (usage . t) (languages "python" "lua")
-                              (exclude) (max_tokens . 20) (model . "m")))
+                              (exclude) (max_tokens . 20) (until . line)
+                              (model . "m")))
       (princ (json-serialize (talaria-initialization-options) :false-object :json-false)))"""
     told = batch("-L", str(PACKAGE), "--eval", forms).stdout
     assert json.loads(told) == {
@@ -379,6 +433,7 @@ def test_options_as_json() -> None:
         "languages": ["python", "lua"],
         "exclude": [],
         "max_tokens": 20,
+        "until": "line",
         "model": "m",
         "status": True,
         "completion": False,
@@ -398,7 +453,10 @@ def test_compiled_and_documented(tmp_path: Path) -> None:
     """Byte-compilation and checkdoc have nothing to say."""
     names = sorted(path.name for path in PACKAGE.glob("*.el"))
     for name in names:
-        shutil.copy(PACKAGE / name, tmp_path)
+        source = (PACKAGE / name).read_text("utf-8")
+        (tmp_path / name).write_text(
+            source.replace("no-byte-compile: t", "no-byte-compile: nil"), "utf-8"
+        )
     files = [str(tmp_path / name) for name in names]
     strict = "(setq byte-compile-error-on-warn t)"
     done = batch(
@@ -408,4 +466,4 @@ def test_compiled_and_documented(tmp_path: Path) -> None:
     for file in files:
         checked = batch("--eval", f"(progn (require 'checkdoc) (checkdoc-file {quoted(file)}))")
         assert checked.stderr == "", checked.stderr
-    assert os.path.getsize(tmp_path / "talaria.elc") > 0
+    assert len(list(tmp_path.glob("*.elc"))) == len(names)

@@ -23,9 +23,10 @@ from tests.e2e.neovim import (
     lacking,
     neovim,
     quoted,
-    scripted,
     version,
 )
+from tests.e2e.record_neovim import record, svg
+from tests.e2e.terminal import ROOT, scripted
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
@@ -153,6 +154,24 @@ class TestGreyText:
         here.keys("<C-y>")
         here.until(lambda: "return first + second\n" in here.text(), "the text")
 
+    def test_switching_neovims_own_off(self, opened: Begin) -> None:
+        """Who switches `vim.lsp.inline_completion` off gets no grey text from elsewhere."""
+        here = grey_sum(opened)
+        if not here.lua("require('talaria').native()"):
+            pytest.skip("there is none here")
+        here.run("lua vim.lsp.inline_completion.enable(false, { bufnr = 0 })")
+        here.until(lambda: here.grey() is None, "it to go")
+        here.keys("f")
+        here.never(here.grey, 0.8)
+        here.keys("<C-u>    return")
+        asked = here.requests()
+        here.keys(" ")
+        here.never(here.grey, 0.8)
+        assert here.requests() == asked
+        here.run("lua vim.lsp.inline_completion.enable(true, { bufnr = 0 })")
+        here.keys("<BS> ")
+        here.until(lambda: here.grey() == "first + second", "it to be back")
+
     def test_a_wrong_sign_dismisses(self, opened: Begin) -> None:
         """What contradicts it takes it off the screen at once, and it stays off."""
         here = grey_sum(opened)
@@ -201,6 +220,19 @@ class TestChoosing:
         assert here.grey() == "econd"
         here.keys("<Tab>")
         here.until(lambda: "return second\n" in here.text(), "the one that was chosen")
+
+    def test_cycling_behind_what_was_typed(self, opened: Begin) -> None:
+        """In both directions, those that do not begin with it are passed over."""
+        here = grey_sum(opened)
+        here.keys("<M-]>")
+        here.until(lambda: here.grey() == "first - second", "the next one")
+        here.keys("f")
+        for key, wanted in (
+            *(("<M-[>", "irst + second"), ("<M-[>", "irst - second")),
+            *(("<M-]>", "irst + second"), ("<M-]>", "irst - second")),
+        ):
+            here.keys(key)
+            assert here.grey() == wanted
 
     def test_parts(self, opened: Begin) -> None:
         """A word, a line, and the rest stays grey."""
@@ -262,8 +294,8 @@ class TestCommands:
 
     def test_rewriting_a_selection(self, opened: Begin) -> None:
         """`:Talaria rewrite` writes just the selection anew, whatever signs it ends with."""
-        here, _ = opened([{"after": "x = ", "texts": ["'new'"]}], "x = 'old 🙂' + y\n")
-        here.keys("f'vf🙂l:Talaria rewrite<CR>")
+        here, _ = opened([{"after": "x = ", "texts": ["'new"]}], "x = 'old 🙂' + y\n")
+        here.keys("f'vf🙂:Talaria rewrite<CR>")
         here.until(lambda: here.text() == "x = 'new' + y", "the selection")
         here.keys("uV:Talaria rewrite<CR>")
         here.until(lambda: "nothing to offer" in here.messages(), "silence for the whole line")
@@ -362,6 +394,11 @@ class TestTrouble:
         here.type("return ")
         here.until(lambda: here.grey() == "first + second", "grey text again")
         here.keep("again")
+        here.keys("<Esc>")
+        here.run("edit!")
+        here.keys("2GA")
+        here.type("return ")
+        here.until(lambda: here.grey() == "first + second", "grey text in what was read anew")
 
     def test_a_server_that_keeps_ending(self, tmp_path: Path) -> None:
         """It is started ever later, and then no more."""
@@ -414,9 +451,36 @@ class TestPlugin:
         here, _ = opened([], earlier=late)
         here.run("checkhealth talaria")
         here.until(lambda: "ready, 0 requests" in here.text(), "the report")
-        assert "asks and draws" in here.text()
+        assert "draws" in here.text()
         assert "<C-]> (dismiss) does something else" in here.text()
         here.keep("health")
+
+    def test_options_that_mean_nothing(self, tmp_path: Path) -> None:
+        """Each is told once with what it should be; the others count."""
+        init = f"""
+            vim.opt.rtp:append({quoted(str(PLUGIN))})
+            require("talaria").setup({{ cmd = "talaria", option = {{}}, keys = {{ acept = "x" }} }})
+        """
+        file = tmp_path / "a.py"
+        file.write_text("x = 1\n")
+        with neovim(tmp_path / "nvim", "options", init, file) as here:
+            here.enter()
+            for wanted in ("cmd: it is a table", "option: there is no such", "no key acept"):
+                here.until(lambda wanted=wanted: wanted in here.messages(), wanted)  # type: ignore[misc]
+            here.keep("told")
+            here.ready()
+            assert here.messages().count("Talaria: ") == 3
+
+    def test_completing_commands(self, tmp_path: Path) -> None:
+        """`:Talaria` offers its commands, and languages to switch off."""
+        init = f"vim.opt.rtp:append({quoted(str(PLUGIN))})\nrequire('talaria').setup()"
+        with neovim(tmp_path / "nvim", "completing", init) as here:
+            for line, wanted in (
+                ("Talaria ", ["fill", "here", "next", "restart", "rewrite", "toggle", "trace"]),
+                ("Talaria re", ["restart", "rewrite"]),
+                ("Talaria toggle ", ["python"]),
+            ):
+                assert here.lua(f"vim.fn.getcompletion({quoted(line)}, 'cmdline')") == wanted
 
     def test_help(self, tmp_path: Path) -> None:
         """Every option, key and command has its place in `:help`."""
@@ -469,6 +533,18 @@ class TestSteps:
         assert here.text() == STUB.rstrip("\n")
         here.run("Talaria fill")
         here.until(lambda: "░" not in here.screen(), "it to be gone with the answer")
+        here.lua(STEP)
+        here.until(lambda: "░" in here.screen(), "the step")
+        here.keys("x")
+        here.until(lambda: "░" not in here.screen(), "it to be gone with the text")
+
+    def test_a_step_of_a_server_that_ends(self, opened: Begin) -> None:
+        """No mask is left behind."""
+        here, _ = opened([], STUB)
+        here.lua(STEP)
+        here.until(lambda: "░" in here.screen(), "the step")
+        os.kill(here.server(), signal.SIGKILL)
+        here.until(lambda: "░" not in here.screen(), "it to be gone")
 
 
 class TestShippedModel:
@@ -561,3 +637,14 @@ end)()""".replace("\n", " ")
 DRAWN = (
     '#vim.api.nvim_buf_get_extmarks(0, vim.api.nvim_get_namespaces()["talaria.steps"], 0, -1, {})'
 )
+
+
+def test_the_picture_of_the_readme() -> None:
+    """A function is written before one's eyes: several screens, masks and text among them."""
+    frames = record()
+    kept = ROOT / "build" / "e2e" / "neovim" / "denoising.svg"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(svg(frames), "utf-8")
+    screens = [screen for screen, *_ in frames]
+    assert len(screens) > 4
+    assert any("░" in screen for screen in screens)

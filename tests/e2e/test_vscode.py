@@ -77,9 +77,7 @@ def last_start(home: Path) -> int:
 
 def test_grey_text_appears_and_tab_accepts_it(window: Code) -> None:
     """What is grey becomes text."""
-    window.open("first.py")
-    window.type("total = ")
-    window.grey("first + second")
+    window.offered("first.py", "total = ", "first + second")
     window.shot("grey")
     window.press("Tab")
     window.grey("")
@@ -89,9 +87,7 @@ def test_grey_text_appears_and_tab_accepts_it(window: Code) -> None:
 
 def test_typing_through_keeps_it_right_and_asks_nothing(window: Code) -> None:
     """Each key takes one from the grey text, and no engine is asked."""
-    window.open("along.py")
-    window.type("total = ")
-    window.grey("first + second")
+    window.offered("along.py", "total = ", "first + second")
     asked = window.requests()
     for place, key in enumerate("first +"):
         window.type(key)
@@ -106,9 +102,7 @@ def test_typing_through_keeps_it_right_and_asks_nothing(window: Code) -> None:
 
 def test_a_wrong_character_dismisses_it(window: Code) -> None:
     """What no longer fits is gone at once."""
-    window.open("wrong.py")
-    window.type("total = ")
-    window.grey("first + second")
+    window.offered("wrong.py", "total = ", "first + second")
     window.type("g")
     window.grey("")
     window.shot("wrong")
@@ -117,9 +111,7 @@ def test_a_wrong_character_dismisses_it(window: Code) -> None:
 
 def test_cycling_shows_the_others(window: Code) -> None:
     """The next, the one after it, and the first again."""
-    window.open("cycle.py")
-    window.type("total = ")
-    window.grey("first + second")
+    window.offered("cycle.py", "total = ", "first + second")
     for text in ("sum(values)", "len(values)", "first + second"):
         window.press("Alt+]")
         window.grey(text)
@@ -132,9 +124,7 @@ def test_cycling_shows_the_others(window: Code) -> None:
 
 def test_words_are_accepted_one_by_one(window: Code) -> None:
     """The rest stays grey."""
-    window.open("part.py")
-    window.type("total = ")
-    window.grey("first + second")
+    window.offered("part.py", "total = ", "first + second")
     window.press("Control+ArrowRight")
     window.grey(" + second")
     window.shot("word")
@@ -146,9 +136,7 @@ def test_words_are_accepted_one_by_one(window: Code) -> None:
 
 def test_escape_puts_it_away_for_good(window: Code) -> None:
     """The same does not come by itself again; asked for, it does."""
-    window.open("escape.py")
-    window.type("total = ")
-    window.grey("first + second")
+    window.offered("escape.py", "total = ", "first + second")
     window.press("Escape")
     window.grey("")
     window.press("Backspace")
@@ -207,12 +195,15 @@ def test_switched_off_it_asks_nothing(window: Code) -> None:
     time.sleep(1.5)
     window.shot("off")
     assert (window.ghost(), window.requests()) == ("", asked)
-    window.run("Talaria: Turn Suggestions Off or On in This Language")
+    language = "Talaria: Turn Suggestions Off or On in This Language"
+    for _ in range(2):  # while all are off, each time counts too
+        window.run(language)
     window.menu()
-    window.press("Enter")  # on again, but not in Python
-    time.sleep(0.5)
-    assert "off" in window.status()
-    window.run("Talaria: Turn Suggestions Off or On in This Language")
+    window.press("Enter")
+    until(lambda: "ready" in window.status(), "all on")
+    window.run(language)
+    until(lambda: "off" in window.status(), "off in Python")
+    window.run(language)
     until(lambda: "ready" in window.status(), "on")
     window.press("Enter")
     window.type("x = ")
@@ -233,9 +224,7 @@ def test_two_files_at_once(window: Code) -> None:
     """Each has its own."""
     window.open("left.py")
     window.press("Control+\\")
-    window.open("right.py")
-    window.type("other = ")
-    window.grey("elsewhere()")
+    window.offered("right.py", "other = ", "elsewhere()")
     window.press("Control+1")
     window.type("x = ")
     window.grey("wanted()")
@@ -252,9 +241,7 @@ def test_two_files_at_once(window: Code) -> None:
 
 def test_a_killed_server_comes_back(window: Code, home: Path) -> None:
     """The text stays what it is, what was switched off stays off, and suggestions come again."""
-    window.open("killed.py")
-    window.type("x = ")
-    window.grey("wanted()")
+    window.offered("killed.py", "x = ", "wanted()")
     process = last_start(home)
     os.kill(process, signal.SIGKILL)
     window.type("wa")
@@ -267,6 +254,32 @@ def test_a_killed_server_comes_back(window: Code, home: Path) -> None:
     window.grey("wanted()")
     window.press("Tab")
     window.holds("killed.py", "x = wanted()")
+
+
+def test_a_server_that_hangs_can_be_restarted(window: Code, home: Path) -> None:
+    """The menu comes without its answer."""
+    window.open("killed.py")
+    process = last_start(home)
+    os.kill(process, signal.SIGSTOP)
+    window.menu()
+    window.shot("hangs")
+    window.type("Restart")
+    window.press("Enter")
+    until(lambda: last_start(home) != process, "a new server")
+    window.ready()
+
+
+def test_a_program_that_says_nothing_can_be_replaced(window: Code, home: Path) -> None:
+    """It is waited for, but a new setting counts at once."""
+    silent = home / "silent"
+    silent.write_text(f'#!/bin/sh\necho $$ >>"{home}/started"\nexec sleep 600\n')
+    silent.chmod(0o755)
+    process = last_start(home)
+    window.set(server_path=str(silent))
+    until(lambda: last_start(home) != process, "the program")
+    assert "loaded" in window.status()
+    window.set()
+    window.ready()
 
 
 def test_a_server_that_cannot_run_is_given_up_with_one_message(window: Code, home: Path) -> None:
@@ -284,7 +297,7 @@ def test_a_server_that_cannot_run_is_given_up_with_one_message(window: Code, hom
     time.sleep(2)
     assert (home / "started").read_text() == before
     place.write_text(sound)
-    window.click(".notifications-toasts .monaco-button:has-text('Restart')")
+    window.answer("Restart")
     window.ready()
     assert window.messages() == []
 
@@ -293,16 +306,82 @@ def test_without_a_server_it_offers_help(window: Code, home: Path) -> None:
     """One message, with a way to install it, and the status says so."""
     place = home / "bin" / "talaria"
     place.rename(place.with_name("elsewhere"))
+    place.mkdir()  # a folder of this name is no program
     window.run("Talaria: Restart the Server")
-    until(lambda: "no server" in window.status(), "no server")
+    until(lambda: "neither" in window.status(), "no server")
     until(window.messages, "a message")
     time.sleep(1)
     window.shot("missing")
     assert len(window.messages()) == 1
+    window.answer("Choose")
+    window.choose(place.with_name("elsewhere"))
+    window.ready()
+    assert window.messages() == []
+    place.rmdir()
     place.with_name("elsewhere").rename(place)
+    window.set()
+    window.ready()
+
+
+PYTHON = """#!/bin/sh
+# A Python that says that it makes an environment and installs into it.
+echo "$0 $@" >>"{home}/pythons"
+if [ "$2" = venv ]; then
+  mkdir -p "$3/bin"
+  cp "$0" "$3/bin/python"
+elif [ -e "{home}/clone/constraints.txt" ]; then
+  cp "{home}/bin/elsewhere" "$(dirname "$0")/talaria"
+else
+  echo "Looking in indexes"
+  echo "ERROR: Could not open requirements file" >&2
+  exit 1
+fi
+"""
+
+
+def test_a_server_is_installed(window: Code, home: Path) -> None:
+    """From a clone, by `python3`; what is wrong is told."""
+    window.open("killed.py")
+    place = home / "bin" / "talaria"
+    place.rename(place.with_name("elsewhere"))
+    python, clone = home / "bin" / "python3", home / "clone"
+    python.write_text(PYTHON.format(home=home))
+    python.chmod(0o755)
+    clone.mkdir()
+    window.run("Talaria: Restart the Server")
+    until(window.messages, "a message")
+    window.answer("Install")
+    window.choose(clone)
+    until(lambda: "ERROR: Could not" in "".join(window.messages()), "a failure")
+    time.sleep(1)
+    window.shot("not-installed")
+    assert "Looking in indexes" in window.log()
     window.dismiss_messages()
+    (clone / "constraints.txt").touch()
+    window.menu()
+    window.type("Install")
+    window.press("Enter")
+    window.choose(clone)
+    window.ready()
+    window.shot("installed")
+    assert window.messages() == []
+    own = next((home / "user").glob("User/globalStorage/*/server"))
+    venv, pip = (home / "pythons").read_text().splitlines()[-2:]
+    assert venv == f"{python} -m venv {own}"
+    assert pip.startswith(f"{own}/bin/python -m pip install ")
+    assert pip.endswith(f"--constraint {clone}/constraints.txt {clone}")
+    python.unlink()
+    place.with_name("elsewhere").rename(place)
     window.run("Talaria: Restart the Server")
     window.ready()
+
+
+def test_without_an_editor_it_says_so(window: Code) -> None:
+    """A command that needs a place is no error."""
+    window.run("View: Close All Editors")
+    window.run("Talaria: Write This Function")
+    until(lambda: "nothing to fill" in "".join(window.messages()), "a message")
+    window.dismiss_messages()
 
 
 def test_the_walkthrough_opens(window: Code) -> None:
@@ -434,7 +513,7 @@ def test_a_folder_that_is_trusted_may_bring_its_server(real: Code) -> None:
     inside.parent.mkdir(parents=True)
     place.rename(inside)
     real.run("Talaria: Restart the Server")
-    until(lambda: "no server" in real.status(), "no server")
+    until(lambda: "only if you trust" in real.status(), "no server")
     real.run("Workspaces: Manage Workspace Trust")
     real.click(".workspace-trust-editor .monaco-button:has-text('Trust')")
     real.ready()

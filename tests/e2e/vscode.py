@@ -201,6 +201,12 @@ class Code:
         self.wait("[id='talaria.talaria.talaria']")
         until(lambda: "ready" in self.status(), "a model that is ready", 90)
 
+    def offered(self, name: str, line: str, grey: str) -> None:
+        """Open a file, type a line, and wait for just this grey text behind it."""
+        self.open(name)
+        self.type(line)
+        self.grey(grey)
+
     def run(self, title: str) -> None:
         """Run a command of the palette."""
         self.press("F1")
@@ -219,6 +225,26 @@ class Code:
         title = self.menu()
         self.press("Escape")
         return int(title.split("·")[1].split()[0])
+
+    def answer(self, button: str) -> None:
+        """Click at a button of a notification."""
+        self.click(f".notifications-toasts .monaco-button:has-text('{button}')")
+
+    def choose(self, path: Path) -> None:
+        """Give a file or a folder to the dialog that asks for one."""
+        self.wait(".quick-input-title:has-text('alaria')")
+        field = "page.locator('.quick-input-widget input').first()"
+        text = f"{path}/" if path.is_dir() else str(path)
+
+        def given() -> bool:  # the dialog may still be writing there itself
+            self.js(f"await {field}.fill(args[0])", text)
+            time.sleep(0.5)
+            return bool(self.js(f"return await {field}.inputValue()") == text)
+
+        until(given, "the path in the dialog")
+        until(lambda: ".." in self.texts(".quick-input-list .monaco-list-row"), "its files")
+        self.shot("dialog")
+        self.press("Enter")
 
     def messages(self) -> list[str]:
         """The notifications on the screen."""
@@ -315,7 +341,8 @@ def code(
                     assert page.stdin
                     page.stdin.close()
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            for number in (signal.SIGTERM, signal.SIGCONT):  # what was stopped must go, too
+                os.killpg(server.pid, number)
 
 
 def _listens(port: int) -> bool:

@@ -1,21 +1,21 @@
 /** Talaria in VS Code: starts the language server and gives it a face. What is clever is there. */
 import { readFile } from "node:fs/promises";
 import * as vscode from "vscode";
-import {
-  CloseAction,
-  ErrorAction,
-  LanguageClient,
-  State as Life,
-} from "vscode-languageclient/node";
-import { find, installServer, offerToInstall } from "./find";
+import { CloseAction, ErrorAction, LanguageClient } from "vscode-languageclient/node";
+import { contributes } from "../package.json";
+import { choose, find, install } from "./find";
 import { Live, type Step } from "./live";
-import { serverOptions } from "./options";
-import { Patience } from "./patience";
 import { Status, type State } from "./status";
 
 const OFF = "off"; // the key under which a workspace keeps what was switched off
-
+const OURS = "talaria.server_path"; // a setting that is no option of the server's
 const PLACED = ["talaria.fillFunction", "talaria.fillHere", "talaria.rewrite"]; // want a place
+const GENERAL = ["talaria.toggle", "talaria.status"]; // want nothing
+
+// A server that ended by itself is started again, after twice as long each time.
+const SHORTEST = 500; // milliseconds
+const SPAN = 180_000; // milliseconds
+const MOST = 5; // ends within the span; after more it stays ended
 
 let talaria: Talaria | undefined;
 
@@ -42,7 +42,7 @@ class Talaria {
   private readonly off: Set<string>;
   private readonly status: Status;
   private client: LanguageClient | undefined;
-  private patience = new Patience();
+  private ends: number[] = []; // when a server ended by itself
   private again: NodeJS.Timeout | undefined;
   private starting: Promise<void> = Promise.resolve();
 
@@ -54,19 +54,18 @@ class Talaria {
       this.log,
       this.live,
       this.status,
-      on("talaria.menu", () => this.menu()),
+      on("talaria.menu", () => this.status.menu()),
       on("talaria.restart", () => this.restart()),
-      on("talaria.install", () => installServer(context.globalStorageUri)),
+      on("talaria.install", () => install(context.globalStorageUri, this.log)),
+      on("talaria.choose", choose),
       on("talaria.showLog", () => this.log.show()),
       on("talaria.openSettings", () =>
         vscode.commands.executeCommand("workbench.action.openSettings", "@ext:talaria.talaria"),
       ),
-      on("talaria.toggleLanguage", () =>
-        vscode.commands.executeCommand(
-          "talaria.toggle",
-          vscode.window.activeTextEditor?.document.languageId,
-        ),
-      ),
+      on("talaria.toggleLanguage", () => {
+        const language = vscode.window.activeTextEditor?.document.languageId;
+        return language && vscode.commands.executeCommand("talaria.toggle", language);
+      }),
       on("talaria.dismiss", () => this.dismiss()),
       vscode.window.onDidChangeActiveTextEditor(() => this.status.draw()),
       vscode.workspace.onDidGrantWorkspaceTrust(() => this.restart()),
@@ -76,95 +75,94 @@ class Talaria {
 
   /** Start the server, or start it anew; one after the other, however often it is asked for. */
   async restart(): Promise<void> {
-    this.patience = new Patience();
+    this.ends = [];
     await this.startAnew();
   }
 
   async stop(): Promise<void> {
     clearTimeout(this.again);
-    const client = this.client;
-    this.client = undefined;
-    this.live.clear();
-    await vscode.commands.executeCommand("setContext", "talaria.running", false);
+    const client = this.forget();
     await client?.dispose().catch((error: unknown) => this.log.info(String(error)));
   }
 
   private async startAnew(): Promise<void> {
+    this.status.set("loading");
     this.starting = this.starting.then(() => this.stop()).then(() => this.start());
     await this.starting;
   }
 
   private async start(): Promise<void> {
-    this.status.set("loading");
-    const storage = this.context.globalStorageUri;
-    const found = await find(storage);
+    const found = await find(this.context.globalStorageUri);
     if ("missing" in found) {
-      this.log.warn(found.missing);
-      this.status.set("missing", found.missing);
-      void offerToInstall(storage, found.missing);
+      const offers = { "Install…": "talaria.install", "Choose Program…": "talaria.choose" };
+      void this.stopped(found.missing, offers);
       return;
     }
     this.log.info(`the server is ${found.program}`);
     const client = (this.client = this.made(found.program));
-    client.onDidChangeState(({ oldState, newState }) => {
-      if (newState === Life.Running) {
-        this.began(client);
-      } else if (oldState === Life.Running) {
-        this.ended(client);
-      }
+    // Nobody waits for it: a program that says nothing could not be replaced then.
+    client.start().then(
+      () => this.began(client),
+      () => this.ended(client),
+    );
+  }
+
+  private made(program: string): LanguageClient {
+    const server = { command: program, args: ["lsp"] };
+    const client = new Client("talaria", "Talaria", server, {
+      documentSelector: [{ scheme: "file" }, { scheme: "untitled" }],
+      outputChannel: this.log,
+      initializationOptions: options,
+      initializationFailedHandler: () => false,
+      errorHandler: {
+        error: () => ({ action: ErrorAction.Continue }), // if it is serious, it closes
+        closed: () => {
+          this.ended(client);
+          return { action: CloseAction.DoNotRestart, message: "the connection is closed" };
+        },
+      },
+      middleware: {
+        executeCommand: async (command, given, next) => {
+          try {
+            const answer: unknown = await next(command, given.length ? given : place(command));
+            if (command === "talaria.toggle" && typeof answer === "boolean") {
+              await this.toggled(String(given[0] ?? ""));
+            }
+            return answer;
+          } finally {
+            if (PLACED.includes(command)) {
+              this.live.clear();
+            }
+          }
+        },
+        workspace: {
+          handleApplyEdit: async (params, next) => {
+            await this.live.seen();
+            return next(params, new vscode.CancellationTokenSource().token);
+          },
+        },
+        window: {
+          showDocument: (params, token, next) =>
+            params.uri.endsWith(".html") ? showPage(params.uri) : next(params, token),
+        },
+      },
     });
     client.onNotification("talaria/status", (now: { state: State; message: string }) =>
       this.status.set(now.state, now.message),
     );
-    client.onNotification("talaria/step", (step: Step) =>
-      this.live.show(client.protocol2CodeConverter.asUri(step.uri), step),
-    );
-    try {
-      await client.start();
-    } catch (error) {
-      this.log.error(String(error));
-      this.ended(client);
-    }
-  }
-
-  private made(program: string): LanguageClient {
-    return new Client(
-      "talaria",
-      "Talaria",
-      { command: program, args: ["lsp"] },
-      {
-        documentSelector: [{ scheme: "file" }, { scheme: "untitled" }],
-        outputChannel: this.log,
-        initializationOptions: () => serverOptions(this.context.extension),
-        initializationFailedHandler: () => false,
-        errorHandler: {
-          error: () => ({ action: ErrorAction.Continue }), // if it is serious, it closes
-          closed: () => ({ action: CloseAction.DoNotRestart, handled: true }),
-        },
-        middleware: {
-          executeCommand: (command, given, next) => this.execute(command, given, next),
-          workspace: {
-            handleApplyEdit: async (params, next) => {
-              await this.live.seen();
-              return next(params, new vscode.CancellationTokenSource().token);
-            },
-          },
-          window: {
-            showDocument: (params, token, next) =>
-              params.uri.endsWith(".html") ? this.showPage(params.uri) : next(params, token),
-          },
-        },
-      },
-    );
+    client.onNotification("talaria/step", (step: Step) => this.live.show(step));
+    return client;
   }
 
   private began(client: LanguageClient): void {
-    // A new server knows nothing of what was switched off.
-    for (const name of this.off) {
-      const what = { command: "talaria.toggle", arguments: [name] };
-      void client.sendRequest("workspace/executeCommand", what);
+    if (client === this.client) {
+      void vscode.commands.executeCommand("setContext", "talaria.running", true);
+      // A new server knows nothing of what was switched off.
+      for (const name of this.off) {
+        const what = { command: "talaria.toggle", arguments: [name] };
+        void client.sendRequest("workspace/executeCommand", what);
+      }
     }
-    void vscode.commands.executeCommand("setContext", "talaria.running", true);
   }
 
   /** A server is gone. If nobody wanted that, there will be another, later each time. */
@@ -172,68 +170,43 @@ class Talaria {
     if (client !== this.client) {
       return;
     }
-    this.client = undefined;
-    this.live.clear();
-    void vscode.commands.executeCommand("setContext", "talaria.running", false);
-    const wait = this.patience.ended(Date.now());
-    if (wait === undefined) {
-      this.giveUp("the server ended again and again");
+    this.forget();
+    const now = Date.now();
+    this.ends = [...this.ends.filter((end) => now - end < SPAN), now];
+    if (this.ends.length > MOST) {
+      const offers = { Restart: "talaria.restart", "Show Log": "talaria.showLog" };
+      void this.stopped("the server ended again and again; the log may say why", offers);
       return;
     }
+    const wait = SHORTEST * 2 ** (this.ends.length - 1);
     this.log.warn(`the server ended; it is started again in ${wait / 1000} s`);
     this.status.set("loading", "the server ended and is started again");
     this.again = setTimeout(() => void this.startAnew(), wait);
   }
 
-  private giveUp(why: string): void {
-    const [restart, log] = ["Restart", "Show Log"];
-    this.log.error(why);
+  /** From now on, no server is there; returns the client of the one that was. */
+  private forget(): LanguageClient | undefined {
+    const client = this.client;
+    this.client = undefined;
+    this.live.clear();
+    void vscode.commands.executeCommand("setContext", "talaria.running", false);
+    return client;
+  }
+
+  /** There is no server, and will be none by itself: say why, and offer what may help. */
+  private async stopped(why: string, offers: Record<string, string>): Promise<void> {
+    this.log.warn(why);
     this.status.set("stopped", why);
-    void vscode.window
-      .showErrorMessage(`Talaria: ${why}. The log may say why.`, restart, log)
-      .then((answer) => {
-        if (answer === restart) {
-          void this.restart();
-        } else if (answer === log) {
-          this.log.show();
-        }
-      });
-  }
-
-  /** A command of the server's, from the palette, a key or an item. */
-  private async execute(
-    command: string,
-    given: unknown[],
-    next: (command: string, given: unknown[]) => vscode.ProviderResult<unknown>,
-  ): Promise<unknown> {
-    try {
-      const answer: unknown = await next(command, given.length ? given : this.given(command));
-      if (command === "talaria.toggle") {
-        await this.toggled(typeof given[0] === "string" ? given[0] : "", answer === true);
-      }
-      return answer;
-    } finally {
-      if (PLACED.includes(command)) {
-        this.live.clear();
-      }
+    const texts = Object.keys(offers);
+    const answer = await vscode.window.showWarningMessage(`Talaria: ${why}.`, ...texts);
+    if (answer) {
+      await vscode.commands.executeCommand(offers[answer] ?? "");
     }
   }
 
-  /** What a command is about that came without arguments: the editor that is looked at. */
-  private given(command: string): unknown[] {
-    const editor = vscode.window.activeTextEditor;
-    const converter = this.client?.code2ProtocolConverter;
-    if (!editor || !converter || command === "talaria.toggle" || command === "talaria.status") {
-      return [];
-    }
-    const uri = converter.asUri(editor.document.uri);
-    return [PLACED.includes(command) ? { uri, range: converter.asRange(editor.selection) } : uri];
-  }
-
-  private async toggled(language: string, isOn: boolean): Promise<void> {
-    if (isOn) {
-      this.off.delete(language);
-    } else {
+  /** The server has switched something; what is off is remembered for the next one. */
+  private async toggled(language: string): Promise<void> {
+    if (!this.off.delete(language)) {
       this.off.add(language);
     }
     this.status.draw();
@@ -243,48 +216,51 @@ class Talaria {
   /** Hide the grey text, and tell the server that it is not wanted. */
   private async dismiss(): Promise<void> {
     await vscode.commands.executeCommand("editor.action.inlineSuggest.hide");
-    const document = vscode.window.activeTextEditor?.document;
-    if (document && this.client?.isRunning()) {
-      const uri = this.client.code2ProtocolConverter.asUri(document.uri);
+    const uri = vscode.window.activeTextEditor?.document.uri.toString();
+    if (this.client?.isRunning()) {
       await this.client.sendNotification("talaria/didDismiss", { uri });
     }
   }
 
   private async configure(event: vscode.ConfigurationChangeEvent): Promise<void> {
     if (
-      event.affectsConfiguration("talaria.server_path") ||
+      event.affectsConfiguration(OURS) ||
       (!this.client && event.affectsConfiguration("python.defaultInterpreterPath"))
     ) {
       await this.restart();
-    } else if (event.affectsConfiguration("talaria") && this.client?.isRunning()) {
-      const settings = { talaria: serverOptions(this.context.extension) };
-      await this.client.sendNotification("workspace/didChangeConfiguration", { settings });
+    } else if (event.affectsConfiguration("talaria")) {
+      const settings = { talaria: options() };
+      await this.client?.sendNotification("workspace/didChangeConfiguration", { settings });
     }
   }
+}
 
-  private async menu(): Promise<void> {
-    const running = this.client?.isRunning() ?? false;
-    const status = running
-      ? await this.client
-          ?.sendRequest<{ engine: { state: string; requests?: number } }>(
-            "workspace/executeCommand",
-            { command: "talaria.status" },
-          )
-          .catch(() => null)
-      : null;
-    await this.status.menu(running, status?.engine ?? null);
-  }
+/** The settings that are the server's options, by its names for them. */
+function options(): Record<string, unknown> {
+  const settings = vscode.workspace.getConfiguration();
+  const names = Object.keys(contributes.configuration.properties).filter((name) => name !== OURS);
+  const given = names.map((name) => [name.replace("talaria.", ""), settings.get(name)] as const);
+  return { ...Object.fromEntries<unknown>(given), status: true };
+}
 
-  /** A page of the server's, beside the text: it is on the machine on which the server runs. */
-  private async showPage(address: string): Promise<{ success: boolean }> {
-    const html = await readFile(vscode.Uri.parse(address).fsPath, "utf8");
-    const panel = vscode.window.createWebviewPanel(
-      "talaria.trace",
-      "Talaria: the last answer",
-      { viewColumn: vscode.ViewColumn.Beside, preserveFocus: true },
-      { enableScripts: true, localResourceRoots: [] },
-    );
-    panel.webview.html = html;
-    return { success: true };
-  }
+/** What a command of the server's is about that came without arguments: what is looked at. */
+function place(command: string): unknown[] {
+  const editor = vscode.window.activeTextEditor;
+  const uri = editor?.document.uri.toString() ?? ""; // the server says what is amiss without one
+  const { start, end } = editor?.selection ?? new vscode.Range(0, 0, 0, 0);
+  const at = PLACED.includes(command) ? { uri, range: { start, end } } : uri;
+  return GENERAL.includes(command) ? [] : [at];
+}
+
+/** A page of the server's, beside the text: it is on the machine on which the server runs. */
+async function showPage(address: string): Promise<{ success: boolean }> {
+  const html = await readFile(vscode.Uri.parse(address).fsPath, "utf8");
+  const panel = vscode.window.createWebviewPanel(
+    "talaria.trace",
+    "Talaria: the last answer",
+    { viewColumn: vscode.ViewColumn.Beside, preserveFocus: true },
+    { enableScripts: true, localResourceRoots: [] },
+  );
+  panel.webview.html = html;
+  return { success: true };
 }

@@ -1,13 +1,12 @@
 /** Where the server is, and how it is installed where it is not. */
 import { execFile } from "node:child_process";
 import { constants } from "node:fs";
-import { access } from "node:fs/promises";
+import { access, stat } from "node:fs/promises";
+import { homedir } from "node:os";
 import * as path from "node:path";
 import { promisify } from "node:util";
 import * as vscode from "vscode";
-import { resolved, serverPath } from "./options";
 
-const run = promisify(execFile);
 const WINDOWS = process.platform === "win32";
 const NAME = WINDOWS ? "talaria.exe" : "talaria";
 const SCRIPTS = WINDOWS ? "Scripts" : "bin";
@@ -16,63 +15,49 @@ const SCRIPTS = WINDOWS ? "Scripts" : "bin";
 export type Found = { program: string } | { missing: string };
 
 /**
- * Looks at the setting, then at virtual environments of the workspace, at the Python extension's
- * interpreter, at PATH, and at what `install` made. What a workspace names or brings along is run
- * only if the user trusts it.
+ * Looks at the setting alone where it is set, else at virtual environments of the workspace, beside
+ * `python.defaultInterpreterPath`, at PATH, and at what `install` made. What a workspace names or
+ * brings along is run only if the user trusts it.
  */
 export async function find(storage: vscode.Uri): Promise<Found> {
-  const chosen = serverPath();
-  if (chosen) {
-    const missing = `talaria.server_path is ${chosen}; no program is there that can be run`;
-    return (await runs(chosen)) ? { program: chosen } : { missing };
-  }
-  const places: string[] = [];
-  if (vscode.workspace.isTrusted) {
-    for (const folder of vscode.workspace.workspaceFolders ?? []) {
-      for (const environment of [".venv", "venv", "env"]) {
-        places.push(path.join(folder.uri.fsPath, environment, SCRIPTS));
-      }
-    }
-    const python = vscode.workspace.getConfiguration("python");
-    const interpreter = resolved(python.get<string>("defaultInterpreterPath") ?? "");
-    if (path.isAbsolute(interpreter)) {
-      places.push(path.dirname(interpreter));
-    }
-  }
-  places.push(
-    ...(process.env.PATH ?? "").split(path.delimiter).filter((each) => path.isAbsolute(each)),
+  const { isTrusted, workspaceFolders = [] } = vscode.workspace;
+  const chosen = setting("talaria.server_path");
+  const environments = workspaceFolders.flatMap(({ uri }) =>
+    [".venv", "venv", "env"].map((name) => path.join(uri.fsPath, name, SCRIPTS)),
   );
-  places.push(path.join(environmentOf(storage), SCRIPTS));
-  for (const place of places) {
-    const program = path.join(place, NAME);
+  const places = [
+    ...(isTrusted ? [...environments, path.dirname(setting("python.defaultInterpreterPath"))] : []),
+    ...(process.env.PATH ?? "").split(path.delimiter),
+    path.join(environmentOf(storage), SCRIPTS),
+  ];
+  const programs = places
+    .map((place) => path.join(place, NAME))
+    .filter((each) => path.isAbsolute(each));
+  for (const program of chosen ? [chosen] : programs) {
     if (await runs(program)) {
       return { program };
     }
   }
-  return {
-    missing:
-      "the program `talaria` is neither in a virtual environment of the workspace nor on PATH",
-  };
+  if (chosen) {
+    return { missing: `talaria.server_path is ${chosen}; no program is there that can be run` };
+  }
+  const where = isTrusted
+    ? "neither in a virtual environment of the workspace nor on PATH"
+    : "not on PATH, and the workspace is searched only if you trust it";
+  return { missing: `the program \`talaria\` is ${where}` };
 }
 
-/** Says that there is no server and offers what helps. */
-export async function offerToInstall(storage: vscode.Uri, missing: string): Promise<void> {
-  const install = "Install…";
-  const choose = "Choose Program…";
-  const answer = await vscode.window.showWarningMessage(`Talaria: ${missing}.`, install, choose);
-  if (answer === install) {
-    await installServer(storage);
-  } else if (answer === choose) {
-    const found = await vscode.window.showOpenDialog({ title: "The program `talaria`" });
-    if (found?.[0]) {
-      const settings = vscode.workspace.getConfiguration("talaria");
-      await settings.update("server_path", found[0].fsPath, vscode.ConfigurationTarget.Global);
-    }
+/** Lets the user choose the server's program, and keeps it as the setting. */
+export async function choose(): Promise<void> {
+  const file = await vscode.window.showOpenDialog({ title: "The program `talaria`" });
+  if (file?.[0]) {
+    const settings = vscode.workspace.getConfiguration("talaria");
+    await settings.update("server_path", file[0].fsPath, vscode.ConfigurationTarget.Global);
   }
 }
 
 /** Installs the server from a copy of its repository into an environment of the extension's. */
-export async function installServer(storage: vscode.Uri): Promise<void> {
+export async function install(storage: vscode.Uri, log: vscode.LogOutputChannel): Promise<void> {
   const folder = await vscode.window.showOpenDialog({
     title: "The folder of Talaria's repository",
     openLabel: "Install from Here",
@@ -83,32 +68,54 @@ export async function installServer(storage: vscode.Uri): Promise<void> {
     return;
   }
   const source = folder[0].fsPath;
-  const own = environmentOf(storage);
   const constraints = path.join(source, "constraints.txt");
-  const progress = { location: vscode.ProgressLocation.Notification, title: "Talaria" };
+  const own = environmentOf(storage);
+  const title = "Talaria: installing the server; torch is large, this takes minutes";
+  const progress = { location: vscode.ProgressLocation.Notification, title, cancellable: true };
+  const stop = new AbortController();
+  const run = async (program: string, ...args: string[]): Promise<void> => {
+    log.info([program, ...args].join(" "));
+    const running = promisify(execFile)(program, args, { signal: stop.signal });
+    running.child.stdout?.on("data", (text) => log.info(String(text).trimEnd()));
+    running.child.stderr?.on("data", (text) => log.error(String(text).trimEnd()));
+    await running;
+  };
   try {
-    await vscode.window.withProgress(progress, async (told) => {
-      told.report({ message: "installing the server; torch is large, this takes minutes" });
-      await access(constraints);
-      await run(WINDOWS ? "python" : "python3", ["-m", "venv", own]);
-      const pip = ["-m", "pip", "install", "--constraint", constraints, source];
-      await run(path.join(own, SCRIPTS, "python"), pip);
+    await vscode.window.withProgress(progress, async (_, token) => {
+      token.onCancellationRequested(() => stop.abort());
+      await run(WINDOWS ? "python" : "python3", "-m", "venv", own);
+      const pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"];
+      await run(path.join(own, SCRIPTS, "python"), ...pip, "--constraint", constraints, source);
     });
+    await vscode.commands.executeCommand("talaria.restart");
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    void vscode.window.showErrorMessage(`Talaria: the server could not be installed. ${why}`);
-    return;
+    const why = (error as Error).message.trim().split("\n").at(-1) ?? "";
+    const needed =
+      "It takes the repository's folder, and Python 3.11 or newer, with venv, as python3";
+    const message = `Talaria: no server was installed: ${why}. ${needed}.`;
+    if (!stop.signal.aborted && (await vscode.window.showErrorMessage(message, "Show Log"))) {
+      log.show();
+    }
   }
-  await vscode.commands.executeCommand("talaria.restart");
+}
+
+/** A setting that is a path, without its abbreviations; empty where it is unset. */
+function setting(name: string): string {
+  const written = vscode.workspace.getConfiguration().get<string | null>(name) ?? "";
+  const folder = vscode.workspace.workspaceFolders?.[0]?.uri.fsPath ?? "";
+  return written
+    .replace(/^~(?=[/\\])/, () => homedir())
+    .replaceAll("${workspaceFolder}", () => folder);
 }
 
 function environmentOf(storage: vscode.Uri): string {
   return path.join(storage.fsPath, "server");
 }
 
+/** Whether there is a file that can be run. */
 async function runs(program: string): Promise<boolean> {
-  return access(program, constants.X_OK).then(
-    () => true,
+  return Promise.all([stat(program), access(program, constants.X_OK)]).then(
+    ([found]) => found.isFile(),
     () => false,
   );
 }

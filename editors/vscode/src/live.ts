@@ -1,4 +1,5 @@
 /** The denoising, live: what the model has so far, laid over the place where it will stand. */
+import { setTimeout as delay } from "node:timers/promises";
 import * as vscode from "vscode";
 
 /** What `talaria/step` says. */
@@ -12,6 +13,8 @@ export interface Step {
 const MASK = "░";
 const PACE = 60; // milliseconds for which a step is to be seen; the model may take far less
 const BEHIND = 12; // steps at most that wait to be seen
+const OVER = "position: absolute; z-index: 10; white-space: pre; pointer-events: none";
+const BACK = "background: var(--vscode-editor-background)"; // hides what lies below
 
 /**
  * Two layers over the text: what is settled or still a mask, and in another colour what a step has
@@ -19,131 +22,99 @@ const BEHIND = 12; // steps at most that wait to be seen
  * the editor hands through.
  */
 export class Live implements vscode.Disposable {
-  private readonly settled = vscode.window.createTextEditorDecorationType({});
-  private readonly fresh = vscode.window.createTextEditorDecorationType({});
-  private readonly listening: vscode.Disposable;
-  private waiting: [vscode.Uri, Step][] = [];
-  private shown = ""; // the address of the document
-  private before: (string | null)[] = [];
-  private timer: NodeJS.Timeout | undefined;
-  private whenSeen: (() => void)[] = [];
-
-  constructor() {
-    this.listening = vscode.workspace.onDidChangeTextDocument(({ document }) => {
-      if (document.uri.toString() === this.shown) {
-        this.clear();
-      }
-    });
-  }
+  private readonly layers = vscode.window.createTextEditorDecorationType({});
+  private readonly listening = vscode.workspace.onDidChangeTextDocument(({ document }) => {
+    if (document.uri.toString() === this.shown?.uri) {
+      this.clear();
+    }
+  });
+  private waiting: Step[] = [];
+  private shown: Step | undefined;
+  private playing: Promise<void> | undefined;
 
   /** Show a step, once those before it have been seen. */
-  show(uri: vscode.Uri, step: Step): void {
-    this.waiting = [...this.waiting, [uri, step] as [vscode.Uri, Step]].slice(-BEHIND);
-    if (!this.timer) {
-      this.next();
-    }
+  show(step: Step): void {
+    this.waiting = [...this.waiting, step].slice(-BEHIND);
+    this.playing ??= this.play();
   }
 
   /** Wait until all that came has been seen. */
   async seen(): Promise<void> {
-    if (this.timer) {
-      await new Promise<void>((resolve) => this.whenSeen.push(resolve));
-    }
+    await this.playing;
   }
 
   /** Take away what is shown and what waits. */
   clear(): void {
-    clearTimeout(this.timer);
-    this.timer = undefined;
     this.waiting = [];
-    this.shown = "";
-    this.before = [];
-    this.whenSeen.splice(0).forEach((resolve) => resolve());
+    this.shown = undefined;
     for (const editor of vscode.window.visibleTextEditors) {
-      editor.setDecorations(this.settled, []);
-      editor.setDecorations(this.fresh, []);
+      editor.setDecorations(this.layers, []);
     }
   }
 
   dispose(): void {
-    this.clear();
+    this.waiting = [];
     this.listening.dispose();
-    this.settled.dispose();
-    this.fresh.dispose();
+    this.layers.dispose();
   }
 
-  private next(): void {
-    const [uri, step] = this.waiting.shift() ?? [];
-    this.timer = uri && setTimeout(() => this.next(), PACE);
-    if (!uri || !step) {
-      this.whenSeen.splice(0).forEach((resolve) => resolve());
-      return;
-    }
-    const [settled, fresh] = layers(this.before, step.pieces);
-    this.before = step.pieces;
-    this.shown = uri.toString();
-    const grey = new vscode.ThemeColor("editorGhostText.foreground");
-    const green = new vscode.ThemeColor("charts.green");
-    for (const editor of vscode.window.visibleTextEditors) {
-      if (editor.document.uri.toString() === this.shown) {
-        const at = new vscode.Position(step.position.line, step.position.character);
-        const back = "background: var(--vscode-editor-background)";
-        const line = editor.document.lineAt(at.line).text.slice(0, at.character);
-        editor.setDecorations(this.settled, [overlay(editor, at, line, settled, grey, back)]);
-        const top = overlay(editor, at, blank(line), fresh, green, "z-index: 11");
-        editor.setDecorations(this.fresh, [top]);
+  private async play(): Promise<void> {
+    for (let step; (step = this.waiting.shift());) {
+      const before = this.shown?.pieces ?? [];
+      this.shown = step;
+      for (const editor of vscode.window.visibleTextEditors) {
+        const { uri, version } = editor.document;
+        // In a text that was changed meanwhile, the place is another.
+        if (uri.toString() === step.uri && version === step.version) {
+          editor.setDecorations(this.layers, layers(editor, step, before));
+        }
       }
+      await delay(PACE);
     }
+    this.playing = undefined;
   }
 }
 
-/** Blanks as wide as a text, over as many lines. */
-function blank(text: string): string {
-  return text.replaceAll(/[^\n\t]/g, " ");
-}
-
-/** The text of both layers; where one has a sign, the other has a blank. */
+/** Both layers of a step; where one has a sign, the other has a blank. */
 function layers(
+  { document, options }: vscode.TextEditor,
+  { position, pieces }: Step,
   before: readonly (string | null)[],
-  pieces: readonly (string | null)[],
-): [settled: string, fresh: string] {
-  let settled = "";
-  let fresh = "";
+): vscode.DecorationOptions[] {
+  // Behind a header or a comment, it stands on the next line.
+  const below = pieces[0]?.startsWith("\n") ?? false;
+  const start = below ? "" : document.lineAt(position.line).text.slice(0, position.character);
+  let [settled, fresh] = [start, blank(start)];
   pieces.forEach((piece, place) => {
     const text = piece ?? MASK;
     const isNew = piece !== null && before[place] !== piece;
     settled += isNew ? blank(text) : text;
     fresh += isNew ? text : blank(text);
   });
-  return [settled, fresh];
+  const first = position.line + Number(below);
+  const tab = " ".repeat(Number(options.tabSize) || 4);
+  // It hangs at the line's beginning, which stays where it is when the text comes.
+  const range = new vscode.Range(position.line, 0, position.line, 0);
+  return [
+    { text: settled, color: "editorGhostText.foreground", style: BACK },
+    { text: fresh, color: "charts.green", style: "z-index: 11" },
+  ].map(({ text, color, style }) => {
+    const lines = text.slice(Number(below)).replaceAll("\t", tab).split("\n");
+    const hidden = lines.map((_, n) =>
+      first + n < document.lineCount ? document.lineAt(first + n).text.length : 0,
+    );
+    lines[0] = lines[0]?.padEnd(Math.max(...hidden)) ?? "";
+    const content = lines
+      .join("\n")
+      .replaceAll(/[\\"{};\n]/g, (sign) => `\\${sign.charCodeAt(0).toString(16)} `);
+    const down = below ? "translate: 0 1lh" : "";
+    const textDecoration = `none; content: "${content}"; ${OVER}; ${down}; ${style}`;
+    const shown = { contentText: " ", textDecoration, color: new vscode.ThemeColor(color) };
+    return { range, renderOptions: { before: shown } };
+  });
 }
 
-/** A text of several lines at a place behind `line`; it hides what it lies over. */
-function overlay(
-  editor: vscode.TextEditor,
-  at: vscode.Position,
-  line: string,
-  text: string,
-  color: vscode.ThemeColor,
-  style: string,
-): vscode.DecorationOptions {
-  const { document, options } = editor;
-  const tab = " ".repeat(Number(options.tabSize) || 4);
-  // Behind a header or a comment, it stands on the next line.
-  const below = text.startsWith("\n");
-  const lines = (below ? text.slice(1) : line + text).replaceAll("\t", tab).split("\n");
-  const first = at.line + Number(below);
-  const hidden = lines.map((_, n) =>
-    first + n < document.lineCount ? document.lineAt(first + n).text.length : 0,
-  );
-  lines[0] = lines[0]?.padEnd(Math.max(...hidden)) ?? "";
-  const content = lines
-    .join("\n")
-    .replaceAll(/[\\"{};\n]/g, (sign) => `\\${sign.charCodeAt(0).toString(16)} `);
-  const over = "position: absolute; z-index: 10; white-space: pre; pointer-events: none";
-  const down = below ? "translate: 0 1lh" : "";
-  const textDecoration = `none; content: "${content}"; ${over}; ${down}; ${style}`;
-  const before = { contentText: " ", textDecoration, color };
-  // It hangs at the line's beginning, which stays where it is when the text comes.
-  return { range: new vscode.Range(at.line, 0, at.line, 0), renderOptions: { before } };
+/** Blanks as wide as a text, over as many lines. */
+function blank(text: string): string {
+  return text.replaceAll(/[^\n\t]/g, " ");
 }

@@ -1,10 +1,10 @@
 --- Grey text at the cursor: what is shown, and what becomes of it as somebody types.
 ---
---- From 0.12 on, `vim.lsp.inline_completion` asks and draws. It goes on showing what the text
---- contradicts, and accepting doubles what was typed since it asked (neovim#36529). So what it
---- asks goes through `ask` here, and it is handed only what fits behind the cursor, anew after
---- each key. Older versions have none: then this module listens to keys and draws by itself.
+--- From 0.12 on, `vim.lsp.inline_completion` draws. By itself it goes on showing what the text
+--- contradicts, and accepting doubles what was typed since it asked (neovim#36529). So it does
+--- not ask the server; it is handed what fits behind the cursor, anew after each key.
 local server = require("talaria.server")
+local steps = require("talaria.steps")
 
 local api = vim.api
 local M = {}
@@ -14,182 +14,123 @@ local INVOKED, AUTOMATIC = 1, 2
 local PAUSE = 40 -- milliseconds without a key before the server is asked; it waits by itself too
 local namespace = api.nvim_create_namespace("talaria.ghost")
 
----Where the cursor was when the server was asked; all columns are in bytes.
----@class talaria.Place
----@field row integer
----@field col integer
----@field before string the line up to there
----@field after string the line from there on
----@field lines integer of the buffer
-
----@class talaria.Suggestions: talaria.Place
----@field items { text: string, command?: lsp.Command }[] from that place on
----@field index integer of the one that is shown
----@field invoked boolean whether all there are were asked for
----@field rest? string what is left of the one that is shown
-
 ---@class talaria.Buffer
 ---@field client vim.lsp.Client
----@field wanted fun(): boolean whether suggestions shall come by themselves
----@field shown? talaria.Suggestions
----@field keys integer how many there were
----@field asked? integer the request under way
----@field sending? boolean whether it is just being sent
----@field push? fun(items: lsp.InlineCompletionItem[]) has Neovim draw these
+---@field draw? fun(items: lsp.InlineCompletionItem[]) nil where Neovim shall, and does not want to
 
 ---@type table<integer, talaria.Buffer?>
 local buffers = {}
 
+---Where the cursor was when the server was asked, and what it answered.
+---@class talaria.Suggestions
+---@field buf integer
+---@field row integer
+---@field before string the line up to there
+---@field after string the line from there on
+---@field items lsp.InlineCompletionItem[]
+---@field index integer of the one that is shown
+---@field invoked boolean whether all there are were asked for
+---@field rest? string what is left of the one that is shown
+
+---There is one cursor, so that there is one grey text.
+local shown ---@type talaria.Suggestions?
+
+---Languages that are switched off; "" is all of them.
+M.off = {} ---@type table<string, true?>
+
+---Whether suggestions are switched off in a buffer.
 ---@param buf integer
----@return talaria.Place
-local function place_of(buf)
+function M.is_off(buf) return M.off[""] or M.off[vim.bo[buf].filetype] end
+
+---@return talaria.Suggestions
+local function here()
   local row, col = unpack(api.nvim_win_get_cursor(0))
-  local line = api.nvim_get_current_line()
-  local before, after = line:sub(1, col), line:sub(col + 1)
-  local lines = api.nvim_buf_line_count(buf)
-  return { row = row - 1, col = col, before = before, after = after, lines = lines }
+  local line, buf = api.nvim_get_current_line(), api.nvim_get_current_buf()
+  return { buf = buf, row = row - 1, before = line:sub(1, col), after = line:sub(col + 1) }
 end
 
----What was typed between two places; nil where anything else was changed.
----@param from talaria.Place
----@param to talaria.Place
----@param buf integer
+---What was typed since the server was asked; nil where the cursor's lines changed otherwise.
+---@param place talaria.Suggestions
 ---@return string?
-local function typed(from, to, buf)
-  local added = to.row - from.row
-  if added < 0 or to.lines - from.lines ~= added or to.after ~= from.after then return nil end
-  local text = api.nvim_buf_get_text(buf, from.row, 0, to.row, to.col, {})
-  if not vim.startswith(text[1], from.before) then return nil end
-  text[1] = text[1]:sub(from.col + 1)
-  return table.concat(text, "\n")
+local function typed(place)
+  local now = here()
+  if now.row < place.row or now.after ~= place.after then return nil end
+  local lines = api.nvim_buf_get_text(now.buf, place.row, 0, now.row, #now.before, {})
+  local text = table.concat(lines, "\n")
+  return vim.startswith(text, place.before) and text:sub(#place.before + 1) or nil
 end
 
+---Have one item drawn, or none; whether somebody does.
 ---@param buf integer
----@param here talaria.Place
----@param text string
-local function draw(buf, here, text)
-  local lines = {} ---@type [string, string][][]
-  for line in vim.gsplit(text, "\n", { plain = true }) do
-    lines[#lines + 1] = { { line, "TalariaGhost" } }
-  end
-  api.nvim_buf_set_extmark(buf, namespace, here.row, here.col, {
-    virt_text = lines[1],
-    virt_text_pos = "inline",
-    virt_lines = #lines > 1 and vim.list_slice(lines, 2) or nil,
-    hl_mode = "combine",
-  })
+---@param item? lsp.InlineCompletionItem
+---@return boolean
+local function draw(buf, item)
+  local state = buffers[buf]
+  api.nvim_buf_clear_namespace(buf, namespace, 0, -1)
+  if state.draw then state.draw({ item }) end
+  return state.draw ~= nil
 end
 
 ---Forget what is shown.
----@param buf integer
-function M.clear(buf)
-  local state = buffers[buf]
-  if state and state.shown then
-    state.shown = nil
-    if state.push then state.push({}) end
-  end
-  api.nvim_buf_clear_namespace(buf, namespace, 0, -1)
+function M.clear()
+  local former = shown
+  shown = nil
+  if former then draw(former.buf) end
 end
 
 ---Show what fits behind the cursor now; false if nothing does.
----@param buf integer
+---@param step? integer 1 or -1, to look for another one in that direction
 ---@return boolean
-function M.refresh(buf)
-  local state = buffers[buf]
-  local shown = state and state.shown
-  if not (state and shown) then return false end
-  local here = place_of(buf)
-  local since = typed(shown, here, buf)
-  local found ---@type integer?
-  for turn = 0, since and #shown.items - 1 or -1 do
-    local index = (shown.index - 1 + turn) % #shown.items + 1
-    local text = shown.items[index].text
-    if not found and #text > #since and vim.startswith(text, since) then found = index end
-  end
-  if not found then
-    M.clear(buf)
-    return false
-  end
-  shown.index, shown.rest = found, shown.items[found].text:sub(#since + 1)
-  local position = vim.lsp.util.make_position_params(0, state.client.offset_encoding).position
-  local item = {
-    insertText = shown.rest,
-    range = { start = position, ["end"] = position },
-    command = shown.items[found].command,
-  }
-  api.nvim_buf_clear_namespace(buf, namespace, 0, -1)
-  if state.push then
-    state.push({ item })
-  else
-    draw(buf, here, shown.rest)
-  end
-  -- It takes nothing where somebody switched it off.
-  return state.shown ~= nil
-end
-
----The texts of an answer, with lines that end as Neovim's do.
----@param result? lsp.InlineCompletionItem[]|lsp.InlineCompletionList
-local function read(result)
-  local items = {} ---@type { text: string, command?: lsp.Command }[]
-  for _, item in ipairs(result and (result.items or result) or {}) do
-    if type(item.insertText) == "string" then
-      items[#items + 1] = { text = item.insertText:gsub("\r\n", "\n"), command = item.command }
+function M.refresh(step)
+  if not shown or shown.buf ~= api.nvim_get_current_buf() then return false end
+  local since, begin = typed(shown), step and 1 or 0
+  for turn = begin, since and begin + #shown.items - 1 or -1 do
+    local index = (shown.index - 1 + turn * (step or 1)) % #shown.items + 1
+    local item = shown.items[index]
+    if #item.insertText > #since and vim.startswith(item.insertText, since) then
+      shown.index, shown.rest = index, item.insertText:sub(#since + 1)
+      local encoding = buffers[shown.buf].client.offset_encoding
+      local position = vim.lsp.util.make_position_params(0, encoding).position
+      local range = { start = position, ["end"] = position }
+      return draw(shown.buf, { insertText = shown.rest, range = range, command = item.command })
     end
   end
-  return items
+  M.clear()
+  return false
 end
 
----Ask what may stand at the cursor; an older question is withdrawn.
----@param buf integer
+---Ask what may stand at the cursor. The server answers an older question with nothing then.
 ---@param kind lsp.InlineCompletionTriggerKind
----@param answered? fun(shown: talaria.Suggestions)
----@return boolean, integer? as `vim.lsp.Client:request`
-local function ask(buf, kind, answered)
-  local state = buffers[buf]
-  if not state or buf ~= api.nvim_get_current_buf() then return false end
-  if kind == AUTOMATIC and (not state.wanted() or M.refresh(buf)) then return false end
-  if state.asked then server.call(state.client, "cancel_request", state.asked) end
-  local here, number = place_of(buf), nil ---@type talaria.Place, integer?
+---@param answered? fun(all: talaria.Suggestions)
+local function ask(kind, answered)
+  local place = here()
+  local state = buffers[place.buf]
+  local function typing()
+    local inserting = vim.startswith(api.nvim_get_mode().mode, "i")
+    return inserting and state and buffers[api.nvim_get_current_buf()] == state
+  end
+  if not typing() or M.is_off(place.buf) then return end
+  if kind == AUTOMATIC and (M.refresh() or not state.draw) then return end
   local params = vim.lsp.util.make_position_params(0, state.client.offset_encoding)
   ---@cast params lsp.InlineCompletionParams
   params.context = { triggerKind = kind }
-  local function handler(err, result)
-    if buffers[buf] ~= state or state.asked ~= number then return end
-    state.asked = nil
-    local items = read(not err and result or nil)
-    local inserting = vim.startswith(api.nvim_get_mode().mode, "i")
-    if #items == 0 or not inserting or buf ~= api.nvim_get_current_buf() then return end
-    state.shown = vim.tbl_extend("error", here, {
-      items = items,
-      index = 1,
-      invoked = kind == INVOKED,
-    })
-    if M.refresh(buf) and answered then answered(state.shown) end
-  end
-  local sent
-  state.sending = true
-  sent, number = server.call(state.client, "request", METHOD, params, handler, buf)
-  state.sending, state.asked = false, number
-  return sent, number
-end
-
----Put a text at the cursor, in an undo step of its own.
----@param buf integer
----@param text string
-local function insert(buf, text)
-  local row, col = unpack(api.nvim_win_get_cursor(0))
-  local lines = vim.split(text, "\n", { plain = true })
-  vim.bo[buf].undolevels = vim.bo[buf].undolevels -- setting it ends the undo step so far
-  api.nvim_buf_set_text(buf, row - 1, col, row - 1, col, lines)
-  local last = #lines[#lines]
-  api.nvim_win_set_cursor(0, { row + #lines - 1, #lines == 1 and col + last or last })
+  server.call(state.client, "request", METHOD, params, function(err, result)
+    if err or not result or #result == 0 or not typing() then return end
+    for _, item in ipairs(result) do
+      item.insertText = item.insertText:gsub("\r\n", "\n")
+    end
+    place.items, place.index, place.invoked = result, 1, kind == INVOKED
+    M.clear()
+    shown = place
+    if M.refresh() and answered then answered(place) end
+  end, place.buf)
 end
 
 ---The first word or line of a text, as the server cuts them.
 ---@param text string
 ---@param part? "word"|"line"
 ---@return string
-function M.first(text, part)
+local function first(text, part)
   if part == "word" then
     return text:match("^%s*[%w_\128-\255]+[ \t]*")
       or text:match("^%s*[^%w_%s\128-\255]+[ \t]*")
@@ -202,15 +143,13 @@ end
 ---@param part? "word"|"line"
 ---@return boolean
 function M.accept(part)
-  local buf = api.nvim_get_current_buf()
-  if not M.refresh(buf) then return false end
-  local state = buffers[buf] --[[@as talaria.Buffer]]
-  local shown = state.shown --[[@as talaria.Suggestions]]
-  local text, command = M.first(shown.rest, part), shown.items[shown.index].command
-  local all = text == shown.rest
-  insert(buf, text)
-  M.refresh(buf)
-  if all and command then server.execute(state.client, "accepted", command.arguments) end
+  if not M.refresh() or not shown then return false end
+  local text, command = first(shown.rest, part), shown.items[shown.index].command
+  local all, buf = text == shown.rest, shown.buf
+  vim.bo[buf].undolevels = vim.bo[buf].undolevels -- setting it ends the undo step so far
+  api.nvim_put(vim.split(text, "\n", { plain = true }), "c", false, true)
+  M.refresh()
+  if all and command then server.execute(buffers[buf].client, "accepted", command.arguments) end
   return true
 end
 
@@ -218,100 +157,108 @@ end
 ---@param step integer 1 or -1
 ---@return boolean
 function M.cycle(step)
-  local buf = api.nvim_get_current_buf()
-  if not M.refresh(buf) then return false end
-  local shown = buffers[buf].shown --[[@as talaria.Suggestions]]
+  if not M.refresh() or not shown then return false end
   local rest = shown.rest
   ---@param all talaria.Suggestions
   local function turn(all)
-    all.index = (all.index - 1 + step) % #all.items + 1
-    M.refresh(buf)
-    local here, count = place_of(buf), ("  %d/%d"):format(all.index, #all.items)
-    local hint = { virt_text = { { count, "TalariaMask" } }, virt_text_pos = "eol" }
-    api.nvim_buf_set_extmark(buf, namespace, here.row, here.col, hint)
+    if all.rest == rest then M.refresh(step) end
+    local row, col = unpack(api.nvim_win_get_cursor(0))
+    local hint = { ("  %d/%d"):format(all.index, #all.items), "TalariaMask" }
+    local how = { virt_text = { hint }, virt_text_pos = "eol" }
+    api.nvim_buf_set_extmark(all.buf, namespace, row - 1, col, how)
   end
   if shown.invoked then
     turn(shown)
   else
-    ask(buf, INVOKED, function(all)
-      if all.rest == rest then turn(all) end
-    end)
+    ask(INVOKED, turn)
   end
   return true
 end
 
 ---Ask for suggestions, also where none would come by themselves.
-function M.suggest() ask(api.nvim_get_current_buf(), INVOKED) end
+function M.suggest() ask(INVOKED) end
 
 ---The user does not want what is shown; false if nothing is.
 ---@return boolean
 function M.dismiss()
-  local buf = api.nvim_get_current_buf()
-  if not M.refresh(buf) then return false end
-  M.clear(buf)
-  local params = { uri = vim.uri_from_bufnr(buf) }
-  server.call(buffers[buf].client, "notify", "talaria/didDismiss", params)
+  if not M.refresh() or not shown then return false end
+  local client, params = buffers[shown.buf].client, { uri = vim.uri_from_bufnr(shown.buf) }
+  M.clear()
+  server.call(client, "notify", "talaria/didDismiss", params)
   return true
 end
 
----Have Neovim's own inline completion ask and draw through this module.
+---Have Neovim's own inline completion draw, wherever it wants to ask.
 ---@param client vim.lsp.Client
 function M.lead_native(client)
   local request = client.request
   ---@diagnostic disable-next-line: duplicate-set-field
   client.request = function(self, method, params, handler, buf)
-    local state = method == METHOD and buf and buffers[buf]
-    -- What `ask` sends comes here too, with a handler of its own.
-    if not state or state.sending then return request(self, method, params, handler, buf) end
-    state.push = function(items)
-      local context = { client_id = client.id, bufnr = buf, method = METHOD }
-      local attached = vim.lsp.buf_is_attached(buf, client.id)
-      if not attached or not pcall(handler, nil, { items = items }, context) then
-        state.push, state.shown = nil, nil
+    local state = method == METHOD and buffers[buf]
+    if not state then return request(self, method, params, handler, buf) end
+    local context = { client_id = client.id, bufnr = buf, method = METHOD }
+    local new = not state.draw
+    state.draw = function(items)
+      -- It takes nothing where somebody switched it off.
+      if not pcall(handler, nil, { items = items }, context) then
+        state.draw, shown = nil, nil
       end
     end
-    return ask(buf, params.context.triggerKind)
+    if new then ask(AUTOMATIC) end
+    return false
   end
 end
 
----Look after a buffer: what is shown follows each key.
+---Look after a buffer: what is shown follows each key; what is drawn of a command ends with it, or
+---with the text that it is about.
 ---@param client vim.lsp.Client
 ---@param buf integer
----@param native boolean whether Neovim asks by itself
----@param wanted fun(): boolean whether suggestions shall come by themselves
-function M.attach(client, buf, native, wanted)
-  local state = { client = client, wanted = wanted, keys = 0 } ---@type talaria.Buffer
+---@param native boolean whether Neovim draws
+function M.attach(client, buf, native)
+  local state, keys = { client = client }, 0 ---@type talaria.Buffer, integer
   buffers[buf] = state
   server.follow(client, buf)
-  if native then vim.lsp.inline_completion.enable(true, { bufnr = buf }) end
+  if native then
+    vim.lsp.inline_completion.enable(true, { bufnr = buf })
+  else
+    state.draw = function(items)
+      if not items[1] then return end
+      local lines = steps.lines({ { items[1].insertText, "TalariaGhost" } })
+      local row, col = unpack(api.nvim_win_get_cursor(0))
+      api.nvim_buf_set_extmark(buf, namespace, row - 1, col, {
+        virt_text = lines[1],
+        virt_text_pos = "inline",
+        virt_lines = vim.list_slice(lines, 2),
+        hl_mode = "combine",
+      })
+    end
+  end
   local group = api.nvim_create_augroup("talaria.ghost:" .. buf, {})
   local function on(events, callback)
     api.nvim_create_autocmd(events, { group = group, buffer = buf, callback = callback })
   end
   on({ "InsertEnter", "CursorMovedI", "TextChangedI", "TextChangedP" }, function()
-    state.keys = state.keys + 1
-    if M.refresh(buf) or native then return end
-    local key = state.keys
+    keys = keys + 1
+    local key = keys
+    if M.refresh() then return end
     vim.defer_fn(function()
-      if buffers[buf] == state and state.keys == key then ask(buf, AUTOMATIC) end
+      if keys == key then ask(AUTOMATIC) end
     end, PAUSE)
   end)
-  on("InsertLeave", function()
-    state.keys = state.keys + 1
-    M.clear(buf)
+  on("InsertLeave", M.clear)
+  on({ "TextChanged", "TextChangedI" }, function() steps.clear(buf) end)
+  on("LspRequest", function(event)
+    local request = event.data.request
+    local ended = request.type ~= "pending"
+    if ended and request.method == "workspace/executeCommand" then steps.clear(buf) end
   end)
-end
-
----Leave a buffer alone.
----@param buf integer
----@param client_id integer
-function M.detach(buf, client_id)
-  if buffers[buf] and buffers[buf].client.id == client_id then
-    M.clear(buf)
+  on("LspDetach", function(event)
+    if event.data.client_id ~= client.id then return end
+    M.clear()
+    steps.clear(buf)
     buffers[buf] = nil
-    server.left(buf)
-    api.nvim_del_augroup_by_name("talaria.ghost:" .. buf)
-  end
+    api.nvim_del_augroup_by_id(group)
+  end)
 end
 
 return M

@@ -4,68 +4,58 @@ local server = require("talaria.server")
 local steps = require("talaria.steps")
 
 local api = vim.api
-local M = {}
+local M = { accept = ghost.accept, cycle = ghost.cycle, dismiss = ghost.dismiss }
+M.suggest = ghost.suggest
 
 local LATEST = vim.fn.has("nvim-0.12") == 1
 local CRASHES = 5 -- in a row, after which the server is left alone
 local CALM = 180 -- seconds of running after which a crash is the first again
 
+---What keys in insert mode do: the key, what `:map` says, the function, its argument.
+---@type table<string, [string, string, (fun(argument: any): boolean?), any]>
+local KEYS = {
+  accept = { "<Tab>", "accept the suggestion", ghost.accept },
+  accept_word = { "<M-Right>", "accept its next word", ghost.accept, "word" },
+  accept_line = { "<M-Down>", "accept its next line", ghost.accept, "line" },
+  next = { "<M-]>", "next suggestion", ghost.cycle, 1 },
+  previous = { "<M-[>", "previous suggestion", ghost.cycle, -1 },
+  dismiss = { "<C-]>", "dismiss the suggestion", ghost.dismiss },
+  suggest = { "<M-\\>", "ask for suggestions", ghost.suggest },
+}
+
+---The server's commands by their names in `:Talaria`: about a place, about what was written last.
+local AT_A_PLACE = { fill = "fillFunction", here = "fillHere", rewrite = "rewrite" }
+local AFTERWARDS = { next = "nextCandidate", trace = "showTrace" }
+
 ---@class talaria.Config
 ---@field cmd? string[] the command that starts the server; by itself it is looked for
 ---@field options? table<string, any> the server's; `talaria lsp --help` lists them
 ---@field keys? table<string, string|false>|false by what they do; `false` is none
----@field native? boolean whether `vim.lsp.inline_completion` asks and draws, where there is one
+---@field native? boolean whether `vim.lsp.inline_completion` draws, where there is one
 ---@field root_markers? string[]
 
 ---@type talaria.Config
 M.config = {
   options = { status = true, languages = { "python" } },
-  keys = {
-    accept = "<Tab>",
-    accept_word = "<M-Right>",
-    accept_line = "<M-Down>",
-    next = "<M-]>",
-    previous = "<M-[>",
-    dismiss = "<C-]>",
-    suggest = "<M-\\>",
-  },
+  keys = vim.tbl_map(function(key) return key[1] end, KEYS),
   native = true,
   root_markers = { "pyproject.toml", "setup.py", ".git" },
 }
 
----What keys in insert mode do: a function, its argument, what `:map` says.
----@type table<string, [fun(argument: any): boolean?, any, string]>
-local ACTIONS = {
-  accept = { ghost.accept, nil, "accept the suggestion" },
-  accept_word = { ghost.accept, "word", "accept its next word" },
-  accept_line = { ghost.accept, "line", "accept its next line" },
-  next = { ghost.cycle, 1, "next suggestion" },
-  previous = { ghost.cycle, -1, "previous suggestion" },
-  dismiss = { ghost.dismiss, nil, "dismiss the suggestion" },
-  suggest = { ghost.suggest, nil, "ask for suggestions" },
-}
-
----The server's commands by their names in `:Talaria`, with what they are about.
-local COMMANDS = {
-  fill = { "fillFunction", "place" },
-  here = { "fillHere", "place" },
-  rewrite = { "rewrite", "place" },
-  next = { "nextCandidate", "file" },
-  trace = { "showTrace", "file" },
-}
+local KINDS =
+  { cmd = "table", options = "table", keys = "table", native = "boolean", root_markers = "table" }
 
 local states = {} ---@type table<integer, string> of each client
-local off = {} ---@type table<string, true?> languages that are switched off; "" is all
-local crashes, began, leaving = 0, 0, false
+local crashes, began = 0, 0
 
 ---@param message string
 ---@param level? integer
 local function tell(message, level)
-  message = "Talaria: " .. message
-  vim.notify(message, level or vim.log.levels.INFO)
+  -- Short: what does not fit on its line has to be confirmed.
+  vim.notify("Talaria: " .. message, level or vim.log.levels.INFO)
 end
 
----Whether Neovim's own inline completion asks and draws.
+---Whether Neovim's own inline completion draws.
 ---@return boolean
 function M.native() return M.config.native and vim.lsp.inline_completion ~= nil end
 
@@ -74,8 +64,8 @@ function M.native() return M.config.native and vim.lsp.inline_completion ~= nil 
 function M.status()
   local buf = api.nvim_get_current_buf()
   local client = server.clients(buf)[1]
-  local state = off[vim.bo[buf].filetype] and "off" or client and states[client.id]
-  return client and "Talaria: " .. (state or "loading") or ""
+  local state = client and states[client.id] or "loading"
+  return client and "Talaria: " .. (ghost.is_off(buf) and "off" or state) or ""
 end
 
 -- Commands
@@ -84,35 +74,39 @@ end
 ---@param encoding "utf-8"|"utf-16"|"utf-32"
 ---@param given vim.api.keyset.create_user_command.command_args
 local function place(encoding, given)
-  local params = vim.lsp.util.make_position_params(0, encoding)
-  if given.range == 0 then return { uri = params.textDocument.uri, position = params.position } end
+  local function at(row, col)
+    return { line = row - 1, character = vim.lsp.util.character_offset(0, row - 1, col, encoding) }
+  end
+  local uri, row, col = vim.uri_from_bufnr(0), unpack(api.nvim_win_get_cursor(0))
+  if given.range == 0 then return { uri = uri, position = at(row, col) } end
   local from, to = api.nvim_buf_get_mark(0, "<"), api.nvim_buf_get_mark(0, ">")
   if vim.fn.visualmode() == "V" or from[1] ~= given.line1 or to[1] ~= given.line2 then
     from, to = { given.line1, 0 }, { given.line2, vim.v.maxcol }
   end
-  local last = api.nvim_buf_get_lines(0, to[1] - 1, to[1], false)[1]
-  to[2] = math.min(to[2], math.max(0, #last - 1))
-  local range = vim.lsp.util.make_given_range_params(from, to, 0, encoding).range
-  return { uri = params.textDocument.uri, range = range }
+  local line = vim.fn.getline(to[1])
+  local last = vim.o.selection == "exclusive" and "" or vim.fn.strpart(line, to[2], 1, true)
+  local finish = at(to[1], math.min(#line, to[2] + #last))
+  return { uri = uri, range = { start = at(from[1], from[2]), ["end"] = finish } }
 end
 
 ---Switch suggestions off or on; a server that is started later is told.
 ---@param language? string all of them if nil
 function M.toggle(language)
   local key = language or ""
-  off[key] = not off[key] or nil
+  ghost.off[key] = not ghost.off[key] or nil
   for _, client in ipairs(server.clients()) do
     server.execute(client, "toggle", { key })
-    vim.iter(pairs(client.attached_buffers)):each(ghost.clear)
   end
+  ghost.clear()
   local where = language and " in " .. language or ""
-  tell(("suggestions%s are %s"):format(where, off[key] and "off" or "on"))
+  tell(("suggestions%s are %s"):format(where, ghost.off[key] and "off" or "on"))
 end
 
 ---@param given vim.api.keyset.create_user_command.command_args
 local function command(given)
   local name, argument = given.fargs[1], given.fargs[2]
-  local client, wanted = server.clients(api.nvim_get_current_buf())[1], COMMANDS[name]
+  local client = server.clients(api.nvim_get_current_buf())[1]
+  local wanted = AT_A_PLACE[name] or AFTERWARDS[name]
   if name == "toggle" or name == "restart" then
     M[name](argument)
   elseif not wanted then
@@ -120,8 +114,8 @@ local function command(given)
   elseif not client then
     tell("no server in this buffer; see :checkhealth talaria", vim.log.levels.WARN)
   else
-    local about = wanted[2] == "place" and place(client.offset_encoding, given)
-    server.execute(client, wanted[1], { about or vim.uri_from_bufnr(0) }, function(err)
+    local where = AT_A_PLACE[name] and place(client.offset_encoding, given)
+    server.execute(client, wanted, { where or vim.uri_from_bufnr(0) }, function(err)
       if err then tell(err.message, vim.log.levels.ERROR) end
     end)
   end
@@ -130,26 +124,12 @@ end
 ---@param start string
 ---@param line string
 local function complete(start, line)
-  local words = vim.list_extend({ "toggle", "restart" }, vim.tbl_keys(COMMANDS))
-  words = line:match("toggle%s") and M.config.options.languages or words
-  return vim.fn.matchfuzzy(words, start)
+  local words = { "fill", "here", "next", "restart", "rewrite", "toggle", "trace" }
+  if line:match("toggle%s") then words = M.config.options.languages end
+  return vim.tbl_filter(function(word) return vim.startswith(word, start) end, words)
 end
 
 -- The server's life
-
----Start the server. What Neovim says when one crashes does not fit on most screens, so that it
----is told of an orderly end; `ended` says what is to be said.
----@param dispatchers vim.lsp.rpc.Dispatchers
----@param root? string
-local function run(dispatchers, root)
-  began = vim.uv.now()
-  local on_exit = dispatchers.on_exit
-  dispatchers.on_exit = function(code, signal)
-    vim.schedule(function() M.ended(code, signal) end)
-    on_exit(0, 0)
-  end
-  return vim.lsp.rpc.start(assert(server.find(M.config.cmd, root)), dispatchers)
-end
 
 ---Find a buffer's project, and go on if there is a server.
 ---@param buf integer
@@ -157,23 +137,21 @@ end
 local function with_root(buf, go_on)
   local root = vim.fs.root(buf, M.config.root_markers)
   if server.find(M.config.cmd, root) then return go_on(root) end
-  -- Short, as each message here: what does not fit on its line has to be confirmed.
   vim.notify_once("Talaria: no server found; see :checkhealth talaria", vim.log.levels.WARN)
 end
 
 ---What `vim.lsp.config` and `vim.lsp.start` are given.
 ---@return vim.lsp.Config
 local function configuration()
-  return {
+  local capabilities = vim.lsp.protocol.make_client_capabilities()
+  -- Before 0.12 Neovim knows nothing of them; this plugin does.
+  capabilities.textDocument.inlineCompletion = { dynamicRegistration = false }
+  local config = {
     name = "talaria",
     filetypes = M.config.options.languages,
     init_options = M.config.options,
     root_dir = with_root,
-    cmd = function(dispatchers, now) return run(dispatchers, now.root_dir) end,
-    capabilities = vim.tbl_deep_extend("force", vim.lsp.protocol.make_client_capabilities(), {
-      -- Before 0.12 Neovim knows nothing of them; this plugin does.
-      textDocument = { inlineCompletion = { dynamicRegistration = false } },
-    }),
+    capabilities = capabilities,
     handlers = {
       ["talaria/step"] = steps.draw,
       ["talaria/status"] = function(_, params, context)
@@ -186,20 +164,26 @@ local function configuration()
       end,
     },
     on_init = function(client)
-      for language in pairs(off) do
+      for language in pairs(ghost.off) do
         server.execute(client, "toggle", { language })
       end
       if M.native() then ghost.lead_native(client) end
     end,
-    on_attach = function(client, buf)
-      ghost.attach(
-        client,
-        buf,
-        M.native(),
-        function() return not (off[""] or off[vim.bo[buf].filetype]) end
-      )
-    end,
+    on_attach = function(client, buf) ghost.attach(client, buf, M.native()) end,
   }
+  -- Before 0.12 it is not told what it was made of.
+  function config.cmd(dispatchers, now)
+    began = vim.uv.now()
+    local on_exit = dispatchers.on_exit
+    dispatchers.on_exit = function(code, signal)
+      vim.schedule(function() M.ended(code, signal) end)
+      -- What Neovim says of a crash does not fit on most screens.
+      on_exit(0, 0)
+    end
+    local cmd = server.find(M.config.cmd, (now or config).root_dir)
+    return vim.lsp.rpc.start(assert(cmd), dispatchers)
+  end
+  return config
 end
 
 ---Start the server for all buffers that want it and have none.
@@ -210,15 +194,11 @@ local function start()
     if served and vim.bo[buf].buftype == "" and api.nvim_buf_is_loaded(buf) then
       with_root(buf, function(root)
         local config = configuration()
-        config.cmd = function(dispatchers) return run(dispatchers, root) end
         config.root_dir = root
         vim.lsp.start(config, {
           bufnr = buf,
           -- By itself 0.10 starts another one for each file outside of projects.
-          reuse_client = function(client)
-            local same = client.name == "talaria" and client.config.root_dir == root
-            return same and not server.call(client, "is_stopped")
-          end,
+          reuse_client = function(it) return it.name == config.name and it.root_dir == root end,
         })
       end)
     end
@@ -230,12 +210,12 @@ end
 ---@param signal integer
 function M.ended(code, signal)
   -- 15 is how Neovim ends one that takes too long to end.
-  if leaving or signal == 15 or (code == 0 and signal == 0) then return end
+  if vim.v.exiting ~= vim.NIL or signal == 15 or (code == 0 and signal == 0) then return end
   crashes = vim.uv.now() - began > 1000 * CALM and 1 or crashes + 1
   local how = signal > 0 and "signal " .. signal or "exit code " .. code
   if crashes >= CRASHES then
-    local message = "the server ended %d times; see :checkhealth talaria"
-    return tell(message:format(crashes), vim.log.levels.ERROR)
+    local times = ("the server ended %d times"):format(crashes)
+    return tell(times .. "; see :checkhealth talaria", vim.log.levels.ERROR)
   end
   local seconds = 2 ^ (crashes - 1)
   tell(("the server ended (%s); it starts again in %d s"):format(how, seconds))
@@ -253,60 +233,43 @@ end
 
 -- Beginning
 
----Do now what a key did before.
----@param key string
----@param before table<string, any> as of `maparg()`
-local function fall_through(key, before)
-  local keys = before.rhs or key
-  if before.expr == 1 then
-    keys = before.callback and before.callback() or api.nvim_eval(before.rhs)
-  elseif before.callback then
-    return before.callback()
-  end
-  api.nvim_feedkeys(vim.keycode(keys), before.noremap == 0 and "im" or "in", false)
-end
-
+---Map the keys. Where one does nothing, it does what it did before, which has another name then.
 local function set_keys()
   for name, key in pairs(M.config.keys or {}) do
-    local act, argument, what = unpack(ACTIONS[name] or error("no key " .. name), 1, 3)
-    if key then
-      local before = vim.fn.maparg(key, "i", false, true)
+    if not KEYS[name] then
+      tell(("there is no key %s; see :help talaria-keys"):format(name), vim.log.levels.WARN)
+    elseif key then
+      local _, what, act, argument = unpack(KEYS[name], 1, 4)
+      local before, plug = vim.fn.maparg(key, "i", false, true), "<Plug>(talaria-" .. name .. ")"
+      if not before.lhs then
+        vim.keymap.set("i", plug, key)
+      elseif not vim.startswith(before.desc or "", "Talaria") then
+        before.lhs, before.lhsraw, before.lhsrawalt, before.buffer = plug, vim.keycode(plug), nil, 0
+        vim.fn.mapset("i", false, before)
+      end
       vim.keymap.set("i", key, function()
-        if act(argument) == false then fall_through(key, before) end
+        if act(argument) == false then api.nvim_feedkeys(vim.keycode(plug), "im", false) end
       end, { desc = "Talaria: " .. what })
     end
-  end
-end
-
-local function set_colours()
-  for name, like in pairs({
-    TalariaGhost = LATEST and "ComplHint" or "Comment",
-    TalariaStep = "Comment",
-    TalariaFresh = "String",
-    TalariaMask = "NonText",
-  }) do
-    api.nvim_set_hl(0, name, { link = like, default = true })
   end
 end
 
 ---Begin. Nothing happens before this is called.
 ---@param config? talaria.Config
 function M.setup(config)
-  M.config = vim.tbl_deep_extend("force", M.config, config or {})
-  local group = api.nvim_create_augroup("talaria", {})
-  local function on(event, callback)
-    api.nvim_create_autocmd(event, { group = group, callback = callback })
-  end
-  on("VimLeavePre", function() leaving = true end)
-  on("LspDetach", function(event) ghost.detach(event.buf, event.data.client_id) end)
-  on("LspRequest", function(event)
-    local request = event.data.request
-    if request.method == "workspace/executeCommand" and request.type ~= "pending" then
-      steps.clear(event.buf)
+  config = config or {}
+  for name, value in pairs(config) do
+    if type(value) ~= KINDS[name] and not (name == "keys" and value == false) then
+      local how = KINDS[name] and "it is a " .. KINDS[name] or "there is no such option"
+      tell(("%s: %s; see :help talaria-setup"):format(name, how), vim.log.levels.WARN)
+      config[name] = nil
     end
-  end)
-  on("ColorScheme", set_colours)
-  set_colours()
+  end
+  M.config = vim.tbl_deep_extend("force", M.config, config)
+  vim.cmd("highlight default link TalariaGhost " .. (LATEST and "ComplHint" or "Comment"))
+  vim.cmd("highlight default link TalariaStep Comment")
+  vim.cmd("highlight default link TalariaFresh String")
+  vim.cmd("highlight default link TalariaMask NonText")
   set_keys()
   api.nvim_create_user_command("Talaria", command, {
     nargs = "+",
@@ -317,13 +280,10 @@ function M.setup(config)
   if LATEST then
     vim.lsp.config("talaria", configuration())
   else
-    on("FileType", start)
+    local group = api.nvim_create_augroup("talaria", {})
+    api.nvim_create_autocmd("FileType", { group = group, callback = start })
   end
   start()
-end
-
-for name in pairs({ accept = 1, cycle = 1, dismiss = 1, suggest = 1 }) do
-  M[name] = ghost[name]
 end
 
 return M

@@ -7,34 +7,15 @@ local namespace = api.nvim_create_namespace("talaria.steps")
 ---The pieces of the last step in each buffer.
 local former = {} ---@type table<integer, (string|vim.NIL)[]?>
 
----The byte in a line that a position of the protocol is at.
----@param line string
----@param character integer
----@param encoding "utf-8"|"utf-16"|"utf-32"
----@return integer
-local function byte(line, character, encoding)
-  if vim.fn.has("nvim-0.11") == 1 then
-    return vim.str_byteindex(line, encoding, character, false)
-  end
-  return vim.lsp.util._str_byteindex_enc(line, character, encoding)
-end
-
----Pieces as lines of text with their highlights.
----@param pieces (string|vim.NIL)[]
----@param before (string|vim.NIL)[] those of the step before
+---Texts with their highlights, cut into lines.
+---@param chunks [string, string][]
 ---@return [string, string][][]
-local function lines_of(pieces, before)
+function M.lines(chunks)
   local lines = { {} } ---@type [string, string][][]
-  for index, piece in ipairs(pieces) do
-    local text, group = piece, "TalariaStep"
-    if piece == vim.NIL then
-      text, group = MASK, "TalariaMask"
-    elseif before[index] ~= piece then
-      group = "TalariaFresh"
-    end
-    for number, part in ipairs(vim.split(text, "\n", { plain = true })) do
+  for _, chunk in ipairs(chunks) do
+    for number, part in ipairs(vim.split(chunk[1], "\n", { plain = true })) do
       if number > 1 then lines[#lines + 1] = {} end
-      table.insert(lines[#lines], { part, group })
+      table.insert(lines[#lines], { part, chunk[2] })
     end
   end
   return lines
@@ -54,18 +35,24 @@ function M.draw(_, params, context)
   local buf = vim.uri_to_bufnr(params.uri)
   local client = vim.lsp.get_client_by_id(context.client_id)
   if not client or vim.lsp.util.buf_versions[buf] ~= params.version then return M.clear(buf) end
-  local row = params.position.line
-  local line = api.nvim_buf_get_lines(buf, row, row + 1, false)[1] or ""
-  local column = byte(line, params.position.character, client.offset_encoding)
-  local lines = lines_of(params.pieces, former[buf] or {})
+  local range = { start = params.position, ["end"] = params.position }
+  local place = { uri = params.uri, range = range }
+  local found = vim.lsp.util.locations_to_items({ place }, client.offset_encoding)[1]
+  local before, chunks = former[buf] or {}, {}
+  for index, piece in ipairs(params.pieces) do
+    local masked = piece == vim.NIL
+    local decided = piece == before[index] and "TalariaStep" or "TalariaFresh"
+    chunks[index] = { masked and MASK or piece, masked and "TalariaMask" or decided }
+  end
+  local lines = M.lines(chunks)
   -- The placeholder that is being replaced shall not show behind a shorter text.
-  table.insert(lines[1], { (" "):rep(api.nvim_strwidth(line:sub(column + 1))), "Normal" })
+  table.insert(lines[1], { (" "):rep(api.nvim_strwidth(found.text:sub(found.col))), "Normal" })
   M.clear(buf)
   former[buf] = params.pieces
-  api.nvim_buf_set_extmark(buf, namespace, row, column, {
+  api.nvim_buf_set_extmark(buf, namespace, found.lnum - 1, found.col - 1, {
     virt_text = lines[1],
     virt_text_pos = "overlay",
-    virt_lines = #lines > 1 and vim.list_slice(lines, 2) or nil,
+    virt_lines = vim.list_slice(lines, 2),
   })
 end
 
