@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,38 @@ DEFAULT_MODEL = "talaria-7m"
 PART_BYTES = 16_000_000
 
 
+# Kind, least and largest of each decoding setting.
+LIMITS: dict[str, tuple[type, float, float]] = {
+    "confidence_threshold": (float, 0, 1),
+    "lookahead": (int, 1, 100_000),
+    "max_nfe": (int, 1, 100_000),
+}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a model's middles are denoised where nothing else is asked for.
+
+    Chosen for it by measurement (`benchmarks/decoding.py`) and stored in its `config.json`.
+
+    confidence_threshold  confidence from which a token is committed
+    lookahead             positions that a step looks at behind what is committed: fewer make
+                          a step cheaper, but a middle that does not see its room is longer
+    max_nfe               evaluations for a request
+    """
+
+    confidence_threshold: float = 0.7
+    lookahead: int = 8
+    max_nfe: int = 128
+
+    def __post_init__(self) -> None:
+        for name, (kind, low, high) in LIMITS.items():
+            value = getattr(self, name)
+            number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}, outside of {low} to {high}")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model ready to run, and what its folder says about it."""
@@ -50,6 +83,11 @@ class Checkpoint:
             return str(hashes[WEIGHTS])
         parts = sorted(name for name in hashes if name.startswith(WEIGHTS))
         return hashlib.sha256("".join(hashes[name] for name in parts).encode()).hexdigest()
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """Its settings; those that its folder says nothing of are the usual ones."""
+        return Decoding(**self.config.get("decoding", {}))
 
 
 @dataclass(frozen=True)
@@ -122,6 +160,14 @@ def save(
             os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def store_decoding(folder: Path, decoding: Decoding) -> None:
+    """Put settings into a checkpoint's `config.json` in the place of those that it has."""
+    config = {**read_config(folder), "decoding": asdict(decoding)}
+    partial = folder / f".{CONFIG}.partial"
+    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / CONFIG)
 
 
 def _replaced(folder: Path) -> Path:
@@ -289,4 +335,12 @@ def load_trainable(model: str | Path | None = None, device: str = "cpu") -> Trai
             f"device {device!r} cannot be used ({reason}); try --device cpu"
         ) from error
     denoiser.requires_grad_(False).eval()
-    return Trainable(denoiser, tokenizer, folder.name, config)
+    found = Trainable(denoiser, tokenizer, folder.name, config)
+    try:
+        found.decoding  # noqa: B018 - what cannot be used is said here, not at a request
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG}: its decoding settings cannot be used ({error}); "
+            "mend them, or leave them out for the usual ones"
+        ) from error
+    return found

@@ -31,7 +31,7 @@ COMMANDS = "talaria.commands"  # entry points of the commands that live outside 
 GUARDED = 2_000_000  # characters of a file that is compiled before and after it is written to
 BETWEEN = "\n--\n"  # between candidates, as grep puts it between groups of lines
 RULES = (
-    ("--confidence-threshold", float, "P", "lower is faster and less sure (0.7)"),
+    ("--confidence-threshold", float, "P", "lower is faster and less sure (the model's own)"),
     ("--confidence-factor", float, "F", "instead: surer, the more a step commits; 0 is one"),
     ("--entropy-bound", float, "NATS", "instead: as far as their doubts sum to no more"),
     ("--top-k", int, "K", "instead: so many a step"),
@@ -158,7 +158,7 @@ def infill_parser() -> argparse.ArgumentParser:
         "once, empty ones not; --diff and --write take the best (1)",
     )
     parser.add_argument(
-        "--max-nfe", type=int, default=128, metavar="N", help="evaluations of the model (128)"
+        "--max-nfe", type=int, metavar="N", help="evaluations of the model (the model's own)"
     )
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="longest middle (a quarter of the context)"
@@ -192,6 +192,12 @@ def add_rules(parser: argparse._ActionsContainer) -> None:
     for name, kind, value, what in RULES:
         parser.add_argument(name, type=kind, metavar=value, help=what)
     parser.add_argument(
+        "--lookahead",
+        type=int,
+        metavar="N",
+        help="positions that a step looks at behind what stands (the model's own)",
+    )
+    parser.add_argument(
         "--remask",
         type=float,
         metavar="P",
@@ -203,7 +209,8 @@ def check_rules(args: argparse.Namespace, mode: str = "diffuse") -> None:
     """UsageError for a rule that would be given in vain: beside another, or in another mode."""
     values = vars(args)
     given = [name for name, *_ in RULES if values[name[2:].replace("-", "_")] is not None]
-    vain = given + ["--remask"] * (args.remask is not None)
+    others = [name for name in ("--lookahead", "--remask") if values[name[2:]] is not None]
+    vain = given + others
     if vain and mode != "diffuse":
         raise UsageError(
             f"{' and '.join(vain)} would change nothing in --mode {mode}; "
@@ -364,11 +371,11 @@ def as_json(result: Infill, model: str, lead: str = "") -> dict[str, object]:
     return {
         "text": led(result.best.text),
         "candidates": [
-            {"text": led(c.text), "score": c.score, "tokens": len(c.tokens), "stopped": c.stopped}
+            {"text": led(c.text), "score": c.score, "tokens": c.length, "stopped": c.stopped}
             for c in result.candidates
         ],
         "nfe": result.nfe,
-        "tokens": len(result.best.tokens),
+        "tokens": result.best.length,
         "tokens_per_forward": round(result.tokens_per_forward, 3),
         "elapsed_ms": round(result.elapsed_ms, 1),
         "context_tokens": result.context_tokens,
@@ -392,7 +399,7 @@ def summary(result: Infill, options: Options) -> str:
     steps = counted(result.nfe, "step")
     if best.text:
         each = f"{result.tokens_per_forward:.1f} a step"
-        work = f"{counted(len(best.tokens), 'token')}{end} in {steps} ({each})"
+        work = f"{counted(best.length, 'token')}{end} in {steps} ({each})"
     else:
         # Of several, others may have a text that the model holds less likely than none.
         nothing = "empty" if len(result.candidates) > 1 else "nothing to offer"

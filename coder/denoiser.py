@@ -34,6 +34,7 @@ class DenoiserConfig:
     heads           attention heads; width must be divisible by it
     context_length  positions that the model was trained on, canvas included
     block_length    positions of one canvas
+    chain_layers    blocks of the chain, which reads a canvas from left to right; 0: no chain
     """
 
     vocab_size: int
@@ -43,12 +44,15 @@ class DenoiserConfig:
     context_length: int = 512
     block_length: int = 32
     rope_base: float = 10_000.0
+    chain_layers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "width", "heads", "context_length", "block_length"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if type(self.chain_layers) is not int or self.chain_layers < 0:
+            raise ValueError(f"chain_layers is {self.chain_layers!r}; it must be 0 or more")
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"width {self.width} over {self.heads} heads gives no even head size; "
@@ -156,6 +160,21 @@ class Denoiser(ABC):
 
         `visible` says which of the cached tokens and of these each one sees; None: all.
         Returns too, to `keep`, the keys and values of both; else none.
+        """
+
+    @abstractmethod
+    def chain(
+        self,
+        hidden: Float[Tensor, "batch length width"],
+        before: Int[Tensor, "batch length"],
+        past: Layers,
+    ) -> tuple[Float[Tensor, "batch length width"], Layers]:
+        """Hidden states of positions of a canvas, once the token before each is chosen.
+
+        `hidden` is what `denoise` said of them, which knows what stands there and not what
+        is chosen in the same step. Each position sees those before it in the canvas, whose
+        keys and values, layer by layer, are `past`; the mask stands for what is before the
+        first. Returns too what is `past` with these.
         """
 
     @abstractmethod

@@ -266,7 +266,7 @@ class Engine:
             if isinstance(found, Infill):
                 count.answered += 1
                 count.expired += found.best.stopped == "deadline"
-                count.tokens += len(found.best.tokens)
+                count.tokens += found.best.length
             else:
                 count.failed += 1
         try:

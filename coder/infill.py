@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import groupby
 from typing import Literal, get_args
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from coder.bounds import UNTIL, Bound, Until
 from coder.canvas import Canvas
-from coder.checkpoint import Checkpoint
+from coder.checkpoint import LIMITS, Checkpoint, Decoding
 from coder.contexts import Contexts
 from coder.denoiser import Denoiser, KVCache
 from coder.errors import UsageError
@@ -45,7 +45,7 @@ RULES: dict[str, Callable[..., Rule]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """How a middle is generated.
+    """How a middle is generated; what `Decoding` has too is the model's own where it is None.
 
     mode                  "diffuse" denoises canvases; "ar" writes a token a step; "verify"
                           writes what "ar" would, with drafts from the text, in fewer steps
@@ -58,6 +58,7 @@ class Options:
     temperature           0 takes the likeliest token; None: 0 for the first candidate,
                           DIVERSE for further ones
     confidence_threshold  confidence from which a token is committed
+    lookahead             positions that a step looks at behind what is committed
     confidence_factor, entropy_bound, top_k
                           another rule in the place of the threshold, at most one:
                           `coder/unmask.py` says what they do
@@ -75,11 +76,12 @@ class Options:
 
     mode: Mode = "diffuse"
     candidates: int = 1
-    max_nfe: int = 128
+    max_nfe: int | None = None
     max_tokens: int | None = None
     until: Until | None = None
     temperature: float | None = None
-    confidence_threshold: float = 0.7
+    confidence_threshold: float | None = None
+    lookahead: int | None = None
     confidence_factor: float | None = None
     entropy_bound: float | None = None
     top_k: int | None = None
@@ -94,11 +96,10 @@ class Options:
         if self.until not in (None, *UNTIL):
             raise UsageError(f"--until is {self.until!r}; it must be {', '.join(UNTIL)}")
         for name, kind, low, high in (
+            *((name, *limits) for name, limits in LIMITS.items()),
             ("candidates", int, 1, 64),
-            ("max_nfe", int, 1, 100_000),
             ("max_tokens", int, 1, 100_000),
             ("temperature", float, 0, 10),
-            ("confidence_threshold", float, 0, 1),
             ("confidence_factor", float, 0, 1000),
             ("entropy_bound", float, 0, 1000),
             ("top_k", int, 1, 100_000),
@@ -122,18 +123,26 @@ class Options:
         given = [f"--{name.replace('_', '-')}" for name in RULES if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} are rules of their own; give one of them")
-        if self.candidates > 1 and self.max_nfe < 2:
+        if self.candidates > 1 and self.max_nfe == 1:
             raise UsageError(
                 f"--max-nfe is 1, and ranking {self.candidates} candidates takes one evaluation; "
                 "give at least 2, or ask for one candidate"
             )
 
+    def settled(self, decoding: Decoding) -> Options:
+        """The options with a model's own settings where none were given."""
+        own = {
+            name: value for name, value in asdict(decoding).items() if getattr(self, name) is None
+        }
+        return replace(self, **own)
+
     @property
     def rule(self) -> Rule:
-        """Which positions become tokens in a step."""
+        """Which positions become tokens in a step; of options that are settled."""
         for name, rule in RULES.items():
             if (value := getattr(self, name)) is not None:
                 return rule(value)
+        assert self.confidence_threshold is not None
         return confidence_threshold(self.confidence_threshold)
 
 
@@ -166,11 +175,13 @@ class Frame:
 
     canvas  number of the canvas, from 0
     rows    the candidates that its rows belong to
+    healed  what its first token repeats of the prefix; only a first canvas has one
     """
 
     canvas: int
     rows: list[int]
     step: Step
+    healed: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,6 +189,7 @@ class Candidate:
     """One middle; `score` is its mean log-probability per token, read left to right.
 
     The score is None where only one candidate was asked for, or nothing is left of it.
+    The first of the tokens `repeats` the prefix's last one and nothing else, if that is said.
     """
 
     text: str
@@ -185,6 +197,12 @@ class Candidate:
     stopped: Stopped
     score: float | None
     row: int
+    repeats: bool = False
+
+    @property
+    def length(self) -> int:
+        """How many tokens its text has."""
+        return len(self.tokens) - self.repeats
 
 
 @dataclass(frozen=True)
@@ -244,7 +262,7 @@ class Infill:
     @property
     def tokens_per_forward(self) -> float:
         """Tokens committed for the best middle, its `<eom>` included, by evaluations."""
-        return (len(self.best.tokens) + (self.best.stopped == "eom")) / max(1, self.nfe)
+        return (self.best.length + (self.best.stopped == "eom")) / max(1, self.nfe)
 
 
 def unanswered(why: Interruption) -> Infill:
@@ -355,6 +373,7 @@ def _fill(
     """Fill holes side by side; a memory is for one alone."""
     began = time.perf_counter()
     denoiser, tokenizer = model.denoiser, model.tokenizer
+    options = options.settled(model.decoding)
     total = denoiser.config.context_length
     max_tokens = options.max_tokens or total // 4
     if max_tokens > total // 2:
@@ -371,7 +390,8 @@ def _fill(
         # A length that is known makes room for nothing that would not be there otherwise.
         longest = max(max_tokens, course.longest)
         room = total - -(-longest // block) * block
-        course.context = fit_context(tokenizer, hole.prefix, hole.suffix, room, hole.files)
+        prefix = hole.prefix.removesuffix(course.healed)
+        course.context = fit_context(tokenizer, prefix, hole.suffix, room, hole.files)
     contexts = [course.context for course in courses]
     count = options.candidates
 
@@ -441,6 +461,10 @@ class _Course:
         self.tokenizer, self.trees, self.hurried = model.tokenizer, trees, hurried
         self.hole = hole
         self.context: list[int] = []
+        # The last token before the hole is chosen anew, so that it begins with the same text:
+        # as it stands, it says that the word was over (token healing, as in `guidance`).
+        self.healed = "" if hole.length is not None else self.tokenizer.last_token(hole.prefix)
+        self.first = self.tokenizer.beginning_with(self.healed) if self.healed else None
         self.length = hole.length
         limit = model.denoiser.config.context_length // 2
         self.longest = max_tokens if hole.length is None else min(hole.length, limit)
@@ -459,6 +483,7 @@ class _Course:
         self.reached: set[tuple[int, ...]] = set()  # middles that a bound ended
         self.complete = options.complete
         self.given_temperature = options.temperature
+        assert options.max_nfe is not None
         self.budget = options.max_nfe - (options.candidates > 1)
         self.nfe = 0
 
@@ -468,21 +493,24 @@ class _Course:
         sides = self.hole.prefix, self.hole.suffix
         return Surroundings(*sides, self.trees, complete=self.complete, hurried=self.hurried)
 
+    def written(self, tokens: list[int]) -> str:
+        """The text of a middle's tokens, without what the first repeats of the prefix."""
+        return self.tokenizer.decode(tokens)[len(self.healed) :]
+
     def text(self, tokens: list[int]) -> str:
-        """The text of a middle's tokens, as far as it lies within the bound."""
-        text = self.tokenizer.decode(tokens)
+        """The same, as far as it lies within the bound."""
+        text = self.written(tokens)
         return text if self.bound is None else text[: self.bound.end(text)]
 
     def within(self, number: int, tokens: list[int]) -> int | None:
         """How many tokens of a canvas it takes to reach the bound; None if it is not reached."""
         assert self.bound is not None
         middle = self.middles[number]
-        end = self.bound.end(self.tokenizer.decode([*middle, *tokens]))
+        end = self.bound.end(self.written([*middle, *tokens]))
         if end is None:
             return None
         lengths = (
-            len(self.tokenizer.decode([*middle, *tokens[:count]]))
-            for count in range(len(tokens) + 1)
+            len(self.written([*middle, *tokens[:count]])) for count in range(len(tokens) + 1)
         )
         within = next(count for count, length in enumerate(lengths) if length >= end)
         self.reached.add((*middle, *tokens[:within]))
@@ -508,7 +536,8 @@ class _Course:
         `tokens` are those of the canvas up to its `<eom>` and `sure` their
         probabilities, the end's included. It is the least sure token that an error
         touches; the end, if what is wrong is that something lacks there. An end that a
-        bound put there is in no doubt: it would be put there again.
+        bound put there is in no doubt: it would be put there again. Nor is a first token
+        for which there are few others.
         """
         text = self.text([*self.middles[number], *tokens])
         if self.judged(text).clean:
@@ -521,9 +550,9 @@ class _Course:
             return None
         if body and body.clean:
             return len(tokens)
-        before = self.tokenizer.decode(self.middles[number])
+        before = self.written(self.middles[number])
         ends = [
-            len(self.tokenizer.decode([*self.middles[number], *tokens[:count]]).encode())
+            len(self.written([*self.middles[number], *tokens[:count]]).encode())
             for count in range(1, len(tokens) + 1)
         ]
         begins = [len(before.encode()), *ends]
@@ -533,6 +562,9 @@ class _Course:
             for place, (begin, end) in enumerate(zip(begins, ends, strict=True))
             if any(low <= end and begin <= high for low, high in errors)
         ]
+        first = None if self.middles[number] else self.first
+        if first is not None and len(first) <= MENDS:
+            touched = [place for place in touched if place]
         places = touched or list(range(len(ends)))
         if bound:
             places = [place for place in places if place < len(tokens)] or [len(tokens) - 1]
@@ -584,6 +616,7 @@ class _Course:
             self.length is None,
             bound=partial(self.within, number) if self.bound else None,
             temperature=self.temperature(number),
+            first=None if self.middles[number] else self.first,
         )
 
     def temperature(self, number: int) -> float:
@@ -630,8 +663,9 @@ class _Course:
         """Distinct middles, best first; what was cut to nothing, or not begun, last."""
         found: dict[str, Candidate] = {}
         for number, tokens in enumerate(self.middles):
-            text = self.text(tokens)
-            candidate = Candidate(text, tokens, self.stopped[number], self.scores[number], number)
+            text, end, score = self.text(tokens), self.stopped[number], self.scores[number]
+            repeats = bool(self.healed) and self.tokenizer.decode(tokens[:1]) == self.healed
+            candidate = Candidate(text, tokens, end, score, number, repeats)
             found.setdefault(text, candidate)
         return sorted(
             found.values(), key=lambda c: (not c.text and c.stopped != "eom", -(c.score or 0))
@@ -653,7 +687,8 @@ def _record(rows: _Rows, canvas: int, step: Step) -> None:
         places = list(run)
         if any(took_part[place] for place in places):
             own = step.rows(slice(places[0], places[-1] + 1))
-            course.record(Frame(canvas, [rows[place][1] for place in places], own))
+            numbers = [rows[place][1] for place in places]
+            course.record(Frame(canvas, numbers, own, "" if canvas else course.healed))
 
 
 def _autoregress(
@@ -711,7 +746,7 @@ def _diffuse(
                 replace(course.row(candidate, MEND_NFE if mend else None), banned=ban)
                 for (course, candidate), ban in zip(rows, banned, strict=True)
             ]
-            steps = denoise(denoiser, cache, canvas, rule, terms)
+            steps = denoise(denoiser, cache, canvas, rule, terms, options.lookahead)
             while not (why := interrupted()) and (step := next(steps, None)):
                 _record(rows, number, step)
                 canvas = step.canvas
@@ -734,7 +769,7 @@ def _diffuse(
                     canvas = canvas.with_row(place, written.ids[place])
                     course, candidate = rows[place]
                     back = Step.taken_back(written.rows(slice(place, place + 1)))
-                    course.show(Frame(number, [candidate], back))
+                    course.show(Frame(number, [candidate], back, "" if number else course.healed))
             if not canvas.open.any():
                 break
         ended, ran_out = (canvas.ended < block).tolist(), forced.tolist()
@@ -807,7 +842,13 @@ def _score(model: Checkpoint, courses: Sequence[_Course], cache: KVCache) -> Non
     ]
     read = [[tokenizer.mid, *end[:-1]] for end in ends]
     hidden, _ = model.denoiser.encode(read, cache.without(torch.ones_like(cache.next_position)))
-    logs = model.denoiser.logits(hidden).log_softmax(-1)
+    logits = model.denoiser.logits(hidden)
+    for place, (course, _) in enumerate(rows):
+        if course.first is not None:  # the choice was among these
+            kept = logits[place, 0, course.first]
+            logits[place, 0] = -torch.inf
+            logits[place, 0, course.first] = kept
+    logs = logits.log_softmax(-1)
     for place, ((course, number), end) in enumerate(zip(rows, ends, strict=True)):
         if end:
             course.scores[number] = float(logs[place, range(len(end)), end].mean())

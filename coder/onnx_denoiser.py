@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from coder.denoiser import Denoiser, DenoiserConfig, KVCache, Layers, rotary_turns
-from coder.transformer import Block, Transformer
+from coder.transformer import Block, Chain, Transformer
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -105,7 +105,11 @@ class OnnxDenoiser(Denoiser):
         """
         self.config = transformer.config
         torch.set_num_threads(1)
-        self._passes = passes(transformer).session(*interface(self.config))
+        self._passes = passes(transformer).session(*interface(self.config, self.config.layers))
+        self._chain = None
+        if transformer.links is not None:
+            between = interface(self.config, self.config.chain_layers, chained=True)
+            self._chain = passes(transformer, transformer.links).session(*between)
         self._head = head(transformer).session(
             [info("hidden", "float", "rows", self.config.width)],
             [info("logits", "float", "rows", self.config.vocab_size)],
@@ -132,23 +136,51 @@ class OnnxDenoiser(Denoiser):
     ) -> tuple[Float[Tensor, "batch length width"], Layers, Layers]:
         """One pass, as `Denoiser` has it."""
         config, (batch, length) = self.config, ids.shape
-        if cache is None:
-            none = torch.empty(batch, config.heads, 0, config.width // config.heads)
-            keys = values = (none,) * config.layers
-        else:
-            keys, values = cache.keys, cache.values
+        past = self._none(batch, config.layers) if cache is None else (*cache.keys, *cache.values)
         if visible is None:
-            visible = torch.ones(1, 1, length, keys[0].shape[2] + length, dtype=torch.bool)
+            visible = torch.ones(1, 1, length, past[0].shape[2] + length, dtype=torch.bool)
             visible = visible.expand(batch, -1, -1, -1)
-        cos, sin = rotary_turns(config, positions)
-        inputs = {"ids": ids, "cos": cos, "sin": sin, "visible": visible}
-        inputs |= {f"past_key.{layer}": key for layer, key in enumerate(keys)}
-        inputs |= {f"past_value.{layer}": value for layer, value in enumerate(values)}
-        layers = range(config.layers) if keep else ()
-        outputs = [f"{name}.{layer}" for name in ("key", "value") for layer in layers]
+        inputs = self._inputs(ids, positions, visible, past)
+        outputs = names("key", "value", config.layers) if keep else []
         hidden, *kept = self._passes.run(["hidden", *outputs], inputs)
         half = len(kept) // 2
         return hidden, tuple(kept[:half]), tuple(kept[half:])
+
+    def chain(
+        self,
+        hidden: Float[Tensor, "batch length width"],
+        before: Int[Tensor, "batch length"],
+        past: Layers,
+    ) -> tuple[Float[Tensor, "batch length width"], Layers]:
+        """Positions after those that are `past`, as `Denoiser` has it."""
+        assert self._chain is not None
+        layers, (batch, length) = self.config.chain_layers, before.shape
+        past = past or self._none(batch, layers)
+        first = past[0].shape[2]
+        visible = torch.ones(length, first + length, dtype=torch.bool).tril(first)
+        positions = torch.arange(first, first + length).expand(batch, -1)
+        inputs = self._inputs(before, positions, visible.expand(batch, 1, -1, -1), past)
+        outputs = ["hidden", *names("key", "value", layers)]
+        states, *kept = self._chain.run(outputs, {**inputs, "states": hidden})
+        return states, tuple(kept)
+
+    def _inputs(
+        self,
+        ids: Int[Tensor, "batch length"],
+        positions: Int[Tensor, "batch length"],
+        visible: Bool[Tensor, "batch 1 length total"],
+        past: Layers,
+    ) -> dict[str, Tensor]:
+        """What every graph takes; `past` are keys, layer by layer, then values."""
+        cos, sin = rotary_turns(self.config, positions)
+        inputs = {"ids": ids, "cos": cos, "sin": sin, "visible": visible}
+        given = names("past_key", "past_value", len(past) // 2)
+        return {**inputs, **dict(zip(given, past, strict=True))}
+
+    def _none(self, batch: int, layers: int) -> Layers:
+        """The past of a first token."""
+        config = self.config
+        return (torch.empty(batch, config.heads, 0, config.width // config.heads),) * (2 * layers)
 
     def logits(self, hidden: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape vocab"]:
         """Logits of hidden states, in float32."""
@@ -161,30 +193,35 @@ def info(name: str, kind: str, *shape: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, getattr(TensorProto, kind.upper()), shape)
 
 
-def interface(
-    config: DenoiserConfig,
-) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
-    """What a pass takes and gives."""
-    size = config.width // config.heads
+def names(keys: str, values: str, layers: int) -> list[str]:
+    """What keys and values are called, layer by layer."""
+    return [f"{name}.{layer}" for name in (keys, values) for layer in range(layers)]
 
-    def layers(name: str, length: str) -> list[onnx.ValueInfoProto]:
+
+def interface(
+    config: DenoiserConfig, layers: int, *, chained: bool = False
+) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
+    """What so many layers take and give; those of the chain take states of a canvas too."""
+    size = config.width // config.heads
+    hidden = ("float", "batch", "length", config.width)
+
+    def remembered(keys: str, values: str, length: str) -> list[onnx.ValueInfoProto]:
         shape = ("batch", config.heads, length, size)
-        return [info(f"{name}.{layer}", "float", *shape) for layer in range(config.layers)]
+        return [info(name, "float", *shape) for name in names(keys, values, layers)]
 
     inputs = [
         info("ids", "int64", "batch", "length"),
         info("cos", "float", "batch", "length", size // 2),
         info("sin", "float", "batch", "length", size // 2),
         info("visible", "bool", "batch", 1, "length", "total"),
-        *layers("past_key", "past"),
-        *layers("past_value", "past"),
+        *remembered("past_key", "past_value", "past"),
+        *([info("states", *hidden)] if chained else []),
     ]
-    hidden = info("hidden", "float", "batch", "length", config.width)
-    return inputs, [hidden, *layers("key", "total"), *layers("value", "total")]
+    return inputs, [info("hidden", *hidden), *remembered("key", "value", "total")]
 
 
-def passes(transformer: Transformer) -> Graph:
-    """From tokens to hidden states: what `Transformer.evaluate` computes."""
+def passes(transformer: Transformer, links: Chain | None = None) -> Graph:
+    """From tokens to hidden states: what `Transformer.evaluate` computes, or its chain."""
     graph, config = Graph(), transformer.config
     heads, width = config.heads, config.width
     size = width // heads
@@ -200,7 +237,12 @@ def passes(transformer: Transformer) -> Graph:
 
     embed = graph.weight("embed", transformer.embed.weight)
     x = norm(graph.add("Gather", [embed, "ids"], "tokens"))
-    for layer, block in enumerate(transformer.blocks):
+    blocks = transformer.blocks
+    if links is not None:
+        weight = graph.weight("before.weight", links.before.weight.t())
+        x = graph.add("Add", ["states", graph.add("MatMul", [x, weight], "before")], "both")
+        blocks = links.blocks
+    for layer, block in enumerate(blocks):
         assert isinstance(block, Block)
 
         def own(name: str, layer: int = layer) -> str:

@@ -17,15 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coder.canvas import Canvas
-from coder.denoiser import Denoiser, KVCache
+from coder.denoiser import Denoiser, KVCache, Layers
 from coder.unmask import Prediction, Rule
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-# Positions that a step looks at behind what is committed: fewer make a step cheaper, but a
-# middle that does not see how much room it has is longer; docs/decoding.md has figures.
-LOOKAHEAD = 8
 DRAFTS = 4  # tokens that `verify` reads ahead, at most; docs/decoding.md has figures
 COLD = 1e-6  # temperatures below it are 0: logits divided by them are no numbers
 
@@ -44,6 +41,7 @@ class Row:
     bound      tells of the first tokens of its canvas how many lie within a bound; None
                while it is not reached
     temperature  0 takes the likeliest token, others draw
+    first      the tokens of which one must stand first; None: any
     """
 
     generator: torch.Generator
@@ -52,6 +50,7 @@ class Row:
     banned: Banned = ()
     bound: Callable[[list[int]], int | None] | None = None
     temperature: float = 0.0
+    first: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,51 @@ def predict(
         torch.zeros_like(canvas.ids).masked_scatter(where, drawn),
         nowhere.masked_scatter(where, chances),
         nowhere.masked_scatter(where, probabilities[:, canvas.eom]),
-        probabilities,
+        ((where, probabilities),),
     )
+
+
+def chained(
+    denoiser: Denoiser,
+    hidden: Float[Tensor, "batch width size"],
+    canvas: Canvas,
+    where: Bool[Tensor, "batch block"],
+    rows: Sequence[Row],
+    rule: Rule,
+    last: Bool[Tensor, " batch"],
+) -> Prediction:
+    """A token for the positions at `where` from left to right, in sight of those before it.
+
+    As far as the rule takes them, and one further; in rows where this is the `last`
+    evaluation, up to the end. To the first there is nothing to add: it is as the pass says.
+    """
+    first, width = int(where.int().argmax(1).amin()), hidden.shape[1]
+    nowhere = torch.zeros(where.shape, device=hidden.device)
+    none = torch.zeros_like(where)
+    found = Prediction(none, torch.zeros_like(canvas.ids), nowhere, nowhere, (), True)
+    before = F.pad(canvas.ids[:, :width], (1, 0), value=canvas.mask)
+    going, begin = where.any(1), 0
+    past: Layers = ()
+    for place in range(first, width):
+        here = none.clone()
+        here[:, place] = where[:, place] & going
+        if here.any():
+            states = hidden[:, place]
+            chosen = found.open.any(1)
+            if (chosen & here[:, place]).any():
+                new = slice(begin, place + 1)
+                linked, past = denoiser.chain(hidden[:, new], before[:, new], past)
+                states = torch.where(chosen[:, None], linked[:, -1], states)
+                begin = place + 1
+            found |= predict(here, denoiser.logits(states[here[:, place]]), canvas, rows)
+            before[:, place + 1] = torch.where(
+                here[:, place], found.tokens[:, place], before[:, place + 1]
+            )
+            taken = (rule(found)[:, place] | last) & (found.tokens[:, place] != canvas.eom)
+            going = going & (taken | ~here[:, place])
+            if not going.any():
+                break
+    return found
 
 
 def allow(
@@ -140,12 +182,21 @@ def allow(
     if not all(row.ends for row in rows):
         bound = torch.tensor([not row.ends for row in rows], device=where.device)
         logits[bound[:, None].expand_as(where)[where], canvas.eom] = -torch.inf
-    if any(row.banned for row in rows):
+    if any(row.banned or row.first is not None for row in rows):
         place = where.flatten().cumsum(0).view_as(where) - 1  # among those at `where`
         for number, row in enumerate(rows):
+            if row.first is not None and where[number, 0]:
+                found = logits[place[number, 0]]
+                kept = found[row.first]
+                found.fill_(-torch.inf)
+                found[row.first] = kept
             for position, token in row.banned:
                 if where[number, position]:
-                    logits[place[number, position], token] = -torch.inf
+                    chances = logits[place[number, position]]
+                    before = chances[token].item()
+                    chances[token] = -torch.inf
+                    if chances.max().isinf():  # nothing else may stand there
+                        chances[token] = before
 
 
 def denoise(
@@ -154,8 +205,12 @@ def denoise(
     canvas: Canvas,
     rule: Rule,
     rows: Sequence[Row],
+    lookahead: int | None = None,
 ) -> Iterator[Step]:
-    """Commit the masks of each row, the last that its budget allows all at once."""
+    """Commit the masks of each row, the last that its budget allows all at once.
+
+    A step looks at so many positions from the first open one on; None, at the whole canvas.
+    """
     index = torch.arange(len(rows), device=canvas.ids.device)
     for nfe in count(1):
         index, cache = narrow(index, cache, canvas.open.any(1))
@@ -164,29 +219,36 @@ def denoise(
         part, going = canvas.rows(index), [rows[place] for place in index.tolist()]
         last = torch.tensor([nfe >= row.max_nfe for row in going], device=index.device)
         bound = torch.tensor([not row.ends for row in going], device=index.device)
-        present = ahead(part, last | bound)
+        present = ahead(part, last | bound, lookahead)
         where = part.open & present
         width = int(present.sum(1).amax())
         hidden = denoiser.denoise(part.ids[:, :width], cache, present[:, :width])
-        logits = denoiser.logits(hidden[where[:, :width]])
-        prediction = predict(where, logits, part, going)
+        if denoiser.config.chain_layers:
+            prediction = chained(denoiser, hidden, part, where, going, rule, last)
+        else:
+            logits = denoiser.logits(hidden[where[:, :width]])
+            prediction = predict(where, logits, part, going)
         ruled = rule(prediction)
-        after = part.commit(prediction.tokens, torch.where(last[:, None], where, ruled))
+        committed = torch.where(last[:, None], prediction.open, ruled)
+        after = part.commit(prediction.tokens, committed)
         after = bounded(after, going)
         step = step_of(canvas, index, after, prediction.probability, ruled)
         canvas = step.canvas
         yield step
 
 
-def ahead(canvas: Canvas, whole: Bool[Tensor, " batch"]) -> Bool[Tensor, "batch block"]:
-    """The part of each row that a step is about: LOOKAHEAD positions from the first open one on.
+def ahead(
+    canvas: Canvas, whole: Bool[Tensor, " batch"], lookahead: int | None
+) -> Bool[Tensor, "batch block"]:
+    """The part of each row that a step is about: so many positions from the first open one on.
 
     And what stands before them. Of a row that is `whole`, all: what it must commit now,
     or how far it is to an end that is given, would not be seen otherwise.
     """
     place = torch.arange(canvas.ids.shape[1], device=canvas.ids.device)
     first = torch.where(canvas.open, place, len(place)).amin(1)
-    return (place < first[:, None] + LOOKAHEAD) | whole[:, None]
+    reach = len(place) if lookahead is None else lookahead
+    return (place < first[:, None] + reach) | whole[:, None]
 
 
 def autoregress(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice, takewhile
 from pathlib import Path
 
 import tokenizers
@@ -23,6 +26,7 @@ PIECES = (
     r"|\s"
 )
 
+TAIL = 200  # characters at the end of a prefix that its last token is looked for in
 SPECIAL = ("<mask>", "<eom>", "<suf>", "<pre>", "<mid>", "<file>")
 
 
@@ -90,6 +94,29 @@ class Tokenizer:
         """The text of the ids; special tokens have none, broken UTF-8 becomes U+FFFD."""
         text: str = self._bpe.decode([i for i in ids if i < self.mask], skip_special_tokens=False)
         return text
+
+    def last_token(self, prefix: str) -> str:
+        """The text of a prefix's last token, if it may turn out to be the beginning of another.
+
+        "ra" may become "range", and "(" become "()". Line breaks and indentation stay as they are.
+        """
+        text = self.decode(self.encode(prefix[-TAIL:])[-1:])
+        if "\ufffd" in text or not prefix.endswith(text):  # a part of a character
+            return ""
+        between = text == " " and bool(prefix[-2:-1].strip())
+        return text if between or not text.isspace() else ""
+
+    @cached_property
+    def _by_text(self) -> list[tuple[str, int]]:
+        return sorted((self.decode([token]), token) for token in range(self.mask))
+
+    def beginning_with(self, text: str) -> list[int]:
+        """The tokens whose text begins with this one, which has no U+FFFD in it."""
+        known = self._by_text
+        found = takewhile(
+            lambda entry: entry[0].startswith(text), islice(known, bisect(known, (text,)), None)
+        )
+        return [token for _, token in found]
 
     def name(self, token: int) -> str:
         """What a person calls the token: its text, or the name of a special one."""

@@ -42,7 +42,7 @@ def page(result: Infill, model: Checkpoint, prefix: str, suffix: str) -> str:
     }
     facts = {
         "model": model.name,
-        "tokens": len(result.best.tokens),
+        "tokens": result.best.length,
         "nfe": result.nfe,
         "each": f"{result.tokens_per_forward:.1f}",
         "elapsed": f"{result.elapsed_ms:.0f} ms",
@@ -77,7 +77,7 @@ def kept(candidate: Candidate) -> int | None:
 
 
 def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """What each step changed for one candidate.
+    """What each step changed for one candidate, without what its first token repeats.
 
     A step says where its canvas begins ("start", counted from the beginning of
     the middle), its "length", where its `<eom>` stands ("end", or None) and
@@ -89,7 +89,7 @@ def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[
     steps = []
     ids: list[int] = []
     shown: list[str | None] = []
-    number, start = -1, 0
+    number, start, healed = -1, 0, ""
     for frame in result.frames:
         if candidate.row not in frame.rows:
             continue
@@ -107,6 +107,8 @@ def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[
         limit = len(ids) if left is None else left
         # What is cut off must not complete a character of what is kept.
         texts = pieces(ids[:limit], tokenizer) + pieces(ids[limit:], tokenizer)
+        healed = frame.healed or healed
+        texts[:1] = [text and text.removeprefix(healed) for text in texts[:1]]
         changed: list[list[Any]] = []
         for i, text in enumerate(texts):
             if i >= start and committed[i - start] and text is not None:

@@ -77,6 +77,29 @@ class Block(nn.Module):
         return torch.add(x, self.down(F.silu(gate) * up))
 
 
+class Chain(nn.Module):
+    """Causal blocks over the states of a canvas: tokens chosen in one step that fit each other.
+
+    A pass says of each position by itself what stands there. Chosen at once, each the
+    likeliest, such tokens contradict each other; here each is chosen in sight of those
+    before it, at the cost of a layer or so (as the heads of Hydra, arXiv 2402.05109).
+    """
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.before = Linear(config.width, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.chain_layers))
+
+    def forward(
+        self, hidden: Tensor, before: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend
+    ) -> Tensor:
+        """Hidden states in the light of the tokens before, whose embeddings are given."""
+        x = hidden + self.before(norm(before))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotary, lambda q, k, v, layer=layer: attend(layer, q, k, v))
+        return norm(x)
+
+
 class Transformer(Denoiser, nn.Module):
     """RMS norms, rotary positions, gated MLPs; the output matrix is the embedding."""
 
@@ -85,6 +108,7 @@ class Transformer(Denoiser, nn.Module):
         self.config = config
         self.embed = Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.links = Chain(config) if config.chain_layers else None
         # On "meta" there is nothing to draw, and torch would load half of its compiler for it.
         if not self.embed.weight.is_meta:
             self.initialise()
@@ -92,7 +116,11 @@ class Transformer(Denoiser, nn.Module):
     def initialise(self) -> None:
         """Draw fresh weights; what writes to the residual stream starts at zero."""
         nn.init.normal_(self.embed.weight, std=0.02)
-        for block in self.blocks:
+        blocks = [*self.blocks]
+        if self.links is not None:
+            nn.init.normal_(self.links.before.weight, std=0.5 * self.config.width**-0.5)
+            blocks += self.links.blocks
+        for block in blocks:
             assert isinstance(block, Block)
             for linear in (block.qkv, block.up):
                 nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
@@ -128,6 +156,41 @@ class Transformer(Denoiser, nn.Module):
         cos, sin = rotary_turns(self.config, positions)
         dtype = self.embed.weight.dtype
         return cos[:, None].to(dtype), sin[:, None].to(dtype)
+
+    def link(
+        self,
+        hidden: Float[Tensor, "batch length width"],
+        before: Int[Tensor, "batch length"],
+        positions: Int[Tensor, "batch length"],
+        attend: Attend,
+    ) -> Float[Tensor, "batch length width"]:
+        """What `chain` computes; `attend(layer, q, k, v)` decides who sees whom."""
+        assert self.links is not None
+        states: Tensor = self.links(hidden, self.embed(before), self.rotary(positions), attend)
+        return states
+
+    def chain(
+        self,
+        hidden: Float[Tensor, "batch length width"],
+        before: Int[Tensor, "batch length"],
+        past: Layers,
+    ) -> tuple[Float[Tensor, "batch length width"], Layers]:
+        """Positions after those that are `past`, as `Denoiser` has it."""
+        half = len(past) // 2
+        first, length = past[0].shape[2] if past else 0, hidden.shape[1]
+        keys, values = [], []
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if past:
+                k, v = (torch.cat(pair, 2) for pair in ((past[layer], k), (past[half + layer], v)))
+            keys.append(k)
+            values.append(v)
+            seen = torch.ones(length, first + length, dtype=torch.bool, device=q.device)
+            return F.scaled_dot_product_attention(q, k, v, seen.tril(first))
+
+        positions = first + torch.arange(length, device=hidden.device).expand(before.shape)
+        states = self.link(hidden, before, positions, attend)
+        return states, (*keys, *values)
 
     def logits(self, hidden: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape vocab"]:
         """Logits of hidden states, in float32."""

@@ -22,34 +22,55 @@ if TYPE_CHECKING:
 class Prediction:
     """What the denoiser predicts for the open positions of a canvas; other positions are 0.
 
-    open           [batch, block]; those that it was asked about
-    tokens         [batch, block]; the token chosen at each
-    probability    [batch, block]; that of the token
-    ending         [batch, block]; the probability of `<eom>`
-    probabilities  [positions, vocab]; of every token at each open position
+    open         [batch, block]; those that it was asked about
+    tokens       [batch, block]; the token chosen at each
+    probability  [batch, block]; that of the token
+    ending       [batch, block]; the probability of `<eom>`
+    parts        each: where, [batch, block], and the probabilities of every token there,
+                 [positions, vocab]; together they are what is open
+    chained      whether each is given the tokens chosen before it
     """
 
     open: Bool[Tensor, "batch block"]
     tokens: Int[Tensor, "batch block"]
     probability: Float[Tensor, "batch block"]
     ending: Float[Tensor, "batch block"]
-    probabilities: Float[Tensor, "positions vocab"]
+    parts: tuple[tuple[Bool[Tensor, "batch block"], Float[Tensor, "positions vocab"]], ...]
+    chained: bool = False
+
+    def __or__(self, other: Prediction) -> Prediction:
+        """What both predict, each for other positions."""
+        return Prediction(
+            self.open | other.open,
+            self.tokens + other.tokens,
+            self.probability + other.probability,
+            self.ending + other.ending,
+            self.parts + other.parts,
+            self.chained,
+        )
+
+    @cached_property
+    def entropy(self) -> Float[Tensor, "batch block"]:
+        """Of the prediction at each open position, in nats."""
+        entropy = torch.zeros_like(self.probability)
+        for where, probabilities in self.parts:
+            entropy = entropy.masked_scatter(where, torch.special.entr(probabilities).sum(-1))
+        return entropy
 
     @cached_property
     def confidence(self) -> Float[Tensor, "batch block"]:
         """How likely it is that the middle gets as far and has the chosen token there.
 
-        What stands behind the end is never read, so a sure token behind a likely end
-        is not worth a commitment: the probability counts times that of no end before.
+        If they are chained, given the first, which is chosen anyhow: that all after it, up
+        to this one, are right. Else each is by itself; but what stands behind the end is
+        never read, so a sure token behind a likely end is not worth a commitment: the
+        probability counts times that of no end before.
         """
+        if self.chained:
+            after = self.open & ~self.leftmost
+            return self.probability.masked_fill(~after, 1).cumprod(1) * self.open
         going = (1 - self.ending).cumprod(1)
         return self.probability * torch.cat((torch.ones_like(going[:, :1]), going[:, :-1]), 1)
-
-    @cached_property
-    def entropy(self) -> Float[Tensor, "batch block"]:
-        """Of the prediction at each open position, in nats."""
-        entropy = torch.special.entr(self.probabilities).sum(-1)
-        return torch.zeros_like(self.probability).masked_scatter(self.open, entropy)
 
     @property
     def leftmost(self) -> Bool[Tensor, "batch block"]:

@@ -42,8 +42,7 @@ class Batches(Dataset[Batch]):
             recipe.canvas_tokens if canvas_length else 0,
             np.random.default_rng((recipe.seed, 2, number, self.rank)),
             recipe.middle_weight,
-            recipe.draft_share,
-            recipe.draft_weight,
+            recipe.suffix_share if recipe.chain_layers else 0.0,
         )
 
 

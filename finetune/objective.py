@@ -7,10 +7,9 @@ canvas itself. Weighted by 1/t this is the bound of MDLM (arXiv 2406.07524) and
 LLaDA (arXiv 2502.09992). Training looks like use: the last canvas of a middle is
 a whole canvas, and what follows `<eom>` in it is always masked and never counted.
 
-Drafts are short canvases, clean up to some token and masked from there on, that learn
-what the causal reading of the same pass would write: their targets are its likeliest
-tokens, as far as the clean text goes the same way, and the one by which it first leaves
-it. So tokens that are committed at once fit each other, and no text has to be generated.
+A model with a chain also learns what stands at each masked position once the tokens
+before it are known: from those canvases and from others, of which all is masked from
+some token on, as decoding leaves them.
 """
 
 from __future__ import annotations
@@ -31,11 +30,10 @@ from finetune.joint import joint
 from finetune.samples import Sample
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
     from torch.nn.attention.flex_attention import BlockMask
 
 IGNORED = -100  # the target of a position that has no loss
-DRAFT_LENGTH = 16  # positions of a draft; of them, at most half are given
 CHUNK = 32_768  # positions whose logits are in memory at once: 2 GB at 16k tokens
 
 
@@ -45,7 +43,8 @@ class Batch:
 
     context, next_token, next_weight  [batch, length]
     canvas, target, position, block,
-    start, weight, draft              [batch, canvas tokens]; no columns without canvases
+    start, chain_weight               [batch, canvas tokens]; no columns without canvases
+    weight                            [batch, canvas tokens of the bound], which stand first
     """
 
     context: Int[Tensor, "batch length"]
@@ -56,8 +55,8 @@ class Batch:
     position: Int[Tensor, "batch noised"]
     block: Int[Tensor, "batch noised"]
     start: Int[Tensor, "batch noised"]
-    weight: Float[Tensor, "batch noised"]
-    draft: Bool[Tensor, "batch noised"]
+    chain_weight: Float[Tensor, "batch noised"]
+    weight: Float[Tensor, "batch bounding"]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -114,18 +113,15 @@ def make_batch(
     canvas_tokens: int,
     rng: np.random.Generator,
     middle_weight: float = 1.0,
-    draft_share: float = 0.0,
-    draft_weight: float = 1.0,
+    suffix_share: float = 0.0,
 ) -> Batch:
     """Clean rows of `length` and, beside each, `canvas_tokens` positions of noised canvases.
 
-    A share of these positions are drafts, whose tokens count `draft_weight` times.
-
-    Masking levels are stratified over all canvases of the batch. The weights make
-    weighted sums of losses means over all tokens that count: unbiased ones over
-    the canvases; over next tokens with those of a middle, which are few in a
-    row, counting `middle_weight` times. The shape does not depend on the samples
-    or on the block length.
+    Of a share of the canvases, at random, the tokens from some place on are masked; these
+    are for the chain alone. Masking levels are stratified over all canvases of the batch.
+    The weights make weighted sums of losses means over all tokens that count: unbiased
+    ones over the canvases; over next tokens with those of a middle, which are few in a
+    row, counting `middle_weight` times. The shape does not depend on the samples.
     """
     rows = len(samples)
     context = np.full((rows, length), tokenizer.eom)
@@ -137,11 +133,11 @@ def make_batch(
     block = np.full((rows, canvas_tokens), -1)
     start = np.zeros((rows, canvas_tokens), dtype=int)
     weight = np.zeros((rows, canvas_tokens), dtype=np.float32)
-    draft = np.zeros((rows, canvas_tokens), dtype=bool)
 
-    counted = 0
-    drafts = int(canvas_tokens * draft_share) // DRAFT_LENGTH
-    count = (canvas_tokens - drafts * DRAFT_LENGTH) // block_length
+    count = canvas_tokens // block_length
+    suffixes = int(count * suffix_share)
+    bounding = (count - suffixes) * block_length
+    counted, counted_bounding = 0, 0
     levels = (rng.permutation(rows * count) + 1 - rng.random()) / max(1, rows * count)
     for row, sample in enumerate(samples):
         ids = np.array(sample.ids)
@@ -155,52 +151,49 @@ def make_batch(
             emphasis[row, begin - 1 : end - 1] = middle_weight
         if not canvas_tokens:
             continue
-        canvases = [
-            (*place, block_length, levels[row * count + number])
-            for number, place in enumerate(choose_canvases(sample, block_length, count, rng))
-        ]
-        canvases += [
-            (*place, DRAFT_LENGTH, None)
-            for place in choose_canvases(sample, DRAFT_LENGTH, drafts, rng)
-        ]
-        first = 0
-        for number, (begin, end, width, level) in enumerate(canvases):
-            at = slice(first, first + width)
-            first += width
+        places = choose_canvases(sample, block_length, count, rng)
+        if suffixes:
+            places = [places[number] for number in rng.permutation(len(places))]
+        for number, (begin, end) in enumerate(places):
+            at = slice(number * block_length, (number + 1) * block_length)
             clean = ids[begin:end]
-            if level is None:
-                masked = np.arange(len(clean)) >= rng.integers(DRAFT_LENGTH // 2 + 1)
-            else:
+            level = levels[row * count + number]
+            if at.start < bounding:
                 masked = rng.random(len(clean)) < level
+                share = level
+                counted_bounding += len(clean)
+            else:
+                masked = np.arange(len(clean)) >= int((1 - level) * len(clean))
+                share = masked.mean()
             block[row, at] = number
             start[row, at] = begin
-            position[row, at] = begin + np.arange(width)
-            draft[row, at] = level is None
+            position[row, at] = begin + np.arange(block_length)
             inside = slice(at.start, at.start + len(clean))
             canvas[row, inside] = np.where(masked, tokenizer.mask, clean)
             target[row, inside] = np.where(masked, clean, IGNORED)
-            weight[row, inside] = draft_weight if level is None else 1 / level
+            weight[row, inside] = 1 / share
             counted += len(clean)
     emphasis /= max(1.0, emphasis.sum())
-    weight /= max(1, counted)
-    arrays = (context, following, emphasis, canvas, target, position, block, start, weight, draft)
+    weights = weight / max(1, counted), weight[:, :bounding] / max(1, counted_bounding)
+    arrays = (context, following, emphasis, canvas, target, position, block, start, *weights)
     return Batch(*map(torch.from_numpy, arrays))
 
 
 class Objective(nn.Module):
-    """Both losses of a batch; what the training loop compiles and wraps."""
+    """The losses of a batch; what the training loop compiles and wraps."""
 
-    def __init__(self, denoiser: Transformer, eom: int | None = None) -> None:
-        """Batches may have drafts if the id of `<eom>` is given."""
+    def __init__(self, denoiser: Transformer, mask: int) -> None:
+        """`mask` is the id of the mask, which stands for what is before a canvas."""
         super().__init__()
-        self.denoiser, self.eom = denoiser, eom
+        self.denoiser, self.mask = denoiser, mask
 
-    def forward(self, batch: Batch, mask: BlockMask | None = None) -> Float[Tensor, " 2"]:
-        """The next-token loss and the bound of the canvases, in nats per token.
+    def forward(self, batch: Batch, mask: BlockMask | None = None) -> Float[Tensor, " 3"]:
+        """The next-token loss, the bound of the canvases and the chain's loss, in nats per token.
 
         Means if the batch is whole; a part's share of them if it is a part.
-        Without canvases the second is 0. `mask` is a `block_mask` of the batch
-        for FlexAttention; without it dense masks are used.
+        Without canvases the last two are 0, without a chain the last, and while a chain is
+        trained alone the first two. `mask` is a
+        `block_mask` of the batch for FlexAttention; without it dense masks are used.
         """
         hidden, noised = joint(
             self.denoiser,
@@ -211,34 +204,35 @@ class Objective(nn.Module):
             batch.start,
             mask,
         )
+        nothing = torch.zeros((), device=hidden.device)
+        # Of a chain that is trained alone, the other losses stay what they are.
+        if self.denoiser.training and not self.denoiser.embed.weight.requires_grad:
+            linked = self.linked(noised, batch)
+            return torch.stack(
+                (nothing, nothing, self.loss(linked, batch.target, batch.chain_weight))
+            )
         next_token = self.loss(hidden, batch.next_token, batch.next_weight)
         if not batch.canvas.shape[1]:
-            return torch.stack((next_token, torch.zeros_like(next_token)))
-        target = batch.target
-        if self.eom is not None:
-            target = self.drafted(hidden, batch, self.eom)
-        return torch.stack((next_token, self.loss(noised, target, batch.weight)))
+            return torch.stack((next_token, nothing, nothing))
+        bounding = batch.weight.shape[1]
+        bound = self.loss(noised[:, :bounding], batch.target[:, :bounding], batch.weight)
+        if not self.denoiser.config.chain_layers:
+            return torch.stack((next_token, bound, nothing))
+        linked = self.linked(noised, batch)
+        return torch.stack((next_token, bound, self.loss(linked, batch.target, batch.chain_weight)))
 
-    @torch.no_grad()
-    def drafted(self, hidden: Tensor, batch: Batch, eom: int) -> Int[Tensor, "batch noised"]:
-        """The targets, those of drafts being what the causal reading would write.
+    def linked(self, noised: Tensor, batch: Batch) -> Float[Tensor, "batch noised width"]:
+        """What the chain makes of the canvases' states, each position given what is before it."""
+        clean = torch.where(batch.target == IGNORED, batch.canvas, batch.target)
+        first = batch.position == batch.start
+        before = torch.where(first, self.mask, clean.roll(1, 1))
+        own = batch.block[:, :, None] == batch.block[:, None, :]
+        seen = own & (batch.position[:, :, None] >= batch.position[:, None, :])
 
-        Where a middle ends is taken from the clean text: the reading sees it less well than
-        canvases do, and what imitates it would run on.
-        """
-        before = (batch.position - 1).clamp(0, hidden.shape[1] - 1)
-        reading = hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[2]))
-        logits = self.denoiser.logits(reading)
-        logits[..., eom] = -torch.inf
-        written = logits.argmax(-1)
-        written = torch.where(batch.target == eom, batch.target, written)
-        # Of a canvas, as far as all before was written as it stands there.
-        left = ((written != batch.target) & (batch.target != IGNORED)).long()
-        gone = left.cumsum(1) - left
-        places = torch.arange(gone.shape[1], device=gone.device)
-        at_start = gone.gather(1, places - (batch.position - batch.start))
-        kept = (gone == at_start) & (batch.target != IGNORED)
-        return torch.where(batch.draft, torch.where(kept, written, IGNORED), batch.target)
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, seen[:, None])
+
+        return self.denoiser.link(noised, before, batch.position, attend)
 
     def loss(self, hidden: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """The weighted sum of cross-entropies; 0 where the target is IGNORED.

@@ -22,8 +22,10 @@ class Recipe:
     max_middle           longest middle, in tokens
     middle_weight        how often the next tokens of a middle count, against 1 elsewhere
     bound_weight         weight of the canvases' loss beside the next-token loss
-    draft_share          of the noised positions that are drafts
-    draft_weight         how often a token of a draft counts, against 1 of another canvas
+    chain_layers         blocks of the chain; 0: a model without one
+    chain_weight         weight of the chain's loss beside the next-token loss
+    suffix_share         of the canvases that are masked from some token on, for the chain
+    chain_alone          1: all other weights stay as they are, and so do other modes' texts
     spans                how middles are chosen, and how often; the rest is plain text
     exercise_share       share of pieces that are exercises, where there are some
     next_token_share     share of the budget for the next token alone
@@ -45,8 +47,10 @@ class Recipe:
     max_middle: int = 128
     middle_weight: float = 4.0
     bound_weight: float = 1.0
-    draft_share: float = 0.0
-    draft_weight: float = 8.0
+    chain_layers: int = 1
+    chain_weight: float = 1.0
+    suffix_share: float = 0.6
+    chain_alone: int = 0
     spans: str = ",".join(f"{kind}={share}" for kind, share in SPANS.items())
     exercise_share: float = 0.2
     next_token_share: float = 0.3
@@ -65,18 +69,23 @@ class Recipe:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be 1 or more")
         for name in (
             *("rows", "canvas_tokens", "max_middle", "middle_weight", "bound_weight"),
-            *("draft_weight", "learning_rate", "embedding_learning_rate"),
+            *("chain_weight", "learning_rate", "embedding_learning_rate"),
         ):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be above 0")
         for name in (
-            *("draft_share", "exercise_share", "next_token_share", "growth_share"),
+            *("suffix_share", "exercise_share", "next_token_share", "growth_share"),
             *("warmup", "decay_from", "average_from"),
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(
                     f"{flag(name)} is {getattr(self, name)}; it must lie between 0 and 1"
                 )
+        if self.chain_alone not in (0, 1) or self.chain_alone > self.chain_layers:
+            raise UsageError(
+                f"--chain-alone is {self.chain_alone} with {self.chain_layers} --chain-layers; "
+                "it must be 0, or 1 for a model with a chain"
+            )
         if not 0 <= self.weight_decay < math.inf:
             raise UsageError(f"--weight-decay is {self.weight_decay}; it must be 0 or more")
         if not 0 <= self.seed < 2**63:
@@ -114,6 +123,7 @@ class Recipe:
                 self.heads,
                 self.context_length,
                 self.block_length,
+                chain_layers=self.chain_layers,
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
@@ -142,21 +152,25 @@ def flag(name: str) -> str:
 
 def make_optimizers(denoiser: Transformer, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for the embedding; each group remembers its peak rate."""
-    matrices = [p for p in denoiser.blocks.parameters() if p.ndim == 2]
+    trained = [(name, p) for name, p in denoiser.named_parameters() if p.requires_grad]
+    embedding = [p for name, p in trained if name == "embed.weight"]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(
-            matrices,
+            [p for name, p in trained if name != "embed.weight"],
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         ),
-        torch.optim.AdamW(
-            [denoiser.embed.weight],
-            lr=recipe.embedding_learning_rate,
-            betas=(0.9, 0.95),
-            weight_decay=0.0,
-        ),
     ]
+    if embedding:
+        optimizers.append(
+            torch.optim.AdamW(
+                embedding,
+                lr=recipe.embedding_learning_rate,
+                betas=(0.9, 0.95),
+                weight_decay=0.0,
+            )
+        )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

@@ -236,7 +236,7 @@ class Run:
                     f"step {trainer.step}, {entry['tokens_per_s']} tokens/s, "
                     f"{entry['peak_share']:.0%} of peak, next token "
                     f"{entry['next_token_loss']:.2f}, bound {entry['bound']:.2f}, "
-                    f"canvas {entry['canvas_length']}"
+                    f"chain {entry['chain']:.2f}, canvas {entry['canvas_length']}"
                 )
         self.save(last=True)
         return self.progress >= 1

@@ -16,7 +16,7 @@ from coder.page import INK, Section, new_figure, write_page
 POINTS = 400  # of a curve; more are averaged
 SMOOTH = 60  # of a smoothed one
 REFRESH = 30  # seconds
-LOSSES = {"next_token_loss": "next token", "bound": "diffusion bound"}
+LOSSES = {"next_token_loss": "next token", "bound": "diffusion bound", "chain": "chain"}
 COURSES = {
     "rate": "learning rate, share of its peak",
     "canvas_length": "canvas length, tokens",
@@ -119,25 +119,26 @@ def position(last: dict[str, Any], progress: float | None) -> str:
 
 
 def losses(runs: dict[str, Entries], over: str = "tokens") -> tuple[Any, str]:
-    """Both losses of runs over "tokens" or "elapsed": lines in training, dots on held-out packages.
+    """The losses of runs over "tokens" or "elapsed": lines in training, dots on held-out packages.
 
-    The bound on held-out packages counts from the first canvas trained on; before
-    it says nothing. The first steps, which would press all others flat, may leave the picture.
+    Bound and chain on held-out packages count from the first canvas trained on; before
+    they say nothing. The first steps, which would press all others flat, may leave the picture.
     """
-    figure, axes = new_figure(2, 2.8)
-    axes[1].sharex(axes[0])
+    figure, axes = new_figure(len(LOSSES), 2.4)
+    for axis in axes[1:]:
+        axis.sharex(axes[0])
     per, unit = (1e6, "million tokens") if over == "tokens" else (60, "minutes of training")
-    shown: list[list[float]] = [[], []]
+    shown: list[list[float]] = [[] for _ in LOSSES]
     for number, (name, entries) in enumerate(runs.items()):
         style = {"color": f"C{number}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
         tokens, canvases = 0, False
-        placed: list[Entries] = [[], []]
+        placed: list[Entries] = [[] for _ in LOSSES]
         for entry in entries:  # a validation stands where the step before it does
             tokens = entry.get("tokens", tokens)
             canvases = canvases or bool(entry.get("bound"))
             placed[0].append({**entry, "tokens": tokens})
-            if canvases:
-                placed[1].append(placed[0][-1])
+            for lines in placed[1:] if canvases else ():
+                lines.append(placed[0][-1])
         for axis, key, lines, values in zip(axes, LOSSES, placed, shown, strict=True):
             trained = [entry for entry in lines if entry.get(key)]
             if len(runs) == 1:
@@ -155,10 +156,10 @@ def losses(runs: dict[str, Entries], over: str = "tokens") -> tuple[Any, str]:
         if values:
             room = 0.05 * (max(values) - min(values)) or 1
             axis.set_ylim(min(values) - room, max(values) + room)
-    axes[1].set_xlabel(unit)
+    axes[-1].set_xlabel(unit)
     if len(runs) > 1:
         legend(axes[0])
-    return figure, f"Next-token loss and diffusion bound over {unit}"
+    return figure, f"Next-token loss, diffusion bound and chain's loss over {unit}"
 
 
 def courses(steps: Entries) -> tuple[Any, str]:

@@ -4,7 +4,8 @@ Every sample is a pure function of the seed and its number, so a run that is
 resumed goes on with the very samples it would have seen. Edges of spans are
 characters, not tokens (at 411M parameters that is worth a factor of three in
 random-span infilling: Bavarian et al., arXiv 2207.14255); prefix, middle and
-suffix are tokenised apart.
+suffix are tokenised apart, but a middle takes the token along that its
+beginning cuts through, as the decoder chooses that one anew.
 """
 
 from __future__ import annotations
@@ -297,6 +298,7 @@ class Samples:
         if span is None:
             return None
         begin, end = start + span[0], start + span[1]
+        begin -= len(tokenizer.last_token(text[:begin]))
         middle = tokenizer.encode(text[begin:end])
         if len(middle) >= min(self.max_middle, room // 2):
             return None

@@ -10,19 +10,29 @@ import torch
 from coder.denoiser import DenoiserConfig
 
 
-def step_flops(config: DenoiserConfig, rows: int, canvas_tokens: int) -> float:
+def step_flops(
+    config: DenoiserConfig, rows: int, canvas_tokens: int, chain_alone: bool = False
+) -> float:
     """Floating-point operations of the matrix products of a step, forward and backward.
 
     Rows of the whole context, each with `canvas_tokens` noised positions beside
-    it. Attention counts the pairs that see each other, recomputation nothing.
+    it; all of these are the chain's too. Attention counts the pairs that see each other, but
+    for the chain's, which are few; recomputation counts nothing. Of a chain that is trained
+    alone, everything else is computed forward only, and no head but its own.
     """
     length = config.context_length
-    matrices = config.layers * (4 * config.width**2 + 3 * config.width * config.mlp_width)
-    matrices += config.vocab_size * config.width
+    block = 4 * config.width**2 + 3 * config.width * config.mlp_width
+    head = config.vocab_size * config.width
+    matrices = config.layers * block + head
+    chain = canvas_tokens * (config.width**2 + config.chain_layers * block + head)
     pairs = length * (length + 1) / 2 + canvas_tokens * (length / 2 + config.block_length)
     attention = 2 * config.layers * config.width * pairs
     # A multiply-add is two operations; backward costs twice as much as forward.
-    return 6 * rows * ((length + canvas_tokens) * matrices + attention)
+    if chain_alone:
+        below = (length + canvas_tokens) * (matrices - head) + attention
+        return rows * (2 * below + 6 * chain)
+    products = (length + canvas_tokens) * matrices + chain * (config.chain_layers > 0)
+    return 6 * rows * (products + attention)
 
 
 @cache

@@ -161,7 +161,7 @@ def costs(tokenizers: Sequence[Tokenizer], shape: tuple[int, int, int]) -> list[
     for tokenizer in tokenizers:
         config = DenoiserConfig(tokenizer.vocab_size, layers, width, heads, LENGTH, block_length=1)
         found.append({"operations": step_flops(config, 1, 0) / LENGTH})
-        objective = Objective(Transformer(config))
+        objective = Objective(Transformer(config), tokenizer.mask)
         rng = np.random.default_rng(0)
         rows = [
             Sample(rng.integers(0, tokenizer.mask, LENGTH).tolist(), [], []) for _ in range(ROWS)

@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -66,6 +66,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name in ("workers", "cursors"):
         if getattr(args, name) < 0:
             raise UsageError(f"{flag(name)} is {getattr(args, name)}; it must be 0 or more")
+    if args.compile and " " in torch.__file__:
+        raise UsageError(
+            f"--compile: torch's compiler cannot work where its path has a blank "
+            f"({Path(torch.__file__).parent}); leave it out, or move the environment"
+        )
     return args
 
 
@@ -95,6 +100,11 @@ def main(argv: list[str]) -> int:
     torch.manual_seed(recipe.seed)
     denoiser = Transformer(recipe.shape(tokenizer.vocab_size))
     init = None
+    if recipe.chain_alone:
+        if not args.init:
+            raise UsageError("--chain-alone is 1; give the model whose weights stay with --init")
+        for name, parameter in denoiser.named_parameters():
+            parameter.requires_grad_(name.startswith("links."))
     if args.init:
         init = take_weights(denoiser, args.init, args.tokenizer)
     trainer = Trainer(
@@ -125,19 +135,26 @@ def main(argv: list[str]) -> int:
 
 
 def take_weights(denoiser: Transformer, model: str, tokenizer: Path) -> str:
-    """Give the denoiser the weights of a model of the same shape and tokenizer; their hash."""
+    """Give the denoiser the weights of a model of the same shape and tokenizer; their hash.
+
+    The model may lack the chain, which then begins anew.
+    """
     loaded = checkpoint.load_trainable(model)
     if loaded.config["sha256"][checkpoint.TOKENIZER] != checkpoint.digest(tokenizer):
         raise UsageError(
             f"--init {model} has another tokenizer than --tokenizer {tokenizer}; "
             "give the tokenizer.json in the model's folder"
         )
-    if loaded.denoiser.config != denoiser.config:
+    config = loaded.denoiser.config
+    lacks = not config.chain_layers
+    if lacks:
+        config = replace(config, chain_layers=denoiser.config.chain_layers)
+    if config != denoiser.config:
         raise UsageError(
             f"--init {model} has the shape {loaded.denoiser.config}, "
             f"the recipe asks for {denoiser.config}; give both the same shape"
         )
-    denoiser.load_state_dict(loaded.denoiser.state_dict())
+    denoiser.load_state_dict(loaded.denoiser.state_dict(), strict=not lacks)
     return loaded.weights_hash
 
 

@@ -34,7 +34,8 @@ REMEMBERED = 64  # losses that the next one is compared with
 # How far above them a jump is: nats and standard deviations, whichever is more.
 SPIKE = (0.5, 8)
 # Of the bound, whose weights 1/t make it jump now and then with nothing wrong: by 2.3 nats and
-# nine deviations once in 5,165 steps of canvases. To leave such steps out would bias it.
+# nine deviations once in 5,165 steps of canvases. To leave such steps out would bias it. The
+# chain's loss, weighed alike, is judged with it.
 BOUND_SPIKE = (4.0, 16)
 PATIENCE = 5  # updates given up in a row before the last good state is taken up again
 ATTEMPTS = 3  # times that this may happen without a new state in between
@@ -111,8 +112,7 @@ class Trainer:
             )
         denoiser.to(self.device)
         self.compiled = compiled
-        eom = tokenizer.eom if recipe.draft_share else None
-        self.objective: Any = Objective(denoiser, eom)
+        self.objective: Any = Objective(denoiser, tokenizer.mask)
         if compiled:
             self.objective.compile()
         if self.sharded:
@@ -127,7 +127,8 @@ class Trainer:
         self.validated = 0.0  # `elapsed` at the last validation
         self.average: dict[str, Tensor] = {}
         self.losses: deque[float] = deque(maxlen=REMEMBERED)  # of the next token
-        self.bounds: deque[float] = deque(maxlen=REMEMBERED)  # of steps with canvases
+        # Of steps with canvases: bound and chain's loss together.
+        self.bounds: deque[float] = deque(maxlen=REMEMBERED)
         self.given_up = self.attempts = 0
         self.moved = True  # since the last good state came back
         self.events: list[tuple[str, str]] = []  # what went wrong and why, for the metrics
@@ -168,17 +169,18 @@ class Trainer:
         losses = self.gradient(batch)
         norm = whole(nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0))
         # One wait for the device: whether this gradient is to be used is decided here.
-        next_token, bound, height = torch.cat((losses, norm.reshape(1).float())).tolist()
+        next_token, bound, chain, height = torch.cat((losses, norm.reshape(1).float())).tolist()
+        canvases = bound + chain
         jumps = is_spike(self.losses, next_token, SPIKE)
-        if jumps or is_spike(self.bounds, bound, BOUND_SPIKE) or not math.isfinite(height):
+        if jumps or is_spike(self.bounds, canvases, BOUND_SPIKE) or not math.isfinite(height):
             self.given_up += 1
-            why = f"next token {next_token:.4g}, bound {bound:.4g}, gradient norm {height:.4g}"
-            self.events.append(("skipped", why))
+            why = f"next token {next_token:.4g}, bound {bound:.4g}, chain {chain:.4g}"
+            self.events.append(("skipped", f"{why}, gradient norm {height:.4g}"))
         else:
             self.given_up, self.moved = 0, True
             self.losses.append(next_token)
-            if bound:
-                self.bounds.append(bound)
+            if canvases:
+                self.bounds.append(canvases)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * rate
@@ -191,7 +193,8 @@ class Trainer:
         self.step += 1
         self.elapsed += seconds
         self.tokens += tokens
-        flops = step_flops(self.denoiser.config, recipe.rows, batch.canvas.shape[1])
+        size = recipe.rows, batch.canvas.shape[1]
+        flops = step_flops(self.denoiser.config, *size, bool(recipe.chain_alone))
         return {
             "tokens": self.tokens,
             "tokens_per_s": round(tokens / seconds),
@@ -201,16 +204,17 @@ class Trainer:
             "gradient_norm": round(height, 4),
             "next_token_loss": round(next_token, 4),
             "bound": round(bound, 4),
+            "chain": round(chain, 4),
         }
 
     def gradient(self, batch: Batch) -> Tensor:
-        """Leave the gradient of a batch at the weights; its two losses, over all processes.
+        """Leave the gradient of a batch at the weights; its losses, over all processes.
 
         If a micro-batch does not fit the memory of any of them, all halve theirs and try
         again; DataError if it is of one row, or if the weights are shared out.
         """
         while True:
-            full, losses = False, torch.zeros(2, device=self.device)
+            full, losses = False, torch.zeros(3, device=self.device)
             try:
                 losses = self.accumulate(batch)
             except RuntimeError as error:
@@ -253,8 +257,9 @@ class Trainer:
         return mean
 
     def accumulate(self, batch: Batch) -> Tensor:
-        """Add up the gradients of the micro-batches of this process; its two losses."""
-        losses = torch.zeros(2, device=self.device)
+        """Add up the gradients of the micro-batches of this process; its losses."""
+        losses = torch.zeros(3, device=self.device)
+        weights = losses.new_tensor((1, self.recipe.bound_weight, self.recipe.chain_weight))
         rows = len(batch.context)
         for first in range(0, rows, self.micro_batch):
             part = batch.rows(first, first + self.micro_batch).to(self.device)
@@ -268,9 +273,9 @@ class Trainer:
                 if self.sparse_masks:
                     mask = block_mask(part.context.shape[1], part.block, part.start)
                 with self.accelerator.autocast():
-                    both = self.objective(part, mask)
-                self.accelerator.backward(both[0] + self.recipe.bound_weight * both[1])
-            losses += both.detach().float()
+                    parts = self.objective(part, mask)
+                self.accelerator.backward(parts @ weights)
+            losses += parts.detach().float()
         return losses
 
     def check_masks(self, batch: Batch) -> None:

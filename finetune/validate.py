@@ -40,17 +40,17 @@ def held_out_samples(
 
 @dataclass(frozen=True)
 class Measured:
-    """Of each row the next-token loss and the bound, and how long the tokens are that they count.
+    """Of each row the next-token loss, the bound and the chain's loss, and how long their tokens.
 
-    nats   [rows, 2]; per token
-    bytes  [rows, 2]; mean of the same tokens, weighed as their losses are
+    nats   [rows, 3]; per token; a model without a chain has 0 for its loss
+    bytes  [rows, 3]; mean of the same tokens, weighed as their losses are
     """
 
     nats: Float64
     bytes: Float64
 
     def per_byte(self) -> tuple[Float64, Float64]:
-        """Both losses in nats per byte and their standard errors, as ratios of means.
+        """The losses in nats per byte and their standard errors, as ratios of means.
 
         Comparable over tokenizers, which nats per token are not: a token that stands
         for more text costs more.
@@ -74,12 +74,12 @@ def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
 def row_losses(
     denoiser: Transformer, tokenizer: Tokenizer, samples: Samples, rows: int, seed: int = 0
 ) -> Measured:
-    """Next-token loss and bound of each of the first `rows` samples.
+    """Next-token loss, bound and chain's loss of each of the first `rows` samples.
 
     The same rows, spans and masks for every model with the same tokenizer and
     lengths of context and block, so that models can be compared row by row.
     """
-    objective = Objective(denoiser)
+    objective = Objective(denoiser, tokenizer.mask)
     config = denoiser.config
     sizes = token_bytes(tokenizer)
     nats, lengths = [], []
@@ -92,7 +92,8 @@ def row_losses(
             CANVAS_TOKENS,
             np.random.default_rng((seed, 3, row)),
         )
-        counted = ((batch.next_token, batch.next_weight), (batch.target, batch.weight))
+        canvases = batch.target, batch.weight  # all of them count for both losses
+        counted = ((batch.next_token, batch.next_weight), canvases, canvases)
         lengths.append([float((sizes[t.clamp(min=0)] * w * (t >= 0)).sum()) for t, w in counted])
         nats.append(objective(batch.to(denoiser.device)).tolist())
     return Measured(np.array(nats), np.array(lengths))
@@ -114,6 +115,8 @@ def losses(
         "next_token_error": error[0],
         "bound": mean[1],
         "bound_error": error[1],
+        "chain": mean[2],
+        "chain_error": error[2],
     }
 
 
@@ -221,11 +224,10 @@ def main(argv: list[str]) -> int:
 
 
 def described(mean: Float64, error: Float64) -> str:
-    """Both losses with their 95 % intervals."""
-    return (
-        f"next token {mean[0]:.3f} ± {1.96 * error[0]:.3f}, "
-        f"diffusion bound {mean[1]:.3f} ± {1.96 * error[1]:.3f}"
-    )
+    """The losses with their 95 % intervals."""
+    names = ("next token", "diffusion bound", "chain")
+    found = zip(names, mean, error, strict=True)
+    return ", ".join(f"{name} {at:.3f} ± {1.96 * of:.3f}" for name, at, of in found)
 
 
 def unlike(one: Checkpoint, other: Checkpoint) -> str:

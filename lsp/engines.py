@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from coder.checkpoint import Checkpoint
     from coder.engine import Engine
     from coder.infill import Frame, Infill
-    from coder.tokenizer import Tokenizer
     from lsp.endpoint import Endpoint
 
 log = logging.getLogger("talaria")
@@ -156,9 +155,9 @@ class Engines:
         return self.state == "ready" or (service and self.state != "closed")
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """The embedded model's, once it is loaded."""
-        return self._engine.result().model.result().tokenizer
+    def loaded(self) -> Checkpoint:
+        """The embedded model, which must be loaded."""
+        return self._engine.result().model.result()
 
     def statistics(self) -> dict[str, int | float | str]:
         """What the embedded engine has done; its state alone before there is one."""

@@ -43,8 +43,12 @@ class Options:
     )
     device: str = _option("cpu", "cpu, cuda or mps", restart=True)
     mode: Literal["diffuse", "verify", "ar"] = _option("diffuse", "how middles are generated")
-    confidence_threshold: float = _option(
-        0.7, "confidence from which a token is committed; lower is faster and less sure", 0, 1
+    confidence_threshold: float | None = _option(
+        None,
+        "confidence from which a token is committed; lower is faster and less sure; by itself "
+        "as was found best for the model",
+        0,
+        1,
     )
     until: Literal["line", "statement", "block"] | None = _option(
         None, "where suggestions end at the latest; by itself the model decides"

@@ -136,16 +136,18 @@ def steps(server: Server, file: OpenFile, start: int, lead: str) -> Callable[[Fr
     canvases: dict[int, list[str | None]] = {}
 
     def watch(frame: Frame) -> None:
-        from coder.sampler import LOOKAHEAD
         from coder.trace import pieces
 
         if 0 not in frame.rows or engines is None:
             return
         row, canvas = frame.rows.index(0), frame.step.canvas
         ids = canvas.ids[row, : int(canvas.ended[row])].tolist()
+        model = engines.loaded
         # Masks that no step has looked at yet say only how long a canvas is.
         written = max((n + 1 for n, token in enumerate(ids) if token != canvas.mask), default=0)
-        canvases[frame.canvas] = pieces(ids[: written + LOOKAHEAD], engines.tokenizer)
+        texts = pieces(ids[: written + model.decoding.lookahead], model.tokenizer)
+        texts[:1] = [text and text.removeprefix(frame.healed) for text in texts[:1]]
+        canvases[frame.canvas] = texts
         shown: list[str | None] = [lead] * bool(lead)
         shown += [piece for number in sorted(canvases) for piece in canvases[number]]
         server.later(server.protocol.notify, "talaria/step", {**head, "pieces": shown})

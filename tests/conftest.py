@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,18 @@ def denoiser(tokenizer: Tokenizer) -> Transformer:
     config = DenoiserConfig(
         tokenizer.vocab_size, layers=2, width=32, heads=2, context_length=128, block_length=8
     )
-    denoiser = Transformer(config)
+    denoiser = Transformer(replace(config, chain_layers=1))
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return denoiser.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def chainless(denoiser: Transformer) -> Transformer:
+    """The same weights without the chain."""
+    other = Transformer(replace(denoiser.config, chain_layers=0))
+    other.load_state_dict(denoiser.state_dict(), strict=False)
+    return other.requires_grad_(False).eval()
 
 
 @pytest.fixture(scope="session")

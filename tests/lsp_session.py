@@ -24,61 +24,31 @@ from lsp.doors import messages
 
 T = TypeVar("T")
 
-# What editors say they can do, as far as the server asks. VS Code 1.109 with
-# vscode-languageclient 11, Neovim 0.12, Emacs lsp-mode 10; `plain` knows no inline completion.
+
+def _says(registers: bool | None, *encodings: str) -> types.ClientCapabilities:
+    """What an editor says that knows inline completion, as far as the server asks."""
+    inline = types.InlineCompletionClientCapabilities(dynamic_registration=registers)
+    return types.ClientCapabilities(
+        text_document=types.TextDocumentClientCapabilities(inline_completion=inline),
+        workspace=types.WorkspaceClientCapabilities(
+            apply_edit=True,
+            configuration=True,
+            workspace_edit=types.WorkspaceEditClientCapabilities(document_changes=True),
+        ),
+        window=types.WindowClientCapabilities(
+            work_done_progress=True, show_document=types.ShowDocumentClientCapabilities(True)
+        ),
+        general=types.GeneralClientCapabilities(
+            position_encodings=[types.PositionEncodingKind(each) for each in encodings]
+        ),
+    )
+
+
+# VS Code 1.109 with vscode-languageclient 11, Neovim 0.12, Emacs lsp-mode 10; `plain` says nothing.
 EDITORS: dict[str, types.ClientCapabilities] = {
-    "vscode": types.ClientCapabilities(
-        text_document=types.TextDocumentClientCapabilities(
-            inline_completion=types.InlineCompletionClientCapabilities(dynamic_registration=True),
-        ),
-        workspace=types.WorkspaceClientCapabilities(
-            apply_edit=True,
-            configuration=True,
-            workspace_edit=types.WorkspaceEditClientCapabilities(document_changes=True),
-        ),
-        window=types.WindowClientCapabilities(
-            work_done_progress=True, show_document=types.ShowDocumentClientCapabilities(True)
-        ),
-        general=types.GeneralClientCapabilities(
-            position_encodings=[types.PositionEncodingKind.Utf16]
-        ),
-    ),
-    "neovim": types.ClientCapabilities(
-        text_document=types.TextDocumentClientCapabilities(
-            inline_completion=types.InlineCompletionClientCapabilities(dynamic_registration=False),
-        ),
-        workspace=types.WorkspaceClientCapabilities(
-            apply_edit=True,
-            configuration=True,
-            workspace_edit=types.WorkspaceEditClientCapabilities(document_changes=True),
-        ),
-        window=types.WindowClientCapabilities(
-            work_done_progress=True, show_document=types.ShowDocumentClientCapabilities(True)
-        ),
-        general=types.GeneralClientCapabilities(
-            position_encodings=[
-                types.PositionEncodingKind.Utf8,
-                types.PositionEncodingKind.Utf16,
-                types.PositionEncodingKind.Utf32,
-            ]
-        ),
-    ),
-    "emacs": types.ClientCapabilities(
-        text_document=types.TextDocumentClientCapabilities(
-            inline_completion=types.InlineCompletionClientCapabilities(),
-        ),
-        workspace=types.WorkspaceClientCapabilities(
-            apply_edit=True,
-            workspace_edit=types.WorkspaceEditClientCapabilities(document_changes=True),
-        ),
-        window=types.WindowClientCapabilities(work_done_progress=True),
-        general=types.GeneralClientCapabilities(
-            position_encodings=[
-                types.PositionEncodingKind.Utf32,
-                types.PositionEncodingKind.Utf16,
-            ]
-        ),
-    ),
+    "vscode": _says(True, "utf-16"),
+    "neovim": _says(False, "utf-8", "utf-16", "utf-32"),
+    "emacs": _says(None, "utf-32", "utf-8", "utf-16"),
     "plain": types.ClientCapabilities(),
 }
 

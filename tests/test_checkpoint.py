@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from coder import checkpoint
-from coder.checkpoint import CONFIG, TOKENIZER, WEIGHTS
+from coder.checkpoint import CONFIG, TOKENIZER, WEIGHTS, Decoding
 from coder.errors import CheckpointError
 from coder.tokenizer import Tokenizer
 from coder.transformer import Transformer
@@ -151,6 +152,9 @@ def test_a_save_killed_between_its_renames(
         (lambda f: edit_shape(f, context_length=4), "leaves room"),
         (lambda f: edit_shape(f, block_length=600), "leaves room"),
         (lambda f: edit_shape(f, context_length=10**9), "out of range"),
+        (lambda f: edit_config(f, lambda c: c.update(decoding={"canvas": 1})), "'canvas'"),
+        (lambda f: edit_config(f, lambda c: c.update(decoding={"lookahead": 0})), "lookahead is 0"),
+        (lambda f: edit_config(f, lambda c: c.update(decoding=[0.7])), "decoding settings"),
         (lambda f: edit_config(f, lambda c: c["denoiser"].update(heads=3)), "divisible"),  # type: ignore[attr-defined]
         (lambda f: edit_config(f, lambda c: c["denoiser"].update(vocab_size=9)), "9 tokens"),  # type: ignore[attr-defined]
     ],
@@ -165,6 +169,19 @@ def test_a_damaged_folder_is_refused(
     with pytest.raises(CheckpointError, match=reason) as caught:
         checkpoint.load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_has_decoding_settings(model_folder: Path, tmp_path: Path) -> None:
+    """The usual ones at first; what is stored is read again, and nothing else changes."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    before = checkpoint.load(folder)
+    assert before.decoding == Decoding()
+    checkpoint.store_decoding(folder, Decoding(0.25, 4, 16))
+    after = checkpoint.load(folder)
+    assert after.decoding == Decoding(0.25, 4, 16)
+    assert after.config == {**before.config, "decoding": asdict(after.decoding)}
+    assert sorted(file.name for file in folder.iterdir()) == [CONFIG, WEIGHTS, TOKENIZER]
 
 
 def test_models_are_found_by_name(

@@ -113,9 +113,10 @@ def test_json_has_the_fields_of_the_design(
 
 def test_the_middle_alone_goes_to_standard_output(infill: Terminal, file: Path) -> None:
     """And one line about the effort to standard error."""
-    assert infill(f"{file}:7:8", "--json") == 0
+    assert infill(f"{file}:7:8", "--json", "--no-syntax-check") == 0
     text = json.loads(infill.out)["text"]
-    assert infill(f"{file}:7:8") == 0
+    assert infill(f"{file}:7:8", "--no-syntax-check") == 0
+    assert text
     assert infill.out == text + "\n"
     assert infill.err.count("\n") == 1
     assert "a step)" in infill.err
@@ -329,7 +330,7 @@ def test_an_interrupt_while_writing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
-    assert infill(f"{file}:7:8", "--write") == 1
+    assert infill(f"{file}:7:8", "--write", "--temperature", "1", "--seed", "2") == 1
     assert infill.err.splitlines()[-1].startswith("talaria: interrupted")
     assert file.read_text(encoding="utf-8") == MODULE
     assert list(file.parent.iterdir()) == [file]
@@ -447,6 +448,7 @@ def test_wrong_options(infill: Terminal, file: Path) -> None:
         ("--top-k", "1", "--confidence-threshold", "0.2"),
         ("--top-k", "1", "--entropy-bound", "1"),
         ("--mode", "ar", "--top-k", "2"),
+        ("--mode", "ar", "--lookahead", "4"),
         ("--mode", "verify", "--confidence-threshold", "0.2"),
     ],
 )

@@ -69,7 +69,7 @@ def neovim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 @pytest.fixture(scope="module")
 def emacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """Emacs, which counts in UTF-32 and shows no pages."""
+    """Emacs, which counts in UTF-32."""
     with session(tmp_path_factory.mktemp("emacs"), kind="emacs", options=CALM) as here:
         yield here
 

@@ -41,25 +41,28 @@ def remembered(cache: KVCache) -> list[Tensor]:
     return [torch.where(shown, x, 0.0) for x in (*cache.keys, *cache.values)]
 
 
-@given(rows=st.lists(st.tuples(tokens, tokens), min_size=1, max_size=3), canvas=st.integers(1, 8))
+@given(rows=st.lists(st.tuples(tokens, tokens), min_size=1, max_size=3), canvas=st.integers(4, 8))
 def test_contexts_canvases_and_logits(
     denoiser: Transformer,
     other: OnnxDenoiser,
     rows: list[tuple[list[int], list[int]]],
     canvas: int,
 ) -> None:
-    """Rows of unlike length read in two parts, and a canvas behind them."""
+    """Rows of unlike length read in two parts, a canvas behind them, its chain in two parts."""
 
     def call(by: Denoiser) -> list[Tensor]:
         first, cache = by.encode([row[0] for row in rows])
         second, cache = by.encode([row[1] for row in rows], cache)
         behind = by.denoise(torch.full((len(rows), canvas), 7), cache)
+        before = torch.arange(len(rows) * canvas).view(len(rows), canvas)
+        some, past = by.chain(behind[:, :3], before[:, :3], ())
+        others, past = by.chain(behind[:, 3:], before[:, 3:], past)
         read = [
             hidden[: len(row[part])]
             for part, states in enumerate((first, second))
             for hidden, row in zip(states, rows, strict=True)
         ]
-        return [*read, *remembered(cache), behind, by.logits(behind)]
+        return [*read, *remembered(cache), behind, by.logits(behind), some, others, *past]
 
     both([denoiser, other], call)
 

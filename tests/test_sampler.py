@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coder.canvas import Canvas
-from coder.sampler import Row, Step, autoregress, denoise
+from coder.sampler import Row, Step, ahead, autoregress, denoise
 from coder.tokenizer import Tokenizer
 from coder.transformer import Transformer
-from coder.unmask import confidence_threshold
+from coder.unmask import confidence_threshold, top_k
 
 CONTEXT = [5, 9, 33, 120, 7]
 
@@ -26,6 +26,7 @@ def rows(*seeds: int, max_nfe: int = 50, ends: bool = True, temperature: float =
     ]
 
 
+@pytest.mark.parametrize("kind", ["denoiser", "chainless"])
 @given(
     max_nfe=st.integers(1, 12),
     threshold=st.floats(0, 1),
@@ -33,7 +34,8 @@ def rows(*seeds: int, max_nfe: int = 50, ends: bool = True, temperature: float =
     frozen=st.dictionaries(st.integers(0, 7), st.integers(0, 300), max_size=4),
 )
 def test_denoising_keeps_its_promises(
-    denoiser: Transformer,
+    request: pytest.FixtureRequest,
+    kind: str,
     tokenizer: Tokenizer,
     max_nfe: int,
     threshold: float,
@@ -41,6 +43,7 @@ def test_denoising_keeps_its_promises(
     frozen: dict[int, int],
 ) -> None:
     """No mask remains before `<eom>`, steps keep the budget, frozen positions never change."""
+    denoiser: Transformer = request.getfixturevalue(kind)
     _, cache = denoiser.encode([CONTEXT])
     canvas = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
     for place, token in frozen.items():
@@ -65,6 +68,47 @@ def test_denoising_keeps_its_promises(
         assert (step.canvas.ids <= tokenizer.eom).all()
     if len(steps) < max_nfe:
         assert sum(int(step.committed.sum()) for step in steps) >= len(end.middle(0)) - len(frozen)
+
+
+def test_a_chain_says_each_token_in_sight_of_those_before(
+    denoiser: Transformer, tokenizer: Tokenizer
+) -> None:
+    """A canvas of one evaluation is what the chain writes token by token, frozen ones included."""
+    _, cache = denoiser.encode([CONTEXT] * 2)
+    canvas = Canvas.blank(2, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    canvas.ids[0, 2] = 77
+    hidden = denoiser.denoise(canvas.ids, cache)
+    (step,) = denoise(denoiser, cache, canvas, confidence_threshold(0), rows(0, 1, ends=False))
+    for row in range(2):
+        said = [tokenizer.mask]
+        for place in range(8):
+            states, _ = denoiser.chain(hidden[row : row + 1, : place + 1], torch.tensor([said]), ())
+            said_of = states[0, -1] if place else hidden[row, 0]  # the first is the pass's own
+            chances = denoiser.logits(said_of)[: tokenizer.mask].softmax(-1)
+            frozen = row == 0 and place == 2
+            said.append(77 if frozen else int(chances.argmax()))
+            if not frozen:
+                torch.testing.assert_close(step.confidence[row, place], chances.max())
+        assert step.canvas.ids[row].tolist() == said[1:]
+
+
+def test_a_chain_goes_no_further_than_the_rule(
+    denoiser: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks for what is committed and one token more, but for the first."""
+    asked: list[int] = []
+    real = denoiser.chain
+
+    def chain(hidden: torch.Tensor, *more: Any) -> Any:
+        asked.append(hidden.shape[1])
+        return real(hidden, *more)
+
+    monkeypatch.setattr(denoiser, "chain", chain)
+    _, cache = denoiser.encode([CONTEXT])
+    canvas = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    steps = denoise(denoiser, cache, canvas, top_k(3), rows(0, ends=False))
+    assert [int(step.committed.sum()) for step in steps] == [3, 3, 2]
+    assert asked == [2, 1, 1, 5, 1, 1, 8]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
@@ -181,3 +225,20 @@ def test_autoregression_is_greedy_decoding(denoiser: Transformer, tokenizer: Tok
             break
     expected = text[len(CONTEXT) :]
     assert last.canvas.ids[0, : len(expected)].tolist() == expected
+
+
+def test_a_step_looks_so_far_ahead(denoiser: Transformer, tokenizer: Tokenizer) -> None:
+    """From the first open position on; None, or a row whose end is given, sees all of it."""
+    blank = Canvas.blank(2, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    blank.ids[0, :2] = 7
+    none = torch.zeros(2, dtype=torch.bool)
+    assert ahead(blank, none, 3).sum(1).tolist() == [5, 3]
+    assert ahead(blank, none, None).all()
+    assert ahead(blank, torch.tensor([False, True]), 3).sum(1).tolist() == [5, 8]
+    _, cache = denoiser.encode([CONTEXT] * 2)
+    blank.ids[0] = tokenizer.mask
+    for lookahead in (1, 3, None):
+        both = rows(0, 1)
+        first = next(denoise(denoiser, cache, blank, confidence_threshold(0), both, lookahead))
+        assert int(first.committed.sum(1).max()) <= (lookahead or 8)
+        assert not first.committed[:, lookahead or 8 :].any()

@@ -125,3 +125,10 @@ def test_a_comparison_has_a_column_for_each_vocabulary() -> None:
     table = [{"vocabulary": 8192, "x per byte": 3.847}, {"vocabulary": 16384, "x per byte": 4.0}]
     lines = [line.split() for line in as_text(table).splitlines()]
     assert lines == [["vocabulary", "8,192", "16,384"], ["x", "per", "byte", "3.85", "4.00"]]
+
+
+@given(text=st.text(alphabet="abdefnrtu (=\n", min_size=1, max_size=3))
+def test_tokens_by_how_they_begin(tokenizer: Tokenizer, text: str) -> None:
+    """All whose text begins so, and no special one."""
+    named = [token for token in range(tokenizer.mask) if tokenizer.name(token).startswith(text)]
+    assert sorted(tokenizer.beginning_with(text)) == named

@@ -420,7 +420,7 @@ def test_a_loss_that_is_no_number_is_left_out(
         w.isfinite().all() for w in checkpoint.load_trainable(out / "model").denoiser.parameters()
     )
 
-    nan = torch.full((2,), float("nan"), requires_grad=True)
+    nan = torch.full((3,), float("nan"), requires_grad=True)
     monkeypatch.setattr(Objective, "forward", lambda *args: nan * 1)
     with pytest.raises(DataError, match="learning-rate"):
         train.main(arguments(folder, tmp_path / "bad", "--steps", "60"))
@@ -438,13 +438,13 @@ def test_a_jump_of_the_loss_is_a_spike() -> None:
     assert not is_spike(losses[:8], 30.0, SPIKE)
 
 
-@pytest.mark.parametrize("jumping", [0, 1])
-def test_a_jump_of_either_loss_is_left_out(
+@pytest.mark.parametrize("jumping", [0, 1, 2])
+def test_a_jump_of_any_loss_is_left_out(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jumping: int
 ) -> None:
-    """Of the bound alone as of the next token; steps without canvases say nothing of bounds."""
+    """Each alone; steps without canvases say nothing of bounds."""
     monkeypatch.setattr("finetune.trainer.REMEMBERED", 8)
-    real, factors = Objective.forward, torch.ones(2)
+    real, factors = Objective.forward, torch.ones(3)
     monkeypatch.setattr(Objective, "forward", lambda *args: real(*args) * factors)
     run = trainer(folder)
     batches = run.batches(iter([0] * 3 + [4] * 12))
@@ -803,6 +803,55 @@ def test_a_run_can_start_from_the_weights_of_a_model(folder: Path, tmp_path: Pat
         train.main(argv)
 
 
+def test_a_chain_is_trained_alone(folder: Path, tmp_path: Path) -> None:
+    """Its loss falls; all other weights stay, to the bit, and so do the other modes' texts."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train.main(arguments(folder, first, "--steps", "20", "--chain-layers", "0")) == 0
+    shares = "--next-token-share", "0", "--growth-share", "0"
+    more = "--chain-alone", "1", *shares, "--init", str(first / "model")
+    assert train.main(arguments(folder, second, "--steps", "80", *more)) == 0
+    before = checkpoint.load_trainable(first / "model").denoiser.state_dict()
+    after = checkpoint.load_trainable(second / "model").denoiser.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert after.keys() - before.keys()
+    losses = [entry["chain"] for entry in lines(second) if "rate" in entry]
+    assert sum(losses[-20:]) < sum(losses[:20]) - 2
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (("--chain-alone", "1"), "--init"),
+        (("--chain-alone", "1", "--chain-layers", "0"), "for a model with a chain"),
+    ],
+)
+def test_a_chain_alone_needs_something_to_stand_on(
+    folder: Path, tmp_path: Path, given: tuple[str, ...], reason: str
+) -> None:
+    """A model, and a chain."""
+    with pytest.raises(UsageError, match=reason):
+        train.main(arguments(folder, tmp_path / "run", "--steps", "2", *given))
+
+
+def test_a_chain_begins_anew_where_the_first_weights_have_none(
+    tmp_path: Path, chainless: Transformer, denoiser: Transformer, tokenizer: Tokenizer
+) -> None:
+    """All other weights are taken; a model with a chain is no beginning of one without."""
+    saved = {name: tmp_path / name for name in ("with", "without")}
+    checkpoint.save(saved["with"], denoiser, tokenizer)
+    checkpoint.save(saved["without"], chainless, tokenizer)
+    fresh = Transformer(denoiser.config)
+    before = {name: weight.clone() for name, weight in fresh.state_dict().items()}
+    train.take_weights(fresh, str(saved["without"]), saved["without"] / "tokenizer.json")
+    given = {name: w.half().float() for name, w in chainless.state_dict().items()}
+    for name, weight in fresh.state_dict().items():
+        assert torch.equal(weight, before[name] if name.startswith("links.") else given[name])
+    with pytest.raises(UsageError, match="shape"):
+        train.take_weights(
+            Transformer(chainless.config), str(saved["with"]), saved["with"] / "tokenizer.json"
+        )
+
+
 def test_the_recipe_brings_the_rate_down_and_the_canvas_up() -> None:
     """The next token first, then canvases of growing length; the rate ends at zero."""
     recipe = Recipe()
@@ -888,7 +937,10 @@ def test_the_validate_command(
         *(str(model_folder), "  nats per byte", "  less the first"),
         "the first, untrained",
     ]
-    assert "next token 0.000 ± 0.000, diffusion bound 0.000 ± 0.000" in "".join(lines)
+    assert (
+        "next token 0.000 ± 0.000, diffusion bound 0.000 ± 0.000, chain 0.000 ± 0.000"
+        in "".join(lines)
+    )
     assert sum("exact_ar_line_end" in line for line in lines) == 2
 
 
@@ -932,7 +984,8 @@ def test_nats_per_byte_are_nats_per_token_by_the_bytes_of_the_tokens(
     torch.nn.init.zeros_(alike.embed.weight)
     found = validate.row_losses(alike, tokenizer, samples, 40)
     assert found.nats[:, 0] == pytest.approx(math.log(tokenizer.vocab_size), rel=1e-4)
-    next_token, bound = found.per_byte()[0]
+    next_token, bound, chain = found.per_byte()[0]
+    assert chain == pytest.approx(bound)  # they count the same tokens
     for row in range(3):
         ids = [i for i in samples[row].ids[1:] if i <= tokenizer.eom and i != tokenizer.mask]
         size = len(tokenizer.decode(ids).encode())

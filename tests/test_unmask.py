@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,10 +31,11 @@ def predictions(draw: st.DrawFn) -> Prediction:
     rows = st.lists(weight, min_size=VOCAB, max_size=VOCAB)
     drawn = [draw(rows) for _ in range(int(where.sum()))]
     probabilities = torch.tensor(drawn, dtype=torch.float64).view(-1, VOCAB)
-    return prediction(where, probabilities / probabilities.sum(-1, keepdim=True))
+    chained = draw(st.booleans())
+    return prediction(where, probabilities / probabilities.sum(-1, keepdim=True), chained)
 
 
-def prediction(where: Tensor, probabilities: Tensor) -> Prediction:
+def prediction(where: Tensor, probabilities: Tensor, chained: bool = False) -> Prediction:
     """What is predicted at the open positions, the likeliest token chosen."""
     nowhere = torch.zeros(where.shape, dtype=probabilities.dtype)
     chances, tokens = probabilities.max(-1)
@@ -42,7 +44,8 @@ def prediction(where: Tensor, probabilities: Tensor) -> Prediction:
         torch.zeros(where.shape, dtype=torch.long).masked_scatter(where, tokens),
         nowhere.masked_scatter(where, chances),
         nowhere.masked_scatter(where, probabilities[:, -1]),
-        probabilities,
+        ((where, probabilities),),
+        chained,
     )
 
 
@@ -75,6 +78,7 @@ def test_the_leftmost_is_always_committed(rule: Rule, prediction: Prediction) ->
 @given(predictions())
 def test_confidence_counts_that_the_middle_gets_as_far(prediction: Prediction) -> None:
     """The token's probability times that of no end before it."""
+    prediction = replace(prediction, chained=False)
     for row in range(2):
         going = 1.0
         for place in range(BLOCK):
@@ -147,3 +151,12 @@ def test_entropy_is_in_nats() -> None:
     where = torch.tensor([[True, False, True]])
     found = prediction(where, torch.tensor([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]]))
     assert found.entropy.tolist() == [[pytest.approx(math.log(4)), 0, 0]]
+
+
+def test_chained_confidence_is_that_of_the_run_behind_the_first() -> None:
+    """The first is chosen anyhow; what is committed already is in no doubt."""
+    where = torch.tensor([[True, False, True, True]])
+    chances = torch.tensor([[0.4, 0.6], [0.8, 0.2], [0.5, 0.5]])
+    found = prediction(where, chances, chained=True)
+    torch.testing.assert_close(found.confidence, torch.tensor([[1, 0, 0.8, 0.4]]))
+    assert confidence_threshold(0.8)(found).tolist() == [[True, False, True, False]]
