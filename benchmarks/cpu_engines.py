@@ -176,7 +176,9 @@ def whole_graph(transformer: Any) -> bytes:
     graph = passes(transformer)
     constants = [tensor for tensor in graph.constants if tensor.name not in graph.weights]
     constants += [numpy_helper.from_array(w.numpy(), name) for name, w in graph.weights.items()]
-    whole = helper.make_graph(graph.nodes, "denoiser", *interface(transformer.config), constants)
+    config = transformer.config
+    between = interface(config, config.layers)
+    whole = helper.make_graph(graph.nodes, "denoiser", *between, constants)
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(whole, opset_imports=opset, ir_version=IR_VERSION)
     return bytes(model.SerializeToString())

@@ -151,7 +151,7 @@ def ask(model: Checkpoint, kind: str, problem: Problem, name: str, decoder: Peer
         found = infill(model, problem.prefix, problem.suffix, decoder)
         ms, text = 1000 * (time.perf_counter() - began), found.best.text
         committed = sum(int(frame.step.committed.sum()) for frame in found.frames)
-        cost = found.nfe, ms, committed, len(found.best.tokens), found.nfe, ms
+        cost = found.nfe, ms, committed, found.best.length, found.nfe, ms
     exact = float(text == problem.solution)
     return Turn(kind, problem.id, problem.cluster, name, text, exact, *cost)
 

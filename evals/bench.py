@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
     plan = Plan((args.context,), args.prompts, args.rounds, args.starts)
     model = checkpoint.load(args.model, args.device)
     config = model.denoiser.config
+    options = options.settled(model.decoding)
     options = replace(options, max_tokens=options.max_tokens or config.context_length // 4)
     blocks = -(-(options.max_tokens or 0) // config.block_length)
     room = config.context_length - blocks * config.block_length
@@ -129,7 +130,7 @@ def ask(model: Checkpoint, problem: Problem, options: Options) -> Turn:
         fresh.elapsed_ms,
         warm.elapsed_ms,
         fresh.nfe,
-        len(fresh.best.tokens),
+        fresh.best.length,
         fresh.best.text,
     )
 

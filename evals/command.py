@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coder.cli import add_rules
+from coder.cli import add_rules, check_rules
 from coder.errors import DataError, UsageError
 from evals.suites import SOURCES, Suite, locate, read_suite, take
 
@@ -22,7 +22,8 @@ SUITES = (*SOURCES, "line-end")
 # Of the decoder's options, those that the command line offers.
 OPTIONS = (
     *("mode", "max_nfe", "max_tokens", "temperature", "seed"),
-    *("confidence_threshold", "confidence_factor", "entropy_bound", "top_k", "remask"),
+    *("confidence_threshold", "confidence_factor", "entropy_bound", "top_k"),
+    *("lookahead", "remask", "check_syntax"),
 )
 SUGGESTED = 32  # tokens of a suggestion while typing, at most: an editor shows a line or two
 
@@ -61,6 +62,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     engine.add_argument("--max-nfe", type=int, metavar="N")
     engine.add_argument("--max-tokens", type=int, metavar="N")
     add_rules(engine)
+    engine.add_argument(
+        "--no-syntax-check",
+        dest="check_syntax",
+        action="store_const",
+        const=False,
+        help="take middles as they come, neither mended nor cut",
+    )
     engine.add_argument("--mode", choices=("diffuse", "verify", "ar"))
     model = argparse.ArgumentParser(add_help=False, parents=[engine])
     model.add_argument("--temperature", type=float, metavar="T")
@@ -132,7 +140,8 @@ def suite_of(args: argparse.Namespace) -> Suite:
 
 
 def options_of(args: argparse.Namespace) -> Options:
-    """The decoder's options that the command line gives."""
+    """The decoder's options that the command line gives; UsageError for rules given in vain."""
+    check_rules(args, args.mode or "diffuse")
     from coder.infill import Options
 
     assert {field.name for field in fields(Options)} >= set(OPTIONS)

@@ -9,6 +9,7 @@ import json
 import lzma
 import random
 import tokenize
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from coder.errors import DataError, UsageError
@@ -76,12 +77,24 @@ def boundaries(text: str) -> dict[int, list[int]]:
 
 
 def line_end(corpus: Path, cursors: int, seed: int) -> Suite:
-    """Cursors in held-out code; the middle is the rest of the line.
+    """Cursors in held-out code; the middle is the rest of the line."""
+    documents, files = held_out(corpus)
+    problems = rests_of_lines(documents, cursors, seed)
+    if 0 < len(problems) < cursors:
+        raise UsageError(
+            f"--cursors is {cursors}; {corpus} has {len(problems)} lines to set one in"
+        )
+    return Suite("line-end", problems, files, "files")
+
+
+def rests_of_lines(
+    documents: Sequence[Mapping[str, str]], cursors: int, seed: int
+) -> list[Problem]:
+    """Cursors in documents with their `package`, `path` and `text`, fewer if there are no more.
 
     Lines are drawn uniformly and without repetition from all that have a boundary,
     then one of the line's boundaries. More cursors only add to fewer.
     """
-    documents, files = held_out(corpus)
     texts = [io.StringIO(document["text"]).readlines() for document in documents]
     places = [(number, line) for number, lines in enumerate(texts) for line in range(len(lines))]
     rng = random.Random(seed)
@@ -106,8 +119,4 @@ def line_end(corpus: Path, cursors: int, seed: int) -> Suite:
                 solution=lines[line][column:end],
             )
         )
-    if 0 < len(problems) < cursors:
-        raise UsageError(
-            f"--cursors is {cursors}; {corpus} has {len(problems)} lines to set one in"
-        )
-    return Suite("line-end", problems, files, "files")
+    return problems

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coder.errors import DataError
+from evals.curves import curves
 from evals.intervals import bootstrap, pass_at_k, percentile, wilson
 from evals.jsonl import Row
 from evals.score import unsolved
-from evals.tables import between, cells, columns, provenance, ratio
+from evals.tables import asked_for, between, cells, columns, provenance, ratio, rule_of
 
 if TYPE_CHECKING:
     from coder.page import Section
@@ -31,6 +32,7 @@ MEANS = {
     "length_error": "characters longer than the true middle",
 }
 KS = (1, 2, 5, 10, 100)
+LENGTHS = (10, 20, 40, 80)  # characters of true middles: the upper ends of classes, and beyond
 LUCK = (
     "Luck: what the best single string gives as the answer to every problem, chosen with the "
     "true middles in sight; for tests, what an empty middle gives."
@@ -64,6 +66,8 @@ def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         values = [row[name] for row in rows]
         means[name] = {"mean": statistics.fmean(values), "by_cluster": bootstrap(values, clusters)}
     elapsed = [row["elapsed_ms"] for row in rows]
+    # What a model commits, the mark of the middle's end included.
+    committed = sum(row["tokens"] + (row["stopped"] == "eom") for row in rows)
     return {
         **header,
         "rows": len(rows),
@@ -74,7 +78,8 @@ def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "unsolved": unsolved(rows),
         "pass_at_k": passes([row for row in rows if row.get("passed") is not None]),
         "nfe": statistics.fmean(row["nfe"] for row in rows),
-        "tokens_per_forward": sum(r["tokens"] for r in rows) / max(1, sum(r["nfe"] for r in rows)),
+        "tokens_per_forward": committed / max(1, sum(row["nfe"] for row in rows)),
+        "by_length": by_length(rows),
         "elapsed_ms": {
             "p50": percentile(elapsed, 0.5),
             "p95": percentile(elapsed, 0.95),
@@ -83,6 +88,18 @@ def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "stopped": dict(Counter(row["stopped"] for row in rows).most_common()),
         "verdicts": dict(Counter(row["verdict"] for row in rows if row.get("verdict"))),
     }
+
+
+def by_length(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What passes, else is right but for white space, by characters of the true middle."""
+    found = []
+    for low, high in zip((-1, *LENGTHS), (*LENGTHS, None), strict=True):
+        some = [r for r in rows if low < r["true_characters"] <= (high or r["true_characters"])]
+        values = [r["exact_stripped"] if r["passed"] is None else r["passed"] for r in some]
+        if some:
+            shares = ratio(values, [row["cluster"] for row in some])
+            found.append({"over": low, "to": high, "rows": len(some), **shares})
+    return found
 
 
 def passes(rows: Sequence[Row]) -> dict[str, Any]:
@@ -103,9 +120,14 @@ def passes(rows: Sequence[Row]) -> dict[str, Any]:
 
 def name_of(found: Mapping[str, Any]) -> str:
     """What a run is called in tables."""
+    return f"{found['suite']}, {found['model']['name']}, {way_of(found)}"
+
+
+def way_of(found: Mapping[str, Any]) -> str:
+    """How a run's middles were written: the mode, its rule, and what else was asked for."""
     options = found["options"]
-    oracle = ", true length given" if found.get("oracle_length") else ""
-    return f"{found['suite']}, {found['model']['name']}, {options['mode']}{oracle}"
+    rule = f", {rule_of(options)}" if options["mode"] == "diffuse" else ""
+    return f"{options['mode']}{rule}{asked_for(found)}"
 
 
 def table(found: Mapping[str, Any]) -> list[list[str]]:
@@ -136,6 +158,16 @@ def means_table(found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def lengths_table(found: Mapping[str, Any]) -> list[list[str]]:
+    """How well middles of each length came out, as rows of cells, the head first."""
+    what = "passes" if "passed" in found["shares"] else "equals but for white space"
+    rows = [["characters of the true middle", "rows", what, "by clusters 95 %"]]
+    for part in found["by_length"]:
+        name = f"{part['over'] + 1} – {part['to']}" if part["to"] else f"over {part['over']}"
+        rows.append([name, str(part["rows"]), *cells(part)])
+    return rows
+
+
 def facts(found: Mapping[str, Any]) -> list[str]:
     """What a reader must know of a run beside its shares."""
     return [
@@ -158,6 +190,8 @@ def as_text(found: Mapping[str, Any]) -> str:
         columns(table(found)),
         "",
         columns(means_table(found)),
+        "",
+        columns(lengths_table(found)),
         "",
         f"mean nfe {found['nfe']:.1f}, tokens per forward {found['tokens_per_forward']:.2f}",
         f"elapsed p50 {elapsed['p50']:.0f} ms, p95 {elapsed['p95']:.0f}, p99 {elapsed['p99']:.0f}",
@@ -192,35 +226,18 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
     """Quality against tokens per forward, how long requests took, and why samples failed."""
     from coder.page import INK, Section, new_figure
 
-    quality, (axis,) = new_figure(1, 3.2)
     times, (spread,) = new_figure(1, 2.6)
     for number, (run, rows) in enumerate(runs):
-        part = run["shares"].get("passed") or run["shares"]["exact_stripped"]
-        low, high = part["by_cluster"] or (part["share"], part["share"])
-        axis.errorbar(
-            run["tokens_per_forward"],
-            100 * part["share"],
-            yerr=[[100 * (part["share"] - low)], [100 * (high - part["share"])]],
-            fmt="o",
-            capsize=3,
-            color=f"C{number % 10}",
-            label=name_of(run),
-        )
-        if part["luck"] is not None:
-            axis.axhline(100 * part["luck"], color=f"C{number % 10}", linewidth=0.8, linestyle=":")
         elapsed = [row["elapsed_ms"] for row in rows]
         spread.ecdf(elapsed, color=f"C{number % 10}", label=name_of(run))
-    axis.set_xlabel("tokens per forward (dotted: luck)")
-    axis.set_ylabel("% passed, else exact")
     spread.set_xlabel("milliseconds of a request")
     spread.set_ylabel("share of requests")
-    for each in (axis, spread):
-        each.legend(fontsize=8, frameon=False, labelcolor=INK)
+    spread.legend(fontsize=8, frameon=False, labelcolor=INK)
     found = [
         Section(
             "Overview",
             f"Shares with 95 % intervals over clusters of problems drawn anew. {LUCK}",
-            [(quality, "Quality against tokens per forward, a point for each run")],
+            list(curves([run for run, _ in runs]).values()),
             overview([run for run, _ in runs]),
         ),
         Section("Time", "", [(times, "Share of requests that took at most so long")]),
@@ -230,6 +247,7 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
     for run, _ in runs:
         found.append(Section(name_of(run), "; ".join(facts(run)) + ".", table=table(run)))
         found.append(Section("Means", table=means_table(run)))
+        found.append(Section("By length", table=lengths_table(run)))
     return found
 
 

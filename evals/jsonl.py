@@ -83,8 +83,12 @@ def command(words: Sequence[str]) -> str | None:
     """A command line of `talaria eval` without folders; None for another program's."""
     if list(words[1:2]) != ["eval"]:
         return None
-    names = [re.sub(r"[^=/\\]*[/\\]", "", word.rstrip("/\\")) for word in words[1:]]
-    return shlex.join(["talaria", *names])
+    return shlex.join(["talaria", *without_folders(words[1:])])
+
+
+def without_folders(words: Sequence[str]) -> list[str]:
+    """Words of a command line with the names of files alone."""
+    return [re.sub(r"[^=/\\]*[/\\]", "", word.rstrip("/\\")) for word in words]
 
 
 def git(root: Path, *words: str) -> str | None:

@@ -198,7 +198,7 @@ def measure(
                     "mode": mode,
                     "context": int(problem.id.rpartition("/")[2]),
                     "context_tokens": found.context_tokens,
-                    "tokens": len(found.best.tokens),
+                    "tokens": found.best.length,
                     "nfe": found.nfe,
                     "elapsed_ms": round(found.elapsed_ms, 3),
                     "stopped": found.best.stopped,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coder.errors import DataError
 from evals.intervals import bootstrap, percentile
 from evals.jsonl import Row
-from evals.tables import columns, provenance
+from evals.tables import columns, provenance, rule_of
 
 if TYPE_CHECKING:
     from coder.page import Section
@@ -176,14 +176,6 @@ def compared(found: Mapping[str, Any]) -> list[str]:
 def name_of(found: Mapping[str, Any]) -> str:
     """What a run is called."""
     return f"latency, {found['model']['name']}, {found['device']}"
-
-
-def rule_of(options: Mapping[str, Any]) -> str:
-    """Which tokens a step commits."""
-    for name in ("confidence_factor", "entropy_bound", "top_k"):
-        if options.get(name) is not None:
-            return f"{name.replace('_', ' ')} {options[name]}"
-    return f"threshold {options['confidence_threshold']}"
 
 
 def facts(found: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from coder.errors import DataError, UsageError
 from evals import holes_report, latency_report, typing_report
+from evals.curves import curves
 from evals.intervals import compare
 from evals.jsonl import Row, differences, read
 from evals.tables import ratio
@@ -47,7 +48,10 @@ def as_text(found: Found) -> str:
 
 
 def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
-    """The figures of results files; with `out`, also `report.json` and `report.html` there."""
+    """The figures of results files; with `out`, also `report.json` and `report.html` there.
+
+    And beside them the curve of each suite of holes as a picture of its own.
+    """
     found, runs = [], []
     for path in paths:
         head, rows, damaged = read(path)
@@ -61,7 +65,7 @@ def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
         found.append({**figures, "missing": missing, "damaged_lines": damaged})
         runs.append((found[-1], rows))
     if out:
-        from coder.page import write_page
+        from coder.page import as_svg, write_page
 
         out.mkdir(parents=True, exist_ok=True)
         partial = out / "report.partial"
@@ -75,6 +79,9 @@ def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
             for section in kind.sections(list(some))
         ]
         write_page(out / "report.html", "Evaluation", sections)
+        holes = [figures for figures, _ in runs if kind_of(figures) is HOLES]
+        for suite, (figure, text) in curves(holes).items():
+            (out / f"{suite}.svg").write_text(as_svg(figure, text) + "\n", encoding="utf-8")
     return found
 
 

@@ -217,7 +217,7 @@ def compared(problem: Problem, row: Row) -> dict[str, Any]:
         "edit_similarity": round(Levenshtein.normalized_similarity(text, true), 4),
         "prefix_characters": min(len(text), len(true)) if same is None else same,
         "length_error": len(text) - len(true),
-        "tokens_per_forward": round(row["tokens"] / max(1, row["nfe"]), 4),
+        "true_characters": len(true),
         "parses": compiles(problem.program(raw)),
         "adds_error": not syntax.clean,
         "repeats_suffix": repeats(text, true, problem.suffix),

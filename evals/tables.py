@@ -53,6 +53,20 @@ def provenance(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def rule_of(options: Mapping[str, Any]) -> str:
+    """Which tokens a step commits."""
+    for name in ("confidence_factor", "entropy_bound", "top_k"):
+        if options.get(name) is not None:
+            return f"{name.replace('_', ' ')} {options[name]}"
+    return f"threshold {options['confidence_threshold']}"
+
+
+def asked_for(found: Mapping[str, Any]) -> str:
+    """What sets a run apart from usual ones, beside its rule; nothing if nothing does."""
+    unchecked = ", syntax unchecked" * (found["options"].get("check_syntax") is False)
+    return ", true length given" * bool(found.get("oracle_length")) + unchecked
+
+
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """A table for the terminal: the first column to the left, all others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

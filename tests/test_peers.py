@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.peers import KINDS, OURS, UNCHECKED, Peer, Turn, calmest, parallel, scheduled
-from coder.checkpoint import Checkpoint
+from coder.checkpoint import Checkpoint, Decoding
 from coder.denoiser import Denoiser, KVCache
 from coder.errors import DataError, UsageError
 from coder.infill import Options
@@ -197,10 +197,11 @@ def test_every_decoder_fills_a_hole(model: Checkpoint) -> None:
 
 
 def test_ours_is_what_infill_does(model: Checkpoint) -> None:
-    """The first baseline has default options, the second lacks the check alone."""
+    """The first baseline has a model's usual options, the second lacks the check alone."""
     found = peers.decoders(32)
-    assert found[OURS] == Options()
-    assert found[UNCHECKED] == Options(check_syntax=False)
+    usual = Options(confidence_threshold=Decoding().confidence_threshold)
+    assert found[OURS] == usual
+    assert found[UNCHECKED] == replace(usual, check_syntax=False)
     assert {"LLaDA, 32 steps", "LLaDA, 16 steps", "LLaDA, 8 steps"} < found.keys()
 
 

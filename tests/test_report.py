@@ -20,7 +20,7 @@ HEADER: dict[str, Any] = {
     "data": "d" * 64,
     "files": {"holes.jsonl": "f" * 64},
     "model": {"name": "tiny", "weights": "w" * 64, "tokenizer": "t" * 64},
-    "options": {"mode": "diffuse"},
+    "options": {"mode": "diffuse", "confidence_threshold": 0.7},
     "environment": environment(),
     "expected": 10,
     "made_by": [{"command": "talaria eval run infill-single-line", "commit": "c" * 40}],
@@ -48,6 +48,7 @@ def row(number: int, passed: bool | None, sample: int = 0) -> dict[str, Any]:
         "edit_similarity": 0.5,
         "prefix_characters": 3,
         "length_error": -1,
+        "true_characters": 10 * number,
         "nfe": 4,
         "tokens": 6,
         "elapsed_ms": 10.0 * (number + 1),
@@ -64,7 +65,10 @@ def test_shares_and_intervals() -> None:
     assert passed["by_cluster"][0] < 0.3 < passed["by_cluster"][1]
     assert found["pass_at_k"]["pass@1"]["share"] == pytest.approx(0.3)
     assert found["clusters"] == 5
-    assert found["tokens_per_forward"] == 1.5
+    assert found["tokens_per_forward"] == 1.75  # six tokens and an end in four steps
+    lengths = [(part["over"], part["to"], part["rows"]) for part in found["by_length"]]
+    assert lengths == [(-1, 10, 2), (10, 20, 1), (20, 40, 2), (40, 80, 4), (80, None, 1)]
+    assert [part["share"] for part in found["by_length"]] == [1, 1, 0, 0, 0]
     assert found["elapsed_ms"] == {"p50": 50.0, "p95": 100.0, "p99": 100.0}
     assert found["verdicts"] == {"passed": 3, "failed": 7}
     untested = figures(HEADER, [row(n, None) for n in range(3)])
@@ -131,6 +135,8 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
         assert words in page
         assert words in as_text(found[0])
     assert "infill-single-line, tiny, ar" in page
+    assert "infill-single-line, tiny, diffuse, threshold 0.7" in page
+    assert "41 – 80" in page
     assert "30.0%" in page
     text = as_text(found[0])
     assert "passes the tests" in text
@@ -158,6 +164,42 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
     samples = write(tmp_path / "samples.jsonl", {**HEADER, "stage": "samples"}, [])
     with pytest.raises(UsageError, match="score it first"):
         report([samples], None)
+
+
+def test_runs_of_a_suite_are_a_curve(tmp_path: Path) -> None:
+    """A picture for each suite; where a mode has several points, the threshold is at each."""
+    runs = []
+    for number, options in enumerate(
+        [
+            {"mode": "diffuse", "confidence_threshold": 0.7},
+            {"mode": "diffuse", "confidence_threshold": 0.3},
+            {"mode": "ar", "confidence_threshold": 0.7},
+        ]
+    ):
+        rows = [{**row(n, n < 3 + number), "nfe": 4 - number} for n in range(10)]
+        runs.append(write(tmp_path / f"{number}.jsonl", {**HEADER, "options": options}, rows))
+    free = {"mode": "diffuse", "confidence_threshold": 0.5, "check_syntax": False}
+    runs.append(write(tmp_path / "free.jsonl", {**HEADER, "options": free}, [row(0, True)]))
+    other = {**HEADER, "suite": "line-end", "luck": {}}
+    runs.append(write(tmp_path / "ends.jsonl", other, [row(n, None) for n in range(4)]))
+    found = report(runs, tmp_path / "out")
+    assert as_text(found[3]).startswith(
+        "infill-single-line, tiny, diffuse, threshold 0.5, syntax unchecked"
+    )
+    single = (tmp_path / "out" / "infill-single-line.svg").read_text()
+    assert single.startswith("<svg")
+    for words in (
+        "tiny, diffuse<",
+        "tiny, diffuse, syntax unchecked",
+        "tiny, ar",
+        ">0.7<",
+        ">0.3<",
+        "% passes",
+    ):
+        assert words in single
+    ends = (tmp_path / "out" / "line-end.svg").read_text()
+    assert "% equals but for white space" in ends
+    assert ">0.7<" not in ends
 
 
 def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +233,7 @@ def test_two_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
     lines = compare_runs(one, three).splitlines()
     assert lines[1] == "differs: isolation: full  against  limits"
     assert lines[2].startswith('differs: made_by: [{"command": "talaria eval run')
-    assert lines[3] == "differs: options.confidence_threshold: nothing  against  0.5"
+    assert lines[3] == "differs: options.confidence_threshold: 0.7  against  0.5"
     several = [row(n, n < 8, sample) for n in range(5) for sample in range(2)]
     repeated = write(tmp_path / "repeated.jsonl", HEADER, several)
     assert "p = " not in compare_runs(repeated, repeated)

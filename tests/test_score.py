@@ -222,7 +222,7 @@ def test_what_is_compared() -> None:
     assert (found["exact"], found["exact_stripped"], found["first_line"]) == (False, True, True)
     assert found["prefix_characters"] == len("    b = a")
     assert found["length_error"] == -1
-    assert found["tokens_per_forward"] == 1.5
+    assert found["true_characters"] == len("    b = a\n")
     assert found["edit_similarity"] == pytest.approx(0.9)
     assert not found["repeats_suffix"]
     assert repeats("    b = a\n    return b\n", "    b = a\n", problem.suffix)
@@ -259,6 +259,9 @@ def test_the_commands(
     assert command.main(["score", *where, str(given), "--out", str(told)]) == 0
     assert command.main(["report", str(told)]) == 0
     assert "true length given" in capsys.readouterr().out
+    vain = ["--mode", "ar", "--top-k", "2"]
+    with pytest.raises(UsageError, match="--top-k would change nothing in --mode ar"):
+        command.main(["generate", *where, *how, *vain, "--out", str(given)])
     with pytest.raises(UsageError, match="--batch is 0"):
         command.main(["generate", *where, *how, "--batch", "0", "--out", str(given)])
     with pytest.raises(UsageError, match="--workers is 0"):
