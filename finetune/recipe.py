@@ -135,7 +135,12 @@ class Recipe:
         return max(0.0, min(1.0, rising, falling))
 
     def canvas_length(self, progress: float) -> int:
-        """The block length after a share of the budget; 0 while only the next token counts."""
+        """The block length after a share of the budget; 0 while only the next token counts.
+
+        A chain that is trained alone always has whole blocks: nothing else would be trained.
+        """
+        if self.chain_alone:
+            return self.block_length
         if progress < self.next_token_share:
             return 0
         joint = (progress - self.next_token_share) / max(1 - self.next_token_share, 1e-9)

@@ -863,6 +863,7 @@ def test_the_recipe_brings_the_rate_down_and_the_canvas_up() -> None:
     assert recipe.rate(0) < 0.1
     assert recipe.rate(0.2) == 1
     assert recipe.rate(1) == 0
+    assert Recipe(chain_alone=1).canvas_length(0) == 32  # it trains nothing without canvases
 
 
 def test_the_tokenizer_command(
