@@ -143,8 +143,7 @@ def measure(
         for setting in (*grid[start:], *grid[:start]):
             found = infill(model, *sides, Options(**asdict(setting)), memory=memory)
             exact = found.best.text == problem.solution
-            tokens = found.best.length + (found.best.stopped == "eom")
-            cost = found.nfe, found.elapsed_ms, tokens
+            cost = found.nfe, found.elapsed_ms, found.best.committed
             turns.append(Turn(kind, problem.id, problem.cluster, setting, exact, *cost))
             bar.update()
     bar.close()

@@ -204,6 +204,11 @@ class Candidate:
         """How many tokens its text has."""
         return len(self.tokens) - self.repeats
 
+    @property
+    def committed(self) -> int:
+        """How many tokens were chosen for it: those of its text, and its `<eom>`."""
+        return self.length + (self.stopped == "eom")
+
 
 @dataclass(frozen=True)
 class Infill:
@@ -262,7 +267,7 @@ class Infill:
     @property
     def tokens_per_forward(self) -> float:
         """Tokens committed for the best middle, its `<eom>` included, by evaluations."""
-        return (self.best.length + (self.best.stopped == "eom")) / max(1, self.nfe)
+        return self.best.committed / max(1, self.nfe)
 
 
 def unanswered(why: Interruption) -> Infill:

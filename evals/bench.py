@@ -44,6 +44,7 @@ class Turn:
     warm_ms: float
     nfe: int
     tokens: int
+    committed: int
     text: str
 
 
@@ -131,6 +132,7 @@ def ask(model: Checkpoint, problem: Problem, options: Options) -> Turn:
         warm.elapsed_ms,
         fresh.nfe,
         fresh.best.length,
+        fresh.best.committed,
         fresh.best.text,
     )
 
@@ -163,7 +165,7 @@ def of_mode(turns: Sequence[Turn]) -> dict[str, Any]:
         **times,
         "nfe": statistics.fmean(turn.nfe for turn in turns),
         "tokens": tokens / len(turns),
-        "tokens_per_forward": tokens / sum(turn.nfe for turn in turns),
+        "tokens_per_forward": sum(turn.committed for turn in turns) / sum(t.nfe for t in turns),
         "tokens_per_second": 1000 * tokens / sum(turn.warm_ms for turn in turns),
     }
 

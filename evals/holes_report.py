@@ -12,7 +12,16 @@ from evals.curves import curves
 from evals.intervals import bootstrap, pass_at_k, percentile, wilson
 from evals.jsonl import Row
 from evals.score import unsolved
-from evals.tables import asked_for, between, cells, columns, provenance, ratio, rule_of
+from evals.tables import (
+    asked_for,
+    between,
+    cells,
+    columns,
+    provenance,
+    ratio,
+    rule_of,
+    tokens_per_forward,
+)
 
 if TYPE_CHECKING:
     from coder.page import Section
@@ -66,8 +75,6 @@ def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         values = [row[name] for row in rows]
         means[name] = {"mean": statistics.fmean(values), "by_cluster": bootstrap(values, clusters)}
     elapsed = [row["elapsed_ms"] for row in rows]
-    # What a model commits, the mark of the middle's end included.
-    committed = sum(row["tokens"] + (row["stopped"] == "eom") for row in rows)
     return {
         **header,
         "rows": len(rows),
@@ -78,7 +85,7 @@ def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "unsolved": unsolved(rows),
         "pass_at_k": passes([row for row in rows if row.get("passed") is not None]),
         "nfe": statistics.fmean(row["nfe"] for row in rows),
-        "tokens_per_forward": committed / max(1, sum(row["nfe"] for row in rows)),
+        "tokens_per_forward": tokens_per_forward(rows),
         "by_length": by_length(rows),
         "elapsed_ms": {
             "p50": percentile(elapsed, 0.5),

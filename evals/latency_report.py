@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coder.errors import DataError
 from evals.intervals import bootstrap, percentile
 from evals.jsonl import Row
-from evals.tables import columns, provenance, rule_of
+from evals.tables import columns, provenance, rule_of, tokens_per_forward
 
 if TYPE_CHECKING:
     from coder.page import Section
@@ -50,7 +50,7 @@ def of_mode(mode: str, warm: Sequence[Row], starts: Sequence[Row]) -> dict[str, 
             if (some := [row for row in rows if low < row["tokens"] <= high])
         },
         "tokens_per_second": sum(row["tokens"] for row in rows) / seconds,
-        "tokens_per_forward": sum(r["tokens"] for r in rows) / sum(r["nfe"] for r in rows),
+        "tokens_per_forward": tokens_per_forward(rows),
         "starts": len(cold),
         **{
             name: statistics.median(row[name] for row in cold) if cold else None

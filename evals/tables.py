@@ -21,6 +21,12 @@ def ratio(
     return {"share": sum(values) / whole, "by_cluster": bootstrap(values, clusters, sizes)}
 
 
+def tokens_per_forward(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Tokens that were committed, the marks of middles' ends included, by evaluations."""
+    committed = sum(row["tokens"] + (row["stopped"] == "eom") for row in rows)
+    return float(committed / max(1, sum(row["nfe"] for row in rows)))
+
+
 def between(pair: Interval | None) -> str:
     """An interval of shares, for people."""
     return f"{100 * pair[0]:.1f} – {100 * pair[1]:.1f} %" if pair else "none"

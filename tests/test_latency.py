@@ -33,6 +33,7 @@ def row(prompt: str, mode: str, elapsed: float, tokens: int, sample: int = 0) ->
         "context_tokens": 63,
         "tokens": tokens,
         "nfe": tokens + 1,
+        "stopped": "eom" if mode == "ar" else "length",
         "elapsed_ms": elapsed,
         "load": 1.0,
     }
@@ -78,9 +79,11 @@ def test_figures_of_times() -> None:
     ar = found["modes"]["ar"]
     assert ar["all"]["p50"] == 10.0
     assert ar["tokens_per_second"] == pytest.approx(400)
+    assert ar["tokens_per_forward"] == 1
     assert ar["by_tokens"].keys() == {"1 – 4"}
     assert (ar["starts"], ar["load_ms"], ar["peak_bytes"]) == (1, 900.0, 300_000_000)
     assert found["modes"]["diffuse"]["load_ms"] is None
+    assert found["modes"]["diffuse"]["tokens_per_forward"] == pytest.approx(2 / 3)
     assert found["ratio"]["request"]["ratio"] == pytest.approx((2.0 * 2.1) ** 0.5)
     assert found["ratio"]["token"]["ratio"] == pytest.approx(2 * (2.0 * 2.1) ** 0.5)
     assert "took diffuse 2.05 times as long as ar" in compared(found)[0]
