@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coder.cli import guarded
 from evals.tables import columns
 
 if TYPE_CHECKING:
@@ -251,4 +252,4 @@ def package_megabytes(name: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("cpu_engines", main))

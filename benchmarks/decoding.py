@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.syntax import whole_line
 from coder import checkpoint
 from coder.checkpoint import Decoding
+from coder.cli import guarded
 from coder.errors import UsageError
 from coder.infill import Memory, Options, infill
 from evals.cursors import line_end
@@ -219,4 +220,4 @@ def table(outcomes: Sequence[Outcome], best: Decoding) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("decoding", main))

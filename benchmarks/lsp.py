@@ -34,6 +34,7 @@ import numpy as np
 
 from benchmarks.lsp_client import FILES, Asked, Client, Page, Place, ready_server, server
 from benchmarks.soak import growth
+from coder.cli import guarded
 from coder.errors import UsageError
 from evals.generate import progress
 from evals.jsonl import environment, git
@@ -628,4 +629,4 @@ def faults(found: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("lsp", main))

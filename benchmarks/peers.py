@@ -27,7 +27,8 @@ from torch import Tensor
 from coder import checkpoint
 from coder.canvas import Canvas
 from coder.checkpoint import Checkpoint
-from coder.errors import TalariaError, UsageError
+from coder.cli import guarded
+from coder.errors import UsageError
 from coder.infill import Options, fit_context, infill
 from coder.sampler import allow
 from evals.cursors import line_end
@@ -340,8 +341,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except TalariaError as error:
-        print(f"peers: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(guarded("peers", lambda: main(sys.argv[1:])))

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
+from coder.cli import guarded
 from coder.errors import UsageError
 from evals.generate import progress
 from evals.latency import documents, most_memory
@@ -123,4 +124,4 @@ def lines(found: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("soak", main))

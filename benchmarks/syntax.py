@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coder.cli import guarded
 from coder.errors import UsageError
 from coder.syntax import compiles, count_errors, function_at
 from evals.cursors import line_end
@@ -234,4 +235,4 @@ def lines(found: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("syntax", main))

@@ -56,13 +56,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
     argv = list(sys.argv[1:] if argv is None else argv)
+    return guarded("talaria", lambda: run(argv))
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """Run a command; what its user can mend is a line on standard error, no traceback.
+
+    Returns its exit code, 1 (it could not be done) or 2 (wrong usage). The line begins with
+    the `name` of the program.
+    """
     try:
-        return run(argv)
+        return command()
     except TalariaError as error:
-        print(f"talaria: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("talaria: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read the output went away; Python must not complain at exit too.
@@ -71,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = error.filename or "reading or writing"
         print(
-            f"talaria: {where}: {error.strerror}; check the path, its permissions and free space",
+            f"{name}: {where}: {error.strerror}; check the path, its permissions and free space",
             file=sys.stderr,
         )
         return 1

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from coder.cli import add_rules, check_rules
+from coder.cli import add_rules, check_rules, guarded
 from coder.errors import UsageError
 from evals.generate import progress
 from evals.intervals import bootstrap, percentile
@@ -247,4 +247,4 @@ def lines(found: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded("talaria bench", lambda: main(sys.argv[1:])))

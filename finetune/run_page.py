@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from coder.cli import guarded
 from coder.page import INK, Section, new_figure, write_page
 
 POINTS = 400  # of a curve; more are averaged
@@ -290,4 +291,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded("run_page", lambda: main(sys.argv[1:])))

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from coder import checkpoint
-from coder.errors import DataError, TalariaError, UsageError
+from coder.cli import guarded
+from coder.errors import DataError, UsageError
 from coder.tokenizer import Tokenizer
 from coder.transformer import Transformer
 from finetune.corpus import corpus_hash, read_some
@@ -159,7 +160,4 @@ def take_weights(denoiser: Transformer, model: str, tokenizer: Path) -> str:
 
 
 if __name__ == "__main__":  # for `accelerate launch`, and where nothing is installed
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except TalariaError as error:
-        sys.exit(f"talaria train: {error}")
+    sys.exit(guarded("talaria train", lambda: main(sys.argv[1:])))

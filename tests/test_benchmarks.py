@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from benchmarks import decoding, examples, soak
 from benchmarks.decoding import KINDS, Turn, choice, compared
 from coder.checkpoint import Decoding
-from coder.errors import UsageError
+from coder.errors import DataError, UsageError
 
 
 def test_a_short_soak(capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
@@ -65,9 +67,10 @@ def test_wrong_options_of_decoding(given: tuple[str, str], reason: str, tmp_path
 
 def test_examples_are_picked_by_their_seed_alone() -> None:
     """The three kinds by turns, each a hole in a real file whose text stands whole around it."""
-    found = examples.picked(6, 0)
+    modules = examples.files()
+    found = examples.picked(6, 0, modules)
     assert [place for place, _ in found] == 2 * ["line-end", "line", "function"]
-    assert [p.id for _, p in examples.picked(3, 0)] == [p.id for _, p in found[:3]]
+    assert [p.id for _, p in examples.picked(3, 0, modules)] == [p.id for _, p in found[:3]]
     for _, problem in found:
         text = problem.prefix + problem.solution + problem.suffix
         path = problem.id.split(":")[1]
@@ -75,3 +78,24 @@ def test_examples_are_picked_by_their_seed_alone() -> None:
     told = examples.told(1, "line", found[1][1], "")
     assert "different" in told
     assert "(nothing)" in told
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_examples_come_from_files_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a commit, whatever became of them since; a commit that there is not is told of."""
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b.example")
+    for package in examples.PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "a.py").write_text(f"{package} = 'é'\n")
+    (tmp_path / "coder" / "notes.txt").write_text("no module")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    (tmp_path / "coder" / "a.py").write_text("changed = 1\n")
+    monkeypatch.setattr(examples, "ROOT", tmp_path)
+    then = {f"{package}/a.py": f"{package} = 'é'\n" for package in sorted(examples.PACKAGES)}
+    assert examples.files("HEAD") == then
+    assert examples.files() == then | {"coder/a.py": "changed = 1\n"}
+    with pytest.raises(DataError, match=r"--at nowhere: .*see git log"):
+        examples.files("nowhere")
