@@ -43,6 +43,7 @@ class Batches(Dataset[Batch]):
             np.random.default_rng((recipe.seed, 2, number, self.rank)),
             recipe.middle_weight,
             recipe.suffix_share if recipe.chain_layers else 0.0,
+            recipe.end_share,
         )
 
 

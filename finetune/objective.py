@@ -114,11 +114,13 @@ def make_batch(
     rng: np.random.Generator,
     middle_weight: float = 1.0,
     suffix_share: float = 0.0,
+    end_share: float = 0.0,
 ) -> Batch:
     """Clean rows of `length` and, beside each, `canvas_tokens` positions of noised canvases.
 
     Of a share of the canvases, at random, the tokens from some place on are masked; these
-    are for the chain alone. Masking levels are stratified over all canvases of the batch.
+    are for the chain alone. In a share of those the `<eom>` stays, as where a middle's length
+    is given. Masking levels are stratified over all canvases of the batch.
     The weights make weighted sums of losses means over all tokens that count: unbiased
     ones over the canvases; over next tokens with those of a middle, which are few in a
     row, counting `middle_weight` times. The shape does not depend on the samples.
@@ -164,6 +166,8 @@ def make_batch(
                 counted_bounding += len(clean)
             else:
                 masked = np.arange(len(clean)) >= int((1 - level) * len(clean))
+                if clean[-1] == tokenizer.eom and masked.sum() > 1 and rng.random() < end_share:
+                    masked[-1] = False
                 share = masked.mean()
             block[row, at] = number
             start[row, at] = begin

@@ -25,6 +25,7 @@ class Recipe:
     chain_layers         blocks of the chain; 0: a model without one
     chain_weight         weight of the chain's loss beside the next-token loss
     suffix_share         of the canvases that are masked from some token on, for the chain
+    end_share            of those with an end, how many have it given
     chain_alone          1: all other weights stay as they are, and so do other modes' texts
     spans                how middles are chosen, and how often; the rest is plain text
     exercise_share       share of pieces that are exercises, where there are some
@@ -50,6 +51,7 @@ class Recipe:
     chain_layers: int = 1
     chain_weight: float = 1.0
     suffix_share: float = 0.6
+    end_share: float = 0.1
     chain_alone: int = 0
     spans: str = ",".join(f"{kind}={share}" for kind, share in SPANS.items())
     exercise_share: float = 0.2
@@ -74,8 +76,8 @@ class Recipe:
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be above 0")
         for name in (
-            *("suffix_share", "exercise_share", "next_token_share", "growth_share"),
-            *("warmup", "decay_from", "average_from"),
+            *("suffix_share", "end_share", "exercise_share", "next_token_share"),
+            *("growth_share", "warmup", "decay_from", "average_from"),
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(

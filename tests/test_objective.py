@@ -314,7 +314,7 @@ def test_the_chain_is_trained_as_it_is_used(
     """Its loss is what the decoder's own calls give, on canvases of both kinds."""
     rows = [samples[i] for i in range(6)]
     rng = np.random.default_rng(0)
-    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, suffix_share=0.5)
+    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, 1, 0.5, 0.5)
     bounding = batch.weight.shape[1]
     assert bounding == CANVAS_TOKENS // 2
     *_, measured = Objective(denoiser, tokenizer.mask)(batch)
@@ -346,13 +346,31 @@ def test_the_chain_is_trained_as_it_is_used(
     assert measured == pytest.approx(total, rel=1e-4)
 
 
+def test_of_some_canvases_the_end_is_given(samples: Samples, tokenizer: Tokenizer) -> None:
+    """All else is masked from some token on; no canvas is given whole."""
+    rows = [samples[i] for i in range(12)]
+    ends = []
+    for share in (0.0, 1.0):
+        rng = np.random.default_rng(0)
+        batch = make_batch(
+            rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, suffix_share=1.0, end_share=share
+        )
+        given = (batch.canvas == tokenizer.eom).view(len(rows), -1, BLOCK)
+        masked = (batch.target != IGNORED).view(len(rows), -1, BLOCK)
+        assert (masked.any(-1) | (batch.block.view(*given.shape)[..., 0] < 0)).all()
+        assert not (given.any(-1) & ~masked.any(-1)).any()
+        ends.append(int(given.any(-1).sum()))
+    assert ends[0] == 0
+    assert ends[1] > 5
+
+
 def test_every_canvas_counts_alike_in_the_chains_loss(
     samples: Samples, tokenizer: Tokenizer
 ) -> None:
     """The weights of a canvas masked from some token on add up to its tokens."""
     rows = [samples[i] for i in range(6)]
     rng = np.random.default_rng(0)
-    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, suffix_share=1.0)
+    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, 1, 1.0, 0.5)
     assert batch.weight.shape[1] == 0
     weights = (batch.chain_weight * (batch.target != IGNORED)).view(len(rows), -1, BLOCK).sum(-1)
     tokens = (batch.chain_weight > 0).view(len(rows), -1, BLOCK).sum(-1)
