@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test e2e bench check fix lock clean
+.PHONY: demo test editors e2e bench check fix lock clean
 
 demo: $(VENV)/.ready-demo
 	@$(BIN)/python docs/demo.py
@@ -14,10 +14,15 @@ demo: $(VENV)/.ready-demo
 test: check
 	$(BIN)/python -m pytest
 
+# The real editors, each in a folder of its own beside the system's (CONTRIBUTING.md).
+editors:
+	tests/e2e/get-emacs
+	tests/e2e/get-neovim
+	tests/e2e/get-code-server
+
 # In the real editors, as far as they are here; what is skipped says why and what would help.
-# VS Code needs npm too. CONTRIBUTING.md tells where the editors come from.
 e2e: $(VENV)/.ready-test
-	if command -v npm >/dev/null; then npm ci --no-fund --no-audit --prefix editors/vscode; fi
+	if command -v npm >/dev/null; then cd editors/vscode && npm ci --no-fund --no-audit && npm run check; fi
 	$(BIN)/python -m pytest tests/e2e -v -rs
 
 # Slow, and worth something on a quiet machine only: about an hour and a half.
