@@ -41,9 +41,9 @@ class Batches(Dataset[Batch]):
             max(1, canvas_length),
             recipe.canvas_tokens if canvas_length else 0,
             np.random.default_rng((recipe.seed, 2, number, self.rank)),
-            recipe.middle_weight,
-            recipe.suffix_share if recipe.chain_layers else 0.0,
-            recipe.end_share,
+            middle_weight=recipe.middle_weight,
+            suffix_share=recipe.suffix_share if recipe.chain_layers else 0.0,
+            end_share=recipe.end_share,
         )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -105,6 +106,13 @@ def choose_canvases(
     return sorted(chosen)
 
 
+def stratified(rows: int, columns: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Numbers in (0, 1], [rows, columns]: one in each of as many equal parts, in any order."""
+    count = rows * columns
+    levels = (rng.permutation(count) + 1 - rng.random()) / max(1, count)
+    return levels.reshape(rows, columns)
+
+
 def make_batch(
     samples: Sequence[Sample],
     tokenizer: Tokenizer,
@@ -112,6 +120,7 @@ def make_batch(
     block_length: int,
     canvas_tokens: int,
     rng: np.random.Generator,
+    *,
     middle_weight: float = 1.0,
     suffix_share: float = 0.0,
     end_share: float = 0.0,
@@ -120,7 +129,7 @@ def make_batch(
 
     Of a share of the canvases, at random, the tokens from some place on are masked; these
     are for the chain alone. In a share of those the `<eom>` stays, as where a middle's length
-    is given. Masking levels are stratified over all canvases of the batch.
+    is given. Masking levels are stratified over all canvases of a kind in the batch.
     The weights make weighted sums of losses means over all tokens that count: unbiased
     ones over the canvases; over next tokens with those of a middle, which are few in a
     row, counting `middle_weight` times. The shape does not depend on the samples.
@@ -137,10 +146,12 @@ def make_batch(
     weight = np.zeros((rows, canvas_tokens), dtype=np.float32)
 
     count = canvas_tokens // block_length
-    suffixes = int(count * suffix_share)
+    suffixes = round(count * suffix_share)
+    if suffix_share < 1:
+        suffixes = min(suffixes, max(0, count - 1))
     bounding = (count - suffixes) * block_length
     counted, counted_bounding = 0, 0
-    levels = (rng.permutation(rows * count) + 1 - rng.random()) / max(1, rows * count)
+    levels = np.hstack([stratified(rows, some, rng) for some in (count - suffixes, suffixes)])
     for row, sample in enumerate(samples):
         ids = np.array(sample.ids)
         context[row, : len(ids)] = ids
@@ -159,7 +170,7 @@ def make_batch(
         for number, (begin, end) in enumerate(places):
             at = slice(number * block_length, (number + 1) * block_length)
             clean = ids[begin:end]
-            level = levels[row * count + number]
+            level = levels[row, number]
             if at.start < bounding:
                 masked = rng.random(len(clean)) < level
                 share = level

@@ -24,7 +24,8 @@ class Recipe:
     bound_weight         weight of the canvases' loss beside the next-token loss
     chain_layers         blocks of the chain; 0: a model without one
     chain_weight         weight of the chain's loss beside the next-token loss
-    suffix_share         of the canvases that are masked from some token on, for the chain
+    suffix_share         of the canvases that are masked from some token on, for the chain; the
+                         nearest number of them, and at least one is left to the bound
     end_share            of those with an end, how many have it given
     chain_alone          1: all other weights stay as they are, and so do other modes' texts
     spans                how middles are chosen, and how often; the rest is plain text
@@ -87,6 +88,11 @@ class Recipe:
             raise UsageError(
                 f"--chain-alone is {self.chain_alone} with {self.chain_layers} --chain-layers; "
                 "it must be 0, or 1 for a model with a chain"
+            )
+        if self.suffix_share == 1 and not self.chain_alone:
+            raise UsageError(
+                "--suffix-share is 1, which leaves no canvases to the bound; it must be below 1, "
+                "unless --chain-alone is 1"
             )
         if not 0 <= self.weight_decay < math.inf:
             raise UsageError(f"--weight-decay is {self.weight_decay}; it must be 0 or more")

@@ -133,7 +133,8 @@ class Run:
     @property
     def canvases(self) -> bool:
         """Whether canvases have been trained on."""
-        return self.trainer.recipe.next_token_share < min(1.0, self.progress)
+        recipe = self.trainer.recipe
+        return bool(recipe.chain_alone) or recipe.next_token_share < min(1.0, self.progress)
 
     def canvas_lengths(self) -> Iterator[int]:
         """The length of the canvases of each coming step.
@@ -354,20 +355,22 @@ class Run:
             self.draw()
             print(
                 f"{self.args.out / 'model'}: {trainer.step} steps, {trainer.tokens:,} tokens; "
-                f"held out: next token {final['validation_next_token_loss']:.3f}, "
-                f"bound {final['validation_bound']:.3f} nats"
+                f"held out, nats: next token {final['validation_next_token_loss']:.3f}, "
+                f"bound {final['validation_bound']:.3f}"
+                + (f", chain {chain:.3f}" if (chain := final.get("validation_chain")) else "")
             )
 
 
 def quality(figures: Mapping[str, float], canvases: bool) -> tuple[float, ...]:
     """What the better weights have more of, by the figures of a validation.
 
-    Exact matches of the decoder and, where they are equal or unknown, a lower bound;
-    without training on canvases a lower next-token loss.
+    Exact matches of the decoder and, where they are equal or unknown, a lower bound, and then
+    a lower loss of the chain; without training on canvases a lower next-token loss.
     """
     if not canvases:
         return (-figures["validation_next_token_loss"],)
-    return figures.get("validation_exact_diffuse_all", 0.0), -figures["validation_bound"]
+    exact = figures.get("validation_exact_diffuse_all", 0.0)
+    return exact, -figures["validation_bound"], -figures.get("validation_chain", 0.0)
 
 
 def forget_after(metrics: Path, step: int) -> None:

@@ -136,7 +136,7 @@ def losses(runs: dict[str, Entries], over: str = "tokens") -> tuple[Any, str]:
         placed: list[Entries] = [[] for _ in LOSSES]
         for entry in entries:  # a validation stands where the step before it does
             tokens = entry.get("tokens", tokens)
-            canvases = canvases or bool(entry.get("bound"))
+            canvases = canvases or bool(entry.get("canvas_length"))
             placed[0].append({**entry, "tokens": tokens})
             for lines in placed[1:] if canvases else ():
                 lines.append(placed[0][-1])

@@ -42,8 +42,8 @@ def held_out_samples(
 class Measured:
     """Of each row the next-token loss, the bound and the chain's loss, and how long their tokens.
 
-    nats   [rows, 3]; per token; a model without a chain has 0 for its loss
-    bytes  [rows, 3]; mean of the same tokens, weighed as their losses are
+    nats   [rows, 3]; per token; [rows, 2] of a model without a chain
+    bytes  as many; mean of the same tokens, weighed as their losses are
     """
 
     nats: Float64
@@ -96,7 +96,8 @@ def row_losses(
         counted = ((batch.next_token, batch.next_weight), canvases, canvases)
         lengths.append([float((sizes[t.clamp(min=0)] * w * (t >= 0)).sum()) for t, w in counted])
         nats.append(objective(batch.to(denoiser.device)).tolist())
-    return Measured(np.array(nats), np.array(lengths))
+    columns = 3 if config.chain_layers else 2
+    return Measured(np.array(nats)[:, :columns], np.array(lengths)[:, :columns])
 
 
 def mean_and_error(values: Float64) -> tuple[Float64, Float64]:
@@ -110,14 +111,9 @@ def losses(
     """Mean losses over the first `rows` samples, with their standard errors."""
     measured = row_losses(denoiser, tokenizer, samples, rows)
     mean, error = map(np.ndarray.tolist, mean_and_error(measured.nats))
-    return {
-        "next_token_loss": mean[0],
-        "next_token_error": error[0],
-        "bound": mean[1],
-        "bound_error": error[1],
-        "chain": mean[2],
-        "chain_error": error[2],
-    }
+    means = zip(("next_token_loss", "bound", "chain"), mean, strict=False)
+    errors = zip(("next_token_error", "bound_error", "chain_error"), error, strict=False)
+    return dict([*means, *errors])
 
 
 @dataclass(frozen=True)
@@ -165,7 +161,7 @@ def exact_match(model: Checkpoint, cursors: Sequence[Cursor], mode: str) -> dict
     budget = model.denoiser.config.context_length
     options = Options(mode=mode, max_nfe=budget)  # type: ignore[arg-type]
     found: dict[str, list[bool]] = defaultdict(list)
-    tokens = nfe = 0.0
+    tokens = nfe = 0
     for cursor in cursors:
         result = infill(model, cursor.prefix, cursor.suffix, options)
         right = result.best.text.strip() == cursor.middle.strip()
@@ -173,7 +169,7 @@ def exact_match(model: Checkpoint, cursors: Sequence[Cursor], mode: str) -> dict
         edge = next((edge for edge in LENGTHS if length <= edge), None)
         for name in ("all", cursor.kind, f"to_{edge}" if edge else f"over_{LENGTHS[-1]}"):
             found[name].append(right)
-        tokens += result.tokens_per_forward * result.nfe
+        tokens += result.best.committed
         nfe += result.nfe
     shares = {f"exact_{mode}_{name}": sum(hits) / len(hits) for name, hits in found.items()}
     return {**shares, f"tokens_per_forward_{mode}": tokens / max(1, nfe)}
@@ -207,7 +203,8 @@ def main(argv: list[str]) -> int:
         elif other := unlike(first[0], model):
             print(f"  not compared row by row with the first, which has another {other}")
         else:
-            less = mean_and_error(found.nats - first[1].nats)
+            both = min(found.nats.shape[1], first[1].nats.shape[1])
+            less = mean_and_error(found.nats[:, :both] - first[1].nats[:, :both])
             print(f"  less the first: {described(*less)} nats per token")
         for mode in ("diffuse", "ar") if cursors else ():
             for key, share in exact_match(model, cursors, mode).items():
@@ -226,7 +223,7 @@ def main(argv: list[str]) -> int:
 def described(mean: Float64, error: Float64) -> str:
     """The losses with their 95 % intervals."""
     names = ("next token", "diffusion bound", "chain")
-    found = zip(names, mean, error, strict=True)
+    found = zip(names, mean, error, strict=False)  # of a model without a chain, no more than two
     return ", ".join(f"{name} {at:.3f} ± {1.96 * of:.3f}" for name, at, of in found)
 
 

@@ -16,7 +16,7 @@ from coder.tokenizer import Tokenizer
 from coder.transformer import Transformer
 from finetune.corpus import Document
 from finetune.joint import block_mask, masks_agree
-from finetune.objective import IGNORED, Objective, choose_canvases, make_batch
+from finetune.objective import IGNORED, Objective, choose_canvases, make_batch, stratified
 from finetune.samples import SPANS, Sample, Samples, choose_span
 
 LENGTH, BLOCK, CANVAS_TOKENS = 128, 8, 64
@@ -278,7 +278,8 @@ def test_the_bound_is_unbiased_in_t(tokenizer: Tokenizer) -> None:
 def test_the_next_tokens_of_a_middle_count_more(samples: Samples, tokenizer: Tokenizer) -> None:
     """As often as asked, and the weights of a batch sum to one."""
     rows = [samples[i] for i in range(12)]
-    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, 0, np.random.default_rng(0), 5.0)
+    rng = np.random.default_rng(0)
+    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, 0, rng, middle_weight=5.0)
     torch.testing.assert_close(batch.next_weight.sum(), torch.tensor(1.0))
     assert not batch.next_weight[batch.next_token == IGNORED].any()
     lightest = batch.next_weight[batch.next_weight > 0].min()
@@ -314,7 +315,8 @@ def test_the_chain_is_trained_as_it_is_used(
     """Its loss is what the decoder's own calls give, on canvases of both kinds."""
     rows = [samples[i] for i in range(6)]
     rng = np.random.default_rng(0)
-    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, 1, 0.5, 0.5)
+    mixed = {"suffix_share": 0.5, "end_share": 0.5}
+    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, **mixed)
     bounding = batch.weight.shape[1]
     assert bounding == CANVAS_TOKENS // 2
     *_, measured = Objective(denoiser, tokenizer.mask)(batch)
@@ -346,6 +348,38 @@ def test_the_chain_is_trained_as_it_is_used(
     assert measured == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.6, 1.0])
+def test_canvases_of_both_kinds_are_drawn_alike(
+    samples: Samples, tokenizer: Tokenizer, share: float
+) -> None:
+    """Their number is the share asked for; neither kind has a row's earlier ones."""
+    rows, count = [samples[i] for i in range(12)], 10
+    rng = np.random.default_rng(0)
+    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, count * BLOCK, rng, suffix_share=share)
+    cut = batch.weight.shape[1] // BLOCK
+    assert cut == round((1 - share) * count)
+    if 0 < share < 1:
+        starts = batch.start.view(len(rows), count, BLOCK)[..., 0].float()
+        before = starts[:, :cut].mean(1) < starts[:, cut:].mean(1)
+        assert 0 < int(before.sum()) < len(rows)
+
+
+def test_one_canvas_at_least_is_left_to_the_bound(samples: Samples, tokenizer: Tokenizer) -> None:
+    """However few there are; unless all are asked for."""
+    for share, left in ((0.9, BLOCK), (1.0, 0)):
+        rng = np.random.default_rng(0)
+        batch = make_batch([samples[0]], tokenizer, LENGTH, BLOCK, BLOCK, rng, suffix_share=share)
+        assert batch.weight.shape[1] == left
+
+
+def test_the_levels_of_masks_are_stratified() -> None:
+    """One in each of as many equal parts of (0, 1]."""
+    levels = stratified(4, 6, np.random.default_rng(0))
+    assert levels.shape == (4, 6)
+    assert sorted(np.ceil(levels.flatten() * 24).astype(int)) == list(range(1, 25))
+    assert stratified(3, 0, np.random.default_rng(0)).shape == (3, 0)
+
+
 def test_of_some_canvases_the_end_is_given(samples: Samples, tokenizer: Tokenizer) -> None:
     """All else is masked from some token on; no canvas is given whole."""
     rows = [samples[i] for i in range(12)]
@@ -370,7 +404,7 @@ def test_every_canvas_counts_alike_in_the_chains_loss(
     """The weights of a canvas masked from some token on add up to its tokens."""
     rows = [samples[i] for i in range(6)]
     rng = np.random.default_rng(0)
-    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, 1, 1.0, 0.5)
+    batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, suffix_share=1.0)
     assert batch.weight.shape[1] == 0
     weights = (batch.chain_weight * (batch.target != IGNORED)).view(len(rows), -1, BLOCK).sum(-1)
     tokens = (batch.chain_weight > 0).view(len(rows), -1, BLOCK).sum(-1)
@@ -414,7 +448,7 @@ def test_parts_of_a_batch_add_up_to_it(
         BLOCK,
         CANVAS_TOKENS,
         np.random.default_rng(0),
-        4.0,
+        middle_weight=4.0,
     )
     objective = Objective(denoiser, tokenizer.mask)
     parts = objective(batch.rows(0, 1)) + objective(batch.rows(1, 6))

@@ -50,6 +50,19 @@ def test_the_page_of_a_run(tmp_path: Path) -> None:
     assert 'http-equiv="refresh"' in text
 
 
+def test_a_chain_that_is_trained_alone_is_drawn() -> None:
+    """Its loss in training and held out; the bound, which is not trained, held out alone."""
+    step = {"canvas_length": 32, "rate": 1.0, "next_token_loss": 0.0, "bound": 0.0}
+    entries: list[dict[str, Any]] = [
+        step | {"step": n, "elapsed": 2.0 * n, "tokens": 100 * n, "chain": 4 - n / 20}
+        for n in range(1, 21)
+    ]
+    entries.append({"step": 20, "validation_bound": 3.6, "validation_chain": 3.0})
+    figure, _ = run_page.losses({"run": entries})
+    drawn = [[len(line.get_xdata()) for line in axis.lines] for axis in figure.axes]
+    assert drawn == [[0, 0, 0], [0, 0, 1], [20, 20, 1]]
+
+
 @pytest.mark.parametrize(
     ("progress", "said"), [(None, "2,000 tokens."), (1.0, "finished"), (1.2, "finished")]
 )

@@ -807,8 +807,7 @@ def test_a_chain_is_trained_alone(folder: Path, tmp_path: Path) -> None:
     """Its loss falls; all other weights stay, to the bit, and so do the other modes' texts."""
     first, second = tmp_path / "first", tmp_path / "second"
     assert train.main(arguments(folder, first, "--steps", "20", "--chain-layers", "0")) == 0
-    shares = "--next-token-share", "0", "--growth-share", "0"
-    more = "--chain-alone", "1", *shares, "--init", str(first / "model")
+    more = "--chain-alone", "1", "--init", str(first / "model")
     assert train.main(arguments(folder, second, "--steps", "80", *more)) == 0
     before = checkpoint.load_trainable(first / "model").denoiser.state_dict()
     after = checkpoint.load_trainable(second / "model").denoiser.state_dict()
