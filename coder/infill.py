@@ -183,6 +183,10 @@ class Frame:
     step: Step
     healed: str = ""
 
+    def text(self, row: int, tokenizer: Tokenizer) -> str:
+        """What the canvas says in a row up to its first mask, without what is `healed`."""
+        return tokenizer.decode(self.step.canvas.middle(row)).removeprefix(self.healed)
+
 
 @dataclass(frozen=True)
 class Candidate:

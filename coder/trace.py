@@ -106,9 +106,9 @@ def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[
         left = kept(candidate)
         limit = len(ids) if left is None else left
         # What is cut off must not complete a character of what is kept.
-        texts = pieces(ids[:limit], tokenizer) + pieces(ids[limit:], tokenizer)
         healed = frame.healed or healed
-        texts[:1] = [text and text.removeprefix(healed) for text in texts[:1]]
+        texts = pieces(ids[:limit], tokenizer, healed)
+        texts += pieces(ids[limit:], tokenizer, "" if limit else healed)
         changed: list[list[Any]] = []
         for i, text in enumerate(texts):
             if i >= start and committed[i - start] and text is not None:
@@ -121,9 +121,10 @@ def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[
     return steps
 
 
-def pieces(ids: list[int], tokenizer: Tokenizer) -> list[str | None]:
+def pieces(ids: list[int], tokenizer: Tokenizer, healed: str = "") -> list[str | None]:
     """The text of each token, None for a mask; together they are the text of the whole.
 
+    The first is without what is `healed`, which it repeats of what stands before.
     Tokens that are parts of one character are read together: the first has the
     character, the others nothing. Alone, a part is U+FFFD.
     """
@@ -140,6 +141,7 @@ def pieces(ids: list[int], tokenizer: Tokenizer) -> list[str | None]:
             if end == stop or "\ufffd" not in text:
                 texts[first:end] = [text, *[""] * (end - first - 1)]
                 first = end
+    texts[:1] = [text and text.removeprefix(healed) for text in texts[:1]]
     return texts
 
 

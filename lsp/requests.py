@@ -145,9 +145,8 @@ def steps(server: Server, file: OpenFile, start: int, lead: str) -> Callable[[Fr
         model = engines.loaded
         # Masks that no step has looked at yet say only how long a canvas is.
         written = max((n + 1 for n, token in enumerate(ids) if token != canvas.mask), default=0)
-        texts = pieces(ids[: written + model.decoding.lookahead], model.tokenizer)
-        texts[:1] = [text and text.removeprefix(frame.healed) for text in texts[:1]]
-        canvases[frame.canvas] = texts
+        shown_ids = ids[: written + model.decoding.lookahead]
+        canvases[frame.canvas] = pieces(shown_ids, model.tokenizer, frame.healed)
         shown: list[str | None] = [lead] * bool(lead)
         shown += [piece for number in sorted(canvases) for piece in canvases[number]]
         server.later(server.protocol.notify, "talaria/step", {**head, "pieces": shown})

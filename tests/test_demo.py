@@ -38,6 +38,7 @@ def test_the_python_examples_run(page: str, printed: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert re.search(printed, done.stdout, re.DOTALL)
+    assert "so far:  " not in done.stdout  # what is chosen anew is not said twice
 
 
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:

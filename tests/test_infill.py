@@ -553,6 +553,8 @@ def test_a_word_that_was_begun_is_finished(mode: Mode) -> None:
     assert found.best.text.startswith("th")
     assert shipped.tokenizer.decode(found.best.tokens) == lead + found.best.text
     assert {frame.healed for frame in found.frames} == {lead}
+    so_far = {frame.canvas: frame.text(0, shipped.tokenizer) for frame in found.frames}
+    assert "".join(so_far.values()).startswith("th")
 
 
 @pytest.mark.parametrize("mode", ["diffuse", "ar"])
@@ -564,8 +566,9 @@ def test_tokens_that_only_repeat_are_not_counted(mode: Mode) -> None:
     assert shipped.tokenizer.decode(best.tokens[:1]) == shipped.tokenizer.last_token(prefix)
     assert best.repeats
     assert best.length == len(best.tokens) - 1
-    nothing = infill(shipped, "x = f(", "\n", raw(mode, max_tokens=1)).best
-    assert (nothing.text, nothing.length) in {("", 0), (nothing.text, 1)}
+    for prefix, text, length in (("x = f(", "", 0), ("for i in ra", "nge", 1)):
+        best = infill(shipped, prefix, "\n", raw(mode, max_tokens=1)).best
+        assert (len(best.tokens), best.text, best.length) == (1, text, length)
 
 
 def test_the_first_token_is_scored_among_those_that_could_stand_there() -> None:

@@ -400,6 +400,28 @@ def test_a_function_is_written(request: pytest.FixtureRequest, kind: str) -> Non
     here.run(check())
 
 
+def test_steps_show_what_will_be_written(vscode: Session) -> None:
+    """Behind a word half typed, which the first token has whole, too."""
+    e, where = vscode.editor, uri("half")
+
+    async def check() -> None:
+        text = "def area(width, height):\n    return widest\n"
+        e.open(where, text)
+        e.notified.clear()
+        start = text.index("est")
+        selected = types.Range(e.position(where, start), e.position(where, start + 3))
+        place = {"uri": where, "range": CONVERTER.unstructure(selected)}
+        first = await e.command("talaria.rewrite", place)
+        assert first
+        assert first.startswith("th")
+        shown = [params.pieces for name, params in e.notified if name == "talaria/step"]
+        so_far = ["".join(piece for piece in pieces if piece) for pieces in shown]
+        assert first in so_far
+        assert not any(text.startswith((" ", "wid")) for text in so_far)
+
+    vscode.run(check())
+
+
 @pytest.mark.parametrize(
     "hole", ["...", "pass", "raise NotImplementedError", "raise NotImplementedError('soon')"]
 )
