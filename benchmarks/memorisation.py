@@ -28,7 +28,6 @@ import numpy as np
 import numpy.typing as npt
 
 from coder import checkpoint
-from coder.cli import guarded
 from coder.errors import TalariaError, UsageError
 from coder.infill import Options
 from coder.syntax import function_at
@@ -299,4 +298,4 @@ def lines(found: Row) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded("memorisation", main))
+    sys.exit(main())

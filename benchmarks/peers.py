@@ -3,6 +3,8 @@
 LLaDA (arXiv 2502.09992), Fast-dLLM (arXiv 2505.22618) and DreamOn (2025) fill one canvas of
 fixed length and cut the text at its first `<eom>`. Their models attend in both directions, so
 that no context is exact from one step to the next: each step reads context and canvas anew.
+They have neither our chain nor our choosing the last token anew: whole decoders are compared,
+with the same weights for all that they have in common.
 Every prompt is asked of every decoder, ours among them, in an order of its own.
 """
 
@@ -42,7 +44,7 @@ from evals.tables import columns
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-THRESHOLDS = (0.7, 0.9, 0.5)  # ours; the first is the default
+THRESHOLDS = (0.7, 0.9, 0.5)  # ours; with the first others are compared
 SURE, BLOCK = 0.9, 8  # Fast-dLLM's threshold; its blocks, 32 of 256 positions, 8 of our 32
 OURS, UNCHECKED = "ours 0.7", "ours 0.7, syntax unchecked"  # what others are compared with
 KINDS = ("line end", "whole line")

@@ -7,6 +7,8 @@ from typing import Any
 
 from evals.intervals import Interval, bootstrap
 
+LOOKAHEAD = 8  # the usual one, as `coder.checkpoint.Decoding` has it, which brings torch along
+
 
 def ratio(
     values: Sequence[float], clusters: Sequence[str], sizes: Sequence[float] | None = None
@@ -60,11 +62,13 @@ def provenance(found: Mapping[str, Any]) -> list[str]:
 
 
 def rule_of(options: Mapping[str, Any]) -> str:
-    """Which tokens a step commits."""
-    for name in ("confidence_factor", "entropy_bound", "top_k"):
-        if options.get(name) is not None:
-            return f"{name.replace('_', ' ')} {options[name]}"
-    return f"threshold {options['confidence_threshold']}"
+    """Which tokens a step commits, and how far it looks where that is not the usual distance."""
+    others = ("confidence_factor", "entropy_bound", "top_k")
+    given = (name for name in others if options.get(name) is not None)
+    rule = next((f"{name.replace('_', ' ')} {options[name]}" for name in given), None)
+    rule = rule or f"threshold {options['confidence_threshold']}"
+    ahead = options.get("lookahead") or LOOKAHEAD
+    return rule if ahead == LOOKAHEAD else f"{rule}, {ahead} ahead"
 
 
 def asked_for(found: Mapping[str, Any]) -> str:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from coder.checkpoint import Decoding
 from coder.errors import DataError, UsageError
 from evals.holes_report import figures
 from evals.jsonl import FORMAT, Results, environment
 from evals.report import as_text, compare_runs, report
+from evals.tables import LOOKAHEAD, rule_of
 
 HEADER: dict[str, Any] = {
     "format": FORMAT,
@@ -246,3 +248,18 @@ def test_two_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
     timed = write(tmp_path / "timed.jsonl", {**HEADER, "suite": "latency"}, [row(0, True)])
     with pytest.raises(UsageError, match="within one run"):
         compare_runs(timed, timed)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"confidence_threshold": 0.6, "lookahead": 8}, "threshold 0.6"),
+        ({"confidence_threshold": 0.6}, "threshold 0.6"),
+        ({"confidence_threshold": 0.0, "lookahead": 32}, "threshold 0.0, 32 ahead"),
+        ({"confidence_threshold": 0.6, "top_k": 2, "lookahead": 4}, "top k 2, 4 ahead"),
+    ],
+)
+def test_a_rule_is_told_with_how_far_it_looks(options: dict[str, Any], said: str) -> None:
+    """Where that is not as usual."""
+    assert rule_of(options) == said
+    assert Decoding().lookahead == LOOKAHEAD
