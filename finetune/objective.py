@@ -197,17 +197,19 @@ def make_batch(
 class Objective(nn.Module):
     """The losses of a batch; what the training loop compiles and wraps."""
 
-    def __init__(self, denoiser: Transformer, mask: int) -> None:
-        """`mask` is the id of the mask, which stands for what is before a canvas."""
+    def __init__(self, denoiser: Transformer, mask_id: int, *, chain_alone: bool = False) -> None:
+        """`mask_id` is the token that stands for what is before a canvas.
+
+        With `chain_alone` there is no loss but the chain's.
+        """
         super().__init__()
-        self.denoiser, self.mask = denoiser, mask
+        self.denoiser, self.mask_id, self.chain_alone = denoiser, mask_id, chain_alone
 
     def forward(self, batch: Batch, mask: BlockMask | None = None) -> Float[Tensor, " 3"]:
         """The next-token loss, the bound of the canvases and the chain's loss, in nats per token.
 
-        Means if the batch is whole; a part's share of them if it is a part.
-        Without canvases the last two are 0, without a chain the last, and while a chain is
-        trained alone the first two. `mask` is a
+        Means if the batch is whole; a part's share of them if it is a part. What is not there or
+        not wanted is 0: the last two without canvases, the last without a chain. `mask` is a
         `block_mask` of the batch for FlexAttention; without it dense masks are used.
         """
         hidden, noised = joint(
@@ -219,28 +221,21 @@ class Objective(nn.Module):
             batch.start,
             mask,
         )
-        nothing = torch.zeros((), device=hidden.device)
-        # Of a chain that is trained alone, the other losses stay what they are.
-        if self.denoiser.training and not self.denoiser.embed.weight.requires_grad:
-            linked = self.linked(noised, batch)
-            return torch.stack(
-                (nothing, nothing, self.loss(linked, batch.target, batch.chain_weight))
-            )
-        next_token = self.loss(hidden, batch.next_token, batch.next_weight)
-        if not batch.canvas.shape[1]:
-            return torch.stack((next_token, nothing, nothing))
-        bounding = batch.weight.shape[1]
-        bound = self.loss(noised[:, :bounding], batch.target[:, :bounding], batch.weight)
-        if not self.denoiser.config.chain_layers:
-            return torch.stack((next_token, bound, nothing))
-        linked = self.linked(noised, batch)
-        return torch.stack((next_token, bound, self.loss(linked, batch.target, batch.chain_weight)))
+        next_token = bound = chain = torch.zeros((), device=hidden.device)
+        canvases, bounding = batch.canvas.shape[1], batch.weight.shape[1]
+        if not self.chain_alone:
+            next_token = self.loss(hidden, batch.next_token, batch.next_weight)
+        if canvases and not self.chain_alone:
+            bound = self.loss(noised[:, :bounding], batch.target[:, :bounding], batch.weight)
+        if canvases and self.denoiser.config.chain_layers:
+            chain = self.loss(self.linked(noised, batch), batch.target, batch.chain_weight)
+        return torch.stack((next_token, bound, chain))
 
     def linked(self, noised: Tensor, batch: Batch) -> Float[Tensor, "batch noised width"]:
         """What the chain makes of the canvases' states, each position given what is before it."""
         clean = torch.where(batch.target == IGNORED, batch.canvas, batch.target)
         first = batch.position == batch.start
-        before = torch.where(first, self.mask, clean.roll(1, 1))
+        before = torch.where(first, self.mask_id, clean.roll(1, 1))
         own = batch.block[:, :, None] == batch.block[:, None, :]
         seen = own & (batch.position[:, :, None] >= batch.position[:, None, :])
 

@@ -112,7 +112,8 @@ class Trainer:
             )
         denoiser.to(self.device)
         self.compiled = compiled
-        self.objective: Any = Objective(denoiser, tokenizer.mask)
+        alone = bool(recipe.chain_alone)
+        self.objective: Any = Objective(denoiser, tokenizer.mask, chain_alone=alone)
         if compiled:
             self.objective.compile()
         if self.sharded:
