@@ -9,6 +9,7 @@
 ;;   (add-hook 'python-base-mode-hook #'talaria-eglot)
 ;;
 ;; Eglot has one server for a buffer; beside another one of the same language, use lsp-mode.
+;; It has to be 1.17, which is Emacs 30's, or newer.
 
 ;;; Code:
 
@@ -43,9 +44,15 @@
 (cl-defmethod eglot-handle-request :before
   ((server talaria-eglot-server) (_method (eql workspace/applyEdit)) &rest _)
   "Tell SERVER first what was typed, so that no edit comes too late."
-  (dolist (buffer (eglot--managed-buffers server))
+  (dolist (buffer (buffer-list))
     (with-current-buffer buffer
-      (eglot--signal-textDocument/didChange))))
+      (when (and (eglot-managed-p) (eq (eglot-current-server) server))
+        (eglot--signal-textDocument/didChange)))))
+
+(cl-defmethod eglot-execute ((_server talaria-eglot-server) action)
+  "Carry out ACTION, a command or an action with one."
+  (let ((command (plist-get action :command)))
+    (talaria-act (if (stringp command) action command))))
 
 (cl-defmethod talaria-server ((_client (eql eglot)))
   "Return Talaria's server, if that is the one of this buffer."
@@ -54,8 +61,13 @@
 
 (cl-defmethod talaria-place ((_client (eql eglot)) position)
   "Return where POSITION is, as Eglot counts."
-  (append (eglot--TextDocumentIdentifier)
-          (list :position (eglot--pos-to-lsp-position position))))
+  (save-excursion
+    (save-restriction
+      (widen)
+      (goto-char position)
+      (list :uri (eglot-path-to-uri (buffer-file-name (buffer-base-buffer)))
+            :position (list :line (1- (line-number-at-pos))
+                            :character (funcall eglot-current-linepos-function))))))
 
 (cl-defmethod talaria-send ((_client (eql eglot)) method params &optional then)
   "Send METHOD with PARAMS after what was typed; call THEN with the result."

@@ -80,6 +80,9 @@ There is none before it has begun, or while nobody tells it what is typed."
   :add-on? t
   :priority -2
   :initialization-options #'talaria-initialization-options
+  :action-handlers (lsp-ht ("talaria.fillFunction" #'talaria-act)
+                           ("talaria.fillHere" #'talaria-act)
+                           ("talaria.rewrite" #'talaria-act))
   :notification-handlers (lsp-ht ("talaria/status" #'talaria-lsp--heard))))
 
 (provide 'talaria-lsp)

@@ -36,30 +36,36 @@ and, if you agree, in that of the project."
   :risky t)
 
 (defconst talaria--options
-  '((model string "a model's folder or name")
-    (device string "cpu, cuda or mps")
+  '((enabled boolean "offer anything at all")
     (languages (repeat string) "in which suggestions come by themselves")
     (exclude (repeat string) "patterns of files that are never read")
+    (model string "a model's folder or name")
+    (device string "cpu, cuda or mps")
+    (mode (choice (const "diffuse") (const "verify") (const "ar")) "how middles are generated")
+    (confidence_threshold number "confidence from which a token is committed")
     (until (choice (const "line") (const "statement") (const "block"))
            "where suggestions end at the latest")
     (max_tokens natnum "longest suggestion while typing")
     (candidates natnum "suggestions to choose from")
     (least_confidence number "less likely ones do not come by themselves")
     (deadline_ms natnum "what is there then is offered")
+    (fill_deadline_ms natnum "the same for functions and regions")
     (debounce_ms natnum "wait so long after each key")
     (strings boolean "suggestions in strings")
     (comments boolean "suggestions in comments")
     (related_files boolean "let the model see other files")
+    (completion boolean "offer them in lists of completions, too")
     (usage boolean "count what is accepted, here alone")
     (endpoint string "URL of a service that is asked first")
     (endpoint_model string "the model that it shall use")
-    (endpoint_key_variable string "environment variable with its key"))
+    (endpoint_key_variable string "environment variable with its key")
+    (endpoint_timeout_ms natnum "how long it may take"))
   "The options that can be customised: name, type, what it is.")
 
 (defcustom talaria-options nil
   "Options of the server, pairs of a name and a value.
-What is not given is left to the server.  Options that are not shown
-here may be given too; `talaria lsp --help' lists them all.  They are
+What is not given is left to the server, and so is what is nil where a
+text or a number belongs.  `talaria lsp --help' lists them all.  They are
 taken over when the server starts."
   :type `(set ,@(mapcar (pcase-lambda (`(,name ,type ,what))
                           `(cons :tag ,(format "%s: %s" name what)
@@ -119,20 +125,26 @@ THEN is called with the result; without it, this is a notification.")
             talaria--trusted))
     (and (cdr (assoc program talaria--trusted)) program)))
 
+(defun talaria--option (name value)
+  "Return VALUE of the option NAME as the server wants it; nil if it is none."
+  (cond ((consp value) (vconcat value))
+        ((memq value '(t :json-false)) value)
+        ((and value (symbolp value)) (symbol-name value))
+        (value)
+        ;; Whether nil means no, none or nothing, the type tells; what is not listed is a switch.
+        (t (pcase (car (alist-get name talaria--options '(boolean)))
+             ('boolean :json-false)
+             (`(repeat ,_) [])))))
+
 (defun talaria-initialization-options (&rest _)
   "Return what the server is told at its start, a plist."
   (let (found)
     ;; The first of two counts.  Grey text is shown here, so there need be no list.
     (pcase-dolist (`(,name . ,value) (append talaria-options '((status . t) (completion . nil))))
-      (let ((key (intern (format ":%s" name))))
-        (unless (plist-member found key)
-          (setq found
-                (append found
-                        (list key (cond ((null value) (if (memq name '(languages exclude))
-                                                          [] :json-false))
-                                        ((consp value) (vconcat value))
-                                        ((or (eq value t) (not (symbolp value))) value)
-                                        (t (symbol-name value)))))))))
+      (let ((key (intern (format ":%s" name)))
+            (value (talaria--option name value)))
+        (unless (or (null value) (plist-member found key))
+          (setq found (append found (list key value))))))
     found))
 
 (defun talaria-failed (code message)
@@ -430,6 +442,13 @@ The first time, ask for several."
   "Have the server write by COMMAND at PLACE."
   (talaria--tell "writing...")
   (talaria--execute command (list place)))
+
+(defun talaria-act (action)
+  "Have ACTION of the editor's own list carried out: a command of the server's.
+Nobody waits for it; it may take longer than the client's patience."
+  (talaria--tell "writing...")
+  (talaria--execute (string-remove-prefix "talaria." (talaria--field action "command"))
+                    (talaria--field action "arguments")))
 
 ;;;###autoload
 (defun talaria-fill-function ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -156,8 +157,9 @@ class Emacs(Terminal):
         self.until(lambda: self.eval("(talaria--state)") == "ready", "the model", 90, 0.3)
 
     def messages(self) -> str:
-        """All that was told."""
-        return str(self.eval('(with-current-buffer "*Messages*" (buffer-string))'))
+        """All that was told, each as often as it was; Emacs itself writes "[3 times]"."""
+        told = str(self.eval('(with-current-buffer "*Messages*" (buffer-string))'))
+        return re.sub(r"(?m)^(.*) \[(\d+) times\]$", _repeated, told)
 
     def server(self) -> int:
         """The process of the server."""
@@ -183,6 +185,10 @@ class Emacs(Terminal):
         self.eval("(progn (setq kill-emacs-hook nil) (run-at-time 0 nil (lambda () (kill-emacs))))")
         time.sleep(0.3)
         self.shut()
+
+
+def _repeated(line: re.Match[str]) -> str:
+    return "\n".join([line[1]] * int(line[2]))
 
 
 def quoted(text: str) -> str:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from lsp.options import Options
 from tests import fim_server
 from tests.e2e.emacs import PACKAGE, Emacs, batch, emacs, lacking, quoted
 from tests.e2e.terminal import scripted
 
 _LACKING = lacking()
-pytestmark = pytest.mark.skipif(_LACKING is not None, reason=_LACKING or "")
+needs_emacs = pytest.mark.skipif(_LACKING is not None, reason=_LACKING or "")
 
 REAL = [sys.executable, "-m", "coder.cli", "lsp"]
 CLIENTS = {
     "lsp": """(load "lsp-mode-autoloads" nil t)
-      (setq lsp-client-packages '(talaria-lsp) lsp-auto-guess-root t lsp-restart 'auto-restart
+      (setq lsp-client-packages '(talaria-lsp) lsp-auto-guess-root t
             lsp-enable-snippet nil lsp-headerline-breadcrumb-enable nil)
       (require 'talaria-lsp)
       (add-hook 'python-base-mode-hook #'lsp)""",
     "eglot": """(require 'talaria-eglot)
-      (setq eglot-autoreconnect t)
       (add-hook 'python-base-mode-hook #'talaria-eglot)""",
 }
 SCRIPT = [
@@ -62,6 +64,8 @@ def start(
     request: pytest.FixtureRequest, tmp_path: Path, client: str
 ) -> Iterator[Callable[..., Emacs]]:
     """Start an Emacs with files, given as texts; the cursor is behind the first four blanks."""
+    if _LACKING:
+        pytest.skip(_LACKING)
     (tmp_path / ".git").mkdir()
     script = tmp_path / "script.json"
     script.write_text(json.dumps(SCRIPT), "utf-8")
@@ -209,6 +213,20 @@ def test_filling_and_rewriting(start: Start) -> None:
     here.keep("rewritten")
 
 
+def test_code_action(start: Start, client: str, tmp_path: Path) -> None:
+    """What the editor itself lists writes a body, though it takes longer than it would wait."""
+    script = json.dumps([{**each, "seconds": 3} for each in SCRIPT])
+    here = start(init="(setq lsp-response-timeout 1 jsonrpc-default-request-timeout 1)")
+    (tmp_path / "script.json").write_text(script, "utf-8")
+    here.command({"lsp": "lsp-execute-code-action", "eglot": "eglot-code-action-rewrite"}[client])
+    here.until(lambda: "    return a * b\n" in here.text(), "the body")
+    assert not re.search("time(d |-)?out", here.messages(), re.IGNORECASE)
+    here.keys("C-x", "C-s")
+    wanted = TEXT.replace("    \n", "    return a * b\n", 1)
+    here.until(lambda: (tmp_path / "file0.py").read_text("utf-8") == wanted, "the file")
+    here.keep("written")
+
+
 def test_switching_off(start: Start) -> None:
     """Switched off, nothing is asked; switched on again, it goes on."""
     here = start()
@@ -273,18 +291,60 @@ def test_server_killed(start: Start) -> None:
     """A server that dies is started again; the editor and the text are unharmed."""
     here = start()
     _grey_after(here, "ret")
+    _kill_server(here)
+    here.ready()
+    assert "    ret\n" in here.text()
+    here.keys("BSpace")
+    assert _grey_after(here, "t") == "urn a + b"
+    here.keep("again")
+
+
+@pytest.mark.parametrize("client", ["lsp"], indirect=True)
+def test_started_again_by_itself(start: Start) -> None:
+    """Who tells lsp-mode not to ask can go on typing where the server dies."""
+    here = start(init="(setq lsp-restart 'auto-restart)")
+    _grey_after(here, "ret")
     _kill_server(here, "u")
     here.ready()
     assert "    retu\n" in here.text()
     here.keys("BSpace", "BSpace")
     assert _grey_after(here, "t") == "urn a + b"
-    here.keep("again")
+
+
+@pytest.mark.parametrize("client", ["lsp"], indirect=True)
+def test_not_started_again(start: Start) -> None:
+    """Who says no to lsp-mode's question has no grey text and writes on undisturbed."""
+    here = start()
+    _grey_after(here, "ret")
+    here.kill_server()
+    here.until(lambda: _asks(here), "the question")
+    here.keys("n")
+    here.until(lambda: not _asks(here), "it to go")
+    assert here.grey() is None
+    here.type("urn a")
+    here.until(lambda: "    return a\n" in here.text(), "the text")
+    here.never(here.grey, 1)
+    here.keep("without")
+
+
+def _asks(here: Emacs) -> bool:
+    """Whether lsp-mode asks about a server that has ended; Emacs breaks the line by a backslash."""
+    shown = here.screen().replace("\\\n", "").rstrip()
+    return shown.endswith("Do you want to restart it? (y or n)")
 
 
 def _kill_server(here: Emacs, typed: str = "") -> None:
-    """Type something when the server is dead, and wait for another one."""
+    """Type something when the server is dead, say yes if asked, and wait for another one."""
+    if here.eval("talaria-client") == "eglot":  # which starts none that did not last
+        lasted = "(not (timerp (eglot--inhibit-autoreconnect (eglot-current-server))))"
+        here.until(lambda: here.eval(lasted), "Eglot to trust the server")
+    asks = here.eval("(eq (bound-and-true-p lsp-restart) 'interactive)")
     former = here.kill_server()
     here.type(typed)
+    if asks:
+        here.until(lambda: _asks(here), "the question")
+        here.keep("question")
+        here.keys("y")
 
     def another() -> bool:
         try:
@@ -388,14 +448,15 @@ def test_lsp_modes_own_grey_text(start: Start) -> None:
     here.until(lambda: "    return a + b\n" in here.text(), "the text")
 
 
-@pytest.mark.parametrize("client", ["lsp"], indirect=True)
 def test_options_reach_the_server(start: Start) -> None:
-    """A wrong option is told by the server, so right ones reach it too."""
-    here = start(init="(setq talaria-options '((max_tokens . 0) (strings . nil)))")
+    """A wrong option is told by the server, so right ones reach it too; nil is none."""
+    unset = "(until . nil) (model . nil) (debounce_ms . nil)"
+    here = start(init=f"(setq talaria-options '((max_tokens . 0) (strings . nil) {unset}))")
     here.until(lambda: "max_tokens is 0" in here.messages(), "the message")
-    assert "strings" not in here.messages()
+    assert "more in the log" not in here.messages()  # where the server tells of others
 
 
+@needs_emacs
 def test_finding_the_server(tmp_path: Path) -> None:
     """A setting, the clone's own environment, then the project's if the user says yes."""
     clone, project = (
@@ -419,12 +480,14 @@ def test_finding_the_server(tmp_path: Path) -> None:
     assert told == f'("{project}" "lsp")\nnil\n("{clone}" "lsp")\n("a" "b")'
 
 
+@needs_emacs
 def test_options_as_json() -> None:
-    """False, lists, numbers and names are written as the server wants them."""
+    """False, lists, numbers and names are written as the server wants them; nil is left out."""
     forms = """(progn (require 'talaria)
       (setq talaria-options '((strings . nil) (usage . t) (languages "python" "lua")
-                              (exclude) (max_tokens . 20) (until . line)
-                              (model . "m")))
+                              (exclude) (max_tokens . 20) (mode . verify)
+                              (endpoint . "m") (comments . :json-false) (steps . nil)
+                              (until . nil) (model . nil) (device . nil) (debounce_ms . nil)))
       (princ (json-serialize (talaria-initialization-options) :false-object :json-false)))"""
     told = batch("-L", str(PACKAGE), "--eval", forms).stdout
     assert json.loads(told) == {
@@ -433,22 +496,42 @@ def test_options_as_json() -> None:
         "languages": ["python", "lua"],
         "exclude": [],
         "max_tokens": 20,
-        "until": "line",
-        "model": "m",
+        "mode": "verify",
+        "endpoint": "m",
+        "comments": False,
+        "steps": False,
         "status": True,
         "completion": False,
     }
 
 
 def test_options_are_the_servers() -> None:
-    """Every option that can be customised is one of the server's."""
-    from lsp.options import Options
+    """Customize offers every option of the server, by its type, but for two."""
+    # The mode line lives on the one; nothing in Emacs shows the other.
+    unlisted = {"status": "bool", "steps": "bool"}
+    types = {
+        "bool": "boolean",
+        "int": "natnum",
+        "float": "number",
+        "str": "string",
+        "tuple": "repeat",
+        "Literal": "choice",
+    }
+    source = (PACKAGE / "talaria.el").read_text("utf-8")
+    listed = source.partition("(defconst talaria--options")[2].partition("\n\n")[0]
+    offered = dict(re.findall(r"(?m)^ +'?\(+(\w+) \(?(\w+)", listed))
+    options = {each.name: str(each.type) for each in fields(Options)}
+    assert unlisted.items() <= options.items()
+    assert offered == {
+        name: types[str(re.findall(r"\w+", kind)[0])]
+        for name, kind in options.items()
+        if name not in unlisted
+    }
+    choices = re.findall(r'\(const "(\w+)"\)', listed)
+    assert choices == re.findall(r"'(\w+)'", "".join(options.values()))
 
-    forms = "(progn (require 'talaria) (princ (mapcar #'car talaria--options)))"
-    told = batch("-L", str(PACKAGE), "--eval", forms).stdout.strip("()").split()
-    assert set(told) <= set(Options.__dataclass_fields__)
 
-
+@needs_emacs
 def test_compiled_and_documented(tmp_path: Path) -> None:
     """Byte-compilation and checkdoc have nothing to say."""
     names = sorted(path.name for path in PACKAGE.glob("*.el"))
