@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -20,6 +21,7 @@ from tests.e2e.terminal import ROOT, Terminal
 
 PLUGIN = ROOT / "editors" / "nvim"
 SCREENS = ROOT / "build" / "e2e" / "neovim"
+OLDEST = (0, 10)
 
 
 def lacking() -> str | None:
@@ -33,23 +35,34 @@ def lacking() -> str | None:
 
 
 def editor() -> str | None:
-    """The Neovim to try: TALARIA_NVIM, one of the tests' own, or `nvim` if it is new enough."""
+    """The Neovim to try: TALARIA_NVIM, and ValueError if it does not fit; without it one of the
+    tests' own, or `nvim` if it is new enough.
+    """
+    if named := os.environ.get("TALARIA_NVIM"):
+        program = shutil.which(named)
+        if not program or version(program) < OLDEST:
+            what = "which is older" if program and any(version(program)) else "which is none"
+            raise ValueError(
+                f"TALARIA_NVIM is {named}, {what}; the tests want Neovim 0.10 or newer. "
+                "Remedy: name another, or unset it"
+            )
+        return program
     own = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    for program in (
-        os.environ.get("TALARIA_NVIM"),
-        str(own / "talaria-test" / "neovim" / "nvim"),
-        shutil.which("nvim"),
-    ):
-        if program and Path(program).exists() and version(program) >= (0, 10):
+    for place in (str(own / "talaria-test" / "neovim" / "nvim"), "nvim"):
+        program = shutil.which(place)
+        if program and version(program) >= OLDEST:
             return program
     return None
 
 
 def version(program: str) -> tuple[int, int]:
-    """Major and minor version of a Neovim."""
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
-    major, minor = told.stdout.split()[1].lstrip("v").split(".")[:2]
-    return int(major), int(minor)
+    """Major and minor version of a Neovim; (0, 0) where it is no Neovim, or does not run."""
+    try:
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return 0, 0
+    found = re.match(r"NVIM v(\d+)\.(\d+)", told.stdout)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 class Neovim(Terminal):
@@ -168,13 +181,17 @@ class Neovim(Terminal):
         """All that was told."""
         return str(self.lua("vim.fn.execute('messages')"))
 
-    def server(self) -> int:
-        """The process of the server."""
+    def servers(self) -> list[int]:
+        """The processes of the servers, the oldest first."""
         assert self.process is not None
         found = subprocess.run(
             ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True
         )
-        return int(found.stdout.split()[0])
+        return [int(process) for process in found.stdout.split()]
+
+    def server(self) -> int:
+        """The process of the server."""
+        return self.servers()[0]
 
     def end(self) -> None:
         """Leave, and make sure that nothing is left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -160,8 +161,8 @@ class TestGreyText:
         if not here.lua("require('talaria').native()"):
             pytest.skip("there is none here")
         here.run("lua vim.lsp.inline_completion.enable(false, { bufnr = 0 })")
-        here.until(lambda: here.grey() is None, "it to go")
         here.keys("f")
+        here.until(lambda: here.grey() is None, "it to go")
         here.never(here.grey, 0.8)
         here.keys("<C-u>    return")
         asked = here.requests()
@@ -171,6 +172,27 @@ class TestGreyText:
         here.run("lua vim.lsp.inline_completion.enable(true, { bufnr = 0 })")
         here.keys("<BS> ")
         here.until(lambda: here.grey() == "first + second", "it to be back")
+
+    def test_no_other_server_is_asked(self, opened: Begin) -> None:
+        """One whose inline completions nobody switched on gets no code, whenever it comes."""
+        start = "vim.lsp.start({ name = 'cloud', cmd = _G.cloud }, { bufnr = 0 })"
+        early = f"vim.api.nvim_create_autocmd('FileType', {{ callback = function() {start} end }})"
+        here = grey_sum(opened, earlier=CLOUD + early)
+        clients = "#vim.lsp.get_clients({ name = 'cloud', bufnr = 0 })"
+        here.until(lambda: here.lua(clients) == 1, "the one that was there")
+        here.run(f"lua {start.replace('cloud', 'later', 1)}")
+        here.until(lambda: here.lua(clients.replace("cloud", "later")) == 1, "a later one")
+        here.type("first")
+        here.until(lambda: here.grey() == " + second", "grey text")
+        here.keys("<C-u>    ")
+        here.type("return ")
+        here.until(lambda: here.grey() == "first + second", "grey text")
+        here.never(lambda: here.lua("_G.asked") > 0, 0.8)
+        if here.lua("require('talaria').native()"):
+            here.run("lua vim.lsp.inline_completion.enable(true, { bufnr = 0 })")
+            here.keys("f")
+            here.until(lambda: here.lua("_G.asked") > 0, "it, now that somebody switched it on")
+            assert here.grey() == "irst + second"
 
     def test_a_wrong_sign_dismisses(self, opened: Begin) -> None:
         """What contradicts it takes it off the screen at once, and it stays off."""
@@ -286,6 +308,17 @@ class TestCommands:
         here.keys("uu")
         here.until(lambda: here.text() == STUB.rstrip("\n"), "what was there before")
 
+    def test_code_actions(self, opened: Begin) -> None:
+        """What is chosen from Neovim's own code actions is written, and can be saved."""
+        body = "return sum(values) / len(values)"
+        here, file = opened([{"after": '"""\n    ', "texts": [body]}], STUB)
+        here.keys("jj")
+        chosen = 'filter = function(it) return it.title == "Talaria: Write the body of mean" end'
+        here.run(f"lua vim.lsp.buf.code_action({{ apply = true, {chosen} }})")
+        here.until(lambda: body in here.text(), "the body")
+        here.run("write")
+        here.until(lambda: file.read_text() == STUB.replace("pass", body), "the file")
+
     def test_filling_a_placeholder(self, opened: Begin) -> None:
         """`:Talaria here` replaces what stands for code to come."""
         here, _ = opened([{"after": "x = ", "texts": ["42"]}], "x = ...\nprint(x)\n")
@@ -339,6 +372,20 @@ class TestCommands:
         here.keep("busy")
         here.until(lambda: "[Talaria: ready]" in here.screen(), "ready again")
 
+    def test_status_while_typing(self, opened: Begin) -> None:
+        """What is answered at once is not worth drawing the status line anew."""
+        here, _ = opened([SUM])
+        noting = "callback = function() _G.drawn = (_G.drawn or 0) + 1 end"
+        here.run(f"lua vim.api.nvim_create_autocmd('User', {{ {noting} }})")
+        here.keys("jA")
+        here.type("return ")
+        here.until(lambda: here.grey() == "first + second", "grey text")
+        asked = here.requests()
+        here.type("x y z", 0.3)
+        here.until(lambda: here.requests() > asked, "more questions")
+        time.sleep(0.3)
+        assert here.lua("_G.drawn") is None
+
 
 class TestTexts:
     def test_crlf_and_signs_beyond_the_plane(self, opened: Begin) -> None:
@@ -381,7 +428,7 @@ class TestTexts:
 
 class TestTrouble:
     def test_a_killed_server(self, opened: Begin) -> None:
-        """It starts again; the editor and what was typed stay, and so does what was switched."""
+        """It starts again; the editor and what was typed stay."""
         here = grey_sum(opened)
         os.kill(here.server(), signal.SIGKILL)
         here.until(lambda: "starts again in 1 s" in here.messages(), "a message")
@@ -399,6 +446,43 @@ class TestTrouble:
         here.keys("2GA")
         here.type("return ")
         here.until(lambda: here.grey() == "first + second", "grey text in what was read anew")
+
+    def test_switched_off_before_a_restart(self, opened: Begin) -> None:
+        """What was switched stays: the new server is asked nothing, until it is switched on."""
+        here = grey_sum(opened)
+        here.run("Talaria toggle")
+        here.until(lambda: here.status()["enabled"] is False, "off")
+        former = here.server()
+        os.kill(former, signal.SIGKILL)
+        here.until(lambda: "starts again in 1 s" in here.messages(), "a message")
+        here.ready()
+        assert here.server() != former
+        here.until(lambda: here.status()["enabled"] is False, "the new one to be told")
+        here.keys("<C-u>    ")
+        here.type("return ")
+        here.never(here.grey)
+        assert here.requests() == 0
+        assert here.lua("require('talaria').status()") == "Talaria: off"
+        here.run("Talaria toggle")
+        here.until(lambda: here.status()["enabled"], "on")
+        here.keys("<C-u>    ")
+        here.type("return ")
+        here.until(lambda: here.grey() == "first + second", "grey text again")
+
+    def test_servers_of_two_projects(self, opened: Begin, tmp_path: Path) -> None:
+        """The crashes of each are counted apart."""
+        other = tmp_path / "other" / "b.py"
+        other.parent.mkdir()
+        (other.parent / "pyproject.toml").touch()
+        other.write_text("y = \n")
+        here, _ = opened([SUM])
+        here.run(f"edit {other}")
+        clients = "#vim.lsp.get_clients({ name = 'talaria' })"
+        here.until(lambda: here.lua(clients) == 2, "both servers")
+        for server in here.servers():
+            os.kill(server, signal.SIGKILL)
+        here.until(lambda: here.messages().count("starts again in 1 s") == 2, "both messages")
+        here.until(lambda: here.lua(clients) == 2, "both again")
 
     def test_a_server_that_keeps_ending(self, tmp_path: Path) -> None:
         """It is started ever later, and then no more."""
@@ -444,6 +528,100 @@ class TestTrouble:
             here.until(lambda: "not found; looked for" in here.text(), "the report")
 
 
+class TestAProgramOfTheProject:
+    """`.venv/bin/talaria` of an opened project: it runs only where the user trusts it."""
+
+    @pytest.fixture
+    def project(self, tmp_path: Path) -> Path:
+        """A file in a project that brings a server, which notes down that it ran."""
+        program = tmp_path / "project" / ".venv" / "bin" / "talaria"
+        program.parent.mkdir(parents=True)
+        script = tmp_path / "script.json"
+        script.write_text(json.dumps([SUM]), "utf-8")
+        server = shlex.join(scripted(script))
+        program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\nexec {server}\n")
+        program.chmod(0o755)
+        (tmp_path / "project" / "pyproject.toml").touch()
+        file = tmp_path / "project" / "module.py"
+        file.write_text(ADD)
+        return file
+
+    @pytest.fixture
+    def init(self, tmp_path: Path) -> str:
+        """A configuration in which no other server is found."""
+        plugin = tmp_path / "plugin" / "editors" / "nvim"
+        shutil.copytree(PLUGIN, plugin)
+        empty = "vim.env.PATH, vim.env.VIRTUAL_ENV = '/usr/bin:/bin', nil\n"
+        return (
+            f"{empty}vim.opt.rtp:append({quoted(str(plugin))})\n"
+            'require("talaria").setup({ keys = false })'
+        )
+
+    def test_runs_only_if_trusted(self, tmp_path: Path, project: Path, init: str) -> None:
+        """It is asked about; refused, it does not run, and `:checkhealth` says what helps."""
+        program = project.parent / ".venv" / "bin" / "talaria"
+        with neovim(tmp_path / "nvim", "trust", init, columns=120) as here:
+            here.run(f"edit {project}")
+            here.until(lambda: "(v)iew" in here.screen(), "a question")
+            here.keep("asked")
+            here._tmux("send-keys", "v")
+            here.until(lambda: "#!/bin/sh" in here.text(), "a look at it")
+            here.keep("viewed")
+            here.run("wincmd p")
+            here.run(f"edit {project.with_name('other.py')}")
+            here.never(lambda: (tmp_path / "ran").exists(), 0.8)
+            assert "Talaria" not in here.messages()
+            here.run("checkhealth talaria")
+            here.until(lambda: f"brings it: {program}" in here.text(), "the report")
+            here.run("tabclose")
+            here.run(f"buffer {program}")
+            here.run("trust")
+            here.run("Talaria restart")
+            here.ready()
+            assert (tmp_path / "ran").exists()
+            program.write_text(program.read_text() + "# another\n")
+            here.run("Talaria restart")
+            here.until(lambda: "(v)iew" in here.screen(), "a question about another content")
+            here.keep("another")
+            here._tmux("send-keys", "i")
+            here.until(lambda: here.lua("1 + 1") == 2, "it to go on")
+            here.never(lambda: here.lua("#vim.lsp.get_clients()") > 0)
+
+    @pytest.mark.parametrize("flags", [["--headless"], ["-es"]], ids=" ".join)
+    def test_nobody_is_there(
+        self, tmp_path: Path, project: Path, init: str, flags: list[str]
+    ) -> None:
+        """Where nobody can be asked it is passed over, and nothing waits."""
+        config = tmp_path / "init.lua"
+        config.write_text(init)
+        own = ["-u", str(config), "-n", "-i", "NONE"]
+        done = subprocess.run(
+            [str(editor()), *flags, *own, str(project), "+sleep 800m", "+qa!"],
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
+            stdin=subprocess.PIPE,
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+        assert done.returncode == 0
+        assert not (tmp_path / "ran").exists()
+
+
+class TestTheNeovimOfTheTests:
+    @pytest.mark.parametrize("said", [None, "no Neovim", "NVIM v0.9.5"])
+    def test_one_that_does_not_fit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None
+    ) -> None:
+        """If TALARIA_NVIM names none that fits, no other is tried in its place."""
+        program = tmp_path / "nvim"
+        if said:
+            program.write_text(f"#!/bin/sh\necho {said}\n")
+            program.chmod(0o755)
+        monkeypatch.setenv("TALARIA_NVIM", str(program))
+        with pytest.raises(ValueError, match=f"TALARIA_NVIM is {program}, .* Remedy: "):
+            editor()
+
+
 class TestPlugin:
     def test_health(self, opened: Begin) -> None:
         """`:checkhealth talaria` says what runs, and which key was taken by something else."""
@@ -459,7 +637,8 @@ class TestPlugin:
         """Each is told once with what it should be; the others count."""
         init = f"""
             vim.opt.rtp:append({quoted(str(PLUGIN))})
-            require("talaria").setup({{ cmd = "talaria", option = {{}}, keys = {{ acept = "x" }} }})
+            _G.mine = {{ cmd = "talaria", option = {{}}, keys = {{ acept = "x" }} }}
+            require("talaria").setup(_G.mine)
         """
         file = tmp_path / "a.py"
         file.write_text("x = 1\n")
@@ -470,6 +649,7 @@ class TestPlugin:
             here.keep("told")
             here.ready()
             assert here.messages().count("Talaria: ") == 3
+            assert here.lua("_G.mine.cmd") == "talaria"  # the caller's table stays as it is
 
     def test_completing_commands(self, tmp_path: Path) -> None:
         """`:Talaria` offers its commands, and languages to switch off."""
@@ -500,17 +680,24 @@ class TestPlugin:
                 assert name in text, name
 
     def test_installing_from_a_subfolder(self, tmp_path: Path) -> None:
-        """`vim.pack` of Neovim 0.12 installs the repository and loads its subfolder."""
+        """`vim.pack` of Neovim 0.12 installs the repository, builds, and loads its subfolder."""
         program = editor()
         if program and version(program) < (0, 12):
             pytest.skip("this Neovim has no vim.pack. Remedy: Neovim 0.12 or newer")
         repository = tmp_path / "talaria"
         shutil.copytree(PLUGIN, repository / "editors" / "nvim")
+        (repository / "Makefile").write_text("demo:\n\ttouch built\n")
         git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(repository)]
         for arguments in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "all"]):
             subprocess.run([*git, *arguments], check=True)
         init = f"""
-            vim.pack.add({{ {quoted(f"file://{repository}")} }}, {{
+            vim.api.nvim_create_autocmd("PackChanged", {{
+              callback = function(event)
+                if event.data.spec.name ~= "talaria" or event.data.kind == "delete" then return end
+                vim.system({{ "make", "demo" }}, {{ cwd = event.data.path }}):wait()
+              end,
+            }})
+            vim.pack.add({{ {{ src = {quoted(f"file://{repository}")}, name = "talaria" }} }}, {{
               confirm = false,
               load = function(plugin) vim.opt.rtp:append(plugin.path .. "/editors/nvim") end,
             }})
@@ -518,9 +705,9 @@ class TestPlugin:
         """
         with neovim(tmp_path / "nvim", "pack", init) as here:
             here.until(lambda: here.lua("vim.fn.exists(':Talaria')") == 2, "the command")
-            assert str(tmp_path / "nvim") in here.lua(
-                "vim.api.nvim_get_runtime_file('lua/talaria/init.lua', false)[1]"
-            )
+            place = here.lua("vim.api.nvim_get_runtime_file('lua/talaria/init.lua', false)[1]")
+            assert str(tmp_path / "nvim") in place
+            assert (Path(place).parents[4] / "built").exists()
 
 
 class TestSteps:
@@ -591,6 +778,25 @@ class TestShippedModel:
 
 # Waiting takes a twentieth of its time.
 SOON = "local wait = vim.defer_fn; vim.defer_fn = function(f, ms) return wait(f, ms / 20) end"
+
+# A server within the editor that answers everything with nothing, and notes what it must not get.
+CLOUD = """
+_G.asked = 0
+function _G.cloud()
+  local closing = false
+  return {
+    request = function(method, _, callback)
+      if method == "textDocument/inlineCompletion" then _G.asked = _G.asked + 1 end
+      local able = { inlineCompletionProvider = true, textDocumentSync = 1 }
+      callback(nil, method == "initialize" and { capabilities = able } or nil)
+      return true, 1
+    end,
+    notify = function() return true end,
+    is_closing = function() return closing end,
+    terminate = function() closing = true end,
+  }
+end
+"""
 
 # A step in the middle: what `talaria/step` brings for line 3 of STUB.
 STEP = """(function()

@@ -16,6 +16,7 @@ local namespace = api.nvim_create_namespace("talaria.ghost")
 
 ---@class talaria.Buffer
 ---@field client vim.lsp.Client
+---@field native boolean whether Neovim draws
 ---@field draw? fun(items: lsp.InlineCompletionItem[]) nil where Neovim shall, and does not want to
 
 ---@type table<integer, talaria.Buffer?>
@@ -38,9 +39,16 @@ local shown ---@type talaria.Suggestions?
 ---Languages that are switched off; "" is all of them.
 M.off = {} ---@type table<string, true?>
 
----Whether suggestions are switched off in a buffer.
+---Whether suggestions are switched off in a buffer, here or in Neovim.
 ---@param buf integer
-function M.is_off(buf) return M.off[""] or M.off[vim.bo[buf].filetype] end
+---@return boolean?
+function M.is_off(buf)
+  -- `is_enabled` does not tell what was switched off from what nobody switched on.
+  local name = "_lsp_enabled_inline_completion"
+  local native = vim.F.if_nil(vim.b[buf][name], vim.g[name], true)
+  local drawn = not buffers[buf] or not buffers[buf].native
+  return M.off[""] or M.off[vim.bo[buf].filetype] or not (drawn or native)
+end
 
 ---@return talaria.Suggestions
 local function here()
@@ -83,7 +91,7 @@ end
 ---@return boolean
 function M.refresh(step)
   if not shown or shown.buf ~= api.nvim_get_current_buf() then return false end
-  local since, begin = typed(shown), step and 1 or 0
+  local since, begin = not M.is_off(shown.buf) and typed(shown) or nil, step and 1 or 0
   for turn = begin, since and begin + #shown.items - 1 or -1 do
     local index = (shown.index - 1 + turn * (step or 1)) % #shown.items + 1
     local item = shown.items[index]
@@ -209,17 +217,34 @@ function M.lead_native(client)
   end
 end
 
+---Take a client out of Neovim's drawing; it does so itself only where the buffer as a whole is
+---switched on, and fails with each key for a client that is gone.
+---@param client vim.lsp.Client
+---@param buf integer
+local function leave_native(client, buf)
+  local path = { "_capability", "all", "inline_completion", "active", buf }
+  local completor = vim.tbl_get(vim.lsp, unpack(path))
+  if not completor or not completor.client_state[client.id] then return end
+  completor:on_detach(client.id)
+  if not next(completor.client_state) then completor:destroy() end
+end
+
 ---Look after a buffer: what is shown follows each key; what is drawn of a command ends with it, or
 ---with the text that it is about.
 ---@param client vim.lsp.Client
 ---@param buf integer
 ---@param native boolean whether Neovim draws
 function M.attach(client, buf, native)
-  local state, keys = { client = client }, 0 ---@type talaria.Buffer, integer
+  local state, keys = { client = client, native = native }, 0 ---@type talaria.Buffer, integer
   buffers[buf] = state
   server.follow(client, buf)
   if native then
-    vim.lsp.inline_completion.enable(true, { bufnr = buf })
+    -- Ours alone: in the buffer as a whole, it would have every other server asked as well. Neovim
+    -- counts the client among the buffer's only after this.
+    vim.schedule(function()
+      local filter = { bufnr = buf, client_id = client.id }
+      if buffers[buf] == state then vim.lsp.inline_completion.enable(true, filter) end
+    end)
   else
     state.draw = function(items)
       if not items[1] then return end
@@ -256,6 +281,7 @@ function M.attach(client, buf, native)
     if event.data.client_id ~= client.id then return end
     M.clear()
     steps.clear(buf)
+    if native then leave_native(client, buf) end
     buffers[buf] = nil
     api.nvim_del_augroup_by_id(group)
   end)

@@ -8,6 +8,17 @@ local M = {}
 
 local SECONDS = 30 -- that the program may take to say its version
 
+---The file that was looked at last; the current buffer is the report's.
+---@return integer
+local function last_file()
+  local files = vim.tbl_filter(
+    function(each) return each.name ~= "" and vim.bo[each.bufnr].buftype == "" end,
+    vim.fn.getbufinfo({ buflisted = 1 })
+  )
+  table.sort(files, function(one, other) return one.lastused > other.lastused end)
+  return files[1] and files[1].bufnr or 0
+end
+
 ---The entry of `:checkhealth`.
 function M.check()
   health.start("Neovim")
@@ -24,7 +35,8 @@ function M.check()
   end
 
   health.start("The server")
-  local cmd, looked = server.find(talaria.config.cmd, vim.fs.root(0, talaria.config.root_markers))
+  local root = vim.fs.root(last_file(), talaria.config.root_markers)
+  local cmd, looked, untrusted = server.find(talaria.config.cmd, root)
   if cmd then
     health.ok("found: " .. table.concat(cmd, " "))
     local how = { text = true, timeout = 1000 * SECONDS }
@@ -34,6 +46,9 @@ function M.check()
     else
       health.error(("it cannot run (exit code %d)"):format(told.code), vim.trim(told.stderr or ""))
     end
+  elseif untrusted then
+    local advice = "If you trust it: `:edit` it, `:trust`, then `:Talaria restart`."
+    health.error("not trusted, as the project brings it: " .. untrusted, advice)
   else
     local advice = "Install it so that it is in one of them, or set `cmd`: :help talaria-server"
     health.error("not found; looked for " .. table.concat(looked, ", "), advice)
@@ -50,8 +65,8 @@ function M.check()
     elseif engine.state == "failed" then
       health.error("no model", "Set options.model; `talaria models` lists them.")
     else
-      local root, done = client.config.root_dir or "no project", engine.requests or 0
-      health.ok(("%s, %d requests, in %s"):format(engine.state, done, root))
+      local where, done = client.config.root_dir or "no project", engine.requests or 0
+      health.ok(("%s, %d requests, in %s"):format(engine.state, done, where))
     end
   end
   for language in pairs(ghost.off) do

@@ -10,6 +10,7 @@ M.suggest = ghost.suggest
 local LATEST = vim.fn.has("nvim-0.12") == 1
 local CRASHES = 5 -- in a row, after which the server is left alone
 local CALM = 180 -- seconds of running after which a crash is the first again
+local BUSY = 150 -- milliseconds after which it is worth telling
 
 ---What keys in insert mode do: the key, what `:map` says, the function, its argument.
 ---@type table<string, [string, string, (fun(argument: any): boolean?), any]>
@@ -46,7 +47,9 @@ local KINDS =
   { cmd = "table", options = "table", keys = "table", native = "boolean", root_markers = "table" }
 
 local states = {} ---@type table<integer, string> of each client
-local crashes, began = 0, 0
+local told = {} ---@type table<integer, string> those that status lines know of
+---Of each project, "" being none: crashes in a row, when its server began.
+local lives = vim.defaulttable(function() return { crashes = 0, began = 0 } end)
 
 ---@param message string
 ---@param level? integer
@@ -64,7 +67,7 @@ function M.native() return M.config.native and vim.lsp.inline_completion ~= nil 
 function M.status()
   local buf = api.nvim_get_current_buf()
   local client = server.clients(buf)[1]
-  local state = client and states[client.id] or "loading"
+  local state = client and told[client.id] or "loading"
   return client and "Talaria: " .. (ghost.is_off(buf) and "off" or state) or ""
 end
 
@@ -131,13 +134,29 @@ end
 
 -- The server's life
 
----Find a buffer's project, and go on if there is a server.
+---Find a buffer's project, and go on if there is a server, once the file is open: the user may
+---be asked, and want to look at what it is about.
 ---@param buf integer
 ---@param go_on fun(root?: string)
 local function with_root(buf, go_on)
-  local root = vim.fs.root(buf, M.config.root_markers)
-  if server.find(M.config.cmd, root) then return go_on(root) end
-  vim.notify_once("Talaria: no server found; see :checkhealth talaria", vim.log.levels.WARN)
+  vim.schedule(function()
+    if not api.nvim_buf_is_valid(buf) then return end
+    local root = vim.fs.root(buf, M.config.root_markers)
+    if lives[root or ""].crashes >= CRASHES then return end
+    local cmd, _, untrusted = server.find(M.config.cmd, root, true)
+    if cmd then return go_on(root) end
+    if untrusted then return end -- Neovim has said so
+    vim.notify_once("Talaria: no server found; see :checkhealth talaria", vim.log.levels.WARN)
+  end)
+end
+
+---Tell status lines of a client's state, if it is another than they know of.
+---@param id integer
+local function announce(id)
+  if told[id] == states[id] then return end
+  told[id] = states[id]
+  api.nvim_exec_autocmds("User", { pattern = "TalariaStatus", modeline = false })
+  vim.cmd.redrawstatus({ bang = true })
 end
 
 ---What `vim.lsp.config` and `vim.lsp.start` are given.
@@ -155,9 +174,10 @@ local function configuration()
     handlers = {
       ["talaria/step"] = steps.draw,
       ["talaria/status"] = function(_, params, context)
-        states[context.client_id] = params.state
-        api.nvim_exec_autocmds("User", { pattern = "TalariaStatus", modeline = false })
-        vim.cmd.redrawstatus({ bang = true })
+        local id = context.client_id
+        states[id] = params.state
+        if params.state ~= "busy" then return announce(id) end
+        vim.defer_fn(function() announce(id) end, BUSY)
       end,
       ["window/showMessage"] = function(_, params)
         vim.notify(params.message, 5 - params.type) -- the protocol counts downwards
@@ -173,15 +193,16 @@ local function configuration()
   }
   -- Before 0.12 it is not told what it was made of.
   function config.cmd(dispatchers, now)
-    began = vim.uv.now()
+    local root = (now or config).root_dir
+    lives[root or ""].began = vim.uv.now()
     local on_exit = dispatchers.on_exit
     dispatchers.on_exit = function(code, signal)
-      vim.schedule(function() M.ended(code, signal) end)
+      vim.schedule(function() M.ended(code, signal, root) end)
       -- What Neovim says of a crash does not fit on most screens.
       on_exit(0, 0)
     end
-    local cmd = server.find(M.config.cmd, (now or config).root_dir)
-    return vim.lsp.rpc.start(assert(cmd), dispatchers)
+    local cmd = assert(server.find(M.config.cmd, root))
+    return vim.lsp.rpc.start(cmd, dispatchers)
   end
   return config
 end
@@ -208,23 +229,28 @@ end
 ---A server ended: start it again where it was not meant to, later each time.
 ---@param code integer
 ---@param signal integer
-function M.ended(code, signal)
+---@param root? string of the project that it served
+function M.ended(code, signal, root)
   -- 15 is how Neovim ends one that takes too long to end.
   if vim.v.exiting ~= vim.NIL or signal == 15 or (code == 0 and signal == 0) then return end
-  crashes = vim.uv.now() - began > 1000 * CALM and 1 or crashes + 1
+  local life = lives[root or ""]
+  life.crashes = vim.uv.now() - life.began > 1000 * CALM and 1 or life.crashes + 1
   local how = signal > 0 and "signal " .. signal or "exit code " .. code
-  if crashes >= CRASHES then
-    local times = ("the server ended %d times"):format(crashes)
+  if life.crashes >= CRASHES then
+    local times = ("the server ended %d times"):format(life.crashes)
     return tell(times .. "; see :checkhealth talaria", vim.log.levels.ERROR)
   end
-  local seconds = 2 ^ (crashes - 1)
+  local seconds = 2 ^ (life.crashes - 1)
   tell(("the server ended (%s); it starts again in %d s"):format(how, seconds))
   vim.defer_fn(start, 1000 * seconds)
 end
 
----End the server and start it anew.
+---End the servers and start them anew; what was not trusted is asked about again.
 function M.restart()
-  crashes = 0
+  for _, life in pairs(lives) do
+    life.crashes = 0
+  end
+  server.trusted = {}
   for _, client in ipairs(server.clients()) do
     server.call(client, "stop", true)
   end
@@ -257,7 +283,7 @@ end
 ---Begin. Nothing happens before this is called.
 ---@param config? talaria.Config
 function M.setup(config)
-  config = config or {}
+  config = vim.tbl_extend("force", {}, config or {}) -- the caller's stays as it is
   for name, value in pairs(config) do
     if type(value) ~= KINDS[name] and not (name == "keys" and value == false) then
       local how = KINDS[name] and "it is a " .. KINDS[name] or "there is no such option"

@@ -56,12 +56,30 @@ function M.follow(client, buf)
   })
 end
 
----The command that starts the server, or nil and where it was looked for.
+---Programs of projects: whether the user trusts them, of those that Neovim was asked about.
+M.trusted = {} ---@type table<string, boolean?>
+
+---Whether a program that a project brings may be run. Neovim asks the user, once in a session;
+---where there is nobody to be asked, the answer is no.
+---@param place string
+---@param ask? boolean
+---@return boolean
+local function trusts(place, ask)
+  if ask and M.trusted[place] ~= false then
+    M.trusted[place] = false -- to look at the program opens it, which looks for the server again
+    M.trusted[place] = vim.secure.read(place) ~= nil
+  end
+  return M.trusted[place] == true
+end
+
+---The command that starts the server, or nil, where it was looked for, and what is not trusted.
 ---@param cmd? string[] what the user set; nothing else is looked for then
 ---@param root? string the project's folder
+---@param ask? boolean whether the user may be asked about a program that the project brings
 ---@return string[]?
 ---@return string[] looked
-function M.find(cmd, root)
+---@return string? untrusted
+function M.find(cmd, root, ask)
   if cmd then return vim.fn.executable(cmd[1]) == 1 and cmd or nil, { cmd[1] } end
   local here = debug.getinfo(1, "S").source:sub(2)
   local repository = vim.fn.fnamemodify(vim.uv.fs_realpath(here) or here, ":h:h:h:h:h")
@@ -72,8 +90,17 @@ function M.find(cmd, root)
   for _, folder in ipairs(folders) do
     places[#places + 1] = vim.fs.normalize(folder .. program)
   end
-  local place = vim.iter(places):find(function(each) return vim.fn.executable(each) == 1 end)
-  return place and { place, "lsp" }, places
+  local untrusted ---@type string?
+  for index, place in ipairs(places) do
+    local found = vim.fs.normalize(vim.fn.exepath(place))
+    -- Windows looks for what has no folder in the current one first.
+    local foreign = index == #places or vim.fs.dirname(found) == vim.fs.normalize(vim.fn.getcwd())
+    if found ~= "" then
+      if not foreign or trusts(found, ask) then return { found, "lsp" }, places end
+      untrusted = found
+    end
+  end
+  return nil, places, untrusted
 end
 
 return M
