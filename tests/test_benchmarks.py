@@ -1,18 +1,27 @@
-"""The scripts of `benchmarks/`, in small: they run, and their figures hang together."""
+"""The scripts of `benchmarks/` and `talaria bench`, in small: their figures hang together."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import decoding, examples, soak
-from benchmarks.decoding import KINDS, Turn, choice, compared
+from benchmarks.decoding import KINDS, LOSS, Turn, choice, compared
+from coder import checkpoint
 from coder.checkpoint import Decoding
 from coder.errors import DataError, UsageError
+from coder.infill import Options
+from evals import bench
+from evals.cursors import line_end
+from evals.suites import Problem
+from finetune.corpus import Document, corpus_hash, write_corpus
 
 
 def test_a_short_soak(capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
@@ -33,23 +42,121 @@ def test_too_short_a_soak() -> None:
         soak.main(["--requests", "3"])
 
 
-def test_the_fastest_setting_that_loses_little_is_chosen() -> None:
-    """A quarter of a point may be lost, a seventh of all may not, however fast that is."""
-    slow, quick, hasty = Decoding(0.9), Decoding(0.7), Decoding(0.1)
-    right = {slow: range(100), quick: range(1, 100), hasty: range(40)}
-    turns = [
-        Turn(kind, f"{n}", f"file {n}", setting, n in right[setting], 4, 10 * milliseconds, 6)
+def turns_of(right: dict[Decoding, range], files: int) -> list[Turn]:
+    """Holes of either kind in each file, filled by settings, the slowest first."""
+    return [
+        Turn(kind, f"{n}", f"file {n}", setting, n in exact, 4, 10.0 * (len(right) - place), 6)
         for kind in KINDS
-        for n in range(400)
-        for setting, milliseconds in ((slow, 3), (quick, 2), (hasty, 1))
+        for n in range(files)
+        for place, (setting, exact) in enumerate(right.items())
     ]
-    outcomes = compared(turns)
-    assert [outcome.lost for outcome in outcomes] == pytest.approx([0, 1 / 400, 60 / 400])
+
+
+def test_the_fastest_setting_that_surely_loses_little_is_chosen() -> None:
+    """A quarter of a point may be lost; half of one, which may be more than one, may not."""
+    slow, quick, hasty, wild = map(Decoding, (0.9, 0.7, 0.5, 0.1))
+    right = {slow: range(100), quick: range(1, 100), hasty: range(2, 100), wild: range(40)}
+    outcomes = compared(turns_of(right, 400))
+    assert [outcome.lost for outcome in outcomes] == pytest.approx([0, 0.0025, 0.005, 0.15])
     assert outcomes[0].exact[KINDS[1]]["share"] == 0.25
     assert outcomes[0].tokens_per_forward == 1.5
+    assert outcomes[0].lost_interval is None
+    ends = [outcome.lost_interval[1] for outcome in outcomes if outcome.lost_interval]
+    assert ends[0] < LOSS < ends[1] < ends[2]
     assert choice(outcomes) == quick
     rows = decoding.table(outcomes, quick)
-    assert [row[-1] for row in rows] == ["", "", "chosen", ""]
+    assert [row[-1] for row in rows] == ["", "", "", "chosen", ""]
+
+
+@pytest.mark.parametrize(("files", "chosen"), [(1, 0.9), (40, 0.9), (400, 0.7)])
+def test_holes_that_do_not_differ(files: int, chosen: float) -> None:
+    """Decide for the fast setting only if they are many."""
+    right = {Decoding(0.9): range(9), Decoding(0.7): range(9)}
+    assert choice(compared(turns_of(right, files))) == Decoding(chosen)
+
+
+def test_holes_of_one_file_decide_nothing() -> None:
+    """The slow setting is taken, for there is no interval to go by."""
+    right = {Decoding(0.9): range(1), Decoding(0.7): range(0)}
+    turns = [replace(turn, cluster="one file") for turn in turns_of(right, 400)]
+    assert choice(compared(turns)) == Decoding(0.9)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Forty held-out lines with four places for a cursor each; models are measured on 20."""
+    monkeypatch.setattr(decoding, "MEASURED", (20, 0))
+    text = "".join(f"x{n} = {n} + y\n" for n in range(20))
+    held_out = [Document("post", f"{name}.py", text) for name in "ab"]
+    write_corpus(tmp_path / "corpus", {"valid": held_out}, {"packages": []})
+    return tmp_path / "corpus"
+
+
+def lines_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
+    """Their files and lines."""
+    return {(problem.cluster, problem.prefix.count("\n")) for problem in problems}
+
+
+def test_settings_are_chosen_on_lines_by_which_no_model_is_measured(corpus: Path) -> None:
+    """Neither at a cursor of the suite nor at another one in its line; both kinds by turns."""
+    measured = lines_of(line_end(corpus, *decoding.MEASURED).problems)
+    found = decoding.holes(corpus, 20, 1)
+    assert len(measured) == len(found) == 20
+    assert not measured & lines_of(problem for _, problem in found)
+    assert [kind for kind, _ in found] == 10 * list(KINDS)
+    for kind, problem in found:
+        assert problem.solution.startswith("x") == (kind == KINDS[1])
+
+
+def test_the_choice_becomes_the_models_own(
+    corpus: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `--store`; figures and table say what was chosen, and the command has no folder."""
+    folder, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(model_folder, folder)
+    words = ["--corpus", str(corpus), "--model", str(folder), "--out", str(out), "--cursors", "4"]
+    words += ["--thresholds", "0.2", "0.8", "--lookaheads", "3", "--budgets", "5"]
+    before = checkpoint.load(folder).decoding
+    assert decoding.main(words) == 0
+    assert checkpoint.load(folder).decoding == before == Decoding()
+    assert decoding.main([*words, "--store"]) == 0
+    found = json.loads((out / "decoding.json").read_text("utf-8"))
+    chosen = checkpoint.load(folder).decoding
+    assert found["chosen"] == asdict(chosen)
+    assert chosen in (Decoding(0.2, 3, 5), Decoding(0.8, 3, 5))
+    assert len(found["outcomes"]) == 2
+    assert (found["cursors"], found["seed"]) == (4, 1)
+    assert found["corpus"] == corpus_hash(corpus)
+    assert str(tmp_path) not in json.dumps(found)
+    told = capsys.readouterr().out
+    assert told.count(" chosen\n") == 2
+    assert "at most 1.0 points against the most exact one, by the upper end" in told
+
+
+def test_what_bench_measures_goes_by_the_models_own_settings(
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They stand with the figures, but for what was asked for; starts have the same."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    checkpoint.store_decoding(folder, Decoding(0.3, 4, 9))
+    begun: list[Options] = []
+
+    def start(model: str, device: str, options: Options, *_: Any) -> dict[str, float]:
+        """A start without a process of its own."""
+        begun.append(options)
+        return {"load_ms": 1.0, "first_ms": 1.0, "peak_bytes": 1}
+
+    monkeypatch.setattr(bench, "start", start)
+    words = ["--model", str(folder), "--prompts", "1", "--rounds", "1", "--starts", "1"]
+    words += ["--context", "16", "--max-tokens", "4", "--lookahead", "5", "--json"]
+    assert bench.main(words) == 0
+    options = json.loads(capsys.readouterr().out)["options"]
+    assert {name: options[name] for name in asdict(Decoding())} == asdict(Decoding(0.3, 5, 9))
+    assert [asdict(one) for one in begun] == [options]
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from coder.denoiser import DenoiserConfig
+from coder.denoiser import DenoiserConfig, Layers
 from coder.transformer import Transformer
 from finetune.joint import joint
 
@@ -153,6 +154,26 @@ def test_a_cache_without_its_last_tokens(denoiser: Transformer, last: tuple[int,
     _, cache = denoiser.encode(contexts[:1])
     alone = denoiser.denoise(canvas[:1], cache.without(torch.tensor(last[:1])))
     torch.testing.assert_close(alone, expected[:1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_chain_in_steps_is_the_chain_at_once(denoiser: Transformer, layers: int) -> None:
+    """One position a time or several, each sees those before it, in every layer."""
+    torch.manual_seed(0)
+    deep = Transformer(dataclasses.replace(denoiser.config, chain_layers=layers))
+    for parameter in deep.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    hidden = torch.randn(2, 8, deep.config.width)
+    before = torch.randint(0, 300, (2, 8))
+    with torch.inference_mode():
+        whole, known = deep.chain(hidden, before, ())
+        for ends in ([1, 2, 3, 4, 5, 6, 7, 8], [3, 8]):
+            past: Layers = ()
+            for begin, end in pairwise([0, *ends]):
+                some, past = deep.chain(hidden[:, begin:end], before[:, begin:end], past)
+                torch.testing.assert_close(some, whole[:, begin:end], rtol=1e-4, atol=1e-4)
+            assert len(past) == 2 * layers
+            torch.testing.assert_close(past, known, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("field", ["layers", "width", "heads", "block_length"])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coder.checkpoint import Checkpoint
+from coder.checkpoint import Checkpoint, Decoding
 from coder.errors import DataError, UsageError
 from coder.infill import Hole, Options, infill, infill_batch
-from evals.generate import Request, generate
+from evals.generate import Request, generate, header
 from evals.jsonl import read
 from evals.suites import Suite, read_suite
 from tests import problems
@@ -36,6 +36,16 @@ def test_every_hole_is_filled_and_kept(suite: Suite, model: Checkpoint, tmp_path
     assert header["model"]["weights"] == model.weights_hash
     assert header["options"]["max_tokens"] == 8
     assert header["data"] == suite.digest()
+
+
+def test_the_header_names_the_models_own_settings(suite: Suite, model: Checkpoint) -> None:
+    """Where nothing else was asked for: they decide what a model without options writes."""
+    own = Decoding(0.3, 4, 9)
+    other = replace(model, config={**model.config, "decoding": asdict(own)})
+    for given, told in ((Options(), own), (Options(lookahead=5), Decoding(0.3, 5, 9))):
+        options = header(suite, other, Request(given), "cpu")["options"]
+        assert {name: options[name] for name in asdict(own)} == asdict(told)
+        assert options["entropy_bound"] is None
 
 
 def test_the_bar_has_a_running_score(

@@ -845,3 +845,46 @@ def test_a_look_at_the_syntax_ends_in_time(
         assert found.best.text == ""
         assert found.best.stopped in ("deadline", "cancelled")
         assert found.syntax == Verdict(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "seen"), [(8, 2, 2), (2, None, 2), (2, 3, 3), (5, None, 5)]
+)
+def test_a_step_looks_as_far_as_was_asked_for(
+    model: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: int,
+    given: int | None,
+    seen: int,
+) -> None:
+    """By the options, else by the model's own settings: the first step sees so many masks."""
+    looked: list[int] = []
+    real = model.denoiser.denoise
+
+    def denoise(canvas: Tensor, *more: Any) -> Tensor:
+        looked.append(canvas.shape[1])
+        return real(canvas, *more)
+
+    monkeypatch.setattr(model.denoiser, "denoise", denoise)
+    decoding = asdict(Decoding(lookahead=stored))
+    other = replace(model, config={**model.config, "decoding": decoding})
+    infill(other, PREFIX, SUFFIX, raw(max_tokens=8, lookahead=given))
+    assert looked[0] == seen
+
+
+@pytest.mark.parametrize(
+    ("prefix", "middle", "place"), [("x = isinstance", ")", 1), ("x = f(", "= y", 0)]
+)
+def test_a_first_token_without_alternatives_is_not_mended(
+    prefix: str, middle: str, place: int
+) -> None:
+    """It would be put there again: the next one in the error is taken up, however sure it is."""
+    shipped = checkpoint.load()
+    hole, settled = Hole(prefix, "\n"), Options().settled(Decoding())
+    course = _Course(hole, settled, 64, shipped, None, None, lambda: False)
+    lead = shipped.tokenizer.last_token(prefix)
+    assert course.first is not None
+    assert (len(course.first) == 1) == bool(place)
+    tokens = [*shipped.tokenizer.encode(lead), *shipped.tokenizer.encode(middle)]
+    chances = [0.1] + [0.9] * len(tokens)
+    assert course.doubtful(0, tokens, chances) == place

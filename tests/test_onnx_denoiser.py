@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,10 +19,15 @@ from coder.transformer import Transformer
 tokens = st.lists(st.integers(0, 299), min_size=1, max_size=20)
 
 
-@pytest.fixture(scope="module")
-def other(denoiser: Transformer) -> OnnxDenoiser:
-    """The same weights, computed otherwise."""
-    return OnnxDenoiser(denoiser)
+@pytest.fixture(scope="module", params=[1, 2])
+def two(denoiser: Transformer, request: pytest.FixtureRequest) -> list[Denoiser]:
+    """One model with so many layers of the chain, computed by either."""
+    torch.manual_seed(0)
+    deep = Transformer(replace(denoiser.config, chain_layers=request.param))
+    for parameter in deep.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    deep.requires_grad_(False).eval()
+    return [deep, OnnxDenoiser(deep)]
 
 
 def agree(one: Tensor, other: Tensor) -> None:
@@ -43,8 +49,7 @@ def remembered(cache: KVCache) -> list[Tensor]:
 
 @given(rows=st.lists(st.tuples(tokens, tokens), min_size=1, max_size=3), canvas=st.integers(4, 8))
 def test_contexts_canvases_and_logits(
-    denoiser: Transformer,
-    other: OnnxDenoiser,
+    two: list[Denoiser],
     rows: list[tuple[list[int], list[int]]],
     canvas: int,
 ) -> None:
@@ -64,7 +69,7 @@ def test_contexts_canvases_and_logits(
         ]
         return [*read, *remembered(cache), behind, by.logits(behind), some, others, *past]
 
-    both([denoiser, other], call)
+    both(two, call)
 
 
 def test_the_shipped_model() -> None:

@@ -13,7 +13,7 @@ from coder.canvas import Canvas
 from coder.sampler import Row, Step, ahead, autoregress, denoise
 from coder.tokenizer import Tokenizer
 from coder.transformer import Transformer
-from coder.unmask import confidence_threshold, top_k
+from coder.unmask import confidence_threshold, entropy_bound, top_k
 
 CONTEXT = [5, 9, 33, 120, 7]
 
@@ -109,6 +109,54 @@ def test_a_chain_goes_no_further_than_the_rule(
     steps = denoise(denoiser, cache, canvas, top_k(3), rows(0, ends=False))
     assert [int(step.committed.sum()) for step in steps] == [3, 3, 2]
     assert asked == [2, 1, 1, 5, 1, 1, 8]
+
+
+@pytest.mark.parametrize("max_nfe", [1, 50])
+def test_a_chain_stops_where_the_middle_ends(
+    denoiser: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, max_nfe: int
+) -> None:
+    """Nothing is asked for behind `<eom>`, also in the last evaluation; other rows go on."""
+    asked: list[int] = []
+    real = denoiser.logits
+
+    def ending(hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of a model that ends the first row with its third token, no other."""
+        logits = real(hidden)
+        logits[:, tokenizer.eom] = -100.0
+        if len(asked) == 2:
+            logits[0, tokenizer.eom] = 100.0
+        asked.append(len(hidden))
+        return logits
+
+    monkeypatch.setattr(denoiser, "logits", ending)
+    _, cache = denoiser.encode([CONTEXT] * 2)
+    canvas = Canvas.blank(2, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    both = rows(0, 1, max_nfe=max_nfe)
+    (step,) = denoise(denoiser, cache, canvas, confidence_threshold(0), both)
+    assert asked == [2, 2, 2, 1, 1, 1, 1, 1]
+    assert step.canvas.ended.tolist() == [2, 8]
+    assert (step.confidence > 0).sum(1).tolist() == [3, 8]
+
+
+def test_the_entropy_of_a_chain_is_that_of_all_its_tokens(
+    denoiser: Transformer, tokenizer: Tokenizer
+) -> None:
+    """From the left, so many as leave the sum of all entropies but the largest within a bound."""
+    _, cache = denoiser.encode([CONTEXT])
+    canvas = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    hidden = denoiser.denoise(canvas.ids, cache)
+    whole = rows(0, ends=False)
+    (step,) = denoise(denoiser, cache, canvas, confidence_threshold(0), whole)
+    said = torch.cat((torch.tensor([[tokenizer.mask]]), step.canvas.ids[:, :-1]), 1)
+    states, _ = denoiser.chain(hidden, said, ())
+    states[:, 0] = hidden[:, 0]  # the first is the pass's own
+    chances = denoiser.logits(states)[0, :, : tokenizer.mask].softmax(-1)
+    entropy = torch.special.entr(chances).sum(-1)
+    excess = entropy.cumsum(0) - entropy.cummax(0).values
+    for count in (1, 3, 6):
+        bound = float(excess[count - 1] + excess[count]) / 2
+        first = next(denoise(denoiser, cache, canvas, entropy_bound(bound), whole))
+        assert first.committed[0].tolist() == [True] * count + [False] * (8 - count)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])

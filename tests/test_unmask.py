@@ -153,6 +153,22 @@ def test_entropy_is_in_nats() -> None:
     assert found.entropy.tolist() == [[pytest.approx(math.log(4)), 0, 0]]
 
 
+@given(predictions(), st.lists(st.booleans(), min_size=12, max_size=12))
+def test_what_is_predicted_in_parts_is_one_prediction(whole: Prediction, first: list[bool]) -> None:
+    """Confidence and entropy are those of all predicted at once, and so is what a rule commits."""
+    ((where, probabilities),) = whole.parts
+    early = torch.tensor(first).view(2, BLOCK)
+    halves = [
+        prediction(where & part, probabilities[part[where]], whole.chained)
+        for part in (early, ~early)
+    ]
+    joined = halves[0] | halves[1]
+    for field in ("open", "tokens", "probability", "ending", "confidence", "entropy"):
+        torch.testing.assert_close(getattr(joined, field), getattr(whole, field))
+    for rule in RULES:
+        assert torch.equal(rule(joined), rule(whole))
+
+
 def test_chained_confidence_is_that_of_the_run_behind_the_first() -> None:
     """The first is chosen anyhow; what is committed already is in no doubt."""
     where = torch.tensor([[True, False, True, True]])
