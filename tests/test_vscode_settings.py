@@ -15,7 +15,7 @@ CLIENT = Path(__file__).parents[1] / "editors" / "vscode"
 PACKAGE = json.loads((CLIENT / "package.json").read_text("utf-8"))
 SETTINGS: dict[str, dict[str, Any]] = PACKAGE["contributes"]["configuration"]["properties"]
 
-OWN = {"server_path"}  # of the extension alone
+OWN = {"server_path", "log_level"}  # of the extension alone
 ALWAYS = {"status"}  # set by the extension, for its status bar
 ELSEWHERE = {"steps": True}  # the extension shows them, so it asks for them by itself
 
@@ -51,7 +51,8 @@ def test_what_names_programs_models_and_services_waits_for_trust() -> None:
     """A workspace that nobody trusts sets none of what is run, loaded or sent to."""
     untrusted = PACKAGE["capabilities"]["untrustedWorkspaces"]
     restarting = {option.name for option in OPTIONS if option.metadata["restart"]}
-    wanted = {f"talaria.{name}" for name in restarting | OWN} - {"talaria.endpoint_timeout_ms"}
+    harmless = {"endpoint_timeout_ms", "log_level"}
+    wanted = {f"talaria.{name}" for name in (restarting | OWN) - harmless}
     assert untrusted["supported"] == "limited"
     assert set(untrusted["restrictedConfigurations"]) == wanted
 

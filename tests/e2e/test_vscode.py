@@ -17,7 +17,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.e2e.vscode import CLIENT, QUIET, SCREENS, Code, code, lacking, program, until
+from tests.e2e.vscode import (
+    CLIENT,
+    QUIET,
+    SCREENS,
+    Code,
+    becomes,
+    code,
+    extension,
+    lacking,
+    program,
+    until,
+)
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
@@ -30,12 +41,34 @@ SCRIPT = [
     {"after": "x = ", "texts": ["wanted()"]},
 ]
 STUB = 'def mean(values):\n    """Return the mean."""\n    ...\n'
-EMPTY = ("first", "along", "wrong", "cycle", "part", "escape", "off", "killed", "left", "right")
-FILES = {f"{name}.py": "" for name in EMPTY} | {
+EMPTY = ("first", "along", "wrong", "cycle", "part", "escape", "theirs")
+LATER = ("off", "killed", "stays", "left", "right")
+NOTEBOOK = """{
+  "cells": [
+    {"cell_type": "code", "execution_count": null, "metadata": {}, "outputs": [], "source": ""}
+  ],
+  "metadata": {"language_info": {"name": "python"}},
+  "nbformat": 4,
+  "nbformat_minor": 5
+}
+"""
+FILES = {f"{name}.py": "" for name in EMPTY + LATER} | {
     "fill.py": STUB,
     "bulb.py": STUB,
+    "here.py": STUB,
+    "anew.py": STUB,
+    "cells.ipynb": NOTEBOOK,
     "windows.py": "def say():\r\n    pass\r\n",
 }
+
+# Another extension, which has grey text of its own.
+OTHER = """
+exports.activate = () =>
+  require("vscode").languages.registerInlineCompletionItemProvider("*", {
+    provideInlineCompletionItems: (document, position) =>
+      document.lineAt(position).text === "their = " ? [{ insertText: "theirs()" }] : [],
+  });
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,9 +89,11 @@ def scripted(home: Path) -> Iterator[Code]:
     script = home / "script.json"
     script.write_text(json.dumps(SCRIPT))
     program(home, script)
-    with code(home, FILES, QUIET) as window:
+    other = extension(home / "other.vsix", "other", OTHER)
+    with code(home, FILES, QUIET, extensions=(other,)) as window:
         window.open("first.py")
         window.ready()
+        window.trace()
         yield window
 
 
@@ -147,6 +182,27 @@ def test_escape_puts_it_away_for_good(window: Code) -> None:
     window.grey("first + second")
 
 
+def test_what_another_extension_offers_is_not_put_away_here(window: Code) -> None:
+    """Escape tells the server of its own grey text alone."""
+    window.offered("theirs.py", "their = ", "theirs()")
+    told = dismissals(window)
+    window.press("Escape")
+    window.grey("")
+    window.press("Enter")
+    window.type("x = ")
+    window.grey("wanted()")
+    window.press("Escape")
+    window.grey("")
+    until(lambda: dismissals(window) > told, "a message to the server")
+    time.sleep(1)
+    assert dismissals(window) == told + 1
+
+
+def dismissals(window: Code) -> int:
+    """How often the server was told that something is not wanted."""
+    return window.log().count("Sending notification 'talaria/didDismiss'")
+
+
 def test_a_function_is_written_and_turned(window: Code) -> None:
     """By a key, with another candidate, and undone in one step each."""
     window.open("fill.py")
@@ -162,7 +218,7 @@ def test_a_function_is_written_and_turned(window: Code) -> None:
 
 
 def test_the_light_bulb_offers_what_can_be_filled(window: Code) -> None:
-    """Placeholders and functions."""
+    """Placeholders and functions; what is chosen is written."""
     window.open("bulb.py")
     window.press("ArrowUp")
 
@@ -176,7 +232,36 @@ def test_the_light_bulb_offers_what_can_be_filled(window: Code) -> None:
     offered = " ".join(window.texts(".action-widget .monaco-list-row"))
     assert "Fill in for `...`" in offered
     assert "Write the body of mean" in offered
-    window.press("Escape")
+    window.click(".action-widget .monaco-list-row:has-text('Fill in for')")
+    window.holds("bulb.py", STUB.replace("...", "a = 1\n    return a"))
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "command"),
+    [
+        ("here.py", ("ArrowUp",), "Talaria: Fill In Here"),
+        ("anew.py", ("ArrowUp", "Home", "Shift+End"), "Talaria: Write the Selection Anew"),
+    ],
+)
+def test_commands_write(window: Code, file: str, before: tuple[str, ...], command: str) -> None:
+    """For a placeholder and for a selection."""
+    window.open(file)
+    window.press(*before)
+    window.run(command)
+    window.holds(file, STUB.replace("...", "a = 1\n    return a"))
+
+
+def test_cells_of_a_notebook(window: Code) -> None:
+    """They get grey text, too."""
+    row = ".explorer-folders-view .monaco-list-row[aria-label^='cells.ipynb']"
+    window.js("await page.locator(args[0]).dblclick()", row)
+    window.click(".notebookOverlay .cell-editor-container .view-lines")
+    window.type("x = ")
+    window.grey("wanted()")
+    window.press("Tab")
+    until(lambda: "x = wanted()" in " ".join(window.texts(".notebookOverlay .view-line")), "text")
+    window.press("Control+s")
+    becomes(lambda: "x = wanted()" in (window.folder / "cells.ipynb").read_text(), True)
 
 
 def test_switched_off_it_asks_nothing(window: Code) -> None:
@@ -240,7 +325,7 @@ def test_two_files_at_once(window: Code) -> None:
 
 
 def test_a_killed_server_comes_back(window: Code, home: Path) -> None:
-    """The text stays what it is, what was switched off stays off, and suggestions come again."""
+    """The text stays what it is, and suggestions come again."""
     window.offered("killed.py", "x = ", "wanted()")
     process = last_start(home)
     os.kill(process, signal.SIGKILL)
@@ -254,6 +339,26 @@ def test_a_killed_server_comes_back(window: Code, home: Path) -> None:
     window.grey("wanted()")
     window.press("Tab")
     window.holds("killed.py", "x = wanted()")
+
+
+def test_what_was_switched_off_stays_off(window: Code, home: Path) -> None:
+    """A server that comes back asks no engine there, until it is switched on."""
+    window.open("stays.py")
+    language = "Talaria: Turn Suggestions Off or On in This Language"
+    window.run(language)
+    until(lambda: "off" in window.status(), "off in Python")
+    process = last_start(home)
+    os.kill(process, signal.SIGKILL)
+    until(lambda: last_start(home) != process, "a new server")
+    until(lambda: "off" in window.status(), "still off")
+    window.type("x = ")
+    time.sleep(1.5)
+    assert (window.ghost(), window.requests()) == ("", 0)
+    window.run(language)
+    window.ready()
+    window.press("Enter")
+    window.type("x = ")
+    window.grey("wanted()")
 
 
 def test_a_server_that_hangs_can_be_restarted(window: Code, home: Path) -> None:
@@ -282,6 +387,30 @@ def test_a_program_that_says_nothing_can_be_replaced(window: Code, home: Path) -
     window.ready()
 
 
+def test_a_path_that_is_no_text_is_none(window: Code, home: Path) -> None:
+    """The server is looked for as if nothing were set, and can be restarted."""
+    process = last_start(home)
+    window.set(server_path=5)
+    until(lambda: last_start(home) != process, "a new server")
+    window.ready()
+    process = last_start(home)
+    window.run("Talaria: Restart the Server")
+    until(lambda: last_start(home) != process, "another one")
+    window.set()
+    window.ready()
+
+
+def test_the_server_tells_more_where_it_is_asked_to(window: Code, home: Path) -> None:
+    """A setting of its own, which restarts it."""
+    assert " DEBUG " not in window.log()
+    process = last_start(home)
+    window.set(log_level="debug")
+    until(lambda: last_start(home) != process, "a new server")
+    until(lambda: " DEBUG " in window.log(), "more in the log")
+    window.set()
+    window.ready()
+
+
 def test_a_server_that_cannot_run_is_given_up_with_one_message(window: Code, home: Path) -> None:
     """After some tries; the message restarts it once it can run."""
     window.open("killed.py")
@@ -296,6 +425,8 @@ def test_a_server_that_cannot_run_is_given_up_with_one_message(window: Code, hom
     assert len(window.messages()) == 1, window.messages()
     time.sleep(2)
     assert (home / "started").read_text() == before
+    # Each is a line in the log as well; on the screen, the same again would take its place.
+    assert window.log().count("the server ended again and again") == 1
     place.write_text(sound)
     window.answer("Restart")
     window.ready()
@@ -307,12 +438,14 @@ def test_without_a_server_it_offers_help(window: Code, home: Path) -> None:
     place = home / "bin" / "talaria"
     place.rename(place.with_name("elsewhere"))
     place.mkdir()  # a folder of this name is no program
+    before = window.log().count("[warning] the program `talaria` is neither")
     window.run("Talaria: Restart the Server")
     until(lambda: "neither" in window.status(), "no server")
     until(window.messages, "a message")
     time.sleep(1)
     window.shot("missing")
     assert len(window.messages()) == 1
+    assert window.log().count("[warning] the program `talaria` is neither") == before + 1
     window.answer("Choose")
     window.choose(place.with_name("elsewhere"))
     window.ready()
@@ -385,7 +518,7 @@ def test_without_an_editor_it_says_so(window: Code) -> None:
 
 
 def test_the_walkthrough_opens(window: Code) -> None:
-    """It has four steps."""
+    """It has four steps, and its sample function is written."""
     window.run("Welcome: Open Walkthrough")
     window.wait(".quick-input-widget input")
     window.type("Get Started with Talaria")
@@ -395,6 +528,12 @@ def test_the_walkthrough_opens(window: Code) -> None:
     time.sleep(1)
     window.shot("walkthrough")
     assert len(window.texts(".getting-started-step")) == 4
+    window.click(".getting-started-step:has-text('Have a function written')")
+    window.click(".monaco-button:has-text('Write a Sample Function')")
+    written = ".editor-instance .view-line:has-text('return a')"
+    window.wait(written)
+    window.shot("sample")
+    window.run("View: Revert and Close Editor")
     window.press("Control+k", "Control+w")
 
 
@@ -494,6 +633,8 @@ def moving(window: Code, frames: list[tuple[float, bytes]]) -> int:
 def test_a_model_that_is_missing_is_one_message(real: Code) -> None:
     """And no loop of them; the status says so until there is a model again."""
     real.open("shop.py")
+    real.ready()
+    real.trace()
     real.set(model="/nowhere")
     until(lambda: "no model" in real.status(), "trouble")
     until(real.messages, "a message")
@@ -501,6 +642,7 @@ def test_a_model_that_is_missing_is_one_message(real: Code) -> None:
     time.sleep(2)
     real.shot("no-model")
     assert len([each for each in real.messages() if "nowhere" in each]) == 1
+    assert real.log().count("Received notification 'window/showMessage'") == 1
     assert real.ghost() == ""
     real.set()
     real.ready()

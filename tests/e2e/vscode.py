@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -261,6 +262,15 @@ class Code:
         self.run("Notifications: Clear All Notifications")
         until(lambda: not self.messages(), "no messages")
 
+    def trace(self) -> None:
+        """From now on, the log tells of every message to and from the server."""
+        self.run("Developer: Set Log Level...")
+        self.wait(".quick-input-widget input[placeholder='Set Log Level']")
+        for choice in ("Talaria", "Trace"):
+            self.type(choice)
+            self.wait(f".quick-input-list .monaco-list-row.focused[aria-label^='{choice}']")
+            self.press("Enter")
+
     def log(self) -> str:
         """The extension's output channel, as it is kept on the disk."""
         files = sorted((self._home / "user" / "logs").glob("*/exthost*/talaria.talaria/*.log"))
@@ -275,19 +285,34 @@ def program(home: Path, script: Path | None = None) -> Path:
     place = home / "bin" / "talaria"
     place.parent.mkdir(parents=True, exist_ok=True)
     python = sys.executable
-    run = f'"{python}" -m coder.cli "$@"' if script is None else f'"{python}" -m tests.e2e.scripted'
+    real = f'exec "{python}" -m coder.cli "$@"'
+    scripted = f'shift\nexec "{python}" -m tests.e2e.scripted "$@"'  # it is `lsp` and nothing else
     place.write_text(
         f'#!/bin/sh\necho $$ >>"{home}/started"\n'
         f'export PYTHONPATH="{ROOT}" TALARIA_STATE="{home}/state" TALARIA_SCRIPT="{script}"\n'
-        f"exec {run}\n"
+        f"{real if script is None else scripted}\n"
     )
     place.chmod(0o755)
     return place
 
 
+def extension(path: Path, name: str, code: str) -> Path:
+    """Packs another extension, whose program is this."""
+    about = {"name": name, "publisher": "tests", "version": "1.0.0", "main": "./main.js"}
+    started = {"engines": {"vscode": "^1.91.0"}, "activationEvents": ["onStartupFinished"]}
+    with zipfile.ZipFile(path, "w") as package:
+        package.writestr("extension/package.json", json.dumps(about | started))
+        package.writestr("extension/main.js", code)
+    return path
+
+
 @contextmanager
 def code(
-    home: Path, files: dict[str, str], settings: dict[str, Any] | None, trust: bool = False
+    home: Path,
+    files: dict[str, str],
+    settings: dict[str, Any] | None,
+    trust: bool = False,
+    extensions: tuple[Path, ...] = (),
 ) -> Iterator[Code]:
     """VS Code on a new folder with these files; with `settings` None, none were ever touched."""
     work, user = home / "work", home / "user"
@@ -311,7 +336,7 @@ def code(
         *(() if trust else ("--disable-workspace-trust",)),
     ]
     subprocess.run(
-        [*start, "--install-extension", str(PACKAGE)],
+        [*start, *(f"--install-extension={path}" for path in (PACKAGE, *extensions))],
         env=environment,
         check=True,
         capture_output=True,

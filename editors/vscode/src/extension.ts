@@ -8,7 +8,8 @@ import { Live, type Step } from "./live";
 import { Status, type State } from "./status";
 
 const OFF = "off"; // the key under which a workspace keeps what was switched off
-const OURS = "talaria.server_path"; // a setting that is no option of the server's
+const LEVEL = "talaria.log_level";
+const OURS = ["talaria.server_path", LEVEL]; // settings that are no options of the server's
 const PLACED = ["talaria.fillFunction", "talaria.fillHere", "talaria.rewrite"]; // want a place
 const GENERAL = ["talaria.toggle", "talaria.status"]; // want nothing
 
@@ -16,6 +17,10 @@ const GENERAL = ["talaria.toggle", "talaria.status"]; // want nothing
 const SHORTEST = 500; // milliseconds
 const SPAN = 180_000; // milliseconds
 const MOST = 5; // ends within the span; after more it stays ended
+
+const HELP = { "Install…": "talaria.install", "Choose Program…": "talaria.choose" };
+/** What the walkthrough has written. */
+const STUB = 'def mean(values):\n    """Return the mean."""\n    ...\n';
 
 let talaria: Talaria | undefined;
 
@@ -40,6 +45,7 @@ class Talaria {
   private readonly log = vscode.window.createOutputChannel("Talaria", { log: true });
   private readonly live = new Live();
   private readonly off: Set<string>;
+  private readonly offered = new Set<string>(); // addresses of documents with grey text of ours
   private readonly status: Status;
   private client: LanguageClient | undefined;
   private ends: number[] = []; // when a server ended by itself
@@ -66,6 +72,7 @@ class Talaria {
         const language = vscode.window.activeTextEditor?.document.languageId;
         return language && vscode.commands.executeCommand("talaria.toggle", language);
       }),
+      on("talaria.sample", () => this.sample()),
       on("talaria.dismiss", () => this.dismiss()),
       vscode.window.onDidChangeActiveTextEditor(() => this.status.draw()),
       vscode.workspace.onDidGrantWorkspaceTrust(() => this.restart()),
@@ -74,9 +81,14 @@ class Talaria {
   }
 
   /** Start the server, or start it anew; one after the other, however often it is asked for. */
-  async restart(): Promise<void> {
-    this.ends = [];
-    await this.startAnew();
+  async restart(ends: number[] = []): Promise<void> {
+    this.ends = ends;
+    this.status.set("loading");
+    this.starting = this.starting
+      .then(() => this.stop())
+      .then(() => this.start())
+      .catch((error: unknown) => void this.stopped(String(error), HELP));
+    await this.starting;
   }
 
   async stop(): Promise<void> {
@@ -85,17 +97,10 @@ class Talaria {
     await client?.dispose().catch((error: unknown) => this.log.info(String(error)));
   }
 
-  private async startAnew(): Promise<void> {
-    this.status.set("loading");
-    this.starting = this.starting.then(() => this.stop()).then(() => this.start());
-    await this.starting;
-  }
-
   private async start(): Promise<void> {
     const found = await find(this.context.globalStorageUri);
     if ("missing" in found) {
-      const offers = { "Install…": "talaria.install", "Choose Program…": "talaria.choose" };
-      void this.stopped(found.missing, offers);
+      void this.stopped(found.missing, HELP);
       return;
     }
     this.log.info(`the server is ${found.program}`);
@@ -108,9 +113,10 @@ class Talaria {
   }
 
   private made(program: string): LanguageClient {
-    const server = { command: program, args: ["lsp"] };
+    const level = vscode.workspace.getConfiguration().get<string>(LEVEL) ?? "warning";
+    const server = { command: program, args: ["lsp", "--log-level", level] };
     const client = new Client("talaria", "Talaria", server, {
-      documentSelector: [{ scheme: "file" }, { scheme: "untitled" }],
+      documentSelector: ["file", "untitled", "vscode-notebook-cell"].map((scheme) => ({ scheme })),
       outputChannel: this.log,
       initializationOptions: options,
       initializationFailedHandler: () => false,
@@ -134,6 +140,13 @@ class Talaria {
               this.live.clear();
             }
           }
+        },
+        provideInlineCompletionItems: async (document, position, context, token, next) => {
+          const found = await next(document, position, context, token);
+          if (!token.isCancellationRequested) {
+            this.offered[found ? "add" : "delete"](document.uri.toString());
+          }
+          return found;
         },
         workspace: {
           handleApplyEdit: async (params, next) => {
@@ -181,7 +194,7 @@ class Talaria {
     const wait = SHORTEST * 2 ** (this.ends.length - 1);
     this.log.warn(`the server ended; it is started again in ${wait / 1000} s`);
     this.status.set("loading", "the server ended and is started again");
-    this.again = setTimeout(() => void this.startAnew(), wait);
+    this.again = setTimeout(() => void this.restart(this.ends), wait);
   }
 
   /** From now on, no server is there; returns the client of the one that was. */
@@ -213,18 +226,27 @@ class Talaria {
     await this.context.workspaceState.update(OFF, [...this.off]);
   }
 
-  /** Hide the grey text, and tell the server that it is not wanted. */
+  /** Open a function to write, and have it written; without a server, say what can be done. */
+  private async sample(): Promise<void> {
+    const stub = { language: "python", content: STUB };
+    const document = await vscode.workspace.openTextDocument(stub);
+    await vscode.window.showTextDocument(document, { selection: new vscode.Range(2, 4, 2, 4) });
+    const next = this.client?.isRunning() ? "talaria.fillFunction" : "talaria.menu";
+    await vscode.commands.executeCommand(next);
+  }
+
+  /** Hide the grey text, and tell the server that it is not wanted, if it is its own. */
   private async dismiss(): Promise<void> {
     await vscode.commands.executeCommand("editor.action.inlineSuggest.hide");
-    const uri = vscode.window.activeTextEditor?.document.uri.toString();
-    if (this.client?.isRunning()) {
+    const uri = vscode.window.activeTextEditor?.document.uri.toString() ?? "";
+    if (this.client?.isRunning() && this.offered.has(uri)) {
       await this.client.sendNotification("talaria/didDismiss", { uri });
     }
   }
 
   private async configure(event: vscode.ConfigurationChangeEvent): Promise<void> {
     if (
-      event.affectsConfiguration(OURS) ||
+      OURS.some((name) => event.affectsConfiguration(name)) ||
       (!this.client && event.affectsConfiguration("python.defaultInterpreterPath"))
     ) {
       await this.restart();
@@ -238,7 +260,7 @@ class Talaria {
 /** The settings that are the server's options, by its names for them. */
 function options(): Record<string, unknown> {
   const settings = vscode.workspace.getConfiguration();
-  const names = Object.keys(contributes.configuration.properties).filter((name) => name !== OURS);
+  const names = Object.keys(contributes.configuration.properties).filter((n) => !OURS.includes(n));
   const given = names.map((name) => [name.replace("talaria.", ""), settings.get(name)] as const);
   return { ...Object.fromEntries<unknown>(given), status: true };
 }

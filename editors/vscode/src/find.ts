@@ -99,11 +99,11 @@ export async function install(storage: vscode.Uri, log: vscode.LogOutputChannel)
   }
 }
 
-/** A setting that is a path, without its abbreviations; empty where it is unset. */
+/** A setting that is a path, without its abbreviations; empty where it is unset or no text. */
 function setting(name: string): string {
-  const written = vscode.workspace.getConfiguration().get<string | null>(name) ?? "";
+  const written = vscode.workspace.getConfiguration().get<unknown>(name);
   const folder = vscode.workspace.workspaceFolders?.[0]?.uri.fsPath ?? "";
-  return written
+  return (typeof written === "string" ? written : "")
     .replace(/^~(?=[/\\])/, () => homedir())
     .replaceAll("${workspaceFolder}", () => folder);
 }

@@ -35,7 +35,10 @@ export class Live implements vscode.Disposable {
   /** Show a step, once those before it have been seen. */
   show(step: Step): void {
     this.waiting = [...this.waiting, step].slice(-BEHIND);
-    this.playing ??= this.play();
+    // Whatever goes wrong in drawing, what is written does not wait for it.
+    this.playing ??= this.play()
+      .catch(console.error)
+      .finally(() => (this.playing = undefined));
   }
 
   /** Wait until all that came has been seen. */
@@ -71,7 +74,6 @@ export class Live implements vscode.Disposable {
       }
       await delay(PACE);
     }
-    this.playing = undefined;
   }
 }
 
