@@ -19,7 +19,7 @@ from coder.checkpoint import LIMITS, Checkpoint, Decoding
 from coder.contexts import Contexts
 from coder.denoiser import Denoiser, KVCache
 from coder.errors import UsageError
-from coder.sampler import Banned, Row, Step, autoregress, denoise, verify
+from coder.sampler import Banned, Row, Step, autoregress, denoise, leave_only, verify
 from coder.source import Piece
 from coder.syntax import Hurried, Surroundings, Trees, Verdict
 from coder.tokenizer import Tokenizer
@@ -854,9 +854,7 @@ def _score(model: Checkpoint, courses: Sequence[_Course], cache: KVCache) -> Non
     logits = model.denoiser.logits(hidden)
     for place, (course, _) in enumerate(rows):
         if course.first is not None:  # the choice was among these
-            kept = logits[place, 0, course.first]
-            logits[place, 0] = -torch.inf
-            logits[place, 0, course.first] = kept
+            leave_only(logits[place, 0], course.first)
     logs = logits.log_softmax(-1)
     for place, ((course, number), end) in enumerate(zip(rows, ends, strict=True)):
         if end:

@@ -186,10 +186,7 @@ def allow(
         place = where.flatten().cumsum(0).view_as(where) - 1  # among those at `where`
         for number, row in enumerate(rows):
             if row.first is not None and where[number, 0]:
-                found = logits[place[number, 0]]
-                kept = found[row.first]
-                found.fill_(-torch.inf)
-                found[row.first] = kept
+                leave_only(logits[place[number, 0]], row.first)
             for position, token in row.banned:
                 if where[number, position]:
                     chances = logits[place[number, position]]
@@ -197,6 +194,13 @@ def allow(
                     chances[token] = -torch.inf
                     if chances.max().isinf():  # nothing else may stand there
                         chances[token] = before
+
+
+def leave_only(logits: Float[Tensor, " vocab"], tokens: Sequence[int]) -> None:
+    """Leave no chance to any but these tokens, in the logits of a place."""
+    kept = logits[tokens]
+    logits.fill_(-torch.inf)
+    logits[tokens] = kept
 
 
 def denoise(
