@@ -39,6 +39,9 @@ bench: $(VENV)/.ready-test
 check: $(VENV)/.ready-test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	@mkdir -p build/linked/talaria
+	@for package in coder lsp finetune evals; do ln -sfn ../../../$$package build/linked/talaria/$$package; done
+	@for file in talaria/*; do ln -sfn ../../../$$file build/linked/$$file; done
 	$(BIN)/python -m mypy
 
 fix: $(VENV)/.ready-test

@@ -21,14 +21,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coder.cli import guarded
-from evals.tables import columns
+from talaria.coder.cli import guarded
+from talaria.evals.tables import columns
 
 if TYPE_CHECKING:
+    from talaria.coder.checkpoint import Trainable
+    from talaria.coder.denoiser import Denoiser
     from torch import Tensor
-
-    from coder.checkpoint import Trainable
-    from coder.denoiser import Denoiser
 
 CONTEXT = 384  # tokens
 REPEATS = {"canvas 32": 60, "canvas 8": 60, "ar step": 60, "fresh": 15}
@@ -85,10 +84,9 @@ def measured(name: str, model: str | None, prompts: int) -> dict[str, Any]:
     """In a fresh process: start in seconds, times in milliseconds, memory, and texts written."""
     began = time.perf_counter()
     import torch
-
-    from coder import checkpoint
-    from coder.infill import Options, infill
-    from evals import latency
+    from talaria.coder import checkpoint
+    from talaria.coder.infill import Options, infill
+    from talaria.evals import latency
 
     loaded = checkpoint.load_trainable(model)
     denoiser = build(name, loaded)
@@ -143,7 +141,7 @@ def build(name: str, loaded: Trainable) -> Denoiser:
         if precision == "int8":
             quantise(transformer)
         return transformer
-    from coder.onnx_denoiser import OnnxDenoiser
+    from talaria.coder.onnx_denoiser import OnnxDenoiser
 
     denoiser = OnnxDenoiser(transformer)
     if precision == "int8":
@@ -171,8 +169,7 @@ def quantise(transformer: Any) -> None:
 def whole_graph(transformer: Any) -> bytes:
     """The graph of a pass with its weights in it, for those that want it in one piece."""
     from onnx import helper, numpy_helper
-
-    from coder.onnx_denoiser import IR_VERSION, OPSET, interface, passes
+    from talaria.coder.onnx_denoiser import IR_VERSION, OPSET, interface, passes
 
     graph = passes(transformer)
     constants = [tensor for tensor in graph.constants if tensor.name not in graph.weights]
@@ -191,8 +188,7 @@ class RuntimeInt8:
     def __init__(self, graph: bytes) -> None:
         import onnxruntime
         from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        from coder.onnx_denoiser import SPIN, THREADS
+        from talaria.coder.onnx_denoiser import SPIN, THREADS
 
         with tempfile.TemporaryDirectory() as folder:
             whole, small = Path(folder, "whole.onnx"), Path(folder, "small.onnx")
@@ -224,8 +220,7 @@ class OpenVino:
 
     def __init__(self, graph: bytes, precision: str) -> None:
         import openvino
-
-        from coder.onnx_denoiser import THREADS
+        from talaria.coder.onnx_denoiser import THREADS
 
         core = openvino.Core()
         model = core.read_model(graph)

@@ -22,19 +22,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from talaria.coder import checkpoint
+from talaria.coder.checkpoint import Decoding
+from talaria.coder.cli import guarded
+from talaria.coder.errors import UsageError
+from talaria.coder.infill import Memory, Options, infill
+from talaria.evals.cursors import line_end
+from talaria.evals.generate import progress
+from talaria.evals.intervals import Interval, bootstrap, percentile, wilson
+from talaria.evals.jsonl import environment, made_by, without_folders
+from talaria.evals.suites import Problem
+from talaria.evals.tables import columns, ratio
+from talaria.finetune.corpus import corpus_hash
+
 from benchmarks.syntax import whole_line
-from coder import checkpoint
-from coder.checkpoint import Decoding
-from coder.cli import guarded
-from coder.errors import UsageError
-from coder.infill import Memory, Options, infill
-from evals.cursors import line_end
-from evals.generate import progress
-from evals.intervals import Interval, bootstrap, percentile, wilson
-from evals.jsonl import environment, made_by, without_folders
-from evals.suites import Problem
-from evals.tables import columns, ratio
-from finetune.corpus import corpus_hash
 
 MEASURED = 2000, 0  # cursors of the suite by which models are told apart, and their seed
 KINDS = ("rests of lines", "whole lines")

@@ -15,13 +15,14 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from talaria.coder import checkpoint
+from talaria.coder.cli import guarded
+from talaria.coder.errors import DataError, UsageError
+from talaria.coder.infill import Options, infill
+from talaria.evals.cursors import rests_of_lines
+from talaria.evals.suites import Problem
+
 from benchmarks.syntax import PLACES
-from coder import checkpoint
-from coder.cli import guarded
-from coder.errors import DataError, UsageError
-from coder.infill import Options, infill
-from evals.cursors import rests_of_lines
-from evals.suites import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("coder", "lsp", "evals", "finetune")

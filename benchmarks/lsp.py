@@ -31,17 +31,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from talaria.coder.cli import guarded
+from talaria.coder.errors import UsageError
+from talaria.evals.generate import progress
+from talaria.evals.jsonl import environment, git
+from talaria.evals.latency import load
+from talaria.evals.suites import Problem
+from talaria.evals.tables import columns, ratio
+from talaria.evals.typing_replay import accepted, regions, typed_by_hand
 
 from benchmarks.lsp_client import FILES, Asked, Client, Page, Place, ready_server, server
 from benchmarks.soak import growth
-from coder.cli import guarded
-from coder.errors import UsageError
-from evals.generate import progress
-from evals.jsonl import environment, git
-from evals.latency import load
-from evals.suites import Problem
-from evals.tables import columns, ratio
-from evals.typing_replay import accepted, regions, typed_by_hand
 
 SHARES = (0.5, 0.95, 0.99)
 DRAWS = 1000  # of cursors, for intervals
@@ -163,7 +163,7 @@ def measure(plan: Plan, model: str | None) -> tuple[dict[str, Any], list[Row]]:
             typing = {**of_typing(rows), "keys": keys, **client.faults()}
         with ready_server(place) as client:
             memory = churn(client, place, plan.requests)
-    from coder import checkpoint
+    from talaria.coder import checkpoint
 
     loaded = checkpoint.load(model)
     found = {

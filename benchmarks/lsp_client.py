@@ -21,7 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from coder.errors import TalariaError
+from talaria.coder.errors import TalariaError
 
 # Files of about 1,000 lines, of people who have nothing to do with each other.
 FILES = (
@@ -87,7 +87,7 @@ class Client:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 closed by `close`
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "coder.cli", "lsp", *place.flags],
+            [sys.executable, "-m", "talaria.coder.cli", "lsp", *place.flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -26,17 +26,16 @@ from random import Random
 
 import numpy as np
 import numpy.typing as npt
-
-from coder import checkpoint
-from coder.errors import TalariaError, UsageError
-from coder.infill import Options
-from coder.syntax import function_at
-from coder.tokenizer import Tokenizer
-from evals.generate import Request, generate, progress
-from evals.jsonl import Row, environment, made_by, without_folders
-from evals.suites import Problem, Suite
-from evals.tables import cells, columns, ratio
-from finetune.corpus import Document, corpus_hash, read_manifest, read_some
+from talaria.coder import checkpoint
+from talaria.coder.errors import TalariaError, UsageError
+from talaria.coder.infill import Options
+from talaria.coder.syntax import function_at
+from talaria.coder.tokenizer import Tokenizer
+from talaria.evals.generate import Request, generate, progress
+from talaria.evals.jsonl import Row, environment, made_by, without_folders
+from talaria.evals.suites import Problem, Suite
+from talaria.evals.tables import cells, columns, ratio
+from talaria.finetune.corpus import Document, corpus_hash, read_manifest, read_some
 
 SHORTEST = 24  # characters of a run
 COPIED = 12  # characters of what is copied from the prompt, at least

@@ -24,22 +24,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from talaria.coder import checkpoint
+from talaria.coder.canvas import Canvas
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.cli import guarded
+from talaria.coder.errors import UsageError
+from talaria.coder.infill import Options, fit_context, infill
+from talaria.coder.sampler import allow
+from talaria.evals.cursors import line_end
+from talaria.evals.generate import progress
+from talaria.evals.intervals import bootstrap
+from talaria.evals.jsonl import environment, made_by
+from talaria.evals.latency import context_room, load
+from talaria.evals.suites import Problem, Suite
+from talaria.evals.tables import columns
 from torch import Tensor
-
-from coder import checkpoint
-from coder.canvas import Canvas
-from coder.checkpoint import Checkpoint
-from coder.cli import guarded
-from coder.errors import UsageError
-from coder.infill import Options, fit_context, infill
-from coder.sampler import allow
-from evals.cursors import line_end
-from evals.generate import progress
-from evals.intervals import bootstrap
-from evals.jsonl import environment, made_by
-from evals.latency import context_room, load
-from evals.suites import Problem, Suite
-from evals.tables import columns
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float

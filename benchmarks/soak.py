@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
-from coder.cli import guarded
-from coder.errors import UsageError
-from evals.generate import progress
-from evals.latency import documents, most_memory
-from evals.tables import columns
+from talaria.coder.cli import guarded
+from talaria.coder.errors import UsageError
+from talaria.evals.generate import progress
+from talaria.evals.latency import documents, most_memory
+from talaria.evals.tables import columns
 
 POINTS = 20  # looks at the memory
 STAYS = 40  # keys typed in a place, on average
@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def soak(requests: int, model: str | None) -> dict[str, Any]:
     """Memory in bytes after each part of the requests, and what the engine counted."""
-    from coder import checkpoint
-    from coder.engine import Engine
-    from coder.infill import Options
+    from talaria.coder import checkpoint
+    from talaria.coder.engine import Engine
+    from talaria.coder.infill import Options
 
     files, _ = documents(None)
     rng = random.Random(0)

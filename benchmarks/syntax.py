@@ -23,17 +23,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coder.cli import guarded
-from coder.errors import UsageError
-from coder.syntax import compiles, count_errors, function_at
-from evals.cursors import line_end
-from evals.generate import progress
-from evals.intervals import bootstrap, percentile
-from evals.suites import Problem
-from evals.tables import cells, columns, ratio
+from talaria.coder.cli import guarded
+from talaria.coder.errors import UsageError
+from talaria.coder.syntax import compiles, count_errors, function_at
+from talaria.evals.cursors import line_end
+from talaria.evals.generate import progress
+from talaria.evals.intervals import bootstrap, percentile
+from talaria.evals.suites import Problem
+from talaria.evals.tables import cells, columns, ratio
 
 if TYPE_CHECKING:
-    from coder.infill import Infill
+    from talaria.coder.infill import Infill
 
 WAYS = {"checked": True, "as it comes": False}
 FILES = ("sound", "broken elsewhere")
@@ -111,8 +111,8 @@ PLACES: dict[str, tuple[Callable[[Problem], Problem | None], dict[str, Any]]] = 
 
 def measure(place: str, problems: Sequence[Problem], model: str | None) -> list[Turn]:
     """Every cursor of a file that compiles, filled in both ways, neither always first."""
-    from coder import checkpoint
-    from coder.infill import Memory, Options, infill
+    from talaria.coder import checkpoint
+    from talaria.coder.infill import Memory, Options, infill
 
     loaded = checkpoint.load(model)
     turns = []

@@ -22,11 +22,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as dump_weights
-
-from coder.denoiser import Denoiser, DenoiserConfig
-from coder.errors import CheckpointError
-from coder.tokenizer import Tokenizer
-from coder.transformer import Transformer
+from talaria.coder.denoiser import Denoiser, DenoiserConfig
+from talaria.coder.errors import CheckpointError
+from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.transformer import Transformer
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -272,7 +271,7 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
     found = load_trainable(model, device)
     if device != "cpu":
         return found
-    from coder.onnx_denoiser import OnnxDenoiser
+    from talaria.coder.onnx_denoiser import OnnxDenoiser
 
     return Checkpoint(OnnxDenoiser(found.denoiser), found.tokenizer, found.name, found.config)
 

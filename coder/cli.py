@@ -20,12 +20,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coder.errors import TalariaError, UsageError
+from talaria.coder.errors import TalariaError, UsageError
 
 # torch is imported where a model is needed, so that a wrong request is answered at once.
 if TYPE_CHECKING:
-    from coder.infill import Infill, Options
-    from coder.source import Hole
+    from talaria.coder.infill import Infill, Options
+    from talaria.coder.source import Hole
 
 COMMANDS = "talaria.commands"  # entry points of the commands that live outside `coder`
 GUARDED = 2_000_000  # characters of a file that is compiled before and after it is written to
@@ -233,7 +233,7 @@ def infill_command(argv: list[str]) -> int:
     """`talaria infill`: read, fill, then write or print."""
     args = infill_parser().parse_args(argv)
     check_rules(args, args.mode)
-    from coder import source
+    from talaria.coder import source
 
     hole = source.parse_target(args.target, standard_input)
     if args.write and hole.path is None:
@@ -242,9 +242,9 @@ def infill_command(argv: list[str]) -> int:
         check_page(args.trace, hole.path)
 
     with plain_interrupts():
-        from coder import checkpoint
-        from coder.engine import Engine
-        from coder.infill import Options
+        from talaria.coder import checkpoint
+        from talaria.coder.engine import Engine
+        from talaria.coder.infill import Options
 
     chosen = {
         name: getattr(args, name)
@@ -263,7 +263,7 @@ def infill_command(argv: list[str]) -> int:
     # Nothing to offer leaves the file as it was, without a blank line of indentation.
     middle = hole.lead + result.best.text if result.best.text else hole.middle
     if args.trace:
-        from coder.trace import page
+        from talaria.coder.trace import page
 
         write_page(args.trace, page(result, model, prefix, hole.suffix))
     refused = None
@@ -307,7 +307,7 @@ def plain_interrupts() -> Iterator[None]:
 
 def standard_input() -> bytes:
     """What stands on standard input, as far as it can be used."""
-    from coder.source import MAX_FILE_BYTES
+    from talaria.coder.source import MAX_FILE_BYTES
 
     if sys.stdin is None:
         raise UsageError("standard input is closed; give a file, or text on standard input")
@@ -358,8 +358,8 @@ def from_here(path: Path) -> Path:
 
 def breaks(hole: Hole, middle: str) -> bool:
     """Whether a file that Python takes, and soon, would be one that it does not."""
-    from coder.source import splice
-    from coder.syntax import compiles
+    from talaria.coder.source import splice
+    from talaria.coder.syntax import compiles
 
     if len(hole.original) > GUARDED:
         return False
@@ -429,7 +429,7 @@ def models_command(argv: list[str]) -> int:
     argparse.ArgumentParser(prog="talaria models", description="What can be loaded.").parse_args(
         argv
     )
-    from coder import checkpoint
+    from talaria.coder import checkpoint
 
     listings = checkpoint.available()
     for listing in listings:
@@ -480,15 +480,14 @@ def doctor_command(argv: list[str]) -> int:
 
 def examine(name: str | None, device: str) -> None:
     """Print what grammar, torch and model do on this machine."""
-    from coder import syntax
+    from talaria.coder import syntax
 
     right, wrong = (syntax.count_errors(text) for text in ("f(1)\n", "f(1\n"))
     print(f"grammar        {right} errors in a right text, {wrong} in a wrong one")
     began = time.perf_counter()
     import torch
-
-    from coder import checkpoint
-    from coder.infill import Options, infill
+    from talaria.coder import checkpoint
+    from talaria.coder.infill import Options, infill
 
     imported = time.perf_counter()
     print(f"import         {imported - began:.2f} s")

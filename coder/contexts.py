@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-
-from coder.denoiser import Denoiser, KVCache
-from coder.errors import UsageError
+from talaria.coder.denoiser import Denoiser, KVCache
+from talaria.coder.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from coder.checkpoint import Checkpoint
-from coder.errors import UsageError
-from coder.infill import Frame, Infill, Interruption, Memory, Options, infill, unanswered
-from coder.source import Piece
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.errors import UsageError
+from talaria.coder.infill import Frame, Infill, Interruption, Memory, Options, infill, unanswered
+from talaria.coder.source import Piece
 
 State = Literal["loading", "ready", "failed", "closed"]
 

@@ -11,19 +11,18 @@ from itertools import groupby
 from typing import Literal, get_args
 
 import torch
+from talaria.coder.bounds import UNTIL, Bound, Until
+from talaria.coder.canvas import Canvas
+from talaria.coder.checkpoint import LIMITS, Checkpoint, Decoding
+from talaria.coder.contexts import Contexts
+from talaria.coder.denoiser import Denoiser, KVCache
+from talaria.coder.errors import UsageError
+from talaria.coder.sampler import Banned, Row, Step, autoregress, denoise, leave_only, verify
+from talaria.coder.source import Piece
+from talaria.coder.syntax import Hurried, Surroundings, Trees, Verdict
+from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_bound, top_k
 from torch import Tensor
-
-from coder.bounds import UNTIL, Bound, Until
-from coder.canvas import Canvas
-from coder.checkpoint import LIMITS, Checkpoint, Decoding
-from coder.contexts import Contexts
-from coder.denoiser import Denoiser, KVCache
-from coder.errors import UsageError
-from coder.sampler import Banned, Row, Step, autoregress, denoise, leave_only, verify
-from coder.source import Piece
-from coder.syntax import Hurried, Surroundings, Trees, Verdict
-from coder.tokenizer import Tokenizer
-from coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_bound, top_k
 
 Mode = Literal["diffuse", "verify", "ar"]
 MODES: tuple[Mode, ...] = get_args(Mode)

@@ -12,10 +12,9 @@ import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper
+from talaria.coder.denoiser import Denoiser, DenoiserConfig, KVCache, Layers, rotary_turns
+from talaria.coder.transformer import Block, Chain, Transformer
 from torch import Tensor, nn
-
-from coder.denoiser import Denoiser, DenoiserConfig, KVCache, Layers, rotary_turns
-from coder.transformer import Block, Chain, Transformer
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from talaria.coder.canvas import Canvas
+from talaria.coder.denoiser import Denoiser, KVCache, Layers
+from talaria.coder.unmask import Prediction, Rule
 from torch import Tensor
-
-from coder.canvas import Canvas
-from coder.denoiser import Denoiser, KVCache, Layers
-from coder.unmask import Prediction, Rule
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from coder.errors import SourceError, UsageError
-from coder.syntax import find_function
+from talaria.coder.errors import SourceError, UsageError
+from talaria.coder.syntax import find_function
 
 MARK = "<|fill|>"
 """Marks the hole in a text on standard input."""

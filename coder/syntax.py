@@ -20,9 +20,8 @@ from itertools import islice
 from typing import Literal
 
 import tree_sitter_python
+from talaria.coder.errors import SourceError
 from tree_sitter import Language, Node, Parser, Query, QueryCursor, Tree
-
-from coder.errors import SourceError
 
 REACH = 100_000
 """How many characters on either side of a hole say what a middle does to the syntax."""

@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from coder.checkpoint import Checkpoint
-from coder.infill import Candidate, Infill
-from coder.tokenizer import Tokenizer
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.infill import Candidate, Infill
+from talaria.coder.tokenizer import Tokenizer
 
 TEMPLATE = Path(__file__).with_name("trace.html")
 LINES_BEFORE, LINES_AFTER = 20, 12

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from talaria.coder.denoiser import Denoiser, DenoiserConfig, KVCache, Layers, rotary_turns
 from torch import Tensor, nn
-
-from coder.denoiser import Denoiser, DenoiserConfig, KVCache, Layers, rotary_turns
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -19,10 +19,10 @@ def heading(text: str) -> None:
 def main() -> int:
     """Show the file before, every step of the middle, the file after, and what it took."""
     began = time.perf_counter()
-    from coder import checkpoint, source
-    from coder.cli import summary
-    from coder.errors import TalariaError
-    from coder.infill import Frame, Options, infill
+    from talaria.coder import checkpoint, source
+    from talaria.coder.cli import summary
+    from talaria.coder.errors import TalariaError
+    from talaria.coder.infill import Frame, Options, infill
 
     path = Path(string.__file__)
     options = Options()

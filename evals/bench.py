@@ -16,18 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from coder.cli import add_rules, check_rules, guarded
-from coder.errors import UsageError
-from evals.generate import progress
-from evals.intervals import bootstrap, percentile
-from evals.jsonl import environment
-from evals.latency import SHORTEST, Plan, documents, most_memory, prompts, start
-from evals.suites import Problem
-from evals.tables import columns
+from talaria.coder.cli import add_rules, check_rules, guarded
+from talaria.coder.errors import UsageError
+from talaria.evals.generate import progress
+from talaria.evals.intervals import bootstrap, percentile
+from talaria.evals.jsonl import environment
+from talaria.evals.latency import SHORTEST, Plan, documents, most_memory, prompts, start
+from talaria.evals.suites import Problem
+from talaria.evals.tables import columns
 
 if TYPE_CHECKING:
-    from coder.checkpoint import Checkpoint
-    from coder.infill import Infill, Options
+    from talaria.coder.checkpoint import Checkpoint
+    from talaria.coder.infill import Infill, Options
 
 TYPED = 2  # characters that are new in a warm request
 BASELINE = "ar"
@@ -54,8 +54,8 @@ def main(argv: list[str]) -> int:
     check_rules(args)
     if args.context < SHORTEST:
         raise UsageError(f"--context is {args.context}; the least is {SHORTEST} tokens")
-    from coder import checkpoint
-    from coder.infill import MODES, Options
+    from talaria.coder import checkpoint
+    from talaria.coder.infill import MODES, Options
 
     given = {name: value for name, value in vars(args).items() if value is not None}
     options = Options(**{k: v for k, v in given.items() if k in Options.__dataclass_fields__})
@@ -116,7 +116,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def ask(model: Checkpoint, problem: Problem, options: Options) -> Turn:
     """One prompt, fresh and then warm; both write the same."""
-    from coder.infill import Memory, infill
+    from talaria.coder.infill import Memory, infill
 
     def timed(prefix: str, memory: Memory | None = None) -> Infill:
         return infill(model, prefix, problem.suffix, options, memory=memory)

@@ -10,13 +10,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coder.cli import add_rules, check_rules
-from coder.errors import DataError, UsageError
-from evals.suites import SOURCES, Suite, locate, read_suite, take
+from talaria.coder.cli import add_rules, check_rules
+from talaria.coder.errors import DataError, UsageError
+from talaria.evals.suites import SOURCES, Suite, locate, read_suite, take
 
 if TYPE_CHECKING:
-    from coder.infill import Options
-    from evals.generate import Request
+    from talaria.coder.infill import Options
+    from talaria.evals.generate import Request
 
 SUITES = (*SOURCES, "line-end")
 # Of the decoder's options, those that the command line offers.
@@ -132,7 +132,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def suite_of(args: argparse.Namespace) -> Suite:
     """The problems that the command line names."""
     if args.suite == "line-end":
-        from evals.cursors import line_end
+        from talaria.evals.cursors import line_end
 
         return take(line_end(args.corpus, args.cursors, args.cursor_seed), args.limit)
     path = locate(args.suite, args.data, args.download)
@@ -142,7 +142,7 @@ def suite_of(args: argparse.Namespace) -> Suite:
 def options_of(args: argparse.Namespace) -> Options:
     """The decoder's options that the command line gives; UsageError for rules given in vain."""
     check_rules(args, args.mode or "diffuse")
-    from coder.infill import Options
+    from talaria.coder.infill import Options
 
     assert {field.name for field in fields(Options)} >= set(OPTIONS)
     given = {name: getattr(args, name, None) for name in OPTIONS}
@@ -151,7 +151,7 @@ def options_of(args: argparse.Namespace) -> Options:
 
 def request_of(args: argparse.Namespace) -> Request:
     """How samples are drawn, as the command line says."""
-    from evals.generate import Request
+    from talaria.evals.generate import Request
 
     return Request(options_of(args), args.samples, args.batch, args.oracle_length)
 
@@ -159,8 +159,8 @@ def request_of(args: argparse.Namespace) -> Request:
 def generate_command(args: argparse.Namespace) -> int:
     """Fill the holes."""
     suite = suite_of(args)
-    from coder import checkpoint
-    from evals.generate import generate
+    from talaria.coder import checkpoint
+    from talaria.evals.generate import generate
 
     request = request_of(args)
     generate(suite, checkpoint.load(args.model, args.device), request, args.out, args.device)
@@ -170,7 +170,7 @@ def generate_command(args: argparse.Namespace) -> int:
 
 def score_command(args: argparse.Namespace) -> int:
     """Compare and run."""
-    from evals.score import score
+    from talaria.evals.score import score
 
     score(args.samples, suite_of(args), args.out, args.workers, args.require_isolation)
     print(args.out)
@@ -179,7 +179,7 @@ def score_command(args: argparse.Namespace) -> int:
 
 def report_command(args: argparse.Namespace) -> int:
     """Print figures, and write them."""
-    from evals.report import as_text, report
+    from talaria.evals.report import as_text, report
 
     print("\n\n".join(map(as_text, report(args.results, args.out))))
     if args.out:
@@ -189,10 +189,10 @@ def report_command(args: argparse.Namespace) -> int:
 
 def run_command(args: argparse.Namespace) -> int:
     """All three stages into one folder; what is there is not redone."""
-    from coder import checkpoint
-    from evals.generate import generate
-    from evals.sandbox import Sandbox
-    from evals.score import score
+    from talaria.coder import checkpoint
+    from talaria.evals.generate import generate
+    from talaria.evals.sandbox import Sandbox
+    from talaria.evals.score import score
 
     suite, request = suite_of(args), request_of(args)
     if args.require_isolation and any(problem.test is not None for problem in suite.problems):
@@ -206,7 +206,7 @@ def run_command(args: argparse.Namespace) -> int:
 
 def reported(results: Path, out: Path) -> int:
     """Print and write the report of one run, and say how to have it again."""
-    from evals.report import as_text, report
+    from talaria.evals.report import as_text, report
 
     print("\n\n".join(map(as_text, report([results], out))))
     words = ["talaria", "eval", *sys.argv[2:]] if len(sys.argv) > 2 else ["talaria", "eval"]
@@ -216,13 +216,13 @@ def reported(results: Path, out: Path) -> int:
 
 def typing_command(args: argparse.Namespace) -> int:
     """Regions of held-out files are typed again; what is there is not redone."""
-    from evals.typing_replay import suite_of_regions, type_again
+    from talaria.evals.typing_replay import suite_of_regions, type_again
 
     suite = suite_of_regions(args.corpus, args.regions, args.seed)
     args.max_tokens, args.seed = args.max_tokens or SUGGESTED, None
     options = options_of(args)
-    from coder import checkpoint
-    from coder.engine import Engine
+    from talaria.coder import checkpoint
+    from talaria.coder.engine import Engine
 
     results = args.out / "results.jsonl"
     with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:
@@ -232,7 +232,7 @@ def typing_command(args: argparse.Namespace) -> int:
 
 def latency_command(args: argparse.Namespace) -> int:
     """Both modes take turns on the same prompts; what is there is not redone."""
-    from evals.latency import Plan, measure
+    from talaria.evals.latency import Plan, measure
 
     if args.mode is not None:
         raise UsageError(f"--mode is {args.mode}; latency always measures both: leave it out")
@@ -247,7 +247,7 @@ def latency_command(args: argparse.Namespace) -> int:
 
 def compare_command(args: argparse.Namespace) -> int:
     """Two runs, side by side."""
-    from evals.report import compare_runs
+    from talaria.evals.report import compare_runs
 
     print(compare_runs(args.first, args.second))
     return 0
@@ -255,7 +255,7 @@ def compare_command(args: argparse.Namespace) -> int:
 
 def selftest_command(args: argparse.Namespace) -> int:
     """True middles must pass, empty ones pass as often as is known, wrong ones never."""
-    from evals.selftest import selftest
+    from talaria.evals.selftest import selftest
 
     suite = suite_of(args)
     if suite.problems[0].test is None:

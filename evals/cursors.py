@@ -12,8 +12,8 @@ import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from coder.errors import DataError, UsageError
-from evals.suites import Problem, Suite, read_rows
+from talaria.coder.errors import DataError, UsageError
+from talaria.evals.suites import Problem, Suite, read_rows
 
 CORPUS_FORMAT = 2
 CODE = ("NAME", "NUMBER", "OP", "STRING", "FSTRING_START", "TSTRING_START")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from evals.tables import asked_for, rule_of
+from talaria.evals.tables import asked_for, rule_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def curves(runs: Sequence[Found]) -> dict[str, tuple[Figure, str]]:
 
 def drawn(runs: Sequence[Found]) -> tuple[Figure, str]:
     """The runs of a suite, in the same measure, with 95 % intervals over clusters."""
-    from coder.page import INK, new_figure
+    from talaria.coder.page import INK, new_figure
 
     measure = "passed" if all("passed" in run["shares"] for run in runs) else "exact_stripped"
     figure, (axis,) = new_figure(1, 3.2)

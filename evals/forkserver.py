@@ -2,7 +2,7 @@
 
 `evals/sandbox.py` starts it with a socket as standard input. It is light: the
 standard library alone, with what programs commonly import already there.
-`serve` returns only in the process of a program, with what `evals.trial.run` wants.
+`serve` returns only in the process of a program, with what `talaria.evals.trial.run` wants.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evals import confine
-from evals.trial import TAKEN, message, one_line
+from talaria.evals import confine
+from talaria.evals.trial import TAKEN, message, one_line
 
 # What programs commonly import; to have it here saves each of them the time.
 COMMON = (

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coder.errors import TalariaError, UsageError
-from evals.jsonl import FORMAT, Results, environment, made_by
-from evals.suites import Problem, Suite
+from talaria.coder.errors import TalariaError, UsageError
+from talaria.evals.jsonl import FORMAT, Results, environment, made_by
+from talaria.evals.suites import Problem, Suite
 
 if TYPE_CHECKING:
-    from coder.checkpoint import Checkpoint
-    from coder.infill import Hole, Options
+    from talaria.coder.checkpoint import Checkpoint
+    from talaria.coder.infill import Hole, Options
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Request:
 
 def header(suite: Suite, model: Checkpoint, request: Request, device: str) -> dict[str, Any]:
     """What a file of samples is of: two files with the same header hold the same samples."""
-    from coder.checkpoint import TOKENIZER
+    from talaria.coder.checkpoint import TOKENIZER
 
     return {
         "format": FORMAT,
@@ -79,7 +79,7 @@ def generate(
 
     `watch` sees every new row. An interruption loses at most the batch in flight.
     """
-    from coder.infill import infill_batch
+    from talaria.coder.infill import infill_batch
 
     results = Results(path, header(suite, model, request, device))
     kept = {(row["id"], row["sample"]) for row in results.rows}
@@ -109,7 +109,7 @@ def generate(
 
 def hole_of(problem: Problem, number: int, model: Checkpoint, request: Request) -> Hole:
     """What is asked for a sample: sample n has the seed of the options, plus n."""
-    from coder.infill import Hole
+    from talaria.coder.infill import Hole
 
     seed, length = request.options.seed + number, None
     if request.oracle_length:

@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coder.errors import DataError
-from evals.curves import curves
-from evals.intervals import bootstrap, pass_at_k, percentile, wilson
-from evals.jsonl import Row
-from evals.score import unsolved
-from evals.tables import (
+from talaria.coder.errors import DataError
+from talaria.evals.curves import curves
+from talaria.evals.intervals import bootstrap, pass_at_k, percentile, wilson
+from talaria.evals.jsonl import Row
+from talaria.evals.score import unsolved
+from talaria.evals.tables import (
     asked_for,
     between,
     cells,
@@ -24,7 +24,7 @@ from evals.tables import (
 )
 
 if TYPE_CHECKING:
-    from coder.page import Section
+    from talaria.coder.page import Section
 
 SHARES = {
     "passed": "passes the tests",
@@ -231,7 +231,7 @@ def overview(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Section]:
     """Quality against tokens per forward, how long requests took, and why samples failed."""
-    from coder.page import INK, Section, new_figure
+    from talaria.coder.page import INK, Section, new_figure
 
     times, (spread,) = new_figure(1, 2.6)
     for number, (run, rows) in enumerate(runs):
@@ -260,7 +260,7 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
 
 def verdicts(runs: Sequence[Mapping[str, Any]]) -> Section:
     """What became of each run's programs, as stacked bars and in numbers."""
-    from coder.page import INK, Section, new_figure
+    from talaria.coder.page import INK, Section, new_figure
 
     counts: Counter[str] = Counter()
     for run in runs:

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from coder.errors import DataError
+from talaria.coder.errors import DataError
 
 FORMAT = 3
 # What rows and headers have to hold before anything can be done with them.

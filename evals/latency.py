@@ -21,17 +21,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import coder
-from coder.errors import UsageError
-from evals.cursors import held_out
-from evals.generate import Request, header, progress
-from evals.jsonl import Results, Row
-from evals.suites import Problem, Suite
+import talaria.coder
+from talaria.coder.errors import UsageError
+from talaria.evals.cursors import held_out
+from talaria.evals.generate import Request, header, progress
+from talaria.evals.jsonl import Results, Row
+from talaria.evals.suites import Problem, Suite
 
 if TYPE_CHECKING:
-    from coder.denoiser import DenoiserConfig
-    from coder.infill import Options
-    from coder.tokenizer import Tokenizer
+    from talaria.coder.denoiser import DenoiserConfig
+    from talaria.coder.infill import Options
+    from talaria.coder.tokenizer import Tokenizer
 
 MODES: tuple[Literal["diffuse", "ar"], ...] = ("diffuse", "ar")
 MISSING = (0, 1, 4)  # whole lines of a hole; 0 is the rest of a line
@@ -68,7 +68,7 @@ def documents(corpus: Path | None) -> tuple[list[dict[str, str]], dict[str, str]
     if corpus is not None:
         return held_out(corpus)
     found, hashes = [], {}
-    for path in sorted(Path(coder.__file__).parent.glob("*.py")):
+    for path in sorted(Path(talaria.coder.__file__).parent.glob("*.py")):
         raw = path.read_bytes()
         found.append({"package": "talaria", "path": f"coder/{path.name}", "text": raw.decode()})
         hashes[f"coder/{path.name}"] = hashlib.sha256(raw).hexdigest()
@@ -136,8 +136,8 @@ def measure(
 
     `options` hold for both modes, whatever mode they name.
     """
-    from coder import checkpoint
-    from coder.infill import infill
+    from talaria.coder import checkpoint
+    from talaria.coder.infill import infill
 
     loaded = checkpoint.load(model, device)
     files, hashes = documents(corpus)
@@ -245,9 +245,8 @@ def started(
     """
     began = time.perf_counter()
     import torch
-
-    from coder import checkpoint
-    from coder.infill import Options, infill
+    from talaria.coder import checkpoint
+    from talaria.coder.infill import Options, infill
 
     options = Options(**given)
     loaded = checkpoint.load(model, device)

@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coder.errors import DataError
-from evals.intervals import bootstrap, percentile
-from evals.jsonl import Row
-from evals.tables import columns, provenance, rule_of, tokens_per_forward
+from talaria.coder.errors import DataError
+from talaria.evals.intervals import bootstrap, percentile
+from talaria.evals.jsonl import Row
+from talaria.evals.tables import columns, provenance, rule_of, tokens_per_forward
 
 if TYPE_CHECKING:
-    from coder.page import Section
+    from talaria.coder.page import Section
 
 WRITTEN = (0, 4, 8, 16, 32)  # tokens: upper ends of the classes of middles
 
@@ -204,7 +204,7 @@ def as_text(found: Mapping[str, Any]) -> str:
 
 def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Section]:
     """The report of runs for a page: for each, times by context, by tokens written, and in all."""
-    from coder.page import INK, Section, new_figure
+    from talaria.coder.page import INK, Section, new_figure
 
     made = []
     for found, rows in runs:

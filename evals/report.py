@@ -10,15 +10,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coder.errors import DataError, UsageError
-from evals import holes_report, latency_report, typing_report
-from evals.curves import curves
-from evals.intervals import compare
-from evals.jsonl import Row, differences, read
-from evals.tables import ratio
+from talaria.coder.errors import DataError, UsageError
+from talaria.evals import holes_report, latency_report, typing_report
+from talaria.evals.curves import curves
+from talaria.evals.intervals import compare
+from talaria.evals.jsonl import Row, differences, read
+from talaria.evals.tables import ratio
 
 if TYPE_CHECKING:
-    from coder.page import Section
+    from talaria.coder.page import Section
 
 Found = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
         found.append({**figures, "missing": missing, "damaged_lines": damaged})
         runs.append((found[-1], rows))
     if out:
-        from coder.page import as_svg, write_page
+        from talaria.coder.page import as_svg, write_page
 
         out.mkdir(parents=True, exist_ok=True)
         partial = out / "report.partial"

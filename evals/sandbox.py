@@ -23,7 +23,7 @@ from time import monotonic as clock
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from coder.errors import DataError, UsageError
+from talaria.coder.errors import DataError, UsageError
 
 Key = TypeVar("Key")
 Status = Literal[
@@ -44,12 +44,13 @@ GRACE = 30.0  # seconds that a fork server may be late
 # The interpreter's own flags keep out the user's environment, site and current
 # folder. Not -I: it would ignore PYTHONHASHSEED, and the order of sets with it.
 FLAGS = ("-P", "-s", "-S", "-B", "-X", "utf8", "-c")
+# Where `talaria` is installed or linked to is unknown there, so its folder is named.
 START = """
-import sys
-sys.path.insert(0, sys.argv.pop())
-from evals.forkserver import start
-from evals.trial import run
-del sys.path[0]
+import sys, types
+sys.modules["talaria"] = types.ModuleType("talaria")
+sys.modules["talaria"].__path__ = [sys.argv.pop()]
+from talaria.evals.forkserver import start
+from talaria.evals.trial import run
 run(*start(sys.argv.pop(1), sys.argv.pop(1)))
 """
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from coder.errors import DataError, UsageError
-from coder.syntax import judge
-from evals.generate import progress
-from evals.jsonl import FORMAT, Results, Row, environment, made_by, read
-from evals.sandbox import PATIENCE, Level, Limits, Program, Sandbox, Verdict
-from evals.suites import Problem, Suite, compiles, empty_passes
+from talaria.coder.errors import DataError, UsageError
+from talaria.coder.syntax import judge
+from talaria.evals.generate import progress
+from talaria.evals.jsonl import FORMAT, Results, Row, environment, made_by, read
+from talaria.evals.sandbox import PATIENCE, Level, Limits, Program, Sandbox, Verdict
+from talaria.evals.suites import Problem, Suite, compiles, empty_passes
 
 # A program is called endless when it has computed so many times as long as its true
 # solution, and so many times as long as true solutions mostly do.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evals.jsonl import FORMAT, Results, environment, made_by
-from evals.score import score
-from evals.suites import Suite, empty_passes
+from talaria.evals.jsonl import FORMAT, Results, environment, made_by
+from talaria.evals.score import score
+from talaria.evals.suites import Suite, empty_passes
 
 WRONG = "\n    raise NotImplementedError\n"
 KINDS = ("true", "empty", "wrong")

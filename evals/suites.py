@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coder.errors import DataError, UsageError
+from talaria.coder.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)

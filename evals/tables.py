@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.intervals import Interval, bootstrap
+from talaria.evals.intervals import Interval, bootstrap
 
 LOOKAHEAD = 8  # the usual one, as `coder.checkpoint.Decoding` has it, which brings torch along
 

@@ -23,7 +23,7 @@ from typing import NoReturn
 TAKEN = 4096  # bytes of a message; a pipe takes so many at once, whole
 LONGEST = 200  # characters of a detail
 ADDRESS = re.compile("0x[0-9a-fA-F]+")
-OURS = ("evals", "ctypes", "_ctypes", "coder")
+OURS = ("talaria", "ctypes", "_ctypes")
 # Ways to the interpreter's insides, by the names of their audit events.
 INSIDES = frozenset(
     {

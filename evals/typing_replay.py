@@ -27,17 +27,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coder.errors import UsageError
-from evals.cursors import held_out
-from evals.generate import Request as Drawn
-from evals.generate import header, progress
-from evals.jsonl import Results
-from evals.latency import load
-from evals.suites import Problem, Suite
+from talaria.coder.errors import UsageError
+from talaria.evals.cursors import held_out
+from talaria.evals.generate import Request as Drawn
+from talaria.evals.generate import header, progress
+from talaria.evals.jsonl import Results
+from talaria.evals.latency import load
+from talaria.evals.suites import Problem, Suite
 
 if TYPE_CHECKING:
-    from coder.engine import Engine
-    from coder.infill import Options
+    from talaria.coder.engine import Engine
+    from talaria.coder.infill import Options
 
 LINES = 8  # of a region
 LONGEST = 600  # characters of a region

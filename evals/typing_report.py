@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coder.errors import DataError
-from evals.intervals import percentile
-from evals.jsonl import Row
-from evals.tables import cells, columns, provenance, ratio
+from talaria.coder.errors import DataError
+from talaria.evals.intervals import percentile
+from talaria.evals.jsonl import Row
+from talaria.evals.tables import cells, columns, provenance, ratio
 
 if TYPE_CHECKING:
-    from coder.page import Section
+    from talaria.coder.page import Section
 
 EDGES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of confidence
 SPREAD = (0.5, 0.95, 0.99)
@@ -147,7 +147,7 @@ def as_text(found: Mapping[str, Any]) -> str:
 
 def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Section]:
     """The report of runs for a page: shares side by side, precision, times; then each run."""
-    from coder.page import INK, Section, new_figure
+    from talaria.coder.page import INK, Section, new_figure
 
     shares, (bars,) = new_figure(1, 2.6)
     precise, (line,) = new_figure(1, 2.8)

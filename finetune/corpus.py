@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coder.errors import DataError, UsageError
+from talaria.coder.errors import DataError, UsageError
 
 FORMAT = 2  # raise it when the files' layout or a rule of the filters changes
 SPLITS = ("train", "valid")

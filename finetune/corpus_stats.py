@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coder.page import SETTINGS, Section, new_figure, write_page
-from finetune.corpus import SPLITS, Document, corpus_hash, read_corpus, read_manifest
-from finetune.filters import is_test
-from finetune.gather import measure_bpe
+from talaria.coder.page import SETTINGS, Section, new_figure, write_page
+from talaria.finetune.corpus import SPLITS, Document, corpus_hash, read_corpus, read_manifest
+from talaria.finetune.filters import is_test
+from talaria.finetune.gather import measure_bpe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,12 +6,11 @@ import signal
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from talaria.coder.tokenizer import Tokenizer
+from talaria.finetune.objective import Batch, make_batch
+from talaria.finetune.recipe import Recipe
+from talaria.finetune.samples import Samples
 from torch.utils.data import DataLoader, Dataset
-
-from coder.tokenizer import Tokenizer
-from finetune.objective import Batch, make_batch
-from finetune.recipe import Recipe
-from finetune.samples import Samples
 
 
 class WorkerLostError(Exception):

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from coder.errors import DataError, UsageError
-from finetune import filters
-from finetune.corpus import (
+from talaria.coder.errors import DataError, UsageError
+from talaria.finetune import filters
+from talaria.finetune.corpus import (
     SPLITS,
     TEXT_OF,
     Document,
@@ -34,7 +33,7 @@ from finetune.corpus import (
     shuffle_key,
     write_corpus,
 )
-from finetune.wheels import PACKAGES, STDLIB, Package, chosen, read_packages, read_source
+from talaria.finetune.wheels import PACKAGES, STDLIB, Package, chosen, read_packages, read_source
 
 Judge = Callable[[Iterable[tuple[str, bytes]]], Iterable[filters.Verdict]]
 
@@ -70,7 +69,7 @@ class Gathered:
 def main(argv: list[str]) -> int:
     """Build the corpus and print what was kept and dropped; 0, also when it was there already."""
     if argv[:1] == ["stats"]:
-        from finetune import corpus_stats  # alone in need of plots
+        from talaria.finetune import corpus_stats  # alone in need of plots
 
         return corpus_stats.main(argv[1:])
     args = _arguments(argv)
@@ -239,9 +238,9 @@ def measure_bpe(
     The tokens are those of the tokenizer in this file, of the shipped model for None.
     """
     # They bring torch along, which nothing else here needs.
-    from coder.checkpoint import digest, find
-    from coder.tokenizer import Tokenizer
-    from finetune.tokenizer import reach
+    from talaria.coder.checkpoint import digest, find
+    from talaria.coder.tokenizer import Tokenizer
+    from talaria.finetune.tokenizer import reach
 
     place = tokenizer or find() / "tokenizer.json"
     bpe = Tokenizer.load(place)

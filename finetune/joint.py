@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from talaria.coder.transformer import Attend, Transformer, split_heads
 from torch import Tensor
-
-from coder.transformer import Attend, Transformer, split_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -22,13 +22,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.transformer import Transformer
+from talaria.finetune.joint import joint
+from talaria.finetune.samples import Sample
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-
-from coder.tokenizer import Tokenizer
-from coder.transformer import Transformer
-from finetune.joint import joint
-from finetune.samples import Sample
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

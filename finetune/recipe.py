@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-
-from coder.denoiser import DenoiserConfig
-from coder.errors import UsageError
-from coder.transformer import Transformer
-from finetune.samples import SPANS
+from talaria.coder.denoiser import DenoiserConfig
+from talaria.coder.errors import UsageError
+from talaria.coder.transformer import Transformer
+from talaria.finetune.samples import SPANS
 
 
 @dataclass(frozen=True)

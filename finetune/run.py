@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coder import checkpoint
-from coder.checkpoint import Checkpoint
-from coder.errors import CheckpointError, DataError
-from coder.transformer import Transformer
-from finetune.feed import WorkerLostError
-from finetune.samples import Samples
-from finetune.state import writing
-from finetune.trainer import PATIENCE, Trainer, is_device_lost, is_out_of_memory
-from finetune.validate import Cursor, exact_match, losses
+from talaria.coder import checkpoint
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.errors import CheckpointError, DataError
+from talaria.coder.transformer import Transformer
+from talaria.finetune.feed import WorkerLostError
+from talaria.finetune.samples import Samples
+from talaria.finetune.state import writing
+from talaria.finetune.trainer import PATIENCE, Trainer, is_device_lost, is_out_of_memory
+from talaria.finetune.validate import Cursor, exact_match, losses
 
 DRAW_EVERY = 20  # seconds between two drawings of the run's page
 NOTHING: Mapping[str, Any] = {}
@@ -296,7 +296,7 @@ class Run:
     def draw(self) -> None:
         """Draw the page; a run goes on without one, and says so once."""
         try:
-            from finetune.run_page import write_run_page
+            from talaria.finetune.run_page import write_run_page
 
             write_run_page(self.args.out, self.progress)
         except Exception as error:

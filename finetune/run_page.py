@@ -1,6 +1,6 @@
 """The page of a training run, drawn while it goes; of several runs, their curves together.
 
-`python -m finetune.run_page FOLDER...` draws it again, or compares runs.
+`python -m talaria.finetune.run_page FOLDER...` draws it again, or compares runs.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coder.cli import guarded
-from coder.page import INK, Section, new_figure, write_page
+from talaria.coder.cli import guarded
+from talaria.coder.page import INK, Section, new_figure, write_page
 
 POINTS = 400  # of a curve; more are averaged
 SMOOTH = 60  # of a smoothed one

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import tree_sitter
 import tree_sitter_python
-
-from coder.tokenizer import Tokenizer
-from finetune.corpus import Document
+from talaria.coder.tokenizer import Tokenizer
+from talaria.finetune.corpus import Document
 
 # How a middle is chosen, and how often; what is left over is plain text.
 SPANS = {"line_end": 0.25, "lines": 0.2, "node": 0.1, "characters": 0.15, "body": 0.1}

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from coder.errors import DataError
+from talaria.coder.errors import DataError
 
 FORMAT = 2
 

@@ -6,8 +6,7 @@ import time
 from functools import cache
 
 import torch
-
-from coder.denoiser import DenoiserConfig
+from talaria.coder.denoiser import DenoiserConfig
 
 
 def step_flops(

@@ -19,16 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from talaria.coder.denoiser import DenoiserConfig
+from talaria.coder.errors import DataError, UsageError
+from talaria.coder.tokenizer import Tokenizer, training_texts
+from talaria.coder.transformer import Transformer
+from talaria.finetune.corpus import Document, read_some
+from talaria.finetune.objective import Objective, make_batch
+from talaria.finetune.samples import Sample
+from talaria.finetune.throughput import step_flops
 from torch import Tensor
-
-from coder.denoiser import DenoiserConfig
-from coder.errors import DataError, UsageError
-from coder.tokenizer import Tokenizer, training_texts
-from coder.transformer import Transformer
-from finetune.corpus import Document, read_some
-from finetune.objective import Objective, make_batch
-from finetune.samples import Sample
-from finetune.throughput import step_flops
 
 # What is learned from: the first files of the corpus, which is shuffled. All of it
 # would take minutes and memory for every kind of word in it.

@@ -17,18 +17,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-
-from coder import checkpoint
-from coder.cli import guarded
-from coder.errors import DataError, UsageError
-from coder.tokenizer import Tokenizer
-from coder.transformer import Transformer
-from finetune.corpus import corpus_hash, read_some
-from finetune.recipe import Recipe, flag
-from finetune.run import Run, Validation
-from finetune.samples import Samples
-from finetune.trainer import Trainer
-from finetune.validate import choose_cursors, held_out_samples
+from talaria.coder import checkpoint
+from talaria.coder.cli import guarded
+from talaria.coder.errors import DataError, UsageError
+from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.transformer import Transformer
+from talaria.finetune.corpus import corpus_hash, read_some
+from talaria.finetune.recipe import Recipe, flag
+from talaria.finetune.run import Run, Validation
+from talaria.finetune.samples import Samples
+from talaria.finetune.trainer import Trainer
+from talaria.finetune.validate import choose_cursors, held_out_samples
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from talaria.coder.errors import DataError, UsageError
+from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.transformer import Transformer
+from talaria.finetune.feed import Batches, feed
+from talaria.finetune.joint import block_mask, masks_agree
+from talaria.finetune.objective import Batch, Objective
+from talaria.finetune.recipe import Recipe, make_optimizers
+from talaria.finetune.samples import Samples
+from talaria.finetune.shards import placed, share_out, whole
+from talaria.finetune.state import check_identity, read_state, write_state
+from talaria.finetune.throughput import matrix_peak, step_flops
 from torch import Tensor, nn
-
-from coder.errors import DataError, UsageError
-from coder.tokenizer import Tokenizer
-from coder.transformer import Transformer
-from finetune.feed import Batches, feed
-from finetune.joint import block_mask, masks_agree
-from finetune.objective import Batch, Objective
-from finetune.recipe import Recipe, make_optimizers
-from finetune.samples import Samples
-from finetune.shards import placed, share_out, whole
-from finetune.state import check_identity, read_state, write_state
-from finetune.throughput import matrix_peak, step_flops
 
 COUNTERS = ("step", "elapsed", "tokens", "averaged", "validated")  # what has been spent
 REMEMBERED = 64  # losses that the next one is compared with

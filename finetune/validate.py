@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-
-from coder import checkpoint
-from coder.checkpoint import Checkpoint, Trainable
-from coder.errors import DataError, UsageError
-from coder.infill import Options, infill
-from coder.tokenizer import Tokenizer
-from coder.transformer import Transformer
-from finetune.corpus import Document, read_some
-from finetune.objective import Objective, make_batch
-from finetune.samples import SPANS, Samples, choose_span
+from talaria.coder import checkpoint
+from talaria.coder.checkpoint import Checkpoint, Trainable
+from talaria.coder.errors import DataError, UsageError
+from talaria.coder.infill import Options, infill
+from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.transformer import Transformer
+from talaria.finetune.corpus import Document, read_some
+from talaria.finetune.objective import Objective, make_batch
+from talaria.finetune.samples import SPANS, Samples, choose_span
 
 Float64 = npt.NDArray[np.float64]
 

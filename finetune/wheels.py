@@ -19,9 +19,9 @@ from difflib import get_close_matches
 from email.parser import HeaderParser
 from pathlib import Path
 
-from coder.errors import DataError, UsageError
-from finetune.corpus import SPLITS
-from finetune.filters import COPYLEFT
+from talaria.coder.errors import DataError, UsageError
+from talaria.finetune.corpus import SPLITS
+from talaria.finetune.filters import COPYLEFT
 
 STDLIB = "cpython"
 PACKAGES = Path(__file__).with_name("packages.toml")

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import BinaryIO, NoReturn
 
-from coder.errors import UsageError
-from lsp import doors
-from lsp.options import Options, add_flags, from_flags
+from talaria.coder.errors import UsageError
+from talaria.lsp import doors
+from talaria.lsp.options import Options, add_flags, from_flags
 
 PORT = 2087
 
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def serve(options: Options, args: argparse.Namespace) -> NoReturn:
     """Serve one editor, and end the process with it."""
-    from lsp.features import register
-    from lsp.server import Server
+    from talaria.lsp.features import register
+    from talaria.lsp.server import Server
 
     server = Server(options)
     register(server)

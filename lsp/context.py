@@ -15,10 +15,10 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from coder.source import Piece
-from lsp.modules import Modules, Target, remember
-from lsp.outline import Definition, Import, imports
-from lsp.privacy import Fence
+from talaria.coder.source import Piece
+from talaria.lsp.modules import Modules, Target, remember
+from talaria.lsp.outline import Definition, Import, imports
+from talaria.lsp.privacy import Fence
 
 BEFORE, BEHIND = 60_000, 20_000
 """How many characters around the cursor are looked at."""

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
+    from talaria.lsp.server import Server
     from websockets.asyncio.server import ServerConnection
-
-    from lsp.server import Server
 
 log = logging.getLogger("talaria")
 

@@ -26,7 +26,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from coder.errors import TalariaError, UsageError
+from talaria.coder.errors import TalariaError, UsageError
 
 if TYPE_CHECKING:
     import httpx2

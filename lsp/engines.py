@@ -16,16 +16,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from coder.bounds import Bound
-from coder.errors import TalariaError
-from coder.source import Piece
-from lsp.options import Options
+from talaria.coder.bounds import Bound
+from talaria.coder.errors import TalariaError
+from talaria.coder.source import Piece
+from talaria.lsp.options import Options
 
 if TYPE_CHECKING:
-    from coder.checkpoint import Checkpoint
-    from coder.engine import Engine
-    from coder.infill import Frame, Infill
-    from lsp.endpoint import Endpoint
+    from talaria.coder.checkpoint import Checkpoint
+    from talaria.coder.engine import Engine
+    from talaria.coder.infill import Frame, Infill
+    from talaria.lsp.endpoint import Endpoint
 
 log = logging.getLogger("talaria")
 
@@ -113,7 +113,7 @@ class Engines:
 
     async def _answer(self, question: Question, on_frame: Callable[[Frame], None] | None) -> Answer:
         if self._endpoint and not self._endpoint.waiting:
-            from lsp.endpoint import EndpointError, Late
+            from talaria.lsp.endpoint import EndpointError, Late
 
             try:
                 middles = await self._endpoint.fill(
@@ -181,7 +181,7 @@ class Engines:
         question: Question,
         on_frame: Callable[[Frame], None] | None,
     ) -> Infill:
-        from coder.infill import Options as HowToFill
+        from talaria.coder.infill import Options as HowToFill
 
         mode = self.options.mode
         request = engine.submit(
@@ -205,7 +205,7 @@ class Engines:
         return await asyncio.wrap_future(request.future)
 
     def _service(self, options: Options) -> Endpoint | None:
-        from lsp.endpoint import Endpoint, Settings
+        from talaria.lsp.endpoint import Endpoint, Settings
 
         assert options.endpoint is not None
         try:
@@ -223,8 +223,8 @@ class Engines:
 
     def _load(self) -> None:
         try:
-            from coder import checkpoint
-            from coder.engine import Engine
+            from talaria.coder import checkpoint
+            from talaria.coder.engine import Engine
 
             options = self.options
             engine = Engine(lambda: checkpoint.load(options.model, options.device))

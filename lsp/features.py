@@ -8,11 +8,10 @@ from typing import Any
 import cattrs
 from lsprotocol import types
 from pygls.exceptions import JsonRpcInvalidParams
-
-from lsp import doors, requests, suggest
-from lsp.options import SECTION
-from lsp.protocol import bounded
-from lsp.server import Server
+from talaria.lsp import doors, requests, suggest
+from talaria.lsp.options import SECTION
+from talaria.lsp.protocol import bounded
+from talaria.lsp.server import Server
 
 
 def register(server: Server) -> None:

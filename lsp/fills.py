@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from coder.syntax import function_at, standing_in
+from talaria.coder.syntax import function_at, standing_in
 
 Kind = Literal["function", "here", "rewrite"]
 

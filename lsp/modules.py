@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from lsp.outline import Definition, Import, Outline, outline
-from lsp.privacy import MAX_BYTES, Fence, read, without_secrets
+from talaria.lsp.outline import Definition, Import, Outline, outline
+from talaria.lsp.privacy import MAX_BYTES, Fence, read, without_secrets
 
 Target = tuple[Import, tuple[str, ...]]
 """An import, and the attributes that are asked of it in turn."""

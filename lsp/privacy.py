@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
-
-from coder.errors import UsageError
+from talaria.coder.errors import UsageError
 
 MAX_BYTES = 256_000
 """The largest file that is read, in bytes; few modules that people write are larger."""

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lsprotocol import types
-
-from coder.syntax import judge
-from lsp.documents import plain
-from lsp.engines import Question
-from lsp.fills import Filled, Kind, at
-from lsp.inline import distinct
-from lsp.server import PYTHON, OpenFile, Server
+from talaria.coder.syntax import judge
+from talaria.lsp.documents import plain
+from talaria.lsp.engines import Question
+from talaria.lsp.fills import Filled, Kind, at
+from talaria.lsp.inline import distinct
+from talaria.lsp.server import PYTHON, OpenFile, Server
 
 if TYPE_CHECKING:
-    from coder.infill import Frame
+    from talaria.coder.infill import Frame
 
 log = logging.getLogger("talaria")
 
@@ -136,7 +135,7 @@ def steps(server: Server, file: OpenFile, start: int, lead: str) -> Callable[[Fr
     canvases: dict[int, list[str | None]] = {}
 
     def watch(frame: Frame) -> None:
-        from coder.trace import pieces
+        from talaria.coder.trace import pieces
 
         if 0 not in frame.rows or engines is None:
             return
@@ -222,7 +221,7 @@ async def show_trace(server: Server, uri: str) -> str | None:
     model = await engines.model()
 
     def written() -> str:
-        from coder.trace import page
+        from talaria.coder.trace import page
 
         with tempfile.NamedTemporaryFile(
             "w", prefix="talaria-trace-", suffix=".html", delete=False, encoding="utf-8"

@@ -20,22 +20,21 @@ from urllib.parse import unquote, urlsplit
 from lsprotocol import converters, types
 from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
-
-from coder.errors import TalariaError, UsageError
-from coder.source import Piece
-from lsp.context import Neighbours
-from lsp.documents import Document
-from lsp.engines import Answer, Engines, Question, State
-from lsp.fills import Filled
-from lsp.inline import Inline, Outcome, Suggestion
-from lsp.options import Options
-from lsp.privacy import Fence
-from lsp.protocol import UNVERSIONED, Protocol
-from lsp.rhythm import Rhythm
-from lsp.usage import Usage
+from talaria.coder.errors import TalariaError, UsageError
+from talaria.coder.source import Piece
+from talaria.lsp.context import Neighbours
+from talaria.lsp.documents import Document
+from talaria.lsp.engines import Answer, Engines, Question, State
+from talaria.lsp.fills import Filled
+from talaria.lsp.inline import Inline, Outcome, Suggestion
+from talaria.lsp.options import Options
+from talaria.lsp.privacy import Fence
+from talaria.lsp.protocol import UNVERSIONED, Protocol
+from talaria.lsp.rhythm import Rhythm
+from talaria.lsp.usage import Usage
 
 if TYPE_CHECKING:
-    from coder.infill import Frame, Infill
+    from talaria.coder.infill import Frame, Infill
 
 log = logging.getLogger("talaria")
 

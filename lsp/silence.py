@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from coder.syntax import standing_in
-from lsp.filters.pairs import around
+from talaria.coder.syntax import standing_in
+from talaria.lsp.filters.pairs import around
 
 Silence = Literal[
     "dismissed",  # a suggestion was dismissed right here

@@ -10,8 +10,18 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-from coder.errors import UsageError
-from lsp.usage import EDGES, FILE, KEPT_DAYS, LATENCIES, Days, Pair, forget, read, state_folder
+from talaria.coder.errors import UsageError
+from talaria.lsp.usage import (
+    EDGES,
+    FILE,
+    KEPT_DAYS,
+    LATENCIES,
+    Days,
+    Pair,
+    forget,
+    read,
+    state_folder,
+)
 
 PERIODS = {"today": 1, "7 days": 7, "30 days": 30, "all": None}
 HEAD = (

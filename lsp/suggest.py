@@ -13,14 +13,13 @@ import time
 from dataclasses import replace
 
 from lsprotocol import types
-
-from coder.syntax import judge
-from lsp.documents import plain
-from lsp.engines import Question
-from lsp.filters import tidy
-from lsp.inline import Suggestion, distinct
-from lsp.server import PYTHON, OpenFile, Server
-from lsp.silence import before_asking, before_showing
+from talaria.coder.syntax import judge
+from talaria.lsp.documents import plain
+from talaria.lsp.engines import Question
+from talaria.lsp.filters import tidy
+from talaria.lsp.inline import Suggestion, distinct
+from talaria.lsp.server import PYTHON, OpenFile, Server
+from talaria.lsp.silence import before_asking, before_showing
 
 SOON = 300  # milliseconds after which the embedded model's answer would come too late
 

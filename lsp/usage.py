@@ -23,7 +23,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from coder.errors import DataError
+from talaria.coder.errors import DataError
 
 if sys.platform == "win32":
     import msvcrt

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-
-from coder import checkpoint
-from coder.denoiser import DenoiserConfig
-from coder.tokenizer import Tokenizer, training_texts
-from coder.transformer import Transformer
+from talaria.coder import checkpoint
+from talaria.coder.denoiser import DenoiserConfig
+from talaria.coder.tokenizer import Tokenizer, training_texts
+from talaria.coder.transformer import Transformer
 
 # Tensors are tiny here: on a busy machine, threads would only wait for each other.
 torch.set_num_threads(1)

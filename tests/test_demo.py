@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from coder import cli
+from talaria.coder import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,7 +48,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     assert len(commands) > 3
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "example.py", tmp_path / "docs")
-    talaria = 'talaria() { "$0" -m coder.cli "$@"; }; set -o pipefail; '
+    talaria = 'talaria() { "$0" -m talaria.coder.cli "$@"; }; set -o pipefail; '
     for command in commands:
         done = subprocess.run(
             ["bash", "-c", talaria + command, sys.executable],

@@ -40,25 +40,34 @@ def test_the_import_rule(package: str) -> None:
     files = list((ROOT / package).rglob("*.py"))
     assert files
     for path in files:
-        tops = {name.split(".")[0] for name in imported(path)}
-        assert not tops & forbidden, path
+        packages = {name.split(".")[1] for name in imported(path) if name.startswith("talaria.")}
+        assert not packages & forbidden, path
+
+
+def test_one_import_name() -> None:
+    """Nothing imports `coder` and its like by the folder's name: only `talaria` is installed."""
+    for path in ROOT.rglob("*.py"):
+        if not {".venv", "build", ".git"} & set(path.relative_to(ROOT).parts):
+            tops = {name.split(".")[0] for name in imported(path)}
+            assert not tops & set(MAY_IMPORT), path
 
 
 def test_the_order_within_coder() -> None:
     """Leaves import no other part of `coder` but errors; nobody imports upwards."""
     for leaf in LEAVES:
-        own = {n for n in imported(ROOT / "coder" / f"{leaf}.py") if n.startswith("coder.")}
-        assert all(name.startswith("coder.errors") for name in own), leaf
+        names = imported(ROOT / "coder" / f"{leaf}.py")
+        own = {name for name in names if name.startswith("talaria.coder.")}
+        assert all(name.startswith("talaria.coder.errors") for name in own), leaf
     for module, above in ORDER.items():
         own = imported(ROOT / "coder" / f"{module}.py")
-        assert not own & {f"coder.{name}" for name in above}, module
+        assert not own & {f"talaria.coder.{name}" for name in above}, module
 
 
 def test_the_keystroke_path_is_light() -> None:
     """Filling a hole imports neither the training libraries nor torch's compiler."""
     program = (
-        "import sys, coder.cli, coder.trace; from coder import checkpoint; "
-        "from coder.infill import Options, infill; "
+        "import sys, talaria.coder.cli, talaria.coder.trace; from talaria.coder import checkpoint; "
+        "from talaria.coder.infill import Options, infill; "
         "infill(checkpoint.load(), 'x = (', ')', Options(max_tokens=4)); "
         "print([m for m in ('transformers', 'accelerate', 'peft', 'torch._dynamo', 'sympy') "
         "if m in sys.modules])"
@@ -71,7 +80,7 @@ def test_the_keystroke_path_is_light() -> None:
 
 def test_the_command_line_answers_before_torch_is_there() -> None:
     """A wrong request needs no model."""
-    program = "import sys, coder.cli; print('torch' in sys.modules)"
+    program = "import sys, talaria.coder.cli; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from finetune.exercises.build import main
+from talaria.finetune.exercises.build import main
 
 __all__ = ["main"]

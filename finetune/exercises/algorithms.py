@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, Param, ints, number, say
-from finetune.exercises.streams import Scene, int_list, int_test
+from talaria.finetune.exercises.core import Draft, Goal, Param, ints, number, say
+from talaria.finetune.exercises.streams import Scene, int_list, int_test
 
 RUNNING = (
     ("sum", "$total = 0", "$total += $x", "$total", "sum", "list($accumulate({xs}))"),

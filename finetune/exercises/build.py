@@ -17,9 +17,8 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from coder.errors import UsageError
-
-from finetune.corpus import (
+from talaria.coder.errors import UsageError
+from talaria.finetune.corpus import (
     SPLITS,
     Document,
     check_place,
@@ -28,11 +27,11 @@ from finetune.corpus import (
     read_manifest,
     write_corpus,
 )
-from finetune.exercises.families import FAMILIES
-from finetune.exercises.mirrors import Mirrors, Task, read_tasks
-from finetune.exercises.trial import Exercise, RejectedError, import_lines, load, render
-from finetune.filters import GRAM, Hashes, code_tokens, hashed_grams
-from finetune.gather import excluded_grams, read_benchmark
+from talaria.finetune.exercises.families import FAMILIES
+from talaria.finetune.exercises.mirrors import Mirrors, Task, read_tasks
+from talaria.finetune.exercises.trial import Exercise, RejectedError, import_lines, load, render
+from talaria.finetune.filters import GRAM, Hashes, code_tokens, hashed_grams
+from talaria.finetune.gather import excluded_grams, read_benchmark
 
 PACKAGE = "exercises"
 BATCH = 200

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, Look, Param, rows_of, say
-from finetune.exercises.pipelines import every, pipeline
-from finetune.exercises.scans import runs
-from finetune.exercises.trial import RejectedError, render
+from talaria.finetune.exercises.core import Draft, Goal, Look, Param, rows_of, say
+from talaria.finetune.exercises.pipelines import every, pipeline
+from talaria.finetune.exercises.scans import runs
+from talaria.finetune.exercises.trial import RejectedError, render
 
 ATTEMPTS = 30
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from finetune.exercises.core import IMPORTS, POOLS, RESERVED, SLOT, Look, Names, say
-from finetune.exercises.docs import third
-from finetune.exercises.layout import (
+from talaria.finetune.exercises.core import IMPORTS, POOLS, RESERVED, SLOT, Look, Names, say
+from talaria.finetune.exercises.docs import third
+from talaria.finetune.exercises.layout import (
     TooLongError,
     annotation,
     fit_all,
@@ -22,7 +22,7 @@ from finetune.exercises.layout import (
     requote,
     signature,
 )
-from finetune.exercises.trial import Exercise, RejectedError, import_lines, keys, limited, load
+from talaria.finetune.exercises.trial import Exercise, RejectedError, import_lines, keys, limited, load
 
 WORDS = ("apple", "pear", "fig", "tea", "pen", "cup", "map", "key")
 

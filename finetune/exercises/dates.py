@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import date, timedelta
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, Param, number, say
-from finetune.exercises.pipelines import compose, gather_for
-from finetune.exercises.streams import Change, Scene, Source, Test
+from talaria.finetune.exercises.core import Draft, Goal, Param, number, say
+from talaria.finetune.exercises.pipelines import compose, gather_for
+from talaria.finetune.exercises.streams import Change, Scene, Source, Test
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from finetune.exercises.core import SLOT, Draft, Names, Param, pick, say
+from talaria.finetune.exercises.core import SLOT, Draft, Names, Param, pick, say
 
 STYLES: dict[str, float] = {
     "plain": 30,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from finetune.exercises import (
+from talaria.finetune.exercises import (
     algorithms,
     callers,
     classes,
@@ -22,8 +22,8 @@ from finetune.exercises import (
     sorting,
     strings,
 )
-from finetune.exercises.core import Draft
-from finetune.exercises.trial import Exercise
+from talaria.finetune.exercises.core import Draft
+from talaria.finetune.exercises.trial import Exercise
 
 FAMILIES: dict[Callable[[Random], Draft | Exercise], float] = {
     pipelines.pipeline: 150,

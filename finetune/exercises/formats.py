@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from finetune.exercises.core import (
+from talaria.finetune.exercises.core import (
     Draft,
     Goal,
     Param,
@@ -12,8 +12,8 @@ from finetune.exercises.core import (
     negation,
     say,
 )
-from finetune.exercises.docs import enumeration
-from finetune.exercises.streams import TEXT_NAMES, Scene
+from talaria.finetune.exercises.docs import enumeration
+from talaria.finetune.exercises.streams import TEXT_NAMES, Scene
 
 SEPARATORS = (
     (";", "semicolons"),

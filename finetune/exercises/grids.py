@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, Param, negation, number, one_of, say, word
-from finetune.exercises.streams import Scene, int_change, int_test, singular, str_test
+from talaria.finetune.exercises.core import Draft, Goal, Param, negation, number, one_of, say, word
+from talaria.finetune.exercises.streams import Scene, int_change, int_test, singular, str_test
 
 GRID_NAMES = ("matrix", "grid", "rows", "table", "m", "board", "mat", "data")
 

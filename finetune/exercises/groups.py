@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, say
-from finetune.exercises.streams import (
+from talaria.finetune.exercises.core import Draft, Goal, say
+from talaria.finetune.exercises.streams import (
     Scene,
     Source,
     characters,

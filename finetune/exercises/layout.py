@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
-from finetune.exercises.core import Made
+from talaria.finetune.exercises.core import Made
 
 WIDTH = 88
 """No line of code is longer than this."""

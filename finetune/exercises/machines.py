@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, Param, Values, negation, number, say, text
-from finetune.exercises.docs import enumeration
-from finetune.exercises.formats import a_text
-from finetune.exercises.streams import Scene
+from talaria.finetune.exercises.core import Draft, Goal, Param, Values, negation, number, say, text
+from talaria.finetune.exercises.docs import enumeration
+from talaria.finetune.exercises.formats import a_text
+from talaria.finetune.exercises.streams import Scene
 
 
 def _sample(alphabet: str) -> Values:

@@ -16,9 +16,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from coder.errors import DataError
-
-from finetune.exercises.trial import RejectedError, limited
+from talaria.coder.errors import DataError
+from talaria.finetune.exercises.trial import RejectedError, limited
 
 
 @dataclass(frozen=True, order=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, Param, number, say
-from finetune.exercises.pipelines import compose, gather_for
-from finetune.exercises.streams import Change, Scene, Source, Test, int_change, int_test, plural
+from talaria.finetune.exercises.core import Draft, Goal, Param, number, say
+from talaria.finetune.exercises.pipelines import compose, gather_for
+from talaria.finetune.exercises.streams import Change, Scene, Source, Test, int_change, int_test, plural
 
 ORDINALS = ("zeroth", "first", "second", "third", "fourth")
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, negation, say
-from finetune.exercises.streams import (
+from talaria.finetune.exercises.core import Draft, Goal, negation, say
+from talaria.finetune.exercises.streams import (
     SOURCES,
     Change,
     Scene,

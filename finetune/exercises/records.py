@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, Made, Param, Values, rows_of, say
-from finetune.exercises.streams import Scene, plural
+from talaria.finetune.exercises.core import Draft, Goal, Made, Param, Values, rows_of, say
+from talaria.finetune.exercises.streams import Scene, plural
 
 
 @dataclass(frozen=True)

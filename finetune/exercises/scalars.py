@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, Param, negation, number, say
-from finetune.exercises.docs import enumeration
-from finetune.exercises.streams import Scene
+from talaria.finetune.exercises.core import Draft, Goal, Param, negation, number, say
+from talaria.finetune.exercises.docs import enumeration
+from talaria.finetune.exercises.streams import Scene
 
 CLASSES = (
     ("temperature", "t temperature degrees temp", "temperature", "freezing cold cool mild warm hot", -10, 35),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, negation, say
-from finetune.exercises.streams import Scene, Source, characters, int_list, str_list, test_for
+from talaria.finetune.exercises.core import Draft, Goal, negation, say
+from talaria.finetune.exercises.streams import Scene, Source, characters, int_list, str_list, test_for
 
 
 def _source(scene: Scene, share: tuple[int, int, int] = (5, 3, 3)) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from finetune.exercises.core import (
+from talaria.finetune.exercises.core import (
     Draft,
     Goal,
     Param,
@@ -18,7 +18,7 @@ from finetune.exercises.core import (
     word,
     words,
 )
-from finetune.exercises.streams import (
+from talaria.finetune.exercises.streams import (
     Scene,
     Source,
     int_list,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from finetune.exercises.core import (
+from talaria.finetune.exercises.core import (
     Param,
     Values,
     ints,

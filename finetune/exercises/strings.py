@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from finetune.exercises.core import Draft, Goal, Param, Values, number, one_of, say, sentence, text
-from finetune.exercises.streams import CHAR_TESTS, LETTERS, TEXT_NAMES, Scene, singular, str_test
+from talaria.finetune.exercises.core import Draft, Goal, Param, Values, number, one_of, say, sentence, text
+from talaria.finetune.exercises.streams import CHAR_TESTS, LETTERS, TEXT_NAMES, Scene, singular, str_test
 
 WORD_CHANGES = (
     ("$w[::-1]", "reversed", "reverse", "reversed"),

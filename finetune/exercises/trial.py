@@ -13,9 +13,9 @@ from random import Random
 from types import CodeType, FrameType
 from typing import Any
 
-from finetune.exercises.core import Draft, Look, Made, Names, Param
-from finetune.exercises.docs import Example, write
-from finetune.exercises.layout import (
+from talaria.finetune.exercises.core import Draft, Look, Made, Names, Param
+from talaria.finetune.exercises.docs import Example, write
+from talaria.finetune.exercises.layout import (
     WIDTH,
     TooLongError,
     annotation,
@@ -27,7 +27,7 @@ from finetune.exercises.layout import (
     requote,
     signature,
 )
-from finetune.filters import code_tokens
+from talaria.finetune.filters import code_tokens
 
 SECONDS = 1.0
 """Longer than this no call may take."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lsp.filters.bracket_balance import bracket_balance
-from lsp.filters.indentation import indentation
-from lsp.filters.repeated_lines import repeated_lines
-from lsp.filters.suffix_overlap import suffix_overlap
-from lsp.filters.trailing_spaces import trailing_spaces
+from talaria.lsp.filters.bracket_balance import bracket_balance
+from talaria.lsp.filters.indentation import indentation
+from talaria.lsp.filters.repeated_lines import repeated_lines
+from talaria.lsp.filters.suffix_overlap import suffix_overlap
+from talaria.lsp.filters.trailing_spaces import trailing_spaces
 
 Filter = Callable[[str, str, str], str]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lsp.filters.pairs import around, pairs
+from talaria.lsp.filters.pairs import around, pairs
 
 
 def bracket_balance(text: str, prefix: str, suffix: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lsp.filters.pairs import around
+from talaria.lsp.filters.pairs import around
 
 NEAR = 20_000  # characters on either side of the cursor that show the file's unit
 TAB = 4  # columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from lsp.filters.pairs import around, pairs
+from talaria.lsp.filters.pairs import around, pairs
 
 LONGEST = 4_000  # characters at the end of a suggestion that are compared
 FEWEST = 3  # characters of code that are no accident; one less if they are the line's rest

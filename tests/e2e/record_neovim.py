@@ -220,8 +220,8 @@ def svg(frames: list[Frame]) -> str:
 
 def slow_server() -> int:
     """`talaria lsp`, held up at each step that it sends."""
-    from lsp import command
-    from lsp.engines import Engines
+    from talaria.lsp import command
+    from talaria.lsp.engines import Engines
 
     asking = Engines.ask
 

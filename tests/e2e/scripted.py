@@ -17,8 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lsp import command
-from lsp.engines import Answer, Engines, Question
+from talaria.lsp import command
+from talaria.lsp.engines import Answer, Engines, Question
 
 _asked: list[str] = []  # how the prefix of each question ends
 

@@ -11,16 +11,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from talaria.lsp.options import Options
 
-from lsp.options import Options
-from tests import fim_server
 from tests.e2e.emacs import PACKAGE, Emacs, batch, emacs, lacking, quoted
 from tests.e2e.terminal import scripted
+from tests.lsp import fim_server
 
 _LACKING = lacking()
 needs_emacs = pytest.mark.skipif(_LACKING is not None, reason=_LACKING or "")
 
-REAL = [sys.executable, "-m", "coder.cli", "lsp"]
+REAL = [sys.executable, "-m", "talaria.coder.cli", "lsp"]
 CLIENTS = {
     "lsp": """(load "lsp-mode-autoloads" nil t)
       (setq lsp-client-packages '(talaria-lsp) lsp-auto-guess-root t

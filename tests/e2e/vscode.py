@@ -285,7 +285,7 @@ def program(home: Path, script: Path | None = None) -> Path:
     place = home / "bin" / "talaria"
     place.parent.mkdir(parents=True, exist_ok=True)
     python = sys.executable
-    real = f'exec "{python}" -m coder.cli "$@"'
+    real = f'exec "{python}" -m talaria.coder.cli "$@"'
     scripted = f'shift\nexec "{python}" -m tests.e2e.scripted "$@"'  # it is `lsp` and nothing else
     place.write_text(
         f'#!/bin/sh\necho $$ >>"{home}/started"\n'

@@ -1,0 +1,24 @@
+"""Fill in code by diffusion: the names that other programs may rely on."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from talaria.coder.checkpoint import load
+    from talaria.coder.infill import Options, infill
+
+_HOMES = {
+    "Options": "talaria.coder.infill",
+    "infill": "talaria.coder.infill",
+    "load": "talaria.coder.checkpoint",
+}
+__all__ = ["Options", "infill", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: the command line must start at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,235 @@
+"""The server's figures: made in small runs, and right for what a scripted server does."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from talaria.coder.errors import TalariaError, UsageError
+from talaria.evals.suites import Problem
+
+from benchmarks import lsp
+from benchmarks.lsp import Plan, Row, Typist
+from benchmarks.lsp_client import Asked, Client, Page, Place, server
+
+REGION = Problem(
+    "f.py:3", "f.py", "def f(x):\n", "def g():\n    pass\n", "    if x:\n        return 1\n"
+)
+
+
+class Scripted:
+    """In the place of a server and its client: `suggest` says what stands at a text's end.
+
+    A suggestion is remembered and served, without the model, while it is typed along.
+    """
+
+    def __init__(self, late: bool = False) -> None:
+        self.late = late
+        self.text, self.left = "", ""
+        self.asked: list[Asked] = []
+        self.said: list[str] = []
+        self.cancelled: list[int] = []
+        self.requests = 0
+        self.taken: list[Any] = []
+
+    def ask(self, method: str, params: Any) -> Asked:
+        """Suggest the rest of the line, at once or never before the next key."""
+        asked = Asked(len(self.asked), sent=time.perf_counter())
+        if method == "workspace/executeCommand":
+            self.taken.append(params)
+            return asked
+        self.asked.append(asked)
+        line, character = (params["position"][name] for name in ("line", "character"))
+        whole = (REGION.prefix + REGION.solution + REGION.suffix).split("\n")
+        left = whole[line][character:]
+        if left != self.left:
+            self.requests += 1
+        self.left = left[1:]
+        if not self.late:
+            asked.answered = time.perf_counter()
+            asked.result = [{"insertText": left, "command": {"command": "taken"}}] if left else []
+            asked.done.set()
+        return asked
+
+    def wait(self, asked: Asked) -> Any:
+        """What was late is there now."""
+        asked.answered = asked.answered or time.perf_counter()
+        asked.done.set()
+        return asked.result
+
+    def model_requests(self) -> int:
+        """How often something was suggested that was not known."""
+        return self.requests
+
+    def notify(self, method: str, params: Any) -> None:
+        """Nothing comes back."""
+        self.said.append(method)
+
+    def cancel(self, asked: Asked) -> None:
+        """It is noted."""
+        self.cancelled.append(asked.id)
+
+
+def typist_and_page(late: bool = False) -> tuple[Scripted, Typist, Page]:
+    """Someone who types 1,000 times as fast as a person, in the region's file."""
+    scripted = Scripted(late)
+    client = cast(Client, scripted)
+    place = Place.__new__(Place)
+    place.root = Path("/")
+    place.texts = {"f.py": REGION.prefix + REGION.solution + REGION.suffix}
+    return scripted, Typist(client, random.Random(1), 1000), Page(client, place, "f.py")
+
+
+def row(cursor: str, ms: float, **other: Any) -> Row:
+    """A request that the model answered before the next key, unless told otherwise."""
+    given = {"after": "key", "overtaken": False, "model": True, "shown": 3, "error": None}
+    return Row(cursor, "f.py", cancels=True, ms=ms, until_key=200.0, **{**given, **other})
+
+
+def test_gaps_are_like_a_persons() -> None:
+    """Around 180 ms, with quick keys and pauses; the same seed gives the same."""
+    found = list(islice(lsp.gaps(random.Random(0)), 5000))
+    assert found == list(islice(lsp.gaps(random.Random(0)), 5000))
+    assert 0.14 < statistics.median(found) < 0.2
+    assert 0.2 < statistics.fmean(found) < 0.3
+    assert min(found) < 0.06
+    assert max(found) > 1.5
+
+
+def test_percentiles_of_finished_and_unfinished_requests() -> None:
+    """What a key overtook counts as longer than until that key; by hand for five requests."""
+    ms, ones = np.array([10.0, 20.0, 30.0, 40.0, 50.0]), np.ones(5, int)
+    assert lsp.quantiles(ms, ones > 0, ones) == [30.0, 50.0, 50.0]
+    # After 20 and 30 are cut off, 1 - 1/5 of all is left, then half of it, then nothing.
+    finished = np.array([True, False, False, True, True])
+    assert lsp.quantiles(ms, finished, ones) == [40.0, 50.0, 50.0]
+    assert lsp.quantiles(ms, np.zeros(5, bool), ones) == [None, None, None]
+    assert lsp.quantiles(ms, ones > 0, np.array([0, 0, 0, 1, 0])) == [40.0] * 3
+    assert lsp.quantiles(ms[:0], finished[:0], ones[:0]) == [None] * 3
+
+
+def test_figures_of_typing() -> None:
+    """Requests by what became of them; overtaken ones do not flatter the percentiles."""
+    rows = [row(cursor, ms) for cursor in "abcd" for ms in (50.0, 60.0, 70.0)]
+    rows += [row(cursor, 400.0, overtaken=True, model=None, shown=0) for cursor in "abcd"]
+    rows += [row(cursor, 1.0, model=False) for cursor in "ab"]
+    rows += [row("c", 2.0, model=False, shown=0), row("d", 90.0, after="acceptance")]
+    rows += [row("a", 80.0, after="opening")]
+    found = lsp.of_typing(rows)
+    counts = {name: part["requests"] for name, part in found["times"].items()}
+    assert counts == {
+        "answered": 17,
+        "model": 12,
+        "typed through": 2,
+        "silent": 1,
+        "accepted": 1,
+        "first": 1,
+        "all": 21,
+        "all model": 18,
+    }
+    assert found["times"]["model"]["p50"] == {"ms": 60.0, "interval": [60.0, 60.0]}
+    assert found["times"]["answered"]["p95"]["ms"] == 90.0
+    assert found["times"]["all"]["p95"] == {"ms": None, "interval": [None, None]}
+    assert found["times"]["typed through"]["p95"]["ms"] == 1.0
+    assert found["suggested"]["share"] == pytest.approx(16 / 17)
+    assert found["overtaken"]["share"] == pytest.approx(4 / 21)
+    assert found["overtaken"]["then_answered_cancelled"]["p50"]["ms"] == 200.0
+    assert found["overtaken"]["then_answered_not_cancelled"]["requests"] == 0
+
+
+def test_someone_types_with_a_servers_help() -> None:
+    """Each key asks; what is right is taken or typed through; the file is as before at the end."""
+    scripted, typist, page = typist_and_page()
+    whole, rows = page.text, list[Row]()
+    for number in range(8):
+        rows += typist.at(page, REGION, number == 0, True)
+        assert page.text == whole
+    assert [row.after for row in rows].count("opening") == 1
+    assert any(row.after == "acceptance" for row in rows)
+    assert len(scripted.taken) == sum(row.after == "acceptance" for row in rows)
+    through = [row for row in rows if row.model is False and row.shown]
+    assert through
+    assert all(row.after == "key" for row in through)
+    assert not any(row.overtaken for row in rows)
+    assert len(scripted.asked) == len(rows)
+    assert typist.keys < 8 * len(REGION.solution)
+    assert not scripted.cancelled
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_what_is_late_is_overtaken(cancels: bool) -> None:
+    """By the next key, and cancelled if the editor does that; the last one is waited for."""
+    scripted, typist, page = typist_and_page(late=True)
+    rows = typist.at(page, REGION, True, cancels)
+    assert [row.overtaken for row in rows] == [True] * (len(rows) - 1) + [False]
+    assert len(scripted.cancelled) == (len(rows) - 1 if cancels else 0)
+    assert all(row.model is None for row in rows)
+
+
+def test_every_figure_is_made(
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """A small run against real servers: all answered, all figures there and within bounds."""
+    for kind in ("exit", "exit while computing", "input closed"):
+        monkeypatch.delitem(lsp.ENDINGS, kind)
+    out = tmp_path / "rows.jsonl"
+    words = ["--model", str(model_folder), "--starts", "1", "--minutes", "0.1", "--hurry", "10"]
+    words += ["--requests", "40", "--idle", "0.2", "--rows", str(out), "--json"]
+    assert lsp.main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["made_by"]["command"].startswith("python -m benchmarks.lsp --model")
+    assert found["start"]["initialize_ms"]["count"] == 2
+    assert 0 < found["start"]["initialize_ms"]["worst"] < found["start"]["ready_ms"]["worst"]
+    assert found["start"]["bytes"]["median"] > 50 << 20
+    for part in found["end"].values():
+        assert 0 < part["worst"] < 30_000
+    assert [part["codes"] for part in found["end"].values()] == [[0], [1]]
+    typing, memory = found["typing"], found["memory"]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == typing["requests"] >= typing["keys"] > 5
+    assert typing["times"]["all"]["requests"] == len(rows)
+    assert typing["times"]["first"]["requests"] == 1
+    assert 0 <= found["idle"]["share"] < 3
+    assert len(memory["points"]) == lsp.POINTS + 1
+    assert memory["engine"]["requests"] > 0
+    assert sum(memory["answers"].values()) == 40
+    for part in (typing, memory):
+        for fault in ("unanswered", "answered_twice_or_unasked", "logged_errors", "crashes"):
+            assert part[fault] == 0, fault
+    text = "\n".join(lsp.lines(found))
+    for what in (*lsp.CLASSES.values(), *lsp.ENDINGS.values(), "at rest", "memory with the model"):
+        assert what in text
+
+
+def test_a_server_that_ends_is_told(tmp_path: Path, model_folder: Path) -> None:
+    """With its log, at once, whoever waits for an answer."""
+    place = Place(tmp_path, str(model_folder))
+    place.flags = ["--no-such-flag"]
+    with server(place) as client, pytest.raises(TalariaError, match="unrecognized arguments"):
+        client.initialize(0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"starts": 0}, "--starts is 0"),
+        ({"hurry": 0.5}, "--hurry is 0.5"),
+        ({"requests": 10}, "--requests is 10; it must be at least 20"),
+        ({"minutes": 0.0}, "--minutes is 0.0"),
+        ({"idle": float("nan")}, "--idle is nan"),
+    ],
+)
+def test_plans_that_cannot_be(given: dict[str, Any], message: str) -> None:
+    """The value and the limit are named."""
+    with pytest.raises(UsageError, match=message):
+        Plan(**given)

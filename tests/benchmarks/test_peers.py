@@ -1,0 +1,313 @@
+"""The rules of other models do what their papers say, and all decoders are asked the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from talaria.coder.checkpoint import Checkpoint, Decoding
+from talaria.coder.denoiser import Denoiser, KVCache
+from talaria.coder.errors import DataError, UsageError
+from talaria.coder.infill import Options
+from talaria.evals.suites import Problem
+from torch import Tensor
+
+from benchmarks import peers
+from benchmarks.peers import KINDS, OURS, UNCHECKED, Peer, Turn, calmest, parallel, scheduled
+
+LENGTH = 8  # of the tiny model's canvas
+HOLE = Problem("p", "p.py", "total = ", "\n", "sum(values)")
+
+
+class Scripted:
+    """In the place of a denoiser: predicts, for each position, one token with a given confidence.
+
+    `seen` are the canvases it was shown, `read` how often it read a context. Reading takes a
+    second of its clock, a canvas a tenth.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, model: Checkpoint, tokens: Sequence[int], sure: Sequence[float]) -> None:
+        self.config = model.denoiser.config
+        self.table = torch.zeros(LENGTH, self.config.vocab_size)
+        for place, (token, chance) in enumerate(zip(tokens, sure, strict=True)):
+            self.table[place, model.tokenizer.eom - 10 : model.tokenizer.eom] = (1 - chance) / 9
+            self.table[place, token] = chance
+        self.seen: list[list[int]] = []
+        self.read, self.now = 0, 0.0
+
+    def encode(self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None) -> Any:
+        """A second goes by."""
+        assert cache is None
+        self.read += 1
+        self.now += 1
+        return None, None
+
+    def denoise(self, canvas: Tensor, cache: KVCache, present: Tensor | None = None) -> Tensor:
+        """The predictions themselves."""
+        self.seen.append(canvas[0].tolist())
+        self.now += 0.1
+        return self.table[None]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of the predictions."""
+        return hidden.log()
+
+
+@pytest.fixture
+def script(model: Checkpoint) -> Callable[..., tuple[Checkpoint, Scripted]]:
+    """Makes a checkpoint whose denoiser predicts these tokens with these confidences."""
+
+    def make(sure: Sequence[float], end: int | None = None) -> tuple[Checkpoint, Scripted]:
+        tokens = [5 + place for place in range(LENGTH)]
+        if end is not None:
+            tokens[end] = model.tokenizer.eom
+        denoiser = Scripted(model, tokens, sure)
+        return replace(model, denoiser=cast("Denoiser", denoiser)), denoiser
+
+    return make
+
+
+RISING = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95]
+
+
+def opened(denoiser: Scripted, mask: int) -> list[list[int]]:
+    """The positions still masked in each canvas that was shown."""
+    return [[p for p, token in enumerate(seen) if token == mask] for seen in denoiser.seen]
+
+
+@pytest.mark.parametrize(("steps", "each"), [(8, 1), (4, 2), (2, 4), (1, 8)])
+def test_llada_takes_its_steps(
+    script: Callable[..., tuple[Checkpoint, Scripted]], steps: int, each: int
+) -> None:
+    """Exactly so many, the surest first, each with the context read anew; an end changes none."""
+    for end in (None, 7):
+        model, denoiser = script(RISING, end)
+        tokens, passes, lean, _ = peers.write(model, HOLE, Peer(scheduled(LENGTH, steps), LENGTH))
+        assert (passes, denoiser.read) == (steps, steps)
+        assert opened(denoiser, model.tokenizer.mask) == [
+            list(range(LENGTH - each * step)) for step in range(steps)
+        ]
+        assert tokens == [5, 6, 7, 8, 9, 10, 11, 12][: LENGTH if end is None else end]
+        assert lean == steps
+
+
+@given(st.integers(1, 40), st.data())
+def test_llada_commits_what_its_schedule_says(length: int, data: st.DataObject) -> None:
+    """After step k of n a share of k / n stands, rounded down; all after the last."""
+    steps = data.draw(st.integers(1, length))
+    rule = scheduled(length, steps)
+    left = length
+    for step in range(steps):
+        chosen = rule(torch.rand(left, 3).softmax(1), step)
+        left -= int(chosen.sum())
+        assert left == length - length * (step + 1) // steps
+    assert left == 0
+
+
+@given(st.lists(st.floats(0.26, 1), min_size=1, max_size=12), st.floats(0.2, 1))
+def test_fast_dllm_commits_the_sure_and_at_least_one(sure: list[float], threshold: float) -> None:
+    """All that reach the threshold and nothing else; where there is none, the surest anywhere."""
+    rows = torch.tensor([[p, *[(1 - p) / 4] * 4] for p in sure], dtype=torch.float64)
+    chosen = parallel(threshold)(rows, 0).tolist()
+    above = [float(p) >= threshold for p in rows.amax(1)]
+    assert chosen == (
+        above if any(above) else [p == sure.index(max(sure)) for p in range(len(sure))]
+    )
+
+
+def test_blocks_are_finished_in_order(
+    script: Callable[..., tuple[Checkpoint, Scripted]],
+) -> None:
+    """What is sure behind the block waits, though the rule would commit it at once."""
+    sure = [0.5, 0.99, 0.6, 0.5, 0.99, 0.99, 0.99, 0.99]
+    model, denoiser = script(sure)
+    _, passes, _, _ = peers.write(model, HOLE, Peer(parallel(0.9), 4))
+    assert opened(denoiser, model.tokenizer.mask) == [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [0, 2, 3, 4, 5, 6, 7],
+        [0, 3, 4, 5, 6, 7],
+        [3, 4, 5, 6, 7],
+        [4, 5, 6, 7],
+    ]
+    assert passes == 5
+    model, denoiser = script(sure)
+    _, passes, _, _ = peers.write(model, HOLE, Peer(parallel(0.9), LENGTH))
+    assert opened(denoiser, model.tokenizer.mask)[1] == [0, 2, 3]
+    assert passes == 4
+
+
+def test_dreamon_takes_the_least_entropy() -> None:
+    """One token a step, and not the likeliest one."""
+    rows = torch.tensor([[0.55, 0.15, 0.15, 0.15], [0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    assert calmest(rows, 0).tolist() == [False, True, False]
+    assert parallel(0.9)(rows, 0).tolist() == [True, False, False]
+
+
+def test_lean_is_until_the_text_stands(
+    script: Callable[..., tuple[Checkpoint, Scripted]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text is cut at the first end; what comes after it is paid, but not in lean figures."""
+    model, denoiser = script([0.8, 0.7, 0.9, 0.6, 0.5, 0.4, 0.3, 0.35], end=2)
+    monkeypatch.setattr(peers, "time", SimpleNamespace(perf_counter=lambda: denoiser.now))
+    turn = peers.ask(model, KINDS[0], HOLE, "one", Peer(scheduled(LENGTH, LENGTH), LENGTH))
+    assert turn.text == model.tokenizer.decode([5, 6])
+    assert (turn.tokens, turn.committed) == (2, LENGTH)
+    assert (turn.passes, turn.lean_passes) == (8, 3)
+    assert turn.ms == pytest.approx(8 * 1100)
+    assert turn.lean_ms == pytest.approx(1000 + 3 * 100)
+    assert turn.exact == 0
+    for solution, exact in ((turn.text, 1), (turn.text + ")", 0)):
+        hole = replace(HOLE, solution=solution)
+        assert peers.ask(model, KINDS[0], hole, "one", Peer(calmest, LENGTH)).exact == exact
+
+
+def test_marks_and_masks_are_never_written(
+    script: Callable[..., tuple[Checkpoint, Scripted]],
+) -> None:
+    """However likely they are."""
+    model, denoiser = script(RISING)
+    denoiser.table[:, [model.tokenizer.mask, model.tokenizer.mid]] = 1.0
+    tokens, *_ = peers.write(model, HOLE, Peer(parallel(0.9), LENGTH))
+    assert tokens == [5, 6, 7, 8, 9, 10, 11, 12]
+
+
+def test_every_decoder_fills_a_hole(model: Checkpoint) -> None:
+    """Peers on one canvas that they fill, lean at most what they took."""
+    for name, decoder in peers.decoders(LENGTH).items():
+        turn = peers.ask(model, KINDS[0], HOLE, name, decoder)
+        assert turn.decoder == name
+        assert turn.ms > 0
+        if isinstance(decoder, Peer):
+            assert turn.committed == LENGTH
+            assert 1 <= turn.lean_passes <= turn.passes <= LENGTH
+            assert 0 < turn.lean_ms <= turn.ms
+
+
+def test_ours_is_what_infill_does(model: Checkpoint) -> None:
+    """The first baseline has a model's usual options, the second lacks the check alone."""
+    found = peers.decoders(32)
+    usual = Options(confidence_threshold=Decoding().confidence_threshold)
+    assert found[OURS] == usual
+    assert found[UNCHECKED] == replace(usual, check_syntax=False)
+    assert {"LLaDA, 32 steps", "LLaDA, 16 steps", "LLaDA, 8 steps"} < found.keys()
+
+
+TEXT = "".join(f"def f{i}(a):\n    return a + {i}\n\n\n" for i in range(6))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A corpus of two held-out files."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    rows = [{"package": "p", "path": f"{i}.py", "text": TEXT} for i in range(2)]
+    raw = lzma.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+    (folder / "valid-000.jsonl.xz").write_bytes(raw)
+    part = {"file": "valid-000.jsonl.xz", "sha256": hashlib.sha256(raw).hexdigest()}
+    manifest = {"format": 2, "parts": [{**part, "split": "valid"}]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_holes_are_ends_and_whole_lines(corpus: Path) -> None:
+    """As many of each, no line twice, each a part of its file; lines also without indentation."""
+    found = peers.prompts(corpus, 12, 0)
+    assert [kind for kind, _ in found] == list(KINDS) * 12
+    assert len({problem.id.rpartition(":")[0] for _, problem in found}) == 24
+    starts = set()
+    for kind, problem in found:
+        assert problem.prefix + problem.solution + problem.suffix == TEXT
+        assert problem.solution.count("\n") == 0
+        assert problem.suffix.startswith("\n")
+        start = problem.prefix.rpartition("\n")[2]
+        assert (start.strip() == "") == (kind == "whole line")
+        if kind == "whole line":
+            assert problem.solution.lstrip().startswith(("def f", "return a"))
+            starts.add((start, problem.solution[:4]))
+    assert starts == {("", "def "), ("    ", "retu"), ("", "    ")}
+    assert peers.prompts(corpus, 3, 1) != peers.prompts(corpus, 3, 0)
+
+
+def turn(prompt: str, decoder: str, ms: float, exact: float = 0.0, kind: str = KINDS[0]) -> Turn:
+    """A prompt's turn; the file is the prompt's first letter."""
+    return Turn(kind, prompt, prompt[0], decoder, "", exact, 4, ms, 8, 2, 2, ms / 2)
+
+
+def test_figures_are_of_pairs() -> None:
+    """Ratios are geometric means over prompts, in whatever order they were asked."""
+    turns = []
+    for kind in KINDS:
+        turns += [turn("a1", OURS, 10, 1, kind), turn("b1", OURS, 20, 0, kind)]
+        turns += [turn("b1", "other", 160, 1, kind), turn("a1", "other", 20, 1, kind)]
+        turns += [turn("a1", UNCHECKED, 5, 1, kind), turn("b1", UNCHECKED, 5, 0, kind)]
+    part = peers.figures(turns, [OURS, UNCHECKED, "other"])[KINDS[0]]
+    assert (part["prompts"], part["files"]) == (2, 2)
+    other = part["decoders"]["other"]
+    assert other["exact"] == {"mean": 1.0, "interval": None}
+    assert other["ms"]["mean"] == 90
+    assert other[f"against {OURS}"]["exact"] == {"mean": 0.5, "interval": (0.0, 1.0)}
+    assert other[f"against {OURS}"]["ms"]["mean"] == pytest.approx(math.sqrt(2 * 8))
+    assert other[f"against {OURS}"]["ms"]["interval"] == pytest.approx((2, 8))
+    assert other[f"against {UNCHECKED}"]["lean_ms"]["mean"] == pytest.approx(math.sqrt(2 * 16))
+    assert part["decoders"][OURS][f"against {OURS}"]["ms"] == {"mean": 1.0, "interval": None}
+
+
+def test_the_command(
+    corpus: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table for people, all figures for programs; every decoder on every prompt."""
+    out = tmp_path / "peers.json"
+    words = ["--corpus", str(corpus), "--model", str(model_folder), "--prompts", "2"]
+    assert peers.main([*words, "--json", str(out)]) == 0
+    told = capsys.readouterr()
+    names = list(peers.decoders(LENGTH))
+    assert all(told.out.count(f"\n{name}  ") == 4 for name in names)
+    assert "whole line: 2 prompts in" in told.out
+    assert "48/48" in told.err
+    found = json.loads(out.read_text())
+    assert found["kinds"].keys() == set(KINDS)
+    rows = found["turns"]
+    assert len({(row["kind"], row["prompt"], row["decoder"]) for row in rows}) == len(rows) == 48
+    orders = [[row["decoder"] for row in rows[i : i + 12]] for i in range(0, 48, 12)]
+    assert all(sorted(order) == sorted(names) for order in orders)
+    assert len({order[0] for order in orders}) > 1
+    steps = {row["passes"] for row in rows if row["decoder"] == f"LLaDA, {LENGTH // 2} steps"}
+    assert steps == {LENGTH // 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompts", "0"], "--prompts is 0; it must be at least 1"),
+        (["--prompts", "13"], "--prompts is 13, which takes 26 lines of code"),
+        (["--json", "no/such/folder/x.json"], "--json is no/such/folder/x.json"),
+    ],
+)
+def test_wrong_numbers(corpus: Path, words: list[str], message: str) -> None:
+    """Are refused before anything is asked, with the remedy."""
+    with pytest.raises(UsageError, match=message):
+        peers.main(["--corpus", str(corpus), *words])
+    with pytest.raises(DataError, match="talaria corpus"):
+        peers.main(["--corpus", str(corpus / "none")])
+
+
+def test_means_are_means() -> None:
+    """Not medians; and geometric ones of ratios."""
+    files = ["a", "b", "c"]
+    assert peers.mean([1, 2, 6], files)["mean"] == 3
+    assert peers.ratio([1, 2, 32], files)["mean"] == pytest.approx(4)
+    assert peers.cell(peers.mean([0.5, 0.5, 0.5], files), 1, 100) == "50.0"
+    assert peers.cell({"mean": 0.25, "interval": (0.1, 0.5)}, 1, 100) == "25.0 (10.0 – 50.0)"

@@ -1,0 +1,208 @@
+"""The scripts of `benchmarks/` and `talaria bench`, in small: their figures hang together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from talaria.coder import checkpoint
+from talaria.coder.checkpoint import Decoding
+from talaria.coder.errors import DataError, UsageError
+from talaria.coder.infill import Options
+from talaria.evals import bench
+from talaria.evals.cursors import line_end
+from talaria.evals.suites import Problem
+from talaria.finetune.corpus import Document, corpus_hash, write_corpus
+
+from benchmarks import decoding, examples, soak
+from benchmarks.decoding import KINDS, LOSS, Turn, choice, compared
+
+
+def test_a_short_soak(capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
+    """Twenty looks at the memory; every request is counted, those given up apart."""
+    assert soak.main(["--requests", "60", "--model", str(model_folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [point["requests"] for point in found["points"]] == list(range(3, 61, 3))
+    assert 0 < found["points"][0]["bytes"] <= found["peak_bytes"]
+    counted = found["engine"]
+    assert counted["requests"] == 60
+    assert counted["failed"] == 0
+    assert counted["answered"] + counted["cancelled"] == 60
+
+
+def test_too_short_a_soak() -> None:
+    """Has no twenty parts."""
+    with pytest.raises(UsageError, match="--requests is 3; it must be at least 20"):
+        soak.main(["--requests", "3"])
+
+
+def turns_of(right: dict[Decoding, range], files: int) -> list[Turn]:
+    """Holes of either kind in each file, filled by settings, the slowest first."""
+    return [
+        Turn(kind, f"{n}", f"file {n}", setting, n in exact, 4, 10.0 * (len(right) - place), 6)
+        for kind in KINDS
+        for n in range(files)
+        for place, (setting, exact) in enumerate(right.items())
+    ]
+
+
+def test_the_fastest_setting_that_surely_loses_little_is_chosen() -> None:
+    """A quarter of a point may be lost; half of one, which may be more than one, may not."""
+    slow, quick, hasty, wild = map(Decoding, (0.9, 0.7, 0.5, 0.1))
+    right = {slow: range(100), quick: range(1, 100), hasty: range(2, 100), wild: range(40)}
+    outcomes = compared(turns_of(right, 400))
+    assert [outcome.lost for outcome in outcomes] == pytest.approx([0, 0.0025, 0.005, 0.15])
+    assert outcomes[0].exact[KINDS[1]]["share"] == 0.25
+    assert outcomes[0].tokens_per_forward == 1.5
+    assert outcomes[0].lost_interval is None
+    ends = [outcome.lost_interval[1] for outcome in outcomes if outcome.lost_interval]
+    assert ends[0] < LOSS < ends[1] < ends[2]
+    assert choice(outcomes) == quick
+    rows = decoding.table(outcomes, quick)
+    assert [row[-1] for row in rows] == ["", "", "", "chosen", ""]
+
+
+@pytest.mark.parametrize(("files", "chosen"), [(1, 0.9), (40, 0.9), (400, 0.7)])
+def test_holes_that_do_not_differ(files: int, chosen: float) -> None:
+    """Decide for the fast setting only if they are many."""
+    right = {Decoding(0.9): range(9), Decoding(0.7): range(9)}
+    assert choice(compared(turns_of(right, files))) == Decoding(chosen)
+
+
+def test_holes_of_one_file_decide_nothing() -> None:
+    """The slow setting is taken, for there is no interval to go by."""
+    right = {Decoding(0.9): range(1), Decoding(0.7): range(0)}
+    turns = [replace(turn, cluster="one file") for turn in turns_of(right, 400)]
+    assert choice(compared(turns)) == Decoding(0.9)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Forty held-out lines with four places for a cursor each; models are measured on 20."""
+    monkeypatch.setattr(decoding, "MEASURED", (20, 0))
+    text = "".join(f"x{n} = {n} + y\n" for n in range(20))
+    held_out = [Document("post", f"{name}.py", text) for name in "ab"]
+    write_corpus(tmp_path / "corpus", {"valid": held_out}, {"packages": []})
+    return tmp_path / "corpus"
+
+
+def lines_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
+    """Their files and lines."""
+    return {(problem.cluster, problem.prefix.count("\n")) for problem in problems}
+
+
+def test_settings_are_chosen_on_lines_by_which_no_model_is_measured(corpus: Path) -> None:
+    """Neither at a cursor of the suite nor at another one in its line; both kinds by turns."""
+    measured = lines_of(line_end(corpus, *decoding.MEASURED).problems)
+    found = decoding.holes(corpus, 20, 1)
+    assert len(measured) == len(found) == 20
+    assert not measured & lines_of(problem for _, problem in found)
+    assert [kind for kind, _ in found] == 10 * list(KINDS)
+    for kind, problem in found:
+        assert problem.solution.startswith("x") == (kind == KINDS[1])
+
+
+def test_the_choice_becomes_the_models_own(
+    corpus: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `--store`; figures and table say what was chosen, and the command has no folder."""
+    folder, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(model_folder, folder)
+    words = ["--corpus", str(corpus), "--model", str(folder), "--out", str(out), "--cursors", "4"]
+    words += ["--thresholds", "0.2", "0.8", "--lookaheads", "3", "--budgets", "5"]
+    before = checkpoint.load(folder).decoding
+    assert decoding.main(words) == 0
+    assert checkpoint.load(folder).decoding == before == Decoding()
+    assert decoding.main([*words, "--store"]) == 0
+    found = json.loads((out / "decoding.json").read_text("utf-8"))
+    chosen = checkpoint.load(folder).decoding
+    assert found["chosen"] == asdict(chosen)
+    assert chosen in (Decoding(0.2, 3, 5), Decoding(0.8, 3, 5))
+    assert len(found["outcomes"]) == 2
+    assert (found["cursors"], found["seed"]) == (4, 1)
+    assert found["corpus"] == corpus_hash(corpus)
+    assert str(tmp_path) not in json.dumps(found)
+    told = capsys.readouterr().out
+    assert told.count(" chosen\n") == 2
+    assert "at most 1.0 points against the most exact one, by the upper end" in told
+
+
+def test_what_bench_measures_goes_by_the_models_own_settings(
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They stand with the figures, but for what was asked for; starts have the same."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    checkpoint.store_decoding(folder, Decoding(0.3, 4, 9))
+    begun: list[Options] = []
+
+    def start(model: str, device: str, options: Options, *_: Any) -> dict[str, float]:
+        """A start without a process of its own."""
+        begun.append(options)
+        return {"load_ms": 1.0, "first_ms": 1.0, "peak_bytes": 1}
+
+    monkeypatch.setattr(bench, "start", start)
+    words = ["--model", str(folder), "--prompts", "1", "--rounds", "1", "--starts", "1"]
+    words += ["--context", "16", "--max-tokens", "4", "--lookahead", "5", "--json"]
+    assert bench.main(words) == 0
+    options = json.loads(capsys.readouterr().out)["options"]
+    assert {name: options[name] for name in asdict(Decoding())} == asdict(Decoding(0.3, 5, 9))
+    assert [asdict(one) for one in begun] == [options]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (("--seed", "0"), "another seed than 0"),
+        (("--thresholds", "2"), "confidence_threshold is 2.0, outside of 0 to 1"),
+    ],
+)
+def test_wrong_options_of_decoding(given: tuple[str, str], reason: str, tmp_path: Path) -> None:
+    """Are refused before anything is loaded."""
+    with pytest.raises(UsageError, match=reason):
+        decoding.main([*given, "--out", str(tmp_path)])
+
+
+def test_examples_are_picked_by_their_seed_alone() -> None:
+    """The three kinds by turns, each a hole in a real file whose text stands whole around it."""
+    modules = examples.files()
+    found = examples.picked(6, 0, modules)
+    assert [place for place, _ in found] == 2 * ["line-end", "line", "function"]
+    assert [p.id for _, p in examples.picked(3, 0, modules)] == [p.id for _, p in found[:3]]
+    for _, problem in found:
+        text = problem.prefix + problem.solution + problem.suffix
+        path = problem.id.split(":")[1]
+        assert (examples.ROOT / path).read_text("utf-8") == text
+    told = examples.told(1, "line", found[1][1], "")
+    assert "different" in told
+    assert "(nothing)" in told
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_examples_come_from_files_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a commit, whatever became of them since; a commit that there is not is told of."""
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b.example")
+    for package in examples.PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "a.py").write_text(f"{package} = 'é'\n")
+    (tmp_path / "coder" / "notes.txt").write_text("no module")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    (tmp_path / "coder" / "a.py").write_text("changed = 1\n")
+    monkeypatch.setattr(examples, "ROOT", tmp_path)
+    then = {f"{package}/a.py": f"{package} = 'é'\n" for package in sorted(examples.PACKAGES)}
+    assert examples.files("HEAD") == then
+    assert examples.files() == then | {"coder/a.py": "changed = 1\n"}
+    with pytest.raises(DataError, match=r"--at nowhere: .*see git log"):
+        examples.files("nowhere")

@@ -1,0 +1,271 @@
+"""A checkpoint is read as it was written, or refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from talaria.coder import checkpoint
+from talaria.coder.checkpoint import CONFIG, TOKENIZER, WEIGHTS, Decoding
+from talaria.coder.errors import CheckpointError
+from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.transformer import Transformer
+
+
+def edit_config(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+    """Change the configuration in place."""
+    path = folder / CONFIG
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def edit_shape(folder: Path, **values: object) -> None:
+    """Change the denoiser's configuration in place."""
+    edit_config(folder, lambda config: config["denoiser"].update(values))  # type: ignore[attr-defined]
+
+
+def rehash(folder: Path) -> None:
+    """Make the hashes right again, so that a later check has to find the fault."""
+    hashes = {name: checkpoint.digest(folder / name) for name in (WEIGHTS, TOKENIZER)}
+    edit_config(folder, lambda config: config.update(sha256=hashes))
+
+
+def truncate(folder: Path) -> None:
+    """Cut the weights short."""
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def truncate_and_rehash(folder: Path) -> None:
+    """Cut the weights short without the hashes noticing."""
+    truncate(folder)
+    rehash(folder)
+
+
+def flip_a_bit(folder: Path) -> None:
+    """Change one bit in the middle of the weights."""
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / WEIGHTS).write_bytes(bytes(data))
+
+
+def transpose_a_tensor(folder: Path) -> None:
+    """Give a tensor another shape."""
+    weights = load_file(folder / WEIGHTS)
+    weights["embed.weight"] = weights["embed.weight"].T.contiguous()
+    save_file(weights, folder / WEIGHTS)
+    rehash(folder)
+
+
+def lose_a_tensor(folder: Path) -> None:
+    """Leave a tensor out."""
+    weights = load_file(folder / WEIGHTS)
+    del weights["blocks.0.qkv.weight"]
+    save_file(weights, folder / WEIGHTS)
+    rehash(folder)
+
+
+def test_a_saved_model_is_loaded_as_it_was(model_folder: Path, denoiser: Transformer) -> None:
+    """Up to the half precision in which weights are stored."""
+    model = checkpoint.load_trainable(model_folder)
+    for name, tensor in model.denoiser.state_dict().items():
+        torch.testing.assert_close(
+            tensor, denoiser.state_dict()[name].half().float(), rtol=0, atol=0
+        )
+    assert model.denoiser.config == denoiser.config
+
+
+def test_large_weights_travel_in_parts(
+    denoiser: Transformer, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put together they are the model; a part that is damaged or lost is named."""
+    whole = tmp_path / "whole"
+    checkpoint.save(whole, denoiser, tokenizer)
+    monkeypatch.setattr(checkpoint, "PART_BYTES", 10_000)
+    folder = tmp_path / "parts"
+    checkpoint.save(folder, denoiser, tokenizer)
+    parts = sorted(folder.glob(f"{WEIGHTS}*"))
+    assert len(parts) > 3
+    assert max(part.stat().st_size for part in parts) == 10_000
+    assert b"".join(part.read_bytes() for part in parts) == (whole / WEIGHTS).read_bytes()
+    one, other = checkpoint.load_trainable(folder), checkpoint.load_trainable(whole)
+    for name, tensor in one.denoiser.state_dict().items():
+        assert torch.equal(tensor, other.denoiser.state_dict()[name])
+    assert len(one.weights_hash) == 64
+    assert one.weights_hash != other.weights_hash == checkpoint.digest(whole / WEIGHTS)
+    parts[1].unlink()
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS}\.01: missing"):
+        checkpoint.load(folder)
+
+
+def test_a_save_killed_between_its_renames(
+    denoiser: Transformer, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former model is still there when it is asked for."""
+    folder = tmp_path / "model"
+    checkpoint.save(folder, denoiser, tokenizer, training={"number": 1})
+    real = os.replace
+
+    def replace(one: Path, other: Path) -> None:
+        real(one, other)
+        if other != folder:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(folder, denoiser, tokenizer, training={"number": 2})
+    monkeypatch.undo()
+    assert not folder.exists()
+    assert checkpoint.load(folder).config["training"] == {"number": 1}
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, "damaged"),
+        (truncate_and_rehash, "damaged"),
+        (flip_a_bit, "SHA-256"),
+        (transpose_a_tensor, r"embed\.weight has shape"),
+        (lose_a_tensor, r"qkv\.weight has shape None"),
+        (lambda f: (f / WEIGHTS).unlink(), "missing"),
+        (lambda f: (f / TOKENIZER).unlink(), "missing"),
+        (lambda f: (f / CONFIG).unlink(), "not a model's folder"),
+        (lambda f: (f / CONFIG).write_text("{"), "not readable"),
+        (lambda f: (f / CONFIG).write_text("[]"), "not readable"),
+        (lambda f: edit_config(f, lambda c: c.update(format_version=99)), "format version 99"),
+        (lambda f: edit_config(f, lambda c: c.pop("denoiser")), "no valid denoiser"),
+        (lambda f: edit_config(f, lambda c: c.update(sha256=None)), "of another kind"),
+        (lambda f: edit_config(f, lambda c: c.update(parameters="many")), "of another kind"),
+        (lambda f: edit_shape(f, layers=6.0), "layers is 6.0"),
+        (lambda f: edit_shape(f, rope_base="x"), "rope_base"),
+        (lambda f: edit_shape(f, rope_base=0), "rope_base"),
+        (lambda f: edit_shape(f, context_length=4), "leaves room"),
+        (lambda f: edit_shape(f, block_length=600), "leaves room"),
+        (lambda f: edit_shape(f, context_length=10**9), "out of range"),
+        (lambda f: edit_config(f, lambda c: c.update(decoding={"canvas": 1})), "'canvas'"),
+        (lambda f: edit_config(f, lambda c: c.update(decoding={"lookahead": 0})), "lookahead is 0"),
+        (lambda f: edit_config(f, lambda c: c.update(decoding=[0.7])), "decoding settings"),
+        (lambda f: edit_config(f, lambda c: c["denoiser"].update(heads=3)), "divisible"),  # type: ignore[attr-defined]
+        (lambda f: edit_config(f, lambda c: c["denoiser"].update(vocab_size=9)), "9 tokens"),  # type: ignore[attr-defined]
+    ],
+)
+def test_a_damaged_folder_is_refused(
+    model_folder: Path, tmp_path: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    """With one line that says what is wrong."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    damage(folder)
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        checkpoint.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_has_decoding_settings(model_folder: Path, tmp_path: Path) -> None:
+    """The usual ones at first; what is stored is read again, and nothing else changes."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    before = checkpoint.load(folder)
+    assert before.decoding == Decoding()
+    checkpoint.store_decoding(folder, Decoding(0.25, 4, 16))
+    after = checkpoint.load(folder)
+    assert after.decoding == Decoding(0.25, 4, 16)
+    assert after.config == {**before.config, "decoding": asdict(after.decoding)}
+    assert sorted(file.name for file in folder.iterdir()) == [CONFIG, WEIGHTS, TOKENIZER]
+
+
+def test_models_are_found_by_name(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the user's folder, and listed; an unknown name lists what there is."""
+    shutil.copytree(model_folder, tmp_path / "models" / "mine")
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
+    assert checkpoint.find("mine") == tmp_path / "models" / "mine"
+    assert "mine" in [listing.name for listing in checkpoint.available()]
+    with pytest.raises(CheckpointError, match="mine"):
+        checkpoint.find("yours")
+    with pytest.raises(CheckpointError, match="remote"):
+        checkpoint.find("http://127.0.0.1/model")
+
+
+def test_saving_replaces_a_folder_whole(
+    denoiser: Transformer,
+    model: checkpoint.Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A failure on the way leaves the former checkpoint and no other trace."""
+    folder = tmp_path / "model"
+    checkpoint.save(folder, denoiser, model.tokenizer)
+    monkeypatch.setattr(checkpoint, "digest", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpoint.save(folder, denoiser, model.tokenizer)
+    monkeypatch.undo()
+    assert checkpoint.load(folder).denoiser.config == denoiser.config
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_absent_device_is_refused(model_folder: Path) -> None:
+    """With the way out."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    with pytest.raises(CheckpointError, match="--device cpu"):
+        checkpoint.load(model_folder, "cuda")
+
+
+@pytest.mark.parametrize("device", ["meta", "hpu", "gpu", "cuda:x", ""])
+def test_unknown_devices_are_refused(model_folder: Path, device: str) -> None:
+    """With those that there are."""
+    with pytest.raises(CheckpointError, match="give cpu, mps, cuda"):
+        checkpoint.load(model_folder, device)
+
+
+def test_a_file_or_nothing_is_no_model(model_folder: Path) -> None:
+    """The message says what is wanted."""
+    with pytest.raises(CheckpointError, match="is a file; give the folder"):
+        checkpoint.find(str(model_folder / CONFIG))
+    with pytest.raises(CheckpointError, match="--model is empty"):
+        checkpoint.find("")
+
+
+@pytest.mark.parametrize("closed", ["", "models", "models/mine", "models/mine/tokenizer.json"])
+def test_what_may_not_be_read_is_skipped(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    """The model that is shipped is still found and listed, as with another user's home."""
+    shutil.copytree(model_folder, tmp_path / "models" / "mine")
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
+    real = os.stat
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if Path(os.fsdecode(path)).is_relative_to(tmp_path / closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert checkpoint.find().name == checkpoint.DEFAULT_MODEL
+    listed = [listing.name for listing in checkpoint.available()]
+    assert checkpoint.DEFAULT_MODEL in listed
+    assert "mine" not in listed
+    with pytest.raises(CheckpointError, match="'yours'"):
+        checkpoint.find("yours")
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the models that are shipped."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("TALARIA_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    assert checkpoint.find().is_dir()

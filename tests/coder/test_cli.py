@@ -1,0 +1,573 @@
+"""The command line as people and tools use it: results, fields, one line for each fault."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from talaria.coder import checkpoint, cli, engine, source
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.infill import Candidate, Infill, Options
+from talaria.coder.infill import infill as fill
+from talaria.coder.syntax import judge
+
+FIELDS = {
+    "text",
+    "candidates",
+    "nfe",
+    "tokens",
+    "tokens_per_forward",
+    "elapsed_ms",
+    "context_tokens",
+    "model",
+    "stopped",
+    "syntax",
+}
+MODULE = '''"""A module."""
+
+
+class Account:
+    def deposit(self, amount):
+        """Add money."""
+        self.balance += amount
+        return self.balance
+
+
+print("été")
+'''
+
+
+class Terminal:
+    """Runs commands as a shell would and keeps what they print."""
+
+    def __init__(
+        self, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.model, self.capsys, self.monkeypatch = model, capsys, monkeypatch
+        self.out = self.err = ""
+
+    def __call__(self, *argv: str, stdin: bytes = b"") -> int:
+        """The exit code of `talaria infill ARGV --model TINY --max-tokens 12`."""
+        self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = cli.main(["infill", *argv, "--max-tokens", "12", "--model", str(self.model)])
+        self.out, self.err = self.capsys.readouterr()
+        return code
+
+
+@pytest.fixture
+def infill(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Terminal:
+    """`talaria infill` with the tiny model."""
+    return Terminal(model_folder, capsys, monkeypatch)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A module on disk."""
+    path = tmp_path / "account.py"
+    path.write_text(MODULE, encoding="utf-8")
+    return path
+
+
+def targets(file: Path) -> list[tuple[str, bytes]]:
+    """The three forms of a target."""
+    return [
+        (f"{file}:7:8", b""),
+        (f"{file}::Account.deposit", b""),
+        ("-", b"def mean(values):\n    return <|fill|>\n"),
+    ]
+
+
+@pytest.mark.parametrize("form", range(3))
+@pytest.mark.parametrize("mode", ["diffuse", "verify", "ar"])
+def test_json_has_the_fields_of_the_design(
+    infill: Terminal, file: Path, form: int, mode: str
+) -> None:
+    """On all three forms of a target and in both modes; standard output holds nothing else."""
+    target, stdin = targets(file)[form]
+    assert infill(target, "--json", "--mode", mode, stdin=stdin) == 0
+    answer = json.loads(infill.out)
+    assert set(answer) == FIELDS
+    assert answer["candidates"][0]["text"] == answer["text"]
+    committed = answer["tokens"] + (answer["stopped"] == "eom")
+    assert answer["tokens_per_forward"] == round(committed / answer["nfe"], 3)
+    assert answer["model"] == "tiny"
+    assert infill.err == ""
+    first = answer["text"]
+    assert infill(target, "--json", "--mode", mode, "--seed", "0", stdin=stdin) == 0
+    assert json.loads(infill.out)["text"] == first
+
+
+def test_the_middle_alone_goes_to_standard_output(infill: Terminal, file: Path) -> None:
+    """And one line about the effort to standard error."""
+    assert infill(f"{file}:7:8", "--json", "--no-syntax-check") == 0
+    text = json.loads(infill.out)["text"]
+    assert infill(f"{file}:7:8", "--no-syntax-check") == 0
+    assert text
+    assert infill.out == text + "\n"
+    assert infill.err.count("\n") == 1
+    assert "a step)" in infill.err
+
+
+def test_diff_and_write_agree(infill: Terminal, file: Path) -> None:
+    """The diff applied is the file written; nothing outside of the hole changes."""
+    assert infill(f"{file}::Account.deposit", "--diff") == 0
+    assert infill.out.startswith("--- ")
+    assert file.read_text(encoding="utf-8") == MODULE
+    added = [line[1:] for line in infill.out.splitlines()[3:] if line.startswith("+")]
+    assert infill(f"{file}::Account.deposit", "--write") == 0
+    assert infill.out == ""
+    written = file.read_text(encoding="utf-8")
+    head, tail = MODULE.split("        self.balance += amount")[0], '\n\n\nprint("été")\n'
+    assert written.startswith(head)
+    assert written.endswith(tail)
+    assert all(line in written for line in added)
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.fixture
+def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Decides what the model writes."""
+    real = fill
+
+    def decide(text: str) -> None:
+        def infill(
+            model: Checkpoint, prefix: str, suffix: str, options: Options, *rest: Any
+        ) -> Infill:
+            found = real(model, prefix, suffix, options, *rest)
+            best = dataclasses.replace(found.best, text=text)
+            verdict = judge(prefix, text, suffix)
+            return dataclasses.replace(found, candidates=[best], syntax=verdict)
+
+        monkeypatch.setattr(engine, "infill", infill)
+
+    return decide
+
+
+@pytest.mark.parametrize("text", ["", 'return """', "return ("])
+def test_nothing_and_nothing_broken_is_written(
+    infill: Terminal, file: Path, offer: Callable[[str], None], text: str
+) -> None:
+    """A function keeps its body; one line says why, and the exit code is 1."""
+    offer(text)
+    assert infill(f"{file}::Account.deposit", "--write") == 1
+    assert file.read_text(encoding="utf-8") == MODULE
+    assert infill.err.count("\n") == 1
+    assert "as it was" in infill.err
+    assert infill(f"{file}::Account.deposit", "--diff") == 0
+    assert bool(infill.out) == bool(text)
+
+
+def test_no_file_that_compiles_is_broken(
+    infill: Terminal, file: Path, offer: Callable[[str], None]
+) -> None:
+    """Whatever the judge says, as of a block whose body may come; a broken file is written to."""
+    offer("if amount:")
+    for place in ("::Account.deposit", ":10:0"):
+        assert infill(f"{file}{place}", "--write") == 1
+        assert file.read_text(encoding="utf-8") == MODULE
+        assert "Python would no longer take the file ('if amount:'), so" in infill.err
+        assert infill.err.count("\n") == 1
+    assert infill(f"{file}::Account.deposit") == 0
+    assert infill.out == "if amount:\n"
+    file.write_text(f"{MODULE}x = = 1\n", encoding="utf-8")
+    assert infill(f"{file}::Account.deposit", "--write") == 0
+    assert "if amount:\n" in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("place", "more", "complete"),
+    [
+        ("::Account.deposit", (), True),
+        (":7:8", ("--write",), True),
+        (":7:8", (), False),
+        (":7:8", ("--diff",), False),
+    ],
+)
+def test_what_is_written_is_complete(
+    infill: Terminal,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    more: tuple[str, ...],
+    complete: bool,
+) -> None:
+    """A function too; who asks at a cursor may type on."""
+    asked = []
+
+    def spy(model: Checkpoint, prefix: str, suffix: str, options: Options, *rest: Any) -> Infill:
+        asked.append(options.complete)
+        return fill(model, prefix, suffix, options, *rest)
+
+    monkeypatch.setattr(engine, "infill", spy)
+    infill(f"{file}{place}", *more)
+    assert asked == [complete]
+
+
+def test_nothing_to_offer_is_said(
+    infill: Terminal, file: Path, offer: Callable[[str], None]
+) -> None:
+    """On standard error; standard output stays empty, but for JSON as it always is."""
+    offer("")
+    for target, stdin in targets(file):
+        for shown in ((), ("--diff",)):
+            assert infill(target, *shown, stdin=stdin) == 0
+            assert infill.out == ""
+            assert infill.err.startswith("nothing to offer after ")
+            assert infill.err.count("\n") == 1
+        assert infill(target, "--json", stdin=stdin) == 0
+        assert json.loads(infill.out)["text"] == ""
+
+
+def test_what_it_took_in_words() -> None:
+    """Ones are no plural; the end is told apart from tokens, and several from one."""
+
+    def told(candidates: list[Candidate], asked: int = 1, nfe: int = 1) -> str:
+        result = Infill(candidates, nfe, 5.0, 9, 0, judge("", candidates[0].text, ""), [])
+        return cli.summary(result, Options(candidates=asked)).partition(",")[0]
+
+    one = Candidate("x", [7], "eom", None, 0)
+    two = Candidate("x y", [7, 8], "max_nfe", None, 1)
+    empty = Candidate("", [], "eom", None, 2)
+    assert told([one]) == "1 token and <eom> in 1 step (2.0 a step)"
+    assert told([two], nfe=4) == "2 tokens in 4 steps (0.5 a step)"
+    assert told([empty]) == "nothing to offer after 1 step"
+    assert told([one, two, empty], 4).startswith("2 different texts of 4 candidates")
+    several = Infill([empty, one], 3, 5.0, 9, 0, judge("", "", ""), [])
+    assert "the best: empty after 3 steps" in cli.summary(several, Options(candidates=2))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_diff_can_be_applied(
+    infill: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """In the current folder, however a file in it is named; elsewhere from the root on."""
+    inside = file.parent / "a folder"
+    inside.mkdir()
+    target = inside / ".." / file.name
+    if linked:
+        target = inside / "link.py"
+        target.symlink_to(file)
+    for here, name in ((file.parent, file.name), (inside, file.resolve().as_posix()[1:])):
+        monkeypatch.chdir(here)
+        for given in (target, os.path.relpath(target)):
+            assert infill(f"{given}::Account.deposit", "--diff") == 0
+            assert infill.out.splitlines()[:2] == [f"--- a/{name}", f"+++ b/{name}"]
+    if shutil.which("patch"):
+        patch = ["patch", "--silent", "-p1", "-d", file.anchor]
+        subprocess.run(patch, input=infill.out, text=True, check=True)
+        patched = file.read_text(encoding="utf-8")
+        file.write_text(MODULE, encoding="utf-8")
+        assert infill(f"{file}::Account.deposit", "--write") == 0
+        assert patched == file.read_text(encoding="utf-8")
+
+
+def test_a_trace_never_takes_the_place_of_the_source(infill: Terminal, file: Path) -> None:
+    """Whatever its name, nor of a folder."""
+    for name in (str(file), str(file.parent / "." / file.name), str(file.parent)):
+        assert infill(f"{file}:7:8", "--trace", name) == 2
+        assert "--trace" in infill.err
+    assert infill(f"{file}:7:8", "--trace", os.devnull) == 2
+    assert file.read_text(encoding="utf-8") == MODULE
+    page = file.parent / "page.html"
+    assert infill(f"{file}:7:8", "--trace", str(page)) == 0
+    assert sorted(file.parent.iterdir()) == sorted([file, page])
+
+
+def test_closed_standard_input(
+    model_folder: Path,
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Is no fault where a file is filled, and a plain one where it is needed."""
+    monkeypatch.setattr(sys, "stdin", None)
+    more = ["--max-tokens", "4", "--model", str(model_folder)]
+    assert cli.main(["infill", f"{file}:7:8", *more]) == 0
+    assert cli.main(["infill", "-", *more]) == 2
+    assert "closed" in capsys.readouterr().err
+
+
+def test_a_terminal_without_the_characters(model_folder: Path, file: Path) -> None:
+    """They are shown by their codes; JSON stays JSON."""
+    text = MODULE.replace("Add money.", "Add money — été.")
+    file.write_text(text, encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    for shown in ("--diff", "--json"):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "talaria.coder.cli", "infill", f"{file}::Account.deposit"),
+                *(shown, "--model", str(model_folder), "--max-tokens", "8"),
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        if shown == "--json":
+            json.loads(done.stdout)
+
+
+def test_an_interrupt_while_writing(
+    infill: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, and the file as it was."""
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert infill(f"{file}:7:8", "--write", "--temperature", "1", "--seed", "2") == 1
+    assert infill.err.splitlines()[-1].startswith("talaria: interrupted")
+    assert file.read_text(encoding="utf-8") == MODULE
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_candidates_and_trace(infill: Terminal, file: Path, tmp_path: Path) -> None:
+    """Several candidates come ranked; the trace is a page that needs nothing else."""
+    page = tmp_path / "trace.html"
+    assert infill(f"{file}:7:8", "--json", "--candidates", "3", "--trace", str(page)) == 0
+    answer = json.loads(infill.out)
+    assert 1 <= len(answer["candidates"]) <= 3
+    text = page.read_text(encoding="utf-8")
+    assert text.lower().startswith("<!doctype html>")
+    assert "http" not in text
+
+
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+def test_candidates_are_printed(
+    infill: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """All that have a text, the best first, a line between them; the first alone is written."""
+    asked = (f"{file}:7:8", "--mode", mode, "--candidates", "4", "--no-syntax-check")
+    assert infill(*asked, "--json") == 0
+    texts = [candidate["text"] for candidate in json.loads(infill.out)["candidates"]]
+    assert len(texts) > 1
+    assert infill(*asked) == 0
+    assert infill.out == "\n--\n".join(filter(None, texts)) + "\n"
+    assert "of 4 candidates, the best: " in infill.err
+    found = source.parse_target(asked[0], lambda: b"")
+    monkeypatch.chdir(file.parent)
+    assert infill(*asked, "--diff") == 0
+    assert infill.out == source.unified_diff(
+        dataclasses.replace(found, path=Path(file.name)), texts[0]
+    )
+
+
+@pytest.mark.parametrize("place", ["no/trace.html", "account.py/trace.html"])
+def test_a_trace_that_cannot_be_written(
+    infill: Terminal, file: Path, tmp_path: Path, place: str
+) -> None:
+    """Is said in one line, by the name that was given, before a model is looked for."""
+    infill.model = tmp_path / "nothing"
+    assert infill(f"{file}:7:8", "--trace", str(tmp_path / place)) == 1
+    assert f"--trace is {str(tmp_path / place)!r}" in infill.err
+    assert infill.err.count("\n") == 1
+
+
+def test_a_trace_that_fails_at_the_end(
+    infill: Terminal, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaves nothing, and the former page as it was."""
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device", ".hidden")
+
+    page = tmp_path / "trace.html"
+    page.write_text("former", encoding="utf-8")
+    monkeypatch.setattr(os, "replace", full)
+    assert infill(f"{file}:7:8", "--trace", str(page)) == 1
+    assert f"{str(page)!r}, which cannot be written (No space left" in infill.err
+    assert page.read_text(encoding="utf-8") == "former"
+    assert sorted(tmp_path.iterdir()) == [file, page]
+
+
+@pytest.mark.parametrize(
+    ("content", "target", "code", "reason"),
+    [
+        (None, "{}:1:0", 1, "does not exist"),
+        (b"", "{}:1:0", 1, "empty"),
+        (b"a\0b", "{}:1:0", 1, "binary"),
+        ("é".encode("latin-1"), "{}:1:0", 1, "UTF-8"),
+        (b"x = 1\n", "{}:9:0", 1, "line"),
+        (b"x = 1\n", "{}:1:9", 1, "character"),
+        (b"x = 1\n", "{}::f", 1, "function"),
+        (b"def fun(): pass\n", "{}::funn", 1, "fun"),
+        (b"x" * (source.MAX_FILE_BYTES + 1), "{}:1:0", 1, "16"),
+        (b"x = 1\n", "{}", 2, "FILE:LINE:COL"),
+    ],
+)
+def test_a_bad_file_or_target(
+    infill: Terminal, tmp_path: Path, content: bytes | None, target: str, code: int, reason: str
+) -> None:
+    """One line that says what, the limit and the remedy; the file stays as it was."""
+    path = tmp_path / "a.py"
+    if content is not None:
+        path.write_bytes(content)
+    assert infill(target.format(path), "--write") == code
+    assert reason in infill.err
+    assert infill.err.count("\n") == 1
+    assert infill.out == ""
+    if content is not None:
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("text", [b"", b"x = 1\n", b"<|fill|> and <|fill|>", b"\xff<|fill|>"])
+def test_bad_standard_input(infill: Terminal, text: bytes) -> None:
+    """No mark, two marks, nothing, or not a text: one line."""
+    assert infill("-", stdin=text) in (1, 2)
+    assert infill.err.startswith("talaria: ")
+    assert infill.err.count("\n") == 1
+
+
+def test_wrong_options(infill: Terminal, file: Path) -> None:
+    """Exit code 2, the value and the limit."""
+    assert infill(f"{file}:1:0", "--max-nfe", "0") == 2
+    assert "--max-nfe is 0" in infill.err
+    assert infill("-", "--write", stdin=b"a <|fill|>") == 2
+    with pytest.raises(SystemExit, match="2"):
+        infill(f"{file}:1:0", "--mode", "fast")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--top-k", "1", "--confidence-threshold", "0.2"),
+        ("--top-k", "1", "--entropy-bound", "1"),
+        ("--mode", "ar", "--top-k", "2"),
+        ("--mode", "ar", "--lookahead", "4"),
+        ("--mode", "verify", "--confidence-threshold", "0.2"),
+    ],
+)
+def test_a_rule_given_in_vain(infill: Terminal, file: Path, given: tuple[str, ...]) -> None:
+    """Is refused by its name."""
+    assert infill(f"{file}:7:8", *given) == 2
+    assert given[2] in infill.err
+    assert infill.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (("--context", "0"), "--context is 0; the least is 8"),
+        (("--top-k", "1", "--confidence-threshold", "0.2"), "--confidence-threshold and --top-k"),
+    ],
+)
+def test_wrong_options_of_bench(
+    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], reason: str
+) -> None:
+    """Are named as they were given."""
+    assert cli.main(["bench", *given]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_an_unknown_or_damaged_model(
+    infill: Terminal, model_folder: Path, file: Path, tmp_path: Path
+) -> None:
+    """One line, exit code 1."""
+    infill.model = tmp_path / "nothing"
+    assert infill(f"{file}:1:0") == 1
+    assert infill.err.count("\n") == 1
+    infill.model = tmp_path / "damaged"
+    shutil.copytree(model_folder, infill.model)
+    weights = infill.model / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert infill(f"{file}:1:0") == 1
+    assert "damaged" in infill.err
+
+
+def test_models_and_doctor(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`models` lists the shipped one; `doctor` prints versions and a timed infill."""
+    assert cli.main(["models"]) == 0
+    assert checkpoint.DEFAULT_MODEL in capsys.readouterr().out
+    assert cli.main(["doctor", "--model", str(model_folder)]) == 0
+    report = capsys.readouterr().out
+    for word in ("talaria", "python", "torch", "tree-sitter", "model", "infill", "ms"):
+        assert word in report
+
+
+def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """Help lists every command, those of other packages too; an unknown one is named."""
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in ("infill", "models", "doctor", "corpus", "tokenizer", "train", "eval"):
+        assert command in text
+    assert "--help`\n" not in text
+    assert cli.main([]) == 2
+    assert cli.main(["fly"]) == 2
+    assert "'fly'" in capsys.readouterr().err
+
+
+def test_help_says_what_commands_do_without_importing_them() -> None:
+    """Nor what they need."""
+    program = (
+        "import sys; from talaria.coder import cli; cli.main(['--help']); "
+        "heavy = {'torch', 'numpy', 'talaria.coder.infill', 'talaria.evals.bench', "
+        "'talaria.finetune.train'}; "
+        "sys.exit(bool(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "  bench      what requests cost on this machine" in done.stdout
+
+
+def test_a_command_whose_package_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is listed all the same; asked for, it says what to install, and how from a clone."""
+    command = metadata.EntryPoint("fly", "nowhere.wings:main", cli.COMMANDS)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [command])
+    assert cli.main(["--help"]) == 0
+    assert "`talaria fly --help`" in capsys.readouterr().out
+    assert cli.main(["fly"]) == 1
+    said = capsys.readouterr().err
+    assert "needs nowhere" in said
+    assert "pip install -e '.[train,eval]'" in said
+
+
+def test_every_option_of_infill_is_explained() -> None:
+    """With what holds where it is not given."""
+    for action in cli.infill_parser()._actions:
+        assert action.help
+        if action.default not in (None, False, True, argparse.SUPPRESS):
+            assert f"({action.default})" in action.help
+
+
+def test_the_shipped_model_from_a_cold_start() -> None:
+    """`talaria infill` in a process of its own fills a hole with the model in the package."""
+    done = subprocess.run(
+        [sys.executable, "-m", "talaria.coder.cli", "infill", "-", "--json"],
+        input=b"import os\n\n\ndef exists(path):\n    return <|fill|>\n",
+        capture_output=True,
+        check=True,
+    )
+    answer = json.loads(done.stdout)
+    assert answer["model"] == checkpoint.DEFAULT_MODEL
+    assert answer["text"].strip()
+
+
+@pytest.mark.parametrize("module", ["tree_sitter", "torch", "safetensors"])
+def test_doctor_says_what_is_missing(module: str) -> None:
+    """The versions before, then one line with the name and a remedy."""
+    program = (
+        f"import sys; sys.modules[{module!r}] = None; from talaria.coder import cli; "
+        "sys.exit(cli.main(['doctor']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "python " in done.stdout
+    assert done.stderr.count("\n") == 1
+    assert module in done.stderr
+    assert "pip install" in done.stderr

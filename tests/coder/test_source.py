@@ -1,0 +1,527 @@
+import difflib
+import errno
+import io
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import talaria.coder.source
+from hypothesis import given
+from hypothesis import strategies as st
+from talaria.coder.errors import SourceError, UsageError
+from talaria.coder.source import (
+    MARK,
+    MAX_FILE_BYTES,
+    Hole,
+    parse_target,
+    splice,
+    unified_diff,
+    write,
+)
+
+ENDINGS = st.sampled_from(["\n", "\r\n", "\r"])
+LINES = st.text(st.sampled_from("ab 𝒳é\t\x0b\x0c\x85\u2028"), max_size=6)
+TEXTS = st.lists(st.tuples(LINES, ENDINGS), max_size=8).map(
+    lambda pairs: "".join(line + ending for line, ending in pairs)
+)
+
+
+def no_stdin() -> NoReturn:
+    """Stand in for a standard input that must not be read."""
+    pytest.fail("standard input was read")
+
+
+def from_stdin(text: str | bytes) -> Hole:
+    """Parse the target `-` with this text on standard input."""
+    return parse_target("-", lambda: text if isinstance(text, bytes) else text.encode())
+
+
+def failing(number: int) -> Callable[..., NoReturn]:
+    """Make a function that fails with this error number."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return a file with two functions."""
+    path = tmp_path / "a.py"
+    path.write_bytes(b"def f(x):\n    return x\n\n\ndef g(): pass\n")
+    return path
+
+
+def test_a_cursor_splits_the_text(source: Path) -> None:
+    """A position is a hole of no width, at a 1-based line and a 0-based column."""
+    hole = parse_target(f"{source}:2:4", no_stdin)
+    assert (hole.prefix, hole.middle) == ("def f(x):\n    ", "")
+    assert hole.suffix == "return x\n\n\ndef g(): pass\n"
+    assert (hole.path, hole.newline, hole.bom, hole.lead) == (source, "\n", False, "")
+
+
+def test_a_function_is_a_hole_with_its_body(source: Path) -> None:
+    """A qualified name is a hole with the body of that function in it."""
+    hole = parse_target(f"{source}::f", no_stdin)
+    assert (hole.prefix, hole.middle) == ("def f(x):\n    ", "return x")
+    assert splice(hole, "return -x") == source.read_text().replace("return x", "return -x")
+
+
+def test_a_body_is_led_in(source: Path) -> None:
+    """Where no statement stands yet, the lead starts a line for it, in the file's own newlines."""
+    source.write_bytes(b'class A:\r\n    def f(self):\r\n        """Do."""\r\n')
+    hole = parse_target(f"{source}::A.f", no_stdin)
+    assert (hole.lead, hole.middle) == ("\n        ", "")
+    assert (
+        splice(hole, hole.lead + "pass")
+        == 'class A:\r\n    def f(self):\r\n        """Do."""\r\n        pass\r\n'
+    )
+    assert splice(hole, "") == hole.original
+
+
+def test_a_mark_is_a_hole() -> None:
+    """On standard input, the mark is the hole, and no part of the text."""
+    hole = from_stdin(f"a = {MARK}\r\n")
+    assert (hole.prefix, hole.suffix, hole.path, hole.newline) == ("a = ", "\n", None, "\r\n")
+    assert splice(hole, "1\n") == "a = 1\r\n\r\n"
+
+
+def test_a_cursor_may_stand_behind_the_last_newline(source: Path) -> None:
+    """The empty line behind the final newline can be filled."""
+    hole = parse_target(f"{source}:6:0", no_stdin)
+    assert (hole.prefix, hole.suffix) == (source.read_text(), "")
+
+
+def test_a_cursor_may_stand_at_the_end_of_a_line(source: Path) -> None:
+    """The last column is the length of the line, before its line ending."""
+    source.write_bytes(b"ab\r\ncd")
+    assert parse_target(f"{source}:1:2", no_stdin).suffix == "\ncd"
+    assert parse_target(f"{source}:2:2", no_stdin).suffix == ""
+
+
+def test_columns_count_characters(source: Path) -> None:
+    """An astral character is one column, whatever it takes in UTF-8 or UTF-16."""
+    source.write_text("x = '𝒳é' + \n", encoding="utf-8")
+    assert parse_target(f"{source}:1:7", no_stdin).prefix == "x = '𝒳é"
+
+
+def test_a_byte_order_mark_is_no_column(source: Path) -> None:
+    """A byte-order mark is kept out of the text and comes back when it is written."""
+    source.write_bytes("\ufeffx = \r\n".encode())
+    hole = parse_target(f"{source}:1:4", no_stdin)
+    assert (hole.prefix, hole.bom, splice(hole, "1")) == ("x = ", True, "x = 1\r\n")
+    write(hole, "1\ny = 2")
+    assert source.read_bytes() == "\ufeffx = 1\r\ny = 2\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "newline"),
+    [("", "\n"), ("a\r\n", "\r\n"), ("a\nb\r\n", "\n"), ("a\nb\r\nc\r\n", "\r\n"), ("a\rb", "\r")],
+)
+def test_the_newline_is_that_of_most_lines(text: str, newline: str) -> None:
+    """New lines follow the majority; without one, they are those of Unix."""
+    assert Hole(text, 0, 0).newline == newline
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        (r"C:\x.py:3:4", r"C:\x.py"),
+        (r"C:\x.py::f", r"C:\x.py"),
+        ("a:b.py:3:4", "a:b.py"),
+        ("a::b:3:4", "a::b"),
+        ("a:1:2::f.g", "a:1:2"),
+        ("-:1:0", "-"),
+        ("folder name/é.py::ñ.b", "folder name/é.py"),
+    ],
+)
+def test_names_with_colons_are_understood(target: str, name: str) -> None:
+    """What follows the last colons is the place; all before it is the file."""
+    with pytest.raises(SourceError) as caught:
+        parse_target(target, no_stdin)
+    assert str(caught.value) == f"{name} does not exist: give the path of a file"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "",
+        "a.py",
+        "a.py:3",
+        "a.py:3:",
+        "a.py:-1:0",
+        "a.py:1:x",
+        "a.py::",
+        "a.py::f g",
+        "a.py::f.",
+        ":1:1",
+        "::f",
+        "--",
+        "a.py:1:" + "9" * 30,
+        "a.py:1:²",
+        "a\nb",
+    ],
+)
+def test_other_targets_are_wrong_usage(target: str) -> None:
+    """A target of no known form is answered, on one line, with the three there are."""
+    with pytest.raises(UsageError) as caught:
+        parse_target(target, no_stdin)
+    message = str(caught.value)
+    assert all(form in message for form in ("FILE:LINE:COL", "FILE::QUALIFIED.NAME", MARK))
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (":0:0", "a.py has 5 lines, no line 0: lines count from 1"),
+        (":7:0", "a.py has 5 lines, no line 7: lines count from 1"),
+        (":1:10", "line 1 of a.py has 9 characters, no column 10: columns count from 0"),
+        (":6:1", "line 6 of a.py has 0 characters, no column 1: columns count from 0"),
+        ("::h", "a.py: no function 'h': the file has 2 functions; give NAME, Class.method"),
+    ],
+)
+def test_places_outside_of_the_file(
+    source: Path, monkeypatch: pytest.MonkeyPatch, place: str, message: str
+) -> None:
+    """A place that the file does not have is answered with what it has."""
+    monkeypatch.chdir(source.parent)
+    with pytest.raises(SourceError) as caught:
+        parse_target(f"a.py{place}", no_stdin)
+    assert str(caught.value).startswith(message)
+
+
+def test_one_is_singular(source: Path) -> None:
+    """A file of one line, without a final newline, has no second line."""
+    source.write_bytes(b"a")
+    with pytest.raises(SourceError, match="has 1 line, no line 2"):
+        parse_target(f"{source}:2:0", no_stdin)
+    with pytest.raises(SourceError, match="has 1 character, no column 2"):
+        parse_target(f"{source}:1:2", no_stdin)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", " is empty: nothing to fill from"),
+        (b"\xef\xbb\xbf\r\n", " is empty: nothing to fill from"),
+        (b"ab\0c", " is binary, with a NUL at byte 2: give a text in UTF-8"),
+        (b"abc\xe9d", " is not UTF-8, see byte 3 (0xe9): convert it"),
+        (b"\xed\xa0\x80", " is not UTF-8, see byte 0 (0xed): convert it"),
+    ],
+)
+def test_texts_that_cannot_be_read(source: Path, data: bytes, message: str) -> None:
+    """Empty, binary and wrongly encoded texts are refused, from a file and standard input alike."""
+    source.write_bytes(data)
+    with pytest.raises(SourceError) as caught:
+        parse_target(f"{source}:1:0", no_stdin)
+    assert str(caught.value) == f"{source}{message}"
+    with pytest.raises(SourceError) as caught:
+        from_stdin(data)
+    assert str(caught.value) == f"standard input{message}"
+
+
+def test_large_texts_are_refused(source: Path) -> None:
+    """A file over the limit is refused with its size, which is not read in full."""
+    with source.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES * 1000)
+    message = f"has {MAX_FILE_BYTES * 1000} bytes, the limit is {MAX_FILE_BYTES}: make it smaller"
+    with pytest.raises(SourceError, match=message):
+        parse_target(f"{source}:1:0", no_stdin)
+    with pytest.raises(
+        SourceError, match="standard input has 16000001 bytes, the limit is 16000000"
+    ):
+        from_stdin(b"a" * (MAX_FILE_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", "standard input has 0 marks and must have 1"),
+        (f"{MARK}x = {MARK}\n", "standard input has 2 marks and must have 1"),
+        (MARK, "standard input has no text around"),
+        (f"\n{MARK}\n", "standard input has no text around"),
+    ],
+)
+def test_standard_input_needs_one_mark_in_a_text(text: str, message: str) -> None:
+    """Neither a text without one mark nor a mark without a text can be filled."""
+    with pytest.raises(SourceError, match=message):
+        from_stdin(text)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """A folder, a pipe and a file below a file are refused without waiting for them."""
+    with pytest.raises(SourceError, match="is a folder: give a file in it"):
+        parse_target(f"{tmp_path}:1:0", no_stdin)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="is not a regular file: give - to read"):
+        parse_target(f"{tmp_path / 'pipe'}:1:0", no_stdin)
+    (tmp_path / "a").touch()
+    with pytest.raises(SourceError, match=r"cannot read .*: Not a directory; give a readable file"):
+        parse_target(f"{tmp_path / 'a' / 'b'}:1:0", no_stdin)
+    with pytest.raises(SourceError, match=r"cannot read .*null byte"):
+        parse_target("a\0b:1:0", no_stdin)
+
+
+def test_a_file_without_permission(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unreadable file is answered with the permission that is missing."""
+    monkeypatch.setattr(Path, "open", failing(errno.EACCES))
+    with pytest.raises(SourceError, match="no permission; allow reading it"):
+        parse_target(f"{source}:1:0", no_stdin)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_really_without_permission(source: Path) -> None:
+    """The same with a file that the system protects."""
+    source.chmod(0)
+    with pytest.raises(SourceError, match="no permission; allow reading it"):
+        parse_target(f"{source}:1:0", no_stdin)
+
+
+def test_odd_names_are_shown_on_one_line() -> None:
+    """A name with a newline or bytes that are no UTF-8 does not break up the message."""
+    with pytest.raises(SourceError) as caught:
+        parse_target("a\nb\udcff:1:0", no_stdin)
+    assert str(caught.value) == r"'a\nb\udcff' does not exist: give the path of a file"
+
+
+@given(TEXTS, st.data())
+def test_the_same_middle_gives_the_same_text(text: str, data: st.DataObject) -> None:
+    """Splicing what stands there already changes nothing, however mixed the line endings."""
+    start = data.draw(st.integers(0, len(text)))
+    hole = Hole(text, start, data.draw(st.integers(start, len(text))))
+    assert splice(hole, hole.middle) == text
+    assert unified_diff(hole, hole.middle) == ""
+
+
+@given(TEXTS, TEXTS, st.data())
+def test_all_outside_of_the_hole_survives(text: str, middle: str, data: st.DataObject) -> None:
+    """Whatever is written, the text before and behind the hole stays as it was."""
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    hole = Hole(text, start, end)
+    spliced = splice(hole, middle)
+    assert spliced.startswith(text[:start])
+    assert spliced.endswith(text[end:])
+    written = spliced[start : len(spliced) - len(text[end:])]
+    if spliced != text:
+        assert len(written.split(hole.newline)) == len(io.StringIO(middle, None).read().split("\n"))
+
+
+@given(TEXTS.filter(str.strip), st.booleans(), st.data())
+def test_every_cursor_is_at_its_place(text: str, bom: bool, data: st.DataObject) -> None:
+    """At any line and column, the views join up to the text with its line endings made one."""
+    normalised = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = normalised.split("\n")
+    line = data.draw(st.integers(1, len(lines)))
+    column = data.draw(st.integers(0, len(lines[line - 1])))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(talaria.coder.source, "_read", lambda _: (text, bom))
+        hole = parse_target(f"a.py:{line}:{column}", no_stdin)
+    assert hole.prefix.split("\n") == [*lines[: line - 1], lines[line - 1][:column]]
+    assert hole.prefix + hole.suffix == normalised
+    assert splice(hole, "") == text
+
+
+def test_a_diff_is_what_changes(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The diff has the form that other tools read."""
+    monkeypatch.chdir(source.parent)
+    assert unified_diff(parse_target("a.py::f", no_stdin), "return 2 * x") == (
+        "--- a/a.py\n+++ b/a.py\n@@ -1,5 +1,5 @@\n def f(x):\n"
+        "-    return x\n+    return 2 * x\n \n \n def g(): pass\n"
+    )
+
+
+def test_a_diff_says_where_a_final_newline_is_missing() -> None:
+    """Without a final newline, the diff has the line that `patch` wants."""
+    assert unified_diff(from_stdin(f"a\n{MARK}b"), "c") == (
+        "--- a/stdin\n+++ b/stdin\n@@ -1,2 +1,2 @@\n a\n"
+        "-b\n\\ No newline at end of file\n+cb\n\\ No newline at end of file\n"
+    )
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize("data", ["a\nb", "a\r\nb\r\n", "\ufeffa\r\nb\rc\n\n", "a\n"])
+def test_a_diff_can_be_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> None:
+    """`git apply` makes of the diff what --write would have made."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.py").write_bytes(data.encode())
+    hole = parse_target("a.py:1:1", no_stdin)
+    diff = unified_diff(hole, "x\n𝒳").encode()
+    subprocess.run(["git", "apply", "--whitespace=nowarn", "-"], input=diff, check=True)
+    assert Path("a.py").read_bytes() == ("\ufeff" * hole.bom + splice(hole, "x\n𝒳")).encode()
+
+
+def test_a_diff_agrees_with_difflib(source: Path) -> None:
+    """The diff of an absolute path names it below a/ and b/."""
+    hole = parse_target(f"{source}:2:4", no_stdin)
+    name = str(source).lstrip("/")
+    old, new = (text.splitlines(keepends=True) for text in (hole.original, splice(hole, "y\n")))
+    expected = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
+    assert unified_diff(hole, "y\n") == "".join(expected)
+
+
+def test_writing_fills_the_file(source: Path) -> None:
+    """The file has the spliced text, the permissions that it had, and no file beside it."""
+    source.write_bytes(b"a\r\nb\rc\n\nx = ")
+    source.chmod(0o640)
+    hole = parse_target(f"{source}:5:4", no_stdin)
+    write(hole, "'𝒳'")
+    assert source.read_bytes() == "a\r\nb\rc\n\nx = '𝒳'".encode()
+    assert stat.S_IMODE(source.stat().st_mode) == 0o640
+    assert os.listdir(source.parent) == ["a.py"]
+
+
+def test_links_are_followed(source: Path, tmp_path: Path) -> None:
+    """Writing through a link changes the file that it points to, and the link stays."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    link = folder / "link.py"
+    link.symlink_to(Path("..") / source.name)
+    write(parse_target(f"{link}::g", no_stdin), "return 1")
+    assert link.is_symlink()
+    assert source.read_text().endswith("def g(): return 1\n")
+    assert os.listdir(folder) == ["link.py"]
+
+
+def test_standard_input_is_not_written() -> None:
+    """Writing needs a file to write to."""
+    with pytest.raises(UsageError, match="--write needs a file"):
+        write(from_stdin(f"x = {MARK}"), "1")
+
+
+@pytest.mark.parametrize("change", [b"", b"def f(x):\n    return y\n", b"\r\n"])
+def test_a_changed_file_is_left_alone(source: Path, change: bytes) -> None:
+    """What another program has written since is not overwritten."""
+    hole = parse_target(f"{source}::f", no_stdin)
+    source.write_bytes(change)
+    with pytest.raises(SourceError, match="has changed since it was read, so nothing was written"):
+        write(hole, "pass")
+    assert source.read_bytes() == change
+    assert os.listdir(source.parent) == ["a.py"]
+
+
+def test_a_removed_file_is_not_made_again(source: Path) -> None:
+    """A file that is gone is not written."""
+    hole = parse_target(f"{source}::f", no_stdin)
+    source.unlink()
+    with pytest.raises(SourceError, match=r"cannot write .*No such file or directory"):
+        write(hole, "pass")
+    assert os.listdir(source.parent) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space on the disk"),
+        (errno.EROFS, "Read-only file system; the file system is read-only"),
+        (errno.EACCES, "Permission denied; make the file and its folder writable"),
+        (errno.EIO, "Input/output error; see to that and try again"),
+    ],
+)
+@pytest.mark.parametrize("function", ["os.fsync", "os.replace", "os.chmod", "tempfile.mkstemp"])
+def test_a_failed_write_changes_nothing(
+    source: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int, remedy: str
+) -> None:
+    """Wherever writing fails, the file is as it was, alone in its folder; one line says why."""
+    before = source.read_bytes()
+    hole = parse_target(f"{source}::f", no_stdin)
+    monkeypatch.setattr(function, failing(number))
+    with pytest.raises(SourceError) as caught:
+        write(hole, "pass")
+    assert str(caught.value) == f"cannot write {source}, which is as it was: {remedy}"
+    assert source.read_bytes() == before
+    assert os.listdir(source.parent) == ["a.py"]
+
+
+@pytest.mark.parametrize("function", ["os.fsync", "os.replace"])
+def test_an_interrupted_write_changes_nothing(
+    source: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """Ctrl-C in the middle goes through, and the file is as it was."""
+    before = source.read_bytes()
+    hole = parse_target(f"{source}::f", no_stdin)
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(hole, "pass")
+    assert source.read_bytes() == before
+    assert os.listdir(source.parent) == ["a.py"]
+
+
+def test_a_disk_that_fills_up_while_writing(source: Path) -> None:
+    """A real write that stops half-way, here at a limit on the size of files, leaves no trace."""
+    program = """
+import resource, signal, sys
+from talaria.coder.errors import SourceError
+from talaria.coder.source import parse_target, write
+hole = parse_target(sys.argv[1] + "::f", bytes)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write(hole, "x = 1\\n" * 100_000)
+except SourceError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+    before = source.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(source)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"SourceError: cannot write {source}, which is as it was: "
+        "File too large; see to that and try again\n"
+    )
+    assert source.read_bytes() == before
+    assert os.listdir(source.parent) == ["a.py"]
+
+
+def test_a_read_only_file_is_left_alone(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that may not be written is not replaced, though its folder would allow it."""
+    before = source.read_bytes()
+    hole = parse_target(f"{source}::f", no_stdin)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(SourceError, match="make the file and its folder writable"):
+        write(hole, "pass")
+    assert source.read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+@pytest.mark.parametrize("protect", ["file", "folder"])
+def test_what_is_really_read_only_is_left_alone(source: Path, protect: str) -> None:
+    """The same with a file and a folder that the system protects."""
+    before = source.read_bytes()
+    hole = parse_target(f"{source}::f", no_stdin)
+    path, mode = (source, 0o400) if protect == "file" else (source.parent, 0o500)
+    path.chmod(mode)
+    with pytest.raises(SourceError, match="make the file and its folder writable"):
+        write(hole, "pass")
+    source.parent.chmod(0o700)
+    assert source.read_bytes() == before
+    assert os.listdir(source.parent) == ["a.py"]
+
+
+def test_an_owner_that_cannot_be_kept(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where giving the file to its owner is not allowed, it is written all the same."""
+    hole = parse_target(f"{source}::f", no_stdin)
+    monkeypatch.setattr(os, "chown", failing(errno.EPERM))
+    write(hole, "pass")
+    assert source.read_text() == splice(hole, "pass")
+
+
+def test_a_middle_that_utf8_cannot_hold(source: Path) -> None:
+    """A lone surrogate is refused before anything is written."""
+    before = source.read_bytes()
+    with pytest.raises(SourceError, match=r"UTF-8 has no '\\ud800'"):
+        write(parse_target(f"{source}::f", no_stdin), "x = '\ud800'")
+    assert source.read_bytes() == before

@@ -1,0 +1,199 @@
+"""Results survive interruptions, and files of different runs are never mixed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from talaria.coder.errors import DataError
+from talaria.evals.jsonl import FORMAT, Results, command, environment, made_by, name_of, read
+
+HEADER = {
+    "format": FORMAT,
+    "stage": "samples",
+    "suite": "humaneval",
+    "data": "abc",
+    "model": {"name": "tiny"},
+    "options": {"mode": "diffuse", "seed": 0},
+    "environment": {},
+    "expected": 3,
+    "made_by": [],
+}
+
+
+def row(name: str) -> dict[str, object]:
+    """A row."""
+    return {"id": name, "sample": 0, "text": f"é\n{name}"}
+
+
+def test_a_file_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """Also after a crash that tore the last line."""
+    path = tmp_path / "deep" / "samples.jsonl"
+    first = Results(path, HEADER)
+    first.append(row("a"))
+    first.append(row("b"))
+    first.close()
+    with path.open("a") as file:
+        file.write('{"id": "c", "sam')
+    again = Results(path, HEADER)
+    assert again.rows == [row("a"), row("b")]
+    again.append(row("c"))
+    again.close()
+    header, rows, damaged = read(path)
+    assert (header, rows, damaged) == (HEADER, [row("a"), row("b"), row("c")], [])
+
+
+def written(path: Path, header: dict[str, object], *rows: dict[str, object]) -> list[str]:
+    """A file of these rows, and its lines."""
+    results = Results(path, header)
+    for each in rows:
+        results.append(each)
+    results.close()
+    return path.read_text().splitlines(keepends=True)
+
+
+def test_a_damaged_line_is_named_and_the_rest_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its number in the file, as an editor shows it; a sample without a text is damaged too."""
+    path = tmp_path / "samples.jsonl"
+    head, one, two = written(path, HEADER, row("a"), row("b"))
+    run = f'"run": "{name_of(HEADER)}"'
+    untold = f'{{"id": "x", "sample": 0, "text": null, {run}}}\n'
+    path.write_text("".join([head, one, "{damaged\n", f'{{"id": "x", {run}}}\n', untold, two]))
+    _, rows, damaged = read(path)
+    assert rows == [row("a"), row("b")]
+    assert damaged == [3, 4, 5]
+    assert "lines 3, 4, 5 are damaged and left out" in capsys.readouterr().err
+    results = Results(path, HEADER)
+    assert results.damaged == [3, 4, 5]
+    results.close()
+
+
+@pytest.mark.parametrize("part", [{"model": {"name": "other"}}, {"data": "x"}, {"options": {}}])
+def test_rows_of_another_run_are_refused(tmp_path: Path, part: dict[str, object]) -> None:
+    """With their lines, whether their header came with them or not."""
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    lines = written(one, HEADER, row("a"), row("b"))
+    others = written(two, {**HEADER, **part}, row("a"), row("c"))
+    one.write_text("".join(lines + others))
+    with pytest.raises(DataError, match="lines 4, 5, 6 are not of the run in line 1"):
+        read(one)
+    one.write_text("".join(lines + others[2:]))
+    with pytest.raises(DataError, match="line 4 is not of the run in line 1"):
+        Results(one, HEADER)
+
+
+def test_a_row_counts_once(tmp_path: Path) -> None:
+    """Copies are one row; two results of one sample are refused."""
+    path = tmp_path / "samples.jsonl"
+    lines = written(path, HEADER, row("a"), row("b"))
+    path.write_text("".join(lines + lines[1:]))
+    assert read(path)[1] == [row("a"), row("b")]
+    path.write_text("".join([*lines, lines[1].replace("\\na", "else")]))
+    with pytest.raises(DataError, match="line 4 is another result of a sample"):
+        read(path)
+
+
+def test_one_process_at_a_time_writes(tmp_path: Path) -> None:
+    """A second one is told to wait."""
+    path = tmp_path / "samples.jsonl"
+    first = Results(path, HEADER)
+    with pytest.raises(DataError, match="another process writes to it"):
+        Results(path, HEADER)
+    first.close()
+    Results(path, HEADER).close()
+
+
+def test_another_run_is_refused(tmp_path: Path) -> None:
+    """With what differs; the file stays as it is."""
+    path = tmp_path / "samples.jsonl"
+    Results(path, HEADER).close()
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="other data; choose another --out"):
+        Results(path, {**HEADER, "data": "other"})
+    with pytest.raises(DataError, match=r"other options\.seed; choose"):
+        Results(path, {**HEADER, "options": {"mode": "diffuse", "seed": 1}})
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "no header"),
+        ("[]\n", "no header"),
+        ('{"format": 1}\n', "format 1"),
+        ('{"a": 1}\n', "no header"),
+        (json.dumps({**HEADER, "stage": "x"}) + "\n", "holds x, not samples or results"),
+        (json.dumps({"format": FORMAT, "stage": "samples"}) + "\n", "line 1 says no suite"),
+        (json.dumps({**HEADER, "model": "m"}) + "\n", "line 1 says no model"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, content: str, reason: str) -> None:
+    """As soon as they are read."""
+    path = tmp_path / "x.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match=reason):
+        read(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="Is a directory"):
+        Results(tmp_path, HEADER)
+
+
+def test_the_command_is_kept_without_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it can be given again where the files lie; it does not decide whether a file goes on."""
+    words = ["/usr/bin/talaria", "eval", "run", "humaneval", "--data=/home/me/H.jsonl.gz"]
+    words += ["--model", "runs/a b/", "--out", "C:\\out\\x", "--limit", "3"]
+    told = "talaria eval run humaneval --data=H.jsonl.gz --model 'a b' --out x --limit 3"
+    assert command(words) == told
+    assert command(["pytest", "-q"]) is None
+    monkeypatch.setattr("sys.argv", words)
+    assert made_by()["command"] == told
+    path = tmp_path / "samples.jsonl"
+    written(path, {**HEADER, "made_by": [{"command": told, "commit": None}]}, row("a"))
+    again = Results(path, HEADER)
+    again.append(row("b"))
+    again.close()
+    header, rows, _ = read(path)
+    assert header["made_by"][0]["command"] == again.header["made_by"][0]["command"] == told
+    assert rows == [row("a"), row("b")]
+
+
+def test_the_commit_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And says so if the code was changed since; without a repository there is none."""
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr("talaria.evals.jsonl.__file__", str(tmp_path / "evals" / "jsonl.py"))
+    answers = {"rev-parse": "abc", "status": None}
+    monkeypatch.setattr("talaria.evals.jsonl.git", lambda root, *words: answers[words[0]])
+    assert made_by()["commit"] == "abc"
+    answers["status"] = " M evals/jsonl.py"
+    assert made_by()["commit"] == "abc with changes"
+    (tmp_path / ".git").rmdir()
+    assert made_by()["commit"] is None
+
+
+def test_the_environment_names_what_figures_depend_on() -> None:
+    """Versions, the code itself and the machine."""
+    found = environment()
+    assert {"talaria", "code", "python", "torch", "machine"} == found.keys()
+    assert "cores" in found["machine"]
+
+
+def test_code_that_only_shows_rows_does_not_decide_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a change to a report, files go on; after one to the engine they do not."""
+    monkeypatch.setattr("talaria.evals.jsonl.__file__", str(tmp_path / "evals" / "jsonl.py"))
+    files = [tmp_path / name for name in ("coder/sampler.py", "evals/holes_report.py")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("")
+    before = environment()
+    files[1].write_text("# changed")
+    assert environment() == before
+    files[0].write_text("# changed")
+    assert environment()["code"] != before["code"]

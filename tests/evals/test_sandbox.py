@@ -1,0 +1,586 @@
+"""Right programs pass, wrong ones fail, hostile ones get a kind of failure and harm nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+from talaria.coder.errors import DataError, UsageError
+from talaria.evals.sandbox import Level, Limits, Program, Sandbox, Server, Verdict
+
+SHORT = Limits(
+    seconds=0.2, waits=3, file_bytes=1 << 20, memory_bytes=128 << 20, output_bytes=1 << 16
+)
+ENOUGH = Limits(seconds=1)
+VICTIM = Path("/var/tmp") if os.access("/var/tmp", os.W_OK) else Path.home()
+SECRET = "a file that no program may read"
+
+
+def plain(code: str, test: str = "assert f(2) == 4") -> Program:
+    """A program, with the test of a function that doubles."""
+    return Program(code, test)
+
+
+DOUBLE = "def f(n): return 2 * n\n"
+WRONG = "def f(n): return n\n"
+# name -> program, the kinds of failure it may get, which may depend on the level
+HOSTILE: dict[str, tuple[Program, set[str]]] = {
+    "loops forever": (plain("while True: pass"), {"timeout"}),
+    "waits forever": (plain("import time\ntime.sleep(1000)"), {"timeout"}),
+    "catches everything and goes on": (
+        plain("while True:\n    try:\n        while True: pass\n    except BaseException: pass"),
+        {"timeout"},
+    ),
+    "ignores every signal": (
+        plain(
+            "import signal\nfor s in signal.valid_signals():\n"
+            "    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
+            "while True: pass"
+        ),
+        {"timeout"},
+    ),
+    "stops itself": (
+        plain("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"),
+        {"timeout"},
+    ),
+    "forks without end": (
+        plain("import os\nwhile True: os.fork()"),
+        {"forbidden", "timeout"},
+    ),
+    "forks and goes on": (
+        plain("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"),
+        {"timeout"},
+    ),
+    "passes in a child alone": (
+        plain(
+            f"import os\nchild = os.fork()\nif child: os._exit(os.waitpid(child, 0)[1])\n{DOUBLE}"
+        ),
+        {"exited early", "forbidden"},
+    ),
+    "starts threads without end": (
+        plain(
+            "import threading, time\n"
+            "while True: threading.Thread(target=time.sleep, args=(99,)).start()"
+        ),
+        {"forbidden", "memory"},
+    ),
+    "allocates without end": (
+        # bytes are not written to before they are read: else a busy machine runs out of time.
+        plain("x = []\nwhile True: x.append(bytes(1 << 20))"),
+        {"memory"},
+    ),
+    "allocates at once": (plain("x = bytearray(1 << 40)"), {"memory"}),
+    "copies a huge structure": (
+        plain("import copy\nx = [0]\nwhile True: x = [copy.deepcopy(x), x, x, x]"),
+        {"memory", "timeout"},
+    ),
+    "computes a huge number": (plain("9 ** 9 ** 9"), {"timeout", "memory"}),
+    "writes a big file": (
+        plain("with open('big', 'wb') as f:\n    while True: f.write(bytes(1 << 16))"),
+        {"forbidden"},
+    ),
+    "writes outside": (plain(f"open({str(VICTIM / 'talaria-x')!r}, 'w')"), {"forbidden", "failed"}),
+    "removes files outside": (
+        plain(f"import os\nos.remove({str(VICTIM / 'talaria-victim')!r})"),
+        {"forbidden", "failed"},
+    ),
+    "reads files outside": (
+        plain(f"print(open({str(VICTIM / 'talaria-victim')!r}).read())"),
+        {"forbidden", "failed"},
+    ),
+    "opens a TCP socket": (plain("import socket\nsocket.socket()"), {"forbidden"}),
+    "opens a UNIX socket": (
+        plain("import socket\nsocket.socket(socket.AF_UNIX)"),
+        {"forbidden"},
+    ),
+    "asks the network": (
+        plain("import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9', timeout=1)"),
+        {"failed", "forbidden"},
+    ),
+    "starts another program": (
+        plain("import subprocess\nsubprocess.run(['/bin/sh', '-c', 'true'])"),
+        {"forbidden", "failed"},
+    ),
+    "kills its parent": (
+        plain("import os\nos.kill(os.getppid(), 9)\nimport time\ntime.sleep(99)"),
+        {"forbidden", "timeout"},
+    ),
+    "kills all it can": (
+        plain("import os\nos.kill(-1, 9)\nwhile True: pass"),
+        {"forbidden", "failed", "timeout"},  # "failed" where there is nobody else
+    ),
+    "kills itself": (plain("import os\nos.kill(os.getpid(), 9)"), {"killed"}),
+    "crashes": (plain("import os\nos.abort()"), {"killed"}),
+    "prints gigabytes": (plain("while True: print('x' * 65536)"), {"output"}),
+    "writes gigabytes of errors": (
+        plain("import os\nwhile True: os.write(2, bytes(65536))"),
+        {"output"},
+    ),
+    "exits": (plain("import sys\nsys.exit(0)"), {"exited early"}),
+    "exits by the exception": (plain("raise SystemExit"), {"exited early"}),
+    "exits by the builtin": (plain("exit()"), {"exited early"}),
+    "exits at once": (plain("import os\nos._exit(0)"), {"exited early"}),
+    "exits in the function": (plain("import os\ndef f(n): os._exit(0)"), {"exited early"}),
+    "exits from a thread": (
+        plain(
+            "import os, threading\nthreading.Thread(target=lambda: os._exit(0)).start()\nwhile 1: 0"
+        ),
+        {"exited early"},
+    ),
+    "exits at the end of the interpreter": (
+        plain("import atexit, os\natexit.register(lambda: os._exit(0))\nraise SystemExit(0)"),
+        {"exited early"},
+    ),
+    "leaves by an alarm": (
+        plain("import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\nwhile True: pass"),
+        {"killed"},
+    ),
+    "replaces itself": (
+        plain("import os, sys\nos.execv('/bin/true', ['true'])"),
+        {"forbidden", "failed", "exited early"},
+    ),
+    "forges a verdict": (
+        plain(
+            "import os\nfor fd in range(1, 64):\n"
+            "    try: os.write(fd, b'passed\\n')\n    except OSError: pass\nos._exit(0)"
+        ),
+        {"tampered"},
+    ),
+    "forges a verdict, then is right": (
+        plain("import os\nos.write(63, bytes(32))\n" + DOUBLE),
+        {"tampered"},
+    ),
+    "floods the verdict": (
+        plain("import os\nwhile True: os.write(63, bytes(65536))"),
+        {"tampered"},
+    ),
+    "prints a verdict": (plain("print('passed', flush=True)\n" + WRONG), {"failed"}),
+    "patches the builtins": (
+        plain(
+            "import builtins, sys, os\n"
+            "for name in ('exec', 'print', 'bytes', 'map', 'filter', 'AssertionError'):\n"
+            "    setattr(builtins, name, lambda *a, **k: None)\n"
+            "sys.exit = os._exit = sys.excepthook = os.write = lambda *a: None\n" + WRONG
+        ),
+        {"failed", "exited early"},
+    ),
+    "patches the harness": (
+        plain(
+            "import sys\nframe = sys._getframe()\nwhile frame:\n"
+            "    for space in (frame.f_globals, frame.f_locals):\n"
+            "        for name in list(space):\n"
+            "            if name in ('failure', 'message', 'codes', 'spaces', 'write', 'place'):\n"
+            "                space[name] = lambda *a: b'passed'\n"
+            "    frame = frame.f_back\n" + WRONG
+        ),
+        {"failed", "exited early", "tampered"},
+    ),
+    "looks for the secret": (
+        plain("import gc\nsecrets = gc.get_objects()\n" + WRONG),
+        {"forbidden"},
+    ),
+    "traces the harness": (
+        plain("import sys\nsys.settrace(lambda *a: None)\n" + WRONG),
+        {"forbidden"},
+    ),
+    "reads memory": (plain("import ctypes\nctypes.string_at(1)\n" + WRONG), {"forbidden"}),
+    "recurses without end": (plain("def f(n): return f(n)"), {"failed"}),
+    "recurses beyond the limit": (
+        plain("import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return [f(n)]"),
+        {"memory", "killed", "timeout"},
+    ),
+    "crashes the stack": (
+        plain("x = ()\nfor _ in range(300_000): x = (x,)\nhash(x)"),
+        {"killed"},
+    ),
+    "closes all descriptors": (
+        plain("import os\nos.closerange(0, 999)\n" + DOUBLE),
+        {"exited early"},
+    ),
+    "is no Python": (plain("def f(:"), {"syntax error"}),
+    "holds a null byte": (plain("x = '\0'"), {"syntax error"}),
+    "holds half a surrogate": (plain("x = '\ud800'"), {"syntax error"}),
+    "is nested too deeply": (plain("(" * 100_000 + ")" * 100_000), {"syntax error", "memory"}),
+    "raises what cannot be described": (
+        plain("class E(Exception):\n    def __str__(self): raise E\nraise E"),
+        {"failed"},
+    ),
+    "leaves a maze behind": (
+        plain(
+            "import os\nfor _ in range(300):\n    os.mkdir('d')\n    os.chdir('d')\n"
+            "os.chmod('.', 0)\nassert False"
+        ),
+        {"failed"},
+    ),
+}
+# Right programs, some of them odd.
+RIGHT = {
+    "is right": plain(DOUBLE),
+    "prints": plain("print('x' * 1000)\n" + DOUBLE),
+    "finds its folder empty": plain("import os\nassert os.listdir('.') == []\n" + DOUBLE),
+    "writes a file": plain("open('mine', 'w').write('x')\n" + DOUBLE),
+    "uses threads": plain(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def f(n):\n    with ThreadPoolExecutor(4) as p: return sum(p.map(int, [n, n]))"
+    ),
+    "leaves a thread running": plain(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(999,)).start()\n" + DOUBLE
+    ),
+    "runs an event loop": plain(
+        "import asyncio\nasync def g(n): return 2 * n\ndef f(n): return asyncio.run(g(n))"
+    ),
+    "uses annotations and data classes": plain(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from typing import ClassVar, NamedTuple, get_type_hints\n"
+        "@dataclass\nclass A:\n    n: int\n    c: ClassVar[int] = 2\n"
+        "assert get_type_hints(A)['n'] is int\ndef f(n): return A(n).n * A.c"
+    ),
+    "imports what nobody imported": plain("import xml.dom.minidom, sqlite3, lzma\n" + DOUBLE),
+    "reads no input": plain(
+        "try: input()\nexcept EOFError: pass\nelse: raise ValueError\n" + DOUBLE
+    ),
+    "catches a bad exit": plain("try: raise SystemExit\nexcept SystemExit: pass\n" + DOUBLE),
+    "is not in Latin letters": plain("größe = 'Ω'\nassert len(größe.encode()) == 2\n" + DOUBLE),
+}
+DAEMON = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep({seconds})
+    os._exit(0)
+"""
+
+
+def verdicts(
+    sandbox: Sandbox, programs: dict[str, Program], limits: Limits = ENOUGH
+) -> dict[str, Verdict]:
+    """What becomes of programs."""
+    return dict(sandbox.run_all((name, program, limits) for name, program in programs.items()))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["namespaces", "limits"])
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """A sandbox, with namespaces and without."""
+    with Sandbox(namespaces=request.param) as sandbox:
+        if request.param and sandbox.level < Level.namespaces:
+            pytest.skip(f"no namespaces here, only {sandbox.guards}")
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def outcomes(sandbox: Sandbox) -> Iterator[dict[str, Verdict]]:
+    """Verdicts of all hostile programs, run at once, beside a file that must survive them."""
+    victim = VICTIM / "talaria-victim"
+    victim.write_text(SECRET)
+    hostile = {name: program for name, (program, _) in HOSTILE.items()}
+    if not set(sandbox.guards) >= {"Landlock", "seccomp"}:
+        # Without these it could harm the machine that tests it.
+        for name in ("kills its parent", "kills all it can", "removes files outside"):
+            del hostile[name]
+    try:
+        yield verdicts(sandbox, hostile, SHORT)
+        assert victim.read_text() == SECRET
+        assert not (VICTIM / "talaria-x").exists()
+    finally:
+        victim.unlink()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_programs_get_a_kind_of_failure(name: str, outcomes: dict[str, Verdict]) -> None:
+    """Each has its kind, in bounded time, and leaves harness and machine as they were."""
+    if name not in outcomes:
+        pytest.skip("nothing here keeps it from doing harm")
+    verdict = outcomes[name]
+    assert verdict.status in HOSTILE[name][1], verdict
+    assert verdict.elapsed < 10
+    assert "\n" not in verdict.detail
+    assert len(verdict.detail) <= 200
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_programs_pass(name: str, rightful: dict[str, Verdict]) -> None:
+    """What a right program may need is there."""
+    assert rightful[name].status == "passed", rightful[name]
+    assert rightful[name].detail == ""
+    assert 0 < rightful[name].seconds < ENOUGH.seconds
+
+
+@pytest.fixture(scope="module")
+def rightful(sandbox: Sandbox) -> dict[str, Verdict]:
+    """Verdicts of all right programs."""
+    return verdicts(sandbox, RIGHT)
+
+
+def test_a_wrong_program_fails_with_the_line_of_its_assertion(sandbox: Sandbox) -> None:
+    """The detail names the error, its text and the innermost line of program or test."""
+    programs = {
+        "plain": plain(WRONG, "assert f(0) == 0\nassert f(2) == 4"),
+        "text": plain(WRONG, "assert f(2) == 4, 'not\\ntwice'"),
+        "inner": plain("def f(n):\n    return [][n]"),
+        "test": plain(DOUBLE, "assert f(2) == (4"),
+        "address": plain("def f(n): raise ValueError(object())"),
+    }
+    found = {name: (v.status, v.detail) for name, v in verdicts(sandbox, programs).items()}
+    assert found == {
+        "plain": ("failed", "AssertionError at <test> line 2: assert f(2) == 4"),
+        "text": (
+            "failed",
+            "AssertionError: not twice at <test> line 1: assert f(2) == 4, 'not\\ntwice'",
+        ),
+        "inner": (
+            "failed",
+            "IndexError: list index out of range at <program> line 2: return [][n]",
+        ),
+        "test": ("syntax error", "'(' was never closed at <test> line 1"),
+        "address": (
+            "failed",
+            "ValueError: <object object at 0x…> at <program> line 1: "
+            "def f(n): raise ValueError(object())",
+        ),
+    }
+
+
+def descendants(process: int) -> int:
+    """How many processes come from one, by the process table."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    found = {process}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return len(found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="without a subreaper orphans cannot be found")
+def test_nothing_that_a_program_started_outlives_it(sandbox: Sandbox) -> None:
+    """Daemons of their own session end with the program, whether it passed or failed."""
+    started = DAEMON.format(seconds=1000)
+    if "seccomp" in sandbox.guards and sandbox.level < Level.namespaces and os.geteuid() == 0:
+        started = f"try:\n    exec({started!r})\nexcept OSError: pass\n"  # root may not fork there
+    before = [descendants(server.process.pid) for server in sandbox.servers]
+    programs = {"right": plain(started + DOUBLE), "wrong": plain(started + WRONG)}
+    found = verdicts(sandbox, programs)
+    assert {name: v.status for name, v in found.items()} == {"right": "passed", "wrong": "failed"}
+    assert max(v.elapsed for v in found.values()) < 10
+    assert [descendants(server.process.pid) for server in sandbox.servers] == before
+
+
+def test_verdicts_are_the_same_again_and_on_a_busy_machine(sandbox: Sandbox) -> None:
+    """Load, order and the randomness of Python change no verdict."""
+    programs = RIGHT | {
+        "random": plain("import random\ndef f(n): raise ValueError(random.random())"),
+        "sets": plain("def f(n): raise ValueError(*{'a', 'b', 'c', 'd', 'e'})"),
+        "long": plain("for _ in range(1_000_000): pass\n" + DOUBLE),
+        "endless": HOSTILE["loops forever"][0],
+    }
+    limits = Limits(seconds=0.5)
+    first = verdicts(sandbox, programs, limits)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        second = verdicts(sandbox, dict(reversed(programs.items())), limits)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    for name in programs:
+        assert (first[name].status, first[name].detail) == (
+            second[name].status,
+            second[name].detail,
+        )
+
+
+def test_what_one_program_leaves_the_next_does_not_find(sandbox: Sandbox) -> None:
+    """Files, modules and built-in names are as new for each program."""
+    leave = (
+        "import os, math, builtins\nmath.pi = 3\nbuiltins.len = None\nos.environ['X'] = '1'\n"
+        "open('left', 'w').close()\nos.mkdir('folder')\nos.chmod('folder', 0)\n" + DOUBLE
+    )
+    look = (
+        "import os, math\nassert math.pi > 3\nassert len('x') == 1\n"
+        "assert 'X' not in os.environ\nassert not os.listdir('.')\n" + DOUBLE
+    )
+    programs = {
+        f"{i} {kind}": plain(text)
+        for i in range(4)
+        for kind, text in {"leave": leave, "look": look}.items()
+    }
+    assert {v.status for v in verdicts(sandbox, programs).values()} == {"passed"}
+
+
+def test_programs_see_nothing_of_the_machine(sandbox: Sandbox) -> None:
+    """With namespaces: no other process, no file but the library's, no variable of the user's."""
+    if sandbox.level < Level.full:
+        pytest.skip(f"only {sandbox.guards}")
+    code = (
+        "import os\n"
+        "assert os.getpid() > 1 and os.getppid() == 1\n"
+        "assert not os.path.exists('/proc/self') and not os.path.exists('/etc/passwd')\n"
+        "assert not os.path.exists('/home') and not os.path.exists('/work')\n"
+        "assert os.getuid() != 0\n"
+        "assert 'USER' not in os.environ\n"
+        "for path in ('/', '/usr/lib', '/dev'):\n"
+        "    try: open(path + '/x', 'w')\n"
+        "    except OSError: pass\n"
+        "    else: raise ValueError(path)\n" + DOUBLE
+    )
+    assert verdicts(sandbox, {"": plain(code)})[""].status == "passed"
+
+
+def test_sockets_of_the_machine_are_out_of_reach(sandbox: Sandbox) -> None:
+    """Neither the loopback interface nor abstract names lead outside."""
+    if "seccomp" not in sandbox.guards:
+        pytest.skip(f"only {sandbox.guards}")
+    with socket.socket() as listening, socket.socket(socket.AF_UNIX) as named:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        name = f"\0talaria-{os.getpid()}"
+        named.bind(name)
+        named.listen()
+        for family, address in (("AF_INET", listening.getsockname()), ("AF_UNIX", name)):
+            code = f"import socket\ns = socket.socket(socket.{family})\ns.connect({address!r})\n"
+            assert verdicts(sandbox, {"": plain(code + DOUBLE)})[""].status == "forbidden"
+
+
+def test_jobs_are_taken_as_workers_are_free(sandbox: Sandbox) -> None:
+    """An endless supply is no trouble; who stops early finds the sandbox usable again."""
+    taken = []
+
+    def supply() -> Iterator[tuple[int, Program, Limits]]:
+        for number in range(1_000_000):
+            taken.append(number)
+            yield number, plain(DOUBLE), ENOUGH
+
+    running = sandbox.run_all(supply())
+    assert isinstance(running, Generator)
+    assert next(running)[1].status == "passed"
+    assert len(taken) <= 2 * sandbox.workers
+    running.close()
+    assert verdicts(sandbox, {"": plain(DOUBLE)})[""].status == "passed"
+
+
+def test_a_lost_fork_server_is_replaced(sandbox: Sandbox) -> None:
+    """A server that is killed from outside, also while it is idle, loses no more than a program."""
+
+    def lose() -> Iterator[tuple[str, Program, Limits]]:
+        yield "first", HOSTILE["loops forever"][0], Limits(seconds=100)
+        for server in sandbox.servers:
+            server.process.kill()
+            server.process.wait()
+        yield "second", plain(DOUBLE), ENOUGH
+
+    found = dict(sandbox.run_all(lose()))
+    assert found["first"].status == "killed"
+    assert found["second"].status in {"passed", "killed"}
+    assert verdicts(sandbox, {"": plain(DOUBLE)})[""].status == "passed"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_a_program_does_not_outlive_its_fork_server(namespaces: bool) -> None:
+    """Else it would compute on, without anybody who watches its time."""
+
+    def below(process: int) -> list[int]:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        return [int(child) for child in children]
+
+    def state(process: int) -> str:
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return "gone"
+
+    def until(what: Callable[[], bool]) -> None:
+        for _ in range(500):
+            if what():
+                return
+            time.sleep(0.02)
+        raise AssertionError("it did not come to that in 10 seconds")
+
+    with Sandbox(workers=1, namespaces=namespaces) as sandbox:
+        server = sandbox.servers[0]
+        server.ask(HOSTILE["loops forever"][0], Limits(seconds=100))
+        first = server.process.pid
+        if sandbox.level >= Level.namespaces:  # then there is a process between them
+            (first,) = below(first)
+        until(lambda: len(below(first)) == 1)
+        (program,) = below(first)
+        until(lambda: state(program) == "R")
+        time.sleep(0.1)  # it is confined before it runs
+        server.process.kill()
+        until(lambda: state(program) in ("gone", "Z"))
+
+
+def test_limits_are_kept(sandbox: Sandbox) -> None:
+    """More than a limit allows is a failure, a little less is none."""
+    output = Limits(seconds=2, output_bytes=1000)
+    jobs = [
+        ("output", plain("print('x' * 2000)\nimport sys; sys.stdout.flush()\n" + DOUBLE), output),
+        ("less", plain("print('x' * 900)\nimport sys; sys.stdout.flush()\n" + DOUBLE), output),
+        ("memory", plain("x = bytearray(110 << 20)\n" + DOUBLE), Limits(memory_bytes=128 << 20)),
+        ("more", plain("x = bytearray(110 << 20)\n" + DOUBLE), Limits(memory_bytes=512 << 20)),
+        ("file", plain("with open('x', 'wb') as f: f.write(bytes(9999))"), Limits(file_bytes=1000)),
+    ]
+    found = {name: verdict.status for name, verdict in sandbox.run_all(jobs)}
+    assert found["output"] == "output"
+    assert found["less"] == found["more"] == "passed"
+    if sandbox.level > Level.none:
+        assert found["memory"] == "memory"
+        assert found["file"] == "forbidden"
+
+
+def test_what_is_asked_of_the_sandbox_is_checked() -> None:
+    """A level that is not reached or does not exist, no workers, no limit, a closed sandbox."""
+    with pytest.raises(UsageError, match="below 'full'"), Sandbox(1, "full", namespaces=False):
+        pytest.fail("it ran below what was required")
+    with Sandbox(1, namespaces=False) as lesser:
+        assert lesser.described() == f"{lesser.level.name} ({', '.join(lesser.guards)})"
+    with pytest.raises(UsageError, match="choose from none, limits, namespaces, full"):
+        Sandbox(require="best")
+    with pytest.raises(UsageError, match="0 workers; it must be at least 1"):
+        Sandbox(workers=0)
+    with pytest.raises(UsageError, match="the limit seconds is 0; it must be more than 0"):
+        Limits(seconds=0)
+    with pytest.raises(UsageError, match="use it in a with statement"):
+        next(Sandbox().run_all([]))
+
+
+def test_why_there_is_no_better_level_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the system's reason, as in a container that forbids user namespaces."""
+    start = Server.start
+
+    def contained(server: Server) -> None:
+        if server.mode == "namespaces":
+            raise DataError("no sandbox in mode namespaces: unshare: Operation not permitted")
+        start(server)
+
+    monkeypatch.setattr(Server, "start", contained)
+    with Sandbox(1) as sandbox:
+        assert sandbox.level < Level.namespaces
+        assert "without namespaces: no sandbox in mode namespaces: unshare" in sandbox.described()
+    with pytest.raises(UsageError, match="unshare: Operation not permitted"), Sandbox(1, "full"):
+        pytest.fail("it ran below what was required")
+
+
+def test_closing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders are gone, the processes ended, also where a program was still running."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Sandbox(workers=1) as sandbox:
+        assert len(list(tmp_path.iterdir())) == 1
+        began = time.monotonic()
+        sandbox.servers[0].ask(HOSTILE["loops forever"][0], Limits(seconds=100))
+    assert time.monotonic() - began < 10
+    assert sandbox.servers == []
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,278 @@
+"""Samples become results: texts compared, programs run, nothing mixed up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.errors import DataError, UsageError
+from talaria.coder.infill import Options
+from talaria.evals import command
+from talaria.evals.generate import Request, generate
+from talaria.evals.jsonl import Results, environment, read
+from talaria.evals.report import as_text, report
+from talaria.evals.sandbox import Verdict
+from talaria.evals.score import LEAST, SLOW, compared, luck, repeats, score, time_limits
+from talaria.evals.selftest import selftest
+from talaria.evals.suites import SOURCES, Problem, Suite, read_suite
+
+from tests.evals import problems
+
+
+@pytest.fixture
+def holes(tmp_path: Path) -> Path:
+    """Three holes in two tasks."""
+    return problems.write(tmp_path / "holes.jsonl", problems.HOLES)
+
+
+@pytest.fixture
+def suite(holes: Path) -> Suite:
+    """The same as problems."""
+    return read_suite("infill-single-line", holes, any_data=True)
+
+
+def test_the_harness_finds_the_truth(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """True middles pass, wrong ones do not, and the floor of empty ones is compared."""
+    lines, right = selftest(suite, tmp_path, 2, None)
+    assert right, lines
+    assert [line.split()[2] for line in lines] == ["3", "1", "0"]
+    assert "no floor is known" in lines[1]
+    published = replace(SOURCES[suite.name], sha256=next(iter(suite.files.values())), empty=(0, 3))
+    monkeypatch.setitem(SOURCES, suite.name, published)
+    lines, right = selftest(suite, tmp_path, 2, None)
+    assert not right
+    assert "WRONG" in lines[1]
+
+
+def test_what_luck_gives(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best single string for texts; for tests the empty middle, where it is known."""
+    more = replace(suite.problems[0], id="more", solution="return 2 * n")
+    asked = replace(suite, problems=[*suite.problems, more])
+    assert luck(asked) == {
+        "passed": None,
+        "exact": 1 / 4,
+        "exact_stripped": 2 / 4,
+        "first_line": 2 / 4,
+    }
+    published = replace(SOURCES[suite.name], sha256=next(iter(suite.files.values())), empty=(1, 3))
+    monkeypatch.setitem(SOURCES, suite.name, published)
+    assert luck(suite)["passed"] == 1 / 3
+    assert luck(asked)["passed"] is None
+
+
+def written(path: Path, suite: Suite, model: Checkpoint, texts: list[str]) -> Path:
+    """Samples with these texts in place of the model's."""
+    made = generate(suite, model, Request(Options(max_tokens=4)), path)
+    path.unlink()
+    samples = Results(path, made.header)
+    for row, text in zip(made.rows, texts, strict=True):
+        samples.append({**row, "text": text})
+    samples.close()
+    return path
+
+
+def test_verdicts_and_comparisons(
+    suite: Suite, model: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another text that does the same passes without being equal."""
+    texts = ["    return n + n\n", "        if len(word) > len(best):\n", "    best = (\n"]
+    samples = written(tmp_path / "samples.jsonl", suite, model, texts)
+    score(samples, suite, tmp_path / "results.jsonl", 1)
+    header, rows, _ = read(tmp_path / "results.jsonl")
+    found = {row["id"].rpartition("Tests/")[2]: row for row in rows}
+    assert [found[n]["passed"] for n in ("0/L0", "1/L0", "1/L1")] == [True, True, False]
+    assert [found[n]["exact"] for n in ("0/L0", "1/L0", "1/L1")] == [False, True, False]
+    assert found["1/L1"]["verdict"] == "syntax error"
+    assert not found["1/L1"]["parses"]
+    assert found["1/L1"]["adds_error"]
+    assert header["isolation"] in ("limits", "namespaces", "full")
+    assert "limits" in header["guards"]
+    said = f"isolation: {header['isolation']} ({', '.join(header['guards'])}"
+    assert said in capsys.readouterr().err
+    # Again: nothing is redone, and the verdicts are the same.
+    before = (tmp_path / "results.jsonl").read_bytes()
+    score(samples, suite, tmp_path / "results.jsonl", 1)
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+    other = Suite(suite.name, suite.problems[:1], suite.files)
+    with pytest.raises(UsageError, match="other problems"):
+        score(samples, other, tmp_path / "x.jsonl", 1)
+    with pytest.raises(UsageError, match="not samples"):
+        score(tmp_path / "results.jsonl", suite, tmp_path / "x.jsonl", 1)
+
+
+def test_results_of_other_samples_are_refused(
+    suite: Suite, model: Checkpoint, tmp_path: Path
+) -> None:
+    """Of changed texts, of a changed scorer, and of problems that are not asked."""
+    texts = ["    return n + n\n", "x\n", "    best = (\n"]
+    samples, path = tmp_path / "samples.jsonl", tmp_path / "results.jsonl"
+    score(written(samples, suite, model, texts), suite, path, 1)
+    before = path.read_bytes()
+    written(samples, suite, model, [texts[0], "zzz", texts[2]])
+    with pytest.raises(DataError, match=r"1 results are of other texts .*Tests/1/L0"):
+        score(samples, suite, path, 1)
+    assert path.read_bytes() == before
+    header, rows, _ = read(samples)
+    for row in rows[1:]:
+        row["id"] = f"Other/{row['id']}"
+    samples.unlink()
+    strange = Results(samples, header)
+    for row in rows:
+        strange.append(row)
+    strange.close()
+    with pytest.raises(
+        DataError, match=r"2 rows are of no problem in holes\.jsonl, the first of 'O"
+    ):
+        score(samples, suite, tmp_path / "x.jsonl", 1)
+
+
+def test_a_changed_scorer_makes_other_results(
+    suite: Suite, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code, Python and machine stand beside those that made the samples."""
+    samples = written(tmp_path / "samples.jsonl", suite, model, ["x\n"] * 3)
+    score(samples, suite, tmp_path / "results.jsonl", 1)
+    monkeypatch.setattr(
+        "talaria.evals.score.environment", lambda: {**environment(), "code": "changed"}
+    )
+    with pytest.raises(DataError, match=r"other scorer\.code"):
+        score(samples, suite, tmp_path / "results.jsonl", 1)
+    results = score(samples, suite, tmp_path / "others.jsonl", 1)
+    assert results.header["environment"] == environment()
+    assert results.header["scorer"]["code"] == "changed"
+
+
+def test_two_scorings_say_the_same(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
+    """Row by row, details too, with more workers and all cores busy; one program is endless."""
+    texts = ["    while n: pass\n", "        if word.none:\n", "    best = ''\n"]
+    samples = written(tmp_path / "samples.jsonl", suite, model, texts)
+    found = []
+    for workers in (1, 3):
+        load = (os.cpu_count() or 1) if workers > 1 else 0
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(load)]
+        try:
+            rows = score(samples, suite, tmp_path / f"{workers}.jsonl", workers).rows
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+        found.append(sorted(rows, key=lambda row: row["id"]))
+    assert found[0] == found[1]
+    assert [row["verdict"] for row in found[0]] == ["timeout", "failed", "passed"]
+    assert "0" not in found[0][0]["detail"]  # limits are measured, so they are not told
+
+
+def test_a_program_has_time_by_what_true_solutions_take() -> None:
+    """Many times its own solution's, and many times what most of them take."""
+    seconds = {"a": 0.002, "b": 0.5, "c": 0.002}
+    limits = time_limits({name: Verdict("passed", "", s, 0.0) for name, s in seconds.items()})
+    assert limits == pytest.approx({"a": LEAST * 0.002, "b": SLOW * 0.5, "c": LEAST * 0.002})
+    assert time_limits({}) == {}
+
+
+def test_an_interrupted_scoring_goes_on_with_the_same_limits(
+    suite: Suite, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come from all true solutions, not from those of the rows that are left."""
+    samples = written(tmp_path / "samples.jsonl", suite, model, ["x\n"] * 3)
+    path = tmp_path / "results.jsonl"
+    score(samples, suite, path, 1)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    asked: list[list[str]] = []
+
+    def remember(solutions: Mapping[str, Verdict]) -> dict[str, float]:
+        asked.append(sorted(solutions))
+        return time_limits(solutions)
+
+    monkeypatch.setattr("talaria.evals.score.time_limits", remember)
+    assert len(score(samples, suite, path, 1).rows) == 3
+    assert asked == [sorted(problem.id for problem in suite.problems)]
+
+
+def test_true_solutions_that_fail_here_are_told(
+    suite: Suite, model: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While scoring and in the report: then the fault lies with data or machine."""
+    wrong = replace(suite.problems[0], solution="    return 3 * n\n")
+    asked = replace(suite, problems=[wrong, *suite.problems[1:]])
+    samples = written(tmp_path / "samples.jsonl", asked, model, ["    return 2 * n\n"] * 3)
+    rows = score(samples, asked, tmp_path / "results.jsonl", 1).rows
+    assert [row["solution"] for row in sorted(rows, key=lambda row: row["id"])] == [
+        "failed",
+        "passed",
+        "passed",
+    ]
+    told = "1 of 3 true solutions do not pass here (failed 1)"
+    assert told in capsys.readouterr().err
+    assert told in as_text(report([tmp_path / "results.jsonl"], None)[0])
+
+
+def test_what_is_compared() -> None:
+    """Blanks, first lines, prefixes, lengths, and lines that stand after the hole already."""
+    problem = Problem("p", "c", "def f(a):\n", "    return b\n", "    b = a\n")
+    row: dict[str, Any] = {"id": "p", "sample": 0, "text": "    b = a", "tokens": 6, "nfe": 4}
+    found = compared(problem, row)
+    assert (found["exact"], found["exact_stripped"], found["first_line"]) == (False, True, True)
+    assert found["prefix_characters"] == len("    b = a")
+    assert found["length_error"] == -1
+    assert found["true_characters"] == len("    b = a\n")
+    assert found["edit_similarity"] == pytest.approx(0.9)
+    assert not found["repeats_suffix"]
+    assert repeats("    b = a\n    return b\n", "    b = a\n", problem.suffix)
+    assert not repeats("    return b\n", "    return b\n", problem.suffix)
+    assert not repeats("x\n", "y\n", "")
+
+
+def test_the_commands(
+    holes: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stage after stage, or all in one; both say the same."""
+    where = ["infill-single-line", "--data", str(holes), "--any-data"]
+    how = ["--model", str(model_folder), "--max-tokens", "4"]
+    samples, results = str(tmp_path / "s.jsonl"), str(tmp_path / "r.jsonl")
+    assert command.main(["generate", *where, *how, "--out", samples]) == 0
+    assert command.main(["score", *where, samples, "--out", results]) == 0
+    capsys.readouterr()
+    assert command.main(["report", results, "--out", str(tmp_path / "report")]) == 0
+    first = capsys.readouterr().out
+    assert "passes the tests" in first
+    folder = tmp_path / "run"
+    assert command.main(["run", *where, *how, "--out", str(folder)]) == 0
+    second = capsys.readouterr().out
+    assert second.splitlines()[3:8] == first.splitlines()[3:8]
+    assert (folder / "report.html").exists()
+    assert command.main(["compare", results, str(folder / "results.jsonl")]) == 0
+    assert "p = 1" in capsys.readouterr().out
+    given, told = tmp_path / "given.jsonl", tmp_path / "told.jsonl"
+    more = ["--oracle-length", "--batch", "2", "--out", str(given)]
+    assert command.main(["generate", *where, *how[:2], *more]) == 0
+    header, rows, _ = read(given)
+    assert (header["oracle_length"], header["batch"]) == (True, 2)
+    assert {row["stopped"] for row in rows} == {"length"}
+    assert command.main(["score", *where, str(given), "--out", str(told)]) == 0
+    assert command.main(["report", str(told)]) == 0
+    assert "true length given" in capsys.readouterr().out
+    vain = ["--mode", "ar", "--top-k", "2"]
+    with pytest.raises(UsageError, match="--top-k would change nothing in --mode ar"):
+        command.main(["generate", *where, *how, *vain, "--out", str(given)])
+    with pytest.raises(UsageError, match="--batch is 0"):
+        command.main(["generate", *where, *how, "--batch", "0", "--out", str(given)])
+    with pytest.raises(UsageError, match="--workers is 0"):
+        command.main(["score", *where, samples, "--out", results, "--workers", "0"])
+    with pytest.raises(UsageError, match="isolation level 'top'"):
+        command.main(
+            ["score", *where, samples, "--out", str(tmp_path / "x"), "--require-isolation", "top"]
+        )
+    unmade = tmp_path / "unmade"
+    with pytest.raises(UsageError, match="isolation level 'top'"):
+        command.main(["run", *where, *how, "--out", str(unmade), "--require-isolation", "top"])
+    assert not unmade.exists()

@@ -1,0 +1,512 @@
+import gzip
+import json
+import stat
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from talaria.coder.errors import DataError, UsageError
+from talaria.finetune import filters, gather, wheels
+from talaria.finetune.corpus import Document, corpus_hash, read_corpus, write_corpus
+from talaria.finetune.gather import main
+
+from tests.finetune.test_corpus import contents, module
+
+Run = Callable[..., int]
+
+
+def wheel(
+    cache: Path,
+    name: str,
+    files: Mapping[str, str | bytes],
+    metadata: str = "License-Expression: MIT",
+    version: str = "1.0",
+) -> Path:
+    """Put a wheel with these files into the cache."""
+    cache.mkdir(exist_ok=True)
+    path = cache / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, content in files.items():
+            archive.writestr(file, content)
+        archive.writestr(f"{name}-{version}.dist-info/METADATA", f"Name: {name}\n{metadata}\n")
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with two packages to train on and one held out, which are all of the list."""
+    folder = tmp_path / "wheels"
+    entries = (("train", ("alpha", "beta")), ("valid", ("gamma",)))
+    listing = tmp_path / "packages.toml"
+    listing.write_text(
+        "".join(
+            f"[{split}]\n"
+            + "".join(f'{name} = {{ version = "1.0", licence = "MIT" }}\n' for name in names)
+            for split, names in entries
+        )
+    )
+    monkeypatch.setattr(gather, "PACKAGES", listing)
+    wheel(folder, "alpha", {f"alpha/m{i}.py": module(i) for i in range(4)})
+    wheel(folder, "beta", {f"beta/m{i}.py": module(10 + i) for i in range(3)})
+    wheel(folder, "gamma", {f"gamma/m{i}.py": module(20 + i) for i in range(2)})
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, cache: Path) -> Run:
+    """`talaria corpus` on that list, into `tmp_path / "corpus"`, in one process."""
+
+    def command(*options: str, out: str = "corpus") -> int:
+        argv = ["--packages", "alpha,beta,gamma", "--cache", str(cache), "--jobs", "1"]
+        return main([*argv, "--out", str(tmp_path / out), *options])
+
+    return command
+
+
+def dropped(folder: Path, package: str) -> dict[str, int]:
+    """What the manifest says was dropped of a package."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    return next(p["dropped"] for p in manifest["packages"] if p["name"] == package)
+
+
+def no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every call of pip fail as it does for a version that is not there."""
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho 'ERROR: No matching distribution found' >&2\nexit 1\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+def serve(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every call of pip download this wheel."""
+    script = tmp_path / "python"
+    script.write_text(
+        f'#!/bin/sh\nwhile [ "$1" != --dest ]; do shift; done\nmkdir -p "$2" && cp "{wheel}" "$2"\n'
+    )
+    script.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+def test_whole_packages_go_to_their_split(run: Run, tmp_path: Path) -> None:
+    """Each package is in one split with all its files, and the texts come back unchanged."""
+    assert run() == 0
+    train = read_corpus(tmp_path / "corpus", "train")
+    valid = read_corpus(tmp_path / "corpus", "valid")
+    assert {d.package for d in train} == {"alpha", "beta"}
+    assert {(d.package, d.path) for d in valid} == {("gamma", f"gamma/m{i}.py") for i in (0, 1)}
+    assert {d.path: d.text for d in train}["alpha/m2.py"] == module(2)
+    assert len(train) == 7
+
+
+def test_manifest_and_table(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The manifest names source, licence and sizes; the table on standard output sums them up."""
+    run()
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_bytes())
+    alpha = manifest["packages"][0]
+    assert alpha["source"] == "alpha-1.0-py3-none-any.whl"
+    assert (alpha["licence"], alpha["split"], alpha["files"]) == ("MIT", "train", 4)
+    assert alpha["bytes"] == sum(len(module(i)) for i in range(4))
+    assert alpha["tokens"] == sum(len(filters.code_tokens(module(i))) for i in range(4))
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert table[:3] == [["train", "valid"], ["packages", "2", "1"], ["files", "7", "2"]]
+    assert [row[:-2] for row in table[3:]] == [
+        ["bytes"],
+        ["code", "tokens"],
+        ["BPE", "tokens,", "about"],
+    ]
+    reach = manifest["bpe"]["bytes_per_token"]["train"]
+    size = sum(p["bytes"] for p in manifest["packages"] if p["split"] == "train")
+    assert int(table[5][-2].replace(",", "")) == pytest.approx(size / reach, rel=0.01)
+
+
+def test_the_same_list_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
+    """One process or two: each file of the corpus is equal byte by byte."""
+    run()
+    run("--jobs", "2", out="again")
+    assert contents(tmp_path / "corpus") == contents(tmp_path / "again")
+    assert corpus_hash(tmp_path / "corpus") == corpus_hash(tmp_path / "again")
+
+
+def test_up_to_date_is_not_built_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second call says so and builds nothing; another request or --force does build."""
+    run()
+    builds: list[Any] = []
+    monkeypatch.setattr(gather, "build", lambda *args: builds.append(args))
+    capsys.readouterr()
+    run()
+    assert "up to date" in capsys.readouterr().err
+    assert builds == []
+    run("--force")
+    run("--packages", "alpha,gamma")
+    assert len(builds) == 2
+
+
+def test_a_damaged_corpus_is_built_again(run: Run, tmp_path: Path) -> None:
+    """A part that was tampered with does not count as up to date."""
+    run()
+    before = contents(tmp_path / "corpus")
+    (tmp_path / "corpus" / "train-000.jsonl.xz").write_bytes(b"")
+    run()
+    assert contents(tmp_path / "corpus") == before
+
+
+def test_exercises_are_not_replaced(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not by --force; it is said before a package is read, as is a place without rights."""
+    monkeypatch.setattr(gather, "gather", lambda *_: pytest.fail("a package was read"))
+    out = tmp_path / "corpus"
+    write_corpus(out, {"train": [Document("exercises", "a.py", "x = 1\n")]}, {"functions": 1})
+    before = contents(out)
+    with pytest.raises(UsageError, match=r"by talaria exercises.*another --out"):
+        run("--force")
+    assert contents(out) == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be written.*another --out"):
+        run(out="file/corpus")
+
+
+def test_a_corpus_without_held_out_text_is_told(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is written, and a line says what it lacks and which packages would bring it."""
+    assert run("--packages", "alpha") == 0
+    assert "no held-out text" in (said := capsys.readouterr().err)
+    assert "some of gamma among --packages" in said
+    assert run("--packages", "alpha,gamma") == 0
+    assert "held-out" not in capsys.readouterr().err
+
+
+def test_reasons_are_counted_and_duplicates_dropped(run: Run, cache: Path, tmp_path: Path) -> None:
+    """Of equal and of nearly equal files of training the first is kept, each drop is counted."""
+    near = module(1, 40)
+    wheel(
+        cache,
+        "beta",
+        {
+            "beta/a.py": near,
+            "beta/b.py": near.replace("    ", "        ") + "\n\n",
+            "beta/c.py": near + "\n\nprint(1)\n",
+            "beta/d.py": "x = 1\n",
+            "beta/e.py": module(2),
+            "beta/_vendor/f.py": module(55),
+        },
+    )
+    run()
+    assert dropped(tmp_path / "corpus", "beta") == {
+        "duplicate": 2,
+        "near duplicate": 1,
+        "too short": 1,
+        "vendored": 1,
+    }
+
+
+@pytest.mark.parametrize("tail", ["", "\n\nprint(1)\n"])
+def test_training_holds_nothing_near_a_held_out_file(
+    run: Run, cache: Path, tmp_path: Path, tail: str
+) -> None:
+    """A copy, exact or near, of a held-out file leaves training; the held-out file stays."""
+    wheel(cache, "alpha", {"alpha/a.py": module(21, 40) + tail, "alpha/b.py": module(1)})
+    wheel(cache, "gamma", {"gamma/a.py": module(21, 40)})
+    run()
+    assert dropped(tmp_path / "corpus", "alpha") == {"near a held-out file": 1}
+    assert len(read_corpus(tmp_path / "corpus", "valid")) == 1
+
+
+@pytest.mark.parametrize(("functions", "kept"), [(1, 2), (3, 1)])
+def test_training_holds_no_copy_out_of_a_held_out_file(
+    run: Run, cache: Path, tmp_path: Path, functions: int, kept: int
+) -> None:
+    """Fifty tokens in a row from a held-out file are a copy, were all else different."""
+    held_out = module(21, 40)
+    copied = "\n\n".join(held_out.split("\n\n")[10 : 10 + functions])
+    text = module(1, 40) + "\n\n" + copied
+    wheel(cache, "alpha", {"alpha/a.py": text, "alpha/b.py": module(2)})
+    wheel(cache, "gamma", {"gamma/a.py": held_out})
+    run()
+    train = read_corpus(tmp_path / "corpus", "train")
+    assert sum(d.package == "alpha" for d in train) == kept
+    near = {} if kept == 2 else {"near a held-out file": 1}
+    assert dropped(tmp_path / "corpus", "alpha") == near
+
+
+def benchmark(path: Path, **problem: str) -> str:
+    """A benchmark of one problem."""
+    path.write_bytes(gzip.compress(json.dumps(problem).encode()))
+    return str(path)
+
+
+def test_files_with_a_benchmark_solution_are_dropped(run: Run, cache: Path, tmp_path: Path) -> None:
+    """Ten tokens of a solved program are enough, unless three packages hold them.
+
+    How often one package repeats them, and copies between packages, count for nothing.
+    """
+    idiom = "for i in range(len(values)):\n    print(i, values)\n"
+    solution = "    total = low * high - sum(rest) + len(low)\n"
+    copied = "\ntotal = low * high - \\\n    sum(rest) + len(low)\n"
+    twin = module(9, 40) + copied
+    wheel(cache, "alpha", {f"alpha/{i}.py": module(30 + i) + "\n" + idiom for i in range(3)})
+    wheel(
+        cache,
+        "beta",
+        {f"beta/{i}.py": module(40 + i) + copied for i in range(4)}
+        | {"beta/twin.py": twin, "beta/b.py": module(3) + "\n" + idiom},
+    )
+    wheel(cache, "gamma", {"gamma/twin.py": twin, "gamma/c.py": module(4) + "\n" + idiom})
+    files = [
+        benchmark(tmp_path / "one.gz", prompt="def f():\n", canonical_solution=solution),
+        benchmark(tmp_path / "two.gz", prompt=idiom[:9], canonical_solution="i", suffix=idiom[9:]),
+    ]
+    run("--exclude", *files)
+    assert dropped(tmp_path / "corpus", "alpha") == {}
+    assert dropped(tmp_path / "corpus", "beta") == {"benchmark": 4, "near a held-out file": 1}
+    assert dropped(tmp_path / "corpus", "gamma") == {"benchmark": 1}
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_bytes())
+    assert {"one.gz", "two.gz"} < {b["file"] for b in manifest["request"]["exclude"]}
+
+
+def test_benchmarks_that_come_with_the_package_are_left_out_unasked(
+    run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their hashes alone drop a file, the manifest names them; naming one adds nothing."""
+    solution = "    total = low * high - sum(rest) + len(low)\n"
+    wheel(cache, "beta", {"beta/a.py": module(40) + "\n" + solution, "beta/b.py": module(41)})
+    shipped = Path(benchmark(tmp_path / "a.gz", prompt="def f():\n", canonical_solution=solution))
+    monkeypatch.setattr(filters, "SHIPPED", tmp_path / "grams.npz")
+    gather.ship_grams([shipped], filters.SHIPPED)
+    first = filters.SHIPPED.read_bytes()
+    gather.ship_grams([shipped], filters.SHIPPED)
+    assert filters.SHIPPED.read_bytes() == first
+    assert solution.encode() not in first
+    run()
+    assert dropped(tmp_path / "corpus", "beta") == {"benchmark": 1}
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_bytes())
+    assert [(b["file"], b["programs"]) for b in manifest["request"]["exclude"]] == [("a.gz", 2)]
+    run("--exclude", str(shipped), str(shipped), out="again")
+    assert contents(tmp_path / "corpus") == contents(tmp_path / "again")
+
+
+def test_the_hashes_that_are_shipped() -> None:
+    """Sorted and distinct, as a search in them needs, and the files they are of are named."""
+    grams = filters.shipped_grams()
+    assert grams.tolist() == sorted(set(grams.tolist()))
+    assert len(grams) > 7000
+    assert [file.file for file in filters.shipped_files()] == [
+        "HumanEval-RandomSpanInfillingLight.jsonl.gz",
+        "HumanEval-SingleLineInfilling.jsonl.gz",
+        "HumanEval.jsonl.gz",
+    ]
+
+
+def test_a_benchmark_that_is_none(run: Run, tmp_path: Path) -> None:
+    """A file that is no gzip JSONL is a DataError that names it."""
+    path = tmp_path / "text.gz"
+    path.write_text("no")
+    with pytest.raises(DataError, match=r"text\.gz"):
+        run("--exclude", str(path))
+
+
+def test_a_package_is_cut_to_its_share_tests_first(
+    run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the share of bytes the tests of a package go before anything else."""
+    names = ["alpha/a.py", "alpha/b.py", "alpha/tests/c.py", "alpha/test_d.py"]
+    wheel(cache, "alpha", {name: module(i) for i, name in enumerate(names)})
+    monkeypatch.setattr(gather, "PACKAGE_BYTES", len(module(0)) + len(module(1)))
+    run()
+    train = read_corpus(tmp_path / "corpus", "train")
+    assert {d.path for d in train if d.package == "alpha"} == {"alpha/a.py", "alpha/b.py"}
+
+
+@pytest.mark.parametrize("step", ["gather", "write_corpus"])
+def test_a_build_that_fails_leaves_the_former_corpus(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whatever breaks midway, the corpus of before is whole and nothing lies beside it."""
+    run()
+    before = contents(tmp_path / "corpus")
+    beside = sorted(p.name for p in tmp_path.iterdir())
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(gather, step, broken)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run("--force")
+    assert contents(tmp_path / "corpus") == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == beside
+
+
+def test_a_package_that_cannot_be_had(
+    run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names package, version, pip's own words and the remedy; the cache is as before."""
+    (cache / "beta-1.0-py3-none-any.whl").unlink()
+    before = contents(cache)
+    no_pip(tmp_path, monkeypatch)
+    with pytest.raises(DataError, match=r"beta==1\.0 .*No matching distribution.*put its wheel"):
+        run()
+    assert contents(cache) == before
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_download_lands_in_the_cache_whole(
+    run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What pip leaves in its folder is moved into the cache and read from there."""
+    path = cache / "beta-1.0-py3-none-any.whl"
+    path.rename(tmp_path / path.name)
+    serve(tmp_path / path.name, tmp_path, monkeypatch)
+    run()
+    assert path.exists()
+    assert not list(cache.glob(".*"))
+
+
+def test_wheels_lie_in_the_home_of_talaria(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --cache, wheels are looked for in $TALARIA_HOME/wheels."""
+    monkeypatch.setenv("TALARIA_HOME", str(cache.parent))
+    argv = ["--packages", "alpha", "--jobs", "1", "--out", str(tmp_path / "corpus")]
+    assert main(argv) == 0
+    assert len(read_corpus(tmp_path / "corpus", "train")) == 4
+
+
+def test_a_wheel_in_the_cache_is_found_by_name_version_and_hash(tmp_path: Path) -> None:
+    """Names are compared as the index does; a wheel with another hash is not the list's."""
+    made = wheel(tmp_path, "More_Things", {}, version="1.2")
+    wheel(tmp_path, "more", {}, version="1.2")
+    find = wheels.find_wheel
+    assert find(wheels.Package("more-things", "1.2", "MIT", "train"), tmp_path) == made
+    assert find(wheels.Package("more-things", "1.3", "MIT", "train"), tmp_path) is None
+    for sha256, found in ((wheels.digest(made), made), ("0" * 64, None)):
+        assert find(wheels.Package("more-things", "1.2", "MIT", "train", sha256), tmp_path) == found
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_the_index_is_held_to_the_list(
+    run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool
+) -> None:
+    """A download with another hash stops the build; one with the hash of the list comes in."""
+    path = cache / "beta-1.0-py3-none-any.whl"
+    path.rename(tmp_path / path.name)
+    wheel(cache, "beta", {"beta/a.py": module(66)})  # another file of the same name
+    sha256 = wheels.digest(tmp_path / path.name) if pinned else "0" * 64
+    listing = tmp_path / "packages.toml"
+    entry = 'beta = { version = "1.0", licence = "MIT"'
+    listing.write_text(listing.read_text().replace(entry, f'{entry}, sha256 = "{sha256}"'))
+    serve(tmp_path / path.name, tmp_path, monkeypatch)
+    if not pinned:
+        with pytest.raises(DataError, match=r"beta-1\.0.*SHA-256.*says 000000000000"):
+            run()
+        assert wheels.digest(path) != wheels.digest(tmp_path / path.name)
+        return
+    run()
+    assert wheels.digest(path) == sha256
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_bytes())
+    assert [p["sha256"] for p in manifest["packages"] if p["name"] == "beta"] == [sha256]
+
+
+def broken_wheels() -> dict[str, Callable[[bytes], bytes]]:
+    """Ways in which a wheel is not what it should be."""
+    return {
+        "no archive": lambda raw: b"half a download",
+        "cut off": lambda raw: raw[: len(raw) // 2],
+        "damaged within": lambda raw: raw.replace(b"def ", b"fed "),
+        "locked": lambda raw: raw.replace(
+            b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1"
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", broken_wheels())
+def test_a_broken_wheel_is_a_data_error(run: Run, cache: Path, tmp_path: Path, kind: str) -> None:
+    """A file in the cache that is no sound wheel is named, with the remedy; the corpus stays."""
+    run()
+    before = contents(tmp_path / "corpus")
+    path = cache / "beta-1.0-py3-none-any.whl"
+    whole = path.read_bytes()
+    path.write_bytes(broken_wheels()[kind](whole))
+    assert path.read_bytes() != whole
+    with pytest.raises(DataError, match=r"beta-1\.0.*delete it"):
+        run("--force")
+    assert contents(tmp_path / "corpus") == before
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "License-Expression: LGPL-3.0-only",
+        "License: GNU GENERAL PUBLIC LICENSE",
+        "Classifier: License :: OSI Approved :: GNU Affero General Public License v3",
+        "License-Expression: MIT AND BSD-3-Clause",
+        "License-Expression: Apache-2.0",
+        "License: Apache 2.0",
+        "Classifier: License :: OSI Approved :: BSD License",
+        "Classifier: License :: Other/Proprietary License",
+    ],
+)
+def test_a_licence_unlike_the_list_is_refused(run: Run, cache: Path, metadata: str) -> None:
+    """A wheel whose own metadata state another licence than the list stops the build."""
+    wheel(cache, "beta", {"beta/a.py": module(1)}, metadata)
+    with pytest.raises(DataError, match=r"beta 1\.0 states the licence"):
+        run()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "License-Expression: (MIT)",
+        "License: MIT, see the file",
+        "Classifier: License :: OSI Approved\nClassifier: License :: OSI Approved :: MIT License",
+        "License: Copyright, the authors. All rights reserved.",
+        "Summary: it states nothing",
+    ],
+)
+def test_a_licence_like_the_list_passes(run: Run, cache: Path, metadata: str) -> None:
+    """Other words for the same licence are no contradiction, nor is silence."""
+    wheel(cache, "beta", {"beta/a.py": module(1)}, metadata)
+    assert run() == 0
+
+
+def test_an_unknown_package_is_a_usage_error(run: Run) -> None:
+    """A name that is not in the list is answered with names like it and with the list's place."""
+    with pytest.raises(UsageError, match=r"beto not in the list.*packages\.toml; near: beta$"):
+        run("--packages", "alpha,beto")
+    with pytest.raises(UsageError, match=r"zz not in the list.*packages\.toml$"):
+        run("--packages", "zz")
+    with pytest.raises(UsageError, match="--jobs is 0"):
+        run("--jobs", "0")
+
+
+def test_the_list_that_is_shipped() -> None:
+    """Each package is pinned once with its hash, permissively licensed; the held-out ones stay."""
+    packages = wheels.read_packages(wheels.PACKAGES)
+    assert all(len(p.sha256 or "") == 64 for p in packages if p.name != wheels.STDLIB)
+    assert len({p.name for p in packages}) == len(packages)
+    held_out = "httpx marshmallow more-itertools peewee seaborn structlog tornado werkzeug"
+    assert " ".join(p.name for p in packages if p.split == "valid") == held_out
+
+
+def test_a_list_with_another_licence_is_refused(tmp_path: Path) -> None:
+    """Only licences known to be permissive may stand in the list, and only known splits."""
+    path = tmp_path / "packages.toml"
+    path.write_text('[train]\nx = { version = "1", licence = "MPL-2.0" }\n')
+    with pytest.raises(DataError, match=r"x has split 'train' and licence 'MPL-2\.0'"):
+        wheels.read_packages(path)
+    path.write_text('[test]\nx = { version = "1", licence = "MIT" }\n')
+    with pytest.raises(DataError, match=r"x has split 'test'"):
+        wheels.read_packages(path)
+
+
+def test_the_standard_library_alone() -> None:
+    """Installed packages, tests of bad syntax and files of this machine's build stay out."""
+    paths = [path for path, _ in wheels.stdlib_files()]
+    assert {"argparse.py", "asyncio/tasks.py", "json/decoder.py"} <= set(paths)
+    outside = ("site-packages", "lib2to3/tests", "config-", "_sysconfigdata", "test/bad")
+    assert not [path for path in paths if path.startswith(outside)]

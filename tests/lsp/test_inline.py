@@ -1,0 +1,448 @@
+"""The parts of the language server that decide, without an editor."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from talaria.coder.errors import UsageError
+from talaria.coder.syntax import function_at
+from talaria.lsp.engines import DIVERSE, WHOLE, Answer, Engines, Question
+from talaria.lsp.fills import Fill, Filled, at, function, here, rewrite
+from talaria.lsp.inline import DISMISSED, REMEMBERED, Inline, Outcome, Suggestion, distinct
+from talaria.lsp.options import Options
+from talaria.lsp.rhythm import LONGEST, Rhythm
+
+SOME = Suggestion("a = ", "\nb", ("foo(1)", "foobar", "x"))
+WORDS = st.text("ab", max_size=4)
+
+
+# What is remembered
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "texts"),
+    [
+        ("a = ", "\nb", ("foo(1)", "foobar", "x")),
+        ("a = foo", "\nb", ("(1)", "bar")),
+        ("a = x", "\nb", None),
+        ("a = y", "\nb", None),
+        ("a =", "\nb", None),
+        ("a = ", "\nc", None),
+    ],
+)
+def test_typing_along(prefix: str, suffix: str, texts: tuple[str, ...] | None) -> None:
+    """What is left of each that fits; nothing of one that is typed to its end."""
+    found = SOME.along(prefix, suffix)
+    assert (found and found.texts) == texts
+    assert found is None or found.prefix == prefix
+
+
+def test_that_nothing_is_to_be_said_holds_for_its_place_alone() -> None:
+    """One more key is another question."""
+    nothing = Suggestion("a", "b", ())
+    assert nothing.along("a", "b") == nothing
+    assert nothing.along("ax", "b") is None
+
+
+def test_the_newest_that_fits_is_remembered() -> None:
+    """Of a bounded number."""
+    inline = Inline()
+    inline.remember(SOME)
+    inline.remember(Suggestion("a = f", "\nb", ("unc",)))
+    for place, texts in (("a = f", ("unc",)), ("a = fo", ("o(1)", "obar"))):
+        found = inline.remembered(place, "\nb")
+        assert found
+        assert found.texts == texts
+    for number in range(REMEMBERED):
+        inline.remember(Suggestion(str(number), "", ("x",)))
+    assert inline.remembered("a = ", "\nb") is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "texts"),
+    [
+        ("f(", ")\n", ("x, [y]",)),
+        ("f(x, [", "])\n", ("y",)),
+        ("f(", "]\n", None),
+        ("f", ")\n", None),
+        ("f(", "z)\n", None),
+    ],
+)
+def test_typing_along_with_brackets_that_the_editor_closes(
+    prefix: str, suffix: str, texts: tuple[str, ...] | None
+) -> None:
+    """What stands behind the cursor by then is no part of the rest."""
+    found = Suggestion("f", "\n", ("(x, [y])", "()")).along(prefix, suffix)
+    assert (found and found.texts) == texts
+    assert found is None or (found.prefix, found.suffix) == (prefix, suffix)
+
+
+# What becomes of what is shown
+
+
+def shown(text: str = "foo(1)\nbar") -> Inline:
+    """A suggestion on the screen."""
+    inline = Inline()
+    inline.remember(Suggestion("a", "z", (text,)))
+    inline.show("a", "z", (text, "other"), "automatic")
+    return inline
+
+
+def test_it_is_accepted_at_once() -> None:
+    """The text holds all of it."""
+    inline = shown()
+    assert inline.changed("afoo(1)\nbarz") == Outcome("accepted", "automatic", 10)
+    assert inline.shown is None
+    assert inline.changed("anything") is None
+
+
+def test_it_is_accepted_in_parts() -> None:
+    """A word, a key, and then something else."""
+    inline = shown()
+    assert inline.changed("afooz") is None
+    assert inline.changed("afoo(z") is None
+    assert inline.shown
+    assert inline.shown.texts == ("1)\nbar",)
+    assert inline.changed("afoo(xz") == Outcome("partially_accepted", "automatic", 3)
+
+
+def test_typing_it_is_no_acceptance() -> None:
+    """Nor a dismissal."""
+    inline = shown("xy")
+    assert inline.changed("axz") is None
+    assert inline.changed("axyz") is None
+    assert inline.shown is None
+
+
+@pytest.mark.parametrize("texts", [["f()\n"], ["f(\n", "f()\n"]])
+def test_a_bracket_that_the_editor_closes_is_no_dismissal(texts: list[str]) -> None:
+    """Whether its two signs come together or one after the other."""
+    inline = Inline()
+    inline.show("f", "\n", ("(x, y)",), "automatic")
+    for text in texts:
+        assert inline.changed(text) is None
+    assert inline.shown
+    assert (inline.shown.prefix, inline.shown.suffix) == ("f(", ")\n")
+    assert inline.shown.texts == ("x, y",)
+    assert inline.changed("f(x, y)\n") == Outcome("accepted", "automatic", 4)
+
+
+def test_a_pair_of_brackets_may_be_typed() -> None:
+    """Two signs in one change are no acceptance where an editor writes the second."""
+    inline = Inline()
+    inline.show("f", "\n", ("()",), "automatic")
+    assert inline.changed("f()\n") is None
+    assert inline.shown is None
+
+
+@pytest.mark.parametrize("text", ["aqz", "z", "afoo(1)", "afoo(1)\nbarzz"])
+def test_another_text_is_a_dismissal(text: str) -> None:
+    """By typing something else, deleting, or editing elsewhere."""
+    assert shown().changed(text) == Outcome("dismissed", "automatic", 0)
+
+
+def test_the_rest_of_one_is_no_new_one() -> None:
+    """Another one is, and ends the former."""
+    inline = shown()
+    inline.changed("afooz")
+    number, ended, new = inline.show("afoo", "z", ("(1)\nbar",), "invoked")
+    assert (number, ended, new) == (1, None, False)
+    number, ended, new = inline.show("afoo", "z", ("else",), "invoked")
+    assert (number, ended, new) == (2, Outcome("partially_accepted", "automatic", 3), True)
+    assert inline.accept() == Outcome("accepted", "invoked", 4)
+    assert inline.accept() is None
+
+
+def test_a_dismissed_one_does_not_come_back() -> None:
+    """Nor its rest; a place behind another key is another one."""
+    inline = shown()
+    assert inline.dismiss() == Outcome("dismissed", "automatic", 0)
+    assert inline.dismiss() is None
+    assert inline.remembered("a", "z") is None
+    assert inline.dismissed_at("a", "z")
+    assert inline.dismissed_at("afoo", "z")
+    assert not inline.dismissed_at("ax", "z")
+    assert not inline.dismissed_at("", "z")
+    assert inline.was_dismissed("", "z", "afoo(1)\nbar")
+    assert not inline.was_dismissed("", "z", "other")
+
+
+def test_dismissals_last_while_other_lines_change() -> None:
+    """The last few, each where the lines around it are as they were."""
+    inline = Inline()
+    for line in "uvw":
+        inline.show(f"import os\n\n{line}\na = ", f"\n{line}\nend", ("foo",), "automatic")
+        inline.dismiss()
+    for line in "uvw":
+        assert inline.dismissed_at(f"import re, os\n\n\n{line}\na = ", f"\n{line}\n")
+        assert inline.dismissed_at(f"{line}\na = fo", f"\n{line}\nanything")
+        assert inline.was_dismissed(f"{line}\na = fo", f"\n{line}\n", "o")
+        assert not inline.was_dismissed(f"{line}\na = fo", f"\n{line}\n", "or")
+    for prefix, suffix in (("x\na = ", "\nu\n"), ("u\na = ", "\nx\n"), ("u\nb = ", "\nu\n")):
+        assert not inline.dismissed_at(prefix, suffix)
+    for number in range(DISMISSED):
+        inline.show(str(number), "", ("foo",), "automatic")
+        inline.dismiss()
+    assert not inline.dismissed_at("u\na = ", "\nu\n")
+
+
+@given(WORDS, WORDS, st.lists(WORDS.filter(bool), min_size=1), st.lists(WORDS, max_size=6))
+def test_what_is_shown_is_what_the_text_leaves(
+    prefix: str, suffix: str, texts: list[str], edits: list[str]
+) -> None:
+    """Whatever comes: as long as it is shown, it is the end of what was shown first."""
+    inline = Inline()
+    inline.show(prefix, suffix, tuple(texts), "automatic")
+    ended = 0
+    for edit in edits:
+        text = prefix + edit + suffix
+        ended += inline.changed(text) is not None
+        if inline.shown:
+            assert inline.shown.prefix + inline.shown.suffix == text
+            assert all(inline.shown.texts)
+            assert any(edit + inline.shown.texts[0] == each for each in texts)
+    assert ended <= 1
+
+
+def test_distinct_texts() -> None:
+    """In their order."""
+    assert distinct(["a", "b", "a", "c"], 2) == ("a", "b")
+
+
+# The rhythm
+
+
+def typed(gap: float, answer: float, keys: int = 10) -> Rhythm:
+    """Somebody who types a key in so many seconds, with answers that take so many."""
+    rhythm = Rhythm()
+    for key in range(keys):
+        rhythm.key(key * gap)
+        rhythm.answered(answer)
+    return rhythm
+
+
+def test_whoever_is_slower_than_the_answers_does_not_wait() -> None:
+    """Nor do the first keys."""
+    assert Rhythm().wait() == 0
+    assert typed(gap=0.2, answer=0.1).wait() == 0
+    assert typed(gap=0.2, answer=0.1, keys=1).wait() == 0
+
+
+def test_whoever_is_faster_waits_for_a_key_that_does_not_come() -> None:
+    """A little longer than it usually takes, but never long; pauses are no rhythm."""
+    assert typed(gap=0.1, answer=0.3).wait() == pytest.approx(0.12)
+    assert typed(gap=0.9, answer=2.0).wait() == LONGEST
+    assert typed(gap=5, answer=9).wait() == 0
+    rhythm = typed(gap=0.1, answer=0.3)
+    for key in range(100):
+        rhythm.key(2 + key * 0.5)
+    assert rhythm.wait() == 0
+
+
+# What can be filled
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("x = ...", "..."),
+        ("def f(): ...", "..."),
+        ("    pass  # for now", "pass"),
+        ("raise NotImplementedError", "raise NotImplementedError"),
+        ("raise NotImplementedError('no (') # )", "raise NotImplementedError('no (')"),
+        ("# and so on ...", None),
+        ("x = '''\n...\n'''", None),
+        ("'# TODO'", None),
+        ("f('...')  # or ...\nx = ...", None),
+        ("raise NotImplementedError('no')", "raise NotImplementedError('no')"),
+        ("bypass", None),
+        ("x.pass", None),
+        ("a[...]", None),
+        ("f(...)", None),
+        ("passed = 1", None),
+        ("x = 1", None),
+        ("raise NotImplementedErrors", None),
+    ],
+)
+def test_placeholders(text: str, found: str | None) -> None:
+    """Code that stands for other code, and nothing else."""
+    fill = here(text, 0, text.find("\n", 0, 9) + 1)
+    assert (fill and text[fill.start : fill.end]) == found
+
+
+def test_a_todo() -> None:
+    """What it asks for is written below it, as deep."""
+    text = "def f():\n    # TODO count\n    return 1\n"
+    fill = here(text, text.index("TODO"), text.index("TODO"))
+    assert fill
+    assert fill.cut(text) == ("def f():\n    # TODO count\n    ", "\n    return 1\n")
+    long = here("# TODO " + "x" * 200, 0, 0)
+    assert long
+    assert len(long.title) < 80
+
+
+def test_a_selection() -> None:
+    """Without the blanks around it; of several lines the first placeholder counts."""
+    text = "a\n  b + c \n..."
+    fill = rewrite(text, 1, 11)
+    assert fill
+    assert text[fill.start : fill.end] == "b + c"
+    assert rewrite(text, 1, 3) is None
+    assert here(text, 0, 11) is None
+    assert here(text, 0, 13)
+
+
+@given(st.text("a \n#TODO.pass():def", max_size=60), st.integers(0, 60), st.integers(0, 60))
+def test_fills_are_parts_of_the_text(text: str, one: int, other: int) -> None:
+    """Whatever the text: what is replaced lies in it, and around it nothing changes."""
+    start, end = sorted((min(one, len(text)), min(other, len(text))))
+    for fill in at(text, start, end):
+        assert 0 <= fill.start <= fill.end <= len(text)
+        prefix, suffix = fill.cut(text)
+        assert prefix == text[: fill.start] + fill.lead
+        assert suffix == text[fill.end :]
+
+
+def test_function() -> None:
+    """The one that the cursor is in."""
+    text = "def f(a):\n    return a\n\n\nx = 1\n"
+    [fill] = at(text, 5, 5)
+    body = function_at(text, 5)
+    assert body
+    assert fill == Fill("function", "Write the body of f", body.start, body.end, body.lead, "block")
+    assert at(text, len(text), len(text)) == []
+
+
+def test_candidates_go_round() -> None:
+    """Behind the last comes the first."""
+    filled = Filled("", "", ("a", "b"))
+    assert [filled.text, filled.turned().text, filled.turned().turned().text] == ["a", "b", "a"]
+
+
+# Who answers
+
+
+class Slow(Engines):
+    """Answers that come when the test says so."""
+
+    def _load(self) -> None:
+        self._told("ready", "slow")
+
+    async def _answer(self, question: Question, on_frame: Any) -> Answer:
+        await asyncio.sleep(0.01)
+        return Answer((question.prefix,), 1.0)
+
+
+def ask(engines: Engines, document: str, prefix: str) -> asyncio.Task[Answer]:
+    """A question that is being answered."""
+    return asyncio.create_task(engines.ask(Question(document, prefix, "")))
+
+
+def test_a_newer_question_takes_the_place_of_an_older_one() -> None:
+    """Of the same document alone; closing cancels all; nothing is left over."""
+
+    async def check() -> None:
+        engines = Slow(Options(), lambda *_: None, lambda *_: None)
+        older, other, newer = (ask(engines, *it) for it in (("a", "1"), ("b", "2"), ("a", "3")))
+        await asyncio.wait([older, other, newer])
+        assert older.cancelled()
+        assert other.result().texts == ("2",)
+        assert newer.result().texts == ("3",)
+        assert not engines._live
+        last = ask(engines, "a", "4")
+        await asyncio.sleep(0)
+        await engines.close()
+        await asyncio.wait([last])
+        assert last.cancelled()
+        assert not engines._live
+        assert not engines.answers
+
+    asyncio.run(check())
+
+
+class Loading(Engines):
+    """Loads until the test has it fail."""
+
+    def _load(self) -> None:
+        """Not by itself."""
+
+    def fail(self) -> None:
+        """There is no model."""
+        self._engine.set_exception(UsageError("no model"))
+        self._told("failed", "no model")
+
+
+def test_who_stops_waiting_leaves_the_model_to_others() -> None:
+    """A request that is cancelled while the model is loaded cancels just itself."""
+
+    async def check() -> None:
+        told: list[str] = []
+        engines = Loading(Options(), lambda state, _: told.append(state), lambda *_: None)
+        assert not engines.answers
+        assert engines.statistics() == {"state": "loading"}
+        first, second = ask(engines, "a", "1"), ask(engines, "b", "2")
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.wait([first])
+        assert not engines._engine.cancelled()
+        engines.fail()
+        with pytest.raises(UsageError, match="no model"):
+            await second
+        assert told == ["failed"]
+        assert engines.statistics() == {"state": "failed"}
+        await engines.close()
+
+    asyncio.run(check())
+
+
+def test_a_service_is_bounded_and_left_alone_when_it_fails() -> None:
+    """A wrong address is told of, and the embedded model answers."""
+
+    class Service:
+        """Says too much."""
+
+        waiting = 0.0
+
+        async def fill(self, *given: object) -> list[str]:
+            asked.append(given)
+            return ["x = 1\ny = 2\n"]
+
+        async def close(self) -> None:
+            """Nothing is open."""
+
+    asked: list[tuple[object, ...]] = []
+
+    async def check() -> None:
+        told: list[str] = []
+        engines = Loading(
+            Options(endpoint="nonsense"), lambda *_: None, lambda *said: told.extend(said)
+        )
+        assert told == [
+            "endpoint is no address: give one like https://host/v1/completions. The embedded "
+            "model answers.",
+            "endpoint is no address: give one like https://host/v1/completions",
+        ]
+        engines._endpoint = Service()  # type: ignore[assignment]
+        assert engines.answers
+        answer = await engines.ask(Question("a", "", "", until="line"))
+        assert answer.texts == ("x = 1",)
+        await engines.ask(Question("a", "", "b", count=2, max_tokens=7, seconds=0.5))
+        # What bounds a question bounds the service too; a function is longer than a line.
+        assert asked == [("", "", WHOLE, 1, 0.0, None), ("", "b", 7, 2, DIVERSE, 0.5)]
+        await engines.close()
+
+    asyncio.run(check())
+
+
+def test_the_blank_line_of_an_empty_function_is_used_up() -> None:
+    """Where somebody stands who asks for its body; blank lines behind it stay."""
+    text = 'def f():\n    """Say."""\n    \n\n\nx = 1\n'
+    fill = function(text, text.index("    \n") + 4)
+    assert fill is not None
+    assert text[: fill.start] + fill.lead + "return 1" + text[fill.end :] == (
+        'def f():\n    """Say."""\n    return 1\n\n\nx = 1\n'
+    )

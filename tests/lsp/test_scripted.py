@@ -1,0 +1,686 @@
+"""What the language server does around an engine whose answers are written down beforehand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from talaria.coder.source import Piece
+from talaria.lsp.engines import Answer, Engines, Question
+from talaria.lsp.features import register
+from talaria.lsp.options import Options
+from talaria.lsp.server import Server
+from talaria.lsp.usage import Usage
+
+URI = "file:///project/scripted.py"
+HOLE = "def f(a):\n    pass\n"
+VERSIONED = {
+    "workspace": {"workspaceEdit": {"documentChanges": True}},
+    "textDocument": {"inlineCompletion": {}},
+}
+
+
+class Scripted(Engines):
+    """An engine that says what its editor has it say."""
+
+    here: Here
+
+    def _load(self) -> None:
+        self._told("ready", "scripted")
+
+    async def _answer(self, question: Question, on_frame: Any) -> Answer:
+        self.here.asked.append(question)
+        await asyncio.sleep(self.here.seconds)
+        return Answer(self.here.says(question)[: question.count], 0.9)
+
+    async def close(self) -> None:
+        """Let go, which takes a while."""
+        await super().close()
+        await asyncio.sleep(self.here.seconds)
+
+
+class Here:
+    """An editor in the server's own process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = Server(Options(), Usage(folder))
+        register(self.server)
+        self.server.protocol.set_writer(self, include_headers=False)
+        self.says: Callable[[Question], tuple[str, ...]] = lambda _: ("value",)
+        self.seconds = 0.0  # until an answer
+        self.asked: list[Question] = []
+        self.text, self.version, self.number = "", 0, 0
+        self.answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self.messages: list[str] = []
+        self.edits: list[dict[str, Any]] = []
+        self.slow = 0.0  # to apply an edit
+        self.answers_first = False  # before it says that the text is another one
+        self.encoding = "utf-16"
+
+    def write(self, data: bytes) -> None:
+        """A message from the server."""
+        message = json.loads(data)
+        if "method" not in message:
+            self.answers.pop(message["id"]).set_result(message)
+        elif message["method"] == "window/showMessage":
+            self.messages.append(message["params"]["message"])
+        elif message["method"] == "workspace/applyEdit":
+            self.edits.append(message["params"]["edit"])
+            self.server.spawn(self.apply(message))
+
+    def close(self) -> None:
+        """As a stream has it."""
+
+    async def tell(self, method: str, **params: Any) -> None:
+        """Send a notification."""
+        await self.server.protocol.take(
+            json.dumps({"jsonrpc": "2.0", "method": method, "params": params})
+        )
+
+    async def request(self, method: str, params: object) -> Any:
+        """Send a request; its result."""
+        self.number += 1
+        answer = self.answers[self.number] = asyncio.get_running_loop().create_future()
+        message = {"jsonrpc": "2.0", "id": self.number, "method": method, "params": params}
+        await self.server.protocol.take(json.dumps(message))
+        found = await answer
+        assert "error" not in found, found
+        return found["result"]
+
+    async def begin(self, options: dict[str, Any], capabilities: dict[str, Any]) -> None:
+        """Start the session."""
+        calm = {"debounce_ms": 0, "related_files": False}
+        await self.request(
+            "initialize",
+            {
+                "capabilities": capabilities,
+                "processId": None,
+                "rootUri": "file:///work",
+                "initializationOptions": calm | options,
+            },
+        )
+        await self.tell("initialized")
+        while not (self.server.engines and self.server.engines.state == "ready"):
+            await asyncio.sleep(0.001)
+
+    async def open(self, text: str, language: str = "python", uri: str = URI) -> None:
+        """Open a document."""
+        self.text, self.version = text, 1
+        item = {"uri": uri, "languageId": language, "version": 1, "text": text}
+        await self.tell("textDocument/didOpen", textDocument=item)
+
+    async def change(self, *changes: dict[str, Any], **document: Any) -> None:
+        """Say that the document was changed."""
+        await self.tell(
+            "textDocument/didChange",
+            textDocument={"uri": URI, **document},
+            contentChanges=list(changes),
+        )
+
+    async def edit(self, start: int, end: int, new: str) -> None:
+        """Replace a part of the document."""
+        place = {"start": self.position(start), "end": self.position(end)}
+        self.text = self.text[:start] + new + self.text[end:]
+        self.version += 1
+        await self.change({"range": place, "text": new}, version=self.version)
+
+    def position(self, offset: int) -> dict[str, int]:
+        """Where a character stands."""
+        before = self.text[:offset]
+        line = before.rpartition("\n")[2]
+        width = {"utf-8": 1, "utf-16": 2, "utf-32": 4}[self.encoding]
+        data = line.encode(self.encoding + "-le" * (width > 1))
+        return {"line": before.count("\n"), "character": len(data) // width}
+
+    def offset(self, position: dict[str, int]) -> int:
+        """The character at a position."""
+        return next(n for n in range(len(self.text) + 1) if self.position(n) == position)
+
+    async def apply(self, message: dict[str, Any]) -> None:
+        """Apply an edit, if it is of the version that is open."""
+        await asyncio.sleep(self.slow)
+        edit, applied = message["params"]["edit"], True
+        if "documentChanges" in edit:
+            [change] = edit["documentChanges"]
+            edits = change["edits"]
+            applied = change["textDocument"]["version"] == self.version
+        else:
+            [edits] = edit["changes"].values()
+        answer = {"jsonrpc": "2.0", "id": message["id"], "result": {"applied": applied}}
+        if self.answers_first:
+            await self.server.protocol.take(json.dumps(answer))
+            await asyncio.sleep(0.02)
+        if applied:
+            [each] = edits
+            start, end = (self.offset(each["range"][side]) for side in ("start", "end"))
+            await self.edit(start, end, each["newText"])
+        if not self.answers_first:
+            await self.server.protocol.take(json.dumps(answer))
+
+    async def items(self, offset: int, invoked: bool = False, **context: Any) -> Any:
+        """Ask for grey text; the items, or None."""
+        return await self.request(
+            "textDocument/inlineCompletion",
+            {
+                "textDocument": {"uri": URI},
+                "position": self.position(offset),
+                "context": {"triggerKind": 1 if invoked else 2, **context},
+            },
+        )
+
+    async def grey(self, offset: int, invoked: bool = False) -> list[str]:
+        """Ask for grey text."""
+        return [item["insertText"] for item in await self.items(offset, invoked) or ()]
+
+    async def command(self, name: str, *arguments: object) -> Any:
+        """Execute a command."""
+        params = {"command": f"talaria.{name}", "arguments": list(arguments)}
+        return await self.request("workspace/executeCommand", params)
+
+    async def fill(self, text: str = HOLE) -> Any:
+        """Fill the placeholder of the open document."""
+        return await self.command(
+            "fillHere", {"uri": URI, "position": self.position(text.index("pass"))}
+        )
+
+    async def set(self, **settings: Any) -> None:
+        """Change the settings."""
+        await self.tell("workspace/didChangeConfiguration", settings={"talaria": settings})
+
+    def counts(self, event: str) -> int:
+        """How often something was counted."""
+        days = self.server.usage._pending.values()
+        return sum(counts[event] for pairs in days for counts in pairs.values())
+
+
+Check = Callable[[Here], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Callable[..., None]:
+    """A function that runs a session of which a test says what it does."""
+
+    def run(check: Check, capabilities: dict[str, Any] | None = None, **options: Any) -> None:
+        async def whole() -> None:
+            here = Scripted.here = Here(tmp_path)
+            await here.begin(options, VERSIONED if capabilities is None else capabilities)
+            await check(here)
+            if not here.server.ended:
+                here.seconds = 0
+                await here.request("shutdown", None)
+
+        with patch("talaria.lsp.server.Engines", Scripted):
+            asyncio.run(asyncio.wait_for(whole(), 30))
+
+    return run
+
+
+def soon(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Something that goes on beside."""
+    return asyncio.ensure_future(work)
+
+
+# What commands write
+
+
+def test_what_nobody_judged_is_judged_before_it_is_written(session: Callable[..., None]) -> None:
+    """As an endpoint's answers: what is broken or not complete is left out."""
+
+    async def check(e: Here) -> None:
+        e.says = lambda _: ("return (", "for x in a:", "return 1")
+        await e.open(HOLE)
+        assert await e.fill() == "return 1"
+        assert e.text == HOLE.replace("pass", "return 1")
+        e.says = lambda _: ("return (",)
+        await e.open(HOLE)
+        assert await e.fill() is None
+        assert e.messages == ["Talaria: the model has nothing to offer here"]
+
+    session(check)
+
+
+@pytest.mark.parametrize("capabilities", [{}, VERSIONED], ids=["without versions", "with"])
+@pytest.mark.parametrize("answers_first", [False, True])
+def test_commands_in_a_row(
+    session: Callable[..., None], capabilities: dict[str, Any], answers_first: bool
+) -> None:
+    """Each writes into the text that the one before has left, even if that is told late."""
+
+    async def check(e: Here) -> None:
+        e.answers_first = answers_first
+        e.slow = 0.01
+        e.says = lambda _: ("return 1", "return 22222222", "return 3")
+        await e.open(HOLE)
+        assert await e.fill() == "return 1"
+        turned = [soon(e.command("nextCandidate", URI)) for _ in range(2)]
+        assert [await each for each in turned] == ["return 22222222", "return 3"]
+        assert e.text == HOLE.replace("pass", "return 3")
+        e.says = lambda _: ("one(two, three)",)
+        await e.open("a = \n")
+        assert await e.grey(4) == ["one(two, three)"]
+        words = [soon(e.command("acceptWord", URI)) for _ in range(3)]
+        assert [await each for each in words] == ["one", "(", "two"]
+        assert e.text == "a = one(two\n"
+        assert e.messages == []
+
+    session(check, capabilities)
+
+
+def test_a_word_that_the_editor_does_not_take_is_no_trouble(session: Callable[..., None]) -> None:
+    """A key came first: nothing is told, nothing written."""
+
+    async def check(e: Here) -> None:
+        await e.open("a = \n")
+        assert await e.grey(4) == ["value"]
+        e.slow = 0.02
+        word = soon(e.command("acceptWord", URI))
+        await asyncio.sleep(0.01)
+        await e.edit(4, 4, "x")
+        assert await word is None
+        assert e.text == "a = x\n"
+        assert e.messages == []
+
+    session(check)
+
+
+def test_a_fill_that_another_supersedes_says_nothing(session: Callable[..., None]) -> None:
+    """Who asks twice gets one answer, and is not told to look into the log."""
+
+    async def check(e: Here) -> None:
+        e.seconds = 0.02
+        e.says = lambda _: ("return 1",)
+        await e.open(HOLE)
+        first = soon(e.fill())
+        await asyncio.sleep(0.01)
+        assert await e.fill() == "return 1"
+        assert await first is None
+        assert e.messages == []
+
+    session(check)
+
+
+def test_a_fill_takes_nothing_from_another_document(session: Callable[..., None]) -> None:
+    """Whatever the addresses."""
+
+    async def check(e: Here) -> None:
+        e.seconds = 0.02
+        await e.open(HOLE, uri=URI + "#fill")
+        await e.open(HOLE)
+        filled = soon(e.fill())
+        await asyncio.sleep(0.01)
+        place = {"uri": URI + "#fill"}
+        item = {"textDocument": place, "position": {"line": 0, "character": 0}}
+        await e.request("textDocument/inlineCompletion", item | {"context": {"triggerKind": 1}})
+        assert await filled == "value"
+
+    session(check)
+
+
+def test_a_language_that_cannot_be_checked_is_not_written(session: Callable[..., None]) -> None:
+    """The user is told why."""
+
+    async def check(e: Here) -> None:
+        await e.open("x = ... # pass\n...\n", "cobol")
+        place = {"uri": URI, "position": {"line": 1, "character": 0}}
+        assert await e.command("fillHere", place) is None
+        assert e.messages == ["Talaria: code of language 'cobol' cannot be checked here"]
+        assert not e.asked
+
+    session(check)
+
+
+# What is no longer wanted
+
+
+def test_an_automatic_request_shares_the_answer_of_one_by_hand(
+    session: Callable[..., None],
+) -> None:
+    """It does not take its place."""
+
+    async def check(e: Here) -> None:
+        e.seconds = 0.02
+        e.says = lambda _: ("one", "two")
+        await e.open("a = \n")
+        by_hand = soon(e.grey(4, invoked=True))
+        await asyncio.sleep(0.01)
+        assert await e.grey(4) == ["one"]
+        assert await by_hand == ["one", "two"]
+        assert len(e.asked) == 1
+
+    session(check)
+
+
+@pytest.mark.parametrize("how", ["shutdown", "model", "until", "toggle"])
+def test_what_changes_while_a_key_is_waited_for(session: Callable[..., None], how: str) -> None:
+    """A request is answered with nothing, and is no error; the model is not asked."""
+
+    async def check(e: Here) -> None:
+        e.seconds = 0.1
+        await e.open("a = \n")
+        asked = soon(e.items(4))
+        await asyncio.sleep(0.01)
+        if how == "shutdown":
+            await e.request("shutdown", None)
+        elif how == "toggle":
+            await e.command("toggle")
+        else:
+            await e.set(**{how: "line"})
+        assert await asked is None
+        assert not e.asked
+
+    session(check, debounce_ms=50)
+
+
+@pytest.mark.parametrize("how", ["until", "exclude", "toggle"])
+def test_what_is_no_longer_wanted_is_not_given(session: Callable[..., None], how: str) -> None:
+    """Neither shown, nor written, nor remembered for later."""
+
+    async def off(e: Here) -> None:
+        if how == "toggle":
+            await e.command("toggle")
+        else:
+            await e.set(**{how: "line" if how == "until" else ["scripted.py"]})
+
+    async def on(e: Here) -> None:
+        await (e.command("toggle") if how == "toggle" else e.set())
+
+    async def check(e: Here) -> None:
+        e.says = lambda _: ("return old",)
+        await e.open(HOLE)
+        for fills in (True, False):
+            e.seconds = 0.03
+            asked = soon(e.fill() if fills else e.items(len(HOLE) - 1, invoked=True))
+            await asyncio.sleep(0.01)
+            await off(e)
+            assert await asked is None
+            await on(e)
+        assert e.text == HOLE
+        assert e.counts("shown") == 0
+        assert len(e.messages) == 1
+        e.says = lambda _: ("; return new",)
+        assert await e.grey(len(HOLE) - 1) == ["; return new"]
+
+    session(check)
+
+
+def test_an_excluded_file_goes_to_the_model_no_more(session: Callable[..., None]) -> None:
+    """Nor what was being read of it when it was excluded."""
+
+    async def check(e: Here) -> None:
+        await e.open("a = \n")
+        file = e.server.files[URI]
+        found = (Piece("other.py", "secret"),)
+
+        def pieces(*_: object) -> tuple[Piece, ...]:
+            time.sleep(0.02)
+            return found
+
+        async def look() -> None:
+            while e.server._looking:
+                await asyncio.sleep(0.001)
+
+        await look()
+        with patch.object(e.server.neighbours, "pieces", pieces):
+            e.server.look_around(file, 0)
+            await asyncio.sleep(0.001)
+            await look()
+            assert [piece.text for piece in file.files] == ["secret"]
+            e.server.look_around(file, 0)
+            await asyncio.sleep(0.01)
+            await e.set(exclude=["other.py"])
+            assert [*file.files] == []
+            await look()
+            assert [*file.files] == []
+
+    session(check, related_files=True)
+
+
+# What is on the screen
+
+
+def test_grey_text_that_the_cursor_has_left_is_gone(session: Callable[..., None]) -> None:
+    """It is dismissed, and no word of it is taken."""
+
+    async def check(e: Here) -> None:
+        e.says = lambda question: ("alpha(1)",) if question.prefix.endswith("a = ") else ("",)
+        await e.open("a = \nb = \n")
+        assert await e.grey(4) == ["alpha(1)"]
+        assert await e.grey(9) == []
+        assert await e.command("acceptWord", URI) is None
+        assert e.counts("dismissed") == 1
+
+    session(check)
+
+
+def test_a_word_of_the_candidate_that_is_seen(session: Callable[..., None]) -> None:
+    """The editor says which; of another text nothing is taken."""
+
+    async def check(e: Here) -> None:
+        e.says = lambda _: ("first(1)", "second(2)\nmore")
+        await e.open("a = \n")
+        await e.grey(4, invoked=True)
+        assert await e.command("acceptWord", URI, "third") is None
+        assert await e.command("acceptWord", URI, "second(2)\r\nmore") == "second"
+        assert await e.command("acceptLine", URI, "(2)\nmore") == "(2)\n"
+        assert e.text == "a = second(2)\n\n"
+        assert await e.command("acceptLine", URI) == "more"
+
+    session(check)
+
+
+@pytest.mark.parametrize("changes", [[(7, "()")], [(7, "("), (8, ")")]])
+def test_brackets_that_the_editor_closes(
+    session: Callable[..., None], changes: list[tuple[int, str]]
+) -> None:
+    """What was suggested goes on between them and costs no request."""
+
+    async def check(e: Here) -> None:
+        e.says = lambda _: ("(x, y)",)
+        await e.open("a = foo\n")
+        assert await e.grey(7) == ["(x, y)"]
+        for place, sign in changes:
+            await e.edit(place, place, sign)
+        assert await e.grey(8) == ["x, y"]
+        assert len(e.asked) == 1
+        assert (e.counts("shown"), e.counts("dismissed")) == (1, 0)
+
+    session(check)
+
+
+def test_a_dismissal_outlives_edits_elsewhere(session: Callable[..., None]) -> None:
+    """And other dismissals."""
+
+    async def check(e: Here) -> None:
+        e.says = lambda _: ("alpha(1)",)
+        await e.open("a = \nb = \n\n\n")
+        for place in (4, 9):
+            assert await e.grey(place) == ["alpha(1)"]
+            await e.tell("talaria/didDismiss", uri=URI)
+        await e.edit(len(e.text), len(e.text), "#")
+        assert await e.grey(4) == await e.grey(9) == []
+        assert await e.grey(4, invoked=True) == ["alpha(1)"]
+
+    session(check)
+
+
+# Texts and positions
+
+
+def test_changes_that_say_null_for_nothing(session: Callable[..., None]) -> None:
+    """They are read as if it were not there."""
+
+    async def check(e: Here) -> None:
+        await e.open("x\n")
+        document = e.server.files[URI].document
+        start = {"start": {"line": 0, "character": 0}, "end": {"line": 0, "character": 0}}
+        await e.change({"range": start, "rangeLength": None, "text": "1"}, version=None)
+        await e.change({"range": start, "text": "2"})
+        assert (document.text, document.version) == ("21x\n", None)
+        await e.change({"range": None, "text": "whole"}, version=5)
+        assert (document.text, document.version) == ("whole", 5)
+
+    session(check)
+
+
+@pytest.mark.parametrize("broken", [{"text": None}, {"text": 5}, {"range": 7, "text": ""}, 3])
+def test_a_change_that_cannot_be_read(session: Callable[..., None], broken: Any) -> None:
+    """The text is another one by then: nothing is said about it until all of it comes."""
+
+    async def check(e: Here) -> None:
+        await e.open("a = \n")
+        assert await e.grey(4) == ["value"]
+        await e.change(broken, version=2)
+        assert await e.items(4, invoked=True) is None
+        assert await e.command("acceptWord", URI) is None
+        await e.edit(0, 0, "")
+        assert await e.items(4) is None
+        await e.change({"text": "a = \n"}, version=4)
+        assert await e.grey(4) == ["value"]
+
+    session(check)
+
+
+def test_a_position_outside_of_the_document(session: Callable[..., None]) -> None:
+    """The answer is for a place in it."""
+
+    async def check(e: Here) -> None:
+        await e.open("a = \nb\n")
+        params = {"textDocument": {"uri": URI}, "context": {"triggerKind": 1}}
+        for line, character, place in ((0, 999, 4), (77, 3, 7)):
+            position = {"line": line, "character": character}
+            [item] = await e.request(
+                "textDocument/inlineCompletion", params | {"position": position}
+            )
+            assert item["range"] == {"start": e.position(place), "end": e.position(place)}
+
+    session(check)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_positions_behind_wide_characters(
+    session: Callable[..., None], encoding: str, end: str
+) -> None:
+    """Emoji, combining marks and a form feed before the place, in each editor's units."""
+    head = '# 👩‍👩‍👧 naïve\f ü\n\f\nsmile = "😀"; '
+    capabilities = {**VERSIONED, "general": {"positionEncodings": [encoding]}}
+
+    async def check(e: Here) -> None:
+        text = head + "value = pass; double = value \n"
+        e.encoding = encoding
+        await e.open(text.replace("\n", end))
+        e.text = text
+        cursor = len(text) - 1
+        await e.edit(cursor, cursor, "*")
+        await e.edit(len(head), len(head), "é")
+        await e.edit(len(head), len(head) + 1, "")
+        [item] = await e.items(len(e.text) - 1)
+        here = e.position(len(e.text) - 1)
+        assert item["range"] == {"start": here, "end": here}
+        start = text.index("pass")
+        place = {"start": e.position(start), "end": e.position(start + 4)}
+        assert await e.command("rewrite", {"uri": URI, "range": place}) == "value"
+        [change] = e.edits[0]["documentChanges"]
+        assert change["edits"][0]["range"] == place
+        assert e.text == head + "value = value; double = value *\n"
+
+    session(check, capabilities)
+
+
+def test_what_the_list_of_completions_would_insert_is_taken_for_granted(
+    session: Callable[..., None],
+) -> None:
+    """`selectedCompletionInfo`: its range, its text and more."""
+
+    async def check(e: Here) -> None:
+        e.says = lambda _: ("(values)",)
+        await e.open("x = 1\ny = '😀'.ap\n")
+        start = e.text.index("ap")
+        place = {"start": e.position(start), "end": e.position(start + 2)}
+        [item] = await e.items(start + 2, selectedCompletionInfo={"range": place, "text": "append"})
+        assert item["range"] == place
+        assert item["insertText"] == "append(values)"
+        assert e.asked[0].prefix.endswith("'😀'.append")
+        assert e.asked[0].suffix == "\n"
+
+    session(check)
+
+
+@pytest.mark.parametrize("modes", [None, [1], [1, 2]])
+def test_an_item_of_a_list(session: Callable[..., None], modes: list[int] | None) -> None:
+    """An edit on one line that begins with its word; indented as it is, where that is known."""
+    item: dict[str, Any] = {"documentationFormat": ["markdown"]}
+    if modes:
+        item["insertTextModeSupport"] = {"valueSet": modes}
+    capabilities = {"textDocument": {"completion": {"completionItem": item}}}
+
+    async def check(e: Here) -> None:
+        e.says = lambda _: ("urn 1\n\n    def g():\n        return 2",)
+        await e.open("def f():\n    ret\n")
+        place = e.text.index("ret") + 3
+        found = await e.request(
+            "textDocument/completion",
+            {"textDocument": {"uri": URI}, "position": e.position(place)},
+        )
+        assert found["isIncomplete"] is True
+        [item] = found["items"]
+        whole = "return 1\n\n    def g():\n        return 2"
+        start, end = e.position(place - 3), e.position(place)
+        assert item["textEdit"] == {"range": {"start": start, "end": end}, "newText": whole}
+        assert item["filterText"] == whole
+        assert item["label"] == "return 1 …"
+        assert item["documentation"] == {"kind": "markdown", "value": f"```python\n{whole}\n```"}
+        assert item.get("insertTextMode") == (1 if modes else None)
+
+    session(check, capabilities)
+
+
+# Settings
+
+
+def test_a_setting_that_is_taken_back(session: Callable[..., None]) -> None:
+    """What the session began with stands again; null means that nothing is set."""
+
+    async def check(e: Here) -> None:
+        await e.set(until="line", max_tokens=12)
+        assert (e.server.options.until, e.server.options.max_tokens) == ("line", 12)
+        await e.set(strings=False, max_tokens=None, enabled=None)
+        now = e.server.options
+        assert (now.until, now.max_tokens, now.strings, now.enabled) == (None, 9, False, True)
+        await e.tell("workspace/didChangeConfiguration", settings="nonsense")
+        assert e.server.options == now
+        assert len(e.messages) == 1
+
+    session(check, max_tokens=9)
+
+
+def test_another_trouble_of_a_service_is_told_too(session: Callable[..., None]) -> None:
+    """And the same one is not."""
+
+    async def check(e: Here) -> None:
+        for message, kind in (("one: 5 s", "slow"), ("one: 9 s", "slow"), ("two", "key")):
+            e.server._endpoint_failed(message, kind)
+        await asyncio.sleep(0.01)
+        assert e.messages == ["Talaria: one: 5 s", "Talaria: two"]
+
+    session(check)
+
+
+def test_pages_go_with_the_session(session: Callable[..., None], tmp_path: Path) -> None:
+    """Of its own alone."""
+    own, other = tmp_path / "own.html", tmp_path / "other.html"
+
+    async def check(e: Here) -> None:
+        for page in (own, other):
+            page.write_text("<html>")
+        e.server.pages += [own, tmp_path / "gone already"]
+
+    session(check)
+    assert not own.exists()
+    assert other.exists()
