@@ -25,9 +25,10 @@ from talaria.coder.cli import guarded
 from talaria.evals.tables import columns
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from talaria.coder.checkpoint import Trainable
     from talaria.coder.denoiser import Denoiser
-    from torch import Tensor
 
 CONTEXT = 384  # tokens
 REPEATS = {"canvas 32": 60, "canvas 8": 60, "ar step": 60, "fresh": 15}
@@ -84,6 +85,7 @@ def measured(name: str, model: str | None, prompts: int) -> dict[str, Any]:
     """In a fresh process: start in seconds, times in milliseconds, memory, and texts written."""
     began = time.perf_counter()
     import torch
+
     from talaria.coder import checkpoint
     from talaria.coder.infill import Options, infill
     from talaria.evals import latency
@@ -169,6 +171,7 @@ def quantise(transformer: Any) -> None:
 def whole_graph(transformer: Any) -> bytes:
     """The graph of a pass with its weights in it, for those that want it in one piece."""
     from onnx import helper, numpy_helper
+
     from talaria.coder.onnx_denoiser import IR_VERSION, OPSET, interface, passes
 
     graph = passes(transformer)
@@ -188,6 +191,7 @@ class RuntimeInt8:
     def __init__(self, graph: bytes) -> None:
         import onnxruntime
         from onnxruntime.quantization import QuantType, quantize_dynamic
+
         from talaria.coder.onnx_denoiser import SPIN, THREADS
 
         with tempfile.TemporaryDirectory() as folder:
@@ -220,6 +224,7 @@ class OpenVino:
 
     def __init__(self, graph: bytes, precision: str) -> None:
         import openvino
+
         from talaria.coder.onnx_denoiser import THREADS
 
         core = openvino.Core()

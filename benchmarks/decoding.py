@@ -22,6 +22,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.syntax import whole_line
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import Decoding
 from talaria.coder.cli import guarded
@@ -34,8 +35,6 @@ from talaria.evals.jsonl import environment, made_by, without_folders
 from talaria.evals.suites import Problem
 from talaria.evals.tables import columns, ratio
 from talaria.finetune.corpus import corpus_hash
-
-from benchmarks.syntax import whole_line
 
 MEASURED = 2000, 0  # cursors of the suite by which models are told apart, and their seed
 KINDS = ("rests of lines", "whole lines")

@@ -15,14 +15,13 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.syntax import PLACES
 from talaria.coder import checkpoint
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Options, infill
 from talaria.evals.cursors import rests_of_lines
 from talaria.evals.suites import Problem
-
-from benchmarks.syntax import PLACES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("coder", "lsp", "evals", "finetune")

@@ -31,6 +31,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from benchmarks.lsp_client import FILES, Asked, Client, Page, Place, ready_server, server
+from benchmarks.soak import growth
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.evals.generate import progress
@@ -39,9 +42,6 @@ from talaria.evals.latency import load
 from talaria.evals.suites import Problem
 from talaria.evals.tables import columns, ratio
 from talaria.evals.typing_replay import accepted, regions, typed_by_hand
-
-from benchmarks.lsp_client import FILES, Asked, Client, Page, Place, ready_server, server
-from benchmarks.soak import growth
 
 SHARES = (0.5, 0.95, 0.99)
 DRAWS = 1000  # of cursors, for intervals

@@ -26,6 +26,7 @@ from random import Random
 
 import numpy as np
 import numpy.typing as npt
+
 from talaria.coder import checkpoint
 from talaria.coder.errors import TalariaError, UsageError
 from talaria.coder.infill import Options

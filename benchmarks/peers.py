@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
 from talaria.coder import checkpoint
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
@@ -38,7 +40,6 @@ from talaria.evals.jsonl import environment, made_by
 from talaria.evals.latency import context_room, load
 from talaria.evals.suites import Problem, Suite
 from talaria.evals.tables import columns
-from torch import Tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float

@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as dump_weights
+
 from talaria.coder.denoiser import Denoiser, DenoiserConfig
 from talaria.coder.errors import CheckpointError
 from talaria.coder.tokenizer import Tokenizer

@@ -486,6 +486,7 @@ def examine(name: str | None, device: str) -> None:
     print(f"grammar        {right} errors in a right text, {wrong} in a wrong one")
     began = time.perf_counter()
     import torch
+
     from talaria.coder import checkpoint
     from talaria.coder.infill import Options, infill
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
 from talaria.coder.denoiser import Denoiser, KVCache
 from talaria.coder.errors import UsageError
 

@@ -11,6 +11,8 @@ from itertools import groupby
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
+
 from talaria.coder.bounds import UNTIL, Bound, Until
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import LIMITS, Checkpoint, Decoding
@@ -22,7 +24,6 @@ from talaria.coder.source import Piece
 from talaria.coder.syntax import Hurried, Surroundings, Trees, Verdict
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.unmask import Rule, confidence_factor, confidence_threshold, entropy_bound, top_k
-from torch import Tensor
 
 Mode = Literal["diffuse", "verify", "ar"]
 MODES: tuple[Mode, ...] = get_args(Mode)

@@ -12,9 +12,10 @@ import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper
+from torch import Tensor, nn
+
 from talaria.coder.denoiser import Denoiser, DenoiserConfig, KVCache, Layers, rotary_turns
 from talaria.coder.transformer import Block, Chain, Transformer
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from talaria.coder.canvas import Canvas
 from talaria.coder.denoiser import Denoiser, KVCache, Layers
 from talaria.coder.unmask import Prediction, Rule
-from torch import Tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

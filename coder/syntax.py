@@ -20,8 +20,9 @@ from itertools import islice
 from typing import Literal
 
 import tree_sitter_python
-from talaria.coder.errors import SourceError
 from tree_sitter import Language, Node, Parser, Query, QueryCursor, Tree
+
+from talaria.coder.errors import SourceError
 
 REACH = 100_000
 """How many characters on either side of a hole say what a middle does to the syntax."""

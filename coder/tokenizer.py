@@ -9,8 +9,9 @@ from itertools import islice, takewhile
 from pathlib import Path
 
 import tokenizers
-from talaria.coder.errors import CheckpointError
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from talaria.coder.errors import CheckpointError
 
 # A line break takes the indentation after it along; a run of blanks at the
 # beginning of a span is a piece of its own. Words carry one blank before them

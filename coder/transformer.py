@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from talaria.coder.denoiser import Denoiser, DenoiserConfig, KVCache, Layers, rotary_turns
 from torch import Tensor, nn
+
+from talaria.coder.denoiser import Denoiser, DenoiserConfig, KVCache, Layers, rotary_turns
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

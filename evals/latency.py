@@ -245,6 +245,7 @@ def started(
     """
     began = time.perf_counter()
     import torch
+
     from talaria.coder import checkpoint
     from talaria.coder.infill import Options, infill
 

@@ -6,11 +6,12 @@ import signal
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
 from talaria.coder.tokenizer import Tokenizer
 from talaria.finetune.objective import Batch, make_batch
 from talaria.finetune.recipe import Recipe
 from talaria.finetune.samples import Samples
-from torch.utils.data import DataLoader, Dataset
 
 
 class WorkerLostError(Exception):

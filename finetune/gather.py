@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from talaria.coder.errors import DataError, UsageError
 from talaria.finetune import filters
 from talaria.finetune.corpus import (

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from talaria.coder.transformer import Attend, Transformer, split_heads
 from torch import Tensor
+
+from talaria.coder.transformer import Attend, Transformer, split_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -22,12 +22,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
 from talaria.finetune.joint import joint
 from talaria.finetune.samples import Sample
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

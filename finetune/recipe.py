@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+
 from talaria.coder.denoiser import DenoiserConfig
 from talaria.coder.errors import UsageError
 from talaria.coder.transformer import Transformer

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import tree_sitter
 import tree_sitter_python
+
 from talaria.coder.tokenizer import Tokenizer
 from talaria.finetune.corpus import Document
 

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from talaria.finetune.objective import Objective
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from talaria.finetune.objective import Objective
 
 
 def share_out(objective: Objective, device: torch.device, processes: int) -> None:

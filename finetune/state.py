@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from talaria.coder.errors import DataError
 
 FORMAT = 2

@@ -6,6 +6,7 @@ import time
 from functools import cache
 
 import torch
+
 from talaria.coder.denoiser import DenoiserConfig
 
 

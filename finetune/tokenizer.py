@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from talaria.coder.denoiser import DenoiserConfig
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.tokenizer import Tokenizer, training_texts
@@ -27,7 +29,6 @@ from talaria.finetune.corpus import Document, read_some
 from talaria.finetune.objective import Objective, make_batch
 from talaria.finetune.samples import Sample
 from talaria.finetune.throughput import step_flops
-from torch import Tensor
 
 # What is learned from: the first files of the corpus, which is shuffled. All of it
 # would take minutes and memory for every kind of word in it.

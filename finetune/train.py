@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+
 from talaria.coder import checkpoint
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
@@ -26,7 +28,6 @@ from talaria.finetune.samples import Samples
 from talaria.finetune.shards import placed, share_out, whole
 from talaria.finetune.state import check_identity, read_state, write_state
 from talaria.finetune.throughput import matrix_peak, step_flops
-from torch import Tensor, nn
 
 COUNTERS = ("step", "elapsed", "tokens", "averaged", "validated")  # what has been spent
 REMEMBERED = 64  # losses that the next one is compared with

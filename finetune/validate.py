@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import Checkpoint, Trainable
 from talaria.coder.errors import DataError, UsageError

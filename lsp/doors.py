@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
-    from talaria.lsp.server import Server
     from websockets.asyncio.server import ServerConnection
+
+    from talaria.lsp.server import Server
 
 log = logging.getLogger("talaria")
 

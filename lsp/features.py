@@ -8,6 +8,7 @@ from typing import Any
 import cattrs
 from lsprotocol import types
 from pygls.exceptions import JsonRpcInvalidParams
+
 from talaria.lsp import doors, requests, suggest
 from talaria.lsp.options import SECTION
 from talaria.lsp.protocol import bounded

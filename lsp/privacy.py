@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
+
 from talaria.coder.errors import UsageError
 
 MAX_BYTES = 256_000

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lsprotocol import types
+
 from talaria.coder.syntax import judge
 from talaria.lsp.documents import plain
 from talaria.lsp.engines import Question

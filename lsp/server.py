@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from lsprotocol import converters, types
 from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
+
 from talaria.coder.errors import TalariaError, UsageError
 from talaria.coder.source import Piece
 from talaria.lsp.context import Neighbours

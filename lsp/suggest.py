@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 
 from lsprotocol import types
+
 from talaria.coder.syntax import judge
 from talaria.lsp.documents import plain
 from talaria.lsp.engines import Question

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+
 from talaria.coder import checkpoint
 from talaria.coder.denoiser import DenoiserConfig
 from talaria.coder.tokenizer import Tokenizer, training_texts

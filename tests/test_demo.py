@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from talaria.coder import cli
 
 ROOT = Path(__file__).parent.parent

@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+
 from talaria.coder.errors import UsageError
 from talaria.finetune.corpus import (
     SPLITS,

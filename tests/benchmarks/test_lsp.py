@@ -12,12 +12,12 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from talaria.coder.errors import TalariaError, UsageError
-from talaria.evals.suites import Problem
 
 from benchmarks import lsp
 from benchmarks.lsp import Plan, Row, Typist
 from benchmarks.lsp_client import Asked, Client, Page, Place, server
+from talaria.coder.errors import TalariaError, UsageError
+from talaria.evals.suites import Problem
 
 REGION = Problem(
     "f.py:3", "f.py", "def f(x):\n", "def g():\n    pass\n", "    if x:\n        return 1\n"

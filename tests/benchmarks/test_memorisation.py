@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from talaria.evals.suites import Problem, Suite
-from talaria.finetune.corpus import Document, write_corpus
 
 from benchmarks import memorisation
 from benchmarks.memorisation import beyond, measure, search, weight
+from talaria.evals.suites import Problem, Suite
+from talaria.finetune.corpus import Document, write_corpus
 
 LITTLE = st.text("ab \n\u00e9\U0001f600", max_size=40)
 ABOUT = {"packages": [{"name": "alpha", "licence": "MIT"}]}

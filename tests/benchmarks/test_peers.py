@@ -16,15 +16,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
+from benchmarks import peers
+from benchmarks.peers import KINDS, OURS, UNCHECKED, Peer, Turn, calmest, parallel, scheduled
 from talaria.coder.checkpoint import Checkpoint, Decoding
 from talaria.coder.denoiser import Denoiser, KVCache
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Options
 from talaria.evals.suites import Problem
-from torch import Tensor
-
-from benchmarks import peers
-from benchmarks.peers import KINDS, OURS, UNCHECKED, Peer, Turn, calmest, parallel, scheduled
 
 LENGTH = 8  # of the tiny model's canvas
 HOLE = Problem("p", "p.py", "total = ", "\n", "sum(values)")

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks import decoding, examples, soak
+from benchmarks.decoding import KINDS, LOSS, Turn, choice, compared
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import Decoding
 from talaria.coder.errors import DataError, UsageError
@@ -19,9 +22,6 @@ from talaria.evals import bench
 from talaria.evals.cursors import line_end
 from talaria.evals.suites import Problem
 from talaria.finetune.corpus import Document, corpus_hash, write_corpus
-
-from benchmarks import decoding, examples, soak
-from benchmarks.decoding import KINDS, LOSS, Turn, choice, compared
 
 
 def test_a_short_soak(capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:

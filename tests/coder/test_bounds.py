@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.coder.bounds import UNTIL, Bound, logical_line
 
 # What stands before the hole, and a middle with a mark where the bound is.

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import CONFIG, TOKENIZER, WEIGHTS, Decoding
 from talaria.coder.errors import CheckpointError

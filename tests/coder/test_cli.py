@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from talaria.coder import checkpoint, cli, engine, source
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.infill import Candidate, Infill, Options

@@ -6,6 +6,8 @@ import random
 
 import pytest
 import torch
+from torch import Tensor
+
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import Contexts, common_prefix
@@ -13,7 +15,6 @@ from talaria.coder.denoiser import KVCache
 from talaria.coder.errors import UsageError
 from talaria.coder.infill import Memory, Options, infill
 from talaria.coder.transformer import Transformer
-from torch import Tensor
 
 
 def read(denoiser: Transformer, cache: KVCache) -> Tensor:

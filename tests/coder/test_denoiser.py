@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
+
 from talaria.coder.denoiser import DenoiserConfig, Layers
 from talaria.coder.transformer import Transformer
 from talaria.finetune.joint import joint
-from torch import Tensor
 
 CONTEXT = [5, 9, 33, 120, 7, 301, 44, 12, 99, 250, 3]
 

@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import pytest
 import torch
+
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.engine import Engine, Request
 from talaria.coder.errors import CheckpointError, UsageError

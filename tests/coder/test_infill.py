@@ -15,6 +15,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from talaria.coder import checkpoint
 from talaria.coder.bounds import UNTIL, Bound, Until
 from talaria.coder.canvas import Canvas
@@ -39,7 +41,6 @@ from talaria.coder.sampler import Row, Step, allow
 from talaria.coder.source import Piece
 from talaria.coder.syntax import Hurried, Surroundings, Verdict, compiles, find_function, judge
 from talaria.coder.tokenizer import Tokenizer
-from torch import Tensor
 
 # What a random model writes is no code, and would be cut to nothing.
 raw = partial(Options, check_syntax=False)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from talaria.coder import checkpoint, cli
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.engine import Engine
 from talaria.coder.infill import Frame, Mode, Options, infill
 from talaria.coder.source import Hole, splice, unified_diff
 from talaria.coder.syntax import judge
-
 from tests.pace import within
 
 BOM = b"\xef\xbb\xbf"

@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
 from talaria.coder import checkpoint
 from talaria.coder.denoiser import Denoiser, KVCache
 from talaria.coder.onnx_denoiser import OnnxDenoiser
 from talaria.coder.transformer import Transformer
-from torch import Tensor
 
 tokens = st.lists(st.integers(0, 299), min_size=1, max_size=20)
 

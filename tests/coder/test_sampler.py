@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.coder.canvas import Canvas
 from talaria.coder.sampler import Row, Step, ahead, autoregress, denoise
 from talaria.coder.tokenizer import Tokenizer

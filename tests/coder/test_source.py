@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-import talaria.coder.source
 from hypothesis import given
 from hypothesis import strategies as st
+
+import talaria.coder.source
 from talaria.coder.errors import SourceError, UsageError
 from talaria.coder.source import (
     MARK,

@@ -17,6 +17,8 @@ from types import ModuleType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tree_sitter import Language, Parser, Tree
+
 from talaria.coder import syntax
 from talaria.coder.errors import SourceError
 from talaria.coder.syntax import (
@@ -32,8 +34,6 @@ from talaria.coder.syntax import (
     judge,
     standing_in,
 )
-from tree_sitter import Language, Parser, Tree
-
 from tests.pace import within
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import DEFAULT_MODEL as MODEL
 from talaria.coder.errors import CheckpointError

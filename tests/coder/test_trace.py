@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.infill import Candidate, Frame, Infill, Options, Stopped, infill

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
 from talaria.coder.unmask import (
     Prediction,
     Rule,
@@ -17,7 +19,6 @@ from talaria.coder.unmask import (
     entropy_bound,
     top_k,
 )
-from torch import Tensor
 
 BLOCK, VOCAB = 6, 5  # the last token is <eom>
 

@@ -11,8 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from talaria.lsp.options import Options
 
+from talaria.lsp.options import Options
 from tests.e2e.emacs import PACKAGE, Emacs, batch, emacs, lacking, quoted
 from tests.e2e.terminal import scripted
 from tests.lsp import fim_server

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from talaria.coder.checkpoint import Checkpoint, Decoding
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Hole, Options, infill, infill_batch
 from talaria.evals.generate import Request, generate, header
 from talaria.evals.jsonl import read
 from talaria.evals.suites import Suite, read_suite
-
 from tests.evals import problems
 
 

@@ -10,6 +10,7 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.evals.intervals import bootstrap, compare, pass_at_k, wilson
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from talaria.coder.errors import DataError
 from talaria.evals.jsonl import FORMAT, Results, command, environment, made_by, name_of, read
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Options
@@ -15,7 +16,6 @@ from talaria.evals.jsonl import read
 from talaria.evals.latency import Plan, documents, most_memory, prompt, prompts, start, started
 from talaria.evals.latency_report import classes, compared, figures, ratios
 from talaria.evals.suites import Problem
-
 from tests.evals.test_report import HEADER
 
 HEAD = {**HEADER, "suite": "latency", "device": "cpu"}

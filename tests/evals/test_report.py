@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from talaria.coder.checkpoint import Decoding
 from talaria.coder.errors import DataError, UsageError
 from talaria.evals.holes_report import figures

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+
 from talaria.coder.errors import DataError, UsageError
 from talaria.evals.sandbox import Level, Limits, Program, Sandbox, Server, Verdict
 

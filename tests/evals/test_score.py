@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Options
@@ -22,7 +23,6 @@ from talaria.evals.sandbox import Verdict
 from talaria.evals.score import LEAST, SLOW, compared, luck, repeats, score, time_limits
 from talaria.evals.selftest import selftest
 from talaria.evals.suites import SOURCES, Problem, Suite, read_suite
-
 from tests.evals import problems
 
 

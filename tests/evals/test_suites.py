@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from talaria.coder.errors import DataError, UsageError
 from talaria.evals.suites import SOURCES, Problem, Suite, locate, read_suite, take
-
 from tests.evals import problems
 
 

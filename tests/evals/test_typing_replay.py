@@ -8,6 +8,7 @@ import lzma
 from pathlib import Path
 
 import pytest
+
 from talaria.coder.errors import UsageError
 from talaria.evals import command
 from talaria.evals.jsonl import read
@@ -21,7 +22,6 @@ from talaria.evals.typing_replay import (
     typed_by_hand,
 )
 from talaria.evals.typing_report import figures
-
 from tests.evals.test_report import HEADER, write
 
 REGION = Problem("r", "f", "x = 1\n", "z = 3\n", "y = x + 1\nprint(y)\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from talaria.coder.errors import DataError, UsageError
 from talaria.finetune import corpus
 from talaria.finetune.corpus import Document, check_corpus, corpus_hash, read_corpus, write_corpus

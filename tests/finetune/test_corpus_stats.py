@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from talaria.coder.checkpoint import find
 from talaria.coder.errors import DataError
 from talaria.coder.tokenizer import Tokenizer

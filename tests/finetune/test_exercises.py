@@ -18,6 +18,7 @@ from random import Random
 
 import numpy as np
 import pytest
+
 from talaria.coder.errors import DataError, UsageError
 from talaria.finetune.corpus import check_corpus, read_corpus
 from talaria.finetune.exercises import build, main

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from talaria.finetune import filters
 
+from talaria.finetune import filters
 from tests.finetune.test_corpus import module
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from talaria.coder.errors import DataError, UsageError
 from talaria.finetune import filters, gather, wheels
 from talaria.finetune.corpus import Document, corpus_hash, read_corpus, write_corpus
 from talaria.finetune.gather import main
-
 from tests.finetune.test_corpus import contents, module
 
 Run = Callable[..., int]

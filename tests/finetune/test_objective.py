@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
 from talaria.finetune.corpus import Document

@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import flex_attention
+
 from talaria.coder import checkpoint, cli
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Options, infill
@@ -34,8 +36,6 @@ from talaria.finetune.run import Run, Validation
 from talaria.finetune.samples import Samples
 from talaria.finetune.state import read_state, write_state
 from talaria.finetune.trainer import BOUND_SPIKE, SPIKE, Trainer, is_spike
-from torch.nn.attention import flex_attention
-
 from tests.conftest import TEXTS
 
 SHAPE = [

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from lsprotocol import types
 from pygls.lsp.client import LanguageClient
+
 from talaria.lsp.doors import messages
 
 T = TypeVar("T")

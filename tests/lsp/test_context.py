@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from talaria.coder.source import Piece
 from talaria.lsp.context import Neighbours, look
 from talaria.lsp.outline import imports, outline
-
 from tests.pace import within
 
 SHAPES = '''"""Shapes."""

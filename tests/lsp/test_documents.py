@@ -12,8 +12,8 @@ from lsprotocol.types import (
     TextDocumentContentChangePartial,
     TextDocumentContentChangeWholeDocument,
 )
-from talaria.lsp.documents import Document, plain, split, units, width
 
+from talaria.lsp.documents import Document, plain, split, units, width
 from tests.pace import within
 
 ENCODINGS = list(PositionEncodingKind)

@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.coder.errors import UsageError
 from talaria.lsp import endpoint
 from talaria.lsp.endpoint import Answer, Endpoint, EndpointError, Late, Nonsense, Settings
-
 from tests.lsp.fim_server import (
     DONE,
     PATIENCE,

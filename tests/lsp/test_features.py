@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from lsprotocol import converters, types
 from pygls.exceptions import JsonRpcException
-from talaria.lsp.usage import read
 
+from talaria.lsp.usage import read
 from tests.lsp.session import Editor, Session, editor, session
 
 # On a busy machine, a deadline or a guess at the typing must not decide a test.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from talaria.lsp.filters import FILTERS, tidy
 
+from talaria.lsp.filters import FILTERS, tidy
 from tests.pace import within
 
 GOLDEN = Path(__file__).with_name("golden_filters")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.coder.errors import UsageError
 from talaria.coder.syntax import function_at
 from talaria.lsp.engines import DIVERSE, WHOLE, Answer, Engines, Question

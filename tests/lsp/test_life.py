@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
 from talaria.coder import checkpoint
 from talaria.lsp.engines import WHOLE
-
 from tests.lsp.fim_server import Reply, Server, text, whole
 from tests.lsp.session import Wire, editor, free_port
 from tests.lsp.test_features import CALM, PLACES, TEXT, suggested, uri

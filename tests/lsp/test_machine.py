@@ -20,6 +20,7 @@ from unittest.mock import patch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from talaria.lsp.documents import plain
 from talaria.lsp.engines import Answer, Engines, Question
 from talaria.lsp.features import register

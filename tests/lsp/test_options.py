@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.lsp.options import Options, add_flags, from_flags
 
 VALUES = st.recursive(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.coder.errors import UsageError
 from talaria.lsp.privacy import Fence, read, secret_looking, without_secrets
-
 from tests.pace import within
 
 # Put together here, so that no scanner of this repository takes them for real.

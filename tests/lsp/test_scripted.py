@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+
 from talaria.coder.source import Piece
 from talaria.lsp.engines import Answer, Engines, Question
 from talaria.lsp.features import register

@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.lsp.filters import tidy
 from talaria.lsp.silence import Silence, before_asking, before_showing
-
 from tests.pace import within
 
 REASONS = {None, *get_args(Silence)}

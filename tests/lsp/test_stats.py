@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
+
 from talaria.coder.errors import DataError, UsageError
 from talaria.lsp import stats
 from talaria.lsp.stats import main, percentile, wilson, within

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from talaria.coder.errors import DataError
 from talaria.lsp import usage
 from talaria.lsp.usage import Days, Usage, forget, read, state_folder
-
 from tests.pace import within
 
 ROOT = Path(__file__).parents[2]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+
 from talaria.lsp.options import Options
 
 CLIENT = Path(__file__).parents[2] / "editors" / "vscode"

@@ -1,0 +1,50 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from talaria.coder.files import replacing, write
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """What stood there is gone, and nothing is left beside it."""
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    write(path, "new\r\n")
+    assert path.read_bytes() == b"new\r\n"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+    """Also when half of the new text had been written."""
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with replacing(path) as partial:
+            partial.write_text("ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_permissions_and_links_stay(tmp_path: Path) -> None:
+    """A script stays executable; a link points to the file as before; a new file is as usual."""
+    script, link, new = tmp_path / "run", tmp_path / "link", tmp_path / "new"
+    script.write_text("old")
+    script.chmod(0o750)
+    link.symlink_to(script)
+    write(link, b"new")
+    assert link.is_symlink()
+    assert script.read_bytes() == b"new"
+    assert script.stat().st_mode & 0o777 == 0o750
+    write(new, "")
+    (tmp_path / "usual").touch()
+    assert new.stat().st_mode == (tmp_path / "usual").stat().st_mode
