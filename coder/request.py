@@ -1,0 +1,121 @@
+"""What is asked: one frozen request, from the editor or the command line to the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from talaria.coder.errors import UsageError
+from talaria.coder.source import Piece
+
+Mode = Literal["diffuse", "verify", "ar"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+Until = Literal["line", "statement", "block"]
+UNTIL: tuple[Until, ...] = get_args(Until)
+
+# Kind, minimum and maximum of each numeric option.
+LIMITS: dict[str, tuple[type, float, float]] = {
+    "candidates": (int, 1, 64),
+    "max_nfe": (int, 1, 100_000),
+    "max_tokens": (int, 1, 100_000),
+    "temperature": (float, 0, 10),
+    "confidence_threshold": (float, 0, 1),
+    "lookahead": (int, 1, 100_000),
+    "seed": (int, 0, 2**63 - 1),
+}
+
+
+def out_of_range(name: str, value: object) -> str | None:
+    """What a numeric option must be instead of this value; None if the value is fine."""
+    kind, low, high = LIMITS[name]
+    number = isinstance(value, int | kind) and not isinstance(value, bool)
+    if number and low <= value <= high:  # type: ignore[operator]
+        return None
+    return f"a {'whole ' * (kind is int)}number between {low} and {high}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a middle is generated. None stands for the model's own setting.
+
+    mode                  "diffuse" denoises canvases; "ar" writes a token per step; "verify"
+                          writes the same text as "ar" by speculative verification, in fewer steps
+    candidates            middles drawn from one context, best first
+    max_nfe               evaluations of the denoiser after the prefill; ranking several
+                          candidates takes one of them
+    max_tokens            longest middle
+    until                 end the middle no later than the "line", "statement" or "block" that
+                          the hole is in (`coder/bounds.py`)
+    temperature           0 takes the likeliest token; None: 0 for the first candidate, 0.7 for
+                          the others
+    confidence_threshold  commit a token from this confidence on
+    lookahead             positions beyond the committed ones that a step evaluates
+    check_syntax          repair a middle that adds a syntax error: denoise it again from the
+                          doubtful token on, then trim it to the longest clean part
+    complete              a block that the middle opens must have its body: right for what is
+                          written into a file, not for what is offered while the user types on
+    seed                  the same seed gives the same text
+    """
+
+    mode: Mode = "diffuse"
+    candidates: int = 1
+    max_nfe: int | None = None
+    max_tokens: int | None = None
+    until: Until | None = None
+    temperature: float | None = None
+    confidence_threshold: float | None = None
+    lookahead: int | None = None
+    check_syntax: bool = True
+    complete: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UsageError(f"mode is {self.mode!r}; it must be {', '.join(MODES[:-1])} or ar")
+        if self.until not in (None, *UNTIL):
+            raise UsageError(f"--until is {self.until!r}; it must be {', '.join(UNTIL)}")
+        for name in LIMITS:
+            value = getattr(self, name)
+            if value is None and getattr(Options, name) is None:
+                continue
+            if wanted := out_of_range(name, value):
+                raise UsageError(f"--{name.replace('_', '-')} is {value!r}; it must be {wanted}")
+        if self.mode == "verify" and (self.candidates > 1 or (self.temperature or 0) > 0):
+            raise UsageError(
+                f"--mode verify writes one middle, at temperature 0; this asks for "
+                f"{self.candidates} at {self.temperature or 0}; use --mode ar or diffuse"
+            )
+        if self.candidates > 1 and self.max_nfe == 1:
+            raise UsageError(
+                f"--max-nfe is 1, and ranking {self.candidates} candidates takes one evaluation; "
+                "give at least 2, or ask for one candidate"
+            )
+
+
+@dataclass(frozen=True)
+class Request:
+    """A hole to fill, and all that decides how.
+
+    files     excerpts of other files, the most relevant last; they take at most a third of the
+              room for the context, and the first are dropped first
+    replaces  the text that stands in the hole now: what a file was before decides whether the
+              middle may be written into it (`coder/guard.py`)
+    length    write exactly so many tokens; the model sees where they end, and `max_tokens` does
+              not apply. None: the model decides
+    document  a newer request about the same document supersedes this one; None: nothing does
+    seconds   the deadline, from when it is submitted: whatever is committed by then is the answer
+    """
+
+    prefix: str
+    suffix: str
+    options: Options = field(default_factory=Options)
+    files: tuple[Piece, ...] = ()
+    replaces: str = ""
+    length: int | None = None
+    document: Hashable = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.length is not None and self.length < 0:
+            raise UsageError(f"length is {self.length}; a middle has at least 0 tokens")
