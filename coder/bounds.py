@@ -11,10 +11,8 @@ import re
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-Until = Literal["line", "statement", "block"]
-UNTIL: tuple[Until, ...] = get_args(Until)
+from talaria.coder.request import Until
 
 REACH = 8_000  # characters before a hole in which the beginning of its line is looked for
 LONGEST = 2_000  # of a logical line; a longer one is what a broken text seems to be

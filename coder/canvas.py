@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from talaria.coder.backbone import Array, Marks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -16,69 +17,69 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Canvas:
-    """Token ids, [batch, block], of which some are masks.
+    """Token ids, [batch, block], some of them masks.
 
-    `<eom>` ends the middle: what stands after it stays masked, costs no step and
-    is never read, as in training.
+    `<eom>` ends the middle: positions behind it stay masked, cost no step and are never read,
+    as in training.
     """
 
-    ids: Int[Tensor, "batch block"]
-    mask: int
-    eom: int
+    ids: Int[Array, "batch block"]
+    marks: Marks
 
     @classmethod
-    def blank(cls, batch: int, length: int, mask: int, eom: int, device: torch.device) -> Canvas:
+    def blank(cls, batch: int, length: int, marks: Marks) -> Canvas:
         """A canvas of masks alone."""
-        return cls(torch.full((batch, length), mask, device=device), mask, eom)
+        return cls(np.full((batch, length), marks.mask, np.int64), marks)
 
     def ending(self, lengths: Sequence[int | None]) -> Canvas:
-        """The canvas with an `<eom>` frozen after so many tokens of each row; None freezes none.
+        """The canvas with `<eom>` frozen behind so many tokens of each row.
 
-        A length that reaches beyond the canvas freezes none either.
+        None, or a length beyond the canvas, freezes nothing.
         """
-        ids = self.ids.clone()
+        ids = self.ids.copy()
         for row, length in enumerate(lengths):
             if length is not None and length < ids.shape[1]:
-                ids[row, length] = self.eom
+                ids[row, length] = self.marks.eom
         return replace(self, ids=ids)
 
-    def with_row(self, row: int, ids: Int[Tensor, " block"]) -> Canvas:
+    def with_row(self, row: int, ids: Int[Array, " block"]) -> Canvas:
         """The canvas with other token ids in a row."""
-        changed = self.ids.clone()
+        changed = self.ids.copy()
         changed[row] = ids
         return replace(self, ids=changed)
 
-    def rows(self, index: Int[Tensor, " rows"] | slice) -> Canvas:
+    def rows(self, index: Int[Array, " rows"] | slice) -> Canvas:
         """The named rows, in that order."""
         return replace(self, ids=self.ids[index])
 
     @cached_property
-    def ended(self) -> Int[Tensor, " batch"]:
-        """The position of each row's first `<eom>`; the block length where there is none."""
-        length = self.ids.shape[1]
-        place = torch.arange(length, device=self.ids.device)
-        return torch.where(self.ids == self.eom, place, length).amin(1)
+    def masked(self) -> Bool[Array, "batch block"]:
+        """Where masks stand."""
+        return self.ids == self.marks.mask
 
     @cached_property
-    def open(self) -> Bool[Tensor, "batch block"]:
-        """The positions still to be committed: masked, and not after an `<eom>`."""
-        place = torch.arange(self.ids.shape[1], device=self.ids.device)
-        return (self.ids == self.mask) & (place < self.ended[:, None])
+    def ended(self) -> Int[Array, " batch"]:
+        """The position of each row's first `<eom>`; the block length where there is none."""
+        length = self.ids.shape[1]
+        return np.where(self.ids == self.marks.eom, np.arange(length), length).min(1)
+
+    @cached_property
+    def open(self) -> Bool[Array, "batch block"]:
+        """Positions still to be committed: masked, and not behind an `<eom>`."""
+        return self.masked & (np.arange(self.ids.shape[1]) < self.ended[:, None])
 
     def commit(
-        self, tokens: Int[Tensor, "batch block"], where: Bool[Tensor, "batch block"]
+        self, tokens: Int[Array, "batch block"], where: Bool[Array, "batch block"]
     ) -> Canvas:
-        """The canvas with masks at `where` made tokens; other positions are frozen.
+        """The canvas with the masks at `where` made tokens; all other positions are frozen.
 
-        Positions after an `<eom>` become masks again.
+        Positions behind an `<eom>` become masks again.
         """
-        where = where & (self.ids == self.mask)
-        canvas = replace(self, ids=torch.where(where, tokens, self.ids))
-        place = torch.arange(self.ids.shape[1], device=self.ids.device)
-        after = place > canvas.ended[:, None]
-        return replace(canvas, ids=canvas.ids.masked_fill(after, self.mask))
+        canvas = replace(self, ids=np.where(where & self.masked, tokens, self.ids))
+        behind = np.arange(self.ids.shape[1]) > canvas.ended[:, None]
+        return replace(canvas, ids=np.where(behind, self.marks.mask, canvas.ids))
 
     def middle(self, row: int) -> list[int]:
         """The committed tokens of a row up to its `<eom>` or its first mask."""
-        ids = self.ids[row, : int(self.ended[row])].tolist()
-        return ids[: ids.index(self.mask)] if self.mask in ids else ids
+        ids: list[int] = self.ids[row, : self.ended[row]].tolist()
+        return ids[: ids.index(self.marks.mask)] if self.marks.mask in ids else ids

@@ -1,7 +1,12 @@
-"""A model's folder: `config.json`, `model.safetensors` and `tokenizer.json`, checked when read.
+"""A model on disk: found, verified and loaded.
 
-Weights of more than PART_BYTES are cut into `model.safetensors.00`, `.01` and
-so on, because large files travel badly; put together they are one file.
+A checkpoint is a folder. It is whole (`model.safetensors` and `tokenizer.json`), or it is an
+adapter (`adapter.safetensors`) for a base: a file that is named by its SHA-256 alone and lies among
+the bases, wherever it came from. In both cases `config.json` names the family, the hash of every
+file, and the settings to decode with.
+
+Weights of more than PART_BYTES are cut into `model.safetensors.00`, `.01` and so on, because large
+files travel badly; put together they are one file.
 """
 
 from __future__ import annotations
@@ -12,89 +17,50 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_weights
-from safetensors.torch import save as dump_weights
-
-from talaria.coder.denoiser import Denoiser, DenoiserConfig
+from talaria.coder import files
+from talaria.coder.backbone import Backbone, Marks
 from talaria.coder.errors import CheckpointError
+from talaria.coder.layout import Layout
+from talaria.coder.request import Settings
 from talaria.coder.tokenizer import Tokenizer
-from talaria.coder.transformer import Transformer
 
 FORMAT_VERSION = 1
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+WEIGHTS, ADAPTER = "model.safetensors", "adapter.safetensors"
 DEFAULT_MODEL = "talaria-7m"
 PART_BYTES = 16_000_000
 
-
-# Kind, least and largest of each decoding setting.
-LIMITS: dict[str, tuple[type, float, float]] = {
-    "confidence_threshold": (float, 0, 1),
-    "lookahead": (int, 1, 100_000),
-    "max_nfe": (int, 1, 100_000),
-}
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How a model's middles are denoised where nothing else is asked for.
-
-    Chosen for it by measurement (`benchmarks/decoding.py`) and stored in its `config.json`.
-
-    confidence_threshold  confidence from which a token is committed
-    lookahead             positions that a step looks at behind what is committed: fewer make
-                          a step cheaper, but a middle that does not see its room is longer
-    max_nfe               evaluations for a request
-    """
-
-    confidence_threshold: float = 0.7
-    lookahead: int = 8
-    max_nfe: int = 128
-
-    def __post_init__(self) -> None:
-        for name, (kind, low, high) in LIMITS.items():
-            value = getattr(self, name)
-            number = isinstance(value, (int, kind)) and not isinstance(value, bool)
-            if not number or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}, outside of {low} to {high}")
+# The module of each family. It offers
+#   load(folder, config, weights, device) -> (Backbone, Tokenizer, Layout, Marks)
+#       with the verified bytes of the weights, or
+#   load_adapted(folder, config, adapter, base, device) -> the same
+#       with the verified bytes of the adapter and the path of the verified base, and
+#   settings_of(config, path) -> the settings that follow from its configuration.
+FAMILIES = {"talaria": "talaria.coder.families.talaria"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model ready to run, and what its folder says about it."""
+    """A model ready to decode with, and what its folder says about it."""
 
-    denoiser: Denoiser
+    backbone: Backbone
     tokenizer: Tokenizer
+    layout: Layout
+    marks: Marks
+    settings: Settings
     name: str
     config: Mapping[str, Any]
 
     @property
     def weights_hash(self) -> str:
         """SHA-256 that names the weights: the file's, or that of its parts' hashes."""
-        hashes = self.config["sha256"]
-        if WEIGHTS in hashes:
-            return str(hashes[WEIGHTS])
-        parts = sorted(name for name in hashes if name.startswith(WEIGHTS))
-        return hashlib.sha256("".join(hashes[name] for name in parts).encode()).hexdigest()
-
-    @cached_property
-    def decoding(self) -> Decoding:
-        """Its settings; those that its folder says nothing of are the usual ones."""
-        return Decoding(**self.config.get("decoding", {}))
-
-
-@dataclass(frozen=True)
-class Trainable(Checkpoint):
-    """A checkpoint whose denoiser is a torch module with its weights."""
-
-    denoiser: Transformer
+        return weights_hash(self.config)
 
 
 @dataclass(frozen=True)
@@ -108,47 +74,44 @@ class Listing:
     licence: str
 
 
+def weights_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 that names a checkpoint's weights: the file's, or that of its parts' hashes."""
+    hashes = config["sha256"]
+    parts = sorted(name for name in hashes if name.startswith((WEIGHTS, ADAPTER)))
+    named = [str(hashes[name]) for name in parts]
+    if "base" in config:
+        named.insert(0, str(config["base"]["sha256"]))
+    return named[0] if len(named) == 1 else hashlib.sha256("".join(named).encode()).hexdigest()
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save(
+def write(
     folder: Path,
-    denoiser: Transformer,
-    tokenizer: Tokenizer,
-    *,
-    licence: str = "Apache-2.0",
-    training: Mapping[str, Any] | None = None,
+    weights: bytes,
+    save_tokenizer: Callable[[Path], None],
+    config: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint; the folder appears whole or, after an interruption, not at all.
+    """Write a whole checkpoint; the folder appears complete or, after an interruption, not at all.
 
-    Weights are stored in half precision. A folder that stands there is replaced.
+    A folder that stands there is replaced.
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        weights = {
-            name: tensor.detach().to("cpu", torch.float16).contiguous()
-            for name, tensor in denoiser.state_dict().items()
-        }
-        data = dump_weights(weights)
-        parts = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
+        parts = [weights[at : at + PART_BYTES] for at in range(0, len(weights), PART_BYTES)]
         names = [WEIGHTS] if len(parts) == 1 else [f"{WEIGHTS}.{i:02d}" for i in range(len(parts))]
         for name, part in zip(names, parts, strict=True):
             (partial / name).write_bytes(part)
-        tokenizer.save(partial / TOKENIZER)
-        config = {
-            "format_version": FORMAT_VERSION,
-            "licence": licence,
-            "parameters": sum(tensor.numel() for tensor in weights.values()),
-            "denoiser": asdict(denoiser.config),
-            "training": dict(training or {}),
-            "sha256": {name: digest(partial / name) for name in (*names, TOKENIZER)},
-        }
-        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_tokenizer(partial / TOKENIZER)
+        hashes = {name: digest(partial / name) for name in (*names, TOKENIZER)}
+        described = {"format_version": FORMAT_VERSION, **config, "sha256": hashes}
+        (partial / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
         if folder.exists():
             old = _replaced(folder)
@@ -162,12 +125,10 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def store_decoding(folder: Path, decoding: Decoding) -> None:
-    """Put settings into a checkpoint's `config.json` in the place of those that it has."""
-    config = {**read_config(folder), "decoding": asdict(decoding)}
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / CONFIG)
+def store_settings(folder: Path, settings: Settings) -> None:
+    """Put settings into a checkpoint's `config.json`, in the place of those that it has."""
+    config = {**read_config(folder), "decoding": asdict(settings)}
+    files.write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _replaced(folder: Path) -> Path:
@@ -175,18 +136,22 @@ def _replaced(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}-replaced")
 
 
+def home() -> Path | None:
+    """The user's folder for models and bases; None for a user without a home."""
+    try:
+        return Path(os.environ.get("TALARIA_HOME") or Path.home() / ".local" / "share" / "talaria")
+    except RuntimeError:  # as in some containers
+        return None
+
+
 def model_folders() -> list[Path]:
     """Where models are looked for by name: the user's own, then those shipped."""
-    shipped = Path(__file__).parent / "models"
-    try:
-        home = os.environ.get("TALARIA_HOME") or Path.home() / ".local" / "share" / "talaria"
-    except RuntimeError:  # a user without a home, as in some containers
-        return [shipped]
-    return [Path(home) / "models", shipped]
+    shipped, own = Path(__file__).parent / "models", home()
+    return [own / "models", shipped] if own else [shipped]
 
 
 def available() -> list[Listing]:
-    """All models found by name, but damaged ones and those that may not be read."""
+    """All models found by name, except damaged and unreadable ones."""
     found: dict[str, Listing] = {}
     for parent in filter(os.path.isdir, model_folders()):
         for path in sorted(parent.glob(f"*/{CONFIG}")):
@@ -233,6 +198,30 @@ def find(model: str | None = None) -> Path:
     )
 
 
+def find_base(config: Mapping[str, Any], where: Path) -> Path:
+    """The base that an adapter's configuration names by its SHA-256, verified.
+
+    Raises CheckpointError where it is not among the bases, or is not the file of that hash.
+    """
+    named = config["base"]
+    wanted = named.get("sha256") if isinstance(named, Mapping) else None
+    if not isinstance(wanted, str) or not re.fullmatch(r"[0-9a-f]{64}", wanted):
+        raise CheckpointError(f"{where}: base has no sha256 of 64 hexadecimal digits")
+    called, own = named.get("name", wanted[:12]), home()
+    places = sorted((own / "bases").glob(f"{wanted}*")) if own else []
+    if not places:
+        raise CheckpointError(
+            f"{where} adapts the base {called} (SHA-256 {wanted}), which is not here; "
+            f"put its file at {own / 'bases' / wanted if own else 'TALARIA_HOME/bases'}"
+        )
+    if (found := digest(places[0])) != wanted:
+        raise CheckpointError(
+            f"{places[0]}: not the base {called}, its SHA-256 is {found}; "
+            "remove it and fetch it again"
+        )
+    return places[0]
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's `config.json`, of a format version that this program reads."""
     path = folder / CONFIG
@@ -261,27 +250,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
-    """Load a model for decoding, in float32, after checking its format, hashes and shapes.
-
-    On a CPU it is computed by ONNX Runtime, elsewhere by torch.
-
-    Raises CheckpointError, with the remedy, when the folder is missing, damaged
-    or of another format, or the device is not there.
-    """
-    found = load_trainable(model, device)
-    if device != "cpu":
-        return found
-    from talaria.coder.onnx_denoiser import OnnxDenoiser
-
-    return Checkpoint(OnnxDenoiser(found.denoiser), found.tokenizer, found.name, found.config)
+def family(config: Mapping[str, Any]) -> str:
+    """The family that a checkpoint belongs to."""
+    return str(config.get("family", "talaria"))
 
 
-def load_trainable(model: str | Path | None = None, device: str = "cpu") -> Trainable:
-    """Load a model as a torch module in float32, with the same checks.
+def settings(config: Mapping[str, Any], where: Path) -> Settings:
+    """A checkpoint's settings: its own, else those that follow from its shape, else the usual."""
+    derived = import_module(FAMILIES[family(config)]).settings_of(config, where)
+    try:
+        return Settings(**{**derived, **config.get("decoding", {})})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{where}: its decoding settings cannot be used ({error}); "
+            "mend them, or leave them out for the usual ones"
+        ) from error
 
-    Raises CheckpointError, with the remedy, when the folder is missing, damaged
-    or of another format, or the device is not there.
+
+def read(model: str | Path | None, device: str) -> tuple[Path, dict[str, Any], bytes]:
+    """A model's folder and configuration, its files verified, and the bytes of its own weights.
+
+    Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
+    format, or no device has this name.
     """
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
         raise CheckpointError(f"device {device!r} cannot be used; give cpu, mps, cuda or cuda:N")
@@ -289,9 +279,15 @@ def load_trainable(model: str | Path | None = None, device: str = "cpu") -> Trai
     if not folder.exists() and _replaced(folder).exists():
         os.replace(_replaced(folder), folder)  # a save was killed between its two renames
     config = read_config(folder)
+    if family(config) not in FAMILIES:
+        raise CheckpointError(
+            f"{folder / CONFIG}: family {family(config)!r} is unknown; "
+            f"this program knows {', '.join(FAMILIES)}"
+        )
     hashes = config.get("sha256", {})
-    parts = sorted(name for name in hashes if name.startswith(WEIGHTS)) or [WEIGHTS]
-    for name in (*parts, TOKENIZER):
+    own = ADAPTER if "base" in config else WEIGHTS
+    parts = sorted(name for name in hashes if name.startswith(own)) or [own]
+    for name in (*parts, *[TOKENIZER] * ("base" not in config)):
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; fetch the model's folder again")
@@ -300,47 +296,21 @@ def load_trainable(model: str | Path | None = None, device: str = "cpu") -> Trai
                 f"{path}: damaged, its SHA-256 is not the one in {CONFIG} "
                 f"({path.stat().st_size} bytes found); fetch the model's folder again"
             )
-    tokenizer = Tokenizer.load(folder / TOKENIZER)
-    try:
-        shape = DenoiserConfig(**config["denoiser"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: no valid denoiser in it ({error})") from error
-    if shape.vocab_size != tokenizer.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the model has {shape.vocab_size} tokens and the tokenizer "
-            f"{tokenizer.vocab_size}; they must come from the same training run"
-        )
-    with torch.device("meta"):
-        denoiser = Transformer(shape)
-    try:
-        weights = load_weights(b"".join((folder / name).read_bytes() for name in parts))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS}: damaged ({error}); fetch the model's folder again"
-        ) from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in denoiser.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted(wanted.keys() | given.keys()):
-        if wanted.get(name) != given.get(name):
-            raise CheckpointError(
-                f"{folder / WEIGHTS}: tensor {name} has shape {given.get(name)}, "
-                f"{CONFIG} asks for {wanted.get(name)}; fetch the model's folder again"
-            )
-    denoiser.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
-    try:
-        denoiser.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"device {device!r} cannot be used ({reason}); try --device cpu"
-        ) from error
-    denoiser.requires_grad_(False).eval()
-    found = Trainable(denoiser, tokenizer, folder.name, config)
-    try:
-        found.decoding  # noqa: B018 - what cannot be used is said here, not at a request
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / CONFIG}: its decoding settings cannot be used ({error}); "
-            "mend them, or leave them out for the usual ones"
-        ) from error
-    return found
+    return folder, config, b"".join((folder / name).read_bytes() for name in parts)
+
+
+def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
+    """Load a model for decoding, after checking its format, hashes and shapes.
+
+    Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
+    format, its base is not here, or the device is not there.
+    """
+    folder, config, weights = read(model, device)
+    module = import_module(FAMILIES[family(config)])
+    chosen = settings(config, folder / CONFIG)
+    if "base" in config:
+        base = find_base(config, folder / CONFIG)
+        parts = module.load_adapted(folder, config, weights, base, device)
+    else:
+        parts = module.load(folder, config, weights, device)
+    return Checkpoint(*parts, chosen, folder.name, config)

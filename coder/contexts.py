@@ -1,7 +1,7 @@
-"""Encoded contexts, kept from request to request, so that typing costs what changed.
+"""KV caches of recent contexts, kept from request to request: typing costs what changed.
 
-The layout of a hole has the suffix before the prefix, and the prefix is cut at places
-that typing seldom moves: from one keystroke to the next, all but the end stays.
+The layout puts the suffix before the prefix and cuts the prefix at places that typing seldom
+moves, so that all but the end stays from one keystroke to the next.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from talaria.coder.denoiser import Denoiser, KVCache
+from talaria.coder.backbone import Backbone, KVCache
 from talaria.coder.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Context:
-    """Tokens that were read, and what is remembered of them, in one row."""
+    """Tokens that were read, in one row, and their keys and values."""
 
     ids: list[int]
     cache: KVCache
@@ -33,31 +31,30 @@ def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class Contexts:
-    """Contexts of several documents, together at most `capacity` tokens, latest use last.
+    """Contexts of several documents, at most `capacity` tokens together, latest use last.
 
-    What is remembered of a token depends on those before it alone, so a reused context
-    is the one that reading anew would give, to the accuracy of float32. A token takes
-    8 × layers × width bytes in float32. Not for several threads.
+    Keys and values depend on the tokens before them alone, so a reused context equals one that is
+    read anew, to the accuracy of float32. A token takes 8 × layers × width bytes in float32.
+    Not for several threads.
     """
 
-    def __init__(self, denoiser: Denoiser, capacity: int = 4096) -> None:
+    def __init__(self, backbone: Backbone, capacity: int = 4096) -> None:
         if capacity < 1:
             raise UsageError(f"capacity is {capacity}; it must be at least 1 token")
-        self.denoiser = denoiser
+        self.backbone = backbone
         self.capacity = capacity
         self.kept: deque[Context] = deque()
 
     @property
     def tokens(self) -> int:
-        """How many tokens are remembered now."""
+        """How many tokens are kept now."""
         return sum(len(context.ids) for context in self.kept)
 
-    @torch.inference_mode()
     def encode(self, ids: Sequence[int]) -> tuple[KVCache, int]:
-        """The encoded context `ids`, and how many of its tokens did not have to be read.
+        """The KV cache of a context, and how many of its tokens did not have to be read.
 
-        It takes the place of the context that it shares most with, if that is half of
-        that one or more: a document moves on. Otherwise it is another document.
+        It replaces the kept context that it shares most tokens with, if these are at least half of
+        that one: a document moves on. Otherwise it counts as another document.
         """
         ids = list(ids)
         shared, cache = 0, None
@@ -70,7 +67,7 @@ class Contexts:
             if 2 * shared >= len(nearest.ids):
                 self.kept.remove(nearest)
         if cache is None or shared < len(ids):
-            _, cache = self.denoiser.encode([ids[shared:]], cache)
+            _, cache = self.backbone.encode([ids[shared:]], cache)
         self.kept.append(Context(ids, cache))
         # The newest stays, however long it is: it is being asked about.
         while self.tokens > self.capacity and len(self.kept) > 1:

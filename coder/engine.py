@@ -1,8 +1,8 @@
-"""An engine for servers: a model loaded once, one worker, requests that give way to newer ones.
+"""An engine for servers: a model loaded once, one worker, and newer requests supersede older ones.
 
-The worker computes one request at a time, so a model may use every core that it is
-given and nothing waits for a lock inside it. What an editor no longer wants is
-dropped before the next evaluation, not computed to its end.
+The worker computes one request at a time, so a model may use every core that it is given and
+nothing waits for a lock inside it. What an editor no longer wants is dropped before the next
+evaluation, not computed to its end. Nothing else supersedes or cancels requests.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from typing import Literal
 
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import UsageError
-from talaria.coder.infill import Frame, Infill, Interruption, Memory, Options, infill, unanswered
-from talaria.coder.source import Piece
+from talaria.coder.infill import Memory, fill
+from talaria.coder.request import Request
+from talaria.coder.results import Frame, Infill, Interruption, unanswered
 
-State = Literal["loading", "ready", "failed", "closed"]
+EngineState = Literal["loading", "ready", "failed", "closed"]
 
 
 @dataclass
 class Counters:
-    """What an engine has done since it began; times in milliseconds.
+    """What an engine has done since it started. Every request is answered, cancelled or failed.
 
-    Every request ends as one that was answered, cancelled or failed.
-
-    superseded  of those cancelled, which gave way to a newer request of their document
-    expired     of those answered, which came to their deadline
-    busy_ms     the worker's time, loading excluded
+    superseded  the cancelled ones that a newer request about their document replaced
+    expired     the answered ones whose deadline passed first
+    busy_ms     milliseconds that the worker computed, loading excluded
     """
 
     requests: int = 0
@@ -47,30 +46,26 @@ class Counters:
 
 
 @dataclass(eq=False)
-class Request:
-    """A hole in a document that was asked about; `future` gets the answer.
+class Pending:
+    """A request that was submitted; `future` gets the outcome.
 
-    Whoever cancels the future, or the request, wants no answer any more: asking for it
-    raises CancelledError.
+    Whoever cancels it, or the future, no longer wants the outcome: asking for it then raises
+    CancelledError.
 
-    files     pieces of other files that matter there, the one that matters most last
-    deadline  on the clock of `time.monotonic`, from which on what is there is the answer
+    deadline  on the clock of `time.monotonic`; from then on, what is committed is the answer
     """
 
+    request: Request
     document: Hashable
-    prefix: str
-    suffix: str
-    options: Options
     deadline: float | None
     on_frame: Callable[[Frame], None] | None
-    files: tuple[Piece, ...] = ()
     future: Future[Infill] = field(default_factory=Future)
 
     def __post_init__(self) -> None:
-        self.future.add_done_callback(_tell_of_cancelling)
+        self.future.add_done_callback(_notify_if_cancelled)
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more."""
+        """Nobody wants the outcome any more."""
         self.future.cancel()
 
     @property
@@ -79,32 +74,32 @@ class Request:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def interrupted(self) -> Interruption | None:
-        """Whether to go on, asked before every evaluation."""
+        """Why to stop, if at all; asked before every evaluation."""
         if self.future.cancelled():
             return "cancelled"
         return "deadline" if self.late else None
 
 
-def _tell_of_cancelling(future: Future[Infill]) -> None:
-    """Let those know who wait for several futures: cancelling alone does not wake them."""
+def _notify_if_cancelled(future: Future[Infill]) -> None:
+    """Wake those who wait for several futures: cancelling alone does not."""
     if future.cancelled():
         future.set_running_or_notify_cancel()
 
 
 class Engine:
-    """Answers requests about documents with one model.
+    """Answers requests with one model.
 
-    Of a document, the newest request alone is answered: an older one is cancelled.
-    Requests of different documents are answered in their order.
+    Of a document, only the newest request is answered; older ones are cancelled. Requests about
+    different documents are answered in their order.
     """
 
     def __init__(self, load: Callable[[], Checkpoint], capacity: int = 4096) -> None:
-        """Begin to load in the background; contexts of at most `capacity` tokens are remembered."""
+        """Start loading in the background; KV caches of at most `capacity` tokens are kept."""
         self.counters = Counters()
-        self.state: State = "loading"
+        self.state: EngineState = "loading"
         self.model: Future[Checkpoint] = Future()
-        self._waiting: dict[Hashable, Request] = {}  # by document, the oldest first
-        self._current: Request | None = None
+        self._waiting: dict[Hashable, Pending] = {}  # by document, the oldest first
+        self._current: Pending | None = None
         self._changed = threading.Condition()
         self._memory: Memory | None = None
         loader = threading.Thread(
@@ -114,25 +109,16 @@ class Engine:
         loader.start()
         self._worker.start()
 
-    def submit(
-        self,
-        document: Hashable,
-        prefix: str,
-        suffix: str,
-        options: Options,
-        seconds: float | None = None,
-        on_frame: Callable[[Frame], None] | None = None,
-        files: tuple[Piece, ...] = (),
-    ) -> Request:
-        """Ask what stands between two texts of a document; the answer is the request's `future`.
+    def submit(self, request: Request, on_frame: Callable[[Frame], None] | None = None) -> Pending:
+        """Queue a request; it supersedes an older one about the same document.
 
-        `files` are pieces of other files, the one that matters most last. `seconds` from
-        now on what is there is the answer; if the request still waits then, nothing is.
-        `on_frame` is called by the worker and should be quick. UsageError once the engine
-        is closed.
+        Its deadline counts from now; if it still waits then, its outcome is empty. `on_frame` is
+        called by the worker and should be quick. UsageError once the engine is closed.
         """
-        deadline = None if seconds is None else time.monotonic() + seconds
-        request = Request(document, prefix, suffix, options, deadline, on_frame, files)
+        deadline = None if request.seconds is None else time.monotonic() + request.seconds
+        # Requests without a document supersede nothing.
+        document = object() if request.document is None else request.document
+        pending = Pending(request, document, deadline, on_frame)
         with self._changed:
             if self.state == "closed":
                 raise UsageError("the engine is closed; start another one")
@@ -142,16 +128,16 @@ class Engine:
             same = current if current and current.document == document else None
             older = [each for each in (waiting, same) if each and not each.future.done()]
             self.counters.superseded += len(older)
-            self._waiting[document] = request
+            self._waiting[document] = pending
             self._changed.notify()
-        # Whoever is told of it may ask something, so not while the lock is held.
+        # Cancelling calls back to whoever waits, who may submit again: not while locked.
         for each in older:
             each.cancel()
-        return request
+        return pending
 
-    def infill(self, prefix: str, suffix: str, options: Options) -> Infill:
-        """Ask about a document of its own and wait; CancelledError if the engine is closed."""
-        return self.submit(object(), prefix, suffix, options).future.result()
+    def fill(self, request: Request) -> Infill:
+        """Submit a request and wait for its outcome; CancelledError if the engine is closed."""
+        return self.submit(request).future.result()
 
     def __enter__(self) -> Engine:
         return self
@@ -168,8 +154,8 @@ class Engine:
             dropped += [self._current] if self._current else []
             self._waiting.clear()
             self._changed.notify()
-        for request in dropped:
-            request.cancel()
+        for pending in dropped:
+            pending.cancel()
         if threading.current_thread() is not self._worker:
             self._worker.join()
 
@@ -182,7 +168,7 @@ class Engine:
         """Without a model every request, now and later, fails for the same reason."""
         try:
             model = load()
-            self._memory = Memory(model.denoiser, capacity)
+            self._memory = Memory(model, capacity)
             self.model.set_result(model)
         except BaseException as error:
             self.model.set_exception(error)
@@ -192,10 +178,10 @@ class Engine:
             self._changed.notify()
 
     def _work(self) -> None:
-        while request := self._next():
-            self._answer(request)
+        while pending := self._next():
+            self._answer(pending)
 
-    def _next(self) -> Request | None:
+    def _next(self) -> Pending | None:
         """The request that has waited longest, once there is a model; None once closed."""
         while True:
             self._answer_late()
@@ -213,46 +199,37 @@ class Engine:
     def _answer_late(self) -> None:
         """Requests whose deadline passes while they wait get an empty answer."""
         with self._changed:
-            late = [request for request in self._waiting.values() if request.late]
-            for request in late:
-                del self._waiting[request.document]
-        for request in late:
-            self._settle(request, unanswered("deadline"))
+            late = [pending for pending in self._waiting.values() if pending.late]
+            for pending in late:
+                del self._waiting[pending.document]
+        for pending in late:
+            self._settle(pending, unanswered("deadline"))
 
-    def _answer(self, request: Request) -> None:
-        if request.future.cancelled():
-            self._settle(request, unanswered("cancelled"))
+    def _answer(self, pending: Pending) -> None:
+        if pending.future.cancelled():
+            self._settle(pending, unanswered("cancelled"))
             return
         began = time.monotonic()
 
         def interrupted() -> Interruption | None:
             self._answer_late()
-            return request.interrupted()
+            return pending.interrupted()
 
         found: Infill | BaseException
         try:
             model = self.model.result()
-            found = infill(
-                model,
-                request.prefix,
-                request.suffix,
-                request.options,
-                request.on_frame,
-                self._memory,
-                interrupted,
-                request.files,
-            )
+            found = fill(model, pending.request, pending.on_frame, self._memory, interrupted)
         # Whatever a caller's `on_frame` raises, others are still to be answered.
         except BaseException as error:
             found = error
         with self._changed:
             self.counters.busy_ms += 1000 * (time.monotonic() - began)
-        self._settle(request, found)
+        self._settle(pending, found)
 
-    def _settle(self, request: Request, found: Infill | BaseException) -> None:
-        """Give a request its answer, or the reason why there is none, and count it.
+    def _settle(self, pending: Pending, found: Infill | BaseException) -> None:
+        """Count a request, then give it its outcome, or the error that it failed with.
 
-        It is counted first, so that who has an answer finds it among the figures.
+        Whoever has an outcome thus finds it in the counters.
         """
         with self._changed:
             count = self.counters
@@ -260,7 +237,7 @@ class Engine:
                 count.nfe += found.nfe
                 count.context_tokens += found.context_tokens
                 count.reused_tokens += found.reused_tokens
-            if request.future.cancelled():
+            if pending.future.cancelled():
                 count.cancelled += 1
                 return
             if isinstance(found, Infill):
@@ -271,8 +248,8 @@ class Engine:
                 count.failed += 1
         try:
             if isinstance(found, Infill):
-                request.future.set_result(found)
+                pending.future.set_result(found)
             else:
-                request.future.set_exception(found)
+                pending.future.set_exception(found)
         except InvalidStateError:
             return  # cancelled since it was counted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, get_args
 
 from talaria.coder.errors import UsageError
@@ -14,7 +14,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Until = Literal["line", "statement", "block"]
 UNTIL: tuple[Until, ...] = get_args(Until)
 
-# Kind, minimum and maximum of each numeric option.
+# Kind, minimum and maximum of each number that a request or a model may set.
 LIMITS: dict[str, tuple[type, float, float]] = {
     "candidates": (int, 1, 64),
     "max_nfe": (int, 1, 100_000),
@@ -23,6 +23,8 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     "confidence_threshold": (float, 0, 1),
     "lookahead": (int, 1, 100_000),
     "seed": (int, 0, 2**63 - 1),
+    "working_context": (int, 2, 2**20),
+    "block_length": (int, 1, 2**20),
 }
 
 
@@ -33,6 +35,41 @@ def out_of_range(name: str, value: object) -> str | None:
     if number and low <= value <= high:  # type: ignore[operator]
         return None
     return f"a {'whole ' * (kind is int)}number between {low} and {high}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a model decodes with where a request asks for nothing else; stored with its checkpoint.
+
+    confidence_threshold, lookahead, max_nfe, max_tokens   as in `Options`
+    working_context  tokens that a request may use, context and canvases together; a network that
+                     knows more positions still reads no more
+    block_length     positions of a canvas
+    """
+
+    confidence_threshold: float = 0.7
+    lookahead: int = 8
+    max_nfe: int = 128
+    max_tokens: int = 128
+    working_context: int = 512
+    block_length: int = 32
+
+    def __post_init__(self) -> None:
+        for name in asdict(self):
+            value = getattr(self, name)
+            if wanted := out_of_range(name, value):
+                raise ValueError(f"{name} is {value!r}; it must be {wanted}")
+        for name in ("max_tokens", "block_length"):
+            if getattr(self, name) > self.longest:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; a working_context of "
+                    f"{self.working_context} leaves room for at most {self.longest}"
+                )
+
+    @property
+    def longest(self) -> int:
+        """Tokens that a middle may have at most: half of the working context."""
+        return self.working_context // 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +112,7 @@ class Options:
             raise UsageError(f"mode is {self.mode!r}; it must be {', '.join(MODES[:-1])} or ar")
         if self.until not in (None, *UNTIL):
             raise UsageError(f"--until is {self.until!r}; it must be {', '.join(UNTIL)}")
-        for name in LIMITS:
+        for name in LIMITS.keys() & asdict(self).keys():
             value = getattr(self, name)
             if value is None and getattr(Options, name) is None:
                 continue
@@ -91,6 +128,14 @@ class Options:
                 f"--max-nfe is 1, and ranking {self.candidates} candidates takes one evaluation; "
                 "give at least 2, or ask for one candidate"
             )
+
+    def settled(self, settings: Settings) -> Options:
+        """The options with a model's settings in the place of those that are None."""
+        own = asdict(settings)
+        return replace(
+            self,
+            **{name: own[name] for name in own if getattr(self, name, settings) is None},
+        )
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.infill import Candidate, Infill
-from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.results import Candidate, Infill
 
 TEMPLATE = Path(__file__).with_name("trace.html")
 LINES_BEFORE, LINES_AFTER = 20, 12
@@ -27,7 +28,7 @@ def page(result: Infill, model: Checkpoint, prefix: str, suffix: str) -> str:
         "after": after,
         "above": prefix[: len(prefix) - len(before)].count("\n"),
         "below": suffix[len(after) :].count("\n"),
-        "block": model.denoiser.config.block_length,
+        "block": model.settings.block_length,
         "nfe": result.nfe,
         "candidates": [
             {
@@ -35,7 +36,7 @@ def page(result: Infill, model: Checkpoint, prefix: str, suffix: str) -> str:
                 "stopped": candidate.stopped,
                 "tokens": len(candidate.tokens),
                 "kept": kept(candidate),
-                "steps": changes(result, candidate, model.tokenizer),
+                "steps": changes(result, candidate, model),
             }
             for candidate in result.candidates
         ],
@@ -76,7 +77,7 @@ def kept(candidate: Candidate) -> int | None:
     return len(candidate.tokens) if candidate.stopped in ("max_tokens", "syntax") else None
 
 
-def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def changes(result: Infill, candidate: Candidate, model: Checkpoint) -> list[dict[str, Any]]:
     """What each step changed for one candidate, without what its first token repeats.
 
     A step says where its canvas begins ("start", counted from the beginning of
@@ -97,18 +98,18 @@ def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[
         now = frame.step.canvas.ids[place].tolist()
         end = int(frame.step.canvas.ended[place])
         committed = frame.step.committed[place].tolist()
-        sure = frame.step.confidence[place].nan_to_num().tolist()
+        sure = np.nan_to_num(frame.step.confidence[place]).tolist()
         if frame.canvas != number:
             number, start = frame.canvas, len(ids)
-            ids += [tokenizer.mask] * len(now)
+            ids += [model.marks.mask] * len(now)
             shown += [None] * len(now)
         ids = ids[:start] + now
         left = kept(candidate)
         limit = len(ids) if left is None else left
         # What is cut off must not complete a character of what is kept.
         healed = frame.healed or healed
-        texts = pieces(ids[:limit], tokenizer, healed)
-        texts += pieces(ids[limit:], tokenizer, "" if limit else healed)
+        texts = pieces(ids[:limit], model, healed)
+        texts += pieces(ids[limit:], model, "" if limit else healed)
         changed: list[list[Any]] = []
         for i, text in enumerate(texts):
             if i >= start and committed[i - start] and text is not None:
@@ -121,14 +122,15 @@ def changes(result: Infill, candidate: Candidate, tokenizer: Tokenizer) -> list[
     return steps
 
 
-def pieces(ids: list[int], tokenizer: Tokenizer, healed: str = "") -> list[str | None]:
+def pieces(ids: list[int], model: Checkpoint, healed: str = "") -> list[str | None]:
     """The text of each token, None for a mask; together they are the text of the whole.
 
     The first is without what is `healed`, which it repeats of what stands before.
     Tokens that are parts of one character are read together: the first has the
     character, the others nothing. Alone, a part is U+FFFD.
     """
-    texts = [None if i == tokenizer.mask else tokenizer.name(i) for i in ids]
+    mask, tokenizer = model.marks.mask, model.tokenizer
+    texts = [None if i == mask else tokenizer.name(i) for i in ids]
     for part, run in groupby(range(len(ids)), lambda i: "\ufffd" in (texts[i] or "")):
         if not part:
             continue

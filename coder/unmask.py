@@ -1,7 +1,8 @@
-"""Rules that say which open positions of a canvas become tokens in a step.
+"""Which open positions of a canvas become tokens in a step.
 
-A rule is a pure function of what the denoiser predicts there. Every rule commits at
-least one open position of each row that has one, so that denoising ends.
+A rule is a pure function of what the model predicts there. It commits at least one open position
+of each row that has one, so that denoising ends. The rule here won our measurements;
+`benchmarks/rules.py` has others.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from talaria.coder.backbone import Array, Candidates
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -20,26 +22,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the denoiser predicts for the open positions of a canvas; other positions are 0.
+    """What the model predicts for the open positions of a canvas; elsewhere everything is 0.
 
-    open         [batch, block]; those that it was asked about
+    open         [batch, block]; the positions that were evaluated
     tokens       [batch, block]; the token chosen at each
-    probability  [batch, block]; that of the token
-    ending       [batch, block]; the probability of `<eom>`
-    parts        each: where, [batch, block], and the probabilities of every token there,
-                 [positions, vocab]; together they are what is open
-    chained      whether each is given the tokens chosen before it
+    probability  [batch, block]; of that token
+    ending       [batch, block]; the probability of `<eom>`, 0 where it is no candidate
+    parts        pairs of [batch, block] and the candidates at these positions; together, `open`
+    chained      whether each token was chosen given those before it
     """
 
-    open: Bool[Tensor, "batch block"]
-    tokens: Int[Tensor, "batch block"]
-    probability: Float[Tensor, "batch block"]
-    ending: Float[Tensor, "batch block"]
-    parts: tuple[tuple[Bool[Tensor, "batch block"], Float[Tensor, "positions vocab"]], ...]
+    open: Bool[Array, "batch block"]
+    tokens: Int[Array, "batch block"]
+    probability: Float[Array, "batch block"]
+    ending: Float[Array, "batch block"]
+    parts: tuple[tuple[Bool[Array, "batch block"], Candidates], ...] = ()
     chained: bool = False
 
+    @classmethod
+    def nothing(cls, shape: tuple[int, ...], chained: bool = False) -> Prediction:
+        """A prediction for no position, of this [batch, block]."""
+        zeros = np.zeros(shape, np.float32)
+        return cls(np.zeros(shape, bool), np.zeros(shape, np.int64), zeros, zeros, (), chained)
+
     def __or__(self, other: Prediction) -> Prediction:
-        """What both predict, each for other positions."""
+        """Both predictions, which are for different positions."""
         return Prediction(
             self.open | other.open,
             self.tokens + other.tokens,
@@ -50,101 +57,40 @@ class Prediction:
         )
 
     @cached_property
-    def entropy(self) -> Float[Tensor, "batch block"]:
-        """Of the prediction at each open position, in nats."""
-        entropy = torch.zeros_like(self.probability)
-        for where, probabilities in self.parts:
-            entropy = entropy.masked_scatter(where, torch.special.entr(probabilities).sum(-1))
-        return entropy
+    def confidence(self) -> Float[Array, "batch block"]:
+        """How likely it is that the middle reaches a position and has the chosen token there.
 
-    @cached_property
-    def confidence(self) -> Float[Tensor, "batch block"]:
-        """How likely it is that the middle gets as far and has the chosen token there.
-
-        If they are chained, given the first, which is chosen anyhow: that all after it, up
-        to this one, are right. Else each is by itself; but what stands behind the end is
-        never read, so a sure token behind a likely end is not worth a commitment: the
-        probability counts times that of no end before.
+        Chained: the probability that all tokens up to this one are right, given the first, which
+        is committed anyway. Otherwise the token's probability times that of no `<eom>` before it:
+        nothing behind the end is read, so a sure token behind a likely end is worth nothing.
         """
         if self.chained:
-            after = self.open & ~self.leftmost
-            return self.probability.masked_fill(~after, 1).cumprod(1) * self.open
-        going = (1 - self.ending).cumprod(1)
-        return self.probability * torch.cat((torch.ones_like(going[:, :1]), going[:, :-1]), 1)
+            factors = np.where(self.open & ~self.leftmost, self.probability, 1)
+            product: Array = np.cumprod(factors, axis=1, dtype=np.float32) * self.open
+            return product
+        reached = np.cumprod(1 - self.ending, axis=1)
+        before = np.concatenate((np.ones_like(reached[:, :1]), reached[:, :-1]), axis=1)
+        found: Array = self.probability * before
+        return found
 
-    @property
-    def leftmost(self) -> Bool[Tensor, "batch block"]:
+    @cached_property
+    def leftmost(self) -> Bool[Array, "batch block"]:
         """The first open position of each row that has one."""
-        return self.open & (self.open.cumsum(1) == 1)
+        first: Array = self.open & (np.cumsum(self.open, axis=1) == 1)
+        return first
 
 
-Rule = Callable[[Prediction], "Bool[Tensor, 'batch block']"]
+Rule = Callable[[Prediction], "Bool[Array, 'batch block']"]
 
 
 def confidence_threshold(threshold: float) -> Rule:
-    """Commit what has at least this confidence.
+    """Commit every token of at least this confidence, as Fast-dLLM does (arXiv 2505.22618).
 
-    The parallel rule of Fast-dLLM (arXiv 2505.22618). A threshold of 1 commits
-    about one token a step; lower ones commit more and risk more.
+    1 commits about one token a step; lower thresholds commit more and risk more.
     """
 
-    def rule(prediction: Prediction) -> Bool[Tensor, "batch block"]:
-        sure = prediction.open & (prediction.confidence >= threshold)
+    def rule(prediction: Prediction) -> Bool[Array, "batch block"]:
+        sure: Array = prediction.open & (prediction.confidence >= threshold)
         return sure | prediction.leftmost
 
     return rule
-
-
-def confidence_factor(factor: float) -> Rule:
-    """Commit the n surest for the largest n with (n + 1)(1 - confidence of the n-th) < factor.
-
-    Also of Fast-dLLM: the more tokens a step commits, the surer each must be, for then
-    they are what greedy decoding of one at a time would give. 0 commits one a step.
-    """
-
-    def rule(prediction: Prediction) -> Bool[Tensor, "batch block"]:
-        rank, confidence = surest(prediction)
-        few = (rank + 2) * (1 - confidence) < factor
-        # The condition holds for n if it holds for the n-th in the order of confidence.
-        most = torch.where(few & prediction.open, rank + 1, 0).amax(1, keepdim=True)
-        return (prediction.open & (rank < most)) | prediction.leftmost
-
-    return rule
-
-
-def entropy_bound(bound: float) -> Rule:
-    """Commit the surest as long as their entropies, but for the largest, sum to at most `bound`.
-
-    The rule of EB-Sampler (arXiv 2505.24857): that sum bounds, in nats, how far the
-    tokens' joint distribution is from their product. 0 commits what has no doubt.
-    """
-
-    def rule(prediction: Prediction) -> Bool[Tensor, "batch block"]:
-        rank, _ = surest(prediction)
-        order = rank.argsort(1)
-        entropy = prediction.entropy.gather(1, order)
-        excess = entropy.cumsum(1) - entropy.cummax(1).values
-        within = (excess <= bound).int().cummin(1).values.bool()
-        chosen = torch.zeros_like(within).scatter(1, order, within)
-        return (prediction.open & chosen) | prediction.leftmost
-
-    return rule
-
-
-def top_k(k: int) -> Rule:
-    """Commit the k surest of those that a step looks at, as LLaDA does (arXiv 2502.09992)."""
-
-    def rule(prediction: Prediction) -> Bool[Tensor, "batch block"]:
-        rank, _ = surest(prediction)
-        return prediction.open & (rank < k)
-
-    return rule
-
-
-def surest(
-    prediction: Prediction,
-) -> tuple[Int[Tensor, "batch block"], Float[Tensor, "batch block"]]:
-    """Each position's rank by confidence in its row, 0 the surest, open ones first; and that."""
-    confidence = prediction.confidence.masked_fill(~prediction.open, -1.0)
-    order = confidence.argsort(dim=1, descending=True, stable=True)
-    return order.argsort(1), confidence

@@ -10,9 +10,9 @@ import torch
 from hypothesis import settings
 
 from talaria.coder import checkpoint
-from talaria.coder.denoiser import DenoiserConfig
-from talaria.coder.tokenizer import Tokenizer, training_texts
-from talaria.coder.transformer import Transformer
+from talaria.coder.families.talaria import TalariaTokenizer, TransformerConfig, training_texts
+from talaria.coder.families.talaria_onnx import OnnxBackbone
+from talaria.coder.families.talaria_torch import Transformer, save
 
 # Tensors are tiny here: on a busy machine, threads would only wait for each other.
 torch.set_num_threads(1)
@@ -30,39 +30,57 @@ TEXTS = [
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
+def tokenizer() -> TalariaTokenizer:
     """A byte-level BPE of 400 tokens."""
-    return Tokenizer.train(training_texts(TEXTS), 400)
+    return TalariaTokenizer.train(training_texts(TEXTS), 400)
 
 
 @pytest.fixture(scope="session")
-def denoiser(tokenizer: Tokenizer) -> Transformer:
-    """A denoiser of 2 layers whose every weight is random, so that nothing cancels."""
+def transformer(tokenizer: TalariaTokenizer) -> Transformer:
+    """A transformer of 2 layers whose every weight is random, so that nothing cancels."""
     torch.manual_seed(0)
-    config = DenoiserConfig(
+    config = TransformerConfig(
         tokenizer.vocab_size, layers=2, width=32, heads=2, context_length=128, block_length=8
     )
-    denoiser = Transformer(replace(config, chain_layers=1))
-    for parameter in denoiser.parameters():
+    transformer = Transformer(replace(config, chain_layers=1))
+    for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    return denoiser.requires_grad_(False).eval()
+    return transformer.requires_grad_(False).eval()
 
 
 @pytest.fixture(scope="session")
-def chainless(denoiser: Transformer) -> Transformer:
+def chainless(transformer: Transformer) -> Transformer:
     """The same weights without the chain."""
-    other = Transformer(replace(denoiser.config, chain_layers=0))
-    other.load_state_dict(denoiser.state_dict(), strict=False)
+    other = Transformer(replace(transformer.config, chain_layers=0))
+    other.load_state_dict(transformer.state_dict(), strict=False)
     return other.requires_grad_(False).eval()
+
+
+def onnx_backbone(transformer: Transformer, tokenizer: TalariaTokenizer) -> OnnxBackbone:
+    """The weights of a torch module, computed by ONNX Runtime."""
+    weights = {name: tensor.numpy() for name, tensor in transformer.state_dict().items()}
+    return OnnxBackbone(transformer.config, weights, tokenizer.marks)
+
+
+@pytest.fixture(scope="session")
+def backbone(transformer: Transformer, tokenizer: TalariaTokenizer) -> OnnxBackbone:
+    """That transformer as decoders see it."""
+    return onnx_backbone(transformer, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def chainless_backbone(chainless: Transformer, tokenizer: TalariaTokenizer) -> OnnxBackbone:
+    """The same weights without the chain, as decoders see them."""
+    return onnx_backbone(chainless, tokenizer)
 
 
 @pytest.fixture(scope="session")
 def model_folder(
-    tmp_path_factory: pytest.TempPathFactory, denoiser: Transformer, tokenizer: Tokenizer
+    tmp_path_factory: pytest.TempPathFactory, transformer: Transformer, tokenizer: TalariaTokenizer
 ) -> Path:
-    """A checkpoint of that denoiser on disk; tests copy it before they damage it."""
+    """A checkpoint of that transformer on disk; tests copy it before they damage it."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint.save(folder, denoiser, tokenizer)
+    save(folder, transformer, tokenizer)
     return folder
 
 

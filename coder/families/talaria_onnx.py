@@ -1,4 +1,4 @@
-"""The denoiser on a CPU: the same float32 weights, computed by ONNX Runtime.
+"""The talaria family on a CPU: the weights in float32, computed by ONNX Runtime.
 
 torch spends more than half of a step of so small a model between its operators.
 `docs/decisions/0006-cpu-engine.md` has the figures and what else was tried.
@@ -6,28 +6,65 @@ torch spends more than half of a step of so small a model between its operators.
 
 from __future__ import annotations
 
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnxruntime
-import torch
 from onnx import TensorProto, helper
-from torch import Tensor, nn
 
-from talaria.coder.denoiser import Denoiser, DenoiserConfig, KVCache, Layers, rotary_turns
-from talaria.coder.transformer import Block, Chain, Transformer
+from talaria.coder.backbone import (
+    Array,
+    Backbone,
+    Candidates,
+    Constraint,
+    KVCache,
+    Marks,
+    constrain,
+    likeliest,
+    log_softmax,
+)
+from talaria.coder.families.talaria import TransformerConfig, rotary_turns
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 OPSET, IR_VERSION = 23, 11  # the first with RMSNormalization, RotaryEmbedding and Attention
-# More than four wait for each other in products so small. What torch would have taken is
-# told by the user (OMP_NUM_THREADS) or the machine.
-THREADS = min(4, torch.get_num_threads())
+MOST_THREADS = 4  # more of them wait for each other in products so small
 # How long a thread waits awake, in microseconds: enough for the next operator, too short to
 # hold up another program that wants the core.
 SPIN = 50
-EPSILON = torch.finfo(torch.float32).eps  # what torch adds in an RMS norm when told nothing
+EPSILON = float(np.finfo(np.float32).eps)  # what torch adds in an RMS norm by default
+Layers = tuple[Array, ...]  # keys, layer by layer, then values
+
+
+def threads() -> int:
+    """How many threads compute: `OMP_NUM_THREADS`, or one for each physical core, at most 4."""
+    try:
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    except (KeyError, ValueError):
+        return min(MOST_THREADS, physical_cores())
+
+
+def physical_cores() -> int:
+    """The physical cores that this process may use; two threads on one core hinder each other."""
+    try:
+        usable = os.sched_getaffinity(0)
+    except AttributeError:  # not on this system
+        count = os.cpu_count() or 1
+        return count if platform.machine() in ("arm64", "aarch64") else max(1, count // 2)
+    pairs = set()
+    for cpu in usable:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            pairs.add(siblings.read_text())
+        except OSError:
+            pairs.add(str(cpu))
+    return len(pairs)
 
 
 class Graph:
@@ -36,7 +73,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
-        self.weights: dict[str, Tensor] = {}
+        self.weights: dict[str, Array] = {}
 
     def add(
         self, operator: str, inputs: list[str], *outputs: str, **attributes: int | float | list[int]
@@ -52,13 +89,13 @@ class Graph:
         self.constants.append(helper.make_tensor(name, kind, [len(values)], values))
         return name
 
-    def weight(self, name: str, value: Tensor) -> str:
+    def weight(self, name: str, value: Array) -> str:
         """A matrix that a session is given beside the graph."""
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape)
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="given")
         self.constants.append(tensor)
-        self.weights[name] = value.detach().float().contiguous()
+        self.weights[name] = np.ascontiguousarray(value, np.float32)
         return name
 
     def session(
@@ -75,71 +112,68 @@ class Graph:
 class Session:
     """A graph and its weights, which must live as long as it does."""
 
-    def __init__(self, graph: bytes, weights: dict[str, Tensor]) -> None:
+    def __init__(self, graph: bytes, weights: dict[str, Array]) -> None:
         self.weights = weights
         self.values = [
-            onnxruntime.OrtValue.ortvalue_from_numpy(weight.numpy()) for weight in weights.values()
+            onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()
         ]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = THREADS
+        options.intra_op_num_threads = threads()
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
         options.add_external_initializers(list(weights), self.values)
         self.session = onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"]
         )
 
-    def run(self, outputs: list[str], inputs: dict[str, Tensor]) -> list[Tensor]:
+    def run(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
         """The named results."""
-        given = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
-        return [torch.from_numpy(array) for array in self.session.run(outputs, given)]
+        given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        found: list[Array] = self.session.run(outputs, given)
+        return found
 
 
-class OnnxDenoiser(Denoiser):
-    """A denoiser whose passes ONNX Runtime computes; equal to torch's to float32 accuracy."""
+class OnnxBackbone(Backbone):
+    """Passes computed by ONNX Runtime in float32, equal to torch's to float32 accuracy.
 
-    def __init__(self, transformer: Transformer) -> None:
-        """Take over the weights; later changes of the transformer's do not count.
+    weights  by the names of `families.talaria.shapes`, in any precision
+    """
 
-        From now on torch has one thread: what is left to it is small, and threads of its
-        own would wait, awake, beside those that compute.
-        """
-        self.config = transformer.config
-        torch.set_num_threads(1)
-        self._passes = passes(transformer).session(*interface(self.config, self.config.layers))
-        self._chain = None
-        if transformer.links is not None:
-            between = interface(self.config, self.config.chain_layers, chained=True)
-            self._chain = passes(transformer, transformer.links).session(*between)
-        self._head = head(transformer).session(
-            [info("hidden", "float", "rows", self.config.width)],
-            [info("logits", "float", "rows", self.config.vocab_size)],
+    def __init__(
+        self, config: TransformerConfig, weights: Mapping[str, Array], marks: Marks
+    ) -> None:
+        self.config, self.marks, self.chained = config, marks, bool(config.chain_layers)
+        self._passes = passes(config, weights).session(*interface(config, config.layers))
+        if self.chained:
+            between = interface(config, config.chain_layers, chained=True)
+            self._chain = passes(config, weights, chained=True).session(*between)
+        self._head = head(weights).session(
+            [info("hidden", "float", "rows", config.width)],
+            [info("logits", "float", "rows", config.vocab_size)],
         )
-        self._nothing = torch.empty(0)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> str:
         """Always the CPU."""
-        return self._nothing.device
+        return "cpu"
 
     @property
     def threads(self) -> int:
         """Of ONNX Runtime."""
-        return THREADS
+        return threads()
 
     def evaluate(
         self,
-        ids: Int[Tensor, "batch length"],
-        positions: Int[Tensor, "batch length"],
-        visible: Bool[Tensor, "batch 1 length total"] | None,
+        ids: Int[Array, "batch length"],
+        positions: Int[Array, "batch length"],
+        visible: Bool[Array, "batch 1 length total"] | None,
         cache: KVCache | None,
         keep: bool,
-    ) -> tuple[Float[Tensor, "batch length width"], Layers, Layers]:
-        """One pass, as `Denoiser` has it."""
+    ) -> tuple[Float[Array, "batch length width"], Layers, Layers]:
+        """One pass, as `Backbone` has it."""
         config, (batch, length) = self.config, ids.shape
         past = self._none(batch, config.layers) if cache is None else (*cache.keys, *cache.values)
         if visible is None:
-            visible = torch.ones(1, 1, length, past[0].shape[2] + length, dtype=torch.bool)
-            visible = visible.expand(batch, -1, -1, -1)
+            visible = np.ones((batch, 1, length, past[0].shape[2] + length), bool)
         inputs = self._inputs(ids, positions, visible, past)
         outputs = names("key", "value", config.layers) if keep else []
         hidden, *kept = self._passes.run(["hidden", *outputs], inputs)
@@ -148,30 +182,57 @@ class OnnxDenoiser(Denoiser):
 
     def chain(
         self,
-        hidden: Float[Tensor, "batch length width"],
-        before: Int[Tensor, "batch length"],
+        states: Float[Array, "batch length width"],
+        before: Int[Array, "batch length"],
         past: Layers,
-    ) -> tuple[Float[Tensor, "batch length width"], Layers]:
-        """Positions after those that are `past`, as `Denoiser` has it."""
-        assert self._chain is not None
+    ) -> tuple[Float[Array, "batch length width"], Layers]:
+        """Positions behind those in `past`, as `Backbone` has it."""
         layers, (batch, length) = self.config.chain_layers, before.shape
         past = past or self._none(batch, layers)
         first = past[0].shape[2]
-        visible = torch.ones(length, first + length, dtype=torch.bool).tril(first)
-        positions = torch.arange(first, first + length).expand(batch, -1)
-        inputs = self._inputs(before, positions, visible.expand(batch, 1, -1, -1), past)
+        visible = np.broadcast_to(
+            np.tri(length, first + length, first, dtype=bool), (batch, 1, length, first + length)
+        )
+        positions = np.broadcast_to(np.arange(first, first + length), (batch, length))
+        inputs = self._inputs(before, positions, visible, past)
         outputs = ["hidden", *names("key", "value", layers)]
-        states, *kept = self._chain.run(outputs, {**inputs, "states": hidden})
-        return states, tuple(kept)
+        linked, *kept = self._chain.run(outputs, {**inputs, "states": states})
+        return linked, tuple(kept)
+
+    def candidates(
+        self,
+        states: Float[Array, "positions width"],
+        k: int,
+        constraints: Sequence[Constraint] | None = None,
+        temperatures: Float[Array, " positions"] | None = None,
+    ) -> Candidates:
+        """The k likeliest tokens, as `Backbone` has it."""
+        return likeliest(self.logits(states), k, self.marks.never, constraints, temperatures)
+
+    def log_probabilities(
+        self,
+        states: Float[Array, "positions width"],
+        ids: Int[Array, " positions"],
+        constraints: Sequence[Constraint] | None = None,
+    ) -> Float[Array, " positions"]:
+        """Log-probabilities of given tokens, as `Backbone` has it."""
+        logits = self.logits(states)
+        constrain(logits, constraints)
+        found: Array = log_softmax(logits)[np.arange(len(ids)), ids]
+        return found
+
+    def logits(self, states: Float[Array, "positions width"]) -> Float[Array, "positions vocab"]:
+        """Logits of states."""
+        return self._head.run(["logits"], {"hidden": states})[0]
 
     def _inputs(
         self,
-        ids: Int[Tensor, "batch length"],
-        positions: Int[Tensor, "batch length"],
-        visible: Bool[Tensor, "batch 1 length total"],
+        ids: Int[Array, "batch length"],
+        positions: Int[Array, "batch length"],
+        visible: Bool[Array, "batch 1 length total"],
         past: Layers,
-    ) -> dict[str, Tensor]:
-        """What every graph takes; `past` are keys, layer by layer, then values."""
+    ) -> dict[str, Array]:
+        """The inputs that every graph takes."""
         cos, sin = rotary_turns(self.config, positions)
         inputs = {"ids": ids, "cos": cos, "sin": sin, "visible": visible}
         given = names("past_key", "past_value", len(past) // 2)
@@ -180,12 +241,8 @@ class OnnxDenoiser(Denoiser):
     def _none(self, batch: int, layers: int) -> Layers:
         """The past of a first token."""
         config = self.config
-        return (torch.empty(batch, config.heads, 0, config.width // config.heads),) * (2 * layers)
-
-    def logits(self, hidden: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape vocab"]:
-        """Logits of hidden states, in float32."""
-        (logits,) = self._head.run(["logits"], {"hidden": hidden.reshape(-1, hidden.shape[-1])})
-        return logits.view(*hidden.shape[:-1], -1)
+        shape = batch, config.heads, 0, config.width // config.heads
+        return (np.zeros(shape, np.float32),) * (2 * layers)
 
 
 def info(name: str, kind: str, *shape: int | str) -> onnx.ValueInfoProto:
@@ -199,7 +256,7 @@ def names(keys: str, values: str, layers: int) -> list[str]:
 
 
 def interface(
-    config: DenoiserConfig, layers: int, *, chained: bool = False
+    config: TransformerConfig, layers: int, *, chained: bool = False
 ) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     """What so many layers take and give; those of the chain take states of a canvas too."""
     size = config.width // config.heads
@@ -220,9 +277,9 @@ def interface(
     return inputs, [info("hidden", *hidden), *remembered("key", "value", "total")]
 
 
-def passes(transformer: Transformer, links: Chain | None = None) -> Graph:
-    """From tokens to hidden states: what `Transformer.evaluate` computes, or its chain."""
-    graph, config = Graph(), transformer.config
+def passes(config: TransformerConfig, weights: Mapping[str, Array], chained: bool = False) -> Graph:
+    """From tokens to states: a pass of the transformer, or of its chain."""
+    graph = Graph()
     heads, width = config.heads, config.width
     size = width // heads
     graph.constant("width.ones", TensorProto.FLOAT, [1.0] * width)
@@ -235,24 +292,23 @@ def passes(transformer: Transformer, links: Chain | None = None) -> Graph:
         result = result or f"{x}.norm"
         return graph.add("RMSNormalization", [x, ones], result, axis=-1, epsilon=EPSILON)
 
-    embed = graph.weight("embed", transformer.embed.weight)
+    embed = graph.weight("embed", weights["embed.weight"])
     x = norm(graph.add("Gather", [embed, "ids"], "tokens"))
-    blocks = transformer.blocks
-    if links is not None:
-        weight = graph.weight("before.weight", links.before.weight.t())
+    if chained:
+        weight = graph.weight("before.weight", weights["links.before.weight"].T)
         x = graph.add("Add", ["states", graph.add("MatMul", [x, weight], "before")], "both")
-        blocks = links.blocks
-    for layer, block in enumerate(blocks):
-        assert isinstance(block, Block)
+    blocks = "links.blocks" if chained else "blocks"
+    for layer in range(config.chain_layers if chained else config.layers):
 
         def own(name: str, layer: int = layer) -> str:
             return f"{name}.{layer}"
 
-        def product(x: str, name: str, linear: nn.Linear, layer: int = layer) -> str:
-            weight = graph.weight(f"{name}.weight.{layer}", linear.weight.t())
+        def product(x: str, name: str, layer: int = layer) -> str:
+            matrix = weights[f"{blocks}.{layer}.{name}.weight"]
+            weight = graph.weight(f"{name}.weight.{layer}", matrix.T)
             return graph.add("MatMul", [x, weight], f"{name}.{layer}")
 
-        y = graph.add("Reshape", [product(norm(x), "qkv", block.qkv), "apart"], own("heads"))
+        y = graph.add("Reshape", [product(norm(x), "qkv"), "apart"], own("heads"))
         y = graph.add("Transpose", [y], own("by_head"), perm=[0, 2, 1, 3])
         # Queries and keys are normalised and turned together, as if they were twice as many heads.
         graph.add("Split", [y, "turned_and_not"], own("qk"), own("v"), axis=1)
@@ -262,19 +318,19 @@ def passes(transformer: Transformer, links: Chain | None = None) -> Graph:
         seen = [own("q"), own("k"), own("v"), "visible", own("past_key"), own("past_value")]
         y = graph.add("Attention", seen, own("attended"), own("key"), own("value"))
         y = graph.add("Transpose", [y], own("by_token"), perm=[0, 2, 1, 3])
-        y = product(graph.add("Reshape", [y, "together"], own("joined")), "out", block.out)
+        y = product(graph.add("Reshape", [y, "together"], own("joined")), "out")
         x = graph.add("Add", [x, y], own("between"))
-        y = product(norm(x), "up", block.up)
+        y = product(norm(x), "up")
         graph.add("Split", [y], own("gate"), own("linear"), axis=-1, num_outputs=2)
         y = graph.add("Mul", [own("gate"), graph.add("Sigmoid", [own("gate")], own("s"))], own("g"))
         y = graph.add("Mul", [y, own("linear")], own("gated"))
-        x = graph.add("Add", [x, product(y, "down", block.down)], own("after"))
+        x = graph.add("Add", [x, product(y, "down")], own("after"))
     norm(x, "hidden")
     return graph
 
 
-def head(transformer: Transformer) -> Graph:
-    """From hidden states to logits."""
+def head(weights: Mapping[str, Array]) -> Graph:
+    """From states to logits; the output matrix is the embedding."""
     graph = Graph()
-    graph.add("MatMul", ["hidden", graph.weight("embed", transformer.embed.weight.t())], "logits")
+    graph.add("MatMul", ["hidden", graph.weight("embed", weights["embed.weight"].T)], "logits")
     return graph

@@ -1,0 +1,301 @@
+"""The seam between the decoder and a network: candidates, not logits.
+
+A backbone reads a context causally and keeps its keys and values (the KV cache), which never
+depend on a canvas and so are exact. If it can denoise, it also reads a canvas, whose positions
+see the whole context and, in both directions, each other: one set of weights for both ways of
+reading, as in TiDAR (arXiv 2511.08923) and Set Block Decoding (arXiv 2509.04185).
+
+A decoder asks for the likeliest tokens at some positions; a full row of a large vocabulary never
+crosses the seam:
+
+    states, cache = backbone.encode([[1, 2, 3]])            # prefill
+    states = backbone.denoise(canvas, cache, last=[3])      # one step
+    found = backbone.candidates(states[0], k=16)            # found.ids, found.log_probabilities
+
+Ids, masks and positions are numpy arrays. States, keys and values are whatever the network
+computes with, as long as numpy can index them like its own.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Array = NDArray[Any]
+States = Any  # [batch, length, width] of the network's own kind of array
+SLACK = 64  # columns of a KV cache that no row sees any more, at most
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The special tokens of a model, by name.
+
+    mask   stands at an open position of a canvas
+    eom    ends a middle
+    never  must not be written: the mask and the sentinels of the layout
+    """
+
+    mask: int
+    eom: int
+    never: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What may stand at a position: one of `only` (None: any token), and nothing `forbidden`.
+
+    What is forbidden gives way where nothing else would be left.
+    """
+
+    only: Sequence[int] | None = None
+    forbidden: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The likeliest tokens of some positions, the likeliest first.
+
+    log_probabilities  under the constraints and the temperature, over the whole vocabulary
+    """
+
+    ids: Int[Array, "positions k"]
+    log_probabilities: Float[Array, "positions k"]
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of contexts, a pair per layer.
+
+    keys, values   per layer [batch, key-value heads, length, head size]
+    valid          [batch, length]; False where a shorter row is padded, or its token was dropped
+    next_position  [batch]; the position of each row's next token
+    """
+
+    keys: tuple[States, ...]
+    values: tuple[States, ...]
+    valid: Bool[Array, "batch length"]
+    next_position: Int[Array, " batch"]
+
+    def rows(self, index: Int[Array, " rows"]) -> KVCache:
+        """The named rows in that order, repetitions allowed; columns that none uses are cut."""
+        valid = self.valid[index]
+        used = valid.any(0)
+        keys, values = ([x[index] for x in pair] for pair in (self.keys, self.values))
+        if not used.all():
+            keys, values = ([x[:, :, used] for x in pair] for pair in (keys, values))
+            valid = valid[:, used]
+        return KVCache(tuple(keys), tuple(values), valid, self.next_position[index])
+
+    def first(self, length: int) -> KVCache:
+        """The cache as it was after so many tokens; for rows without padding."""
+        keys, values = ([x[:, :, :length] for x in pair] for pair in (self.keys, self.values))
+        dropped = self.valid.shape[1] - length
+        return KVCache(
+            tuple(keys), tuple(values), self.valid[:, :length], self.next_position - dropped
+        )
+
+    def without(self, last: Int[Array, " batch"]) -> KVCache:
+        """The cache before so many last tokens of each row were read.
+
+        Their columns stay, invisible, until there are more than SLACK of them: cutting them
+        off copies all the others.
+        """
+        dropped = np.cumsum(self.valid[:, ::-1], axis=1)[:, ::-1] <= last[:, None]
+        cut = replace(self, valid=self.valid & ~dropped, next_position=self.next_position - last)
+        if (~cut.valid.any(0)).sum() <= SLACK:
+            return cut
+        return cut.rows(np.arange(len(last)))
+
+
+class Backbone(ABC):
+    """A language model as a decoder sees it.
+
+    marks     its special tokens
+    denoises  whether it can read a canvas; a causal model cannot: it does "ar" and "verify" only
+    shift     whether the state of position i speaks of token i + 1, as in models adapted from
+              causal ones, or of token i itself
+    chained   whether it has a `chain`
+    """
+
+    marks: Marks
+    denoises: bool = True
+    shift: bool = False
+    chained: bool = False
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:0", …"""
+
+    @property
+    @abstractmethod
+    def threads(self) -> int:
+        """How many threads compute a pass on a CPU."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        ids: Int[Array, "batch length"],
+        positions: Int[Array, "batch length"],
+        visible: Bool[Array, "batch 1 length total"] | None,
+        cache: KVCache | None,
+        keep: bool,
+    ) -> tuple[States, tuple[States, ...], tuple[States, ...]]:
+        """One pass over tokens behind the cache: states [batch, length, width].
+
+        `visible` says which cached and which of these tokens each one sees; None: all. With
+        `keep`, also the keys and values per layer of both, [batch, heads, total, size]; else ().
+        """
+
+    @abstractmethod
+    def candidates(
+        self,
+        states: States,
+        k: int,
+        constraints: Sequence[Constraint] | None = None,
+        temperatures: Float[Array, " positions"] | None = None,
+    ) -> Candidates:
+        """The k likeliest tokens for each of these states, [positions, width].
+
+        `constraints` has one for each position; None: none at all. What must never be written
+        (`marks.never`) is no candidate. A temperature divides the logits; None: 1 everywhere.
+        """
+
+    @abstractmethod
+    def log_probabilities(
+        self,
+        states: States,
+        ids: Int[Array, " positions"],
+        constraints: Sequence[Constraint] | None = None,
+    ) -> Float[Array, " positions"]:
+        """Log-probability of one given token at each of these states, [positions, width]."""
+
+    def chain(
+        self, states: States, before: Int[Array, "batch length"], past: tuple[States, ...]
+    ) -> tuple[States, tuple[States, ...]]:
+        """States of canvas positions once the token before each is chosen; if `chained`.
+
+        `states` come from `denoise`, which knows what stands in the canvas but not what is being
+        chosen in the same step; `before` holds the tokens before them, the mask before the first.
+        Each position sees those before it in the canvas, whose keys and values are `past`.
+        Returns the new states and `past` extended by these.
+        """
+        raise NotImplementedError
+
+    def encode(
+        self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None
+    ) -> tuple[States, KVCache]:
+        """Read tokens causally behind the cache, one sequence a row (prefill).
+
+        Returns states whose candidates are for the next token, [batch, longest, width], and the
+        cache with the new tokens. Shorter rows are padded on the right. The cache given is
+        left as it was.
+        """
+        batch, length = len(contexts), max(len(row) for row in contexts)
+        ids = np.zeros((batch, length), np.int64)
+        valid = np.zeros((batch, length), bool)
+        for row, context in enumerate(contexts):
+            ids[row, : len(context)] = context
+            valid[row, : len(context)] = True
+        visible = np.broadcast_to(np.tri(length, dtype=bool), (batch, 1, length, length))
+        start = np.zeros(batch, np.int64)
+        if cache is not None:
+            start = cache.next_position
+            past = np.broadcast_to(
+                cache.valid[:, None, None, :], (batch, 1, length, cache.valid.shape[1])
+            )
+            visible = np.concatenate((past, visible), axis=-1)
+            valid = np.concatenate((cache.valid, valid), axis=1)
+        positions = start[:, None] + np.arange(length)
+        states, keys, values = self.evaluate(ids, positions, visible, cache, keep=True)
+        next_position = start + np.array([len(row) for row in contexts])
+        return states, KVCache(keys, values, valid, next_position)
+
+    def denoise(
+        self,
+        canvas: Int[Array, "batch block"],
+        cache: KVCache,
+        last: Sequence[int],
+        present: Bool[Array, "batch block"] | None = None,
+    ) -> States:
+        """States that speak of the canvas's tokens, [batch, block, width]: one step.
+
+        The canvas continues the cached context, whose last token in each row is `last`. It sees
+        the context and, in both directions, itself; positions that are not `present` are seen
+        by none, as if the canvas ended before them. The cache is left as it was.
+
+        With a `shift`, the token before speaks of the first one: the last token is read again,
+        causally, so that the first prediction is exactly the causal model's.
+        """
+        batch, length = canvas.shape
+        own = np.ones_like(canvas, bool) if present is None else present
+        if not self.shift:
+            visible = None
+            if not own.all() or not cache.valid.all():
+                seen = np.concatenate((cache.valid, own), axis=1)[:, None, None, :]
+                visible = np.broadcast_to(seen, (batch, 1, length, seen.shape[-1]))
+            positions = cache.next_position[:, None] + np.arange(length)
+            return self.evaluate(canvas, positions, visible, cache, keep=False)[0]
+        before = cache.without(np.ones(batch, np.int64))
+        ids = np.concatenate((np.array(last, np.int64)[:, None], canvas), axis=1)
+        inside = np.zeros((batch, 1 + length, 1 + length), bool)
+        inside[:, :, 0] = True
+        inside[:, 1:, 1:] = own[:, None, :]
+        past = np.broadcast_to(before.valid[:, None, :], (batch, 1 + length, before.valid.shape[1]))
+        visible = np.concatenate((past, inside), axis=-1)[:, None]
+        positions = before.next_position[:, None] + np.arange(1 + length)
+        return self.evaluate(ids, positions, visible, before, keep=False)[0][:, :-1]
+
+
+def likeliest(
+    logits: Float[Array, "positions vocab"],
+    k: int,
+    never: Sequence[int],
+    constraints: Sequence[Constraint] | None = None,
+    temperatures: Float[Array, " positions"] | None = None,
+) -> Candidates:
+    """Candidates from float32 logits, which are used up; equal ones in the order of their ids."""
+    logits[:, never] = -np.inf
+    constrain(logits, constraints)
+    if temperatures is not None:
+        logits /= temperatures[:, None]
+    logs = log_softmax(logits)
+    if k == 1:
+        ids = logs.argmax(1)[:, None]
+    else:
+        k = min(k, logs.shape[1])
+        ids = np.sort(np.argpartition(-logs, k - 1, axis=1)[:, :k], axis=1)
+        order = np.argsort(-np.take_along_axis(logs, ids, 1), axis=1, kind="stable")
+        ids = np.take_along_axis(ids, order, 1)
+    return Candidates(ids, np.take_along_axis(logs, ids, 1))
+
+
+def constrain(logits: States, constraints: Sequence[Constraint] | None) -> None:
+    """Apply a constraint to each row of logits, [positions, vocab], in place."""
+    for row, constraint in zip(logits, constraints or (), strict=False):
+        if constraint.only is not None:
+            only = np.asarray(constraint.only)
+            kept = row[only]
+            row[:] = -np.inf
+            row[only] = kept
+        for token in constraint.forbidden:
+            before = row[token]
+            row[token] = -np.inf
+            if math.isinf(float(row.max())):  # nothing else may stand there
+                row[token] = before
+
+
+def log_softmax(logits: Float[Array, "positions vocab"]) -> Float[Array, "positions vocab"]:
+    """Log-probabilities of logits, in float32."""
+    shifted: Array = logits - logits.max(1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(1, keepdims=True))
+    return shifted

@@ -1,0 +1,102 @@
+"""`talaria models` and `talaria doctor`: what can be loaded, and what a bug report needs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+
+from talaria.coder.errors import TalariaError
+
+
+def models_command(argv: list[str]) -> int:
+    """`talaria models`: a line for each model found by name."""
+    argparse.ArgumentParser(prog="talaria models", description="What can be loaded.").parse_args(
+        argv
+    )
+    from talaria.coder import checkpoint
+
+    listings = checkpoint.available()
+    for listing in listings:
+        default = "  (default)" if listing.name == checkpoint.DEFAULT_MODEL else ""
+        print(
+            f"{listing.name}  {listing.parameters / 1e6:.1f}M parameters  "
+            f"{listing.bytes / 1e6:.1f} MB  {listing.licence}  {listing.path}{default}"
+        )
+    if not listings:
+        folders = ", ".join(map(str, checkpoint.model_folders()))
+        raise TalariaError(f"no model found in {folders}; train one with `talaria train`")
+    return 0
+
+
+def command(argv: list[str]) -> int:
+    """`talaria doctor`: versions, machine, model and a timed infill; exit code 1 if it fails."""
+    parser = argparse.ArgumentParser(prog="talaria doctor", description="For a bug report.")
+    parser.add_argument("--model", help="a folder, or a name from `talaria models`")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(argv)
+
+    print(f"talaria        {metadata.version('talaria')}")
+    print(f"python         {platform.python_version()} ({sys.executable})")
+    print(f"system         {platform.platform()}, {os.cpu_count()} cores")
+    for name in (
+        "onnx",
+        "onnxruntime",
+        "tokenizers",
+        "safetensors",
+        "tree-sitter",
+        "tree-sitter-python",
+        "pygls",
+    ):
+        try:
+            print(f"{name:14} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name:14} missing")
+    try:
+        examine(args.model, args.device)
+    except ImportError as error:
+        raise TalariaError(
+            f"{error.name or error} cannot be imported ({error}); install it again, in the folder "
+            "of the project: pip install --force-reinstall -c constraints.txt -e ."
+        ) from error
+    return 0
+
+
+def examine(name: str | None, device: str) -> None:
+    """Print what grammar, torch and model do on this machine."""
+    from talaria.coder import syntax
+
+    right, wrong = (syntax.count_errors(text) for text in ("f(1)\n", "f(1\n"))
+    print(f"grammar        {right} errors in a right text, {wrong} in a wrong one")
+    began = time.perf_counter()
+    from talaria.coder import checkpoint
+    from talaria.coder.infill import infill
+    from talaria.coder.infill_command import summary
+    from talaria.coder.request import Options
+
+    imported = time.perf_counter()
+    print(f"import         {imported - began:.2f} s")
+    print(f"devices        {', '.join(devices())}")
+    began = time.perf_counter()
+    model = checkpoint.load(name, device)
+    loaded = time.perf_counter() - began
+    print(
+        f"model          {model.name}, {model.config['parameters'] / 1e6:.1f}M parameters, "
+        f"loaded in {loaded:.2f} s; {model.backbone.threads} threads"
+    )
+    options = Options()
+    result = infill(model, "def mean(values):\n    return ", "\n", options)
+    print(f"infill         {summary(result, options)}: {result.best.text!r}")
+
+
+def devices() -> list[str]:
+    """Where models can run: "cpu", and what torch finds if it is installed."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return ["cpu"]
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return ["cpu", *(name for name, there in found.items() if there)]

@@ -1,0 +1,1 @@
+"""The families of models: for each, what is true of it alone."""

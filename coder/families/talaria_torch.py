@@ -1,0 +1,390 @@
+"""The talaria family in torch: the module that is trained, and decoding where torch has a device.
+
+The only part of `coder` that imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save as dump_weights
+from torch import Tensor, nn
+
+from talaria.coder import checkpoint
+from talaria.coder.backbone import (
+    Array,
+    Backbone,
+    Candidates,
+    Constraint,
+    KVCache,
+    Marks,
+    constrain,
+)
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.errors import CheckpointError
+from talaria.coder.families.talaria import (
+    TalariaTokenizer,
+    TransformerConfig,
+    read_weights,
+    shape_of,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Layers = tuple[Tensor, ...]  # keys, layer by layer, then values
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMS normalisation over the last dimension, without weights."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position embedding (arXiv 2104.09864) of [batch, heads, length, size]."""
+    cos, sin = rotary
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+def split_heads(
+    qkv: Tensor, heads: int, rotary: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys, values of [batch, length, 3 × width]: [batch, heads, length, size] each."""
+    batch, length, _ = qkv.shape
+    q, k, v = qkv.view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    return rotate(norm(q), rotary), rotate(norm(k), rotary), v
+
+
+class Linear(nn.Linear):
+    """A matrix without bias whose weights `Transformer.initialise` draws."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw nothing: a loaded model would throw it away, and draw it slowly."""
+
+
+class Embedding(nn.Embedding):
+    """An embedding whose weights `Transformer.initialise` draws."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+
+class Block(nn.Module):
+    """Attention and a gated MLP, each normalised before and added after."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.out = Linear(config.width, config.width)
+        self.up = Linear(config.width, 2 * config.mlp_width)
+        self.down = Linear(config.mlp_width, config.width)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Callable[..., Tensor]
+    ) -> Tensor:
+        """The residual stream, [batch, length, width], after this block."""
+        batch, length, width = x.shape
+        y = attend(*split_heads(self.qkv(norm(x)), self.heads, rotary))
+        x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
+        gate, up = self.up(norm(x)).chunk(2, dim=-1)
+        return torch.add(x, self.down(F.silu(gate) * up))
+
+
+class Chain(nn.Module):
+    """Causal blocks over the states of a canvas: tokens chosen in one step that fit each other.
+
+    A pass says of each position by itself what stands there. Chosen at once, each the
+    likeliest, such tokens contradict each other; here each is chosen in sight of those
+    before it, at the cost of a layer or so (as the heads of Hydra, arXiv 2402.05109).
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.before = Linear(config.width, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.chain_layers))
+
+    def forward(
+        self, hidden: Tensor, before: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend
+    ) -> Tensor:
+        """Hidden states in the light of the tokens before, whose embeddings are given."""
+        x = hidden + self.before(norm(before))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotary, lambda q, k, v, layer=layer: attend(layer, q, k, v))
+        return norm(x)
+
+
+class Transformer(nn.Module):
+    """RMS norms, rotary positions, gated MLPs; the output matrix is the embedding."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.links = Chain(config) if config.chain_layers else None
+        # On "meta" there is nothing to draw, and torch would load half of its compiler for it.
+        if not self.embed.weight.is_meta:
+            self.initialise()
+
+    def initialise(self) -> None:
+        """Draw fresh weights; what writes to the residual stream starts at zero."""
+        nn.init.normal_(self.embed.weight, std=0.02)
+        blocks = [*self.blocks]
+        if self.links is not None:
+            nn.init.normal_(self.links.before.weight, std=0.5 * self.config.width**-0.5)
+            blocks += self.links.blocks
+        for block in blocks:
+            assert isinstance(block, Block)
+            for linear in (block.qkv, block.up):
+                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+            for linear in (block.out, block.down):
+                nn.init.zeros_(linear.weight)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        device: torch.device = self.embed.weight.device
+        return device
+
+    def run(
+        self,
+        ids: Int[Tensor, "batch length"],
+        positions: Int[Tensor, "batch length"],
+        attend: Attend,
+    ) -> Float[Tensor, "batch length width"]:
+        """Hidden states of `ids`; `attend(layer, q, k, v)` decides who sees whom."""
+        rotary = self.rotary(positions)
+        x = norm(self.embed(ids))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotary, lambda q, k, v, layer=layer: attend(layer, q, k, v))
+        return norm(x)
+
+    def rotary(self, positions: Int[Tensor, "batch length"]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the positions, [batch, 1, length, head size / 2] each."""
+        cos, sin = rotary_turns(self.config, positions)
+        dtype = self.embed.weight.dtype
+        return cos[:, None].to(dtype), sin[:, None].to(dtype)
+
+    def link(
+        self,
+        hidden: Float[Tensor, "batch length width"],
+        before: Int[Tensor, "batch length"],
+        positions: Int[Tensor, "batch length"],
+        attend: Attend,
+    ) -> Float[Tensor, "batch length width"]:
+        """States of canvas positions once the token before each is chosen, as `Backbone.chain`."""
+        assert self.links is not None
+        states: Tensor = self.links(hidden, self.embed(before), self.rotary(positions), attend)
+        return states
+
+    def logits(self, hidden: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape vocab"]:
+        """Logits of hidden states, in float32."""
+        return F.linear(hidden, self.embed.weight).float()
+
+
+def rotary_turns(
+    config: TransformerConfig, positions: Int[Tensor, "batch length"]
+) -> tuple[Float[Tensor, "batch length half"], Float[Tensor, "batch length half"]]:
+    """Cosines and sines by which half of each head is turned at these positions."""
+    half = config.width // config.heads // 2
+    exponents = torch.arange(half, device=positions.device, dtype=torch.float32) / half
+    angles = positions[..., None].float() * config.rope_base**-exponents
+    return angles.cos(), angles.sin()
+
+
+class TorchBackbone(Backbone):
+    """Passes computed by a torch module on its device."""
+
+    def __init__(self, transformer: Transformer, marks: Marks) -> None:
+        self.transformer, self.marks = transformer, marks
+        self.chained = bool(transformer.config.chain_layers)
+
+    @property
+    def device(self) -> str:
+        """Where the weights lie."""
+        return str(self.transformer.device)
+
+    @property
+    def threads(self) -> int:
+        """Of torch."""
+        return torch.get_num_threads()
+
+    @torch.inference_mode()
+    def evaluate(
+        self,
+        ids: Int[Array, "batch length"],
+        positions: Int[Array, "batch length"],
+        visible: Bool[Array, "batch 1 length total"] | None,
+        cache: KVCache | None,
+        keep: bool,
+    ) -> tuple[Float[Tensor, "batch length width"], Layers, Layers]:
+        """One pass, as `Backbone` has it."""
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        seen = None if visible is None else self._tensor(visible)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if cache is not None:
+                k = torch.cat((cache.keys[layer], k), dim=2)
+                v = torch.cat((cache.values[layer], v), dim=2)
+            if keep:
+                keys.append(k)
+                values.append(v)
+            return F.scaled_dot_product_attention(q, k, v, seen)
+
+        states = self.transformer.run(self._tensor(ids), self._tensor(positions), attend)
+        return states, tuple(keys), tuple(values)
+
+    @torch.inference_mode()
+    def chain(
+        self,
+        states: Float[Tensor, "batch length width"],
+        before: Int[Array, "batch length"],
+        past: Layers,
+    ) -> tuple[Float[Tensor, "batch length width"], Layers]:
+        """Positions behind those in `past`, as `Backbone` has it."""
+        half = len(past) // 2
+        first, length = past[0].shape[2] if past else 0, states.shape[1]
+        keys, values = [], []
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if past:
+                k, v = (torch.cat(pair, 2) for pair in ((past[layer], k), (past[half + layer], v)))
+            keys.append(k)
+            values.append(v)
+            seen = torch.ones(length, first + length, dtype=torch.bool, device=q.device)
+            return F.scaled_dot_product_attention(q, k, v, seen.tril(first))
+
+        positions = first + torch.arange(length, device=states.device).expand(before.shape)
+        linked = self.transformer.link(states, self._tensor(before), positions, attend)
+        return linked, (*keys, *values)
+
+    @torch.inference_mode()
+    def candidates(
+        self,
+        states: Float[Tensor, "positions width"],
+        k: int,
+        constraints: Sequence[Constraint] | None = None,
+        temperatures: Float[Array, " positions"] | None = None,
+    ) -> Candidates:
+        """The k likeliest tokens, as `Backbone` has it."""
+        logits = self.transformer.logits(states)
+        logits[:, self.marks.never] = -torch.inf
+        constrain(logits, constraints)
+        if temperatures is not None:
+            logits /= self._tensor(temperatures)[:, None]
+        found = logits.log_softmax(-1).topk(min(k, logits.shape[-1]))
+        return Candidates(found.indices.cpu().numpy(), found.values.cpu().numpy())
+
+    @torch.inference_mode()
+    def log_probabilities(
+        self,
+        states: Float[Tensor, "positions width"],
+        ids: Int[Array, " positions"],
+        constraints: Sequence[Constraint] | None = None,
+    ) -> Float[Array, " positions"]:
+        """Log-probabilities of given tokens, as `Backbone` has it."""
+        logits = self.transformer.logits(states)
+        constrain(logits, constraints)
+        found: Array = logits.log_softmax(-1)[range(len(ids)), self._tensor(ids)].cpu().numpy()
+        return found
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.transformer.device)
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A checkpoint's torch module in float32, and what its folder says about it."""
+
+    transformer: Transformer
+    tokenizer: TalariaTokenizer
+    name: str
+    config: Mapping[str, Any]
+
+    def decoder(self) -> Checkpoint:
+        """The model as a decoder wants it; it sees later changes of the weights."""
+        return Checkpoint(
+            TorchBackbone(self.transformer, self.tokenizer.marks),
+            self.tokenizer,
+            self.tokenizer.layout,
+            self.tokenizer.marks,
+            checkpoint.settings(self.config, Path(self.name)),
+            self.name,
+            self.config,
+        )
+
+
+def module(shape: TransformerConfig, weights: Mapping[str, Array], device: str) -> Transformer:
+    """The module with these weights in float32, for decoding.
+
+    Raises CheckpointError where the device is not there.
+    """
+    with torch.device("meta"):
+        transformer = Transformer(shape)
+    tensors = {name: torch.from_numpy(weight).float() for name, weight in weights.items()}
+    transformer.load_state_dict(tensors, assign=True)
+    try:
+        transformer.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"device {device!r} cannot be used ({reason}); try --device cpu"
+        ) from error
+    return transformer.requires_grad_(False).eval()
+
+
+def load_trainable(model: str | Path | None = None, device: str = "cpu") -> Trainable:
+    """Load a model of this family as a torch module, with the same checks as for decoding.
+
+    Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
+    format or family, or the device is not there.
+    """
+    folder, config, weights = checkpoint.read(model, device)
+    if (family := checkpoint.family(config)) != "talaria":
+        raise CheckpointError(
+            f"{folder} is of the family {family!r}; only models of the family 'talaria' can be "
+            "trained this way"
+        )
+    tokenizer = TalariaTokenizer.load(folder / checkpoint.TOKENIZER)
+    shape = shape_of(config, folder / checkpoint.CONFIG)
+    arrays = read_weights(weights, shape, folder / checkpoint.WEIGHTS)
+    return Trainable(module(shape, arrays, device), tokenizer, folder.name, config)
+
+
+def save(
+    folder: Path,
+    transformer: Transformer,
+    tokenizer: TalariaTokenizer,
+    *,
+    licence: str = "Apache-2.0",
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint; the folder appears whole or, after an interruption, not at all.
+
+    Weights are stored in half precision. A folder that stands there is replaced.
+    """
+    weights = {
+        name: tensor.detach().to("cpu", torch.float16).contiguous()
+        for name, tensor in transformer.state_dict().items()
+    }
+    config = {
+        "licence": licence,
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "denoiser": asdict(transformer.config),
+        "training": dict(training or {}),
+    }
+    checkpoint.write(folder, dump_weights(weights), tokenizer.save, config)

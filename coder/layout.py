@@ -1,0 +1,76 @@
+"""The seam to a model's format: how a hole and the text around it become tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from talaria.coder.source import Piece
+from talaria.coder.tokenizer import Tokenizer
+
+FILES = 1 / 3  # of the room for a context that excerpts of other files may take
+SUFFIX = 2 / 5  # of what these leave that the suffix may take
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A context with the suffix first: `[files] head suffix between prefix tail`, then the middle.
+
+    The prefix stands last, so that typing appends and everything before it stays in the KV cache.
+    Prefix, suffix and middle are tokenised apart.
+
+    head, between, tail  the sentinels of the format
+    file                 the sentinels before an excerpt of another file and its path; None: the
+                         model was not trained on other files, so they are left out
+    """
+
+    tokenizer: Tokenizer
+    head: tuple[int, ...]
+    between: tuple[int, ...]
+    tail: tuple[int, ...] = ()
+    file: tuple[int, ...] | None = None
+
+    def arrange(
+        self, prefix: Sequence[int], suffix: Sequence[int], files: Sequence[int] = ()
+    ) -> list[int]:
+        """The context of a hole whose parts are tokens already."""
+        return [*files, *self.head, *suffix, *self.between, *prefix, *self.tail]
+
+    def file_header(self, path: str) -> list[int]:
+        """What stands before an excerpt of another file."""
+        assert self.file is not None
+        return [*self.file, *self.tokenizer.encode(f"{path}\n")]
+
+    def fit(self, prefix: str, suffix: str, room: int, files: Sequence[Piece] = ()) -> list[int]:
+        """The context of a hole in at most `room` tokens."""
+        room -= len(self.head) + len(self.between) + len(self.tail)
+        beside = self.fit_files(files, int(FILES * room))
+        room -= len(beside)
+        after = self.tokenizer.encode(suffix[: 12 * room])[: int(SUFFIX * room)]
+        before = self.fit_prefix(prefix, room - len(after))
+        return self.arrange(before, after, beside)
+
+    def fit_prefix(self, text: str, room: int) -> list[int]:
+        """The last tokens of a prefix, at most `room`, cut at a place that typing seldom moves.
+
+        Text and tokens are dropped in coarse steps, so that a few more characters at the end leave
+        the beginning, and thereby a KV cache, as it was.
+        """
+        reach = 8 * room
+        excess = max(0, len(text) - reach)
+        start = -(-excess // room) * room
+        if start:
+            start = text.find("\n", start, start + room) + 1 or start
+        ids = self.tokenizer.encode(text[start:])
+        step = max(1, room // 4)
+        return ids[-(-max(0, len(ids) - room) // step) * step :]
+
+    def fit_files(self, files: Sequence[Piece], room: int) -> list[int]:
+        """The last of the excerpts that `room` tokens hold, each behind its header."""
+        found: list[int] = []
+        for piece in reversed(files if self.file is not None else ()):
+            ids = [*self.file_header(piece.path), *self.tokenizer.encode(piece.text)]
+            if len(found) + len(ids) > room:
+                break
+            found = ids + found
+        return found

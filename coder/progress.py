@@ -1,0 +1,185 @@
+"""How far a request has come: its middles, what they say, and the evaluations spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from talaria.coder.bounds import Bound
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.request import Options, Request
+from talaria.coder.results import Candidate, Frame, Stopped
+from talaria.coder.sampler import Row
+from talaria.coder.syntax import Surroundings, Verdict
+from talaria.coder.tokenizer import Tokenizer
+
+DIVERSE = 0.7  # temperature of candidates after the first
+
+
+@dataclass(eq=False)
+class Progress:
+    """The state of one request while it is filled; lists have an entry per candidate.
+
+    options   those of the request, with the model's settings where it has none
+    healed    the end of the prefix that the first token must repeat: the last token before
+              the hole is chosen anew (token healing, as in guidance), for as it stands it
+              says that the word was complete
+    first     the tokens that begin with it; None: any token may stand first
+    context   the tokens that are read before the middle
+    longest   tokens of a middle, at most
+    budget    evaluations for the middles
+    reached   middles that end where the bound does
+    """
+
+    request: Request
+    options: Options
+    tokenizer: Tokenizer
+    healed: str
+    first: list[int] | None
+    longest: int
+    budget: int
+    bound: Bound | None
+    surroundings: Callable[[], Surroundings]
+    on_frame: Callable[[Frame], None] | None
+    generators: list[np.random.Generator]
+    middles: list[list[int]]
+    stopped: list[Stopped]
+    scores: list[float | None]
+    context: list[int] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    reached: set[tuple[int, ...]] = field(default_factory=set)
+    nfe: int = 0
+
+
+Rows = list[tuple[Progress, int]]
+"""The rows of a batch: a request's progress and the number of one of its candidates."""
+
+
+def begin(
+    model: Checkpoint,
+    request: Request,
+    surroundings: Callable[[], Surroundings],
+    on_frame: Callable[[Frame], None] | None,
+) -> Progress:
+    """The progress of a request of which nothing has been written."""
+    options = request.options.settled(model.settings)
+    assert options.max_nfe is not None
+    assert options.max_tokens is not None
+    count, tokenizer = options.candidates, model.tokenizer
+    healed = "" if request.length is not None else tokenizer.last_token(request.prefix)
+    longest = options.max_tokens
+    if request.length is not None:
+        longest = min(request.length, model.settings.longest)
+    return Progress(
+        request,
+        options,
+        tokenizer,
+        healed,
+        tokenizer.beginning_with(healed) if healed else None,
+        longest,
+        options.max_nfe - (count > 1),  # ranking takes one
+        Bound(options.until, request.prefix) if options.until else None,
+        surroundings,
+        on_frame,
+        [np.random.default_rng(options.seed + number) for number in range(count)],
+        [[] for _ in range(count)],
+        ["max_nfe"] * count,
+        [None] * count,
+    )
+
+
+def rows_of(holes: list[Progress]) -> Rows:
+    """A row for every candidate of every hole."""
+    return [(hole, number) for hole in holes for number in range(len(hole.middles))]
+
+
+def written(hole: Progress, tokens: list[int]) -> str:
+    """The text of a middle's tokens, without the end of the prefix that the first repeats."""
+    return hole.tokenizer.decode(tokens)[len(hole.healed) :]
+
+
+def text_of(hole: Progress, tokens: list[int]) -> str:
+    """The same, as far as it lies within the bound."""
+    text = written(hole, tokens)
+    return text if hole.bound is None else text[: hole.bound.end(text)]
+
+
+def within_bound(hole: Progress, number: int, tokens: list[int]) -> int | None:
+    """How many tokens of a candidate's canvas reach the bound; None while they do not."""
+    assert hole.bound is not None
+    middle = hole.middles[number]
+    end = hole.bound.end(written(hole, [*middle, *tokens]))
+    if end is None:
+        return None
+    lengths = (len(written(hole, [*middle, *tokens[:count]])) for count in range(len(tokens) + 1))
+    within = next(count for count, length in enumerate(lengths) if length >= end)
+    hole.reached.add((*middle, *tokens[:within]))
+    return within
+
+
+def terms(hole: Progress, number: int, most: int | None = None) -> Row:
+    """The terms for a candidate from now on; `most` evaluations at most."""
+    left = hole.budget - hole.nfe
+    temperature = hole.options.temperature
+    if temperature is None:
+        temperature = DIVERSE if number else 0.0
+    return Row(
+        hole.generators[number],
+        left if most is None else min(left, most),
+        hole.request.length is None,
+        bound=partial(within_bound, hole, number) if hole.bound else None,
+        temperature=temperature,
+        first=None if hole.middles[number] else hole.first,
+    )
+
+
+def missing(hole: Progress, number: int) -> int | None:
+    """How many tokens a candidate still lacks, where its length is given."""
+    return None if hole.request.length is None else hole.longest - len(hole.middles[number])
+
+
+def show(hole: Progress, frame: Frame) -> None:
+    """Something happened to a canvas."""
+    hole.frames.append(frame)
+    if hole.on_frame is not None:
+        hole.on_frame(frame)
+
+
+def extend(hole: Progress, number: int, tokens: list[int], ended: bool, forced: bool) -> bool:
+    """Append a finished canvas to a candidate; whether the candidate may go on.
+
+    `ended`: the canvas has an `<eom>`; `forced`: the budget ran out in it.
+    """
+    middle = hole.middles[number]
+    middle += tokens
+    given = hole.request.length
+    if tuple(middle) in hole.reached and len(middle) <= hole.longest:
+        hole.stopped[number] = "bound"
+        return False
+    by_itself = ended and given is None
+    if len(middle) >= hole.longest and not (by_itself and len(middle) == hole.longest):
+        hole.stopped[number] = "length" if given == hole.longest else "max_tokens"
+        del middle[hole.longest :]
+    elif by_itself:
+        hole.stopped[number] = "eom"
+    else:
+        return True
+    if forced:
+        hole.stopped[number] = "max_nfe"
+    return False
+
+
+def candidates_of(hole: Progress) -> list[Candidate]:
+    """Distinct middles, best first; those trimmed to nothing, or never begun, last."""
+    found: dict[str, Candidate] = {}
+    for number, tokens in enumerate(hole.middles):
+        text, end, score = text_of(hole, tokens), hole.stopped[number], hole.scores[number]
+        repeats = bool(hole.healed) and hole.tokenizer.decode(tokens[:1]) == hole.healed
+        found.setdefault(text, Candidate(text, tokens, end, score, number, repeats))
+    return sorted(
+        found.values(), key=lambda c: (not c.text and c.stopped != "eom", -(c.score or 0))
+    )

@@ -1,0 +1,160 @@
+"""What happens to a middle that a parser refuses: denoise it again, or trim it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+import numpy as np
+
+from talaria.coder.backbone import Array
+from talaria.coder.canvas import Canvas
+from talaria.coder.progress import Progress, Rows, text_of, written
+from talaria.coder.results import Interruption
+from talaria.coder.sampler import Banned
+from talaria.coder.syntax import Hurried, Verdict
+
+ATTEMPTS, ATTEMPT_NFE = 2, 8  # repairs of a broken canvas, and evaluations for each
+TRIMMED = 16  # last tokens of a broken middle at each of which it may be cut; before, at line ends
+GRACE = 0.05  # seconds that the parser gets when a deadline has passed
+REPLACEMENT = "\ufffd"  # what the tokenizer makes of bytes that are no character
+
+
+class OutOfTime:
+    """Whether parsing must stop: the request is cancelled, or GRACE past its deadline."""
+
+    def __init__(self, interrupted: Callable[[], Interruption | None]) -> None:
+        self.interrupted = interrupted
+        self.since: float | None = None
+
+    def __call__(self) -> bool:
+        """Whether to stop now."""
+        why = self.interrupted()
+        if why is None:
+            return False
+        self.since = self.since or time.monotonic()
+        return why == "cancelled" or time.monotonic() - self.since > GRACE
+
+
+def verdict(hole: Progress, text: str) -> Verdict:
+    """What a middle does to the syntax of its surroundings.
+
+    Half a character, which the tokens of its bytes can leave, is an error. A middle that there is
+    no time to judge is refused.
+    """
+    if text not in hole.verdicts:
+        sides = hole.request.prefix, hole.request.suffix
+        whole = REPLACEMENT not in text or any(REPLACEMENT in side for side in sides)
+        try:
+            found = hole.surroundings().judge(text) if whole else Verdict(0, 1)
+        except Hurried:
+            return Verdict(0, 0, refused=bool(text))
+        hole.verdicts[text] = found
+    return hole.verdicts[text]
+
+
+def doubtful(hole: Progress, number: int, tokens: list[int], sure: list[float]) -> int | None:
+    """The position from which to denoise a candidate's last canvas again; None if it is clean.
+
+    `tokens` are those of the canvas up to its `<eom>`, `sure` their probabilities and that of
+    the `<eom>`. It is the least sure token that an error touches, or the `<eom>` if a body is
+    missing there. An `<eom>` that the bound put there is in no doubt, for it would be put there
+    again; nor is a healed first token with hardly an alternative.
+    """
+    middle = hole.middles[number]
+    text = text_of(hole, [*middle, *tokens])
+    if verdict(hole, text).clean:
+        return None
+    at_bound = bool(tokens) and (*middle, *tokens) in hole.reached
+    surroundings = hole.surroundings()
+    try:
+        ask_body = hole.options.complete and not at_bound
+        body = surroundings.with_body(text) if ask_body else None
+        errors = surroundings.errors(text)
+    except Hurried:
+        return None
+    if body and body.clean:
+        return len(tokens)
+    counts = range(len(tokens) + 1)
+    edges = [len(written(hole, [*middle, *tokens[:count]]).encode()) for count in counts]
+    begins, ends = edges, [*edges[1:], edges[-1]]
+    touched = [
+        place
+        for place, (begin, end) in enumerate(zip(begins, ends, strict=True))
+        if any(low <= end and begin <= high for low, high in errors)
+    ]
+    if not middle and hole.first is not None and len(hole.first) <= ATTEMPTS:
+        touched = [place for place in touched if place]
+    places = touched or list(range(len(ends)))
+    if at_bound:
+        places = [place for place in places if place < len(tokens)] or [len(tokens) - 1]
+    return min(places, key=lambda place: sure[place])
+
+
+def reopen(
+    rows: Rows,
+    first: Canvas,
+    canvas: Canvas,
+    sure: Array,
+    banned: Sequence[Banned],
+) -> tuple[list[int], Canvas, list[Banned]]:
+    """Open the rows that ended with a syntax error again, from their doubtful token on.
+
+    `first` is the canvas before any repair, `sure` [batch, block] holds the probabilities of its
+    tokens. Returns the rows whose repair failed, the canvas, and what each row may not say:
+    a doubtful token is not chosen again where it stood.
+    """
+    failed, after = [], list(banned)
+    ended = canvas.ended < canvas.ids.shape[1]
+    for place, (hole, number) in enumerate(rows):
+        if hole.request.length is not None or not (ended[place] or banned[place]):
+            continue  # its length is given, or there is more to come
+        doubt = None
+        if ended[place]:
+            chances = sure[place, : canvas.ended[place] + 1].tolist()
+            doubt = doubtful(hole, number, canvas.middle(place), chances)
+            if doubt is None:
+                continue
+        if doubt is None or len(banned[place]) == ATTEMPTS or hole.nfe >= hole.budget:
+            if not np.array_equal(canvas.ids[place], first.ids[place]):
+                failed.append(place)
+            continue
+        after[place] = (*banned[place], (doubt, int(canvas.ids[place, doubt])))
+        ids = canvas.ids[place].copy()
+        ids[doubt:] = canvas.marks.mask
+        canvas = canvas.with_row(place, ids)
+    return failed, canvas, after
+
+
+def trim(hole: Progress, why: Interruption | None, out_of_time: Callable[[], bool]) -> None:
+    """Cut each candidate to its longest part that adds no syntax error.
+
+    A broken one whose request was interrupted is cut to nothing: looking for a part takes time.
+    """
+    if hole.request.length is not None:
+        return  # so long it shall be
+    for number, middle in enumerate(hole.middles):
+        whole = len(middle)
+        for count in range(whole, -1, -1):
+            if whole - count > TRIMMED and count and not ends_line(hole, middle, count):
+                continue
+            text = text_of(hole, middle[:count])
+            if not count or ((text.strip() or count == whole) and verdict(hole, text).clean):
+                break
+            if why is None and out_of_time():
+                why = "deadline"
+            if why:
+                count = 0
+                break
+        if count < whole:
+            del middle[count:]
+            if hole.stopped[number] not in get_args(Interruption):
+                hole.stopped[number] = why or "syntax"
+
+
+def ends_line(hole: Progress, middle: list[int], count: int) -> bool:
+    """Whether so many tokens of a middle, and not all, end a line, with or without its break."""
+    last = hole.tokenizer.decode(middle[count - 1 : count])
+    following = hole.tokenizer.decode(middle[count : count + 1])
+    return last.endswith("\n") or following.startswith("\n")
