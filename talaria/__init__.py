@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from talaria.coder.checkpoint import load
-    from talaria.coder.infill import Options, infill
+    from talaria.coder.infill import infill
+    from talaria.coder.request import Options
+
+# Installed, `coder` and its siblings lie in this folder; in a checkout, beside it, so that it works
+# without an installation and always runs its own code.
+_HERE = os.path.dirname(os.path.abspath(__file__))
+if not os.path.isdir(os.path.join(_HERE, "coder")):
+    __path__.append(os.path.dirname(_HERE))
 
 _HOMES = {
-    "Options": "talaria.coder.infill",
+    "Options": "talaria.coder.request",
     "infill": "talaria.coder.infill",
     "load": "talaria.coder.checkpoint",
 }

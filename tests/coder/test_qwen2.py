@@ -1,0 +1,141 @@
+"""Another kind of model decodes through the same sampler: shifted, grouped queries, other marks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from talaria.coder import checkpoint
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.errors import UsageError
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.infill import Memory, fill, fill_batch
+from talaria.coder.request import Options, Request
+from tests.coder.qwen2 import tiny
+
+HOLES = [
+    ("def mean(values):\n    return ", "\n"),
+    ("", "x = 1\n"),
+    ("class Stack:\n    def push(self, item):\n        ", "\n\nprint(1)\n"),
+    ("for index in ra", ":\n    print(index)\n"),
+]
+holes = st.sampled_from(HOLES)
+UNCHECKED = Options(check_syntax=False)
+
+
+@pytest.fixture(scope="module")
+def qwen2(tokenizer: TalariaTokenizer) -> Checkpoint:
+    """A model with a shift that can read canvases."""
+    return tiny(tokenizer._bpe)
+
+
+def test_the_layout_is_its_own(qwen2: Checkpoint) -> None:
+    """Suffix first behind two sentinels; the prefix, which typing extends, stands last."""
+    ids = qwen2.layout.fit("x = 1\n", "y = 2\n", 80)
+    names = [qwen2.tokenizer.name(token) for token in ids]
+    assert names[:2] == ["<|fim_prefix|>", "<|fim_suffix|>"]
+    middle = names.index("<|fim_middle|>")
+    assert "".join(names[2:middle]) == "y = 2\n"
+    assert "".join(names[middle + 1 :]) == "x = 1\n"
+
+
+@given(hole=holes, seed=st.integers(0, 3))
+def test_verified_drafts_are_the_text_of_ar(
+    tokenizer: TalariaTokenizer, hole: tuple[str, str], seed: int
+) -> None:
+    """In no more evaluations."""
+    model = tiny(tokenizer._bpe, seed=seed)
+    options = replace(UNCHECKED, mode="ar")
+    written = fill(model, Request(*hole, options))
+    verified = fill(model, Request(*hole, replace(options, mode="verify")))
+    assert verified.best.tokens == written.best.tokens
+    assert verified.nfe <= written.nfe
+
+
+@given(hole=holes, threshold=st.floats(0, 1))
+def test_canvases_are_denoised(qwen2: Checkpoint, hole: tuple[str, str], threshold: float) -> None:
+    """No mark is ever written, every step commits, and nothing is left open."""
+    options = replace(UNCHECKED, confidence_threshold=threshold)
+    found = fill(qwen2, Request(*hole, options))
+    assert not set(found.best.tokens) & {*qwen2.marks.never, qwen2.marks.eom}
+    assert all(frame.step.committed.any() for frame in found.frames)
+    assert found.best.stopped in ("eom", "max_tokens", "max_nfe")
+
+
+@given(hole=holes)
+def test_the_first_token_of_a_canvas_is_the_causal_one(
+    qwen2: Checkpoint, hole: tuple[str, str]
+) -> None:
+    """The state before a canvas speaks of its first token, whatever masks stand behind it."""
+    context = qwen2.layout.fit(*hole, 60)
+    states, cache = qwen2.backbone.encode([context])
+    causal = qwen2.backbone.candidates(states[0, -1:], 5)
+    masks = np.full((1, 6), qwen2.marks.mask)
+    seen = qwen2.backbone.denoise(masks, cache, [context[-1]])
+    assert seen.shape[1] == masks.shape[1]
+    parallel = qwen2.backbone.candidates(seen[0, :1], 5)
+    assert parallel.ids.tolist() == causal.ids.tolist()
+    np.testing.assert_allclose(parallel.log_probabilities, causal.log_probabilities, atol=1e-4)
+
+
+def test_a_canvas_sees_itself_in_both_directions(qwen2: Checkpoint) -> None:
+    """A token that stands later in the canvas changes what is said of an earlier one."""
+    context = qwen2.layout.fit(*HOLES[0], 60)
+    _, cache = qwen2.backbone.encode([context])
+    masks = np.full((1, 6), qwen2.marks.mask)
+    known = masks.copy()
+    known[0, 4] = 5
+    before, after = (
+        qwen2.backbone.denoise(canvas, cache, [context[-1]]) for canvas in (masks, known)
+    )
+    np.testing.assert_allclose(before[0, 0], after[0, 0], atol=1e-5)  # the causal one
+    assert np.abs(before[0, 1:] - after[0, 1:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["diffuse", "verify", "ar"])
+def test_a_row_of_a_batch_is_its_solo_row(qwen2: Checkpoint, mode: str) -> None:
+    """Text, evaluations and why it stopped."""
+    options = replace(UNCHECKED, mode=mode)  # type: ignore[arg-type]
+    requests = [Request(*hole, options) for hole in HOLES]
+    together = fill_batch(qwen2, requests)
+    for each, request in zip(together, requests, strict=True):
+        alone = fill(qwen2, request)
+        assert (each.best.text, each.best.stopped, each.nfe) == (
+            *(alone.best.text, alone.best.stopped),
+            alone.nfe,
+        )
+
+
+def test_typing_reads_what_is_new(qwen2: Checkpoint) -> None:
+    """A reused context gives the same text, and its tokens are not read again."""
+    memory = Memory(qwen2)
+    prefix, suffix = HOLES[0]
+    for typed in ("", "s", "su", "sum"):
+        request = Request(prefix + typed, suffix, UNCHECKED)
+        found = fill(qwen2, request, memory=memory)
+        assert found.best == fill(qwen2, request).best
+        assert bool(found.reused_tokens) == bool(typed)
+
+
+def test_a_causal_model_cannot_denoise(tokenizer: TalariaTokenizer) -> None:
+    """It says which modes it can do; those work."""
+    model = tiny(tokenizer._bpe, denoises=False)
+    with pytest.raises(UsageError, match="--mode verify or ar"):
+        fill(model, Request(*HOLES[0]))
+    assert fill(model, Request(*HOLES[0], replace(UNCHECKED, mode="verify"))).nfe
+
+
+def test_nothing_but_the_table_names_a_family() -> None:
+    """Decoders, layouts and commands know models by the seams alone."""
+    for path in (Path(checkpoint.__file__).parent).glob("**/*.py"):
+        if path.parent.name != "families":
+            text = path.read_text(encoding="utf-8")
+            named = [line for line in text.splitlines() if "families" in line and "import" in line]
+            assert not [line for line in named if line.lstrip().startswith(("import", "from"))], (
+                path
+            )
