@@ -1,4 +1,4 @@
-"""What a newcomer runs first: the demo and the examples of the README."""
+"""What a newcomer runs first: the demo and the examples of the documents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_the_demo_runs() -> None:
-    """With the shipped model, to its end."""
+    """It fills the function with the shipped model and exits with 0."""
     done = subprocess.run(
         [sys.executable, "docs/demo.py"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
@@ -30,7 +30,7 @@ def test_the_demo_runs() -> None:
     ("page", "printed"), [(README, ""), (ARCHITECTURE, "answer: .*cancelled\n.*ready")]
 )
 def test_the_python_examples_run(page: str, printed: str) -> None:
-    """Of the README and for servers, as they stand."""
+    """The README's example and the one for servers run unchanged."""
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, timeout=120
@@ -38,19 +38,20 @@ def test_the_python_examples_run(page: str, printed: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert re.search(printed, done.stdout, re.DOTALL)
-    assert "so far:  " not in done.stdout  # what is chosen anew is not said twice
+    assert "so far:  " not in done.stdout  # no frame repeats the healed token of the prefix
 
 
-def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
-    """As they stand, on the file that is there for them."""
+def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
+    """Each command of its session runs on the example file and prints the lines below it."""
     section = README.split("## Use")[1].split("\n## ")[0]
-    (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    commands = [line for line in block.splitlines() if "talaria" in line]
-    assert len(commands) > 3
+    (session,) = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
+    entries = [entry.partition("\n") for entry in re.split(r"^\$ ", session, flags=re.MULTILINE)]
+    commands = {command: output for command, _, output in entries if "talaria " in command}
+    assert len(commands) == 3
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "example.py", tmp_path / "docs")
     talaria = 'talaria() { "$0" -m talaria.coder.cli "$@"; }; set -o pipefail; '
-    for command in commands:
+    for command, output in commands.items():
         done = subprocess.run(
             ["bash", "-c", talaria + command, sys.executable],
             cwd=tmp_path,
@@ -59,13 +60,14 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
+        assert done.stdout == output
     assert (tmp_path / "out.html").exists()
 
 
 def test_options_of_infill_in_the_readme_are_real() -> None:
-    """Every option that is named in the section on use."""
+    """`talaria infill --help` knows every option that the section on use names."""
     section = README.split("## Use")[1].split("\n## ")[0]
     known = cli.infill_parser().format_help()
-    named = set(re.findall(r"--[a-z-]+", section))
+    named = set(re.findall(r"(?<!-)--[a-z][a-z-]*", section))
     assert len(named) > 5
     assert all(option in known for option in named)
