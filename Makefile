@@ -1,5 +1,5 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Each sets up what
-# it needs in .venv, once; all paths are relative, so the folder may have spaces.
+# Two commands on a fresh machine: `make demo` and `make test`. Each sets up what it needs in
+# .venv, once. All paths are relative, so the folder's name may contain spaces.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,18 +14,18 @@ demo: $(VENV)/.ready-demo
 test: check
 	$(BIN)/python -m pytest
 
-# The real editors, each in a folder of its own beside the system's (CONTRIBUTING.md).
+# Install the real editors, each in a folder of its own beside the system's (CONTRIBUTING.md).
 editors:
 	tests/e2e/get-emacs
 	tests/e2e/get-neovim
 	tests/e2e/get-code-server
 
-# In the real editors, as far as they are here; what is skipped says why and what would help.
+# Test in the real editors that are installed; a skipped test says what is missing.
 e2e: $(VENV)/.ready-test
 	if command -v npm >/dev/null; then cd editors/vscode && npm ci --no-fund --no-audit && npm run check; fi
 	$(BIN)/python -m pytest tests/e2e -v -rs
 
-# Slow, and worth something on a quiet machine only: about an hour and a half.
+# About an hour and a half; the figures mean something only on an idle machine.
 bench: $(VENV)/.ready-test
 	$(BIN)/talaria bench
 	$(BIN)/python -m benchmarks.cpu_engines
@@ -53,18 +53,19 @@ $(VENV)/.ready-venv:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# torch comes first and by its pinned version, so that nothing else chooses another.
 $(VENV)/.ready-demo: pyproject.toml constraints.txt $(VENV)/.ready-venv
-	@echo "setting up $(VENV) (once; torch is large)" >&2
-	$(PIP) torch==2.13.0
+	@echo "setting up $(VENV) (once)" >&2
 	$(PIP) --editable .
 	@touch $@
 
+# torch goes first, in its pinned version, so that no other package chooses another.
 $(VENV)/.ready-test: $(VENV)/.ready-demo
+	@echo "adding training, evaluation and test tools to $(VENV) (once; torch is large)" >&2
+	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[train,eval,dev]'
 	@touch $@
 
-# Writes every pinned version anew from what is installed.
+# Rewrite every pinned version from what is installed.
 lock: $(VENV)/.ready-test
 	@{ echo "# Every version that set-up may install; \`make lock\` writes this file anew."; \
 	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.txt

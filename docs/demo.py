@@ -1,4 +1,4 @@
-"""`make demo`: a function of the standard library loses its body; the model fills it again."""
+"""`make demo`: take the body out of a standard-library function and let the model refill it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ RULE = "─" * 78
 
 
 def heading(text: str) -> None:
-    """Print a line that begins a part."""
+    """Print the title line of a section."""
     print(f"\n── {text} {RULE[len(text) + 4 :]}\n")
 
 
 def main() -> int:
-    """Show the file before, every step of the middle, the file after, and what it took."""
-    began = time.perf_counter()
+    """Show the file before, every step of the middle, the file after, and the cost; exit code."""
+    started = time.perf_counter()
     from talaria.coder import checkpoint, source
     from talaria.coder.cli import summary
     from talaria.coder.errors import TalariaError
@@ -32,9 +32,9 @@ def main() -> int:
         ready = time.perf_counter()
         shown = hole.prefix[hole.prefix.rindex("\n\n", 0, hole.prefix.rindex("def ")) + 2 :]
 
-        heading(f"before: {path}, the body of {FUNCTION} taken out")
+        heading(f"before: {path}, without the body of {FUNCTION}")
         print(shown + "█")
-        heading("the middle, a line for every step: ░ is a mask, ⏎ a line break")
+        heading("the middle, one line per step: ░ is a mask, ⏎ a line break")
 
         def show(frame: Frame) -> None:
             canvas = frame.step.canvas
@@ -45,15 +45,15 @@ def main() -> int:
         result = infill(model, hole.prefix, hole.suffix, options, show)
         heading("after")
         print(shown + result.best.text)
-        heading("what the library has there")
+        heading("the library's own body")
         print(hole.middle)
     except TalariaError as error:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
-    heading("what it took")
+    heading("cost")
     print(f"{model.name}: {summary(result, options)}")
     done = time.perf_counter()
-    print(f"model ready after {ready - began:.1f} s, everything after {done - began:.1f} s")
+    print(f"model ready after {ready - started:.1f} s, done after {done - started:.1f} s")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""A bank account, unfinished: the commands of the README fill it in."""
+"""An unfinished bank account: the commands of the README fill it in."""
 
 
 class Account:
-    """What somebody has at the bank."""
+    """A customer's account."""
 
     def __init__(self, owner, balance=0):
         self.owner = owner
