@@ -71,3 +71,24 @@ def test_options_of_infill_in_the_readme_are_real() -> None:
     named = set(re.findall(r"(?<!-)--[a-z][a-z-]*", section))
     assert len(named) > 5
     assert all(option in known for option in named)
+
+
+def test_links_between_documents_resolve() -> None:
+    """Every relative link in Markdown names a file, and every anchor a heading of that file."""
+    skipped = {"node_modules", ".venv", "build"}
+    pages = [page for page in ROOT.rglob("*.md") if not skipped & set(page.relative_to(ROOT).parts)]
+    texts = {page: re.sub(r"(?ms)^(`{3,}).*?^\1", "", page.read_text("utf-8")) for page in pages}
+    for page, text in texts.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if link.startswith("http"):
+                continue
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), f"{page}: {link}"
+            assert not anchor or anchor in anchors(texts[target]), f"{page}: {link}"
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
