@@ -20,9 +20,11 @@ def main() -> int:
     """Show the file before, every step of the middle, the file after, and the cost; exit code."""
     started = time.perf_counter()
     from talaria.coder import checkpoint, source
-    from talaria.coder.cli import summary
     from talaria.coder.errors import TalariaError
-    from talaria.coder.infill import Frame, Options, infill
+    from talaria.coder.infill import fill
+    from talaria.coder.infill_command import summary
+    from talaria.coder.request import Options, Request
+    from talaria.coder.results import Frame
 
     path = Path(string.__file__)
     options = Options()
@@ -39,10 +41,10 @@ def main() -> int:
         def show(frame: Frame) -> None:
             canvas = frame.step.canvas
             ids = canvas.ids[0, : int(canvas.ended[0])].tolist()
-            text = "".join("░" if i == canvas.mask else model.tokenizer.name(i) for i in ids)
+            text = "".join("░" if i == canvas.marks.mask else model.tokenizer.name(i) for i in ids)
             print(text.replace("\n", "⏎"))
 
-        result = infill(model, hole.prefix, hole.suffix, options, show)
+        result = fill(model, Request(hole.prefix, hole.suffix, options), show)
         heading("after")
         print(shown + result.best.text)
         heading("the library's own body")

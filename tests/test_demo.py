@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from talaria.coder import cli
+from talaria.coder import infill_command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
 def test_options_of_infill_in_the_readme_are_real() -> None:
     """`talaria infill --help` knows every option that the section on use names."""
     section = README.split("## Use")[1].split("\n## ")[0]
-    known = cli.infill_parser().format_help()
+    known = infill_command.build_parser().format_help()
     named = set(re.findall(r"(?<!-)--[a-z][a-z-]*", section))
     assert len(named) > 5
     assert all(option in known for option in named)
