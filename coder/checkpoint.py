@@ -1,9 +1,9 @@
 """A model on disk: found, verified and loaded.
 
 A checkpoint is a folder. It is whole (`model.safetensors` and `tokenizer.json`), or it is an
-adapter (`adapter.safetensors`) for a base: a file that is named by its SHA-256 alone and lies among
-the bases, wherever it came from. In both cases `config.json` names the family, the hash of every
-file, and the settings to decode with.
+adapter (`adapter.safetensors`, or none: the base as it is) for a base: a file that is named by its
+SHA-256 alone and lies among the bases, wherever it came from. In both cases `config.json` names the
+family, the hash of every file, and the settings to decode with.
 
 Weights of more than PART_BYTES are cut into `model.safetensors.00`, `.01` and so on, because large
 files travel badly; put together they are one file.
@@ -42,7 +42,10 @@ PART_BYTES = 16_000_000
 #   load_adapted(folder, config, adapter, base, device) -> the same
 #       with the verified bytes of the adapter and the path of the verified base, and
 #   settings_of(config, path) -> the settings that follow from its configuration.
-FAMILIES = {"talaria": "talaria.coder.families.talaria"}
+FAMILIES = {
+    "talaria": "talaria.coder.families.talaria",
+    "qwen2": "talaria.coder.families.qwen2",
+}
 
 
 @dataclass(frozen=True)
@@ -286,7 +289,9 @@ def read(model: str | Path | None, device: str) -> tuple[Path, dict[str, Any], b
         )
     hashes = config.get("sha256", {})
     own = ADAPTER if "base" in config else WEIGHTS
-    parts = sorted(name for name in hashes if name.startswith(own)) or [own]
+    parts = sorted(name for name in hashes if name.startswith(own))
+    if not parts and "base" not in config:  # a base may be used as it is, without an adapter
+        parts = [own]
     for name in (*parts, *[TOKENIZER] * ("base" not in config)):
         path = folder / name
         if not path.is_file():
