@@ -55,18 +55,27 @@ class Canvas:
     @cached_property
     def masked(self) -> Bool[Array, "batch block"]:
         """Where masks stand."""
-        return self.ids == self.marks.mask
+        found: Array = self.ids == self.marks.mask
+        return found
 
     @cached_property
     def ended(self) -> Int[Array, " batch"]:
         """The position of each row's first `<eom>`; the block length where there is none."""
         length = self.ids.shape[1]
-        return np.where(self.ids == self.marks.eom, np.arange(length), length).min(1)
+        found: Array = np.where(self.ids == self.marks.eom, np.arange(length), length).min(1)
+        return found
 
     @cached_property
     def open(self) -> Bool[Array, "batch block"]:
         """Positions still to be committed: masked, and not behind an `<eom>`."""
-        return self.masked & (np.arange(self.ids.shape[1]) < self.ended[:, None])
+        found: Array = self.masked & (np.arange(self.ids.shape[1]) < self.ended[:, None])
+        return found
+
+    @property
+    def unfinished(self) -> Bool[Array, " batch"]:
+        """Which rows have open positions."""
+        found: Array = self.open.any(1)
+        return found
 
     def commit(
         self, tokens: Int[Array, "batch block"], where: Bool[Array, "batch block"]

@@ -318,4 +318,5 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
         parts = module.load_adapted(folder, config, weights, base, device)
     else:
         parts = module.load(folder, config, weights, device)
-    return Checkpoint(*parts, chosen, folder.name, config)
+    backbone, tokenizer, layout, marks = parts
+    return Checkpoint(backbone, tokenizer, layout, marks, chosen, folder.name, config)

@@ -206,10 +206,10 @@ def judged(hole: Progress) -> list[Candidate]:
 
 def record(rows: Rows, canvas: int, step: Step) -> None:
     """Tell every hole that took part in a step what became of its rows."""
-    took_part = step.committed.any(1)
+    took_part = [bool(row.any()) for row in step.committed]
     for _, run in groupby(range(len(rows)), lambda place: id(rows[place][0])):
         places = list(run)
-        if took_part[places].any():
+        if any(took_part[place] for place in places):
             hole = rows[places[0]][0]
             own = step.rows(slice(places[0], places[-1] + 1))
             numbers = [rows[place][1] for place in places]

@@ -99,17 +99,18 @@ def denoise(
     positions from the first open one on; None: the whole canvas. The rule sees `k` candidates for
     each position.
     """
-    index, last = np.arange(len(rows)), np.asarray(last)
+    index = np.arange(len(rows))
     for nfe in count(1):
-        index, cache = narrow(index, cache, canvas.open.any(1))
+        index, cache = narrow(index, cache, canvas.unfinished)
         if not len(index):
             return
-        part, going = canvas.rows(index), [rows[place] for place in index]
+        part, going = canvas.rows(index), [rows[number] for number in index.tolist()]
         final = np.array([nfe >= row.max_nfe for row in going])
         given = np.array([not row.ends for row in going])
         present = ahead(part, final | given, lookahead)
         width = int(present.sum(1).max())
-        states = backbone.denoise(part.ids[:, :width], cache, last[index], present[:, :width])
+        before = [last[number] for number in index.tolist()]
+        states = backbone.denoise(part.ids[:, :width], cache, before, present[:, :width])
         where = part.open & present
         if backbone.chained:
             prediction = chained(backbone, states, part, where, going, rule, final, k)
@@ -138,10 +139,11 @@ def autoregress(
     index = np.arange(len(rows))
     for place in range(canvas.ids.shape[1]):
         affordable = np.array([row.max_nfe > place for row in rows])
-        index, cache = narrow(index, cache, canvas.open.any(1) & affordable)
+        index, cache = narrow(index, cache, canvas.unfinished & affordable)
         if not len(index):
             return
-        part, going = canvas.rows(index), [rows[number] for number in index]
+        numbers: list[int] = index.tolist()
+        part, going = canvas.rows(index), [rows[number] for number in numbers]
         before = part.ids[:, place - 1] if place else np.asarray(last)[index]
         states, cache = backbone.encode(before[:, None].tolist(), cache)
         here = np.zeros_like(part.open)
@@ -172,12 +174,13 @@ def verify(
     unread = [context[-1] for context in contexts]
     for nfe in count():
         affordable = np.array([row.max_nfe > nfe for row in rows])
-        index, cache = narrow(index, cache, canvas.open.any(1) & affordable)
+        index, cache = narrow(index, cache, canvas.unfinished & affordable)
         if not len(index):
             return
-        part, going = canvas.rows(index), [rows[number] for number in index]
-        drafts = [lookup(known[number], canvas.marks) for number in index]
-        read = [[unread[n], *draft] for n, draft in zip(index, drafts, strict=True)]
+        numbers: list[int] = index.tolist()
+        part, going = canvas.rows(index), [rows[number] for number in numbers]
+        drafts = [lookup(known[number], canvas.marks) for number in numbers]
+        read = [[unread[n], *draft] for n, draft in zip(numbers, drafts, strict=True)]
         states, cache = backbone.encode(read, cache)
         # The state of the j-th token read speaks of position `at[:, j]` of the canvas.
         each = np.arange(states.shape[1])
@@ -198,7 +201,7 @@ def verify(
         canvas = step.canvas
         yield step
         cache = cache.without(lengths - 1 - run)
-        for number, kept, own in zip(index, runs, written, strict=True):
+        for number, kept, own in zip(numbers, runs, written, strict=True):
             known[number] += own[: kept + 1]
             unread[number] = own[kept]
 
@@ -226,7 +229,7 @@ def predict(
     choice = np.zeros(len(found.ids), np.int64)
     chances = np.exp(found.log_probabilities)
     end = np.cumsum(counts)
-    for place in np.flatnonzero(hot):
+    for place in np.flatnonzero(hot).tolist():
         own = slice(end[place] - counts[place], end[place])
         choice[own] = draw(chances[own], rows[place].generator)
     chosen = np.take_along_axis(found.ids, choice[:, None], 1)[:, 0]
@@ -295,7 +298,7 @@ def chained(
         if not len(members):
             continue
         current = states[members, place]
-        follows = found.open.any(1)[members]
+        follows = found.open[members].any(1)
         if follows.any():
             new = slice(unread, place + 1)
             linked, past = backbone.chain(states[:, new], before[:, new], past)

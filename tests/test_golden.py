@@ -61,7 +61,9 @@ def differences(found: Infill, expected: Recorded) -> list[str]:
     }
     then = {**expected, "candidates": [each[:3] for each in expected["candidates"]]}
     wrong = [f"{name}: {now[name]!r} != {then[name]!r}" for name in now if now[name] != then[name]]
-    numbers = [(found.confidence(found.best), expected["confidence"])]
+    numbers: list[tuple[float | None, float | None]] = [
+        (found.confidence(found.best), expected["confidence"])
+    ]
     if len(found.candidates) == len(expected["candidates"]):
         pairs = zip(found.candidates, expected["candidates"], strict=True)
         numbers += [(candidate.score, old[3]) for candidate, old in pairs]

@@ -181,8 +181,9 @@ def read_tokenizer(reader: GGUFReader, path: Path) -> Tokenizer:
             f"{path}: its vocabulary has no {', '.join(sorted(missing))}, so the model does not "
             "know infilling"
         )
+    pairs = (merge.partition(" ") for merge in merges)
     bpe = tokenizers.Tokenizer(
-        models.BPE(vocab=text, merges=[tuple(merge.split(" ", 1)) for merge in merges])
+        models.BPE(vocab=text, merges=[(one, other) for one, _, other in pairs])
     )
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [

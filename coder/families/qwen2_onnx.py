@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 from onnx import TensorProto
 
 from talaria.coder.backbone import (
@@ -109,10 +110,10 @@ class OnnxQwen2(Backbone):
         return self._head.run(["logits"], {"states": states})[0]
 
 
-def interface(config: Qwen2Config) -> tuple[list[object], list[object]]:
+def interface(config: Qwen2Config) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     """What the graph of a pass takes and gives."""
 
-    def remembered(keys: str, values: str, length: str) -> list[object]:
+    def remembered(keys: str, values: str, length: str) -> list[onnx.ValueInfoProto]:
         shape = ("batch", config.kv_heads, length, config.size)
         return [info(name, "float", *shape) for name in names(keys, values, config.layers)]
 
