@@ -256,6 +256,36 @@ class Backbone(ABC):
         return self.evaluate(ids, positions, visible, before, keep=False)[0][:, :-1]
 
 
+class CpuBackbone(Backbone):
+    """A backbone that computes rows of logits in numpy arrays, which it keeps to itself."""
+
+    @abstractmethod
+    def logits(self, states: States) -> Float[Array, "positions vocab"]:
+        """Logits of states, [positions, width], in float32."""
+
+    def candidates(
+        self,
+        states: States,
+        k: int,
+        constraints: Sequence[Constraint] | None = None,
+        temperatures: Float[Array, " positions"] | None = None,
+    ) -> Candidates:
+        """The k likeliest tokens, as `Backbone` has it."""
+        return likeliest(self.logits(states), k, self.marks.never, constraints, temperatures)
+
+    def log_probabilities(
+        self,
+        states: States,
+        ids: Int[Array, " positions"],
+        constraints: Sequence[Constraint] | None = None,
+    ) -> Float[Array, " positions"]:
+        """Log-probabilities of given tokens, as `Backbone` has it."""
+        logits = self.logits(states)
+        constrain(logits, constraints)
+        found: Array = log_softmax(logits)[np.arange(len(ids)), ids]
+        return found
+
+
 def likeliest(
     logits: Float[Array, "positions vocab"],
     k: int,

@@ -74,8 +74,7 @@ class Canvas:
     @property
     def unfinished(self) -> Bool[Array, " batch"]:
         """Which rows have open positions."""
-        found: Array = self.open.any(1)
-        return found
+        return np.asarray(self.open.any(1))
 
     def commit(
         self, tokens: Int[Array, "batch block"], where: Bool[Array, "batch block"]

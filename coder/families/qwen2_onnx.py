@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
-from talaria.coder.backbone import (
-    Array,
-    Backbone,
-    Candidates,
-    Constraint,
-    KVCache,
-    Marks,
-    constrain,
-    likeliest,
-    log_softmax,
-)
+from talaria.coder.backbone import Array, CpuBackbone, KVCache, Marks
+from talaria.coder.families.onnx_graph import Graph, info, names, threads
 from talaria.coder.families.qwen2 import Qwen2Config, rotary_turns
-from talaria.coder.families.talaria_onnx import Graph, info, names, threads
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -29,7 +19,7 @@ if TYPE_CHECKING:
 Layers = tuple[Array, ...]
 
 
-class OnnxQwen2(Backbone):
+class OnnxQwen2(CpuBackbone):
     """Passes in float32; a causal model, until an adapter teaches it canvases.
 
     weights  by the names of `families.qwen2.shapes`
@@ -82,28 +72,6 @@ class OnnxQwen2(Backbone):
         states, *kept = self._passes.run(["states", *outputs], inputs)
         half = len(kept) // 2
         return states, tuple(kept[:half]), tuple(kept[half:])
-
-    def candidates(
-        self,
-        states: Float[Array, "positions width"],
-        k: int,
-        constraints: Sequence[Constraint] | None = None,
-        temperatures: Float[Array, " positions"] | None = None,
-    ) -> Candidates:
-        """The k likeliest tokens, as `Backbone` has it."""
-        return likeliest(self.logits(states), k, self.marks.never, constraints, temperatures)
-
-    def log_probabilities(
-        self,
-        states: Float[Array, "positions width"],
-        ids: Int[Array, " positions"],
-        constraints: Sequence[Constraint] | None = None,
-    ) -> Float[Array, " positions"]:
-        """Log-probabilities of given tokens, as `Backbone` has it."""
-        logits = self.logits(states)
-        constrain(logits, constraints)
-        found: Array = log_softmax(logits)[np.arange(len(ids)), ids]
-        return found
 
     def logits(self, states: Float[Array, "positions width"]) -> Float[Array, "positions vocab"]:
         """Logits of states."""

@@ -5,23 +5,12 @@ As simple as it can be written, so that it can also serve as a reference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tokenizers
 
-from talaria.coder.backbone import (
-    Array,
-    Backbone,
-    Candidates,
-    Constraint,
-    KVCache,
-    Marks,
-    constrain,
-    likeliest,
-    log_softmax,
-)
+from talaria.coder.backbone import Array, CpuBackbone, KVCache, Marks
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.layout import Layout
 from talaria.coder.request import Settings
@@ -30,7 +19,7 @@ from talaria.coder.tokenizer import Tokenizer
 LAYERS, WIDTH, HEADS, KV_HEADS, SIZE, HIDDEN = 2, 32, 4, 2, 8, 48
 
 
-class Qwen2(Backbone):
+class Qwen2(CpuBackbone):
     """RMS norms with weights, rotary positions, gated MLPs, an output matrix of its own."""
 
     shift = True
@@ -109,23 +98,9 @@ class Qwen2(Backbone):
         states = norm(x, self.final)
         return states, tuple(keys) if keep else (), tuple(values) if keep else ()
 
-    def candidates(
-        self,
-        states: Array,
-        k: int,
-        constraints: Sequence[Constraint] | None = None,
-        temperatures: Array | None = None,
-    ) -> Candidates:
-        """The k likeliest tokens, as `Backbone` has it."""
-        return likeliest(states @ self.head, k, self.marks.never, constraints, temperatures)
-
-    def log_probabilities(
-        self, states: Array, ids: Array, constraints: Sequence[Constraint] | None = None
-    ) -> Array:
-        """Log-probabilities of given tokens, as `Backbone` has it."""
-        logits = states @ self.head
-        constrain(logits, constraints)
-        found: Array = log_softmax(logits)[np.arange(len(ids)), ids]
+    def logits(self, states: Array) -> Array:
+        """Logits of states."""
+        found: Array = states @ self.head
         return found
 
 
