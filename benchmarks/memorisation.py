@@ -30,7 +30,7 @@ import numpy.typing as npt
 from talaria.coder import checkpoint
 from talaria.coder.errors import TalariaError, UsageError
 from talaria.coder.infill import Options
-from talaria.coder.syntax import function_at
+from talaria.coder.syntax.functions import function_at
 from talaria.coder.tokenizer import Tokenizer
 from talaria.evals.generate import Request, generate, progress
 from talaria.evals.jsonl import Row, environment, made_by, without_folders

@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
-from talaria.coder.syntax import compiles, count_errors, function_at
+from talaria.coder.syntax.functions import function_at
+from talaria.coder.syntax.judge import compiles
+from talaria.coder.syntax.tree import count_errors
 from talaria.evals.cursors import line_end
 from talaria.evals.generate import progress
 from talaria.evals.intervals import bootstrap, percentile

@@ -67,9 +67,9 @@ def command(argv: list[str]) -> int:
 
 def examine(name: str | None, device: str) -> None:
     """Print what grammar, torch and model do on this machine."""
-    from talaria.coder import syntax
+    from talaria.coder.syntax.tree import count_errors
 
-    right, wrong = (syntax.count_errors(text) for text in ("f(1)\n", "f(1\n"))
+    right, wrong = (count_errors(text) for text in ("f(1)\n", "f(1\n"))
     print(f"grammar        {right} errors in a right text, {wrong} in a wrong one")
     began = time.perf_counter()
     from talaria.coder import checkpoint

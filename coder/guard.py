@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from talaria.coder.bounds import Bound
 from talaria.coder.request import Request
-from talaria.coder.syntax import Verdict, compiles, judge
+from talaria.coder.syntax.judge import Verdict, compiles, judge
 
 LARGEST = 2_000_000  # characters of a file that is compiled as a whole; more takes too long
 

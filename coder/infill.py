@@ -33,7 +33,8 @@ from talaria.coder.request import Options, Request
 from talaria.coder.results import Candidate, Frame, Infill, Interruption, unanswered
 from talaria.coder.sampler import Banned, Step, autoregress, denoise, verify
 from talaria.coder.source import Piece
-from talaria.coder.syntax import Surroundings, Trees
+from talaria.coder.syntax.judge import Surroundings
+from talaria.coder.syntax.tree import Trees
 from talaria.coder.unmask import Rule, confidence_threshold
 
 
@@ -175,7 +176,7 @@ def surroundings(
         request.suffix,
         trees,
         complete=request.options.complete,
-        hurried=out_of_time,
+        out_of_time=out_of_time,
     )
 
 

@@ -13,7 +13,7 @@ from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.request import Options, Request
 from talaria.coder.results import Candidate, Frame, Stopped
 from talaria.coder.sampler import Row
-from talaria.coder.syntax import Surroundings, Verdict
+from talaria.coder.syntax.judge import Surroundings, Verdict
 from talaria.coder.tokenizer import Tokenizer
 
 DIVERSE = 0.7  # temperature of candidates after the first

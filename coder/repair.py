@@ -13,7 +13,7 @@ from talaria.coder.canvas import Canvas
 from talaria.coder.progress import Progress, Rows, text_of, written
 from talaria.coder.results import Interruption
 from talaria.coder.sampler import Banned
-from talaria.coder.syntax import Hurried, Verdict
+from talaria.coder.syntax.judge import OutOfTimeError, Verdict
 
 ATTEMPTS, ATTEMPT_NFE = 2, 8  # repairs of a broken canvas, and evaluations for each
 TRIMMED = 16  # last tokens of a broken middle at each of which it may be cut; before, at line ends
@@ -48,7 +48,7 @@ def verdict(hole: Progress, text: str) -> Verdict:
         whole = REPLACEMENT not in text or any(REPLACEMENT in side for side in sides)
         try:
             found = hole.surroundings().judge(text) if whole else Verdict(0, 1)
-        except Hurried:
+        except OutOfTimeError:
             return Verdict(0, 0, refused=bool(text))
         hole.verdicts[text] = found
     return hole.verdicts[text]
@@ -72,7 +72,7 @@ def doubtful(hole: Progress, number: int, tokens: list[int], sure: list[float]) 
         ask_body = hole.options.complete and not at_bound
         body = surroundings.with_body(text) if ask_body else None
         errors = surroundings.errors(text)
-    except Hurried:
+    except OutOfTimeError:
         return None
     if body and body.clean:
         return len(tokens)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from talaria.coder.sampler import Step
-from talaria.coder.syntax import Verdict
+from talaria.coder.syntax.judge import Verdict
 from talaria.coder.tokenizer import Tokenizer
 
 Interruption = Literal["deadline", "cancelled"]

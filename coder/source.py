@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 from talaria.coder.errors import SourceError, UsageError
-from talaria.coder.syntax import find_function
+from talaria.coder.syntax.functions import find_function
 
 MARK = "<|fill|>"
 """Marks the hole in a text on standard input."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.syntax import judge
+from talaria.coder.syntax.judge import judge
 from talaria.evals.generate import progress
 from talaria.evals.jsonl import FORMAT, Results, Row, environment, made_by, read
 from talaria.evals.sandbox import PATIENCE, Level, Limits, Program, Sandbox, Verdict

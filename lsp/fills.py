@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from talaria.coder.syntax import function_at, standing_in
+from talaria.coder.syntax.functions import function_at
+from talaria.coder.syntax.standing import standing_in
 
 Kind = Literal["function", "here", "rewrite"]
 

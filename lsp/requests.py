@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lsprotocol import types
 
-from talaria.coder.syntax import judge
+from talaria.coder.syntax.judge import judge
 from talaria.lsp.documents import plain
 from talaria.lsp.engines import Question
 from talaria.lsp.fills import Filled, Kind, at

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from talaria.coder.syntax import standing_in
+from talaria.coder.syntax.standing import standing_in
 from talaria.lsp.filters.pairs import around
 
 Silence = Literal[

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from lsprotocol import types
 
-from talaria.coder.syntax import judge
+from talaria.coder.syntax.judge import judge
 from talaria.lsp.documents import plain
 from talaria.lsp.engines import Question
 from talaria.lsp.filters import tidy

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from talaria.coder.syntax import count_errors
+from talaria.coder.syntax.tree import count_errors
 
 _WORK = inspect.getsource(textwrap) * 5
 _USUAL = 0.012  # seconds for it, on two quiet cores of a server of 2023

@@ -21,7 +21,7 @@ from talaria.coder import checkpoint, cli, engine, source
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.infill import Candidate, Infill, Options
 from talaria.coder.infill import infill as fill
-from talaria.coder.syntax import judge
+from talaria.coder.syntax.judge import judge
 
 FIELDS = {
     "text",

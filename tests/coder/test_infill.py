@@ -39,7 +39,8 @@ from talaria.coder.infill import (
 )
 from talaria.coder.sampler import Row, Step, allow
 from talaria.coder.source import Piece
-from talaria.coder.syntax import Hurried, Surroundings, Verdict, compiles, find_function, judge
+from talaria.coder.syntax.functions import find_function
+from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict, compiles, judge
 from talaria.coder.tokenizer import Tokenizer
 
 # What a random model writes is no code, and would be cut to nothing.
@@ -829,8 +830,8 @@ def test_a_look_at_the_syntax_ends_in_time(
     def judge(self: Surroundings, middle: str) -> Verdict:
         nonlocal looking
         looking = True
-        if self.hurried():
-            raise Hurried
+        if self.out_of_time():
+            raise OutOfTimeError
         raise AssertionError("it was looked at in vain")
 
     def interrupted() -> Interruption | None:

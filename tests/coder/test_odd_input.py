@@ -21,7 +21,7 @@ from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.engine import Engine
 from talaria.coder.infill import Frame, Mode, Options, infill
 from talaria.coder.source import Hole, splice, unified_diff
-from talaria.coder.syntax import judge
+from talaria.coder.syntax.judge import judge
 from tests.pace import within
 
 BOM = b"\xef\xbb\xbf"

@@ -16,7 +16,7 @@ from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.infill import Candidate, Frame, Infill, Options, Stopped, infill
 from talaria.coder.sampler import Step
-from talaria.coder.syntax import judge
+from talaria.coder.syntax.judge import judge
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.trace import LINES_AFTER, LINES_BEFORE, TEMPLATE, WIDEST, changes, page, pieces
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder.errors import UsageError
-from talaria.coder.syntax import function_at
+from talaria.coder.syntax.functions import function_at
 from talaria.lsp.engines import DIVERSE, WHOLE, Answer, Engines, Question
 from talaria.lsp.fills import Fill, Filled, at, function, here, rewrite
 from talaria.lsp.inline import DISMISSED, REMEMBERED, Inline, Outcome, Suggestion, distinct
