@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import tree_sitter
-import tree_sitter_python
+from tree_sitter import Node
 
+from talaria.coder.syntax.functions import function_bodies
+from talaria.coder.syntax.tree import encode, parse
 from talaria.coder.tokenizer import Tokenizer
 from talaria.finetune.corpus import Document
 
@@ -48,7 +49,7 @@ NODES = frozenset(
         "call",
     ]
 )
-LARGEST = 1000  # bytes of a node or body
+LARGEST = 1000  # bytes of a node or a body
 SHORTEST = 64  # tokens of a piece; what is left of a row below it is filled with plain text
 TRIES = 4  # places looked at for a span of the kind drawn
 HEADS = 0.15  # share of pieces in which other files take a good part of the room
@@ -90,14 +91,19 @@ def choose_span(text: str, kind: str, rng: np.random.Generator) -> tuple[int, in
         length = int(np.exp(rng.uniform(0, np.log(500))))
         start = int(rng.integers(0, max(1, len(text) - length)))
         return start, min(len(text), start + length)
-    if kind in ("node", "body"):
-        data = text.encode()
-        found = list(bodies(data) if kind == "body" else nodes(data))
+    if kind == "node":
+        data = encode(text)
+        found = list(nodes(data))
         if not found:
             return None
-        first, last = found[int(rng.integers(len(found)))]
-        start, end = len(data[:first].decode()), len(data[:last].decode())
-        if kind == "body" and rng.random() < 0.5:  # with the indentation before it
+        start, end = found[int(rng.integers(len(found)))]
+        return len(data[:start].decode()), len(data[:end].decode())
+    if kind == "body":
+        found = bodies(text)
+        if not found:
+            return None
+        start, end = found[int(rng.integers(len(found)))]
+        if rng.random() < 0.5:  # with the indentation before it
             start = text.rfind("\n", 0, start) + 1
         return start, end
     edges = [0]
@@ -121,39 +127,30 @@ def choose_span(text: str, kind: str, rng: np.random.Generator) -> tuple[int, in
 
 
 def nodes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Bytes [start, end) of each statement, block, definition and call of at most 1,000 bytes."""
+    """Yield [start, end) in bytes of each statement, block, definition and call up to LARGEST."""
     for node in walk(data):
         if node.type in NODES and node.end_byte - node.start_byte <= LARGEST:
             yield node.start_byte, node.end_byte
 
 
-def bodies(data: bytes) -> Iterator[tuple[int, int]]:
-    """Bytes [start, end) of what each function does, without its docstring.
+def bodies(text: str) -> list[tuple[int, int]]:
+    """List [start, end) in characters of the function bodies up to LARGEST.
 
-    Where functions have docstrings, theirs alone: a body can be foretold only
-    from what says what it should do.
+    If some of the functions have docstrings, only theirs: without one, little says what the body
+    should do.
     """
-    found: list[tuple[bool, int, int]] = []
-    for node in walk(data):
-        block = node.child_by_field_name("body") if node.type == "function_definition" else None
-        if block is None or not block.named_children:
-            continue
-        first, *rest = block.named_children
-        documented = first.type == "expression_statement" and (
-            [child.type for child in first.named_children] == ["string"]
-        )
-        if documented and not rest:
-            continue
-        start = rest[0].start_byte if documented else first.start_byte
-        if block.end_byte - start <= LARGEST:
-            found.append((documented, start, block.end_byte))
-    best = any(documented for documented, _, _ in found)
-    return ((start, end) for documented, start, end in found if documented == best)
+    found = [
+        body
+        for body in function_bodies(text)
+        if len(encode(text[body.start : body.end])) <= LARGEST
+    ]
+    documented = any(body.documented for body in found)
+    return [(body.start, body.end) for body in found if body.documented == documented]
 
 
-def walk(data: bytes) -> Iterator[tree_sitter.Node]:
-    """All nodes of the syntax tree, parents first."""
-    cursor = PARSER.parse(data).walk()
+def walk(data: bytes) -> Iterator[Node]:
+    """Yield all nodes of the syntax tree, parents first."""
+    cursor = parse(data).walk()
     while True:
         if cursor.node is not None:
             yield cursor.node
@@ -164,9 +161,6 @@ def walk(data: bytes) -> Iterator[tree_sitter.Node]:
                 break
         else:
             return
-
-
-PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_python.language()))
 
 
 class Samples:

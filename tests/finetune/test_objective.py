@@ -179,6 +179,21 @@ def test_a_body_is_what_a_documented_function_does() -> None:
     assert plain[1] == 24
 
 
+def test_a_body_begins_where_decoding_begins() -> None:
+    """Behind comments that precede the first statement, and behind joined docstrings."""
+    text = (
+        'def one(a):\n    """Twice."""\n    # It is simple.\n    return 2 * a\n\n\n'
+        "def two(a):\n    'Three' ' times.'\n    return 3 * a\n\n\n"
+        "def three(a):\n    b'None'\n    return a\n"
+    )
+    rng = np.random.default_rng(0)
+    spans = {choose_span(text, "body", rng) for _ in range(50)}
+    assert {text[span[0] : span[1]].strip() for span in spans if span} == {
+        "return 2 * a",
+        "return 3 * a",
+    }
+
+
 def test_documented_functions_are_visited_more_often(tokenizer: Tokenizer) -> None:
     """Twice in a pass over the corpus, other windows once."""
     plain = Document("p", "a.py", "x = 1\n" * 30)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder.errors import SourceError
-from talaria.coder.syntax.functions import find_function, function_at
+from talaria.coder.syntax.functions import find_function, function_at, function_bodies
 from talaria.coder.syntax.judge import compiles
 
 
@@ -229,6 +229,26 @@ def test_at_most_five_close_matches_are_named() -> None:
     text = "".join(f"def name{i}(): pass\n" for i in range(20))
     with pytest.raises(SourceError, match=r"20 functions; close matches: (name\d+, ){4}name\d+$"):
         find_function(text, "name")
+
+
+def test_all_bodies_of_a_text() -> None:
+    """Inner functions follow outer ones; functions without statements or a colon are left out."""
+    text = (
+        'def f():\n    """Do."""\n    # first\n    def g(): return 1\n    return g\n\n\n'
+        'def h():\n    "Do."\n\n\nclass A:\n    def k(self):\n        b""\n\n\ndef n('
+    )
+    found = [
+        (body.name, body.documented, text[body.start : body.end]) for body in function_bodies(text)
+    ]
+    assert found == [
+        ("f", True, "def g(): return 1\n    return g"),
+        ("f.g", False, "return 1"),
+        ("A.k", False, 'b""'),
+    ]
+    for name, documented, body in found:
+        one = find_function(text, name)
+        assert (one.documented, text[one.start : one.end]) == (documented, body)
+    assert find_function(text, "h").documented
 
 
 IDENTIFIERS = st.sampled_from(["a", "ñ", "b2", "_"])
