@@ -1,9 +1,8 @@
 """From a target on the command line to a hole in a text, and back into the file.
 
-A `Hole` keeps the text exactly as it was decoded, with offsets into it. Prefix,
-middle and suffix are views with `\\n` for every line ending, which is what the
-model sees. Splicing replaces the hole alone, so mixed line endings, a byte-order
-mark or a missing final newline survive everywhere else.
+A `Target` keeps the text exactly as it was decoded, with offsets into it. Prefix, middle and
+suffix are views with `\\n` for every line ending, as the model reads them. Splicing replaces the
+hole alone, so mixed line endings, a byte-order mark or a missing final newline survive elsewhere.
 """
 
 from __future__ import annotations
@@ -14,26 +13,26 @@ import errno
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from talaria.coder.errors import SourceError, UsageError
+from talaria.coder.files import replacing
 from talaria.coder.syntax.functions import find_function
 
 MARK = "<|fill|>"
-"""Marks the hole in a text on standard input."""
+"""Stands for the hole in a text on standard input."""
 
 MAX_FILE_BYTES = 16_000_000
-"""The largest file or standard input that is read, in bytes."""
+"""Size limit of a file or standard input."""
 
 _FORMS = f"FILE:LINE:COL, FILE::QUALIFIED.NAME, or - for standard input with one {MARK}"
 _POSITION = re.compile(r"(.+):([0-9]{1,18}):([0-9]{1,18})", re.DOTALL)
 _FUNCTION = re.compile(r"(.+)::([^:]+)", re.DOTALL)
 _BOM = "\ufeff"
-_SHOWN = 3  # lines of a diff on either side of what changes
+_DIFF_CONTEXT = 3  # unchanged lines shown on either side of a change
 
 _REMEDIES = {
     errno.ENOSPC: "free some space on the disk",
@@ -45,14 +44,15 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True)
-class Hole:
-    """A place in a text to fill: `original[start:end]`, in characters.
+class Target:
+    """A hole in a text, `original[start:end]`, in characters.
 
-    `original` has the line endings that the file has, without its byte-order
-    mark (`bom` says whether there was one). `lead` belongs between the prefix
-    and whatever is written, and the caller puts it there, for the model as for
-    `splice`; it is empty unless a function has no statement yet.
-    `path` is None for standard input, `name` the function whose body it is, if it is one.
+    original  the text with its own line endings, without byte-order mark
+    path      of the file; None for standard input
+    bom       whether the file begins with a byte-order mark
+    lead      what callers must put before the middle, for the model as for `splice`; empty unless
+              the hole is the body of a function that has no statement yet
+    name      of the function whose body the hole is; None at a cursor
     """
 
     original: str = field(repr=False)
@@ -70,17 +70,17 @@ class Hole:
 
     @cached_property
     def middle(self) -> str:
-        r"""What stands in the hole now, lines ending in `\n`; empty at a cursor."""
+        r"""The text in the hole now, lines ending in `\n`; empty at a cursor."""
         return _normalised(self.original[self.start : self.end])
 
     @cached_property
     def suffix(self) -> str:
-        r"""The text behind the hole, lines ending in `\n`."""
+        r"""The text after the hole, lines ending in `\n`."""
         return _normalised(self.original[self.end :])
 
     @cached_property
     def newline(self) -> str:
-        r"""The line ending that most lines have: `\n`, `\r\n` or, in very old files, `\r`."""
+        r"""The most frequent line ending: `\n`, `\r\n` or, in very old files, `\r`."""
         windows = self.original.count("\r\n")
         counts = {
             "\n": self.original.count("\n") - windows,
@@ -92,9 +92,9 @@ class Hole:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of another file that matters at a hole.
+    """A part of another file that helps to fill a hole.
 
-    path  as the model is told it: from the top of the project on, with forward slashes
+    path  as the model reads it: relative to the project's root, with forward slashes
     text  lines ending in `\\n`
     """
 
@@ -102,117 +102,109 @@ class Piece:
     text: str
 
 
-def parse_target(target: str, stdin: Callable[[], bytes]) -> Hole:
-    """Read the hole that a target names; `stdin` is called for the target `-` alone.
+def parse_target(text: str, stdin: Callable[[], bytes]) -> Target:
+    """Read the target that a command line names; `stdin` is called only for `-`.
 
     `FILE:LINE:COL` is a cursor: lines count from 1, columns from 0 in characters.
-    `FILE::QUALIFIED.NAME` is the body of a function. `-` is standard input, in
-    which one `MARK` stands for the hole.
+    `FILE::QUALIFIED.NAME` is the body of a function. `-` is standard input, in which one `MARK`
+    stands for the hole.
 
     Raises:
-        UsageError: the target has none of these forms.
-        SourceError: the text cannot be read, or has no such place.
+        UsageError: the text has none of these forms.
+        SourceError: the file cannot be read, or has no such place.
     """
-    if target == "-":
+    if text == "-":
         return _marked(stdin())
-    if position := _POSITION.fullmatch(target):
+    if position := _POSITION.fullmatch(text):
         return _cursor(Path(position[1]), int(position[2]), int(position[3]))
-    function = _FUNCTION.fullmatch(target)
+    function = _FUNCTION.fullmatch(text)
     if function and all(part.isidentifier() for part in function[2].split(".")):
         return _function(Path(function[1]), function[2])
-    raise UsageError(f"cannot tell what to fill from {_shown(target)}: give {_FORMS}")
+    raise UsageError(f"cannot tell what to fill from {_printable(text)}: give {_FORMS}")
 
 
-def splice(hole: Hole, middle: str) -> str:
+def splice(target: Target, middle: str) -> str:
     """Return the whole text with `middle` in the hole, without byte-order mark.
 
-    The middle is taken as it is: the caller puts `hole.lead` before it. New lines
-    end as most lines of the text do. The middle that stands in the hole already
-    gives the original text, whatever its line endings.
+    The caller puts `target.lead` before the middle where it is needed. New lines get the text's
+    most frequent line ending. The middle that is in the hole already gives the original text,
+    whatever its line endings.
     """
     middle = _normalised(middle)
-    if middle == hole.middle:
-        return hole.original
-    written = middle.replace("\n", hole.newline)
-    return hole.original[: hole.start] + written + hole.original[hole.end :]
+    if middle == target.middle:
+        return target.original
+    written = middle.replace("\n", target.newline)
+    return target.original[: target.start] + written + target.original[target.end :]
 
 
-def unified_diff(hole: Hole, middle: str) -> str:
-    """Return what splicing changes as `git apply` and `patch -p1` read it; empty for nothing."""
-    mark = _BOM if hole.bom else ""
-    name = "stdin" if hole.path is None else _shown(hole.path.as_posix().lstrip("/"))
-    name += "\t" * (" " in name)  # which tells patch where a name with blanks ends
-    old, new = _lines(mark + hole.original), _lines(mark + splice(hole, middle))
-    # Of what is equal, difflib sees no more than it shows: of megabytes it would take seconds.
-    above = max(0, hole.original.count("\n", 0, hole.start) - _SHOWN)
-    below = max(0, hole.original.count("\n", hole.end) - 1 - _SHOWN)
+def unified_diff(target: Target, middle: str) -> str:
+    """Return what splicing changes, for `git apply` and `patch -p1`; empty for no change."""
+    mark = _BOM if target.bom else ""
+    name = "stdin" if target.path is None else _printable(target.path.as_posix().lstrip("/"))
+    name += "\t" * (" " in name)  # shows `patch` where a name with blanks ends
+    old, new = _lines(mark + target.original), _lines(mark + splice(target, middle))
+    # difflib gets only the lines it shows: it would take seconds over megabytes.
+    above = max(0, target.original.count("\n", 0, target.start) - _DIFF_CONTEXT)
+    below = max(0, target.original.count("\n", target.end) - 1 - _DIFF_CONTEXT)
     old, new = old[above : len(old) - below], new[above : len(new) - below]
     lines = (
         re.sub(r"(?<=[-+])\d+", lambda number: str(int(number[0]) + above), line)
         if line.startswith("@@ ")
         else line
-        for line in difflib.unified_diff(old, new, f"a/{name}", f"b/{name}", n=_SHOWN)
+        for line in difflib.unified_diff(old, new, f"a/{name}", f"b/{name}", n=_DIFF_CONTEXT)
     )
     missing = "\n\\ No newline at end of file\n"
     return "".join(line if line.endswith("\n") else line + missing for line in lines)
 
 
-def write(hole: Hole, middle: str) -> None:
-    """Put the middle into the file, wholly or, whatever happens, not at all.
+def write(target: Target, middle: str) -> None:
+    """Put the middle into the file atomically.
 
-    A link stays a link: the file that it points to is replaced, keeping its
-    permissions and, where allowed, its owner.
+    A link stays a link: the file that it points to is replaced and keeps its permissions and,
+    where allowed, its owner.
 
     Raises:
-        UsageError: the hole is in standard input.
+        UsageError: the target is standard input.
         SourceError: the file has changed since it was read, or cannot be written.
     """
-    if hole.path is None:
+    if target.path is None:
         raise UsageError("--write needs a file: give FILE:LINE:COL or FILE::QUALIFIED.NAME")
-    name = _shown(hole.path)
-    mark = _BOM if hole.bom else ""
-    before = (mark + hole.original).encode()
+    name = _printable(target.path)
+    mark = _BOM if target.bom else ""
+    before = (mark + target.original).encode()
     try:
-        after = (mark + splice(hole, middle)).encode()
+        after = (mark + splice(target, middle)).encode()
     except UnicodeEncodeError as error:
         raise SourceError(
-            f"cannot write {name}: UTF-8 has no {error.object[error.start]!a}"
+            f"cannot write {name}: UTF-8 cannot encode {error.object[error.start]!a}"
         ) from None
-    target = Path(os.path.realpath(hole.path))
-    temporary: str | None = None
+    path = Path(os.path.realpath(target.path))
     try:
-        status = target.stat()
-        if not os.access(target, os.W_OK):
-            # Replacing a file needs a writable folder only; its own bits say what is wanted.
+        status = path.stat()
+        if not os.access(path, os.W_OK):
+            # Replacing a file needs only a writable folder, but a read-only file is meant to stay.
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        # In the same folder, as only a rename within a file system is atomic.
-        descriptor, temporary = tempfile.mkstemp(prefix=".talaria-", dir=target.parent)
-        with open(descriptor, "wb") as file:
-            file.write(after)
-            file.flush()
+        with replacing(path) as partial:
+            with partial.open("wb") as file:
+                file.write(after)
+                file.flush()
+                os.fsync(file.fileno())  # before the check below, as it may take long
             if hasattr(os, "chown"):
                 with contextlib.suppress(OSError):
-                    os.chown(temporary, status.st_uid, status.st_gid)
-            os.chmod(temporary, stat.S_IMODE(status.st_mode))
-            os.fsync(file.fileno())
-        # At the last moment, so that little can come between this and the rename.
-        if target.read_bytes() != before:
-            raise SourceError(
-                f"{name} has changed since it was read, so nothing was written: try again"
-            )
-        os.replace(temporary, target)
-        temporary = None
+                    os.chown(partial, status.st_uid, status.st_gid)
+            # As late as possible, so that little can come between this and the rename.
+            if path.read_bytes() != before:
+                raise SourceError(
+                    f"{name} has changed since it was read, so nothing was written: try again"
+                )
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "see to that and try again")
+        remedy = _REMEDIES.get(error.errno or 0, "fix that and try again")
         reason = error.strerror or error
-        raise SourceError(f"cannot write {name}, which is as it was: {reason}; {remedy}") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        raise SourceError(f"cannot write {name}, which is unchanged: {reason}; {remedy}") from error
 
 
-def _marked(data: bytes) -> Hole:
+def _marked(data: bytes) -> Target:
+    """The target in standard input, at its mark."""
     text, bom = _decoded(data, "standard input")
     marks = text.count(MARK)
     if marks != 1:
@@ -221,14 +213,15 @@ def _marked(data: bytes) -> Hole:
         )
     before, after = text.split(MARK)
     if not (before + after).strip():
-        raise SourceError(f"standard input has no text around {MARK}: nothing to fill from")
-    return Hole(before + after, len(before), len(before), bom=bom)
+        raise SourceError(f"standard input has no text around {MARK}: there is nothing to complete")
+    return Target(before + after, len(before), len(before), bom=bom)
 
 
-def _cursor(path: Path, line: int, column: int) -> Hole:
-    name = _shown(path)
+def _cursor(path: Path, line: int, column: int) -> Target:
+    """The target at a position in a file."""
+    name = _printable(path)
     original, bom = _read(path)
-    # The piece behind a final newline is empty: a cursor may stand there.
+    # Behind a final newline there is an empty line, where a cursor may be.
     lines = _normalised(original).split("\n")
     if not 1 <= line <= len(lines):
         count = len(lines) - (lines[-1] == "")
@@ -239,30 +232,31 @@ def _cursor(path: Path, line: int, column: int) -> Hole:
             f"line {line} of {name} has {width}, no column {column}: columns count from 0"
         )
     offset = _original_offset(original, sum(len(text) + 1 for text in lines[: line - 1]) + column)
-    return Hole(original, offset, offset, path, bom)
+    return Target(original, offset, offset, path, bom)
 
 
-def _function(path: Path, qualified_name: str) -> Hole:
+def _function(path: Path, qualified_name: str) -> Target:
+    """The target that is the body of a function."""
     original, bom = _read(path)
     try:
         body = find_function(_normalised(original), qualified_name)
     except SourceError as error:
-        raise SourceError(f"{_shown(path)}: {error}") from None
+        raise SourceError(f"{_printable(path)}: {error}") from None
     start, end = (_original_offset(original, offset) for offset in (body.start, body.end))
-    return Hole(original, start, end, path, bom, body.lead, body.name)
+    return Target(original, start, end, path, bom, body.lead, body.name)
 
 
 def _read(path: Path) -> tuple[str, bool]:
-    """Read a file as text, and whether a byte-order mark was before it."""
-    name = _shown(path)
+    """The text of a file, and whether it began with a byte-order mark."""
+    name = _printable(path)
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise SourceError(f"{name} is a folder: give a file in it")
-        if not stat.S_ISREG(mode):  # reading a pipe or a terminal might never end
+        if not stat.S_ISREG(mode):  # a read from a pipe or a terminal might never end
             raise SourceError(f"{name} is not a regular file: give - to read standard input")
         with path.open("rb") as file:
-            # One byte over the limit is enough to know, however large the file.
+            # One byte over the limit shows that the file is too large.
             data = file.read(MAX_FILE_BYTES + 1)
             size = max(len(data), os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
@@ -276,7 +270,7 @@ def _read(path: Path) -> tuple[str, bool]:
 
 
 def _decoded(data: bytes, name: str, size: int | None = None) -> tuple[str, bool]:
-    """Decode a text, and whether a byte-order mark was before it."""
+    """Decode a text of `size` bytes; also say whether it began with a byte-order mark."""
     if len(data) > MAX_FILE_BYTES:
         size = size or len(data)
         raise SourceError(
@@ -293,17 +287,17 @@ def _decoded(data: bytes, name: str, size: int | None = None) -> tuple[str, bool
     bom = text.startswith(_BOM)
     text = text.removeprefix(_BOM)
     if not text.strip():
-        raise SourceError(f"{name} is empty: nothing to fill from")
+        raise SourceError(f"{name} is empty: there is nothing to complete")
     return text, bom
 
 
 def _normalised(text: str) -> str:
-    # Only what Python and editors take for the end of a line, unlike str.splitlines.
+    # Unlike str.splitlines, only at what Python and editors treat as the end of a line.
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _original_offset(original: str, offset: int) -> int:
-    """Turn an offset in the normalised text into one in the original."""
+    """Convert an offset in the normalised text to one in the original."""
     for pair in re.finditer("\r\n", original):
         if pair.start() >= offset:
             break
@@ -319,7 +313,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _shown(path: Path | str) -> str:
-    """Return a name that fits on one line of any terminal."""
+def _printable(path: Path | str) -> str:
+    """A name as it can be printed on one line of any terminal."""
     name = str(path)
     return name if name.isprintable() else ascii(name)

@@ -20,7 +20,7 @@ from talaria.coder import checkpoint, cli
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.engine import Engine
 from talaria.coder.infill import Frame, Mode, Options, infill
-from talaria.coder.source import Hole, splice, unified_diff
+from talaria.coder.source import Target, splice, unified_diff
 from talaria.coder.syntax.judge import judge
 from tests.pace import within
 
@@ -349,7 +349,7 @@ def test_a_diff_far_down_is_where_it_belongs(tmp_path: Path) -> None:
     """`git apply` makes of it what --write writes."""
     text = "".join(map(FUNCTION.format, range(500)))
     start = text.index("return", text.index("def f300"))
-    hole = Hole(text, start, text.index("\n", start), Path("odd.py"))
+    hole = Target(text, start, text.index("\n", start), Path("odd.py"))
     diff = unified_diff(hole, "x = 1\n    return x")
     (tmp_path / "odd.py").write_bytes(text.encode())
     subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=diff.encode(), check=True)

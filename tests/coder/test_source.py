@@ -1,3 +1,7 @@
+"""Targets are read from files and standard input, and written back without harm."""
+
+from __future__ import annotations
+
 import difflib
 import errno
 import io
@@ -19,7 +23,7 @@ from talaria.coder.errors import SourceError, UsageError
 from talaria.coder.source import (
     MARK,
     MAX_FILE_BYTES,
-    Hole,
+    Target,
     parse_target,
     splice,
     unified_diff,
@@ -34,17 +38,17 @@ TEXTS = st.lists(st.tuples(LINES, ENDINGS), max_size=8).map(
 
 
 def no_stdin() -> NoReturn:
-    """Stand in for a standard input that must not be read."""
+    """A standard input that must not be read."""
     pytest.fail("standard input was read")
 
 
-def from_stdin(text: str | bytes) -> Hole:
-    """Parse the target `-` with this text on standard input."""
+def from_stdin(text: str | bytes) -> Target:
+    """The target `-` with this text on standard input."""
     return parse_target("-", lambda: text if isinstance(text, bytes) else text.encode())
 
 
 def failing(number: int) -> Callable[..., NoReturn]:
-    """Make a function that fails with this error number."""
+    """A function that fails with this error number."""
 
     def fail(*_: object, **__: object) -> NoReturn:
         raise OSError(number, os.strerror(number))
@@ -54,53 +58,58 @@ def failing(number: int) -> Callable[..., NoReturn]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Return a file with two functions."""
+    """A file with two functions."""
     path = tmp_path / "a.py"
     path.write_bytes(b"def f(x):\n    return x\n\n\ndef g(): pass\n")
     return path
 
 
 def test_a_cursor_splits_the_text(source: Path) -> None:
-    """A position is a hole of no width, at a 1-based line and a 0-based column."""
-    hole = parse_target(f"{source}:2:4", no_stdin)
-    assert (hole.prefix, hole.middle) == ("def f(x):\n    ", "")
-    assert hole.suffix == "return x\n\n\ndef g(): pass\n"
-    assert (hole.path, hole.newline, hole.bom, hole.lead) == (source, "\n", False, "")
+    """A position is an empty hole at a 1-based line and a 0-based column."""
+    target = parse_target(f"{source}:2:4", no_stdin)
+    assert (target.prefix, target.middle) == ("def f(x):\n    ", "")
+    assert target.suffix == "return x\n\n\ndef g(): pass\n"
+    assert (target.path, target.newline, target.bom, target.lead) == (source, "\n", False, "")
 
 
-def test_a_function_is_a_hole_with_its_body(source: Path) -> None:
-    """A qualified name is a hole with the body of that function in it."""
-    hole = parse_target(f"{source}::f", no_stdin)
-    assert (hole.prefix, hole.middle) == ("def f(x):\n    ", "return x")
-    assert splice(hole, "return -x") == source.read_text().replace("return x", "return -x")
+def test_a_function_name_targets_its_body(source: Path) -> None:
+    """The hole of a qualified name contains the body of that function."""
+    target = parse_target(f"{source}::f", no_stdin)
+    assert (target.prefix, target.middle) == ("def f(x):\n    ", "return x")
+    assert splice(target, "return -x") == source.read_text().replace("return x", "return -x")
 
 
-def test_a_body_is_led_in(source: Path) -> None:
-    """Where no statement stands yet, the lead starts a line for it, in the file's own newlines."""
+def test_a_missing_body_needs_a_lead(source: Path) -> None:
+    """In a function without statements, the lead starts a line, with the file's line ending."""
     source.write_bytes(b'class A:\r\n    def f(self):\r\n        """Do."""\r\n')
-    hole = parse_target(f"{source}::A.f", no_stdin)
-    assert (hole.lead, hole.middle) == ("\n        ", "")
+    target = parse_target(f"{source}::A.f", no_stdin)
+    assert (target.lead, target.middle) == ("\n        ", "")
     assert (
-        splice(hole, hole.lead + "pass")
+        splice(target, target.lead + "pass")
         == 'class A:\r\n    def f(self):\r\n        """Do."""\r\n        pass\r\n'
     )
-    assert splice(hole, "") == hole.original
+    assert splice(target, "") == target.original
 
 
 def test_a_mark_is_a_hole() -> None:
-    """On standard input, the mark is the hole, and no part of the text."""
-    hole = from_stdin(f"a = {MARK}\r\n")
-    assert (hole.prefix, hole.suffix, hole.path, hole.newline) == ("a = ", "\n", None, "\r\n")
-    assert splice(hole, "1\n") == "a = 1\r\n\r\n"
+    """On standard input, the hole is at the mark, which is not part of the text."""
+    target = from_stdin(f"a = {MARK}\r\n")
+    assert (target.prefix, target.suffix, target.path, target.newline) == (
+        "a = ",
+        "\n",
+        None,
+        "\r\n",
+    )
+    assert splice(target, "1\n") == "a = 1\r\n\r\n"
 
 
-def test_a_cursor_may_stand_behind_the_last_newline(source: Path) -> None:
-    """The empty line behind the final newline can be filled."""
-    hole = parse_target(f"{source}:6:0", no_stdin)
-    assert (hole.prefix, hole.suffix) == (source.read_text(), "")
+def test_a_cursor_may_be_behind_the_last_newline(source: Path) -> None:
+    """The empty line after a final newline can be filled."""
+    target = parse_target(f"{source}:6:0", no_stdin)
+    assert (target.prefix, target.suffix) == (source.read_text(), "")
 
 
-def test_a_cursor_may_stand_at_the_end_of_a_line(source: Path) -> None:
+def test_a_cursor_may_be_at_the_end_of_a_line(source: Path) -> None:
     """The last column is the length of the line, before its line ending."""
     source.write_bytes(b"ab\r\ncd")
     assert parse_target(f"{source}:1:2", no_stdin).suffix == "\ncd"
@@ -108,17 +117,17 @@ def test_a_cursor_may_stand_at_the_end_of_a_line(source: Path) -> None:
 
 
 def test_columns_count_characters(source: Path) -> None:
-    """An astral character is one column, whatever it takes in UTF-8 or UTF-16."""
+    """An astral character is one column, however many units it has in UTF-8 or UTF-16."""
     source.write_text("x = '𝒳é' + \n", encoding="utf-8")
     assert parse_target(f"{source}:1:7", no_stdin).prefix == "x = '𝒳é"
 
 
-def test_a_byte_order_mark_is_no_column(source: Path) -> None:
-    """A byte-order mark is kept out of the text and comes back when it is written."""
+def test_a_byte_order_mark_is_not_a_column(source: Path) -> None:
+    """It is not part of the text, and is written back."""
     source.write_bytes("\ufeffx = \r\n".encode())
-    hole = parse_target(f"{source}:1:4", no_stdin)
-    assert (hole.prefix, hole.bom, splice(hole, "1")) == ("x = ", True, "x = 1\r\n")
-    write(hole, "1\ny = 2")
+    target = parse_target(f"{source}:1:4", no_stdin)
+    assert (target.prefix, target.bom, splice(target, "1")) == ("x = ", True, "x = 1\r\n")
+    write(target, "1\ny = 2")
     assert source.read_bytes() == "\ufeffx = 1\r\ny = 2\r\n".encode()
 
 
@@ -127,8 +136,8 @@ def test_a_byte_order_mark_is_no_column(source: Path) -> None:
     [("", "\n"), ("a\r\n", "\r\n"), ("a\nb\r\n", "\n"), ("a\nb\r\nc\r\n", "\r\n"), ("a\rb", "\r")],
 )
 def test_the_newline_is_that_of_most_lines(text: str, newline: str) -> None:
-    """New lines follow the majority; without one, they are those of Unix."""
-    assert Hole(text, 0, 0).newline == newline
+    """A text without line endings gets those of Unix."""
+    assert Target(text, 0, 0).newline == newline
 
 
 @pytest.mark.parametrize(
@@ -144,7 +153,7 @@ def test_the_newline_is_that_of_most_lines(text: str, newline: str) -> None:
     ],
 )
 def test_names_with_colons_are_understood(target: str, name: str) -> None:
-    """What follows the last colons is the place; all before it is the file."""
+    """The last colons separate the position; everything before them is the file."""
     with pytest.raises(SourceError) as caught:
         parse_target(target, no_stdin)
     assert str(caught.value) == f"{name} does not exist: give the path of a file"
@@ -170,8 +179,8 @@ def test_names_with_colons_are_understood(target: str, name: str) -> None:
         "a\nb",
     ],
 )
-def test_other_targets_are_wrong_usage(target: str) -> None:
-    """A target of no known form is answered, on one line, with the three there are."""
+def test_other_forms_are_usage_errors(target: str) -> None:
+    """The message lists the three forms on one line."""
     with pytest.raises(UsageError) as caught:
         parse_target(target, no_stdin)
     message = str(caught.value)
@@ -189,10 +198,10 @@ def test_other_targets_are_wrong_usage(target: str) -> None:
         ("::h", "a.py: no function 'h': the file has 2 functions; give NAME, Class.method"),
     ],
 )
-def test_places_outside_of_the_file(
+def test_positions_outside_of_the_file(
     source: Path, monkeypatch: pytest.MonkeyPatch, place: str, message: str
 ) -> None:
-    """A place that the file does not have is answered with what it has."""
+    """The message says what the file has instead."""
     monkeypatch.chdir(source.parent)
     with pytest.raises(SourceError) as caught:
         parse_target(f"a.py{place}", no_stdin)
@@ -200,7 +209,7 @@ def test_places_outside_of_the_file(
 
 
 def test_one_is_singular(source: Path) -> None:
-    """A file of one line, without a final newline, has no second line."""
+    """Also where the line has no final newline."""
     source.write_bytes(b"a")
     with pytest.raises(SourceError, match="has 1 line, no line 2"):
         parse_target(f"{source}:2:0", no_stdin)
@@ -211,15 +220,15 @@ def test_one_is_singular(source: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", " is empty: nothing to fill from"),
-        (b"\xef\xbb\xbf\r\n", " is empty: nothing to fill from"),
+        (b"", " is empty: there is nothing to complete"),
+        (b"\xef\xbb\xbf\r\n", " is empty: there is nothing to complete"),
         (b"ab\0c", " is binary, with a NUL at byte 2: give a text in UTF-8"),
         (b"abc\xe9d", " is not UTF-8, see byte 3 (0xe9): convert it"),
         (b"\xed\xa0\x80", " is not UTF-8, see byte 0 (0xed): convert it"),
     ],
 )
 def test_texts_that_cannot_be_read(source: Path, data: bytes, message: str) -> None:
-    """Empty, binary and wrongly encoded texts are refused, from a file and standard input alike."""
+    """Empty, binary and wrongly encoded texts are refused from files and standard input."""
     source.write_bytes(data)
     with pytest.raises(SourceError) as caught:
         parse_target(f"{source}:1:0", no_stdin)
@@ -230,7 +239,7 @@ def test_texts_that_cannot_be_read(source: Path, data: bytes, message: str) -> N
 
 
 def test_large_texts_are_refused(source: Path) -> None:
-    """A file over the limit is refused with its size, which is not read in full."""
+    """The message has the file's size, although it is not read to the end."""
     with source.open("wb") as file:
         file.truncate(MAX_FILE_BYTES * 1000)
     message = f"has {MAX_FILE_BYTES * 1000} bytes, the limit is {MAX_FILE_BYTES}: make it smaller"
@@ -252,13 +261,13 @@ def test_large_texts_are_refused(source: Path) -> None:
     ],
 )
 def test_standard_input_needs_one_mark_in_a_text(text: str, message: str) -> None:
-    """Neither a text without one mark nor a mark without a text can be filled."""
+    """A text needs exactly one mark, and the mark needs a text."""
     with pytest.raises(SourceError, match=message):
         from_stdin(text)
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
-    """A folder, a pipe and a file below a file are refused without waiting for them."""
+    """A folder, a pipe and a path below a file are refused without waiting."""
     with pytest.raises(SourceError, match="is a folder: give a file in it"):
         parse_target(f"{tmp_path}:1:0", no_stdin)
     os.mkfifo(tmp_path / "pipe")
@@ -272,7 +281,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
 
 
 def test_a_file_without_permission(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unreadable file is answered with the permission that is missing."""
+    """The message says that permission is missing."""
     monkeypatch.setattr(Path, "open", failing(errno.EACCES))
     with pytest.raises(SourceError, match="no permission; allow reading it"):
         parse_target(f"{source}:1:0", no_stdin)
@@ -280,14 +289,14 @@ def test_a_file_without_permission(source: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_really_without_permission(source: Path) -> None:
-    """The same with a file that the system protects."""
+    """The same where the system denies access."""
     source.chmod(0)
     with pytest.raises(SourceError, match="no permission; allow reading it"):
         parse_target(f"{source}:1:0", no_stdin)
 
 
 def test_odd_names_are_shown_on_one_line() -> None:
-    """A name with a newline or bytes that are no UTF-8 does not break up the message."""
+    """Neither a newline nor bytes that are not UTF-8 break the message."""
     with pytest.raises(SourceError) as caught:
         parse_target("a\nb\udcff:1:0", no_stdin)
     assert str(caught.value) == r"'a\nb\udcff' does not exist: give the path of a file"
@@ -295,44 +304,46 @@ def test_odd_names_are_shown_on_one_line() -> None:
 
 @given(TEXTS, st.data())
 def test_the_same_middle_gives_the_same_text(text: str, data: st.DataObject) -> None:
-    """Splicing what stands there already changes nothing, however mixed the line endings."""
+    """Splicing what is there already changes nothing, however mixed the line endings."""
     start = data.draw(st.integers(0, len(text)))
-    hole = Hole(text, start, data.draw(st.integers(start, len(text))))
-    assert splice(hole, hole.middle) == text
-    assert unified_diff(hole, hole.middle) == ""
+    target = Target(text, start, data.draw(st.integers(start, len(text))))
+    assert splice(target, target.middle) == text
+    assert unified_diff(target, target.middle) == ""
 
 
 @given(TEXTS, TEXTS, st.data())
-def test_all_outside_of_the_hole_survives(text: str, middle: str, data: st.DataObject) -> None:
-    """Whatever is written, the text before and behind the hole stays as it was."""
+def test_text_outside_of_the_hole_survives(text: str, middle: str, data: st.DataObject) -> None:
+    """Whatever is written, the text on both sides of the hole stays the same."""
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
-    hole = Hole(text, start, end)
-    spliced = splice(hole, middle)
+    target = Target(text, start, end)
+    spliced = splice(target, middle)
     assert spliced.startswith(text[:start])
     assert spliced.endswith(text[end:])
     written = spliced[start : len(spliced) - len(text[end:])]
     if spliced != text:
-        assert len(written.split(hole.newline)) == len(io.StringIO(middle, None).read().split("\n"))
+        assert len(written.split(target.newline)) == len(
+            io.StringIO(middle, None).read().split("\n")
+        )
 
 
 @given(TEXTS.filter(str.strip), st.booleans(), st.data())
-def test_every_cursor_is_at_its_place(text: str, bom: bool, data: st.DataObject) -> None:
-    """At any line and column, the views join up to the text with its line endings made one."""
+def test_any_cursor_splits_the_text(text: str, bom: bool, data: st.DataObject) -> None:
+    """At any line and column, the two views add up to the text with normalised line endings."""
     normalised = text.replace("\r\n", "\n").replace("\r", "\n")
     lines = normalised.split("\n")
     line = data.draw(st.integers(1, len(lines)))
     column = data.draw(st.integers(0, len(lines[line - 1])))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(talaria.coder.source, "_read", lambda _: (text, bom))
-        hole = parse_target(f"a.py:{line}:{column}", no_stdin)
-    assert hole.prefix.split("\n") == [*lines[: line - 1], lines[line - 1][:column]]
-    assert hole.prefix + hole.suffix == normalised
-    assert splice(hole, "") == text
+        target = parse_target(f"a.py:{line}:{column}", no_stdin)
+    assert target.prefix.split("\n") == [*lines[: line - 1], lines[line - 1][:column]]
+    assert target.prefix + target.suffix == normalised
+    assert splice(target, "") == text
 
 
-def test_a_diff_is_what_changes(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The diff has the form that other tools read."""
+def test_a_diff_shows_the_change(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the usual unified form."""
     monkeypatch.chdir(source.parent)
     assert unified_diff(parse_target("a.py::f", no_stdin), "return 2 * x") == (
         "--- a/a.py\n+++ b/a.py\n@@ -1,5 +1,5 @@\n def f(x):\n"
@@ -340,8 +351,8 @@ def test_a_diff_is_what_changes(source: Path, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_a_diff_says_where_a_final_newline_is_missing() -> None:
-    """Without a final newline, the diff has the line that `patch` wants."""
+def test_a_diff_marks_a_missing_final_newline() -> None:
+    """It has the line that `patch` expects then."""
     assert unified_diff(from_stdin(f"a\n{MARK}b"), "c") == (
         "--- a/stdin\n+++ b/stdin\n@@ -1,2 +1,2 @@\n a\n"
         "-b\n\\ No newline at end of file\n+cb\n\\ No newline at end of file\n"
@@ -351,37 +362,37 @@ def test_a_diff_says_where_a_final_newline_is_missing() -> None:
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 @pytest.mark.parametrize("data", ["a\nb", "a\r\nb\r\n", "\ufeffa\r\nb\rc\n\n", "a\n"])
 def test_a_diff_can_be_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> None:
-    """`git apply` makes of the diff what --write would have made."""
+    """`git apply` of the diff gives what --write writes."""
     monkeypatch.chdir(tmp_path)
     Path("a.py").write_bytes(data.encode())
-    hole = parse_target("a.py:1:1", no_stdin)
-    diff = unified_diff(hole, "x\n𝒳").encode()
+    target = parse_target("a.py:1:1", no_stdin)
+    diff = unified_diff(target, "x\n𝒳").encode()
     subprocess.run(["git", "apply", "--whitespace=nowarn", "-"], input=diff, check=True)
-    assert Path("a.py").read_bytes() == ("\ufeff" * hole.bom + splice(hole, "x\n𝒳")).encode()
+    assert Path("a.py").read_bytes() == ("\ufeff" * target.bom + splice(target, "x\n𝒳")).encode()
 
 
 def test_a_diff_agrees_with_difflib(source: Path) -> None:
-    """The diff of an absolute path names it below a/ and b/."""
-    hole = parse_target(f"{source}:2:4", no_stdin)
+    """Also for an absolute path, which is named below a/ and b/."""
+    target = parse_target(f"{source}:2:4", no_stdin)
     name = str(source).lstrip("/")
-    old, new = (text.splitlines(keepends=True) for text in (hole.original, splice(hole, "y\n")))
+    old, new = (text.splitlines(keepends=True) for text in (target.original, splice(target, "y\n")))
     expected = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
-    assert unified_diff(hole, "y\n") == "".join(expected)
+    assert unified_diff(target, "y\n") == "".join(expected)
 
 
 def test_writing_fills_the_file(source: Path) -> None:
-    """The file has the spliced text, the permissions that it had, and no file beside it."""
+    """The file keeps its permissions, and no temporary file is left."""
     source.write_bytes(b"a\r\nb\rc\n\nx = ")
     source.chmod(0o640)
-    hole = parse_target(f"{source}:5:4", no_stdin)
-    write(hole, "'𝒳'")
+    target = parse_target(f"{source}:5:4", no_stdin)
+    write(target, "'𝒳'")
     assert source.read_bytes() == "a\r\nb\rc\n\nx = '𝒳'".encode()
     assert stat.S_IMODE(source.stat().st_mode) == 0o640
     assert os.listdir(source.parent) == ["a.py"]
 
 
 def test_links_are_followed(source: Path, tmp_path: Path) -> None:
-    """Writing through a link changes the file that it points to, and the link stays."""
+    """Writing through a link changes the file that it points to; the link stays."""
     folder = tmp_path / "folder"
     folder.mkdir()
     link = folder / "link.py"
@@ -393,28 +404,28 @@ def test_links_are_followed(source: Path, tmp_path: Path) -> None:
 
 
 def test_standard_input_is_not_written() -> None:
-    """Writing needs a file to write to."""
+    """There is no file to write to."""
     with pytest.raises(UsageError, match="--write needs a file"):
         write(from_stdin(f"x = {MARK}"), "1")
 
 
 @pytest.mark.parametrize("change", [b"", b"def f(x):\n    return y\n", b"\r\n"])
-def test_a_changed_file_is_left_alone(source: Path, change: bytes) -> None:
-    """What another program has written since is not overwritten."""
-    hole = parse_target(f"{source}::f", no_stdin)
+def test_a_changed_file_is_not_overwritten(source: Path, change: bytes) -> None:
+    """Another program may have written to it since it was read."""
+    target = parse_target(f"{source}::f", no_stdin)
     source.write_bytes(change)
     with pytest.raises(SourceError, match="has changed since it was read, so nothing was written"):
-        write(hole, "pass")
+        write(target, "pass")
     assert source.read_bytes() == change
     assert os.listdir(source.parent) == ["a.py"]
 
 
-def test_a_removed_file_is_not_made_again(source: Path) -> None:
-    """A file that is gone is not written."""
-    hole = parse_target(f"{source}::f", no_stdin)
+def test_a_removed_file_is_not_created_again(source: Path) -> None:
+    """The user may have deleted it on purpose."""
+    target = parse_target(f"{source}::f", no_stdin)
     source.unlink()
     with pytest.raises(SourceError, match=r"cannot write .*No such file or directory"):
-        write(hole, "pass")
+        write(target, "pass")
     assert os.listdir(source.parent) == []
 
 
@@ -424,20 +435,20 @@ def test_a_removed_file_is_not_made_again(source: Path) -> None:
         (errno.ENOSPC, "No space left on device; free some space on the disk"),
         (errno.EROFS, "Read-only file system; the file system is read-only"),
         (errno.EACCES, "Permission denied; make the file and its folder writable"),
-        (errno.EIO, "Input/output error; see to that and try again"),
+        (errno.EIO, "Input/output error; fix that and try again"),
     ],
 )
 @pytest.mark.parametrize("function", ["os.fsync", "os.replace", "os.chmod", "tempfile.mkstemp"])
 def test_a_failed_write_changes_nothing(
     source: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int, remedy: str
 ) -> None:
-    """Wherever writing fails, the file is as it was, alone in its folder; one line says why."""
+    """Wherever it fails, the file is unchanged and alone in its folder; one line says why."""
     before = source.read_bytes()
-    hole = parse_target(f"{source}::f", no_stdin)
+    target = parse_target(f"{source}::f", no_stdin)
     monkeypatch.setattr(function, failing(number))
     with pytest.raises(SourceError) as caught:
-        write(hole, "pass")
-    assert str(caught.value) == f"cannot write {source}, which is as it was: {remedy}"
+        write(target, "pass")
+    assert str(caught.value) == f"cannot write {source}, which is unchanged: {remedy}"
     assert source.read_bytes() == before
     assert os.listdir(source.parent) == ["a.py"]
 
@@ -446,31 +457,31 @@ def test_a_failed_write_changes_nothing(
 def test_an_interrupted_write_changes_nothing(
     source: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
-    """Ctrl-C in the middle goes through, and the file is as it was."""
+    """Ctrl-C propagates, and the file is unchanged."""
     before = source.read_bytes()
-    hole = parse_target(f"{source}::f", no_stdin)
+    target = parse_target(f"{source}::f", no_stdin)
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(function, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write(hole, "pass")
+        write(target, "pass")
     assert source.read_bytes() == before
     assert os.listdir(source.parent) == ["a.py"]
 
 
-def test_a_disk_that_fills_up_while_writing(source: Path) -> None:
-    """A real write that stops half-way, here at a limit on the size of files, leaves no trace."""
+def test_a_disk_may_fill_up_while_writing(source: Path) -> None:
+    """A real write that stops half-way, at a limit on file sizes, leaves nothing behind."""
     program = """
 import resource, signal, sys
 from talaria.coder.errors import SourceError
 from talaria.coder.source import parse_target, write
-hole = parse_target(sys.argv[1] + "::f", bytes)
+target = parse_target(sys.argv[1] + "::f", bytes)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    write(hole, "x = 1\\n" * 100_000)
+    write(target, "x = 1\\n" * 100_000)
 except SourceError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -480,49 +491,49 @@ except SourceError as error:
     )
     assert done.returncode == 1
     assert done.stderr == (
-        f"SourceError: cannot write {source}, which is as it was: "
-        "File too large; see to that and try again\n"
+        f"SourceError: cannot write {source}, which is unchanged: "
+        "File too large; fix that and try again\n"
     )
     assert source.read_bytes() == before
     assert os.listdir(source.parent) == ["a.py"]
 
 
-def test_a_read_only_file_is_left_alone(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that may not be written is not replaced, though its folder would allow it."""
+def test_a_read_only_file_is_not_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not replaced, although its folder would allow it."""
     before = source.read_bytes()
-    hole = parse_target(f"{source}::f", no_stdin)
+    target = parse_target(f"{source}::f", no_stdin)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(SourceError, match="make the file and its folder writable"):
-        write(hole, "pass")
+        write(target, "pass")
     assert source.read_bytes() == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
 @pytest.mark.parametrize("protect", ["file", "folder"])
-def test_what_is_really_read_only_is_left_alone(source: Path, protect: str) -> None:
-    """The same with a file and a folder that the system protects."""
+def test_a_really_read_only_file_is_not_written(source: Path, protect: str) -> None:
+    """The same where the system denies writing to the file or its folder."""
     before = source.read_bytes()
-    hole = parse_target(f"{source}::f", no_stdin)
+    target = parse_target(f"{source}::f", no_stdin)
     path, mode = (source, 0o400) if protect == "file" else (source.parent, 0o500)
     path.chmod(mode)
     with pytest.raises(SourceError, match="make the file and its folder writable"):
-        write(hole, "pass")
+        write(target, "pass")
     source.parent.chmod(0o700)
     assert source.read_bytes() == before
     assert os.listdir(source.parent) == ["a.py"]
 
 
-def test_an_owner_that_cannot_be_kept(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where giving the file to its owner is not allowed, it is written all the same."""
-    hole = parse_target(f"{source}::f", no_stdin)
+def test_an_owner_may_be_lost(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the owner cannot be kept, the file is written all the same."""
+    target = parse_target(f"{source}::f", no_stdin)
     monkeypatch.setattr(os, "chown", failing(errno.EPERM))
-    write(hole, "pass")
-    assert source.read_text() == splice(hole, "pass")
+    write(target, "pass")
+    assert source.read_text() == splice(target, "pass")
 
 
-def test_a_middle_that_utf8_cannot_hold(source: Path) -> None:
+def test_a_middle_that_utf8_cannot_encode(source: Path) -> None:
     """A lone surrogate is refused before anything is written."""
     before = source.read_bytes()
-    with pytest.raises(SourceError, match=r"UTF-8 has no '\\ud800'"):
+    with pytest.raises(SourceError, match=r"UTF-8 cannot encode '\\ud800'"):
         write(parse_target(f"{source}::f", no_stdin), "x = '\ud800'")
     assert source.read_bytes() == before
