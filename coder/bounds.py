@@ -1,7 +1,7 @@
-"""Where a middle may end before the model says so: with its line, statement or block.
+"""Bounds end a middle before the model ends it: with its line, statement or block.
 
-Python's own tokenizer says where logical lines and blocks end, so that what stands in
-brackets, strings and comments is neither a line break nor a dedent.
+Python's own tokenizer finds the ends of logical lines and blocks, so that nothing inside brackets,
+strings and comments counts as a line break or a dedent.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from dataclasses import dataclass
 
 from talaria.coder.request import Until
 
-REACH = 8_000  # characters before a hole in which the beginning of its line is looked for
-LONGEST = 2_000  # of a logical line; a longer one is what a broken text seems to be
-TOP = re.compile(r"^(?:[^\W\d]|@)", re.M)  # where a statement of a module can begin
-# What goes on with a compound statement after one of its blocks.
-GOES_ON = frozenset({"else", "elif", "except", "finally"})
+REACH = 8_000  # characters before a hole that are searched for the beginning of its logical line
+MAX_LINE = 2_000  # characters of a logical line; a longer one is a sign of a broken text
+TOP_LEVEL = re.compile(r"^(?:[^\W\d]|@)", re.M)  # where a top-level statement can begin
+# Keywords that continue a compound statement after one of its blocks.
+CONTINUING = frozenset({"else", "elif", "except", "finally"})
 
 
 class Bound:
     """A bound on the middles of one hole.
 
-    "line"       the first line of the middle in which something stands
-    "statement"  the statement that the hole is in or, if that is complete, the next one
-    "block"      the statements as deep as the hole, or the block of the header before it
+    "line"       the first line of the middle that is not blank
+    "statement"  the statement around the hole or, if that is complete, the next one
+    "block"      the statements that are indented like the hole, or the block of the header before
+                 it
     """
 
     def __init__(self, until: Until, prefix: str) -> None:
@@ -34,7 +35,7 @@ class Bound:
         self.line = "" if until == "line" else logical_line(prefix)
 
     def end(self, middle: str) -> int | None:
-        """How many characters of a middle lie within; None if it may still go on."""
+        """The length, in characters, at which the bound ends a middle; None if not yet."""
         if self.until == "line":
             found = re.search(r"\S[^\r\n]*(?=[\r\n])", middle)
             return found.end() if found else None
@@ -45,9 +46,11 @@ class Bound:
 
 @dataclass(frozen=True)
 class Token:
-    """A token that counts: code (no comment, no line break in brackets) or a line's end.
+    """A token of code, or the end of a logical line.
 
-    depth  of indentation where it stands
+    start      offset in the text, in characters
+    depth      levels of indentation; -1 after a dedent that matches no open block
+    ends_line  whether it is the end of a logical line
     """
 
     text: str
@@ -57,8 +60,11 @@ class Token:
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """What counts in a text, as far as it can be read; its own end is no line's end."""
-    text = text.rstrip(" \t")  # a line of which only some indentation is there is no dedent
+    """Yield the tokens of a text up to where it stops being readable; its end ends no line.
+
+    Comments, blank lines and line breaks within brackets are left out.
+    """
+    text = text.rstrip(" \t")  # a line that is only indentation so far is not a dedent
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -74,27 +80,27 @@ def tokens(text: str) -> Iterator[Token]:
             elif string and kind not in (tokenize.NL, tokenize.COMMENT, tokenize.NEWLINE):
                 yield Token(string, starts[row - 1] + column, depth, ends_line=False)
     except IndentationError:
-        # Less deep than what is open, if as deep as nothing: whatever was open is over.
+        # A dedent that matches no open block ends them all.
         yield Token("", len(text), -1, ends_line=False)
     except (tokenize.TokenError, SyntaxError):
-        return  # in the midst of a string or a bracket
+        return  # inside a string or a bracket
 
 
 def logical_line(prefix: str) -> str:
-    """The end of a text from the beginning of its last logical line on, indentation included."""
+    """The last logical line of a text, from its indentation on."""
     tail = prefix[-REACH:]
-    tops = [found.start() for found in TOP.finditer(tail)]
-    # From the first one, for others may stand in a string; from a later one if it misleads.
+    tops = [found.start() for found in TOP_LEVEL.finditer(tail)]
+    # From the first match, as later ones may be inside a string; if that misleads, from a late one.
     for top in (*tops[:1], *reversed(tops[-2:])):
         ends = [token.start + len(token.text) for token in tokens(tail[top:]) if token.ends_line]
         line = tail[top + (ends[-1] if ends else 0) :]
-        if len(line) <= LONGEST:
+        if len(line) <= MAX_LINE:
             return line
     return tail[tail.rfind("\n") + 1 :]
 
 
 def statement_end(text: str, hole: int) -> int | None:
-    """Where the statement at the hole ends in a text that begins with a logical line."""
+    """The offset where the statement at a hole ends, in a text that begins with a logical line."""
     base: int | None = None
     last, line_end, compound, begins = "", hole, False, True
     for token in tokens(text):
@@ -109,20 +115,21 @@ def statement_end(text: str, hole: int) -> int | None:
         elif begins:
             if base is None:
                 base = token.depth
-            elif compound and token.depth <= base and not goes_on(token, text):
+            elif compound and token.depth <= base and not continues(token, text):
                 return max(line_end, hole)
         last, begins = token.text, token.ends_line
     return None
 
 
-def goes_on(token: Token, text: str) -> bool:
-    """Whether a token goes on with a compound statement, or may do so once it is complete."""
-    whole = token.start + len(token.text) < len(text)
-    return token.text in GOES_ON if whole else any(w.startswith(token.text) for w in GOES_ON)
+def continues(token: Token, text: str) -> bool:
+    """Whether a token continues a compound statement, or may do so once it is complete."""
+    if token.start + len(token.text) < len(text):
+        return token.text in CONTINUING
+    return any(keyword.startswith(token.text) for keyword in CONTINUING)
 
 
 def block_end(text: str, hole: int) -> int | None:
-    """Where the block at the hole ends in a text that begins with a logical line."""
+    """The offset where the block at a hole ends, in a text that begins with a logical line."""
     found = list(tokens(text))
     before = [token for token in found if token.start < hole]
     after = found[len(before) :]
@@ -130,7 +137,7 @@ def block_end(text: str, hole: int) -> int | None:
         return None
     base = (before or after)[-1 if before else 0].depth
     if before and before[-1].text == ":":
-        base += 1  # of the header's block
+        base += 1  # the header's block
     line_end = None
     for token in after:
         if token.ends_line:

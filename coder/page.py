@@ -1,21 +1,22 @@
-"""Pages that people look at: one HTML file with headings, tables and plots, and no scripts."""
+"""Reports as one HTML file each, with headings, tables and plots, and without scripts."""
 
 from __future__ import annotations
 
 import html
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from talaria.coder import files
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK = "#7a7a7a"  # of axes and their texts: to be read on white and on black
+INK = "#7a7a7a"  # axes and their labels: legible on white and on black
 SETTINGS: Any = {
-    "svg.fonttype": "none",  # texts stay texts, in the page's own font
+    "svg.fonttype": "none",  # text stays text, in the page's own font
     "svg.hashsalt": "talaria",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -41,10 +42,9 @@ th:first-child, td:first-child { text-align: left; }
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it: a sentence, pictures, a table.
+    """A heading with a sentence, figures and a table below it.
 
-    Each figure comes with a text for those who cannot see it; the table's first
-    row is its head.
+    Each figure comes with its text alternative; the table's first row is its head.
     """
 
     heading: str
@@ -54,7 +54,7 @@ class Section:
 
 
 def new_figure(rows: int = 1, height: float = 2.6) -> tuple[Figure, list[Any]]:
-    """A figure of a page's width with so many axes below each other."""
+    """A figure as wide as the page with `rows` axes below each other, each `height` inches high."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -67,10 +67,9 @@ def new_figure(rows: int = 1, height: float = 2.6) -> tuple[Figure, list[Any]]:
 def write_page(
     path: Path, title: str, sections: Sequence[Section], refresh: int | None = None
 ) -> None:
-    """Write a page that needs nothing beside it; the same input gives the same bytes.
+    """Write a self-contained page atomically; the same input gives the same bytes.
 
-    With `refresh`, a browser loads it again after so many seconds. A reader
-    finds the old page or the new one.
+    With `refresh`, a browser loads it again after so many seconds.
     """
     head = f'<meta http-equiv="refresh" content="{refresh}">\n' if refresh else ""
     body = "\n".join(map(as_html, sections))
@@ -80,13 +79,11 @@ def write_page(
         f"{head}<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n"
         f"<h1>{html.escape(title)}</h1>\n{body}\n</html>\n"
     )
-    partial = path.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    files.write(path, page)
 
 
 def as_html(section: Section) -> str:
-    """The section as a piece of a page."""
+    """A section as HTML."""
     pieces = [f"<h2>{html.escape(section.heading)}</h2>"]
     if section.text:
         pieces.append(f"<p>{html.escape(section.text)}</p>")
@@ -99,12 +96,12 @@ def as_html(section: Section) -> str:
 
 
 def cells(tag: str, values: Sequence[object]) -> str:
-    """A row's cells."""
+    """The cells of a table row as HTML."""
     return "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
 
 
 def as_svg(figure: Figure, text: str) -> str:
-    """The figure as inline SVG, with its description."""
+    """A figure as inline SVG with its text alternative."""
     import matplotlib
 
     drawn = io.StringIO()

@@ -1,4 +1,4 @@
-"""A page that replays a request step by step: one file, nothing from elsewhere."""
+"""A self-contained page that replays a request step by step."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from talaria.coder.results import Candidate, Infill
 
 TEMPLATE = Path(__file__).with_name("trace.html")
 LINES_BEFORE, LINES_AFTER = 20, 12
-WIDEST = 8000  # characters on either side; a file may be one endless line
+WIDEST = 8000  # characters on either side, as a file may be one very long line
 
 
 def page(result: Infill, model: Checkpoint, prefix: str, suffix: str) -> str:
-    """The page for a result, as HTML; any text of the file is shown, never interpreted."""
+    """The page for a result, as HTML, in which the file's text is escaped."""
     before = "".join(prefix.splitlines(keepends=True)[-LINES_BEFORE:])[-WIDEST:]
     after = "".join(suffix.splitlines(keepends=True)[:LINES_AFTER])[:WIDEST]
     data: dict[str, Any] = {
@@ -59,33 +59,35 @@ def page(result: Infill, model: Checkpoint, prefix: str, suffix: str) -> str:
             zip(result.candidates, data["candidates"], strict=True), 1
         )
     )
-    # Nothing in a JSON text, which is ASCII, may look like the end of the script that holds it.
+    # The JSON text, which is ASCII, must not contain what ends the surrounding script element.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     fill["data"] = re.sub("[<>&]", lambda sign: f"\\u{ord(sign[0]):04x}", text)
-    # One pass: what is filled in is not searched for placeholders.
+    # In one pass, so that placeholders in the inserted text stay as they are.
     template = TEMPLATE.read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: fill[mark[1]], template)
 
 
 def escape(text: object) -> str:
-    """As HTML in ASCII, so that half a surrogate pair does no harm either."""
+    """Escape a text as HTML in ASCII, which can express lone surrogates too."""
     return html.escape(str(text)).encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
 def kept(candidate: Candidate) -> int | None:
-    """How many tokens are left of a middle that was cut; None where nothing was cut off."""
+    """The number of tokens left of a middle that was cut; None if it was not."""
     return len(candidate.tokens) if candidate.stopped in ("max_tokens", "syntax") else None
 
 
 def changes(result: Infill, candidate: Candidate, model: Checkpoint) -> list[dict[str, Any]]:
-    """What each step changed for one candidate, without what its first token repeats.
+    """What each step changed for one candidate, without text that a healed token repeats.
 
-    A step says where its canvas begins ("start", counted from the beginning of
-    the middle), its "length", where its `<eom>` stands ("end", or None) and
-    which positions were "set":
-    [position, text, token, confidence]  a token was committed
-    [position, text]                     its text changed, since a neighbour completed it
-    [position]                           it became a mask again
+    Each step is a dictionary, with positions counted from the beginning of the middle:
+    start   where its canvas begins
+    length  of its canvas
+    end     position of its `<eom>`, or None
+    set     positions that changed:
+            [position, text, token, confidence]  a token was committed
+            [position, text]                     its text changed, as a neighbour completed it
+            [position]                           it was masked again
     """
     steps = []
     ids: list[int] = []
@@ -106,7 +108,7 @@ def changes(result: Infill, candidate: Candidate, model: Checkpoint) -> list[dic
         ids = ids[:start] + now
         left = kept(candidate)
         limit = len(ids) if left is None else left
-        # What is cut off must not complete a character of what is kept.
+        # Tokens that were cut off must not complete a character of those that were kept.
         healed = frame.healed or healed
         texts = pieces(ids[:limit], model, healed)
         texts += pieces(ids[limit:], model, "" if limit else healed)
@@ -123,11 +125,11 @@ def changes(result: Infill, candidate: Candidate, model: Checkpoint) -> list[dic
 
 
 def pieces(ids: list[int], model: Checkpoint, healed: str = "") -> list[str | None]:
-    """The text of each token, None for a mask; together they are the text of the whole.
+    """The text of each token, None for a mask; joined, they are the text of all tokens.
 
-    The first is without what is `healed`, which it repeats of what stands before.
-    Tokens that are parts of one character are read together: the first has the
-    character, the others nothing. Alone, a part is U+FFFD.
+    The first lacks `healed`, which it repeats from the text before. Of tokens that are bytes of
+    one character, the first has the character and the others are empty; an incomplete character
+    is U+FFFD.
     """
     mask, tokenizer = model.marks.mask, model.tokenizer
     texts = [None if i == mask else tokenizer.name(i) for i in ids]
@@ -136,9 +138,9 @@ def pieces(ids: list[int], model: Checkpoint, healed: str = "") -> list[str | No
             continue
         places = list(run)
         first, stop = places[0], places[-1] + 1
-        sound = "\ufffd" not in tokenizer.decode(ids[first:stop])
-        # A sound run falls apart into characters; one with stray bytes is left in one piece.
-        for end in range(first + 1 if sound else stop, stop + 1):
+        valid = "\ufffd" not in tokenizer.decode(ids[first:stop])
+        # A valid run is split into characters; one with stray bytes stays in one piece.
+        for end in range(first + 1 if valid else stop, stop + 1):
             text = tokenizer.decode(ids[first:end])
             if end == stop or "\ufffd" not in text:
                 texts[first:end] = [text, *[""] * (end - first - 1)]
@@ -148,7 +150,7 @@ def pieces(ids: list[int], model: Checkpoint, healed: str = "") -> list[str | No
 
 
 def listing(steps: list[dict[str, Any]]) -> list[str]:
-    """A line for each step, for browsers that run no scripts: ░ is a mask, ⏎ a line break."""
+    """One line per step for browsers without scripts: ░ is a mask, ⏎ a line break."""
     lines = []
     cells: list[str | None] = []
     for step in steps:

@@ -1,4 +1,4 @@
-"""Bounds end a middle where a reader would say that the line, statement or block ends."""
+"""A bound ends a middle where its line, statement or block ends."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talaria.coder.bounds import UNTIL, Bound, logical_line
+from talaria.coder.bounds import Bound, logical_line
+from talaria.coder.request import UNTIL
 
-# What stands before the hole, and a middle with a mark where the bound is.
+# The text before the hole, and a middle with a mark where the bound ends it.
 LINES = [
     ("x = ", "1|\ny = 2\n"),
     ("x = 1", "\ny = 2|\nz"),
@@ -61,8 +62,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("until", "prefix", "marked"), CASES)
-def test_where_a_bound_is(until: str, prefix: str, marked: str) -> None:
-    """The mark, or nowhere yet; and no sooner than all before it is there."""
+def test_where_a_bound_ends_a_middle(until: str, prefix: str, marked: str) -> None:
+    """At the mark, if there is one, and not before all text up to it is there."""
     middle = marked.replace("|", "")
     wanted = marked.index("|") if "|" in marked else None
     bound = Bound(until, prefix)  # type: ignore[arg-type]
@@ -83,7 +84,7 @@ def test_where_a_bound_is(until: str, prefix: str, marked: str) -> None:
     ],
 )
 def test_the_last_logical_line(prefix: str, line: str) -> None:
-    """Begins where its statement does, or its header."""
+    """It begins where its statement or header begins."""
     assert logical_line(prefix) == line
 
 
@@ -92,7 +93,7 @@ def test_the_last_logical_line(prefix: str, line: str) -> None:
     prefix=st.text("ab =:()\n\t '\"#\\é@", max_size=60),
     middle=st.text("ab =:()\n\t '\"#\\é@", max_size=60),
 )
-def test_any_text_has_a_bound_inside_or_none(until: str, prefix: str, middle: str) -> None:
-    """Nothing is raised, and what lies within is within the middle."""
+def test_any_bound_is_inside_the_middle(until: str, prefix: str, middle: str) -> None:
+    """No text, however broken, raises an error."""
     end = Bound(until, prefix).end(middle)  # type: ignore[arg-type]
     assert end is None or 0 <= end <= len(middle)

@@ -1,4 +1,4 @@
-"""Pages stand alone and keep their bytes."""
+"""Pages are self-contained and reproducible."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from talaria.coder.page import Section, new_figure, write_page
 
 
-def test_a_page_is_one_file_with_everything_in_it(tmp_path: Path) -> None:
-    """Texts are escaped, figures are inline with a description, nothing is fetched."""
+def test_a_page_is_self_contained(tmp_path: Path) -> None:
+    """Text is escaped, figures are inline and described, nothing is fetched."""
     figure, (axis,) = new_figure()
     axis.plot([1, 2], [3, 4])
     section = Section("A < B", "x & y", [(figure, 'says "so"')], [("name", "n"), ("<i>", 3)])
