@@ -18,7 +18,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises OSError where the folder cannot be written to.
     """
     path = Path(os.path.realpath(path))
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent)
+    # Shortened, as a name near the file system's limit leaves no room for a longer one beside it.
+    prefix = f".{path.name[:40]}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=path.parent)
     os.close(handle)
     partial = Path(name)
     try:

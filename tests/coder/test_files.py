@@ -48,3 +48,11 @@ def test_permissions_and_links_stay(tmp_path: Path) -> None:
     write(new, "")
     (tmp_path / "usual").touch()
     assert new.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize("letter", ["a", "é"])
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path, letter: str) -> None:
+    """The name of the temporary file beside it is no longer."""
+    path = tmp_path / (letter * (250 // len(letter.encode())))
+    write(path, "new")
+    assert path.read_text() == "new"
