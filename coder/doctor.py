@@ -66,7 +66,7 @@ def command(argv: list[str]) -> int:
 
 
 def examine(name: str | None, device: str) -> None:
-    """Print what grammar, torch and model do on this machine."""
+    """Print what the grammar and the model do on this machine."""
     from talaria.coder.syntax.tree import count_errors
 
     right, wrong = (count_errors(text) for text in ("f(1)\n", "f(1\n"))

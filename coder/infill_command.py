@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from talaria.coder import files
 from talaria.coder.errors import TalariaError, UsageError
+from talaria.coder.request import MODES, UNTIL
 
 # The model's libraries are imported after the request has been checked: a wrong one is answered at
 # once.
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=("diffuse", "verify", "ar"),
+        choices=MODES,
         default="diffuse",
         help="diffuse (the default) commits several tokens per step where it is confident; ar "
         "writes one per step from left to right; verify writes the same text as ar in fewer steps",
@@ -71,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--until",
-        choices=("line", "statement", "block"),
+        choices=UNTIL,
         help="end the middle no later than here (default: block for a function's body, else the "
         "model decides)",
     )

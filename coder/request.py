@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from talaria.coder.errors import UsageError
-from talaria.coder.source import Piece
+
+if TYPE_CHECKING:
+    from talaria.coder.source import Piece  # brings a parser along, which the flags do not need
 
 Mode = Literal["diffuse", "verify", "ar"]
 MODES: tuple[Mode, ...] = get_args(Mode)
