@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_weights
 from tokenizers import decoders, models, pre_tokenizers
 
 from talaria.coder.backbone import Array, Backbone, Marks
@@ -38,6 +40,7 @@ WORDS = (
 )
 EOM, MASK = "<|endoftext|>", "<|fim_pad|>"
 PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
+EMBEDDING, MASK_EMBEDDING = "token_embd.weight", "mask_embedding"
 NORMAL = 1  # the type of a token that is text, in GGUF
 READABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0")
 
@@ -137,7 +140,7 @@ def read_weights(
 
     given = {tensor.name: tensor for tensor in reader.tensors}
     if "output.weight" in given:
-        given["token_embd.weight"] = given["output.weight"]
+        given[EMBEDDING] = given["output.weight"]
     weights = {}
     for name, wanted in shapes(shape).items():
         tensor = given.get(name)
@@ -147,7 +150,7 @@ def read_weights(
                 f"{path}: tensor {name} has shape {found}, its configuration asks for {wanted}; "
                 "fetch it again"
             )
-        weights[name] = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+        weights[name] = np.array(dequantize(tensor.data, tensor.tensor_type), np.float32)
     return weights
 
 
@@ -157,7 +160,7 @@ def shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
     outputs = {"attn_q": width, "attn_k": keys, "attn_v": keys, "attn_output": width}
     outputs |= {"ffn_gate": config.hidden, "ffn_up": config.hidden, "ffn_down": width}
     found: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (config.vocab_size, width),
+        EMBEDDING: (config.vocab_size, width),
         "output_norm.weight": (width,),
     }
     for layer in range(config.layers):
@@ -167,6 +170,28 @@ def shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
         found |= {f"blk.{layer}.{name}.bias": (outputs[name],) for name in BIASES}
         found |= {f"blk.{layer}.{name}.weight": (width,) for name in NORMS}
     return found
+
+
+def merge(weights: dict[str, Array], adapter: bytes, marks: Marks, where: Path) -> None:
+    """Add an adapter's low-rank updates to the weights, and put its mask into the embedding.
+
+    The mask's row is also one of the output matrix, where it does not matter: it is never written.
+    Raises CheckpointError where the adapter does not fit.
+    """
+    try:
+        tensors: dict[str, Array] = load_weights(adapter)
+        weights[EMBEDDING][marks.mask] = tensors.pop(MASK_EMBEDDING)
+        for name in sorted(tensors):
+            if not name.endswith(".lora_A.weight"):
+                continue
+            part = name.removesuffix(".lora_A.weight")
+            update = tensors[f"{part}.lora_B.weight"] @ tensors[name]
+            weights[f"{part}.weight"] += update.astype(np.float32)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{where}: no adapter for this base ({type(error).__name__}: {error}); "
+            "use the adapter that was made for it"
+        ) from error
 
 
 def read_tokenizer(reader: GGUFReader, path: Path) -> Tokenizer:
@@ -236,8 +261,6 @@ def load_adapted(
     Raises CheckpointError where the file is of another family, or the device is not there.
     """
     del config
-    if adapter:
-        raise CheckpointError(f"{folder}: adapters of this family cannot be read yet")
     if device != "cpu":
         raise CheckpointError(f"device {device!r}: this family runs on the cpu alone so far")
     from talaria.coder.families.qwen2_onnx import OnnxQwen2
@@ -246,5 +269,8 @@ def load_adapted(
     shape = shape_of(reader, base)
     tokenizer = read_tokenizer(reader, base)
     marks = marks_of(tokenizer)
-    backbone = OnnxQwen2(shape, read_weights(reader, shape, base), marks)
+    weights = read_weights(reader, shape, base)
+    if adapter:
+        merge(weights, adapter, marks, folder / "adapter.safetensors")
+    backbone = OnnxQwen2(shape, weights, marks, denoises=bool(adapter))
     return backbone, tokenizer, layout_of(tokenizer), marks

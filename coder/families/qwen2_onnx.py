@@ -22,13 +22,20 @@ Layers = tuple[Array, ...]
 class OnnxQwen2(CpuBackbone):
     """Passes in float32; a causal model, until an adapter teaches it canvases.
 
-    weights  by the names of `families.qwen2.shapes`
+    weights   by the names of `families.qwen2.shapes`
+    denoises  whether an adapter is in them
     """
 
-    shift, denoises = True, False
+    shift = True
 
-    def __init__(self, config: Qwen2Config, weights: Mapping[str, Array], marks: Marks) -> None:
-        self.config, self.marks = config, marks
+    def __init__(
+        self,
+        config: Qwen2Config,
+        weights: Mapping[str, Array],
+        marks: Marks,
+        denoises: bool = False,
+    ) -> None:
+        self.config, self.marks, self.denoises = config, marks, denoises
         self._passes = passes(config, weights).session(*interface(config))
         graph = Graph()
         matrix = graph.weight("output", weights["token_embd.weight"].T)

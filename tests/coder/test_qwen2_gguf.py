@@ -150,6 +150,30 @@ def test_logits_are_those_of_transformers(file: Path) -> None:
         )
 
 
+def test_torch_computes_the_same(file: Path) -> None:
+    """The module that is adapted, over a whole row, against ONNX Runtime."""
+    import torch
+    import torch.nn.functional as F
+
+    from talaria.coder.families.qwen2_torch import module
+
+    reader = qwen2.open_file(file)
+    config = qwen2.shape_of(reader, file)
+    weights = qwen2.read_weights(reader, config, file)
+    backbone = OnnxQwen2(config, weights, qwen2.marks_of(qwen2.read_tokenizer(reader, file)))
+    ids = np.random.default_rng(2).integers(0, config.vocab_size, 40)
+    states, _ = backbone.encode([ids.tolist()])
+    with torch.inference_mode():
+        found = module(config, weights).run(
+            torch.from_numpy(ids)[None],
+            torch.arange(40)[None],
+            lambda layer, q, k, v: F.scaled_dot_product_attention(
+                q, k, v, is_causal=True, enable_gqa=True
+            ),
+        )
+    np.testing.assert_allclose(found.numpy(), states, atol=1e-4, rtol=1e-3)
+
+
 def test_the_better_copy_of_the_embedding_is_used(file: Path) -> None:
     """The output matrix, where a file has it beside the embedding."""
     reader = qwen2.open_file(file)

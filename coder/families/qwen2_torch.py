@@ -1,0 +1,126 @@
+"""The Qwen2 family in torch: the module that is adapted, and decoding where torch has a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from talaria.coder.backbone import Array
+from talaria.coder.families.qwen2 import Qwen2Config, rotary_turns
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class Block(nn.Module):
+    """Grouped-query attention and a gated MLP, each normalised before and added after.
+
+    Modules are named as in GGUF, so that an adapter names them the same way.
+    """
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__()
+        width, keys = config.width, config.kv_heads * config.size
+        self.size = config.size
+        self.attn_norm = nn.RMSNorm(width, config.epsilon)
+        self.attn_q = nn.Linear(width, width)
+        self.attn_k = nn.Linear(width, keys)
+        self.attn_v = nn.Linear(width, keys)
+        self.attn_output = nn.Linear(width, width, bias=False)
+        self.ffn_norm = nn.RMSNorm(width, config.epsilon)
+        self.ffn_gate = nn.Linear(width, config.hidden, bias=False)
+        self.ffn_up = nn.Linear(width, config.hidden, bias=False)
+        self.ffn_down = nn.Linear(config.hidden, width, bias=False)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Callable[..., Tensor]
+    ) -> Tensor:
+        """The residual stream, [batch, length, width], after this block."""
+        batch, length, _ = x.shape
+        y = self.attn_norm(x)
+        q, k, v = (
+            matrix(y).view(batch, length, -1, self.size).transpose(1, 2)
+            for matrix in (self.attn_q, self.attn_k, self.attn_v)
+        )
+        y = attend(rotate(q, rotary), rotate(k, rotary), v)
+        x = x + self.attn_output(y.transpose(1, 2).reshape(batch, length, -1))
+        y = self.ffn_norm(x)
+        return x + self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y))
+
+
+class Qwen2(nn.Module):
+    """The decoder; its output matrix is the embedding."""
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embd = nn.Embedding(config.vocab_size, config.width)
+        self.blk = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.output_norm = nn.RMSNorm(config.width, config.epsilon)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.token_embd.weight.device
+
+    def run(
+        self,
+        ids: Int[Tensor, "batch length"],
+        positions: Int[Tensor, "batch length"],
+        attend: Attend,
+    ) -> Float[Tensor, "batch length width"]:
+        """States of `ids`; `attend(layer, q, k, v)` decides who sees whom.
+
+        Queries have `heads` heads, keys and values `kv_heads`, as `scaled_dot_product_attention`
+        takes them with `enable_gqa`.
+        """
+        return self.run_embedded(self.token_embd(ids), positions, attend)
+
+    def run_embedded(
+        self,
+        x: Float[Tensor, "batch length width"],
+        positions: Int[Tensor, "batch length"],
+        attend: Attend,
+    ) -> Float[Tensor, "batch length width"]:
+        """The same from embedded tokens."""
+        turns = rotary_turns(self.config, positions.cpu().numpy())
+        cos, sin = (torch.from_numpy(turn)[:, None].to(x) for turn in turns)
+        for layer, block in enumerate(self.blk):
+            x = block(x, (cos, sin), lambda q, k, v, layer=layer: attend(layer, q, k, v))
+        states: Tensor = self.output_norm(x)
+        return states
+
+    def logits(self, states: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape vocab"]:
+        """Logits of states, in float32."""
+        return F.linear(states, self.token_embd.weight).float()
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position embedding of [batch, heads, length, size], by halves."""
+    cos, sin = rotary
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+def module(
+    config: Qwen2Config,
+    weights: Mapping[str, Array],
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Qwen2:
+    """The module with these weights; nothing in it requires gradients yet."""
+    with torch.device("meta"):
+        found = Qwen2(config)
+    tensors = {
+        name: torch.from_numpy(np.array(weight)).to(device, dtype)
+        for name, weight in weights.items()
+    }
+    found.load_state_dict(tensors, assign=True)
+    return found.requires_grad_(False).eval()

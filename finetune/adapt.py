@@ -1,0 +1,304 @@
+"""`talaria adapt`: teach a causal base to denoise canvases, by low-rank updates beside its file.
+
+A first slice: one process, one family. The run's folder holds `state.pt` (everything needed to
+resume), `metrics.jsonl`, and `model/`, an adapter checkpoint for `talaria infill --model`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as dump_weights
+from tqdm import tqdm
+
+from talaria.coder import checkpoint, files
+from talaria.coder.cli import guarded
+from talaria.coder.errors import DataError, UsageError
+from talaria.coder.families import qwen2
+from talaria.coder.families.qwen2_torch import module
+from talaria.coder.layout import Layout
+from talaria.finetune.adaptation import (
+    Adaptation,
+    CanvasBatch,
+    HoleRows,
+    draw_batch,
+    matched_drafts,
+)
+from talaria.finetune.corpus import corpus_hash, read_nonempty
+from talaria.finetune.state import check_identity, read_state, write_state
+
+HELD_OUT_ROWS, HELD_OUT_CANVASES = 24, 8
+LICENCE = "Apache-2.0"
+
+
+@dataclass(frozen=True)
+class AdaptationRecipe:
+    """Everything that decides what an adaptation learns.
+
+    rank                  of the low-rank updates
+    block                 positions of a canvas
+    canvases              in each row
+    length, longest       tokens of a row, and of a middle, at most
+    rows                  in a step
+    next_token_weight     of the next-token loss on middles and their ends
+    """
+
+    rank: int = 32
+    block: int = 8
+    canvases: int = 32
+    length: int = 384
+    longest: int = 96
+    rows: int = 6
+    next_token_weight: float = 0.5
+    learning_rate: float = 6e-4
+    warmup: float = 0.02
+    decay_from: float = 0.5
+    seed: int = 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line; every field of the recipe is a flag."""
+    parser = argparse.ArgumentParser(prog="talaria adapt", description=__doc__.split("\n")[0])
+    parser.add_argument("base", type=Path, help="the base: a GGUF file")
+    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser.add_argument("--out", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--minutes", type=float, required=True, help="of training in all")
+    parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    parser.add_argument("--save-every", type=float, default=120, metavar="SECONDS")
+    parser.add_argument("--validate-every", type=float, default=600, metavar="SECONDS")
+    for name, default in asdict(AdaptationRecipe()).items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=type(default), default=default, help=f"(default {default})")
+    args = parser.parse_args(argv)
+    for name in ("minutes", "save_every", "validate_every", *asdict(AdaptationRecipe())):
+        value = getattr(args, name)
+        if name != "seed" and not 0 < value < float("inf"):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is {value}; it must be above 0")
+    if args.block < 2:
+        raise UsageError(f"--block is {args.block}; a canvas of 1 has nothing to learn: give 2")
+    if not args.base.is_file():
+        raise UsageError(f"{args.base}: no such file; give the base's GGUF file")
+    return args
+
+
+class AdaptationRun:
+    """A base being adapted: its weights, the optimiser, and what has been spent so far."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.recipe = AdaptationRecipe(
+            **{name: getattr(args, name) for name in asdict(AdaptationRecipe())}
+        )
+        reader = qwen2.open_file(args.base)
+        self.shape = qwen2.shape_of(reader, args.base)
+        self.tokenizer = qwen2.read_tokenizer(reader, args.base)
+        self.marks = qwen2.marks_of(self.tokenizer)
+        decoder = module(self.shape, qwen2.read_weights(reader, self.shape, args.base))
+        add_updates(decoder, self.recipe.rank, self.recipe.seed)
+        self.adaptation = Adaptation(decoder, self.marks.mask).train()
+        self.trained = {
+            name: each for name, each in self.adaptation.named_parameters() if each.requires_grad
+        }
+        self.optimizer = torch.optim.AdamW(
+            self.trained.values(), self.recipe.learning_rate, (0.9, 0.98), weight_decay=0.0
+        )
+        layout = qwen2.layout_of(self.tokenizer)
+        self.rows = self.rows_of("train", layout)
+        held_out = self.rows_of("valid", layout)
+        rng = np.random.default_rng(0)
+        self.held_out = [
+            draw_batch([held_out[n]], self.marks.mask, HELD_OUT_CANVASES, self.recipe.block, rng, 1)
+            for n in range(HELD_OUT_ROWS)
+        ]
+        self.identity = {
+            "recipe": asdict(self.recipe),
+            "base": checkpoint.digest(args.base),
+            "corpus": corpus_hash(args.corpus),
+        }
+        self.step, self.elapsed, self.validated = 0, 0.0, 0.0
+
+    def rows_of(self, split: str, layout: Layout) -> HoleRows:
+        """Rows of a split of the corpus."""
+        texts = [document.text for document in read_nonempty(self.args.corpus, split)]
+        recipe = self.recipe
+        return HoleRows(texts, layout, self.marks.eom, recipe.length, recipe.longest, recipe.seed)
+
+    @property
+    def progress(self) -> float:
+        """The fraction of the minutes that is spent."""
+        return min(1.0, self.elapsed / (60 * self.args.minutes))
+
+    def batch(self) -> CanvasBatch:
+        """The batch of the next step, which depends on the seed and its number alone."""
+        first = self.step * self.recipe.rows
+        rows = [self.rows[first + number] for number in range(self.recipe.rows)]
+        rng = np.random.default_rng((self.recipe.seed, 2, self.step))
+        return draw_batch(rows, self.marks.mask, self.recipe.canvases, self.recipe.block, rng)
+
+    def update(self) -> dict[str, float]:
+        """One step; a loss that is no number changes nothing."""
+        recipe = self.recipe
+        warm = min(1.0, self.progress / recipe.warmup)
+        cooling = max(0.0, (self.progress - recipe.decay_from) / (1 - recipe.decay_from))
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * max(0.05, warm) * (1 - 0.95 * cooling)
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
+            canvas, weight, following = self.adaptation(self.batch())
+            loss = canvas / weight.clamp(min=1) + recipe.next_token_weight * following
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        if torch.isfinite(loss) and torch.isfinite(norm):
+            self.optimizer.step()
+        return {
+            "canvas": float(canvas / weight.clamp(min=1)),
+            "next_token": float(following),
+            "norm": float(norm),
+        }
+
+    def validate(self) -> float:
+        """Tokens per pass against the true text of held-out middles, by drafts alone."""
+        self.adaptation.eval()
+        found = torch.cat([matched_drafts(self.adaptation, batch) for batch in self.held_out])
+        self.adaptation.train()
+        return float(found.mean())
+
+    def save(self) -> None:
+        """Write the state, and the adapter as a checkpoint."""
+        out: Path = self.args.out
+        write_state(
+            out / "state.pt",
+            {
+                "identity": self.identity,
+                "weights": {name: each.detach() for name, each in self.trained.items()},
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "elapsed": self.elapsed,
+                "validated": self.validated,
+            },
+        )
+        write_adapter(out / "model", self)
+
+    def restore(self) -> None:
+        """Go on from the state on disk; DataError if it was made with other settings."""
+        path = self.args.out / "state.pt"
+        state = read_state(path)
+        check_identity(path, state["identity"], self.identity)
+        with torch.no_grad():
+            for name, each in self.trained.items():
+                each.copy_(state["weights"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.validated = state["validated"]
+
+
+def add_updates(decoder: torch.nn.Module, rank: int, seed: int) -> None:
+    """Put low-rank updates, which change nothing yet, beside the matrices of each block."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=[*qwen2.MATRICES])
+    inject_adapter_in_model(config, decoder)
+
+
+def write_adapter(folder: Path, run: AdaptationRun) -> None:
+    """Write what was trained as a checkpoint that names its base by hash."""
+    tensors = {}
+    for name, each in run.trained.items():
+        short = name.removeprefix("decoder.").replace(".default.", ".")
+        tensors[short] = each.detach().to(torch.float16).contiguous()
+    data = dump_weights(tensors)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / checkpoint.ADAPTER, data)
+    config: dict[str, Any] = {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "family": "qwen2",
+        "licence": LICENCE,
+        "parameters": sum(each.numel() for each in tensors.values()),
+        "base": {"name": run.args.base.name, "sha256": run.identity["base"]},
+        "decoding": {"block_length": run.recipe.block, "lookahead": run.recipe.block},
+        "training": {**run.identity, "steps": run.step, "minutes": round(run.elapsed / 60, 1)},
+        "sha256": {checkpoint.ADAPTER: hashlib.sha256(data).hexdigest()},
+    }
+    files.write(folder / checkpoint.CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 natively (AMX or AVX512-BF16)."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Signals that ask to stop are noted in a list; a second one stops at once."""
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    former = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for each, handler in former.items():
+            signal.signal(each, handler)
+
+
+def main(argv: list[str]) -> int:
+    """Adapt until the minutes are spent; an interrupt saves the state for --resume.
+
+    Returns 0 if the run finished, 1 if it was interrupted.
+    """
+    args = parse(argv)
+    state = args.out / "state.pt"
+    if state.exists() and not args.resume:
+        raise UsageError(f"{args.out} holds a run; add --resume, or name another --out")
+    if args.resume and not state.exists():
+        raise DataError(f"{state}: nothing to resume; start without --resume")
+    args.out.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(args.out).free < 2**30:
+        raise DataError(f"{args.out}: less than 1 GiB is free; a run needs room for its state")
+    run = AdaptationRun(args)
+    if args.resume:
+        run.restore()
+    saved = run.elapsed
+    bar = tqdm(total=100, unit="%", initial=int(100 * run.progress), desc="adapting")
+    with interruptible() as stopped, (args.out / "metrics.jsonl").open("a") as metrics:
+        while run.progress < 1 and not stopped:
+            began = time.monotonic()
+            entry = run.update()
+            run.step += 1
+            run.elapsed += time.monotonic() - began
+            if run.elapsed - run.validated >= args.validate_every or run.progress == 1:
+                entry["tokens_per_pass"] = run.validate()
+                run.validated = run.elapsed
+            metrics.write(json.dumps({"step": run.step, "elapsed": run.elapsed, **entry}) + "\n")
+            metrics.flush()
+            bar.set_postfix({name: f"{value:.3f}" for name, value in entry.items()})
+            bar.update(int(100 * run.progress) - bar.n)
+            if run.elapsed - saved >= args.save_every:
+                run.save()
+                saved = run.elapsed
+        run.save()
+    bar.close()
+    return 1 if stopped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded("talaria adapt", lambda: main(sys.argv[1:])))

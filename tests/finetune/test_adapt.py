@@ -1,0 +1,196 @@
+"""A causal base learns to denoise canvases, and decodes as it was trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from talaria.coder import checkpoint
+from talaria.coder.errors import CheckpointError, DataError, UsageError
+from talaria.coder.families import qwen2
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.infill import fill
+from talaria.coder.request import Options, Request
+from talaria.finetune import adapt
+from talaria.finetune.adaptation import IGNORED, HoleRows, draw_batch
+from talaria.finetune.corpus import CorpusDocument, write_corpus
+from tests.coder.test_qwen2_gguf import write_gguf
+from tests.conftest import TEXTS
+
+SHAPE = ["--rank", "4", "--block", "4", "--canvases", "6", "--length", "96", "--longest", "24"]
+SHAPE += ["--rows", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: TalariaTokenizer) -> Path:
+    """A tiny base and a tiny corpus."""
+    folder = tmp_path_factory.mktemp("adapt")
+    write_gguf(folder / "base.gguf", tokenizer)
+    documents = [CorpusDocument("p", f"{n}.py", text) for n, text in enumerate(TEXTS)]
+    write_corpus(folder / "corpus", {"train": documents, "valid": documents}, {})
+    return folder
+
+
+def arguments(folder: Path, out: Path, *more: str) -> list[str]:
+    """The command line of a tiny run."""
+    where = [str(folder / "base.gguf"), "--corpus", str(folder / "corpus"), "--out", str(out)]
+    return [*where, *SHAPE, "--minutes", "0.05", *more]
+
+
+def run(folder: Path, out: Path, *more: str) -> adapt.AdaptationRun:
+    """A run that has not begun."""
+    return adapt.AdaptationRun(adapt.parse(arguments(folder, out, *more)))
+
+
+@pytest.fixture
+def rows(folder: Path) -> HoleRows:
+    """Rows of the tiny corpus, in the layout of the tiny base."""
+    reader = qwen2.open_file(folder / "base.gguf")
+    tokenizer = qwen2.read_tokenizer(reader, folder)
+    marks = qwen2.marks_of(tokenizer)
+    return HoleRows(TEXTS, qwen2.layout_of(tokenizer), marks.eom, 96, 24, seed=3)
+
+
+def test_rows_are_what_the_decoder_reads(rows: HoleRows) -> None:
+    """Suffix first; the text of prefix and middle stands in the file as it does in the row."""
+    tokenizer = rows.layout.tokenizer
+    for number in range(50):
+        row = rows[number]
+        assert row == rows[number]
+        assert len(row.ids) <= 96
+        names = [tokenizer.name(token) for token in row.ids]
+        assert names[:2] == [qwen2.PREFIX, qwen2.SUFFIX]
+        assert names[row.prefix - 1] == qwen2.MIDDLE
+        assert names[-1] == qwen2.EOM
+        assert 1 < len(row.ids) - row.middle <= 24
+        written = tokenizer.decode(row.ids[row.prefix :])
+        suffix = tokenizer.decode(row.ids[2 : row.prefix - 1])
+        assert any(written in text and suffix in text for text in TEXTS)
+
+
+def test_canvases_hide_what_they_are_asked(rows: HoleRows) -> None:
+    """A target is the next token of the row, and the canvas has a mask where that stands."""
+    batch = draw_batch([rows[0], rows[1]], 7, 12, 4, np.random.default_rng(0))
+    asked = 0
+    for number in range(2):
+        row = rows[number].ids
+        for place in range(batch.ids.shape[1] - 12 * 4, batch.ids.shape[1]):
+            target = int(batch.targets[number, place])
+            if target == IGNORED:
+                continue
+            asked += 1
+            assert target == row[int(batch.positions[number, place]) + 1]
+            assert batch.places[number, place] < 3
+            assert batch.ids[number, place + 1] == 7
+            seen = batch.visible[number, 0, place]
+            anchor = int(batch.positions[number, place] - batch.places[number, place])
+            length = batch.ids.shape[1] - 12 * 4
+            assert seen[:length].sum() == anchor
+            assert seen[length:].sum() == 4
+    assert asked > 20
+
+
+def test_training_computes_what_decoding_does(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some steps, the states of a canvas are those of the merged adapter's `denoise`."""
+    here = run(folder, tmp_path / "run")
+    for _ in range(3):
+        here.update()
+        here.step += 1
+    here.save()
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
+    (tmp_path / "bases").mkdir()
+    digest = checkpoint.digest(folder / "base.gguf")
+    shutil.copy(folder / "base.gguf", tmp_path / "bases" / f"{digest}.gguf")
+    model = checkpoint.load(tmp_path / "run" / "model")
+    row = here.rows[0]
+    batch = draw_batch([row], model.marks.mask, 8, 4, np.random.default_rng(5))
+    with torch.inference_mode():
+        trained = here.adaptation.eval().states(batch)[0].numpy()
+    length = batch.ids.shape[1] - 8 * 4
+    compared = 0
+    for canvas in range(8):
+        own = slice(length + 4 * canvas, length + 4 * canvas + 4)
+        anchor = int(batch.positions[0, own][0])
+        _, cache = model.backbone.encode([row.ids[:anchor]])
+        ids = batch.ids[:, own].numpy()
+        states = model.backbone.denoise(ids, cache, [row.ids[anchor - 1]])
+        np.testing.assert_allclose(states[0, 0], trained[anchor - 1], atol=0.05, rtol=0.02)
+        np.testing.assert_allclose(states[0, 1:], trained[own][:-1], atol=0.05, rtol=0.02)
+        compared += 1
+    assert compared == 8
+    assert model.backbone.denoises
+    found = fill(model, Request("def mean(values):\n    return ", "\n", Options(max_tokens=8)))
+    assert found.nfe
+
+
+def test_a_run_learns_and_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
+    """The loss falls; a run that was saved and restored takes the steps of one that was not."""
+    here = run(folder, tmp_path / "a", "--learning-rate", "0.01")
+    here.elapsed = 1.0  # past the warm-up; the clock stands still
+    first = [here.update()["canvas"] for here.step in range(12)]
+    assert sum(first[-3:]) < sum(first[:3])
+    here.step = 12
+    here.save()
+    expected = [here.update() for here.step in range(12, 15)]
+    again = run(folder, tmp_path / "a", "--learning-rate", "0.01", "--resume")
+    again.restore()
+    assert [again.update() for again.step in range(12, 15)] == expected
+
+
+def test_the_command(folder: Path, tmp_path: Path) -> None:
+    """A whole run leaves a state, a curve and a checkpoint; the base is as it was."""
+    before = checkpoint.digest(folder / "base.gguf")
+    out = tmp_path / "run"
+    assert adapt.main(arguments(folder, out)) == 0
+    entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert entries[-1]["tokens_per_pass"] >= 1
+    config = checkpoint.read_config(out / "model")
+    assert config["base"]["sha256"] == before == checkpoint.digest(folder / "base.gguf")
+    assert adapt.main(arguments(folder, out, "--resume")) == 0  # nothing is left to do
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "sentence"),
+    [
+        (["--minutes", "0"], UsageError, "--minutes is 0.0"),
+        (["--block", "1"], UsageError, "--block is 1"),
+        (["--resume"], DataError, "nothing to resume"),
+        (["--corpus", "nowhere"], DataError, "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    folder: Path, tmp_path: Path, more: list[str], kind: Any, sentence: str
+) -> None:
+    """Before anything is computed."""
+    with pytest.raises(kind, match=sentence):
+        adapt.main(arguments(folder, tmp_path / "run", *more))
+
+
+def test_other_settings_do_not_go_on(folder: Path, tmp_path: Path) -> None:
+    """A run that was begun otherwise says in what it differs."""
+    out = tmp_path / "run"
+    run(folder, out).args.out.mkdir()
+    run(folder, out).save()
+    with pytest.raises(DataError, match="learning_rate"):
+        adapt.main(arguments(folder, out, "--resume", "--learning-rate", "0.1"))
+
+
+def test_an_adapter_of_another_shape_is_refused(folder: Path) -> None:
+    """The one that was made for it is asked for."""
+    from safetensors.numpy import save
+
+    reader = qwen2.open_file(folder / "base.gguf")
+    shape = qwen2.shape_of(reader, folder)
+    weights = qwen2.read_weights(reader, shape, folder)
+    marks = qwen2.marks_of(qwen2.read_tokenizer(reader, folder))
+    wrong = save({"mask_embedding": np.zeros(3, np.float16)})
+    with pytest.raises(CheckpointError, match="no adapter for this base"):
+        qwen2.merge(weights, wrong, marks, folder / "adapter.safetensors")
