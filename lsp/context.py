@@ -1,7 +1,7 @@
-"""What other files of a workspace say that matters where the cursor is.
+"""Excerpts of other files in the workspace that are relevant at the cursor.
 
-Definitions that the file imports and uses near the cursor come first; then those that it
-uses elsewhere, places that were edited lately, and parts of open files about the same things.
+In order of priority: definitions that the file imports and uses near the cursor, definitions it
+uses elsewhere, recently edited places, and similar parts of open files.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from itertools import islice
 from pathlib import Path
 
 from talaria.coder.source import Piece
-from talaria.lsp.modules import Modules, Target, remember
+from talaria.lsp.modules import ImportTarget, Modules, remember
 from talaria.lsp.outline import Definition, Import, imports
 from talaria.lsp.privacy import Fence
 
 BEFORE, BEHIND = 60_000, 20_000
-"""How many characters around the cursor are looked at."""
+"""How many characters before and after the cursor are examined."""
 
-_LINE = 1_000  # characters of a line on either side of the cursor
+_LINE = 1_000  # characters on either side of the cursor within its line
 _ABOVE, _BELOW = 60, 30  # lines of the block around the cursor whose names count as near
-_AROUND = 8  # lines around the cursor whose names count, whatever block they are in
-_SIGNATURE = 6  # lines from a function's header on that count with it
+_AROUND = 8  # lines around the cursor whose names count as near, in any block
+_SIGNATURE = 6  # lines of a function's signature
 _ENDINGS = (".py", ".pyi")
-_LOOKED_UP = 100  # imported names at a time
-_OPEN = 32  # open files that count
-_PLACES = 8  # of recent edits
+_LOOKUPS = 100  # imported names per request
+_OPEN = 32  # open files considered
+_PLACES = 8  # recent edits considered
 _NEAR_EDIT = 8  # lines on either side of an edit
-_CHUNK = 30  # lines of an open file that are compared with what is near
-_ALIKE = 0.1  # share of common names from which on they are about the same things
-_SHORTEST = 120  # characters of a part of a file
-_STEP = 12  # lines that the cursor may go at once, as when a completion is accepted
-_DOCUMENTS = 16  # whose pieces are remembered
+_CHUNK = 30  # lines of an open file compared at a time
+_SIMILAR = 0.1  # least share of common names of similar code
+_SHORTEST = 120  # characters; a shorter excerpt is not worth its room
+_STEP = 12  # lines the cursor may move at once, as when a completion is accepted
+_DOCUMENTS = 16  # whose choice of excerpts is kept
 
 _HEADER = re.compile(r"(?:async[ \t]+def|def|class)\b")
 _CHAIN = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -45,13 +45,13 @@ _NAME = re.compile(r"[^\W\d]\w{2,}")
 
 @dataclass(frozen=True)
 class Near:
-    """What a text says where the cursor is, but for the word that is being written.
+    """The code around the cursor, except for the word being written.
 
-    block     the headers around the cursor, innermost first; at the top of a module,
-              the header of the last function or class before, behind an empty one
-    distance  by name, with its dots, how many lines away it is used at least
-    imported  what the text imports, but for the line that is being written
-    row       the cursor's line, from 0 on
+    block     the headers around the cursor, innermost first; at the top level of a module, an
+              empty one and the header of the preceding function or class
+    distance  for each dotted name, how many lines away its nearest use is
+    imported  the names the text imports, except on the line being written
+    row       the cursor's line, from 0
     """
 
     block: tuple[str, ...]
@@ -59,9 +59,9 @@ class Near:
     imported: dict[str, Import]
     row: int
 
-    def targets(self) -> list[Target]:
-        """What is imported and used, the nearest first."""
-        found: dict[Target, None] = {}
+    def targets(self) -> list[ImportTarget]:
+        """What is imported and used, nearest first."""
+        found: dict[ImportTarget, None] = {}
         for chain in sorted(self.distance, key=self.distance.__getitem__):
             head, *attributes = chain.split(".")
             if head in self.imported:
@@ -69,13 +69,13 @@ class Near:
         return list(found)
 
     def names(self) -> frozenset[str]:
-        """All that is named."""
+        """All single names used."""
         return frozenset(part for chain in self.distance for part in chain.split("."))
 
 
 @dataclass(frozen=True)
-class Scene:
-    """Where the cursor is: in which document, near what, beside which other open files."""
+class Cursor:
+    """Where the cursor is: the document, the code around it, the other open files."""
 
     document: Path | None
     near: Near
@@ -83,27 +83,27 @@ class Scene:
 
 
 class Parts:
-    """Parts of files within a budget of characters, the most relevant put in first.
+    """Parts of files within a budget of characters, most relevant first.
 
-    Those of one file and of one kind make one piece, in the order of the file.
+    Parts of one kind from one file form one excerpt, in file order.
     """
 
     def __init__(self, budget: int) -> None:
         self.room = budget
-        self.most = budget * 2 // 3  # so that no part puts out all others
+        self.most = budget * 2 // 3  # leaves room for others
         self._parts: dict[tuple[str, str], dict[int, str]] = {}
 
     def room_for(self, path: str, kind: str) -> int:
-        """How many characters one more part of a file may have."""
+        """How many characters another part of a file may have."""
         return min(self.most, self.room - self._extra(path, kind))
 
     def put(self, path: str, kind: str, line: int, text: str) -> None:
-        """Take in a part that begins at a line and for which there is room."""
+        """Add a part that starts at a line; the caller has checked that it fits."""
         self.room -= self._extra(path, kind) + len(text)
         self._parts.setdefault((path, kind), {})[line] = text
 
     def pieces(self) -> tuple[Piece, ...]:
-        """What was put in, the most relevant last."""
+        """The excerpts, most relevant last."""
         return tuple(
             Piece(path, "\n".join(texts[line] for line in sorted(texts)))
             for (path, _), texts in reversed(self._parts.items())
@@ -115,45 +115,44 @@ class Parts:
 
 @dataclass
 class Choice:
-    """The pieces chosen for a document, and what they hold for.
+    """The excerpts chosen for a document, and what they depend on.
 
-    near       what they were last asked for
-    opened     the other open files with the hashes of their texts
-    looked_up  what was looked up near the cursor, found or not
-    told       the definitions that the pieces give, by file and name
-    states     of the files that the pieces are from
+    near       the code around the cursor at the last request
+    opened     hashes of the texts of the other open files
+    looked_up  names near the cursor that were looked up, found or not
+    included   the definitions in the excerpts, by file and name
+    states     states of the files that the excerpts come from
     """
 
     near: Near
     opened: dict[Path, int]
     pieces: tuple[Piece, ...] = ()
-    looked_up: set[Target] = field(default_factory=set)
-    told: set[tuple[Path, str]] = field(default_factory=set)
+    looked_up: set[ImportTarget] = field(default_factory=set)
+    included: set[tuple[Path, str]] = field(default_factory=set)
     states: dict[Path, object] = field(default_factory=dict)
 
 
 class Neighbours:
-    """What other files of a workspace say that matters where the cursor is.
+    """Chooses excerpts of other files for a cursor.
 
-    The pieces stand first in an encoded context, so they change seldom. Once chosen they
-    stay while the cursor is in the same block (a function or class, told by the headers
-    around it; a blank line is of the block above it) or goes from line to line, as it
-    does while one types. A whole word that names one more definition of the workspace
-    adds this behind the others, which stay as they are. All are chosen anew where the
-    budget is spent by then, where the cursor is set elsewhere, and where the text of
-    another open file or of one that a piece is from has changed.
+    Excerpts come first in an encoded context, so a change invalidates the whole KV cache. A choice
+    therefore stays while the cursor is in the same block (a function or class; a blank line
+    belongs to the block above it) or moves line by line, as in typing. A newly completed name
+    that refers to another definition appends it and leaves the others as they are. A new choice
+    is made when that exceeds the budget, when the cursor jumps, and when another open file or the
+    file behind an excerpt has changed.
 
-    Files are read again once they have changed. All costs are bounded, whatever the
-    workspace holds, and nothing in it raises an error. Not for several threads.
+    Files are read again after they change. All costs are bounded whatever the workspace holds,
+    and nothing in it raises an error. Not thread-safe.
 
     Raises:
-        UsageError: a pattern of `exclude` is none.
+        UsageError: `exclude` has an invalid pattern.
     """
 
     def __init__(
         self, roots: Sequence[Path], exclude: Sequence[str] = (), budget: int = 1500
     ) -> None:
-        """`budget` is how many characters the pieces have together, paths included."""
+        """`budget` is the total size of the excerpts in characters, paths included."""
         self.fence = Fence(roots, exclude)
         self.modules = Modules(self.fence)
         self.budget = budget
@@ -168,153 +167,168 @@ class Neighbours:
         open_files: Mapping[Path, str],
         recent: Sequence[tuple[Path, int]] = (),
     ) -> tuple[Piece, ...]:
-        """Pieces of other files for a cursor in a text, the most relevant last.
+        """Excerpts of other files for a cursor in a text, most relevant last.
 
-        `open_files` has texts as they are in the editor; `recent` has places in them by
-        offset, the latest first.
+        `open_files` has the editor's texts; `recent` has edited places as offsets into them,
+        latest first.
         """
         document = None if path is None else Path(os.path.abspath(path))
         if document is not None and not self.fence.fillable(document):
             return ()
         self.modules.begin()
         others = dict(islice(_others(document, open_files), _OPEN))
-        opened = {other: hash(said) for other, said in others.items()}
-        scene = Scene(document, look(text, offset), others)
+        opened = {other: hash(other_text) for other, other_text in others.items()}
+        cursor = Cursor(document, look(text, offset), others)
         choice = self._choices.get(document)
-        if not choice or not self._holds(choice, scene, opened) or not self._add(choice, scene):
-            former, choice = choice, Choice(scene.near, opened)
-            self._choose(choice, scene, look(text, offset, everywhere=True).targets(), recent)
-            # The same in another order is no reason to read all of it again.
+        if not choice or not self._holds(choice, cursor, opened) or not self._add(choice, cursor):
+            former, choice = choice, Choice(cursor.near, opened)
+            self._choose(choice, cursor, look(text, offset, everywhere=True).targets(), recent)
+            # A mere change of order would invalidate the KV cache for nothing.
             if former and set(former.pieces) == set(choice.pieces):
                 choice.pieces = former.pieces
-        choice.near = scene.near
+        choice.near = cursor.near
         remember(self._choices, document, choice, _DOCUMENTS)
         return choice.pieces
 
-    def _holds(self, choice: Choice, scene: Scene, opened: Mapping[Path, int]) -> bool:
-        """Whether a choice is still for where the cursor is, from files that are as they were."""
-        before, now = choice.near, scene.near
+    def _holds(self, choice: Choice, cursor: Cursor, opened: Mapping[Path, int]) -> bool:
+        """Whether the cursor is still in the same block and no file has changed."""
+        before, now = choice.near, cursor.near
         return (
             (before.block == now.block or abs(before.row - now.row) <= _STEP)
             and choice.opened == opened
-            and all(self.modules.state(p, scene.others) == s for p, s in choice.states.items())
+            and all(self.modules.state(p, cursor.others) == s for p, s in choice.states.items())
         )
 
     def _choose(
         self,
         choice: Choice,
-        scene: Scene,
-        elsewhere: Sequence[Target],
+        cursor: Cursor,
+        elsewhere: Sequence[ImportTarget],
         recent: Sequence[tuple[Path, int]],
     ) -> None:
-        """Choose anew, also among what is used elsewhere in the document."""
+        """Make a new choice; `elsewhere` is what the rest of the document uses."""
         parts = Parts(self.budget)
-        used = scene.near.targets()
-        self._define(parts, choice, scene, used)
+        used = cursor.near.targets()
+        self._define(parts, choice, cursor, used)
         choice.looked_up.update(used)
-        # What is not used near may not take all the room of what the editor shows.
-        kept = parts.room // 2 if scene.others else 0
-        parts.room -= kept
-        self._define(parts, choice, scene, elsewhere)
-        parts.room += kept
-        self._edited(parts, choice, scene, recent)
-        self._alike(parts, choice, scene)
+        # Definitions used elsewhere leave half of the room to the open files.
+        reserved = parts.room // 2 if cursor.others else 0
+        parts.room -= reserved
+        self._define(parts, choice, cursor, elsewhere)
+        parts.room += reserved
+        self._edited(parts, choice, cursor, recent)
+        self._similar(parts, choice, cursor)
         choice.pieces = parts.pieces()
 
-    def _add(self, choice: Choice, scene: Scene) -> bool:
-        """Add what is used near by now and was not looked up, the nearest last, if it has room."""
-        used = [t for t in reversed(scene.near.targets()) if t not in choice.looked_up]
+    def _add(self, choice: Choice, cursor: Cursor) -> bool:
+        """Append definitions newly used near the cursor; False if they exceed the budget."""
+        used = [t for t in reversed(cursor.near.targets()) if t not in choice.looked_up]
         choice.looked_up.update(used)
-        for path, definition in self._find(choice, scene, used):
+        for path, definition in self._find(choice, cursor, used):
             parts = Parts(self.budget)
-            if not self._put(parts, choice, scene, path, definition):
-                continue  # it would not have room alone
+            if not self._put(parts, choice, cursor, path, definition):
+                continue  # too long even alone
             choice.pieces += parts.pieces()
             if sum(len(piece.path) + 1 + len(piece.text) for piece in choice.pieces) > self.budget:
                 return False
         return True
 
     def _define(
-        self, parts: Parts, choice: Choice, scene: Scene, targets: Sequence[Target]
+        self, parts: Parts, choice: Choice, cursor: Cursor, targets: Sequence[ImportTarget]
     ) -> None:
-        """Put in the definitions of some targets, as many as there is room for."""
+        """Add the definitions of targets while there is room."""
         new = [target for target in targets if target not in choice.looked_up]
-        for path, definition in self._find(choice, scene, new):
+        for path, definition in self._find(choice, cursor, new):
             if parts.room < _SHORTEST:
                 break
-            self._put(parts, choice, scene, path, definition)
+            self._put(parts, choice, cursor, path, definition)
 
     def _put(
-        self, parts: Parts, choice: Choice, scene: Scene, path: Path, definition: Definition
+        self,
+        parts: Parts,
+        choice: Choice,
+        cursor: Cursor,
+        path: Path,
+        definition: Definition,
     ) -> bool:
-        """Put in a definition, its head whole, if there is room for it."""
+        """Add a definition if at least its head fits; whether it did."""
         name = self.fence.name(path)
-        text = definition.text(parts.room_for(name, "definition"), scene.near.names())
+        text = definition.text(parts.room_for(name, "definition"), cursor.near.names())
         if text is None:
             return False
         parts.put(name, "definition", definition.line, text)
-        choice.told.add((path, definition.name))
-        choice.states[path] = self.modules.state(path, scene.others)
+        choice.included.add((path, definition.name))
+        choice.states[path] = self.modules.state(path, cursor.others)
         return True
 
     def _find(
-        self, choice: Choice, scene: Scene, targets: Iterable[Target]
+        self, choice: Choice, cursor: Cursor, targets: Iterable[ImportTarget]
     ) -> Iterator[tuple[Path, Definition]]:
-        """The definitions in other files that some targets lead to and no piece tells yet."""
-        for target in islice(targets, _LOOKED_UP):
-            found = self.modules.find(scene.document, target, scene.others)
-            if found and found[0] != scene.document:
+        """The definitions in other files that targets lead to and no excerpt has yet."""
+        for target in islice(targets, _LOOKUPS):
+            found = self.modules.find(cursor.document, target, cursor.others)
+            if found and found[0] != cursor.document:
                 path, definition = found
-                if (path, definition.name) not in choice.told:
+                if (path, definition.name) not in choice.included:
                     yield path, definition
 
     def _edited(
-        self, parts: Parts, choice: Choice, scene: Scene, recent: Sequence[tuple[Path, int]]
+        self,
+        parts: Parts,
+        choice: Choice,
+        cursor: Cursor,
+        recent: Sequence[tuple[Path, int]],
     ) -> None:
-        """Put in the lines around places of other open files that were edited lately."""
+        """Add the lines around recent edits in other open files."""
         given: dict[Path, set[int]] = {}
         for where, offset in recent[:_PLACES]:
             path = Path(os.path.abspath(where))
-            if path not in scene.others:
+            if path not in cursor.others:
                 continue
-            row = scene.others[path].count("\n", 0, max(0, offset))
+            row = cursor.others[path].count("\n", 0, max(0, offset))
             rows = range(max(0, row - _NEAR_EDIT), row + _NEAR_EDIT + 1)
             if given.setdefault(path, set()).isdisjoint(rows):
                 given[path].update(rows)
-                self._put_lines(parts, choice, scene, path, "edit", rows)
+                self._put_lines(parts, choice, cursor, path, "edit", rows)
 
-    def _alike(self, parts: Parts, choice: Choice, scene: Scene) -> None:
-        """Put in the part of each open file that shares most names with what is near."""
-        names = scene.near.names()
+    def _similar(self, parts: Parts, choice: Choice, cursor: Cursor) -> None:
+        """Add the part of each open file that shares most names with the code at the cursor."""
+        names = cursor.near.names()
         ranked = []
-        for path in scene.others:
+        for path in cursor.others:
             if path in choice.states:
-                continue  # what it says is there already
-            chunks = self._chunk_names(path, self.modules.text(path, scene.others))
+                continue  # it has an excerpt already
+            chunks = self._chunk_names(path, self.modules.text(path, cursor.others))
             scored = [(_share(names, chunk), -place) for place, chunk in enumerate(chunks)]
             best, place = max(scored, default=(0.0, 0))
-            if best >= _ALIKE:
+            if best >= _SIMILAR:
                 ranked.append((-best, str(path), path, -place * _CHUNK))
         for _, _, path, first in sorted(ranked):
-            self._put_lines(parts, choice, scene, path, "alike", range(first, first + _CHUNK))
+            self._put_lines(parts, choice, cursor, path, "alike", range(first, first + _CHUNK))
 
     def _put_lines(
-        self, parts: Parts, choice: Choice, scene: Scene, path: Path, kind: str, rows: range
+        self,
+        parts: Parts,
+        choice: Choice,
+        cursor: Cursor,
+        path: Path,
+        kind: str,
+        rows: range,
     ) -> None:
-        """Put in as many of some lines as there is room for, unless these are very few."""
+        """Add as many of some lines as fit, unless they are too few."""
         name = self.fence.name(path)
         room = parts.room_for(name, kind)
-        lines = self.modules.text(path, scene.others).split("\n")[rows.start : rows.stop]
+        lines = self.modules.text(path, cursor.others).split("\n")[rows.start : rows.stop]
         text = "\n".join(lines).strip("\n") + "\n"
         whole = len(text) <= room
         if not whole:
             text = text[: text.rfind("\n", 0, max(0, room)) + 1]
         if text.strip() and (whole or len(text) >= _SHORTEST):
             parts.put(name, kind, rows.start, text)
-            choice.states[path] = self.modules.state(path, scene.others)
+            choice.states[path] = self.modules.state(path, cursor.others)
 
     def _chunk_names(self, path: Path, text: str) -> list[frozenset[str]]:
-        """The names in each chunk of a text, remembered while it stays."""
+        """The names in each chunk of a text, cached until it changes."""
         known = self._chunks.get(path)
         if known is None or known[0] != text:
             lines = text.split("\n")
@@ -325,9 +339,9 @@ class Neighbours:
 
 
 def look(text: str, offset: int, everywhere: bool = False) -> Near:
-    """What a text says where the cursor is; with `everywhere`, wherever it is looked at.
+    """The code around a cursor; with `everywhere`, names of the whole examined text count.
 
-    The line of the cursor counts, but not the word that the cursor touches.
+    The cursor's line counts, but not the word that the cursor touches.
     """
     offset = max(0, min(offset, len(text)))
     begin = text.rfind("\n", 0, offset) + 1
@@ -365,16 +379,16 @@ def _others(document: Path | None, open_files: Mapping[Path, str]) -> Iterator[t
 
 
 def _headers(above: Sequence[str], line: str) -> list[int]:
-    """The rows of the headers of functions and classes around a line, innermost first.
+    """The rows of the function and class headers around a line, innermost first.
 
-    A blank line is of the block that the line above it is of, or opens.
+    A blank line belongs to the block that the line above it is in, or opens.
     """
     headers: list[int] = []
     limit = _indent(line) if line.strip() else None
     for row in range(len(above) - 1, -1, -1):
         if limit and above[row][:limit].isspace():
             continue
-        # A comment may stand anywhere, and what closes a bracket far left.
+        # Comments and closing brackets may have any indentation.
         if not above[row].strip() or above[row].lstrip()[0] in "#)]}":
             if limit is None and above[row].rstrip().endswith(":"):
                 limit = _indent(above[row]) + 1
@@ -392,7 +406,7 @@ def _headers(above: Sequence[str], line: str) -> list[int]:
 
 
 def _rest(below: Sequence[str], indent: int) -> int:
-    """How many of some lines are deeper than a header, as far as they count."""
+    """How many of the first lines below are indented deeper than a header."""
     for count, line in enumerate(below[:_BELOW]):
         if line.strip() and _indent(line) <= indent and line.lstrip()[0] not in "#)]}":
             return count
@@ -409,7 +423,7 @@ def _chains(line: str) -> tuple[str, ...]:
 
 
 def _complete(left: str, right: str) -> Iterator[str]:
-    """The names in a line, without the part of a name that the cursor between both touches."""
+    """The names in a line, without the part of a name that touches the cursor."""
     for found in _CHAIN.finditer(left + right):
         chain, cursor = found[0], len(left) - found.start()
         if 0 < cursor <= len(chain):
@@ -419,6 +433,6 @@ def _complete(left: str, right: str) -> Iterator[str]:
 
 
 def _share(one: frozenset[str], other: frozenset[str]) -> float:
-    """How much of what either says both say."""
+    """The Jaccard similarity of two sets of names."""
     common = len(one & other)
     return common / (len(one) + len(other) - common) if common else 0.0

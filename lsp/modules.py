@@ -1,6 +1,6 @@
-"""The modules of a workspace: what they say, and where an import leads.
+"""The modules of a workspace: their outlines, and where an import leads.
 
-Nothing is walked: a module is looked for where its name says it can be.
+No folder is walked: a module is looked up only where its name allows it to be.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import TypeVar
 from talaria.lsp.outline import Definition, Import, Outline, outline
 from talaria.lsp.privacy import MAX_BYTES, Fence, read, without_secrets
 
-Target = tuple[Import, tuple[str, ...]]
-"""An import, and the attributes that are asked of it in turn."""
+ImportTarget = tuple[Import, tuple[str, ...]]
+"""An import, and the chain of attributes used on it."""
 
-_SOURCES = ("", "src", "lib")  # folders of a root in which modules may begin
-_DEEPEST = 16  # parts of a module's name, and folders above a file
-_HOPS = 2  # from a module that passes a name on to the one that defines it
-_STARS = 32  # modules of which a module takes all names
-_REMEMBERED = 256  # files
-_AT_ONCE = 1_500_000  # characters that are read anew for one answer
+_SOURCES = ("", "src", "lib")  # folders of a root that may hold top-level modules
+_DEEPEST = 16  # parts of a module's name; folders above a file
+_HOPS = 2  # re-exports followed from an import to the definition
+_STARS = 32  # star imports of a module that are followed
+_CACHED = 256  # files
+_READ_LIMIT = 1_500_000  # characters read from files for one request
 
 NOTHING = Outline({}, {}, ())
 
@@ -34,27 +34,27 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Module:
-    """Where a module lies: its file, if it has one, and the folder of what is within it."""
+    """Where a module is: its file, if it has one, and the folder of its submodules."""
 
     file: Path | None
     folder: Path
 
 
 class Modules:
-    """Texts and outlines of files behind a fence, remembered while the files stay as they are.
+    """Texts and outlines of the files that a fence allows, cached until the files change.
 
-    `opened` has the texts of files that are open in an editor: they count for more than
-    what the disk says. Nothing that a file holds or lacks raises an error.
+    `opened` has the texts of files open in the editor, which take precedence over the disk. No
+    content of a file, and no missing file, raises an error.
     """
 
     def __init__(self, fence: Fence) -> None:
         self.fence = fence
-        self.room = _AT_ONCE
+        self.left_to_read = _READ_LIMIT
         self._texts: OrderedDict[Path, tuple[object, str]] = OrderedDict()
         self._outlines: OrderedDict[Path, tuple[object, Outline]] = OrderedDict()
 
     def state(self, path: Path, opened: Mapping[Path, str]) -> object | None:
-        """What changes when a file's text does; None where it may not or cannot be read."""
+        """A value that changes with a file's text; None if it may not or cannot be read."""
         if not self.fence.readable(path):
             return None
         if path in opened:
@@ -68,26 +68,26 @@ class Modules:
         return (status.st_mtime_ns, status.st_size, status.st_ino) if sound else None
 
     def begin(self) -> None:
-        """Begin a new answer: as much as one may take can be read anew."""
-        self.room = _AT_ONCE
+        """Start a new request, with a fresh limit on what is read."""
+        self.left_to_read = _READ_LIMIT
 
     def text(self, path: Path, opened: Mapping[Path, str]) -> str:
-        """The text of a file without what looks secret; empty where it cannot be read."""
+        """The text of a file without secret-looking lines; empty if it cannot be read."""
         state = self.state(path, opened)
         if state is None:
             return ""
         known = self._texts.get(path)
         if known is None or known[0] != state:
-            if self.room <= 0:
+            if self.left_to_read <= 0:
                 return ""
             text = (opened[path] if path in opened else read(path)) or ""
-            self.room -= len(text)
+            self.left_to_read -= len(text)
             known = (state, without_secrets(text))
-        remember(self._texts, path, known, _REMEMBERED)
+        remember(self._texts, path, known, _CACHED)
         return known[1]
 
     def outline(self, path: Path, opened: Mapping[Path, str]) -> Outline:
-        """What a file defines and imports; nothing where it cannot be read."""
+        """What a file defines and imports; empty if it cannot be read."""
         state = self.state(path, opened)
         known = self._outlines.get(path)
         if known is None or known[0] != state:
@@ -95,13 +95,17 @@ class Modules:
             if not text:
                 return NOTHING
             known = (state, outline(text))
-        remember(self._outlines, path, known, _REMEMBERED)
+        remember(self._outlines, path, known, _CACHED)
         return known[1]
 
     def find(
-        self, importing: Path | None, target: Target, opened: Mapping[Path, str], hops: int = _HOPS
+        self,
+        importing: Path | None,
+        target: ImportTarget,
+        opened: Mapping[Path, str],
+        hops: int = _HOPS,
     ) -> tuple[Path, Definition] | None:
-        """The file and the definition that an imported name leads to, if the workspace has it."""
+        """The file and definition that an imported name refers to, if the workspace has it."""
         imported, attributes = target
         module = self._module(importing, imported)
         names = (imported.name, *attributes) if imported.name else attributes
@@ -109,16 +113,17 @@ class Modules:
             if module is None:
                 return None
             if module.file:
-                said = self.outline(module.file, opened)
-                if name in said.definitions:
-                    return module.file, said.definitions[name]
-                rest = names[place + 1 :]
-                on = [(said.imports[name], rest)] if name in said.imports else []
-                on += [
-                    (Import(star.level, star.module, name), rest) for star in said.stars[:_STARS]
+                found_outline = self.outline(module.file, opened)
+                if name in found_outline.definitions:
+                    return module.file, found_outline.definitions[name]
+                rest, known = names[place + 1 :], found_outline.imports
+                exports = [(known[name], rest)] if name in known else []
+                exports += [
+                    (Import(star.level, star.module, name), rest)
+                    for star in found_outline.stars[:_STARS]
                 ]
-                for passed in on if hops else ():
-                    if found := self.find(module.file, passed, opened, hops - 1):
+                for export in exports if hops else ():
+                    if found := self.find(module.file, export, opened, hops - 1):
                         return found
             module = self._locate(module.folder / name)
         return None
@@ -136,7 +141,7 @@ class Modules:
         return namespace
 
     def _starts(self, importing: Path | None, level: int) -> Iterator[Path]:
-        """The folders in which the name of an imported module may begin."""
+        """The folders in which an imported module may be looked up."""
         if level:
             if importing and level <= len(importing.parents):
                 yield importing.parents[level - 1]
@@ -144,7 +149,7 @@ class Modules:
         for folder in importing.parents[:_DEEPEST] if importing else ():
             if not self.fence.contains(folder):
                 break
-            # In a package, names begin outside.
+            # A package is not a starting point; the folder around it is.
             if not _is_file(folder / "__init__.py"):
                 yield from (folder / source for source in _SOURCES)
         for root in self.fence.roots:
@@ -154,7 +159,7 @@ class Modules:
         if not self.fence.contains(place):
             return None
         package = place / "__init__.py"
-        # No dot in the name: with_suffix adds one.
+        # The name has no dot, so with_suffix appends.
         for file in (package, place.with_suffix(".py"), place.with_suffix(".pyi")):
             if place.name and _is_file(file):
                 return Module(file, place)
@@ -162,7 +167,7 @@ class Modules:
 
 
 def remember(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Keep a value as the latest; of more than `most`, the longest unused go."""
+    """Store a value as the most recent one; beyond `most`, drop the least recently used."""
     kept[key] = value
     kept.move_to_end(key)
     while len(kept) > most:

@@ -1,6 +1,6 @@
-"""What a module offers to others, told in few lines: its definitions and what it passes on.
+"""A short outline of a module: its definitions and re-exports.
 
-The text of a module may be broken; what can be made out of it is told all the same.
+A module with syntax errors still gets an outline of what can be parsed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import tree_sitter_python
 from tree_sitter import Language, Node, Parser
 
 IMPORTS_REACH = 100_000
-"""How many characters of a file are searched for imports, from its beginning on."""
+"""How many characters at the start of a file are searched for imports."""
 
 _MAX_DEFINITIONS = 1_000  # of a module
 _MAX_MEMBERS = 100  # of a class
 _LONGEST = 100  # characters of an assignment or a decorator
-_SHORT_BODY = 80  # characters: a function that is hardly longer than its outline stays whole
-_DEEPEST = 3  # of conditions at the top of a module, such as `try:` and `if TYPE_CHECKING:`
+_SHORT_BODY = 80  # characters: a function this much longer than its outline stays whole
+_DEEPEST = 3  # nested conditions at the top of a module, such as `try:` and `if TYPE_CHECKING:`
 
 _STATEMENT = re.compile(
     r"[ \t]*(?:from[ \t]+(?P<module>\.*[ \t]*[\w.]*)[ \t]+import[ \t]*"
@@ -34,11 +34,11 @@ _BOUND = re.compile(r"(\*|[^\W\d][\w.]*)(?:\s+as\s+([^\W\d]\w*))?$")
 
 @dataclass(frozen=True)
 class Import:
-    """What an imported name stands for.
+    """What an imported name refers to.
 
-    level   how many dots come before the module
-    module  with dots in it; empty in `from . import name`
-    name    of the module's; None for the module itself, "*" for all that it has
+    level   number of leading dots
+    module  dotted name; empty in `from . import name`
+    name    imported from the module; None for the module itself, "*" for all names
     """
 
     level: int
@@ -48,11 +48,11 @@ class Import:
 
 @dataclass(frozen=True)
 class Definition:
-    """A function, a class or a value at the top of a module.
+    """A function, class or variable at the top of a module.
 
-    line     at which it begins
-    head     its first lines, up to its documentation's first; a short one is whole
-    members  of a class: name and text of its values and methods, in their order
+    line     where it starts
+    head     decorators, signature and the first docstring line; a short definition is whole
+    members  of a class: name and text of each attribute and method, in source order
     """
 
     name: str
@@ -61,9 +61,9 @@ class Definition:
     members: tuple[tuple[str, str], ...] = ()
 
     def text(self, room: int, wanted: Collection[str]) -> str | None:
-        """The outline in at most `room` characters; None where the head does not fit.
+        """The outline in at most `room` characters; None if the head does not fit.
 
-        Members that do not fit are left out: the wanted stay longest, then public ones.
+        If not all members fit, wanted ones come first, then constructors, then public ones.
         """
         room -= len(self.head)
         if room < 0:
@@ -88,7 +88,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Outline:
-    """The definitions of a module by name, what it imports by name, and from where it takes all."""
+    """The definitions of a module by name, its imports by name, and its star imports."""
 
     definitions: dict[str, Definition]
     imports: dict[str, Import]
@@ -96,14 +96,14 @@ class Outline:
 
 
 def imports(text: str) -> tuple[dict[str, Import], tuple[Import, ...]]:
-    """The names that a text imports, and the modules from which it imports all names.
+    """The names that a text imports, and its star imports.
 
-    A statement that is being written may be broken: only its sound names count.
+    Of a statement that is still being written, only valid names count.
     """
     bound: dict[str, Import] = {}
     stars: list[Import] = []
     done = 0
-    # By the plain word, which is found many times faster than statements are.
+    # Searching for the word `import` first is many times faster than matching statements.
     for word in _IMPORT.finditer(text, 0, IMPORTS_REACH):
         begin = text.rfind("\n", 0, word.start()) + 1
         statement = _STATEMENT.match(text, begin) if begin >= done else None
@@ -121,7 +121,7 @@ def imports(text: str) -> tuple[dict[str, Import], tuple[Import, ...]]:
 @lru_cache(maxsize=1024)
 def _bound(module: str | None, names: str | None) -> tuple[tuple[str, Import], ...]:
     found = []
-    # A comment may stand behind each name, and hold commas.
+    # Each name may have a comment, which may contain commas.
     plain = re.sub(r"#[^\n]*", "", names or "").replace("\\\n", " ").strip(" \t()\n")
     for part in re.split(r"[,;]", plain):
         matched = _BOUND.match(part.strip())
@@ -129,7 +129,7 @@ def _bound(module: str | None, names: str | None) -> tuple[tuple[str, Import], .
             continue
         name, alias = matched[1], matched[2]
         if module is None:
-            # `import a.b` binds `a`, `import a.b as c` the module within.
+            # `import a.b` binds `a`; `import a.b as c` binds the submodule.
             top = name.split(".")[0]
             found.append((alias or top, Import(0, name if alias else top, None)))
         else:
@@ -140,11 +140,11 @@ def _bound(module: str | None, names: str | None) -> tuple[tuple[str, Import], .
 
 
 def outline(text: str) -> Outline:
-    """What a module's text defines at its top and imports."""
+    """The outline of a module's text."""
     data = text.encode("utf-8", "replace")
     definitions: dict[str, Definition] = {}
     for definition in _definitions(data, Parser(_language()).parse(data).root_node, 0):
-        # Of several, the first: an overload says more than what implements it.
+        # The first of several wins: an overload says more than the implementation.
         definitions.setdefault(definition.name, definition)
         if len(definitions) >= _MAX_DEFINITIONS:
             break
@@ -163,8 +163,8 @@ def _definitions(data: bytes, node: Node, depth: int) -> Iterator[Definition]:
         if inner is not None and inner.type in ("function_definition", "class_definition"):
             name = _text(data, inner.child_by_field_name("name"))
             head, entire = _head(data, child, inner)
-            told = entire or inner.type != "class_definition"
-            members = () if told else _members(data, inner)
+            has_members = inner.type == "class_definition" and not entire
+            members = _members(data, inner) if has_members else ()
             yield Definition(name, child.start_point[0], head, members)
         elif kind == "expression_statement":
             name, line = _assignment(data, child)
@@ -178,9 +178,9 @@ def _definitions(data: bytes, node: Node, depth: int) -> Iterator[Definition]:
 
 
 def _head(data: bytes, whole: Node, inner: Node) -> tuple[str, bool]:
-    """The decorators, the signature and the first line of the documentation, from column 0 on.
+    """The decorators, signature and first docstring line of a definition, dedented.
 
-    And whether it is the whole definition, for that is hardly longer.
+    With True if it is the whole definition, because that is hardly longer.
     """
     body = inner.child_by_field_name("body")
     column = " " * inner.start_point[1]
@@ -192,8 +192,8 @@ def _head(data: bytes, whole: Node, inner: Node) -> tuple[str, bool]:
     colon = next((c for c in inner.children if c.type == ":"), None)
     end = colon.end_byte if colon else inner.end_byte
     lines.append(column + data[inner.start_byte : end].decode("utf-8", "replace"))
-    if body and (said := _documentation(data, body)):
-        lines.append(f'{column}    """{said}"""')
+    if body and (docstring := _docstring_line(data, body)):
+        lines.append(f'{column}    """{docstring}"""')
     short = textwrap.dedent("\n".join(lines)) + "\n"
     entire = textwrap.dedent(column + _text(data, whole)) + "\n"
     whole_too = len(entire) <= len(short) + _SHORT_BODY
@@ -201,7 +201,7 @@ def _head(data: bytes, whole: Node, inner: Node) -> tuple[str, bool]:
 
 
 def _members(data: bytes, node: Node) -> tuple[tuple[str, str], ...]:
-    """The values and methods of a class; with its `__init__` go the values that it sets."""
+    """The attributes and methods of a class; `__init__` includes the attributes it sets."""
     body = node.child_by_field_name("body")
     members: list[tuple[str, str]] = []
     if body is None or _text(data, node).count("\n") == 0:
@@ -232,7 +232,7 @@ def _members(data: bytes, node: Node) -> tuple[tuple[str, str], ...]:
 
 
 def _assignment(data: bytes, statement: Node) -> tuple[str, str]:
-    """What a statement of one line gives a value or a type, and the line; empty for others."""
+    """Target and text of a one-line assignment or annotation; empty for other statements."""
     if statement.type != "expression_statement" or len(statement.children) != 1:
         return "", ""
     value = statement.children[0]
@@ -243,8 +243,8 @@ def _assignment(data: bytes, statement: Node) -> tuple[str, str]:
     return (_text(data, left), line) if len(line) <= _LONGEST else ("", "")
 
 
-def _documentation(data: bytes, body: Node) -> str:
-    """The first line of a documentation string, if it can stand between three quotes."""
+def _docstring_line(data: bytes, body: Node) -> str:
+    """The first line of a docstring; empty if it cannot be put between triple quotes."""
     first = next((child for child in body.children if child.type != "comment"), None)
     if first is None or first.type != "expression_statement" or first.children[0].type != "string":
         return ""

@@ -1,7 +1,7 @@
-"""What is never read nor shown to a model: ignored, excluded and secret-looking files and lines.
+"""What a model must never see: ignored, excluded and secret-looking files and lines.
 
-Where it is not certain, it is left out: a definition less costs a guess, a key shown
-to a remote service cannot be taken back.
+When in doubt, leave it out: a missing definition costs one suggestion, but a key sent to a remote
+service cannot be taken back.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathspec import GitIgnoreSpec
 from talaria.coder.errors import UsageError
 
 MAX_BYTES = 256_000
-"""The largest file that is read, in bytes; few modules that people write are larger."""
+"""The largest file that is read, in bytes; few hand-written modules are larger."""
 
-_LONGEST_LINE = 2_000  # characters; a longer line is data, which may hold anything
-_REMEMBERED = 4_096  # verdicts and folders
+_LONGEST_LINE = 2_000  # characters; a longer line is data, which may contain anything
+_CACHED = 4_096  # verdicts, and folders with rules
 _MAX_RULES = 2_000  # lines of a .gitignore
 
 # Of files, in lower case.
@@ -34,10 +34,10 @@ _NAMES = (
     *("service[-_]account*.json", "client_id*.json"),
 )
 _NAME = re.compile(
-    # Programs speak of ids too: a key has no ending of Python's.
+    # Python modules may be called id_something too; keys have no such extension.
     r"id_(?!.*\.pyi?$).*|" + "|".join(fnmatch.translate(name) for name in _NAMES)
 )
-# Of folders, wherever they are, and within a workspace.
+# Of folders: anywhere, and inside a workspace.
 _FOLDERS = frozenset(
     {".ssh", ".aws", ".azure", ".gcloud", "gcloud", ".gnupg", ".kube", ".docker"}
     | {".password-store", ".vault", ".secrets", "secrets", "keyrings", "keychains"}
@@ -51,27 +51,27 @@ _WORDS = (
     r"|(?<=c)onnection)[_-]?(?:[Kk][Ee][Yy]|[Ss][Tt][Rr][Ii][Nn][Gg]))"
     r"[sS]?(?:_\w{0,40}|\d*)(?!\w)"
 )
-# Apart, for together each would slow down the others.
+# Separate patterns: combined into one, each would slow down the others.
 _SECRETS = tuple(
     re.compile(pattern)
     for pattern in (
-        # A block, to its end or that of the text.
+        # A key block, to its end or the end of the text.
         r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?s:.*?)(?:-----END[^\n]*|\Z)",
         r"PuTTY-User-Key-File-\d(?s:.*?)(?:Private-MAC:[^\n]*|\Z)",
         rf"[^\n]{{{_LONGEST_LINE},}}",
-        # A name that says it, and a literal that is not short; perhaps on the next line.
+        # A telling name and a literal that is not short, possibly on the next line.
         rf"{_WORDS}[\"']?\]?[ \t]{{0,20}}"
         r"(?:(?::[^=\n\"']{0,80})?=|:|,(?=[^\n]{0,200}\d))[ \t]{0,20}(?:\(\s{0,80}|\\\n\s{0,80})?"
         r"[rbufRBUF]{0,2}(?:\"{3}|'{3}|[\"'])[^\s\"',):\]}][^\n\"']{6,}",
         rf"#[^\n]{{0,200}}?{_WORDS}[ \t]{{0,4}}[=:][ \t]{{0,4}}[^\s\"']{{8,}}",
-        # Tokens whose makers gave them a form.
+        # Tokens in the known formats of their issuers.
         r"\b(?:(?:AKIA|ASIA|AGPA|AIDA|AROA)[A-Z0-9]{16}"
         r"|(?:gh[opsur]|github_pat|npm|hf|shpat|shpss|dop_v1|dckr_pat)_\w{16,}"
         r"|(?:glpat-|gldt-|xox[a-z]-|xapp-|pypi-|ya29\.|GOCSPX-|SG\.|AIza)[\w-]{16,}"
         r"|[spr]k[-_](?=[\w-]{0,80}\d)[\w-]{16,}|eyJ[\w-]{10,500}\.eyJ[\w-]{10}"
         r"|hooks\.slack\.com/services/|[Bb](?:earer|asic)\s[\w.~+/-]{20,})",
         r"://[^\s:/@\"']{1,80}:[^\s/@\"']{3,200}@",
-        # What else is long and looks drawn by lot.
+        # Other long literals that look random.
         r"[\"'](?=[\w+/=-]{32,500}[\"'])"
         r"(?=[\w+/=-]*[a-z])(?=[\w+/=-]*[A-Z])(?=(?:[\w+/=-]*?\d){3})[\w+/=-]+",
     )
@@ -79,7 +79,7 @@ _SECRETS = tuple(
 
 
 def without_secrets(text: str) -> str:
-    """The text with every line that looks like a secret left empty, so that lines keep numbers."""
+    """The text with every secret-looking line emptied, so that line numbers stay."""
     for pattern in _SECRETS:
         text = _without(pattern, text)
     return text
@@ -98,47 +98,47 @@ def _without(pattern: re.Pattern[str], text: str) -> str:
 
 
 def secret_looking(path: Path) -> bool:
-    """Whether a file's name, or that of a folder above it, says that it holds secrets."""
+    """Whether the name of a file, or of a folder above it, suggests that it holds secrets."""
     *folders, name = os.path.normcase(path).lower().replace("\\", "/").split("/")
     return _NAME.fullmatch(name) is not None or not _FOLDERS.isdisjoint(folders)
 
 
 class Fence:
-    """Which files of a workspace may be read; of a link, it asks about both of its ends.
+    """Decides which files of a workspace may be read; both ends of a link must be allowed.
 
-    `exclude` has patterns as in .gitignore, told from each root. Every .gitignore counts
-    from the top of the repository on, and `.git/info/exclude`; each is read again once
-    it has changed. Not for several threads.
+    `exclude` has .gitignore patterns relative to each root. All .gitignore files from the top of
+    the repository down count, and `.git/info/exclude`; each is read again after it changes. Not
+    thread-safe.
 
     Raises:
-        UsageError: a pattern of `exclude` is none.
+        UsageError: `exclude` has an invalid pattern.
     """
 
     def __init__(self, roots: Sequence[Path], exclude: Sequence[str] = ()) -> None:
         found = [Path(os.path.abspath(root)) for root in roots]
-        # The deepest first: a file is called by the nearest of its roots.
+        # Deepest first: a file is named relative to the nearest root.
         self.roots = sorted(dict.fromkeys(found), key=lambda root: -len(root.parts))
         self._places = [(root, _real(root)) for root in self.roots]
         try:
             self._exclude = _spec(exclude)
         except ValueError as error:
             raise UsageError(
-                f"exclude has a pattern that is none ({error}): write them as in .gitignore"
+                f"exclude has an invalid pattern ({error}): write patterns as in .gitignore"
             ) from None
         self._rules: dict[str, tuple[tuple[int, int], GitIgnoreSpec | None]] = {}
         self._verdicts: dict[str, tuple[tuple[object, ...], bool]] = {}
 
     def readable(self, path: Path) -> bool:
-        """Whether a file may be read for the sake of others: it is within, and none forbids it."""
+        """Whether a file may be read as context for others: inside the roots and not forbidden."""
         path, real = Path(os.path.abspath(path)), _real(path)
         return self._within(real, real=True) and all(
             not secret_looking(place) and not self._forbidden(place) for place in {path, real}
         )
 
     def fillable(self, path: Path) -> bool:
-        """Whether a file that a person opened may be shown to the model: if ignored, all the same.
+        """Whether the model may see a file that the user opened, anywhere, even an ignored one.
 
-        It may lie anywhere. What looks like secrets or is excluded may not be shown.
+        Excluded and secret-looking files stay hidden.
         """
         return not any(
             secret_looking(place) or self._excluded(place)
@@ -146,7 +146,7 @@ class Fence:
         )
 
     def name(self, path: Path) -> str:
-        """What a file is called: its path from its root on, or its last part if it has none."""
+        """The path of a file relative to its root; outside of all roots, its name."""
         path = Path(os.path.abspath(path))
         for root, real in self._places:
             for top in (root, real):
@@ -155,7 +155,7 @@ class Fence:
         return path.name
 
     def contains(self, path: Path) -> bool:
-        """Whether a path is written as one within the roots; it may be a link that leads out."""
+        """Whether a path, taken literally, is inside the roots; a link may still lead outside."""
         return self._within(path, real=False)
 
     def _within(self, path: Path, real: bool) -> bool:
@@ -163,7 +163,7 @@ class Fence:
 
     def _excluded(self, path: Path) -> bool:
         tops = [top for place in self._places for top in place if path.is_relative_to(top)]
-        # Of a file that lies elsewhere, patterns without a slash can still say something.
+        # Patterns without a slash apply to files outside the roots too.
         for top in tops or [Path(path.anchor)]:
             relative = path.relative_to(top)
             if self._exclude.match_file(relative.as_posix()):
@@ -173,7 +173,7 @@ class Fence:
         return False
 
     def _forbidden(self, path: Path) -> bool:
-        """Whether `exclude` or a .gitignore forbids it; remembered while these stay."""
+        """Whether `exclude` or a .gitignore forbids a path; cached until a .gitignore changes."""
         top = next(
             (t for place in self._places for t in place if path.is_relative_to(t)), path.parent
         )
@@ -188,7 +188,7 @@ class Fence:
         if known is None or known[0] != state:
             rules = [self._read_rules(*file) for file in zip(files, state, strict=True)]
             verdict = self._excluded(path) or _ignored(path.relative_to(top).parts, rules)
-            if len(self._verdicts) >= _REMEMBERED:
+            if len(self._verdicts) >= _CACHED:
                 self._verdicts.clear()
             self._verdicts[key] = known = (state, verdict)
         return known[1]
@@ -199,16 +199,16 @@ class Fence:
         known = self._rules.get(file)
         if known is None or known[0] != signature:
             text = read(Path(file)) or ""
-            if len(self._rules) >= _REMEMBERED:
+            if len(self._rules) >= _CACHED:
                 self._rules.clear()
             self._rules[file] = known = (signature, _lenient_spec(text.split("\n")[:_MAX_RULES]))
         return known[1]
 
 
 def read(path: Path) -> str | None:
-    r"""The text of a file of at most `MAX_BYTES` in UTF-8, lines ending in `\n`; None for others.
+    r"""The text of a UTF-8 file of at most `MAX_BYTES`, with `\n` line endings; None for others.
 
-    Pipes and devices are not opened, for reading them might never end.
+    Pipes and devices are not opened, since reading them might never end.
     """
     try:
         status = os.stat(path)
@@ -219,13 +219,13 @@ def read(path: Path) -> str | None:
         if len(data) > MAX_BYTES or b"\0" in data:
             return None
         text = data.decode("utf-8-sig")
-    except (OSError, ValueError):  # gone, forbidden, not UTF-8, or no path at all
+    except (OSError, ValueError):  # gone, no permission, not UTF-8, or not a valid path
         return None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _signature(file: str) -> tuple[int, int] | None:
-    """What changes when a file does; None where there is no file."""
+    """A value that changes with a file; None if there is no file."""
     try:
         status = os.stat(file)
     except (OSError, ValueError):
@@ -234,15 +234,15 @@ def _signature(file: str) -> tuple[int, int] | None:
 
 
 def _ignored(parts: tuple[str, ...], rules: list[GitIgnoreSpec | None]) -> bool:
-    """What git says of a path, asked from the top down: in an ignored folder, all is.
+    """Whether git ignores a path. Checked from the top down: an ignored folder hides everything.
 
-    The first of the rules are the repository's own, then come those of each folder.
+    `rules` has the repository's own first, then those of each folder.
     """
     for depth, part in enumerate(parts):
         if part.lower() == ".git":
             return True
         mark = "/" if depth < len(parts) - 1 else ""
-        # The deepest rules that say something decide.
+        # The deepest matching rule decides.
         for level in range(depth + 1, -1, -1):
             spec = rules[level]
             if spec is None:
@@ -257,13 +257,13 @@ def _ignored(parts: tuple[str, ...], rules: list[GitIgnoreSpec | None]) -> bool:
 
 
 def _spec(lines: Iterable[str]) -> GitIgnoreSpec:
-    # The backend is named, as the fastest one that is installed might be any.
+    # Name the backend: the default is the fastest one that happens to be installed.
     return GitIgnoreSpec.from_lines(lines, backend="simple")
 
 
 def _lenient_spec(lines: Sequence[str]) -> GitIgnoreSpec | None:
-    """Rules as far as they can be read: git passes over the others too."""
-    sound = []
+    """The valid rules among some lines; git skips invalid ones too."""
+    valid = []
     for line in lines:
         if not line.strip() or line.startswith("#"):
             continue
@@ -271,12 +271,12 @@ def _lenient_spec(lines: Sequence[str]) -> GitIgnoreSpec | None:
             _spec([line])
         except (ValueError, re.error):
             continue
-        sound.append(line)
-    return _spec(sound) if sound else None
+        valid.append(line)
+    return _spec(valid) if valid else None
 
 
 def _repository(top: Path) -> Path:
-    """The folder in which a repository begins that a folder is in, or the folder itself."""
+    """The top folder of the repository around a folder, or the folder itself outside one."""
     for folder in (top, *top.parents):
         if _exists(folder / ".git"):
             return folder
@@ -291,7 +291,7 @@ def _exists(path: Path) -> bool:
 
 
 def _real(path: Path) -> Path:
-    """Where a path leads in the end; where links go round in a circle, the path itself."""
+    """A path with links resolved; the path itself if the links form a cycle."""
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError):

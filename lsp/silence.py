@@ -1,8 +1,8 @@
 """When a suggestion would only be in the way.
 
-Two decisions, each a reason to stay silent or None. `before_asking` is for suggestions that
-nobody asked for: who invokes one by hand wants it wherever the cursor is. `before_showing` is
-for all of them.
+Two decisions, each returning a reason to stay silent or None. `before_asking` applies to automatic
+suggestions only: whoever invokes one by hand wants it wherever the cursor is. `before_showing`
+applies to all.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from talaria.coder.syntax.standing import standing_in
 from talaria.lsp.filters.pairs import around
 
 Silence = Literal[
-    "dismissed",  # a suggestion was dismissed right here
+    "dismissed",  # the user dismissed a suggestion here
     "word",  # the cursor is inside a word
     "midline",  # code follows on the cursor's line
-    "string",  # the cursor is in a string, where none are wanted
-    "comment",  # the cursor is in a comment, where none are wanted
+    "string",  # the cursor is in a string, and the option `strings` is off
+    "comment",  # the cursor is in a comment, and the option `comments` is off
     "nothing",  # there is no text to show
-    "repeats",  # what follows the cursor says it already
+    "repeats",  # the text after the cursor already says it
     "unsure",  # the model is not confident enough
-    "tiny",  # to type it is no more than to accept it
+    "tiny",  # typing it takes no more keys than accepting it
 ]
 
 _WORD = re.compile(r"\w")
 _INSIDE_WORD = re.compile(r"\w\w")
-# What an editor may have put behind the cursor, or what closes a line: no code of its own.
+# Closing brackets and quotes that an editor may have inserted, and the like: not code to skip.
 _ENDS = re.compile(r"[\s)\]}\"'`,:;]*(?:#.*)?")
-NEXT = 4_000  # characters behind the cursor in which the next line is looked for
+NEXT = 4_000  # characters after the cursor searched for the next line
 
 
 def before_asking(
     prefix: str, suffix: str, *, strings: bool, comments: bool, dismissed: bool
 ) -> Silence | None:
-    """Why the model need not be asked at a cursor, if so.
+    """Why not to ask the model at a cursor; None to ask.
 
-    `strings` and `comments` say whether suggestions are wanted there, `dismissed` whether
-    one was dismissed right here.
+    `strings` and `comments` are the options of these names; `dismissed` says whether the user
+    dismissed a suggestion here.
     """
     if dismissed:
         return "dismissed"
@@ -59,32 +59,32 @@ def before_asking(
 def before_showing(
     text: str, prefix: str, suffix: str, confidence: float, *, least: float
 ) -> Silence | None:
-    """Why a suggestion, tidied already, is not worth being shown, if so.
+    """Why not to show a filtered suggestion; None to show it.
 
-    A single character is, if it closes the last bracket that is open on its line: not for the
-    keystroke, but because the line is then complete and the next can be suggested.
+    A single character is shown only if it closes the last bracket open on its line: not to save
+    the keystroke, but because the line is then complete and the next one can be suggested.
     """
-    said = text.strip()
-    if not said:
+    stripped = text.strip()
+    if not stripped:
         return "nothing"
     if _follows(text, prefix, suffix):
         return "repeats"
     if confidence < least:
         return "unsure"
-    if len(said) < 2 and not _completes(said, prefix, suffix):
+    if len(stripped) < 2 and not _completes(stripped, prefix, suffix):
         return "tiny"
     return None
 
 
 def _follows(text: str, prefix: str, suffix: str) -> bool:
-    """Whether the rest of the line or, indented alike, the next line that is not blank says it."""
-    said, rest = text.strip(), _rest_of_line(suffix)
-    goes_on = rest.strip().removeprefix(said)
-    # Brackets may well stand twice, or below each other.
+    """Whether the rest of the line, or the next non-blank line with its indentation, repeats it."""
+    stripped, rest = text.strip(), _rest_of_line(suffix)
+    remainder = rest.strip().removeprefix(stripped)
+    # Brackets alone may legitimately repeat.
     if (
-        goes_on != rest.strip()
-        and _WORD.search(said)
-        and not _INSIDE_WORD.match(said[-1] + goes_on[:1])
+        remainder != rest.strip()
+        and _WORD.search(stripped)
+        and not _INSIDE_WORD.match(stripped[-1] + remainder[:1])
     ):
         return True
     below = suffix[len(rest) : len(rest) + NEXT].split("\n")
@@ -93,10 +93,10 @@ def _follows(text: str, prefix: str, suffix: str) -> bool:
     return line.strip("\n").rstrip() == next_line and bool(_WORD.search(next_line))
 
 
-def _completes(sign: str, prefix: str, suffix: str) -> bool:
-    """Whether a sign closes the one bracket that is open on the cursor's line."""
+def _completes(character: str, prefix: str, suffix: str) -> bool:
+    """Whether a character closes the only bracket open on the cursor's line."""
     there = around(prefix[prefix.rfind("\n") + 1 :], _rest_of_line(suffix))
-    return there.free == [sign]
+    return there.free == [character]
 
 
 def _rest_of_line(suffix: str) -> str:

@@ -1,4 +1,4 @@
-"""`talaria stats`: how suggestions fared on this machine, told from its own counts."""
+"""`talaria stats`: what became of suggestions on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from talaria.lsp.usage import (
     KEPT_DAYS,
     LATENCIES,
     Days,
-    Pair,
+    UsageKey,
     forget,
     read,
     state_folder,
@@ -32,16 +32,16 @@ Z = 1.959964  # of the normal distribution, for 95 %
 
 
 def main(argv: list[str]) -> int:
-    """Print the counts, or delete them; 0, also if there are none."""
+    """Print or delete the counts; exit code 0, even if there are none."""
     args = arguments(argv)
     folder = state_folder()
     path = folder / FILE
     if args.forget:
         forget(folder)
-        print(f"No counts are left in {path}; editors that are open go on counting.")
+        print(f"Deleted the counts in {path}; running editors keep counting.")
         return 0
     days, today = read(folder), date.today()
-    periods = {many(args.days): args.days} if args.days else PERIODS
+    periods = {day_count(args.days): args.days} if args.days else PERIODS
     found = {name: within(days, today, length) for name, length in periods.items()}
     if args.json:
         report = [
@@ -51,49 +51,49 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"file": str(path), "periods": report}))
         return 0
     if not any(found.values()):
-        when = f"in the last {many(args.days)}" if args.days else "yet"
-        print(f"No suggestion was counted {when}; the language server counts them in {path}.")
+        when = f"in the last {day_count(args.days)}" if args.days else "yet"
+        print(f"No suggestions counted {when}; the language server counts them in {path}.")
         return 0
     print(columns([HEAD, *rows(found, by_pair=args.days is not None)]))
     print(
-        "\nThe share is what was accepted of what was shown, characters are those accepted; "
-        "half took p50 at most, 95 % p95."
+        "\nshare: accepted of shown; characters: accepted ones; p50, p95: half and 95 % of the "
+        "suggestions took at most this long."
     )
-    print(f"Counted in {path}: only numbers, and nothing leaves this machine.")
+    print(f"Counted in {path}: numbers only, which never leave this machine.")
     return 0
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """The options of `talaria stats`; UsageError for what does not fit."""
+    """The parsed options of `talaria stats`; UsageError for invalid ones."""
     parser = argparse.ArgumentParser(
         prog="talaria stats",
         description="How many suggestions were shown and accepted, and how long they took. "
-        "Counted on this machine alone; no text is kept, and nothing leaves it.",
+        "The counts contain no text and never leave this machine.",
     )
     parser.add_argument(
-        "--days", type=int, metavar="N", help="the last N days alone, by language and trigger"
+        "--days", type=int, metavar="N", help="only the last N days, by language and trigger"
     )
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--json", action="store_true", help="print all of it for programs")
+    shown.add_argument("--json", action="store_true", help="print JSON")
     shown.add_argument("--forget", action="store_true", help="delete all counts")
     args = parser.parse_args(argv)
     if args.days is not None and not 1 <= args.days <= KEPT_DAYS:
         raise UsageError(
-            f"--days is {args.days}; it must be from 1 to {KEPT_DAYS}, for older ones are not kept"
+            f"--days is {args.days}; it must be from 1 to {KEPT_DAYS}; older counts are not kept"
         )
     if args.forget and args.days is not None:
-        raise UsageError("--forget deletes the counts of all days; give it without --days")
+        raise UsageError("--forget deletes the counts of all days; use it without --days")
     return args
 
 
-def many(days: int) -> str:
-    """So many days, in words."""
+def day_count(days: int) -> str:
+    """A number of days, in words."""
     return "1 day" if days == 1 else f"{days} days"
 
 
-def within(days: Days, today: date, length: int | None) -> dict[Pair, Counter[str]]:
-    """The counts of each language and trigger in the last days, or in all of them."""
-    found: dict[Pair, Counter[str]] = {}
+def within(days: Days, today: date, length: int | None) -> dict[UsageKey, Counter[str]]:
+    """The counts by language and trigger over the last `length` days, or all days if None."""
+    found: dict[UsageKey, Counter[str]] = {}
     for day, pairs in days.items():
         if length is None or today - timedelta(days=length) < day <= today:
             for pair, counts in pairs.items():
@@ -101,8 +101,8 @@ def within(days: Days, today: date, length: int | None) -> dict[Pair, Counter[st
     return found
 
 
-def total(pairs: Mapping[Pair, Counter[str]]) -> Counter[str]:
-    """The counts of all languages and triggers."""
+def total(pairs: Mapping[UsageKey, Counter[str]]) -> Counter[str]:
+    """The counts summed over all languages and triggers."""
     whole: Counter[str] = Counter()
     for counts in pairs.values():
         whole.update(counts)
@@ -110,10 +110,10 @@ def total(pairs: Mapping[Pair, Counter[str]]) -> Counter[str]:
 
 
 def summary(counts: Counter[str]) -> dict[str, Any]:
-    """What is told of counts; None is what they cannot tell.
+    """The figures derived from counts; None where they cannot be derived.
 
-    What was shown before midnight may be accepted after it, so that of a day more may be
-    accepted than shown: all of it then.
+    A suggestion shown before midnight may be accepted after it, so a day can have more accepted
+    than shown; its share is then 1.
     """
     shown = counts["shown"]
     accepted = min(counts["accepted"], shown)
@@ -135,8 +135,8 @@ def summary(counts: Counter[str]) -> dict[str, Any]:
     }
 
 
-def by(pairs: Mapping[Pair, Counter[str]]) -> list[dict[str, Any]]:
-    """The same of each language and trigger."""
+def by(pairs: Mapping[UsageKey, Counter[str]]) -> list[dict[str, Any]]:
+    """The same for each language and trigger."""
     return [
         {"language": language, "trigger": trigger, **summary(counts)}
         for (language, trigger), counts in sorted(pairs.items())
@@ -144,7 +144,7 @@ def by(pairs: Mapping[Pair, Counter[str]]) -> list[dict[str, Any]]:
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of Wilson (1927) for a share of trials, as if they were independent.
+    """Wilson's (1927) 95 % interval for a share, assuming independent trials.
 
     (h + z²/2 ± z √(h (n - h) / n + z²/4)) / (n + z²), for h hits of n.
     """
@@ -155,7 +155,7 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 
 def percentile(counts: Counter[str], share: float) -> int | None:
-    """Milliseconds that this share took no longer than: the upper edge of where it lies.
+    """The latency in milliseconds that this share did not exceed, rounded up to a bucket's edge.
 
     None if it is beyond the last edge, or if nothing was timed.
     """
@@ -168,8 +168,8 @@ def percentile(counts: Counter[str], share: float) -> int | None:
     return None
 
 
-def rows(found: Mapping[str, Mapping[Pair, Counter[str]]], by_pair: bool) -> list[list[str]]:
-    """A row of cells for each period, and for each language and trigger if wished."""
+def rows(found: Mapping[str, Mapping[UsageKey, Counter[str]]], by_pair: bool) -> list[list[str]]:
+    """A row of cells per period and, if `by_pair`, per language and trigger."""
     table = []
     for name, pairs in found.items():
         table.append(cells(name, total(pairs)))
@@ -180,26 +180,26 @@ def rows(found: Mapping[str, Mapping[Pair, Counter[str]]], by_pair: bool) -> lis
 
 def cells(label: str, counts: Counter[str]) -> list[str]:
     """One row of the table."""
-    told = summary(counts)
+    figures = summary(counts)
     share = ""
-    if told["accepted_interval"]:
-        low, high = told["accepted_interval"]
-        share = f"{told['accepted_share']:.0%} ({low:.0%} – {high:.0%})"
+    if figures["accepted_interval"]:
+        low, high = figures["accepted_interval"]
+        share = f"{figures['accepted_share']:.0%} ({low:.0%} – {high:.0%})"
     numbers = ("partially_accepted", "dismissed", "characters_accepted")
-    latency = told["latency_ms"]
+    latency = figures["latency_ms"]
     beyond = f"> {EDGES[-1]:,}" if latency["count"] else ""
     return [
         label,
-        f"{told['shown']:,}",
-        f"{told['accepted']:,}",
+        f"{figures['shown']:,}",
+        f"{figures['accepted']:,}",
         share,
-        *(f"{told[name]:,}" for name in numbers),
+        *(f"{figures[name]:,}" for name in numbers),
         *(beyond if latency[p] is None else f"{latency[p]:,}" for p in ("p50", "p95")),
     ]
 
 
 def columns(table: Sequence[Sequence[str]]) -> str:
-    """A table for the terminal: the first column to the left, all others to the right."""
+    """A text table: the first column left-aligned, all others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()

@@ -1,8 +1,8 @@
-"""How suggestions fare: counts in one small file on this machine, and nowhere else.
+"""Usage counts, in one small file that never leaves this machine.
 
-For each day, language and trigger: how many suggestions were shown, accepted, partially
-accepted and dismissed, of how many characters, and how long they took. Only numbers: no
-text, no file names, nothing that says what was written.
+For each day, language and trigger: how many suggestions were shown, accepted, partially accepted
+and dismissed, how many characters they had, and how long they took. Numbers only: no text and no
+file names.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from talaria.coder import files
 from talaria.coder.errors import DataError
 
 if sys.platform == "win32":
     import msvcrt
 
-    def take(handle: int) -> None:
-        """Lock an open file for this handle alone; OSError if another one has it."""
+    def lock(handle: int) -> None:
+        """Lock an open file exclusively; OSError if another handle holds the lock."""
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
 else:
     import fcntl
 
-    def take(handle: int) -> None:
-        """Lock an open file for this handle alone; OSError if another one has it."""
+    def lock(handle: int) -> None:
+        """Lock an open file exclusively; OSError if another handle holds the lock."""
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -43,34 +44,33 @@ LOG = logging.getLogger(__name__)
 
 Event = Literal["shown", "accepted", "partially_accepted", "dismissed"]
 EVENTS: tuple[Event, ...] = get_args(Event)
-# Upper edges of the latencies that are told apart; those that are aimed at are among them.
+# Upper edges of the latency buckets in milliseconds; they include the targets.
 EDGES = (5, 10, 20, 30, 50, 75, 100, 120, 150, 200, 250, 300, 400, 500, 750, 1000, 2000, 5000)
 LATENCIES = (*(f"ms_{edge}" for edge in EDGES), "ms_more")
 COUNTED = frozenset({*EVENTS, "characters_suggested", "characters_accepted", *LATENCIES})
 
-Pair = tuple[str, str]  # language and trigger
-Days = dict[date, dict[Pair, Counter[str]]]
+UsageKey = tuple[str, str]  # language and trigger
+Days = dict[date, dict[UsageKey, Counter[str]]]
 
 FILE, DAMAGED, LOCK = "usage.json", "usage.json.damaged", "usage.lock"
-PARTIAL = ".usage.json.partial"
 FORMAT = 1
-# These three bound the file: some 250 kB after a year of two pairs a day, never MAX_BYTES.
+# These three bound the file: about 250 kB after a year with two keys a day, never MAX_BYTES.
 KEPT_DAYS = 400
-PAIRS = 16  # told apart on one day; all others count as OTHER
-NAME = re.compile(r"[a-z][a-z0-9+#_-]{0,23}")  # of a language or trigger; others are OTHER too
+KEYS = 16  # per day; further ones count as OTHER
+NAME = re.compile(r"[a-z][a-z0-9+#_-]{0,23}")  # of languages and triggers, or OTHER
 OTHER = "other"
-LARGEST = 2**53  # count that is believed
+LARGEST = 2**53  # plausible count
 MAX_BYTES = 8_000_000
-# For another server's merge, which takes milliseconds; it must not hold up the end of this one.
+# Another server's merge takes milliseconds; waiting must not delay the end of this server.
 WAIT_SECONDS = 1.0
 BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 class Usage:
-    """Counts events in memory; `flush` adds them to the file. For several threads.
+    """Counts events in memory; `flush` adds them to the file. Thread-safe.
 
-    folder  of the file; None is this user's, see `state_folder`
-    clock   today, where the user is
+    folder  of the file; None: this user's (`state_folder`)
+    clock   today's date, in the user's time zone
     """
 
     def __init__(self, folder: Path | None = None, clock: Callable[[], date] = date.today) -> None:
@@ -78,7 +78,7 @@ class Usage:
         self.clock = clock
         self._pending: Days = {}
         self._lock = threading.Lock()
-        self._told = False
+        self._warned = False
 
     def record(
         self,
@@ -89,10 +89,10 @@ class Usage:
         characters: int = 0,
         milliseconds: float | None = None,
     ) -> None:
-        """Count one event, in memory alone, on the day that it happens.
+        """Count one event in memory, on the day it happens.
 
-        A suggestion is shown once and is then accepted, partially accepted, dismissed or
-        none of these. Characters are those that were shown or accepted.
+        A suggestion is shown once and then accepted, partially accepted, dismissed or none of
+        these. `characters` were shown or accepted.
         """
         counts = Counter[str]({event: 1})
         if event == "shown":
@@ -102,13 +102,13 @@ class Usage:
         if milliseconds is not None:
             counts[LATENCIES[bisect_left(EDGES, milliseconds)]] += 1
         with self._lock:
-            add(self._pending, self.clock(), (known(language), known(trigger)), counts)
+            add(self._pending, self.clock(), (sanitized(language), sanitized(trigger)), counts)
 
     def flush(self) -> bool:
-        """Add to the file what was counted since; whether all of it is there now.
+        """Add the counts in memory to the file; whether that worked.
 
-        Where the file cannot be written, the counts stay in memory for the next time,
-        and the log says so once.
+        If the file cannot be written, the counts stay in memory for the next flush, with one
+        warning in the log.
         """
         with self._lock:
             pending, self._pending = self._pending, {}
@@ -119,7 +119,7 @@ class Usage:
             store(self.folder or state_folder(), pending, self.clock())
             written = True
         except (OSError, DataError) as error:
-            if not self._told:
+            if not self._warned:
                 why = str(error)
                 if isinstance(error, OSError):
                     why = (
@@ -128,7 +128,7 @@ class Usage:
                     )
                 LOG.warning("usage counts stay in memory for now: %s", why)
         finally:
-            self._told = not written
+            self._warned = not written
             if not written:
                 with self._lock:
                     merge(pending, self._pending)
@@ -136,16 +136,16 @@ class Usage:
         return written
 
 
-def known(name: str) -> str:
-    """The name of a language or trigger, or OTHER for what does not look like one."""
+def sanitized(name: str) -> str:
+    """The name of a language or trigger, or OTHER if it does not look like one."""
     name = name.lower()
     return name if NAME.fullmatch(name) else OTHER
 
 
-def add(days: Days, day: date, pair: Pair, counts: Mapping[str, int]) -> None:
-    """Add counts to those of a day, as OTHER if it has enough pairs already."""
+def add(days: Days, day: date, pair: UsageKey, counts: Mapping[str, int]) -> None:
+    """Add counts to a day, as OTHER if it already has enough keys."""
     pairs = days.setdefault(day, {})
-    if pair not in pairs and len(pairs) >= PAIRS - 1:
+    if pair not in pairs and len(pairs) >= KEYS - 1:
         pair = (OTHER, OTHER)
     pairs.setdefault(pair, Counter()).update(counts)
 
@@ -158,15 +158,15 @@ def merge(days: Days, more: Days) -> None:
 
 
 def recent(days: Days, today: date) -> Days:
-    """The days that are kept, in order; a clock that once was wrong cannot add to their number."""
+    """The days to keep, in order; their number is bounded even if the clock was wrong."""
     oldest = today - timedelta(days=KEPT_DAYS)
     return {day: days[day] for day in sorted(days)[-KEPT_DAYS - 1 :] if day >= oldest}
 
 
 def state_folder(environ: Mapping[str, str] = os.environ, system: str = sys.platform) -> Path:
-    """Where this user's programs keep such files; TALARIA_STATE names another folder.
+    """The folder for this user's state, or the one in TALARIA_STATE.
 
-    As the XDG Base Directory Specification says, a relative XDG_STATE_HOME is ignored.
+    A relative XDG_STATE_HOME is ignored, as the XDG Base Directory Specification requires.
     """
     if named := environ.get("TALARIA_STATE"):
         return Path(named)
@@ -180,12 +180,12 @@ def state_folder(environ: Mapping[str, str] = os.environ, system: str = sys.plat
         return (state if state.is_absolute() else Path.home() / ".local/state") / "talaria"
     except RuntimeError as error:
         raise DataError(
-            "this user has no home folder to keep usage counts in; set TALARIA_STATE to a folder"
+            "there is no home folder to keep usage counts in; set TALARIA_STATE to a folder"
         ) from error
 
 
 def read(folder: Path) -> Days:
-    """All that is counted in a folder; empty if nothing is. DataError if it cannot be read."""
+    """All counts in a folder, empty if there are none; DataError if they cannot be read."""
     path = folder / FILE
     try:
         return load(path)
@@ -195,19 +195,20 @@ def read(folder: Path) -> Days:
         ) from error
     except ValueError as error:
         raise DataError(
-            f"{path}: damaged ({error}); the language server will put it aside and begin anew, "
+            f"{path}: damaged ({error}); the language server will set it aside and start over, "
             "`talaria stats --forget` deletes it"
         ) from error
 
 
 def forget(folder: Path) -> None:
-    """Delete all that is counted in a folder, damaged files too. DataError if it cannot be done."""
+    """Delete all counts in a folder, damaged files too; DataError if that fails."""
     if not folder.exists():
         return
     try:
         with locked(folder):
-            for name in (FILE, DAMAGED, PARTIAL):
-                (folder / name).unlink(missing_ok=True)
+            # A killed process may have left a partial file.
+            for path in (folder / FILE, folder / DAMAGED, *folder.glob(f".{FILE}-*.partial")):
+                path.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
             f"{error.filename or folder}: cannot be deleted ({error.strerror}); "
@@ -216,34 +217,30 @@ def forget(folder: Path) -> None:
 
 
 def store(folder: Path, more: Days, today: date) -> None:
-    """Add counts to the file of a folder; what cannot be read is put aside first.
+    """Add counts to the file in a folder; a damaged file is set aside first.
 
-    OSError if it cannot be written, DataError if a newer Talaria wrote it: it is as it
-    was then.
+    OSError if it cannot be written, DataError if a newer Talaria wrote it; either leaves the file
+    as it was.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path, partial = folder / FILE, folder / PARTIAL
+    path = folder / FILE
     with locked(folder):
         try:
             days = load(path)
         except ValueError as error:
             os.replace(path, folder / DAMAGED)
-            LOG.warning("%s: damaged (%s); renamed to %s and begun anew", path, error, DAMAGED)
+            LOG.warning("%s: damaged (%s); renamed to %s and started over", path, error, DAMAGED)
             days = {}
         merge(days, more)
-        with partial.open("wb") as file:
-            file.write(dump(recent(days, today)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        files.write(path, dump(recent(days, today)))
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes and threads from changing the file; TimeoutError if one does so long.
+    """Exclude other processes and threads; TimeoutError if one holds the lock too long.
 
-    The lock is a file of its own, for the file of counts is replaced at each change. It
-    is never deleted: one could then hold the old one and another the new one.
+    The lock is a separate file, because the counts are replaced at each change. It is never
+    deleted, or one process could hold the old file and another the new one.
     """
     path = folder / LOCK
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -251,7 +248,7 @@ def locked(folder: Path) -> Iterator[None]:
         end = time.monotonic() + WAIT_SECONDS
         while True:
             try:
-                take(handle)
+                lock(handle)
                 break
             except OSError as error:
                 if error.errno not in BUSY:
@@ -266,7 +263,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def dump(days: Days) -> bytes:
-    """The text of the file: one line a day, language and trigger, for a person to look at."""
+    """The content of the file: one line per day, language and trigger, for people to read."""
     rows = [
         json.dumps([day.isoformat(), *pair, {name: n for name, n in sorted(counts.items()) if n}])
         for day, pairs in days.items()
@@ -276,7 +273,7 @@ def dump(days: Days) -> bytes:
 
 
 def load(path: Path) -> Days:
-    """What a file counts; nothing if it is not there.
+    """The counts in a file; none if it does not exist.
 
     ValueError if it is damaged, DataError if a newer Talaria wrote it, OSError if it
     cannot be read.
@@ -291,32 +288,32 @@ def load(path: Path) -> Days:
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):
-        raise ValueError("no JSON") from None
+        raise ValueError("not JSON") from None
     made = found.get("format") if isinstance(found, dict) else None
     if isinstance(made, int) and made > FORMAT:
         raise DataError(
-            f"{path}: of format {made}, which a newer Talaria wrote; this one knows {FORMAT}: "
-            "update it, or set TALARIA_STATE to another folder"
+            f"{path}: a newer Talaria wrote it in format {made}, this one reads {FORMAT}: update, "
+            "or set TALARIA_STATE to another folder"
         )
     if made != FORMAT or not isinstance(found.get("days"), list):
-        raise ValueError("no usage counts")
+        raise ValueError("not usage counts")
     days: Days = {}
     for number, row in enumerate(found["days"], 1):
         try:
             add(days, *parsed(row))
         except (ValueError, TypeError, AttributeError):
-            raise ValueError(f"row {number} is no day of counts") from None
+            raise ValueError(f"row {number} is not a day of counts") from None
     return days
 
 
-def parsed(row: Any) -> tuple[date, Pair, dict[str, int]]:
-    """What a row of the file says; ValueError, TypeError or AttributeError if it is none."""
+def parsed(row: Any) -> tuple[date, UsageKey, dict[str, int]]:
+    """One row of the file; ValueError, TypeError or AttributeError if it is malformed."""
     day, language, trigger, counts = row
     if not all(fits(name, n) for name, n in counts.items()):
-        raise ValueError("not all are counts")
-    return date.fromisoformat(day), (known(language), known(trigger)), counts
+        raise ValueError("not counts")
+    return date.fromisoformat(day), (sanitized(language), sanitized(trigger)), counts
 
 
 def fits(name: str, count: object) -> bool:
-    """Whether this is something that is counted, and a count."""
+    """Whether a name is counted at all and its count is plausible."""
     return name in COUNTED and type(count) is int and 0 <= count < LARGEST

@@ -1,8 +1,8 @@
-"""What is taken from a suggestion before it is shown.
+"""Post-processing of a suggestion before it is shown.
 
-Each filter is a pure function of a suggested middle and of the texts before and behind the
-cursor, lines ending in "\\n", to what of the middle may be offered. A filter takes away and
-never adds but indentation, and looks at the near ends of the texts only.
+Each filter is a pure function from a suggested middle and the texts before and after the cursor
+(with "\\n" line endings) to the part of the middle to offer. A filter only removes text, except
+that it may convert indentation, and reads only the near ends of the surrounding texts.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from talaria.lsp.filters.trailing_spaces import trailing_spaces
 Filter = Callable[[str, str, str], str]
 
 FILTERS: tuple[Filter, ...] = (
-    indentation,  # first, for lines are compared with their indentation
+    indentation,  # first: later filters compare lines with their indentation
     repeated_lines,
-    bracket_balance,  # what it cuts may leave an end that follows already
+    bracket_balance,  # its cut may leave an end that the suffix repeats
     suffix_overlap,
-    trailing_spaces,  # last, for every cut may leave blanks
+    trailing_spaces,  # last: every cut may leave blanks
 )
 
 
 def tidy(text: str, prefix: str, suffix: str) -> str:
-    """Apply all filters until nothing changes; empty if nothing is left to offer."""
+    """Apply all filters until nothing changes; empty if no text is left to offer."""
     before = None
     while text != before:
         before = text

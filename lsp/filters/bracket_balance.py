@@ -1,4 +1,4 @@
-"""Closing signs of a suggestion for which nothing is left to close."""
+"""Removes closing brackets and quotes that have nothing left to close."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from talaria.lsp.filters.pairs import around, pairs
 
 
 def bracket_balance(text: str, prefix: str, suffix: str) -> str:
-    """Cut from a closing bracket on that stands behind the cursor already, and a quote likewise.
+    """Cut at a closing bracket or quote that the suffix already has.
 
-    What is open before the cursor belongs to the closing brackets behind it, the outermost
-    first; only what they leave may be closed by the suggestion. Where nothing behind the
-    cursor closes anything, a bracket too many is for the judge of the syntax.
+    Closing brackets after the cursor match the brackets open before it, outermost first; the
+    suggestion may close only the rest. If the suffix closes nothing, an extra bracket is left to
+    the syntax check.
     """
     there = around(prefix, suffix)
     own = pairs(text, there.quote)

@@ -1,4 +1,4 @@
-"""Indentation in the file's own unit, and not twice."""
+"""Converts indentation to the file's unit and removes a repeated indentation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from talaria.lsp.filters.pairs import around
 
-NEAR = 20_000  # characters on either side of the cursor that show the file's unit
+NEAR = 20_000  # characters on either side of the cursor examined for the unit
 TAB = 4  # columns
 
 _INDENTED = re.compile(r"^(\t|  +)[ \t]*\S", re.MULTILINE)
@@ -14,17 +14,17 @@ _OPENS = re.compile(r"[:(\[{]\s*(?:#.*)?$")
 
 
 def indentation(text: str, prefix: str, suffix: str) -> str:
-    """Indent with tabs or spaces as the file does, and the first line no further than it may be.
+    """Indent with tabs or spaces as the file does, and the first line no deeper than allowed.
 
-    The first line's indentation stands before the cursor already, but for what the line above
-    allows: its own depth, or a unit more if it opens a block or a bracket. Of further lines,
-    the depth is for the judge of the syntax. Without indented lines around, nothing changes.
+    The first line may add to the indentation before the cursor only up to the depth of the line
+    above, or one unit more if that opens a block or bracket. The depth of further lines is left
+    to the syntax check. Without indented lines nearby, nothing changes.
     """
     *above, begun = prefix[-NEAR:].split("\n")
     unit = _unit("\n".join([*above, *suffix[:NEAR].split("\n")[1:]]))
     first, *further = text.split("\n")
     if begun and not begun.strip() and first.strip():
-        lead, code = _parted(_in_unit(first, unit))
+        lead, code = _split_indent(_in_unit(first, unit))
         missing = _deepest(above, unit, prefix) - _columns(begun)
         while lead and _columns(lead) > missing:
             lead = lead[:-1]
@@ -35,7 +35,7 @@ def indentation(text: str, prefix: str, suffix: str) -> str:
 
 
 def _unit(text: str) -> str:
-    """A tab, or the fewest spaces that a line of the text begins with; empty if none does."""
+    """A tab or the smallest indentation in spaces; empty if no line is indented."""
     found: list[str] = _INDENTED.findall(text)
     spaces = [blanks for blanks in found if blanks != "\t"]
     if 2 * len(spaces) < len(found):
@@ -44,27 +44,27 @@ def _unit(text: str) -> str:
 
 
 def _in_unit(line: str, unit: str) -> str:
-    """A line indented with spaces in a file of tabs, or the other way round, as the file does."""
-    blanks, code = _parted(line)
+    """A line with its indentation converted between tabs and spaces."""
+    blanks, code = _split_indent(line)
     if unit != "\t":
         return (blanks.replace("\t", unit) if unit else blanks) + code
-    # Behind tabs, spaces align.
+    # Spaces after tabs are alignment.
     return (blanks if "\t" in blanks else blanks.replace(" " * TAB, "\t")) + code
 
 
-def _parted(line: str) -> tuple[str, str]:
+def _split_indent(line: str) -> tuple[str, str]:
     code = line.lstrip(" \t")
     return line[: len(line) - len(code)], code
 
 
 def _deepest(above: list[str], unit: str, prefix: str) -> int:
-    """The columns that a line below some lines may be indented by."""
+    """The deepest column at which the line below may start."""
     last = next((line for line in reversed(above) if line.strip()), "")
     there = around(prefix, "")
     if there.quote or last.endswith("\\"):
-        return NEAR  # no limit: what is indented there is not a statement
+        return NEAR  # no limit, since it is not the start of a statement
     deeper = max(_columns(unit), TAB) * bool(_OPENS.search(last))
-    return max(_columns(_parted(last)[0]) + deeper, there.column)
+    return max(_columns(_split_indent(last)[0]) + deeper, there.column)
 
 
 def _columns(blanks: str) -> int:

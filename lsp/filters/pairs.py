@@ -1,8 +1,8 @@
-"""Which brackets and quotes belong together, in a text and in what is around it.
+"""Matches brackets and quotes in a text and in the text around it.
 
-Read sign by sign, for texts that are being written: a string in plain quotes ends with
-its line at the latest, and where a statement begins, no bracket is open any more. The
-fields of formatted strings are read as parts of the string.
+A scanner for code that is still being written: a single-quoted string ends no later than its
+line, and the start of a statement closes all brackets. Fields of f-strings count as part of the
+string.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-BEFORE = 8_000  # characters of a prefix in which open brackets and strings are looked for
-AFTER = 3_000  # characters of a suffix in which the ends of brackets are looked for
+BEFORE = 8_000  # characters of a prefix searched for open brackets and strings
+AFTER = 3_000  # characters of a suffix searched for closing brackets
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-# Words that stand at the beginning of a line only where no bracket is open.
+# Words that start a line only outside brackets.
 _STATEMENT = (
     r"^[ \t]*(?:def|class|return|import|raise|try|while|with|pass|break|continue|del|assert"
     r"|global|nonlocal|except|finally|elif)\b"
 )
-_SIGNS = re.compile(rf"\\.|\"\"\"|'''|[\"'#\n()\[\]{{}}]|{_STATEMENT}", re.DOTALL | re.MULTILINE)
+_TOKENS = re.compile(rf"\\.|\"\"\"|'''|[\"'#\n()\[\]{{}}]|{_STATEMENT}", re.DOTALL | re.MULTILINE)
 _NEXT_STATEMENT = re.compile(rf"(?<=\n){_STATEMENT}", re.MULTILINE)
 _TOP_LINE = re.compile(r"^(?:async |def |class |@|import |from )", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A bracket or a string: where its signs begin, None where a sign is not in the text.
+class Delimiters:
+    """A pair of brackets or quotes: offsets of both; None for one that is not in the text.
 
-    closing  the sign that closes it
-    quoted   whether it is a bracket within a string or a comment
+    closing  the closing character or quotes
+    quoted   whether it is a bracket inside a string or comment
     """
 
     opened: int | None
@@ -40,18 +40,18 @@ class Pair:
 
     @property
     def counts(self) -> bool:
-        """Whether it is a bracket of the code."""
+        """Whether it is a bracket in code."""
         return self.closing in ")]}" and not self.quoted
 
 
 @dataclass(frozen=True)
-class Around:
-    """What is open where a cursor stands.
+class Surroundings:
+    """What is open at a cursor.
 
-    quote   the quotes of the string that it stands in, "#" in a comment, "" in code
-    opened  the signs that would close the brackets open there, outermost first
-    closed  the signs behind the cursor that close brackets from before them, innermost first
-    column  how far from the beginning of its line the innermost open bracket ends; 0 if none
+    quote   the quotes of the string around it, "#" in a comment, "" in code
+    opened  the closing characters of the brackets open before it, outermost first
+    closed  the closing brackets after it that match brackets before it, innermost first
+    column  the column after the innermost open bracket; 0 if there is none
     """
 
     quote: str
@@ -61,11 +61,11 @@ class Around:
 
     @property
     def free(self) -> list[str]:
-        """What a text put there may close, outermost first: what is behind needs the rest."""
+        """The brackets that a text inserted here may close, outermost first."""
         return list(self.opened[len(self.closed) :])
 
     def opened_after(self, text: str) -> list[str]:
-        """What is open behind a text put there."""
+        """The brackets open after a text inserted here."""
         opened = list(self.opened)
         for pair in pairs(text, self.quote):
             if pair.counts and pair.closed is None:
@@ -75,8 +75,8 @@ class Around:
         return opened
 
 
-def around(prefix: str, suffix: str) -> Around:
-    """What is open between two texts, as far as their near ends tell."""
+def around(prefix: str, suffix: str) -> Surroundings:
+    """What is open between two texts, judging by their near ends."""
     near = prefix[-BEFORE:]
     if len(near) < len(prefix) and (line := _TOP_LINE.search(near)):
         near = near[line.start() :]
@@ -86,8 +86,8 @@ def around(prefix: str, suffix: str) -> Around:
     return _between(near, behind)
 
 
-@lru_cache(maxsize=4)  # several filters ask about the same place
-def _between(near: str, behind: str) -> Around:
+@lru_cache(maxsize=4)  # several filters ask about the same position
+def _between(near: str, behind: str) -> Surroundings:
     opened = [pair for pair in pairs(near) if pair.closed is None]
     quote = next((pair.closing for pair in opened if pair.closing not in ")]}"), "")
     brackets = [pair for pair in opened if pair.counts]
@@ -95,39 +95,39 @@ def _between(near: str, behind: str) -> Around:
     if brackets and (innermost := brackets[-1].opened) is not None:
         column = innermost - near.rfind("\n", 0, innermost)
     closed = [pair.closing for pair in pairs(behind, quote) if pair.counts and pair.opened is None]
-    return Around(quote, tuple(pair.closing for pair in brackets), tuple(closed), column)
+    return Surroundings(quote, tuple(pair.closing for pair in brackets), tuple(closed), column)
 
 
-def pairs(text: str, quote: str = "") -> list[Pair]:
-    """The brackets and strings of a text that begins within `quote`, in the order of their ends.
+def pairs(text: str, quote: str = "") -> list[Delimiters]:
+    """The brackets and strings of a text that starts inside `quote`, in the order they close.
 
-    Those that are still open at its end come last, outermost first.
+    Those still open at the end come last, outermost first.
     """
-    found: list[Pair] = []
-    opened = [Pair(None, None, quote)] if quote else []
-    base = 0  # where among what is open the string or comment is, if there is one
-    for match in _SIGNS.finditer(text):
-        sign, place = match[0], match.start()
-        if sign in _CLOSING:
-            opened.append(Pair(place, None, _CLOSING[sign], bool(quote)))
-        elif sign in (")", "]", "}"):
+    found: list[Delimiters] = []
+    opened = [Delimiters(None, None, quote)] if quote else []
+    base = 0  # index in `opened` of the string or comment, if there is one
+    for match in _TOKENS.finditer(text):
+        token, place = match[0], match.start()
+        if token in _CLOSING:
+            opened.append(Delimiters(place, None, _CLOSING[token], bool(quote)))
+        elif token in (")", "]", "}"):
             least = base + 1 if quote else 0
-            mates = (i for i in reversed(range(least, len(opened))) if opened[i].closing == sign)
+            mates = (i for i in reversed(range(least, len(opened))) if opened[i].closing == token)
             mate = next(mates, None)
             begun = None if mate is None else opened[mate].opened
-            found.append(Pair(begun, place, sign, bool(quote)))
+            found.append(Delimiters(begun, place, token, bool(quote)))
             if mate is not None:
                 del opened[mate:]
-        elif quote and quote != "#" and sign.startswith(quote):
-            found.append(Pair(opened[base].opened, place, quote))
+        elif quote and quote != "#" and token.startswith(quote):
+            found.append(Delimiters(opened[base].opened, place, quote))
             del opened[base:]
             quote = ""
-        elif len(quote) == 1 and sign == "\n":
+        elif len(quote) == 1 and token == "\n":
             del opened[base:]
             quote = ""
-        elif not quote and sign in ("'", '"', "'''", '"""', "#"):
-            quote, base = sign, len(opened)
-            opened.append(Pair(place, None, sign))
-        elif not quote and sign[-1].isalpha() and "\\" not in sign:
+        elif not quote and token in ("'", '"', "'''", '"""', "#"):
+            quote, base = token, len(opened)
+            opened.append(Delimiters(place, None, token))
+        elif not quote and token[-1].isalpha() and "\\" not in token:
             opened.clear()
     return found + opened

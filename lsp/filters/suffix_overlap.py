@@ -1,4 +1,4 @@
-"""What the end of a suggestion repeats of the text behind the cursor."""
+"""Cuts off the end of a suggestion that repeats the suffix."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from collections.abc import Iterator
 
 from talaria.lsp.filters.pairs import around, pairs
 
-LONGEST = 4_000  # characters at the end of a suggestion that are compared
-FEWEST = 3  # characters of code that are no accident; one less if they are the line's rest
+LONGEST = 4_000  # characters at the end of a suggestion to compare
+FEWEST = 3  # characters of code that are not a coincidence; one less for the whole rest of a line
 
-_SIGNS = re.compile(r"[\s()\[\]{}\"'`,:;]*")
+_PUNCTUATION = re.compile(r"[\s()\[\]{}\"'`,:;]*")
 _WORD = re.compile(r"\w\w")
 
 
 def suffix_overlap(text: str, prefix: str, suffix: str) -> str:
-    """Cut off the end that follows already: brackets, quotes, the rest of the line, whole lines.
+    """Cut off an end that the suffix repeats: brackets, quotes, the rest of the line, whole lines.
 
-    Not if that parts a string, or leaves more brackets open than what follows closes.
+    Not if that splits a string, or leaves more brackets open than the suffix closes.
     """
     there = around(prefix, suffix)
     own = pairs(text, there.quote)
     for place in sorted({*_characters(text, prefix, suffix), *_lines(text, prefix, suffix)}):
         ends = [pair for pair in own if pair.closed is not None and pair.closed >= place]
-        # A quote alone may be of another string; with words it is what follows.
-        parted = _SIGNS.fullmatch(text, place) and any(
+        # A quote alone may belong to another string; together with words it is a repetition.
+        splits_string = _PUNCTUATION.fullmatch(text, place) and any(
             pair.opened is not None and pair.opened < place for pair in ends if not pair.counts
         )
         brackets = any(pair.counts for pair in ends)
-        lacking = brackets and len(there.opened_after(text[:place])) > len(there.closed)
-        if not parted and not lacking:
+        unbalanced = brackets and len(there.opened_after(text[:place])) > len(there.closed)
+        if not splits_string and not unbalanced:
             return text[:place]
     return text
 
 
 def _characters(text: str, prefix: str, suffix: str) -> Iterator[int]:
-    """Where ends begin with which the suffix begins, and that say something."""
+    """Start offsets of significant ends with which the suffix starts."""
     end = len(text.rstrip())
     for place in range(max(0, end - LONGEST), end):
         overlap = text[place:end]
         if not suffix.startswith(overlap):
             continue
-        if _SIGNS.fullmatch(overlap):
+        if _PUNCTUATION.fullmatch(overlap):
             yield place
             continue
         before = text[:place][-1:] or prefix[-1:]
@@ -53,7 +53,7 @@ def _characters(text: str, prefix: str, suffix: str) -> Iterator[int]:
 
 
 def _lines(text: str, prefix: str, suffix: str) -> Iterator[int]:
-    """Where whole lines begin that are the next ones already, whatever blank lines are between."""
+    """Start offsets of whole lines that equal the next lines, ignoring blank ones."""
     rest, _, below = suffix[: 2 * LONGEST].partition("\n")
     if rest.strip():
         return
@@ -66,6 +66,6 @@ def _lines(text: str, prefix: str, suffix: str) -> Iterator[int]:
     own = [(place, line.rstrip()) for place, line in lines if line.strip()]
     next_lines = [line.rstrip() for line in below.split("\n") if line.strip()]
     for first, (place, _) in enumerate(own):
-        said = [line for _, line in own[first:]]
-        if said == next_lines[: len(said)]:
+        ending = [line for _, line in own[first:]]
+        if ending == next_lines[: len(ending)]:
             yield place

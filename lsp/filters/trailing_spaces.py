@@ -1,4 +1,4 @@
-"""Blanks and blank lines at ends."""
+"""Removes trailing blanks and blank lines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _TOO_MANY = re.compile(r"\n{4,}(?=[ \t]*\Z)")  # line breaks at the end
 
 
 def trailing_spaces(text: str, prefix: str, suffix: str) -> str:
-    """Take blanks from the ends of lines, and from the end what nothing stands behind.
+    """Remove blanks at the ends of lines, and all whitespace at the end of the suggestion.
 
-    Where the line goes on behind the cursor, the blanks before that stay, and so do line
-    breaks, up to two blank lines.
+    If code follows the cursor on its line, the final blanks stay, and so do line breaks, up to two
+    blank lines.
     """
     text = _BEFORE_LINE_END.sub("", text)
     if not suffix.split("\n", 1)[0].strip():

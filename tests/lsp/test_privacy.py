@@ -279,7 +279,7 @@ def test_no_root_means_nothing_to_read(tmp_path: Path) -> None:
 
 def test_a_broken_pattern_is_an_error_of_usage(tmp_path: Path) -> None:
     """A pattern to exclude that cannot be read must not pass for one that excludes nothing."""
-    with pytest.raises(UsageError, match=r"exclude has .*write them as in \.gitignore"):
+    with pytest.raises(UsageError, match=r"exclude has .*write patterns as in \.gitignore"):
         Fence([tmp_path], ["!"])
 
 

@@ -67,7 +67,7 @@ def test_the_table(counted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert head.split("  ")[-1].strip() == "p95 ms"
     assert len({len(line) for line in table.splitlines()}) == 1
     assert str(counted / "usage.json") in notes
-    assert "nothing leaves this machine" in notes
+    assert "never leave this machine" in notes
 
 
 def test_some_days_by_language_and_trigger(
@@ -129,11 +129,11 @@ def test_nothing_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     """One sentence, and it is no error."""
     assert main([]) == 0
     assert capsys.readouterr().out == (
-        "No suggestion was counted yet; the language server counts them in "
+        "No suggestions counted yet; the language server counts them in "
         f"{folder / 'usage.json'}.\n"
     )
     assert main(["--days", "7"]) == 0
-    assert capsys.readouterr().out.startswith("No suggestion was counted in the last 7 days;")
+    assert capsys.readouterr().out.startswith("No suggestions counted in the last 7 days;")
     assert list(folder.iterdir()) == []
 
 
@@ -141,7 +141,7 @@ def test_forget(counted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The counts are gone, also where there were none."""
     for _ in range(2):
         assert main(["--forget"]) == 0
-        assert capsys.readouterr().out.startswith(f"No counts are left in {counted}")
+        assert capsys.readouterr().out.startswith(f"Deleted the counts in {counted}")
         assert read(counted) == {}
 
 
@@ -154,7 +154,7 @@ def test_days_out_of_range(days: str) -> None:
 
 def test_options_that_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     """No days can be forgotten alone, and what is forgotten cannot be printed."""
-    with pytest.raises(UsageError, match="give it without --days"):
+    with pytest.raises(UsageError, match="use it without --days"):
         main(["--forget", "--days", "1"])
     with pytest.raises(SystemExit, match="2"):
         main(["--forget", "--json"])

@@ -197,8 +197,8 @@ def test_a_newer_file_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFix
     path = tmp_path / "usage.json"
     path.write_text('{"format": 2, "new": true}')
     assert not shown(tmp_path).flush()
-    assert "of format 2" in caplog.text
-    with pytest.raises(DataError, match="of format 2, which a newer Talaria wrote"):
+    assert "in format 2" in caplog.text
+    with pytest.raises(DataError, match="a newer Talaria wrote it in format 2"):
         read(tmp_path)
     assert path.read_text() == '{"format": 2, "new": true}'
 
@@ -323,7 +323,7 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
             usage.add(full, TODAY - timedelta(age), (name, name), everything)
     kept = usage.recent(full, TODAY)
     assert len(kept) == 401
-    assert {len(pairs) for pairs in kept.values()} == {usage.PAIRS}
+    assert {len(pairs) for pairs in kept.values()} == {usage.KEYS}
     assert len(usage.dump(kept)) < usage.MAX_BYTES
     assert kept[TODAY]["other", "other"]["shown"] == 25 * 10**6  # nothing is lost by it
     ahead = usage.recent(full, TODAY - timedelta(600))  # a clock that is wrong
