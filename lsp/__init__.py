@@ -1,1 +1,1 @@
-"""The language server that brings the engine to editors."""
+"""The language server."""

@@ -1,7 +1,7 @@
-"""What a user asks for: write a function, fill in, rewrite, the next candidate, a trace.
+"""Commands: write a function, fill in, rewrite, next candidate, accept a word, show the trace.
 
-Everything is written through `workspace/applyEdit`, into just the version of the document
-that was read. Whoever asked is told why nothing was done.
+Commands write with `workspace/applyEdit`, to exactly the version of the document that they read,
+and only text that `coder/guard.py` allows. A command that does nothing tells the user why.
 """
 
 from __future__ import annotations
@@ -16,33 +16,32 @@ from typing import TYPE_CHECKING, Literal
 
 from lsprotocol import types
 
-from talaria.coder.syntax.judge import judge
+from talaria.coder.request import Request
 from talaria.lsp.documents import plain
-from talaria.lsp.engines import Question
-from talaria.lsp.fills import Filled, Kind, at
-from talaria.lsp.inline import distinct
-from talaria.lsp.server import PYTHON, OpenFile, Server
+from talaria.lsp.engines import Middles
+from talaria.lsp.fills import Filled, FillKind, at
+from talaria.lsp.server import PYTHON, OpenFile, Server, Superseded
 
 if TYPE_CHECKING:
     from talaria.coder.infill import Frame
 
 log = logging.getLogger("talaria")
 
-PATIENCE = 20  # hundredths of a second between the answer to an edit and the changed text
-UNANSWERED = 60.0  # seconds; some editors ask their user first
+CHANGE_POLLS = 20  # hundredths of a second to wait for the change after an edit was applied
+EDIT_SECONDS = 60.0  # to apply an edit; some editors ask their user first
 ACTION = types.CodeActionKind.RefactorRewrite
-COMMANDS: dict[Kind, str] = {
+COMMANDS: dict[FillKind, str] = {
     "function": "talaria.fillFunction",
     "here": "talaria.fillHere",
     "rewrite": "talaria.rewrite",
 }
-_LACKING = {"function": "no function", "here": "nothing to fill in", "rewrite": "no selection"}
-# The next word and the blanks around it; a sign counts as one.
+_NOT_FOUND = {"function": "no function", "here": "nothing to fill in", "rewrite": "no selection"}
+# The next word or punctuation with surrounding blanks; the rest of the line with its end.
 _PARTS = {"word": r"\s*(?:\w+|[^\w\s]+)[ \t]*", "line": r"\s*[^\n]*\n?"}
 
 
 def code_actions(server: Server, params: types.CodeActionParams) -> list[types.CodeAction]:
-    """What can be filled at the cursor or in the selection."""
+    """Code actions for what can be filled at the cursor or in the selection."""
     file = server.files.get(params.text_document.uri)
     only = params.context.only
     if file is None or not server.offers(file) or file.document.language != PYTHON:
@@ -64,58 +63,61 @@ def code_actions(server: Server, params: types.CodeActionParams) -> list[types.C
     ]
 
 
-async def fill(server: Server, kind: Kind, uri: str, place: types.Range) -> str | None:
-    """Write what was asked for into a document; the text that was written."""
+async def fill(server: Server, kind: FillKind, uri: str, place: types.Range) -> str | None:
+    """Fill a range of a document; the text written, or None."""
     file = server.files.get(uri)
     if file is None or not server.offers(file):
         server.answer_user("nothing to fill: the file is not open, excluded, or Talaria is off")
         return None
     document, text, options = file.document, file.document.text, server.options
     start, end = sorted((document.offset(place.start), document.offset(place.end)))
-    wanted = next((each for each in at(text, start, end) if each.kind == kind), None)
-    if wanted is None:
-        server.answer_user(f"{_LACKING[kind]} at line {place.start.line + 1}")
+    target = next((each for each in at(text, start, end) if each.kind == kind), None)
+    if target is None:
+        server.answer_user(f"{_NOT_FOUND[kind]} at line {place.start.line + 1}")
         return None
     if document.language != PYTHON:
-        server.answer_user(f"code of language {document.language[:20]!r} cannot be checked here")
+        server.answer_user(f"code in {document.language[:20]!r} cannot be checked, only Python can")
         return None
     revision = document.revision
-    prefix, suffix = wanted.cut(text)
-    file.fills += 1
-    number = file.fills
-    question = Question(
-        # Of its own: what is typed meanwhile takes nothing from who asked.
-        *((uri, "fill"), prefix, suffix, file.files if options.related_files else ()),
-        count=max(2, options.candidates),
-        until=wanted.until,
-        complete=True,
+    prefix, suffix = target.cut(text)
+    request = Request(
+        prefix,
+        suffix,
+        options.decoding(candidates=max(2, options.candidates), until=target.until, complete=True),
+        files=file.excerpts if options.related_files else (),
+        replaces=text[target.start : target.end],
+        document=(uri, "fill"),  # a key of its own, so that typing does not supersede it
         seconds=options.fill_deadline_ms / 1000,
     )
-    watch = steps(server, file, wanted.start, wanted.lead) if options.steps else None
-    answer = await server.ask(file, question, watch)
-    if number != file.fills or server.ended:
-        return None  # whoever asked has asked for something else since
-    if options != server.options or not server.offers(file):
-        server.answer_user("the settings, or what is excluded, were changed meanwhile; ask again")
+    on_frame = step_sender(server, file, target.start, target.lead) if options.steps else None
+    superseded, middles, refusal = False, None, None
+    texts: list[str] = []
+    try:
+        middles = await server.ask(file, request, on_frame)
+        if middles:
+            texts, refusal = await writable(middles, request)
+    except Superseded:
+        superseded = True
+    if server.ended:
         return None
-    if answer is None:
+    if options != server.options or not server.offers(file):
+        server.answer_user("the settings or exclusions changed meanwhile; ask again")
+        return None
+    if superseded:
+        return None  # the newer command answers the user
+    if middles is None:
         server.answer_user("no answer; the log says why")
         return None
-    former = text[wanted.start : wanted.end]
-    middles = [each.rstrip() for each in answer.texts]
-    if answer.found is None:
-        middles = [each for each in middles if judge(prefix, each, suffix, complete=True).clean]
-    texts = distinct([each for each in middles if each.strip() and each != former], len(middles))
     if not texts:
-        server.answer_user("the model has nothing to offer here")
+        server.answer_user(refusal or "the model has nothing to offer here")
         return None
     async with file.writing:
         if document.revision != revision or server.files.get(uri) is not file:
-            server.answer_user("the file was changed meanwhile; ask again")
+            server.answer_user("the file changed meanwhile; ask again")
             return None
-        file.filled = Filled(prefix, suffix, texts)
-        said = wanted.lead + texts[0]
-        if not await write(server, file, wanted.start, wanted.end, said, wanted.title):
+        file.filled = Filled(prefix, suffix, tuple(texts))
+        written = target.lead + texts[0]
+        if not await write(server, file, target.start, target.end, written, target.title):
             return None
     if options.usage:
         for event in ("shown", "accepted"):
@@ -125,17 +127,31 @@ async def fill(server: Server, kind: Kind, uri: str, place: types.Range) -> str 
     return texts[0]
 
 
-def steps(server: Server, file: OpenFile, start: int, lead: str) -> Callable[[Frame], None]:
-    """A function for the model's worker that tells the editor of each step (`talaria/step`).
+async def writable(middles: Middles, request: Request) -> tuple[list[str], str | None]:
+    """The distinct texts that may be written, and why the first of the others may not."""
+    texts: list[str] = []
+    first_refusal = None
+    for text in dict.fromkeys(each.rstrip() for each in middles.texts):
+        if text == request.replaces or not text:
+            continue  # nothing would change
+        refusal = await middles.refusal(request, text)
+        if refusal is None:
+            texts.append(text)
+        first_refusal = first_refusal or refusal
+    return texts, first_refusal
 
-    `lead` is what will be written before the middle.
+
+def step_sender(server: Server, file: OpenFile, start: int, lead: str) -> Callable[[Frame], None]:
+    """A function for the engine's worker thread that sends each step as `talaria/step`.
+
+    `lead` will be written before the middle.
     """
     engines, document = server.engines, file.document
     position = server.converter.unstructure(document.position(start))
     head = {"uri": document.uri, "version": document.version, "position": position}
     canvases: dict[int, list[str | None]] = {}
 
-    def watch(frame: Frame) -> None:
+    def send(frame: Frame) -> None:
         from talaria.coder.trace import pieces
 
         if 0 not in frame.rows or engines is None:
@@ -143,7 +159,7 @@ def steps(server: Server, file: OpenFile, start: int, lead: str) -> Callable[[Fr
         row, canvas = frame.rows.index(0), frame.step.canvas
         ids = canvas.ids[row, : int(canvas.ended[row])].tolist()
         model = engines.loaded
-        # Masks that no step has looked at yet say only how long a canvas is.
+        # Masks that no step has evaluated yet only show the length of the canvas.
         written = max((n + 1 for n, token in enumerate(ids) if token != canvas.mask), default=0)
         shown_ids = ids[: written + model.decoding.lookahead]
         canvases[frame.canvas] = pieces(shown_ids, model.tokenizer, frame.healed)
@@ -151,11 +167,11 @@ def steps(server: Server, file: OpenFile, start: int, lead: str) -> Callable[[Fr
         shown += [piece for number in sorted(canvases) for piece in canvases[number]]
         server.later(server.protocol.notify, "talaria/step", {**head, "pieces": shown})
 
-    return watch
+    return send
 
 
 async def next_candidate(server: Server, uri: str) -> str | None:
-    """Put the next of the middles where the last fill was written; that text."""
+    """Replace the last fill with its next candidate; the text written, or None."""
     file = server.files.get(uri)
     if file is None or not server.offers(file):
         server.answer_user("no candidate: the file is not open, excluded, or Talaria is off")
@@ -163,30 +179,30 @@ async def next_candidate(server: Server, uri: str) -> str | None:
     async with file.writing:
         filled = file.filled
         if filled is None:
-            server.answer_user("nothing was filled in this file yet")
+            server.answer_user("nothing has been filled in this file yet")
             return None
         if file.document.text != filled.prefix + filled.text + filled.suffix:
-            server.answer_user("the file was changed since it was filled; ask again")
+            server.answer_user("the file changed since it was filled; ask again")
             return None
         if len(filled.texts) == 1:
             server.answer_user("there is no other candidate")
             return None
         start, end = len(filled.prefix), len(filled.prefix) + len(filled.text)
-        turned = filled.turned()
-        title = f"candidate {turned.place + 1} of {len(turned.texts)}"
-        if not await write(server, file, start, end, turned.text, title):
+        following = filled.next()
+        title = f"candidate {following.place + 1} of {len(following.texts)}"
+        if not await write(server, file, start, end, following.text, title):
             return None
-        file.filled = turned
-        return turned.text
+        file.filled = following
+        return following.text
 
 
 async def accept(
     server: Server, uri: str, part: Literal["word", "line"], on_screen: object = None
 ) -> str | None:
-    """Put the next word or line of what is shown into the document, for editors that cannot.
+    """Insert the next word or line of the ghost text, for editors that cannot; the text inserted.
 
-    Of several that are shown, `on_screen` says which one the user sees; without it, it is
-    the first. None, and nothing told, where the editor does not take it.
+    `on_screen` is the candidate that the user sees, by default the first. None, without a message,
+    if the editor rejects the edit.
     """
     file = server.files.get(uri)
     if file is None:
@@ -202,26 +218,26 @@ async def accept(
         text = found[0] if found and found[0] else seen
         place = len(shown.prefix)
         title = f"accept {part}"
-        return text if await write(server, file, place, place, text, title, told=False) else None
+        return text if await write(server, file, place, place, text, title, report=False) else None
 
 
 def accepted(server: Server, uri: str, number: object) -> None:
-    """The editor says that a suggestion was accepted, if its text did not say so already."""
+    """Count a suggestion as accepted, unless its change already did."""
     file = server.files.get(uri)
     if file and file.inline.shown and file.inline.shown.id == number:
         server.count(file, file.inline.accept())
 
 
 async def show_trace(server: Server, uri: str) -> str | None:
-    """Show how the model's last answer for a document came about; the page's address."""
+    """Show a page that replays the model's last answer for a document; the page's URI."""
     file, engines = server.files.get(uri), server.engines
     if file is None or file.last is None or engines is None:
-        server.answer_user("the embedded model has answered nothing in this file yet")
+        server.answer_user("the embedded model has not answered in this file yet")
         return None
     found, prefix, suffix = file.last
     model = await engines.model()
 
-    def written() -> str:
+    def write_page() -> str:
         from talaria.coder.trace import page
 
         with tempfile.NamedTemporaryFile(
@@ -231,15 +247,15 @@ async def show_trace(server: Server, uri: str) -> str | None:
             out.write(page(found, model, prefix, suffix))
         return Path(out.name).as_uri()
 
-    address = await asyncio.to_thread(written)
+    page_uri = await asyncio.to_thread(write_page)
     window = server.client_capabilities.window
     if window and window.show_document and window.show_document.support:
         await server.window_show_document_async(
-            types.ShowDocumentParams(address, external=True, take_focus=True)
+            types.ShowDocumentParams(page_uri, external=True, take_focus=True)
         )
     else:
-        server.answer_user(f"the trace is at {address}")
-    return address
+        server.answer_user(f"the trace is at {page_uri}")
+    return page_uri
 
 
 async def write(
@@ -249,11 +265,11 @@ async def write(
     end: int,
     text: str,
     title: str,
-    told: bool = True,
+    report: bool = True,
 ) -> bool:
-    """Have the editor put a text into just this version of a document; whether it did.
+    """Ask the editor to replace a range in this version of a document; whether it did.
 
-    If it did, the document is the new one by then, unless the editor is slow to say so.
+    On success the document has usually changed by then: editors may send the change late.
     """
     revision = file.document.revision
     document, workspace = file.document, server.client_capabilities.workspace
@@ -264,18 +280,18 @@ async def write(
         edits = types.WorkspaceEdit(document_changes=[types.TextDocumentEdit(version, [edit])])
     else:
         edits = types.WorkspaceEdit(changes={document.uri: [edit]})
-    asked = server.workspace_apply_edit_async(
+    reply = server.workspace_apply_edit_async(
         types.ApplyWorkspaceEditParams(edits, f"Talaria: {title}")
     )
     try:
-        result = await asyncio.wait_for(asked, UNANSWERED)
-    except TimeoutError:  # other commands wait
-        log.warning("the editor did not answer to an edit of %s", document.uri)
+        result = await asyncio.wait_for(reply, EDIT_SECONDS)
+    except TimeoutError:  # do not block other commands
+        log.warning("the editor did not answer an edit of %s", document.uri)
         return False
-    if not result.applied and told:
-        why = result.failure_reason or "it gave no reason"
-        server.answer_user(f"the editor did not take the edit: {why}")
-    for _ in range(PATIENCE if result.applied else 0):
+    if not result.applied and report:
+        reason = result.failure_reason or "it gave no reason"
+        server.answer_user(f"the editor rejected the edit: {reason}")
+    for _ in range(CHANGE_POLLS if result.applied else 0):
         if document.revision != revision:
             break
         await asyncio.sleep(0.01)

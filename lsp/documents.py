@@ -1,9 +1,8 @@
 """Open documents: their text as editors change it, and positions in an editor's units.
 
-Lines end in `\\n`, `\\r\\n` or `\\r`, as the protocol has it (LSP 3.18, Text Documents);
-a form feed or U+2028 ends none, though Python's `splitlines` says so. Whatever a
-position says, it means a place in the document: beyond a line's end it is that end,
-beyond the last line the end of the text.
+Lines end in `\\n`, `\\r\\n` or `\\r` (LSP 3.18, Text Documents), but not at a form feed or
+U+2028, where Python's `splitlines` breaks too. Every position means a place in the document: past
+the end of a line, that end; past the last line, the end of the text.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 def split(text: str) -> list[str]:
-    """The lines of a text with their ends; a text that ends a line has an empty one behind."""
+    """The lines of a text with their line endings; after a final line ending, an empty line."""
     lines: list[str] = _LINE.findall(text)
     if not lines or lines[-1][-1] in "\r\n":
         lines.append("")
@@ -33,9 +32,9 @@ def split(text: str) -> list[str]:
 
 
 def column(line: str, units: int, encoding: PositionEncodingKind | str) -> int:
-    """How many characters of a line so many code units hold; no more than stand before its end.
+    """The column in characters of a column in code units, at most the length of the line.
 
-    A place within a character is the one before it.
+    A position inside a character means the one before it.
     """
     length = len(line.rstrip("\r\n"))
     if line.isascii() or encoding == PositionEncodingKind.Utf32:
@@ -45,14 +44,14 @@ def column(line: str, units: int, encoding: PositionEncodingKind | str) -> int:
 
 
 def units(text: str, encoding: PositionEncodingKind | str) -> int:
-    """How many code units a text has."""
+    """The length of a text in code units."""
     if text.isascii() or encoding == PositionEncodingKind.Utf32:
         return len(text)
     return sum(width(character, encoding) for character in text)
 
 
 def width(character: str, encoding: PositionEncodingKind | str) -> int:
-    """Code units of a character; half a surrogate pair is one unit in UTF-16, three in UTF-8."""
+    """Code units of a character; a lone surrogate is one unit in UTF-16, three in UTF-8."""
     if encoding == PositionEncodingKind.Utf32:
         return 1
     if encoding == PositionEncodingKind.Utf16:
@@ -60,11 +59,11 @@ def width(character: str, encoding: PositionEncodingKind | str) -> int:
     return len(character.encode("utf-8", "surrogatepass"))
 
 
-class Document:
+class TextDocument:
     """A text that an editor has open.
 
-    version   what the editor calls its state; None if it does not say
-    revision  grows by one with every change, whatever the editor calls it
+    version   the editor's number for its state; None if it sent none
+    revision  our own: grows by one with every change
     """
 
     def __init__(
@@ -82,23 +81,23 @@ class Document:
 
     @property
     def lines(self) -> int:
-        """How many there are, an empty last one included."""
+        """The number of lines, including an empty last one."""
         return len(self._lines)
 
     def change(self, event: TextDocumentContentChangeEvent) -> None:
-        """Take over a change: of a part, or of the whole text."""
+        """Apply a change of a range or of the whole text."""
         self.revision += 1
         self.__dict__.pop("text", None)
         if not isinstance(event, TextDocumentContentChangePartial):
             self._lines = split(event.text)
             return
         lines = self._lines
-        # Clients have sent the ends of a selection the wrong way round.
+        # Some clients send the ends of a selection in reverse order.
         (first, before), (last, behind) = sorted(
             (self._place(event.range.start), self._place(event.range.end))
         )
         text = lines[first][:before] + event.text + lines[last][behind:]
-        # A line feed may come to stand behind a carriage return: both are one line's end.
+        # A line feed may now follow a carriage return: together they are one line ending.
         if first and lines[first - 1][-1:] == "\r" and text[:1] == "\n":
             first -= 1
             text = lines[first] + text
@@ -113,32 +112,32 @@ class Document:
 
     @cached_property
     def text(self) -> str:
-        r"""All of it, lines ending in `\n`, as the model sees it."""
+        r"""The whole text with `\n` line endings, as the model sees it."""
         return plain("".join(self._lines))
 
     def cut(self, position: Position) -> tuple[str, str]:
-        """What stands before and behind a position; offsets count characters of `text`."""
+        """The text before and after a position, with `\\n` line endings."""
         number, place = self._place(position)
         line = self._lines[number]
         before, behind = "".join(self._lines[:number]), "".join(self._lines[number + 1 :])
         return plain(before + line[:place]), plain(line[place:] + behind)
 
     def offset(self, position: Position) -> int:
-        """The character of `text` that a position stands before."""
+        """The offset of a position in `text`."""
         return len(self.cut(position)[0])
 
     def position(self, offset: int) -> Position:
-        """The position before a character of `text`."""
+        """The position of an offset in `text`."""
         start = self.text.rfind("\n", 0, offset) + 1
         line = self.text.count("\n", 0, offset)
         return Position(line, units(self.text[start:offset], self.encoding))
 
     def range(self, start: int, end: int) -> Range:
-        """The range between two characters of `text`."""
+        """The range between two offsets in `text`."""
         return Range(self.position(start), self.position(end))
 
     def _place(self, position: Position) -> tuple[int, int]:
-        """Line and character in it."""
+        """Line number and column in characters."""
         number = position.line
         if number >= len(self._lines):
             return len(self._lines) - 1, len(self._lines[-1])
@@ -146,5 +145,5 @@ class Document:
 
 
 def plain(text: str) -> str:
-    r"""A text whose lines end in `\n`."""
+    r"""A text with `\n` line endings."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

@@ -1,25 +1,26 @@
-"""Who answers: the embedded model, or a service in its place while that works.
+"""Who answers a request: the embedded model or, while it works, a remote endpoint.
 
-The model is imported and loaded in a thread, so that the server answers `initialize`
-before torch is there. A service that fails is left alone for a while (`lsp/endpoint.py`),
-and the embedded model answers meanwhile.
+The model is imported and loaded in a thread, so that the server answers `initialize` first. An
+endpoint that fails is paused (`lsp/endpoint.py`), and the embedded model answers meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
-from dataclasses import dataclass
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from talaria.coder import guard
 from talaria.coder.bounds import Bound
 from talaria.coder.errors import TalariaError
-from talaria.coder.source import Piece
-from talaria.lsp.options import Options
+from talaria.coder.request import Request
+from talaria.lsp.options import ServerOptions
 
 if TYPE_CHECKING:
     from talaria.coder.checkpoint import Checkpoint
@@ -30,129 +31,83 @@ if TYPE_CHECKING:
 log = logging.getLogger("talaria")
 
 T = TypeVar("T")
-State = Literal["loading", "ready", "failed", "closed"]
-DIVERSE = 0.7  # temperature at which a service is asked for several
-WHOLE = 256  # tokens that a service may say where nothing else bounds them, as for a function
+ModelState = Literal["loading", "ready", "failed", "closed"]
+SAMPLING_TEMPERATURE = 0.7  # at which an endpoint is asked for several middles
+ENDPOINT_TOKENS = 256  # limit for an endpoint if the request has none, as for a function
 
 
 @dataclass(frozen=True)
-class Question:
-    """A hole in a document, and what is wanted for it.
+class Middles:
+    """The answer to a request: texts, most likely first.
 
-    document    a request of the same one gives way to a newer
-    count       how many middles are wanted; the first is the likeliest
-    complete    whether nothing may be left for somebody to type
-    seconds     until what is there is the answer
-    """
-
-    document: Hashable
-    prefix: str
-    suffix: str
-    files: tuple[Piece, ...] = ()
-    count: int = 1
-    max_tokens: int | None = None
-    until: Literal["line", "statement", "block"] | None = None
-    complete: bool = False
-    check_syntax: bool = True
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Middles, the likeliest first; how sure that one is; what the model did, if it was ours.
-
-    Those of a service are not judged: they may break the text.
+    confidence  in the first text; 1 from an endpoint, which gives none
+    infill      what the embedded model did; None if an endpoint answered, whose texts nobody has
+                checked yet
     """
 
     texts: tuple[str, ...]
     confidence: float
-    found: Infill | None = None
+    infill: Infill | None = None
+
+    async def refusal(self, request: Request, text: str) -> str | None:
+        """Why a text must not be written into the file of the request; None if it may be."""
+        return await asyncio.to_thread(guard.refusal, request, text)
 
 
 class Engines:
-    """The embedded model and, where one is set, a service that is asked first."""
+    """The embedded model and, if one is configured, an endpoint that is asked first."""
 
     def __init__(
         self,
-        options: Options,
-        changed: Callable[[State, str], None],
-        trouble: Callable[[str, str], None],
+        options: ServerOptions,
+        on_state: Callable[[ModelState, str], None],
+        on_trouble: Callable[[str, str], None],
     ) -> None:
-        """Begin to load. `changed` and `trouble` are called from any thread.
+        """Start to load the model. Both callbacks may be called from any thread.
 
-        `trouble` is given a message and its kind.
+        `on_state` gets the new state with the model's name or the error, `on_trouble` a message
+        about the endpoint and its kind.
         """
         self.options = options
-        self.state: State = "loading"
-        self._changed, self._trouble = changed, trouble
+        self.state: ModelState = "loading"
+        self._on_state, self._on_trouble = on_state, on_trouble
         self._engine: Future[Engine] = Future()
-        self._live: dict[Hashable, asyncio.Task[Answer]] = {}  # by document
-        self._endpoint: Endpoint | None = None
-        if options.endpoint:
-            self._endpoint = self._service(options)
+        self._newest: dict[Hashable, asyncio.Task[Middles]] = {}  # by document
+        self._endpoint = self._connect(options) if options.endpoint else None
         loader = threading.Thread(target=self._load, name="talaria-begin", daemon=True)
-        # The answer that is being made goes out first: importing torch holds everything up.
+        # Let the pending response go out first: imports hold the GIL.
         asyncio.get_running_loop().call_soon(loader.start)
 
     async def ask(
-        self, question: Question, on_frame: Callable[[Frame], None] | None = None
-    ) -> Answer:
-        """Middles for a hole; CancelledError where a newer question took its place.
+        self, request: Request, on_frame: Callable[[Frame], None] | None = None
+    ) -> Middles:
+        """Middles for a hole; CancelledError if a newer request superseded this one.
 
-        `on_frame` is called by the model's worker. TalariaError where there is no model.
+        `on_frame` is called by the engine's worker thread. TalariaError if there is no model.
         """
-        if older := self._live.get(question.document):
+        if self._endpoint is None:
+            return await self._ask_model(request, on_frame)
+        # The engine supersedes requests itself, but never sees those that the endpoint answers.
+        if older := self._newest.get(request.document):
             older.cancel()
-        task = asyncio.ensure_future(self._answer(question, on_frame))
-        self._live[question.document] = task
+        task = asyncio.ensure_future(self._ask_endpoint(self._endpoint, request, on_frame))
+        self._newest[request.document] = task
         try:
             return await task
         finally:
-            if self._live.get(question.document) is task:
-                del self._live[question.document]
-
-    async def _answer(self, question: Question, on_frame: Callable[[Frame], None] | None) -> Answer:
-        if self._endpoint and not self._endpoint.waiting:
-            from talaria.lsp.endpoint import EndpointError, Late
-
-            try:
-                middles = await self._endpoint.fill(
-                    question.prefix,
-                    question.suffix,
-                    question.max_tokens or WHOLE,
-                    question.count,
-                    DIVERSE if question.count > 1 else 0.0,
-                    question.seconds,
-                )
-                bound = Bound(question.until, question.prefix) if question.until else None
-                if bound:
-                    middles = [text[: bound.end(text)] for text in middles]
-                return Answer(tuple(middles), 1.0)
-            except Late as error:
-                self._trouble(f"{error}. Until then, what is late is not shown.", error.kind)
-                raise  # the embedded model would be later still
-            except EndpointError as error:
-                log.warning("%s", error)
-                pause = math.ceil(error.retry_after or 0)
-                self._trouble(f"{error}. For {pause} s the embedded model answers.", error.kind)
-        engine = await _unharmed(self._engine)
-        found = await self._fill(engine, question, on_frame)
-        # The likeliest first, as it would come alone and as its steps were shown.
-        ranked = sorted(found.candidates, key=lambda candidate: candidate.row != 0)
-        said = [candidate for candidate in ranked if candidate.text] or ranked[:1]
-        texts = tuple(candidate.text for candidate in said)
-        return Answer(texts, found.confidence(said[0]), found)
+            if self._newest.get(request.document) is task:
+                del self._newest[request.document]
 
     async def model(self) -> Checkpoint:
         """The embedded model, once it is loaded; TalariaError if it cannot be."""
-        engine = await _unharmed(self._engine)
-        return await _unharmed(engine.model)
+        engine = await _wait_for(self._engine)
+        return await _wait_for(engine.model)
 
     @property
-    def answers(self) -> bool:
-        """Whether somebody could answer at once."""
-        service = self._endpoint is not None and not self._endpoint.waiting
-        return self.state == "ready" or (service and self.state != "closed")
+    def available(self) -> bool:
+        """Whether a request could be answered now."""
+        endpoint = self._endpoint is not None and not self._endpoint.waiting
+        return self.state == "ready" or (endpoint and self.state != "closed")
 
     @property
     def loaded(self) -> Checkpoint:
@@ -160,57 +115,84 @@ class Engines:
         return self._engine.result().model.result()
 
     def statistics(self) -> dict[str, int | float | str]:
-        """What the embedded engine has done; its state alone before there is one."""
-        if self._engine.done() and not self._engine.exception():
-            return self._engine.result().statistics()
-        return {"state": self.state}
+        """State and counters of the embedded engine; only the state before it exists."""
+        engine = self._running()
+        return engine.statistics() if engine else {"state": self.state}
 
     async def close(self) -> None:
-        """Cancel what is computed and let go of the model."""
+        """Cancel all requests and release the model."""
         self.state = "closed"
-        for task in self._live.values():
+        for task in self._newest.values():
             task.cancel()
         if self._endpoint:
             await self._endpoint.close()
-        if self._engine.done() and not self._engine.exception():
-            await asyncio.to_thread(self._engine.result().close)
+        if engine := self._running():
+            await asyncio.to_thread(engine.close)
+        else:
+            self._engine.cancel()  # whoever waits for it
 
-    async def _fill(
-        self,
-        engine: Engine,
-        question: Question,
-        on_frame: Callable[[Frame], None] | None,
-    ) -> Infill:
-        from talaria.coder.infill import Options as HowToFill
+    async def _ask_model(
+        self, request: Request, on_frame: Callable[[Frame], None] | None
+    ) -> Middles:
+        from talaria.coder.infill import Options
 
-        mode = self.options.mode
-        request = engine.submit(
-            question.document,
-            question.prefix,
-            question.suffix,
-            HowToFill(
-                # Several middles are drawn, and verifying is for the one of temperature 0.
-                mode="ar" if question.count > 1 and mode == "verify" else mode,
-                candidates=question.count,
-                max_tokens=question.max_tokens,
-                until=question.until,
-                confidence_threshold=self.options.confidence_threshold,
-                complete=question.complete,
-                check_syntax=question.check_syntax,
-            ),
-            question.seconds,
+        engine = await _wait_for(self._engine)
+        pending = engine.submit(
+            request.document,
+            request.prefix,
+            request.suffix,
+            Options(**asdict(request.options)),
+            request.seconds,
             on_frame,
-            question.files,
+            request.files,
         )
-        return await asyncio.wrap_future(request.future)
+        infill = await asyncio.wrap_future(pending.future)
+        # Row 0 is the likeliest: it would come alone, and its steps are the ones shown.
+        ranked = sorted(infill.candidates, key=lambda candidate: candidate.row != 0)
+        offered = [candidate for candidate in ranked if candidate.text] or ranked[:1]
+        texts = tuple(candidate.text for candidate in offered)
+        return Middles(texts, infill.confidence(offered[0]), infill)
 
-    def _service(self, options: Options) -> Endpoint | None:
-        from talaria.lsp.endpoint import Endpoint, Settings
+    async def _ask_endpoint(
+        self, endpoint: Endpoint, request: Request, on_frame: Callable[[Frame], None] | None
+    ) -> Middles:
+        """Ask the endpoint, or the model while the endpoint is paused or fails."""
+        from talaria.lsp.endpoint import DeadlineMissed, EndpointError
+
+        options = request.options
+        if endpoint.waiting:
+            return await self._ask_model(request, on_frame)
+        try:
+            middles = await endpoint.fill(
+                request.prefix,
+                request.suffix,
+                options.max_tokens or ENDPOINT_TOKENS,
+                options.candidates,
+                SAMPLING_TEMPERATURE if options.candidates > 1 else 0.0,
+                request.seconds,
+            )
+        except DeadlineMissed as error:
+            self._on_trouble(f"{error}. Late answers are not shown.", error.kind)
+            raise  # the embedded model would be even later
+        except EndpointError as error:
+            log.warning("%s", error)
+            pause = math.ceil(error.retry_after or 0)
+            self._on_trouble(f"{error}. The embedded model answers for {pause} s.", error.kind)
+            return await self._ask_model(request, on_frame)
+        if options.until:
+            bound = Bound(options.until, request.prefix)
+            middles = [text[: bound.end(text)] for text in middles]
+        return Middles(tuple(middles), 1.0)
+
+    def _connect(self, options: ServerOptions) -> Endpoint | None:
+        """The configured endpoint; None with a message if its settings are invalid."""
+        from talaria.lsp.endpoint import Endpoint
+        from talaria.lsp.endpoint_settings import EndpointSettings
 
         assert options.endpoint is not None
         try:
             return Endpoint(
-                Settings(
+                EndpointSettings(
                     options.endpoint,
                     options.endpoint_model,
                     options.endpoint_key_variable,
@@ -218,8 +200,14 @@ class Engines:
                 )
             )
         except TalariaError as error:
-            self._trouble(f"{error}. The embedded model answers.", str(error))
+            self._on_trouble(f"{error}. The embedded model answers.", str(error))
             return None
+
+    def _running(self) -> Engine | None:
+        """The engine, if it has started."""
+        future = self._engine
+        started = future.done() and not future.cancelled() and not future.exception()
+        return future.result() if started else None
 
     def _load(self) -> None:
         try:
@@ -228,24 +216,28 @@ class Engines:
 
             options = self.options
             engine = Engine(lambda: checkpoint.load(options.model, options.device))
-            self._engine.set_result(engine)
+            try:
+                self._engine.set_result(engine)
+            except InvalidStateError:  # closed meanwhile
+                engine.close()
+                return
             model = engine.model.result()
         except BaseException as error:
             log.warning("no model: %s", error)
-            if not self._engine.done():
+            with contextlib.suppress(InvalidStateError):
                 self._engine.set_exception(error)
-            self._told("failed", str(error))
+            self._set_state("failed", str(error))
         else:
-            self._told("ready", model.name)
+            self._set_state("ready", model.name)
             if self.state == "closed":
                 engine.close()
 
-    def _told(self, state: State, what: str) -> None:
+    def _set_state(self, state: ModelState, detail: str) -> None:
         if self.state != "closed":
             self.state = state
-            self._changed(state, what)
+            self._on_state(state, detail)
 
 
-async def _unharmed(future: Future[T]) -> T:
-    """What a future brings; who stops waiting for it does not cancel it for the others."""
+async def _wait_for(future: Future[T]) -> T:
+    """A future's result; cancelling one waiter does not cancel it for the others."""
     return await asyncio.shield(asyncio.wrap_future(future))

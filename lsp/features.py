@@ -9,22 +9,22 @@ import cattrs
 from lsprotocol import types
 from pygls.exceptions import JsonRpcInvalidParams
 
-from talaria.lsp import doors, requests, suggest
+from talaria.lsp import actions, suggest, transports
 from talaria.lsp.options import SECTION
-from talaria.lsp.protocol import bounded
+from talaria.lsp.protocol import clamp_positions
 from talaria.lsp.server import Server
 
 
 def register(server: Server) -> None:
-    """Teach a server all that it can do."""
+    """Register all handlers."""
     documents(server)
     suggestions(server)
     commands(server)
-    life(server)
+    lifecycle(server)
 
 
-def life(server: Server) -> None:
-    """Beginning, settings, end."""
+def lifecycle(server: Server) -> None:
+    """Start, settings and end of a session."""
 
     @server.feature(types.INITIALIZE)
     def initialize(params: types.InitializeParams) -> None:
@@ -45,16 +45,16 @@ def life(server: Server) -> None:
     async def initialized(params: types.InitializedParams) -> None:
         server.announce()
         if server.process_id:
-            server.spawn(doors.watch(server.process_id, server.leave))
+            server.spawn(transports.watch(server.process_id, server.leave))
         server.spawn(server.count_forever())
         await server.show_progress()
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
-    async def configured(params: types.DidChangeConfigurationParams) -> None:
+    async def configuration_changed(params: types.DidChangeConfigurationParams) -> None:
         settings: Any = params.settings
         workspace = server.client_capabilities.workspace
         if not settings and workspace and workspace.configuration:
-            # The editor says that something changed; what, it tells when asked.
+            # The editor only says that something changed; ask for the values.
             item = types.ConfigurationItem(section=SECTION)
             found = await asyncio.wait_for(
                 server.workspace_configuration_async(types.ConfigurationParams([item])), 5
@@ -63,9 +63,9 @@ def life(server: Server) -> None:
         await server.configure(settings)
 
     @server.feature(types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS)
-    def moved(params: types.DidChangeWorkspaceFoldersParams) -> None:
-        gone = {folder.uri for folder in params.event.removed}
-        kept = [uri for uri in server.roots if uri not in gone]
+    def folders_changed(params: types.DidChangeWorkspaceFoldersParams) -> None:
+        removed = {folder.uri for folder in params.event.removed}
+        kept = [uri for uri in server.roots if uri not in removed]
         server.set_roots([*kept, *(folder.uri for folder in params.event.added)])
 
     @server.feature(types.SHUTDOWN)
@@ -74,7 +74,7 @@ def life(server: Server) -> None:
 
 
 def documents(server: Server) -> None:
-    """Texts, as editors open and change them."""
+    """Opening, changing and closing documents."""
 
     @server.feature(types.TEXT_DOCUMENT_DID_OPEN)
     def opened(params: types.DidOpenTextDocumentParams) -> None:
@@ -91,10 +91,10 @@ def documents(server: Server) -> None:
 
 
 def suggestions(server: Server) -> None:
-    """Grey text and what can be done at a place."""
+    """Ghost text and code actions."""
     kinds = types.CodeActionOptions(code_action_kinds=[types.CodeActionKind.RefactorRewrite])
 
-    # Without options, pygls would not say that the server can do it.
+    # Without options, pygls would not announce the capability.
     @server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())
     async def inline(
         params: types.InlineCompletionParams,
@@ -102,8 +102,8 @@ def suggestions(server: Server) -> None:
         return await suggest.inline_completion(server, params)
 
     @server.feature(types.TEXT_DOCUMENT_CODE_ACTION, kinds)
-    def actions(params: types.CodeActionParams) -> list[types.CodeAction]:
-        return requests.code_actions(server, params)
+    def code_actions(params: types.CodeActionParams) -> list[types.CodeAction]:
+        return actions.code_actions(server, params)
 
     @server.feature("talaria/didDismiss")
     def dismissed(params: Any) -> None:
@@ -113,47 +113,47 @@ def suggestions(server: Server) -> None:
 
 
 def commands(server: Server) -> None:
-    """What `workspace/executeCommand` can do; `editors/PROTOCOL.md` describes each."""
+    """Commands of `workspace/executeCommand`; `editors/PROTOCOL.md` describes each."""
     structure = server.converter.structure
 
     def place(given: Any) -> tuple[str, types.Range]:
         try:
-            given = bounded(given)
+            given = clamp_positions(given)
             uri = given["uri"] + ""
             if "range" in given:
                 return uri, structure(given["range"], types.Range)
             position = structure(given["position"], types.Position)
         except (KeyError, TypeError, cattrs.BaseValidationError) as error:
-            raise JsonRpcInvalidParams("give {uri, position} or {uri, range}") from error
+            raise JsonRpcInvalidParams("expected {uri, position} or {uri, range}") from error
         return uri, types.Range(position, position)
 
     @server.command("talaria.fillFunction")
     async def fill_function(at: Any) -> str | None:
-        return await requests.fill(server, "function", *place(at))
+        return await actions.fill(server, "function", *place(at))
 
     @server.command("talaria.fillHere")
     async def fill_here(at: Any) -> str | None:
-        return await requests.fill(server, "here", *place(at))
+        return await actions.fill(server, "here", *place(at))
 
     @server.command("talaria.rewrite")
     async def rewrite(at: Any) -> str | None:
-        return await requests.fill(server, "rewrite", *place(at))
+        return await actions.fill(server, "rewrite", *place(at))
 
     @server.command("talaria.nextCandidate")
     async def next_candidate(uri: Any) -> str | None:
-        return await requests.next_candidate(server, str(uri))
+        return await actions.next_candidate(server, str(uri))
 
     @server.command("talaria.acceptWord")
     async def accept_word(uri: Any, text: Any = None) -> str | None:
-        return await requests.accept(server, str(uri), "word", text)
+        return await actions.accept(server, str(uri), "word", text)
 
     @server.command("talaria.acceptLine")
     async def accept_line(uri: Any, text: Any = None) -> str | None:
-        return await requests.accept(server, str(uri), "line", text)
+        return await actions.accept(server, str(uri), "line", text)
 
     @server.command("talaria.showTrace")
     async def show_trace(uri: Any) -> str | None:
-        return await requests.show_trace(server, str(uri))
+        return await actions.show_trace(server, str(uri))
 
     @server.command("talaria.toggle")
     def toggle(language: Any = "") -> bool:
@@ -161,7 +161,7 @@ def commands(server: Server) -> None:
 
     @server.command("talaria.accepted")
     def accepted(uri: Any, number: Any) -> None:
-        requests.accepted(server, str(uri), number)
+        actions.accepted(server, str(uri), number)
 
     @server.command("talaria.status")
     def status() -> dict[str, Any]:

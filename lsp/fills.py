@@ -1,6 +1,6 @@
-"""What can be filled on request: a function's body, a placeholder, a selection.
+"""What commands can fill: a function's body, a placeholder, a selection.
 
-Each is a pure look at a text; all offsets are in characters of it.
+Pure functions of a text; all offsets are in characters.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from talaria.coder.request import Until
 from talaria.coder.syntax.functions import function_at
 from talaria.coder.syntax.standing import standing_in
 
-Kind = Literal["function", "here", "rewrite"]
+FillKind = Literal["function", "here", "rewrite"]
 
-# What stands for code to come: alone on its line, or the body on a header's line.
+# Placeholders: alone on a line, or as the body on the line of a header.
 _PLACEHOLDER = re.compile(
     r"(?m)(?P<code>(?<![\w.)\]])(?:\.\.\.|pass\b|raise NotImplementedError\b(?:\(.*?\))?))"
     r"(?=[ \t]*(?:#.*)?$)|(?P<comment>#[ \t]*TODO\b.*$)"
@@ -23,26 +24,26 @@ _PLACEHOLDER = re.compile(
 
 @dataclass(frozen=True)
 class Fill:
-    """A part of a text to write: `text[start:end]` is replaced by `lead` and a middle.
+    """A range to fill: `text[start:end]` is replaced by `lead` and a middle.
 
-    until   where the middle ends at the latest
+    until  bound of the middle
     """
 
-    kind: Kind
+    kind: FillKind
     title: str
     start: int
     end: int
     lead: str
-    until: Literal["statement", "block"] | None
+    until: Until | None
 
     def cut(self, text: str) -> tuple[str, str]:
-        """What stands before and behind the middle to be written."""
+        """The prefix and suffix of the middle."""
         return text[: self.start] + self.lead, text[self.end :]
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What was written last, between two texts, and what else could stand there."""
+    """The candidates of the last fill between a prefix and a suffix; `place` is the one written."""
 
     prefix: str
     suffix: str
@@ -51,16 +52,16 @@ class Filled:
 
     @property
     def text(self) -> str:
-        """What stands there now."""
+        """The candidate that is in the document now."""
         return self.texts[self.place]
 
-    def turned(self) -> Filled:
-        """With the next one in its place; behind the last comes the first."""
+    def next(self) -> Filled:
+        """The same with the next candidate written; the first follows the last."""
         return replace(self, place=(self.place + 1) % len(self.texts))
 
 
 def at(text: str, start: int, end: int) -> list[Fill]:
-    """All that can be filled at a cursor (`start == end`) or in a selection, the nearest first."""
+    """All fills at a cursor (`start == end`) or in a selection, most specific first."""
     found = [here(text, start, end), function(text, start), rewrite(text, start, end)]
     return [fill for fill in found if fill]
 
@@ -72,7 +73,7 @@ def function(text: str, offset: int) -> Fill | None:
         return None
     end = body.end
     if body.lead:
-        # The blank line on which somebody stands who is about to write it is used up.
+        # The body replaces a blank indented line, where the cursor of someone about to write is.
         blank = re.compile(r"\n[ \t]+(?=\n|\Z)").match(text, end)
         end = blank.end() if blank else end
     title = f"Write the body of {body.name}"
@@ -82,8 +83,7 @@ def function(text: str, offset: int) -> Fill | None:
 def here(text: str, start: int, end: int) -> Fill | None:
     """The first placeholder on the lines of a cursor or selection.
 
-    Code that stands for other code is replaced; a comment that says what is to be done
-    stays, and what it asks for is written below it.
+    Placeholder code is replaced; a TODO comment stays, and the code it asks for goes below it.
     """
     first = text.rfind("\n", 0, start) + 1
     last = text.find("\n", max(end - 1, start))
@@ -91,29 +91,29 @@ def here(text: str, start: int, end: int) -> Fill | None:
     for found in _PLACEHOLDER.finditer(lines):
         place = first + found.start()
         standing = standing_in(text[:place], text[place:])
-        # Signs in a string or a comment stand for nothing; a comment begins in no string.
+        # Placeholder code must be code; a TODO must not be inside a string.
         if standing == "code" or (found["comment"] and standing != "string"):
             break
     else:
         return None
     if found["code"]:
         stop = first + found.end()
-        return Fill("here", f"Fill in for `{_short(found['code'])}`", place, stop, "", "block")
+        return Fill("here", f"Fill in `{_short(found['code'])}`", place, stop, "", "block")
     line = text.rfind("\n", 0, place) + 1
     indentation = re.match(r"[ \t]*", text[line:place])
     stop = first + found.end()
     lead = "\n" + (indentation[0] if indentation else "")
-    return Fill("here", f"Do what `{_short(found['comment'])}` asks for", stop, stop, lead, "block")
+    return Fill("here", f"Implement `{_short(found['comment'])}`", stop, stop, lead, "block")
 
 
 def rewrite(text: str, start: int, end: int) -> Fill | None:
-    """A selection, without the blanks around it."""
+    """A selection, without surrounding whitespace."""
     selected = text[start:end]
     if not selected.strip():
         return None
     start += len(selected) - len(selected.lstrip())
     end = start + len(selected.strip())
-    return Fill("rewrite", "Write the selection anew", start, end, "", None)
+    return Fill("rewrite", "Rewrite the selection", start, end, "", None)
 
 
 def _short(text: str) -> str:

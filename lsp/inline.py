@@ -1,8 +1,8 @@
-"""Suggestions in one document: what is remembered, shown, taken and dismissed.
+"""Ghost text in one document: suggestions cached, shown, accepted and dismissed.
 
-An editor tells the server its text and nothing else, so what became of a suggestion is
-read off the text: typed along, taken as a whole or in part, or left. What a dismissal is
-that leaves no trace there, an editor may say (`talaria/didDismiss`).
+Editors report nothing but changes to the text, so the fate of a suggestion is inferred from the
+text: typed through, accepted whole or in part, or abandoned. A dismissal that leaves no trace in
+the text can be reported with `talaria/didDismiss`.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Literal
 
-REMEMBERED = 16  # suggestions of a document
-DISMISSED = 8  # of them
-PAIRS = ("()", "[]", "{}", '""', "''")  # of which an editor may write the second sign
+CACHED = 16  # suggestions per document
+DISMISSED = 8  # dismissals remembered per document
+PAIRS = ("()", "[]", "{}", '""', "''")  # whose second character an editor may insert
 _CLOSING = re.compile(r"[)\]}\"']+")
-AT_ONCE = 2  # characters from which what comes in one change was not typed
+AT_ONCE = 2  # characters; a change this long was not typed
 
 Ending = Literal["accepted", "partially_accepted", "dismissed"]
 
 
 @dataclass(frozen=True)
-class Suggestion:
-    """What may stand between two texts, the likeliest first.
+class InlineSuggestion:
+    """Texts to offer between a prefix and a suffix, most likely first.
 
-    whole   whether several were asked for, as an editor does whose user wants to choose
+    invoked  whether the user asked by hand, which computes several candidates
     """
 
     prefix: str
     suffix: str
     texts: tuple[str, ...]
-    whole: bool = False
+    invoked: bool = False
 
-    def along(self, prefix: str, suffix: str) -> Suggestion | None:
-        """What is left of it where some of it has been typed; None where that does not fit.
+    def advanced(self, prefix: str, suffix: str) -> InlineSuggestion | None:
+        """The rest of it after some of it was typed; None if other text was typed.
 
-        An editor may have closed the brackets that were typed. That there is nothing to say
-        is known of its own place alone.
+        The editor may have inserted closing brackets for the ones typed. An empty suggestion
+        applies to its own position only.
         """
         if not prefix.startswith(self.prefix) or not suffix.endswith(self.suffix):
             return None
@@ -47,7 +47,7 @@ class Suggestion:
         closed = suffix[: len(suffix) - len(self.suffix)]
         if closed and (len(closed) > len(typed) or not _CLOSING.fullmatch(closed)):
             return None
-        rests = rests_of(self.texts, typed, closed)
+        rests = remainders(self.texts, typed, closed)
         rests = tuple(rest for rest in rests if rest)
         fits = rests or not (typed or self.texts)
         return replace(self, prefix=prefix, suffix=suffix, texts=rests) if fits else None
@@ -55,7 +55,7 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a suggestion that was shown: characters of it that were taken at once."""
+    """The fate of a suggestion that was shown; `characters` were accepted rather than typed."""
 
     ending: Ending
     trigger: str
@@ -64,7 +64,7 @@ class Outcome:
 
 @dataclass
 class Shown:
-    """Suggestions as they stand on the screen, and how many characters were taken so far."""
+    """Suggestions on the screen; `taken` characters have been accepted so far."""
 
     id: int
     prefix: str
@@ -76,52 +76,52 @@ class Shown:
 
 @dataclass(frozen=True)
 class Dismissed:
-    """A text that was not wanted, between the lines around it: what is elsewhere may change."""
+    """A dismissed text and the lines around it; text elsewhere may change."""
 
     above: str
     text: str
     below: str
 
     def reaches(self, prefix: str, suffix: str) -> bool:
-        """Whether this is its place, or some of it has been typed up to here."""
+        """Whether this is its position, or some of it was typed up to here."""
         return self.below == below(suffix) and any(
             ends(prefix, self.above + self.text[:typed]) for typed in range(len(self.text))
         )
 
     def is_made(self, prefix: str, text: str, suffix: str) -> bool:
-        """Whether another text, in its place or around it, would make the same lines."""
+        """Whether another text, at this position, would produce the same lines."""
         full = self.above + self.text
         return self.below == below(suffix) and ends(prefix[-len(full) - 1 :] + text, full)
 
 
 class Inline:
-    """The suggestions of one document."""
+    """The ghost text of one document."""
 
     def __init__(self) -> None:
-        self._remembered: deque[Suggestion] = deque(maxlen=REMEMBERED)
+        self._cached: deque[InlineSuggestion] = deque(maxlen=CACHED)
         self._dismissed: deque[Dismissed] = deque(maxlen=DISMISSED)
         self._ids = count(1)
         self.shown: Shown | None = None
 
-    def remember(self, suggestion: Suggestion) -> None:
-        """Keep a suggestion for when its place is asked about again, or has been typed along."""
-        self._remembered.append(suggestion)
+    def store(self, suggestion: InlineSuggestion) -> None:
+        """Cache a suggestion for later requests at its position or further along it."""
+        self._cached.append(suggestion)
 
     def forget(self) -> None:
-        """Another model, or other options, would say something else."""
-        self._remembered.clear()
+        """Empty the cache, because another model or other options would answer differently."""
+        self._cached.clear()
 
-    def remembered(self, prefix: str, suffix: str) -> Suggestion | None:
-        """What is known already for a place, the newest."""
-        fitting = (each.along(prefix, suffix) for each in reversed(self._remembered))
+    def cached(self, prefix: str, suffix: str) -> InlineSuggestion | None:
+        """The newest cached suggestion for a position, if any."""
+        fitting = (each.advanced(prefix, suffix) for each in reversed(self._cached))
         return next((found for found in fitting if found), None)
 
     def show(
         self, prefix: str, suffix: str, texts: tuple[str, ...], trigger: str
     ) -> tuple[int, Outcome | None, bool]:
-        """They are on the screen: their number, what became of the former ones, whether it is new.
+        """Put texts on the screen: their id, the outcome of the previous ones, whether it is new.
 
-        The rest of one that was typed along is the same suggestion.
+        The rest of a suggestion after some of it was typed is the same suggestion.
         """
         now = self.shown
         if now and (now.prefix, now.suffix, now.texts[0]) == (prefix, suffix, texts[0]):
@@ -132,7 +132,7 @@ class Inline:
         return self.shown.id, ended, True
 
     def changed(self, text: str) -> Outcome | None:
-        """The text is another one; what became of what is on the screen, if that is over."""
+        """The document changed; the outcome of what was on the screen, if that ended it."""
         now = self.shown
         if now is None or text == now.prefix + now.suffix:
             return None
@@ -140,11 +140,11 @@ class Inline:
         if added <= 0 or not text.startswith(now.prefix) or not text.endswith(now.suffix):
             return self.end()
         new = text[len(now.prefix) : len(now.prefix) + added]
-        rests = rests_of(now.texts, new)
+        rests = remainders(now.texts, new)
         before = (now.prefix[-1:] + new)[-2:]
         if not rests and before in PAIRS:
-            # A bracket that the editor closed, at once or right after the one that was typed.
-            rests = rests_of(now.texts, new[:-1], new[-1])
+            # The editor inserted a closing bracket, with or right after the typed one.
+            rests = remainders(now.texts, new[:-1], new[-1])
             if rests:
                 now.prefix, now.suffix = now.prefix + new[:-1], new[-1] + now.suffix
                 now.texts = rests
@@ -160,12 +160,12 @@ class Inline:
         return Outcome("accepted", now.trigger, now.taken) if now.taken else None
 
     def accept(self) -> Outcome | None:
-        """All of it was taken, as the editor says; the text will show it."""
+        """The editor reports that the whole suggestion was accepted; its change is yet to come."""
         now, self.shown = self.shown, None
         return Outcome("accepted", now.trigger, now.taken + len(now.texts[0])) if now else None
 
     def dismiss(self) -> Outcome | None:
-        """The user does not want it: neither it nor its rest comes by itself again."""
+        """The user dismissed it: neither it nor its rest is shown automatically again."""
         if self.shown is None:
             return None
         prefix, suffix, text = self.shown.prefix, self.shown.suffix, self.shown.texts[0]
@@ -173,30 +173,30 @@ class Inline:
         full = prefix + text
         kept = [
             each
-            for each in self._remembered
+            for each in self._cached
             if each.suffix != suffix or not any(each.prefix + text == full for text in each.texts)
         ]
-        self._remembered = deque(kept, maxlen=REMEMBERED)
+        self._cached = deque(kept, maxlen=CACHED)
         return self.end()
 
     def end(self) -> Outcome | None:
-        """What is on the screen is gone; what became of it."""
+        """Nothing is on the screen any more; the outcome of what was."""
         now, self.shown = self.shown, None
         if now is None:
             return None
         return Outcome("partially_accepted" if now.taken else "dismissed", now.trigger, now.taken)
 
     def dismissed_at(self, prefix: str, suffix: str) -> bool:
-        """Whether one was dismissed here, or what was dismissed has been typed up to here."""
+        """Whether a suggestion was dismissed here, or has since been typed up to here."""
         return any(each.reaches(prefix, suffix) for each in self._dismissed)
 
     def was_dismissed(self, prefix: str, suffix: str, text: str) -> bool:
-        """Whether it would be what was dismissed."""
+        """Whether a text would produce the same lines as a dismissed one."""
         return any(each.is_made(prefix, text, suffix) for each in self._dismissed)
 
 
-def rests_of(texts: Sequence[str], typed: str, closed: str = "") -> tuple[str, ...]:
-    """What is left of the texts that begin with what was typed and end with what was closed."""
+def remainders(texts: Sequence[str], typed: str, closed: str = "") -> tuple[str, ...]:
+    """The rest of those texts that start with what was typed and end with what was closed."""
     return tuple(
         text[len(typed) : len(text) - len(closed)]
         for text in texts
@@ -207,22 +207,22 @@ def rests_of(texts: Sequence[str], typed: str, closed: str = "") -> tuple[str, .
 
 
 def above(prefix: str) -> str:
-    """The line of a cursor up to it and the one before, or less where the text begins."""
+    """The cursor's line up to the cursor and the line before it, if there is one."""
     line = prefix.rfind("\n") + 1
     return "\n" + prefix[prefix.rfind("\n", 0, max(0, line - 1)) + 1 :]
 
 
 def below(suffix: str) -> str:
-    """The rest of a cursor's line and the next one."""
+    """The rest of the cursor's line and the next line."""
     end = suffix.find("\n", suffix.find("\n") + 1)
     return suffix if end < 0 else suffix[:end]
 
 
 def ends(text: str, lines: str) -> bool:
-    """Whether a text ends with lines, each of which begins where one of its own does."""
+    """Whether a text ends with these whole lines."""
     return text.endswith(lines) or (len(text) < len(lines) and "\n" + text == lines)
 
 
 def distinct(texts: Sequence[str], most: int) -> tuple[str, ...]:
-    """Texts without their repetitions, the first ones."""
+    """The first texts without duplicates, at most so many."""
     return tuple(dict.fromkeys(texts))[:most]

@@ -1,8 +1,8 @@
-"""What an editor or the command line may set; the same names everywhere.
+"""Options of the language server, with the same names on the command line and in editors.
 
 The flags of `talaria lsp`, `initializationOptions` and the settings of
-`workspace/didChangeConfiguration` are all made from one dataclass. A bad value is told
-once, and the default stands in its place.
+`workspace/didChangeConfiguration` all derive from one dataclass. An invalid value is reported
+once and leaves the default in place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-SECTION = "talaria"  # of an editor's settings
+from talaria.coder.request import Mode, Options, Until
+
+SECTION = "talaria"  # name of the section in an editor's settings
 
 
 def _option(
@@ -28,12 +30,12 @@ def _option(
 
 
 @dataclass(frozen=True)
-class Options:
-    """The options of the language server; each says what it does in its metadata."""
+class ServerOptions:
+    """The options of the language server; the metadata of each says what it does."""
 
-    enabled: bool = _option(True, "offer anything at all")
+    enabled: bool = _option(True, "offer suggestions at all")
     languages: tuple[str, ...] = _option(
-        ("python",), "languages, as editors call them, in which suggestions come by themselves"
+        ("python",), "language ids in which suggestions appear automatically"
     )
     exclude: tuple[str, ...] = _option(
         (), "patterns, as in .gitignore, of files that get no suggestions and are never read"
@@ -41,76 +43,81 @@ class Options:
     model: str | None = _option(
         None, "a model's folder, or a name from `talaria models`", restart=True
     )
-    device: str = _option("cpu", "cpu, cuda or mps", restart=True)
-    mode: Literal["diffuse", "verify", "ar"] = _option("diffuse", "how middles are generated")
+    device: str = _option("cpu", "where the model runs: cpu, cuda or mps", restart=True)
+    # ruff does not see that the aliases Mode and Until are immutable.
+    mode: Mode = _option("diffuse", "decoding mode")  # noqa: RUF009
     confidence_threshold: float | None = _option(
         None,
-        "confidence from which a token is committed; lower is faster and less sure; by itself "
-        "as was found best for the model",
+        "commit a token from this confidence on; lower is faster but less accurate; default: the "
+        "model's tuned value",
         0,
         1,
     )
-    until: Literal["line", "statement", "block"] | None = _option(
-        None, "where suggestions end at the latest; by itself the model decides"
+    until: Until | None = _option(  # noqa: RUF009
+        None, "bound at which suggestions end at the latest; default: the model decides"
     )
-    max_tokens: int = _option(48, "longest suggestion while typing", 1, 1024)
-    candidates: int = _option(3, "suggestions to choose from where they are asked for", 1, 16)
+    max_tokens: int = _option(48, "longest suggestion while typing, in tokens", 1, 1024)
+    candidates: int = _option(3, "candidates to choose from when invoked by hand", 1, 16)
     least_confidence: float = _option(
-        0.1, "suggestions that the model holds for less likely are not shown by themselves", 0, 1
+        0.1, "automatic suggestions below this confidence are not shown", 0, 1
     )
     deadline_ms: int | None = _option(
         None,
-        "time after which what is there is offered, while typing; by itself 300, for a service "
-        "endpoint_timeout_ms",
+        "deadline while typing: whatever is decoded by then is offered; default: 300, or "
+        "endpoint_timeout_ms if endpoint is set",
         1,
         60_000,
     )
     fill_deadline_ms: int = _option(
-        20_000, "the same for what was asked for: functions, selections", 1, 600_000
+        20_000, "deadline of commands and of suggestions invoked by hand", 1, 600_000
     )
     debounce_ms: int | None = _option(
-        None, "wait so long after each key; by itself as long as the typing asks for", 0, 5000
+        None,
+        "wait this long after each key before asking the model; default: adapts to the typing",
+        0,
+        5000,
     )
-    strings: bool = _option(True, "offer suggestions in strings")
-    comments: bool = _option(True, "offer suggestions in comments")
+    strings: bool = _option(True, "offer suggestions inside strings")
+    comments: bool = _option(True, "offer suggestions inside comments")
     related_files: bool = _option(
-        True, "let the model see definitions and places in other files of the workspace"
+        True, "show the model definitions and edited places from other files of the workspace"
     )
     completion: bool | None = _option(
-        None, "offer them as plain completions; by itself where inline ones are unknown"
+        None,
+        "offer suggestions as plain completions; default: only if the editor lacks inline ones",
     )
     status: bool = _option(False, "send `talaria/status` notifications")
-    steps: bool = _option(False, "send `talaria/step` notifications while it denoises")
-    usage: bool = _option(True, "count what was shown and accepted, on this machine alone")
+    steps: bool = _option(False, "send `talaria/step` notifications while a command denoises")
+    usage: bool = _option(
+        True, "count suggestions shown and accepted; the counts stay on this machine"
+    )
     endpoint: str | None = _option(
-        None, "URL of a fill-in-the-middle service that is asked first", restart=True
+        None, "URL of a fill-in-the-middle service to ask first", restart=True
     )
-    endpoint_model: str | None = _option(None, "the model that the service shall use", restart=True)
+    endpoint_model: str | None = _option(None, "model that the service should use", restart=True)
     endpoint_key_variable: str | None = _option(
-        None, "the environment variable that holds the service's key, if it wants one", restart=True
+        None, "environment variable that holds the service's API key", restart=True
     )
-    endpoint_timeout_ms: int = _option(
-        2000, "how long the service may take", 10, 120_000, restart=True
-    )
+    endpoint_timeout_ms: int = _option(2000, "timeout of the service", 10, 120_000, restart=True)
 
-    def merged(self, given: object) -> tuple[Options, list[str]]:
-        """With what an editor gave, and what is wrong with that; wrong values change nothing.
+    def merged(self, given: object) -> tuple[ServerOptions, list[str]]:
+        """These options with an editor's values over them, and one message per invalid value.
 
-        `given` may stand in a section `talaria`. None and an empty one say nothing, and
-        so does null for an option that cannot be null.
+        Invalid values change nothing. The values may be nested in a section `talaria`. None and
+        empty ones set nothing, nor does null for an option that cannot be null.
         """
         if isinstance(given, Mapping) and isinstance(given.get(SECTION), Mapping):
             given = given[SECTION]
         if given is None or given == []:
             return self, []
         if not isinstance(given, Mapping):
-            return self, [f"options are {_shown(given)}; they must be an object with names"]
-        known = {f.name: f for f in fields(Options)}
+            return self, [f"options are {_shown(given)}; they must be an object"]
+        known = {f.name: f for f in fields(ServerOptions)}
         chosen: dict[str, Any] = {}
         problems = []
         for name, value in given.items():
             if name not in known:
-                problems.append(f"no option {_shown(name)}; there are {', '.join(known)}")
+                problems.append(f"unknown option {_shown(name)}; known are {', '.join(known)}")
                 continue
             if value is None and type(None) not in _kinds(known[name]):
                 continue
@@ -118,19 +125,41 @@ class Options:
                 chosen[name] = _checked(known[name], value)
             except ValueError as error:
                 now = getattr(self, name)
-                problems.append(f"{name} is {_shown(value)}; it must be {error}. It stays {now!r}")
+                problems.append(f"{name} is {_shown(value)}; it must be {error}. Using {now!r}")
         return replace(self, **chosen), problems
 
-    def needs_restart(self, other: Options) -> bool:
-        """Whether an engine of these options is none of the others'."""
+    def needs_restart(self, other: ServerOptions) -> bool:
+        """Whether switching between these options requires restarting the engine."""
         return any(
             getattr(self, f.name) != getattr(other, f.name)
-            for f in fields(Options)
+            for f in fields(ServerOptions)
             if f.metadata["restart"]
         )
 
+    def decoding(
+        self,
+        *,
+        candidates: int = 1,
+        max_tokens: int | None = None,
+        until: Until | None = None,
+        check_syntax: bool = True,
+        complete: bool = False,
+    ) -> Options:
+        """How one request is decoded under these options."""
+        # `verify` works at temperature 0 only, so it cannot draw several candidates.
+        several = candidates > 1 and self.mode == "verify"
+        return Options(
+            mode="ar" if several else self.mode,
+            candidates=candidates,
+            max_tokens=max_tokens,
+            until=until,
+            confidence_threshold=self.confidence_threshold,
+            check_syntax=check_syntax,
+            complete=complete,
+        )
 
-_HINTS = get_type_hints(Options)
+
+_HINTS = get_type_hints(ServerOptions)
 
 
 def _shown(value: object) -> str:
@@ -139,7 +168,7 @@ def _shown(value: object) -> str:
 
 
 def _kinds(option: Field[Any]) -> tuple[Any, ...]:
-    """The types that an option may have; choices are Literals."""
+    """The types of an option; choices are Literals."""
     hint = _HINTS[option.name]
     if get_origin(hint) in (Literal, tuple) or not get_args(hint):
         return (hint,)
@@ -147,7 +176,7 @@ def _kinds(option: Field[Any]) -> tuple[Any, ...]:
 
 
 def _checked(option: Field[Any], value: object) -> object:
-    """The value, of the option's type; ValueError says what it must be."""
+    """The value converted to the option's type; ValueError says what it must be."""
     low, high = option.metadata["low"], option.metadata["high"]
     wanted = []
     for kind in _kinds(option):
@@ -160,25 +189,25 @@ def _checked(option: Field[Any], value: object) -> object:
             if isinstance(value, str) and value in get_args(kind):
                 return value
         elif get_origin(kind) is tuple:
-            wanted.append("a list of texts")
+            wanted.append("a list of strings")
             if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
                 return tuple(value)
         elif kind is bool or kind is str:
-            wanted.append({bool: "true or false", str: "a text"}[kind])
+            wanted.append({bool: "true or false", str: "a string"}[kind])
             if isinstance(value, kind):
                 return value
         else:
             wanted.append(f"{'a whole number' if kind is int else 'a number'} from {low} to {high}")
             fits = isinstance(value, int if kind is int else int | float)
-            # True is a number to Python, and NaN lies between no limits.
+            # True is a number in Python; NaN fails every comparison.
             if fits and not isinstance(value, bool) and low <= value <= high:
                 return kind(value)
     raise ValueError(" or ".join(wanted))
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each option; what is not given is left to the editor."""
-    for option in fields(Options):
+    """Add a flag for each option; one that is not given leaves the option to the editor."""
+    for option in fields(ServerOptions):
         flag = f"--{option.name.replace('_', '-')}"
         what, kind = option.metadata["what"], _kinds(option)[0]
         if option.default not in (None, (), True, False):
@@ -198,7 +227,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(flag, type=kind, default=None, metavar=metavar, help=what)
 
 
-def from_flags(args: argparse.Namespace) -> tuple[Options, list[str]]:
-    """The options that the command line gives, and what is wrong with them."""
-    given = {f.name: getattr(args, f.name) for f in fields(Options)}
-    return Options().merged({name: value for name, value in given.items() if value is not None})
+def from_flags(args: argparse.Namespace) -> tuple[ServerOptions, list[str]]:
+    """The options of a command line, and one message per invalid value."""
+    given = {f.name: getattr(args, f.name) for f in fields(ServerOptions)}
+    set_flags = {name: value for name, value in given.items() if value is not None}
+    return ServerOptions().merged(set_flags)

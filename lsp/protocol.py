@@ -1,7 +1,7 @@
-"""The protocol, hardened: whatever comes in, a request is answered and nobody sees a pop-up.
+"""The protocol, hardened: every request is answered, and malformed ones cause no pop-up.
 
-pygls keeps a workspace of its own, whose lines end where Python's `splitlines` says so, and
-which is split anew at each change. `lsp/documents.py` takes its place.
+pygls has a workspace of its own, which breaks lines wherever Python's `splitlines` does and
+splits the text again at each change. `lsp/documents.py` replaces it.
 """
 
 from __future__ import annotations
@@ -26,94 +26,94 @@ from pygls.exceptions import (
 )
 from pygls.protocol import LanguageServerProtocol, lsp_method
 
-FARTHEST = 2**31 - 1  # of lines and characters
-UNVERSIONED = -(2**31)  # the version of a text whose editor says none
+LARGEST_INDEX = 2**31 - 1  # of lines and characters
+UNVERSIONED = -(2**31)  # stands for a version that the editor did not send
 
 log = logging.getLogger("talaria")
 
 
 class Protocol(LanguageServerProtocol):
-    """Answers requests that cannot be read, and leaves documents to the server.
+    """Answers malformed requests and leaves documents to the server.
 
-    Handlers are plain functions or coroutines: of those that pygls runs in parts, an inner
-    part would go on when the request is cancelled.
+    Handlers are plain functions or coroutines: the inner part of a pygls generator handler would
+    keep running after the request is cancelled.
 
-    left    whether the editor has said `exit`
-    unread  is called with the address of a document of which a change cannot be read
+    exited     whether the editor has sent `exit`
+    on_unread  called with the URI of a document when a change to it cannot be read
     """
 
-    left = False
-    unread: Callable[[str], None] | None = None
-    _begun = False
+    exited = False
+    on_unread: Callable[[str], None] | None = None
+    _initialized = False
 
-    async def take(self, data: bytes | str) -> None:
-        """A message as it came; one that cannot be read is answered if it wants an answer.
+    async def receive(self, data: bytes | str) -> None:
+        """Handle one message; a malformed one gets an error if it expects an answer.
 
-        When this is over, a handler has read of the documents what the message is about:
-        the next message may change them.
+        On return the handler has read the documents that the message is about, so the next
+        message may change them.
         """
-        self._take(data)
-        await asyncio.sleep(0)  # for the first step of the handler's task
+        self._receive(data)
+        await asyncio.sleep(0)  # lets the handler's task take its first step
 
-    def _take(self, data: bytes | str) -> None:
+    def _receive(self, data: bytes | str) -> None:
         found: Any = None
         try:
             try:
                 found = json.loads(data)
             except (ValueError, RecursionError) as error:
-                raise JsonRpcParseError(f"no JSON: {error}") from error
+                raise JsonRpcParseError(f"not JSON: {error}") from error
             self._check(found)
-            mend(found)
+            repair_document(found)
             try:
                 message = self.structure_message(found)
             except JsonRpcInvalidParams:
-                message = self.structure_message(bounded(found))
+                message = self.structure_message(clamp_positions(found))
             self.handle_message(message)
         except Exception as error:
-            log.warning("a message that cannot be read: %s", error)
-            if self.unread and (uri := changed(found)) is not None:
-                self.unread(uri)
-            told = error if isinstance(error, JsonRpcException) else JsonRpcInternalError()
+            log.warning("cannot read a message: %s", error)
+            if self.on_unread and (uri := changed_uri(found)) is not None:
+                self.on_unread(uri)
+            reply = error if isinstance(error, JsonRpcException) else JsonRpcInternalError()
             number = found.get("id") if isinstance(found, dict) else None
             if not isinstance(number, int | str):
                 number = None
             if isinstance(found, dict) and "method" not in found:
-                # An answer of the editor's: who waits for it hears that it says nothing.
+                # A response from the editor: whoever waits for it gets the error.
                 waiting = self._request_futures.pop(number, None) if number is not None else None
                 if waiting and not waiting.done():
-                    waiting.set_exception(told)
+                    waiting.set_exception(reply)
             elif not isinstance(found, dict) or "id" in found:
                 self._send_data(
                     {
                         "jsonrpc": "2.0",
                         "id": number,
-                        "error": {"code": told.code, "message": told.message},
+                        "error": {"code": reply.code, "message": reply.message},
                     }
                 )
 
     def _check(self, found: Any) -> None:
-        """Raise what is wrong with a message, or with its time."""
-        # Lists of messages are none in LSP.
+        """Raise a JSON-RPC error if a message is invalid, or not allowed at this point."""
+        # LSP has no batches, so a list is invalid.
         if not isinstance(found, dict) or found.get("jsonrpc") != "2.0":
-            raise JsonRpcInvalidRequest("no object with jsonrpc 2.0")
+            raise JsonRpcInvalidRequest("a message must be an object with jsonrpc 2.0")
         if "method" not in found:
             return
         method = found["method"]
         if not isinstance(method, str) or not isinstance(found.get("id", 0), int | str):
-            raise JsonRpcInvalidRequest("method must be a text, id a number or text")
+            raise JsonRpcInvalidRequest("method must be a string, id a number or string")
         found.setdefault("params", None)
         if method == types.EXIT:
             return
         if self._shutdown:
-            raise JsonRpcInvalidRequest("nothing but exit follows shutdown")
+            raise JsonRpcInvalidRequest("only exit may follow shutdown")
         if method == types.INITIALIZE:
-            if self._begun:
-                raise JsonRpcInvalidRequest("initialize comes once")
-        elif not self._begun:
-            raise JsonRpcServerNotInitialized("initialize comes first")
+            if self._initialized:
+                raise JsonRpcInvalidRequest("initialize may be sent only once")
+        elif not self._initialized:
+            raise JsonRpcServerNotInitialized("the first request must be initialize")
 
     def _execute_handler(self, msg_id: Any, *arguments: Any, **named: Any) -> None:
-        """What runs can be cancelled by its number, and is forgotten when it is done."""
+        """Run a handler; it can be cancelled by its id until it is done."""
         super()._execute_handler(msg_id, *arguments, **named)
         if future := self._request_futures.get(msg_id):
 
@@ -125,18 +125,18 @@ class Protocol(LanguageServerProtocol):
 
     @lsp_method(types.INITIALIZE)
     def lsp_initialize(self, params: types.InitializeParams) -> Any:
-        """Begin, once; what is no address is no root."""
+        """Handle `initialize` (once only); ignore an invalid root URI."""
         try:
             urlsplit(params.root_uri or "")
         except ValueError:
             params.root_uri = None
         result = yield from super().lsp_initialize(params)
-        self._begun = True
+        self._initialized = True
         return result
 
     @lsp_method(types.SHUTDOWN)
     async def lsp_shutdown(self, params: None = None) -> None:  # type: ignore[override]
-        """Let the server end its work, and cancel what is still asked."""
+        """End the server's work and cancel all pending requests."""
         own = self.msg_id
         await self.fm.features[types.SHUTDOWN](params)
         for number, future in [*self._request_futures.items()]:
@@ -146,18 +146,18 @@ class Protocol(LanguageServerProtocol):
 
     @lsp_method(types.EXIT)
     def lsp_exit(self, params: None = None) -> None:  # type: ignore[override]
-        """Whoever reads the messages ends."""
-        self.left = True
+        """Stop reading messages."""
+        self.exited = True
 
     @lsp_method(types.WORKSPACE_EXECUTE_COMMAND)
     async def lsp_workspace__execute_command(  # type: ignore[override]
         self, params: types.ExecuteCommandParams
     ) -> Any:
-        """Run a command in the request's own task, so that cancelling the one ends the other."""
+        """Run a command in the request's own task, so that cancelling the request cancels it."""
         command = self.fm.commands.get(params.command)
         if command is None:
             raise JsonRpcInvalidParams(
-                f"no command {params.command!r}; there are {', '.join(self.fm.commands)}"
+                f"unknown command {params.command!r}; known are {', '.join(self.fm.commands)}"
             )
         arguments = params.arguments or ()
         try:
@@ -169,25 +169,25 @@ class Protocol(LanguageServerProtocol):
 
     @lsp_method(types.TEXT_DOCUMENT_DID_OPEN)
     def lsp_text_document__did_open(self, params: types.DidOpenTextDocumentParams) -> None:
-        """The server keeps it."""
+        """Leave the document to the server, bypassing the workspace of pygls."""
         self.fm.features[types.TEXT_DOCUMENT_DID_OPEN](params)
 
     @lsp_method(types.TEXT_DOCUMENT_DID_CHANGE)
     def lsp_text_document__did_change(self, params: types.DidChangeTextDocumentParams) -> None:
-        """The server keeps it."""
+        """Leave the document to the server, bypassing the workspace of pygls."""
         self.fm.features[types.TEXT_DOCUMENT_DID_CHANGE](params)
 
     @lsp_method(types.TEXT_DOCUMENT_DID_CLOSE)
     def lsp_text_document__did_close(self, params: types.DidCloseTextDocumentParams) -> None:
-        """The server keeps it."""
+        """Leave the document to the server, bypassing the workspace of pygls."""
         self.fm.features[types.TEXT_DOCUMENT_DID_CLOSE](params)
 
 
-def mend(message: dict[str, Any]) -> None:
-    """Mend a text or change that says null for nothing, or no version.
+def repair_document(message: dict[str, Any]) -> None:
+    """Remove null fields from the documents and changes of a message; supply a missing version.
 
     Raises:
-        JsonRpcInvalidParams: what should be a text is none.
+        JsonRpcInvalidParams: a change has no text.
     """
     params = message.get("params")
     if not isinstance(params, dict) or not isinstance(params.get("textDocument"), dict):
@@ -211,23 +211,24 @@ def mend(message: dict[str, Any]) -> None:
         document["version"] = UNVERSIONED
 
 
-def changed(message: Any) -> str | None:
-    """The address of the document that a message says has changed."""
+def changed_uri(message: Any) -> str | None:
+    """The URI of the document that a message opens or changes, if it does."""
+    methods = (types.TEXT_DOCUMENT_DID_OPEN, types.TEXT_DOCUMENT_DID_CHANGE)
     try:
-        told = message["method"] in (types.TEXT_DOCUMENT_DID_OPEN, types.TEXT_DOCUMENT_DID_CHANGE)
-        return str(message["params"]["textDocument"]["uri"]) if told else None
+        changes = message["method"] in methods
+        return str(message["params"]["textDocument"]["uri"]) if changes else None
     except (KeyError, TypeError):
         return None
 
 
-def bounded(message: Any) -> Any:
-    """With positions that can be: some editors say the largest number where they mean the end."""
+def clamp_positions(message: Any) -> Any:
+    """A message with valid positions: some editors send the largest number for "the end"."""
     if isinstance(message, list):
-        return [bounded(each) for each in message]
+        return [clamp_positions(each) for each in message]
     if not isinstance(message, dict):
         return message
-    found = {name: bounded(each) for name, each in message.items()}
+    found = {name: clamp_positions(each) for name, each in message.items()}
     for name in {"line", "character"} & found.keys():
         if isinstance(found[name], int | float) and not math.isnan(found[name]):
-            found[name] = int(min(max(found[name], 0), FARTHEST))
+            found[name] = int(min(max(found[name], 0), LARGEST_INDEX))
     return found

@@ -1,8 +1,8 @@
-"""The language server's life: an editor comes, sets options, opens documents, and goes.
+"""The state of a session: options, open documents, engines, messages to the user.
 
-Handlers run in one event loop and compute nothing long; the model has a worker of its own.
-What is done for a document stands in `lsp/suggest.py` and `lsp/requests.py`, what each
-message calls in `lsp/features.py`.
+Handlers run in one event loop and never block it; the model has a worker thread. Suggestions are
+made in `lsp/suggest.py`, commands run in `lsp/actions.py`, and `lsp/features.py` maps messages to
+them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
 
 from talaria.coder.errors import TalariaError, UsageError
+from talaria.coder.request import Request
 from talaria.coder.source import Piece
 from talaria.lsp.context import Neighbours
-from talaria.lsp.documents import Document
-from talaria.lsp.engines import Answer, Engines, Question, State
+from talaria.lsp.documents import TextDocument
+from talaria.lsp.engines import Engines, Middles, ModelState
 from talaria.lsp.fills import Filled
-from talaria.lsp.inline import Inline, Outcome, Suggestion
-from talaria.lsp.options import Options
+from talaria.lsp.inline import Inline, InlineSuggestion, Outcome
+from talaria.lsp.options import ServerOptions
 from talaria.lsp.privacy import Fence
 from talaria.lsp.protocol import UNVERSIONED, Protocol
 from talaria.lsp.rhythm import Rhythm
@@ -39,17 +40,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("talaria")
 
-Place = tuple[str, str, bool]
-
-PYTHON = "python"  # the language that there is a grammar for
-LARGEST = 4_000_000  # characters of a document that gets suggestions
-PIECES = 450  # characters of other files: about what a third of the shipped model's context holds
-FLUSH = 300.0  # seconds between two writings of the counts
-MESSAGES = 20  # that are shown in a session, at most
+PYTHON = "python"  # the only language with a grammar
+LARGEST = 4_000_000  # characters; a larger document gets no suggestions
+EXCERPTS = 450  # characters of other files: about a third of the shipped model's context
+FLUSH_SECONDS = 300.0  # between two writes of the usage counts
+MESSAGES = 20  # shown per session, at most
 
 
-def place(uri: str) -> Path | None:
-    """Where a document lies; None where that is no file, or no address at all."""
+class Superseded(Exception):
+    """A newer request about the same document took this one's place, or the engines closed."""
+
+
+def file_path(uri: str) -> Path | None:
+    """The path of a document; None if it is not a file, or the URI is invalid."""
     try:
         name = to_fs_path(uri)
     except ValueError:
@@ -58,32 +61,31 @@ def place(uri: str) -> Path | None:
 
 
 class OpenFile:
-    """A document that is open, and all that the server knows of it.
+    """An open document and its state in the server.
 
-    secret  whether no model may see it
-    files   pieces of other files that matter in it
-    asked   how many times suggestions were asked for
-    edited  when and on which line it was changed last
-    asking  where a suggestion is being asked for: prefix, suffix, whether several; and what comes
-    last    what the embedded model did for it last, with the prefix and suffix it was given
-    filled  what was written into it on request last
-    fills   how many times something was asked to be written
-    lost    whether a change could not be read: the editor has another text then
-    writing  is held from reading the text to when the editor has written into it
+    secret      whether no model may see it
+    excerpts    of other files that are relevant in it
+    requests    how many suggestions were requested, by which debouncing notices a newer request
+    edited      time and line of the last change
+    computing   the suggestion being computed: prefix, suffix, whether invoked by hand; its result
+    last        the embedded model's last answer, with its prefix and suffix
+    filled      the last fill
+    unreadable  a change could not be read, so the editor now has a different text
+    writing     held from reading the text until the editor has applied our edit
     """
 
-    def __init__(self, document: Document, path: Path | None, secret: bool) -> None:
+    def __init__(self, document: TextDocument, path: Path | None, secret: bool) -> None:
         self.document, self.path, self.secret = document, path, secret
         self.inline = Inline()
         self.rhythm = Rhythm()
-        self.files: tuple[Piece, ...] = ()
-        self.asked = 0
+        self.excerpts: tuple[Piece, ...] = ()
+        self.requests = 0
         self.edited = 0.0, 0
-        self.asking: tuple[Place, asyncio.Future[Suggestion | None]] | None = None
+        self.computing: tuple[tuple[str, str, bool], asyncio.Future[InlineSuggestion | None]] | None
+        self.computing = None
         self.last: tuple[Infill, str, str] | None = None
         self.filled: Filled | None = None
-        self.fills = 0
-        self.lost = False
+        self.unreadable = False
         self.writing = asyncio.Lock()
 
 
@@ -92,12 +94,12 @@ class Server(LanguageServer):
 
     protocol: Protocol
 
-    def __init__(self, options: Options, usage: Usage | None = None) -> None:
-        """`options` come from the command line; an editor's go above them.
+    def __init__(self, options: ServerOptions, usage: Usage | None = None) -> None:
+        """`options` come from the command line.
 
-        What it starts with is above the flags, its settings are above both.
+        An editor's initializationOptions override them, and its settings override both.
         """
-        self.converter = converters.get_converter()  # costs milliseconds each time
+        self.converter = converters.get_converter()  # creating one takes milliseconds
         super().__init__(
             "talaria",
             metadata.version("talaria"),
@@ -105,35 +107,35 @@ class Server(LanguageServer):
             protocol_cls=Protocol,
             converter_factory=lambda: self.converter,
         )
-        self.options = self.below = options  # `below`: without the settings
+        self.options = self.base = options  # `base`: without the editor's settings
         self.usage = usage or Usage()
         self.files: dict[str, OpenFile] = {}
-        self.off: set[str] = set()  # languages that were switched off; "" is all of them
-        self.ended = False  # by `shutdown`, as it should be
-        self.roots: list[str] = []  # of the workspace, as addresses
+        self.off: set[str] = set()  # languages switched off; "" means all
+        self.ended = False  # by `shutdown`
+        self.roots: list[str] = []  # URIs of the workspace folders
         self.neighbours = Neighbours((), ())
         self.engines: Engines | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._told: set[str] = set()  # what was told about already
+        self._reported: set[str] = set()  # topics of messages already shown
         self._tasks: set[asyncio.Task[Any]] = set()
         self._busy = 0
-        self._looking = False  # for pieces of other files
-        self.pages: list[Path] = []  # of traces, which go with the session
-        self.protocol.unread = self.unread
+        self._looking = False  # whether excerpts are being chosen
+        self.pages: list[Path] = []  # trace pages, deleted with the session
+        self.protocol.on_unread = self.mark_unreadable
 
-    # Beginning and end
+    # Start and end
 
     def begin(self, params: types.InitializeParams) -> None:
-        """The editor is there: take over its options and begin to load."""
+        """Apply the editor's options and start to load the model."""
         self._loop = asyncio.get_running_loop()
         self.set_options(params.initialization_options)
-        self.below = self.options
-        addresses = [folder.uri for folder in params.workspace_folders or ()]
-        self.set_roots(addresses or [params.root_uri or ""])
-        self.engines = Engines(self.options, self._engine_changed, self._endpoint_failed)
+        self.base = self.options
+        uris = [folder.uri for folder in params.workspace_folders or ()]
+        self.set_roots(uris or [params.root_uri or ""])
+        self.engines = Engines(self.options, self._model_changed, self._endpoint_trouble)
 
     async def end(self) -> None:
-        """Let go of everything; the counts are written."""
+        """Cancel all work, release the model, write the usage counts."""
         self.ended = True
         for task in [*self._tasks]:
             task.cancel()
@@ -145,14 +147,14 @@ class Server(LanguageServer):
         await asyncio.to_thread(self.leave)
 
     def leave(self) -> None:
-        """Write the counts, and leave nothing else behind; from any thread, more than once."""
+        """Write the usage counts and delete trace pages; from any thread, more than once."""
         self.usage.flush()
         for page in self.pages:
             with contextlib.suppress(OSError):
                 page.unlink(missing_ok=True)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do something beside, until the server ends."""
+        """Run a coroutine in the background until the server ends."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
 
@@ -164,47 +166,47 @@ class Server(LanguageServer):
         task.add_done_callback(done)
 
     async def show_progress(self) -> None:
-        """`$/progress` until the model is loaded, where the editor knows of it."""
+        """Show `$/progress` until the model is loaded, if the editor supports it."""
         window, engines = self.client_capabilities.window, self.engines
         if engines is None or not (window and window.work_done_progress):
             return
         token = "talaria/loading"
         try:
             await asyncio.wait_for(self.work_done_progress.create_async(token), 5)
-        except Exception as error:  # an editor may refuse what it said it can do
-            log.warning("no progress shown: %r", error)
+        except Exception as error:  # editors may refuse what they announced
+            log.warning("cannot show progress: %r", error)
             return
         title = "Talaria: loading the model"
         self.work_done_progress.begin(token, types.WorkDoneProgressBegin(title))
         try:
             ending = f"{(await engines.model()).name} is ready"
-        except Exception:  # its message is shown when it happens
-            ending = "there is no model"
+        except Exception:  # reported by `_model_changed`
+            ending = "no model could be loaded"
         self.work_done_progress.end(token, types.WorkDoneProgressEnd(message=ending))
 
     async def count_forever(self) -> None:
-        """Write the counts down now and then."""
+        """Write the usage counts at intervals."""
         while True:
-            await asyncio.sleep(FLUSH)
+            await asyncio.sleep(FLUSH_SECONDS)
             await asyncio.to_thread(self.usage.flush)
 
     # Options
 
     def set_options(self, given: object) -> None:
-        """Take over an editor's options, all of them; what is wrong with them is told once.
+        """Apply an editor's options, replacing its earlier ones; report invalid values once.
 
-        What is no longer among them is as it was below them.
+        Options that are no longer among them fall back to the base.
         """
-        stands = self.below if isinstance(given, Mapping) or not given else self.options
-        self.options, problems = stands.merged(given)
+        base = self.base if isinstance(given, Mapping) or not given else self.options
+        self.options, problems = base.merged(given)
         for problem in problems:
             log.warning("%s", problem)
         if problems:
             more = f" ({len(problems) - 1} more in the log)" if len(problems) > 1 else ""
-            self.tell(f"{problems[0]}{more}", types.MessageType.Warning)
+            self.report(f"{problems[0]}{more}", types.MessageType.Warning)
 
     async def configure(self, given: object) -> None:
-        """New settings: an engine anew where they ask for another model or service."""
+        """Apply new settings; restart the engines if model or endpoint changed."""
         before = self.options
         self.set_options(given)
         if self.engines and self.options.needs_restart(before):
@@ -212,7 +214,7 @@ class Server(LanguageServer):
             await old.close()
             if self.ended:
                 return
-            self.engines = Engines(self.options, self._engine_changed, self._endpoint_failed)
+            self.engines = Engines(self.options, self._model_changed, self._endpoint_trouble)
         elif self.engines:
             self.engines.options = self.options
         if self.options.exclude != before.exclude:
@@ -220,34 +222,34 @@ class Server(LanguageServer):
         if self.options != before:
             for file in self.files.values():
                 file.inline.forget()
-                file.last = None  # its tokens are those of its model
+                file.last = None  # its token ids belong to the old model
             self.announce()
 
-    def set_roots(self, addresses: list[str]) -> None:
-        """The workspace is in these folders; what it excludes may be something else then."""
-        self.roots = addresses
-        paths = [path for path in map(place, addresses) if path]
-        sound = []
+    def set_roots(self, uris: list[str]) -> None:
+        """Set the workspace folders, and apply `exclude` to them."""
+        self.roots = uris
+        paths = [path for path in map(file_path, uris) if path]
+        valid = []
         for pattern in self.options.exclude:
             try:
                 Fence((), [pattern])
             except UsageError as error:
-                self.tell(f"{error}. It excludes nothing.", types.MessageType.Warning)
+                self.report(f"{error}. The pattern is ignored.", types.MessageType.Warning)
             else:
-                sound.append(pattern)
-        self.neighbours = Neighbours(paths, sound, PIECES)
+                valid.append(pattern)
+        self.neighbours = Neighbours(paths, valid, EXCERPTS)
         for file in self.files.values():
             file.secret = self._secret(file.document.uri)
-            file.files = ()
+            file.excerpts = ()
 
     def toggle(self, language: str) -> bool:
-        """Switch suggestions off or on, in a language or in all (""); whether they are on now."""
+        """Switch suggestions off or on, in one language or all (""); whether they are on now."""
         self.off ^= {language}
         self.announce()
         return self.options.enabled and not self.off & {"", language}
 
     def statistics(self) -> dict[str, Any]:
-        """What `talaria.status` answers."""
+        """The answer to `talaria.status`."""
         engine = self.engines.statistics() if self.engines else {"state": "loading"}
         return {
             "enabled": self.options.enabled and "" not in self.off,
@@ -256,26 +258,26 @@ class Server(LanguageServer):
             "engine": engine,
         }
 
-    # Telling
+    # Messages
 
     def report_server_error(self, error: Exception, source: Any) -> None:
-        """An error is a line in the log; a pop-up for each would be a loop of them."""
+        """Log an error of a handler; pygls would show a pop-up for each."""
         log.error("%s: %s", getattr(source, "__name__", source), error)
 
-    def tell(self, message: str, kind: types.MessageType, about: str | None = None) -> None:
-        """Show a message that nobody asked for, once; one alone of all `about` the same."""
-        about = about or message
-        if about not in self._told and len(self._told) < MESSAGES:
-            self._told.add(about)
+    def report(self, message: str, kind: types.MessageType, topic: str | None = None) -> None:
+        """Show an unsolicited message, once per topic; by default the topic is the message."""
+        topic = topic or message
+        if topic not in self._reported and len(self._reported) < MESSAGES:
+            self._reported.add(topic)
             self.window_show_message(types.ShowMessageParams(kind, f"Talaria: {message}"))
 
     def answer_user(self, message: str) -> None:
-        """Say why a command did nothing: the user asked, so each time."""
+        """Say why a command did nothing, every time, because the user asked."""
         kind = types.MessageType.Info
         self.window_show_message(types.ShowMessageParams(kind, f"Talaria: {message}"))
 
     def announce(self, message: str = "") -> None:
-        """Send `talaria/status`, where the editor asked for it."""
+        """Send `talaria/status`, if the editor enabled it."""
         if not self.options.status:
             return
         state = self.engines.state if self.engines else "loading"
@@ -286,7 +288,7 @@ class Server(LanguageServer):
         self.protocol.notify("talaria/status", {"state": state, "message": message})
 
     def count(self, file: OpenFile, outcome: Outcome | None) -> None:
-        """Count what became of a suggestion."""
+        """Count the outcome of a suggestion."""
         if outcome and self.options.usage:
             self.usage.record(
                 outcome.ending,
@@ -295,44 +297,44 @@ class Server(LanguageServer):
                 characters=outcome.characters,
             )
 
-    def _engine_changed(self, state: State, what: str) -> None:
-        """The model is loaded, or cannot be; called from a thread of the engine's."""
+    def _model_changed(self, state: ModelState, detail: str) -> None:
+        """The model is loaded, or cannot be; called from the loading thread."""
 
-        def tell() -> None:
-            self.announce(what)
+        def announce() -> None:
+            self.announce(detail)
             if state == "failed":
-                self.tell(what, types.MessageType.Error)
+                self.report(detail, types.MessageType.Error)
 
-        self.later(tell)
+        self.later(announce)
 
-    def _endpoint_failed(self, message: str, kind: str) -> None:
-        """Trouble with a service: the first of a kind is shown, all are in the log."""
-        about = f"endpoint {self.options.endpoint}: {kind}"
-        self.later(self.tell, message, types.MessageType.Warning, about)
+    def _endpoint_trouble(self, message: str, kind: str) -> None:
+        """Show the first message of each kind about the endpoint; the log has all."""
+        topic = f"endpoint {self.options.endpoint}: {kind}"
+        self.later(self.report, message, types.MessageType.Warning, topic)
 
-    def later(self, what: Any, *arguments: Any) -> None:
+    def later(self, function: Any, *arguments: Any) -> None:
         """Call a function in the event loop, from any thread."""
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(what, *arguments)
+        self._loop.call_soon_threadsafe(function, *arguments)
 
     # Documents
 
     def opened(self, item: types.TextDocumentItem) -> None:
-        """A document is open from now on."""
+        """A document was opened."""
         encoding = self.server_capabilities.position_encoding or types.PositionEncodingKind.Utf16
         version = None if item.version == UNVERSIONED else item.version
-        document = Document(item.uri, item.language_id, version, item.text, encoding)
-        self.closed(item.uri)  # if the editor forgot to say so
+        document = TextDocument(item.uri, item.language_id, version, item.text, encoding)
+        self.closed(item.uri)  # in case the editor did not close it
         secret = self._secret(item.uri)
-        file = self.files[item.uri] = OpenFile(document, place(item.uri), secret)
+        file = self.files[item.uri] = OpenFile(document, file_path(item.uri), secret)
         if self.offers(file):
-            self.look_around(file, 0)  # the first look is the slow one
+            self.choose_excerpts(file, 0)  # the first time is slow
 
     def changed(self, params: types.DidChangeTextDocumentParams) -> tuple[str, str] | None:
-        """A document is another one; the place behind a suggestion that was thereby accepted."""
+        """Apply changes; prefix and suffix after a suggestion that they accepted, if they did."""
         file = self.files.get(params.text_document.uri)
         if file is None:
-            log.warning("a change of %s, which is not open", params.text_document.uri)
+            log.warning("change to %s, which is not open", params.text_document.uri)
             return None
         document = file.document
         version: int | None = params.text_document.version
@@ -343,7 +345,7 @@ class Server(LanguageServer):
         for change in params.content_changes:
             document.change(change)
             if not isinstance(change, types.TextDocumentContentChangePartial):
-                file.lost = False
+                file.unreadable = False
             else:
                 file.edited = time.monotonic(), max(0, change.range.start.line)
         document.version = version
@@ -355,35 +357,35 @@ class Server(LanguageServer):
             return None
         return document.text[: len(document.text) - len(shown.suffix)], shown.suffix
 
-    def unread(self, uri: str) -> None:
-        """A change of a document cannot be read: it is silent until all of the text comes."""
+    def mark_unreadable(self, uri: str) -> None:
+        """A change could not be read: stay silent until the editor sends the whole text."""
         if file := self.files.get(uri):
-            log.warning("%s is out of step until its whole text comes", uri)
-            file.lost = True
-            file.document.revision += 1  # what is being asked is about an older text
+            log.warning("no suggestions in %s until its whole text is sent", uri)
+            file.unreadable = True
+            file.document.revision += 1  # makes pending requests stale
             self.count(file, file.inline.end())
 
     def closed(self, uri: str) -> None:
-        """A document is no longer open."""
+        """A document was closed."""
         if file := self.files.pop(uri, None):
-            file.document.revision += 1  # whoever still works on it finds that it moved on
+            file.document.revision += 1  # makes pending requests stale
             self.count(file, file.inline.end())
 
     def offers(self, file: OpenFile | None) -> bool:
-        """Whether there may be suggestions in a document at all."""
+        """Whether a document may get suggestions at all."""
         return (
             file is not None
             and self.engines is not None
             and self.options.enabled
             and not self.off & {"", file.document.language}
             and not file.secret
-            and not file.lost
+            and not file.unreadable
             and len(file.document.text) <= LARGEST
             and "\0" not in file.document.text
         )
 
-    def look_around(self, file: OpenFile, offset: int) -> None:
-        """Find what other files say about a place, for the next request."""
+    def choose_excerpts(self, file: OpenFile, offset: int) -> None:
+        """Choose excerpts of other files in the background, for the next request."""
         if self._looking or not self.options.related_files:
             return
         neighbours, text = self.neighbours, file.document.text
@@ -391,7 +393,7 @@ class Server(LanguageServer):
         others = {
             other.path: other
             for other in latest
-            if other.path and other is not file and not other.secret and not other.lost
+            if other.path and other is not file and not other.secret and not other.unreadable
         }
         texts = {path: other.document.text for path, other in others.items()}
         recent = [
@@ -406,49 +408,53 @@ class Server(LanguageServer):
                 found = await asyncio.to_thread(
                     neighbours.pieces, file.path, text, offset, texts, recent
                 )
-                if neighbours is self.neighbours:  # or what it read may be excluded by now
-                    file.files = found
+                if neighbours is self.neighbours:  # else its files may be excluded by now
+                    file.excerpts = found
             finally:
                 self._looking = False
 
         self.spawn(look())
 
     def _secret(self, uri: str) -> bool:
-        """Whether no model may see a document; what is no file may still be a copy of one."""
+        """Whether no model may see a document, which may be a copy of a file."""
         try:
-            path = place(uri) or Path(unquote(urlsplit(uri).path))
+            path = file_path(uri) or Path(unquote(urlsplit(uri).path))
         except ValueError:
             return True
         return not self.neighbours.fence.fillable(path)
 
-    # Answers
+    # Requests
 
     async def ask(
-        self, file: OpenFile, question: Question, watch: Callable[[Frame], None] | None = None
-    ) -> Answer | None:
-        """Ask the engines; None where a newer question took its place or there is no model."""
+        self, file: OpenFile, request: Request, on_frame: Callable[[Frame], None] | None = None
+    ) -> Middles | None:
+        """Ask the engines; None if they cannot answer, and the log says why.
+
+        Raises:
+            Superseded: nobody needs the answer any more.
+        """
         if self.engines is None:
-            return None  # it ends, or begins anew
+            raise Superseded  # the server ends, or the engines restart
         self._busy += 1
         if self._busy == 1:
             self.announce()
         try:
-            answer = await self.engines.ask(question, watch)
-        except asyncio.CancelledError:
+            middles = await self.engines.ask(request, on_frame)
+        except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task and task.cancelling():
-                raise  # by the editor
-            return None  # by a newer question
+                raise  # cancelled by the editor
+            raise Superseded from error
         except TalariaError as error:
             log.warning("%s", error)
             return None
-        except Exception:  # whatever is wrong with a model, an editor gets no suggestion
-            log.exception("no answer")
+        except Exception:  # an editor gets no suggestion, whatever is wrong with a model
+            log.exception("the request failed")
             return None
         finally:
             self._busy -= 1
             if not self._busy:
                 self.announce()
-        if answer.found:
-            file.last = answer.found, question.prefix, question.suffix
-        return answer
+        if middles.infill:
+            file.last = middles.infill, request.prefix, request.suffix
+        return middles

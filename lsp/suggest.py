@@ -1,8 +1,7 @@
-"""Suggestions while somebody types: grey text, or items of a list of completions.
+"""Suggestions while the user types: ghost text, or items of a completion list.
 
-What an answer is about is read off the document before the first `await`. If the document
-is another one when the answer is there, it is kept for later and not given: typed along, it
-may still fit.
+Handlers read the document before their first `await`. If the document has changed when the answer
+arrives, the answer is cached and not shown: after more typing it may still fit.
 """
 
 from __future__ import annotations
@@ -14,21 +13,21 @@ from dataclasses import replace
 
 from lsprotocol import types
 
+from talaria.coder.request import Request
 from talaria.coder.syntax.judge import judge
 from talaria.lsp.documents import plain
-from talaria.lsp.engines import Question
 from talaria.lsp.filters import tidy
-from talaria.lsp.inline import Suggestion, distinct
-from talaria.lsp.server import PYTHON, OpenFile, Server
+from talaria.lsp.inline import InlineSuggestion, distinct
+from talaria.lsp.server import PYTHON, OpenFile, Server, Superseded
 from talaria.lsp.silence import before_asking, before_showing
 
-SOON = 300  # milliseconds after which the embedded model's answer would come too late
+DEADLINE_MS = 300  # for the embedded model while typing
 
 
 async def inline_completion(
     server: Server, params: types.InlineCompletionParams
 ) -> list[types.InlineCompletionItem] | None:
-    """Grey text at the cursor: one item that comes by itself, several that were asked for."""
+    """Ghost text at the cursor: one item if automatic, several if invoked by hand."""
     file = server.files.get(params.text_document.uri)
     if file is None or not server.offers(file):
         return None
@@ -36,10 +35,10 @@ async def inline_completion(
     invoked = params.context.trigger_kind == types.InlineCompletionTriggerKind.Invoked
     chosen = params.context.selected_completion_info
     prefix, suffix = file.document.cut(params.position)
-    # Of the document, wherever the position was.
+    # The position clamped to the document.
     place, lead = file.document.range(len(prefix), len(prefix)), ""
     if chosen:
-        # What the list of completions would insert is taken for granted.
+        # Assume that the selected item of the completion list is inserted.
         place, lead = chosen.range, chosen.text
         prefix = file.document.cut(place.start)[0] + plain(lead)
         suffix = file.document.cut(place.end)[1]
@@ -61,7 +60,7 @@ async def inline_completion(
 
 
 async def completion(server: Server, params: types.CompletionParams) -> types.CompletionList | None:
-    """The same as an item of a list, for editors that know no inline completion."""
+    """The same as an item of a completion list, for editors without inline completion."""
     file = server.files.get(params.text_document.uri)
     if file is None or not server.offers(file):
         return None
@@ -81,10 +80,10 @@ async def completion(server: Server, params: types.CompletionParams) -> types.Co
 def completion_item(
     file: OpenFile, prefix: str, text: str, known: types.ClientCompletionItemOptions | None
 ) -> types.CompletionItem:
-    """A suggestion as an item: its first line as the label, all of it beside it.
+    """A suggestion as a completion item: its first line as the label, all of it as documentation.
 
-    It begins with the word before the cursor, by which editors choose among items. `known`
-    is what the editor says that it can do with one.
+    It starts with the word before the cursor, which editors filter by. `known` are the editor's
+    capabilities for items.
     """
     rich = known and types.MarkupKind.Markdown in (known.documentation_format or ())
     modes = known.insert_text_mode_support if known else None
@@ -95,22 +94,22 @@ def completion_item(
     line, _, more = text.strip().partition("\n")
     return types.CompletionItem(
         label=line + (" …" if more else ""),
-        kind=types.CompletionItemKind.Text,  # as a snippet, signs in it would mean something
+        kind=types.CompletionItemKind.Text,  # a snippet would give `$` and `}` a meaning
         detail="Talaria",
         documentation=types.MarkupContent(types.MarkupKind.Markdown, f"```python\n{text}\n```")
         if rich
         else text,
         filter_text=text,
-        sort_text="~",  # behind what a language's own server knows
+        sort_text="~",  # after the items of the language's own server
         insert_text_format=types.InsertTextFormat.PlainText,
-        # Its lines are indented already.
+        # Its lines already have their indentation.
         insert_text_mode=types.InsertTextMode.AsIs if as_is else None,
         text_edit=types.TextEdit(place, text),
     )
 
 
 async def prefetch(server: Server, uri: str, prefix: str, suffix: str) -> None:
-    """Ask what comes behind a suggestion that was accepted, before the editor does."""
+    """Compute what follows an accepted suggestion before the editor asks."""
     file = server.files.get(uri)
     if file and server.offers(file):
         await suggest(server, file, prefix, suffix, invoked=False, ahead=True)
@@ -124,20 +123,20 @@ async def suggest(
     *,
     invoked: bool,
     ahead: bool = False,
-) -> Suggestion | None:
-    """What may stand at a place; None where silence is better, or the text has moved on.
+) -> InlineSuggestion | None:
+    """A suggestion between two texts; None if there is none, or the document has changed.
 
-    One that is asked for `ahead` waits for no key.
+    One computed `ahead` of the editor's request is not debounced.
     """
     options, engines = server.options, server.engines
     dismissed = not invoked and file.inline.dismissed_at(prefix, suffix)
-    known = None if dismissed else file.inline.remembered(prefix, suffix)
-    if known and (known.whole or not invoked):
-        return known if known.texts else None
+    cached = None if dismissed else file.inline.cached(prefix, suffix)
+    if cached and (cached.invoked or not invoked):
+        return cached if cached.texts else None
     if engines is None:
         return None
     if not invoked and (
-        not engines.answers
+        not engines.available
         or file.document.language not in options.languages
         or before_asking(
             *(prefix, suffix),
@@ -147,88 +146,96 @@ async def suggest(
         )
     ):
         return None
-    place = prefix, suffix, invoked
-    while file.asking and file.asking[0] in (place, (prefix, suffix, True)):
-        # Asked already, as a list of completions is beside grey text, or what was prefetched.
-        # What was asked for by hand answers what comes by itself too.
-        found = file.asking[1]
-        await asyncio.wait([found])
-        if not found.cancelled():
-            return found.result()
-    answer: asyncio.Future[Suggestion | None] = asyncio.get_running_loop().create_future()
-    file.asking = place, answer
+    key = prefix, suffix, invoked
+    while file.computing and file.computing[0] in (key, (prefix, suffix, True)):
+        # Share one computation between ghost text, the completion list and the prefetch. The
+        # answer to a request by hand also serves an automatic one.
+        shared = file.computing[1]
+        await asyncio.wait([shared])
+        if not shared.cancelled():
+            return shared.result()
+    result: asyncio.Future[InlineSuggestion | None] = asyncio.get_running_loop().create_future()
+    file.computing = key, result
     try:
-        answer.set_result(await ask(server, file, prefix, suffix, invoked, ahead))
-        return answer.result()
+        result.set_result(await compute(server, file, prefix, suffix, invoked, ahead))
+        return result.result()
     finally:
-        answer.cancel()
-        if file.asking and file.asking[1] is answer:
-            file.asking = None
+        result.cancel()
+        if file.computing and file.computing[1] is result:
+            file.computing = None
 
 
-async def ask(
+async def compute(
     server: Server, file: OpenFile, prefix: str, suffix: str, invoked: bool, ahead: bool
-) -> Suggestion | None:
-    """Ask the model or the service, once the typing lets it; what it says is remembered."""
+) -> InlineSuggestion | None:
+    """Debounce, ask the engines, filter the answer and cache it."""
     options, document = server.options, file.document
-    file.asked += 1
-    number, revision = file.asked, document.revision
+    file.requests += 1
+    number, revision = file.requests, document.revision
     wait = file.rhythm.wait() if options.debounce_ms is None else options.debounce_ms / 1000
     if wait and not invoked and not ahead:
         await asyncio.sleep(wait)
-        if (number, revision) != (file.asked, document.revision):
+        if (number, revision) != (file.requests, document.revision):
             return None
         if options != server.options or not server.offers(file):
             return None
     began = time.monotonic()
-    # A service far away has its own time; to show nothing of it would be no use.
-    own = options.endpoint_timeout_ms if options.endpoint else SOON
-    deadline = own if options.deadline_ms is None else options.deadline_ms
-    question = Question(
-        *(document.uri, prefix, suffix, file.files if options.related_files else ()),
-        count=options.candidates if invoked else 1,
-        max_tokens=options.max_tokens,
-        until=options.until,
-        check_syntax=document.language == PYTHON,
+    # A remote endpoint takes longer than an embedded model; 300 ms would never show its answers.
+    default = options.endpoint_timeout_ms if options.endpoint else DEADLINE_MS
+    deadline = default if options.deadline_ms is None else options.deadline_ms
+    request = Request(
+        prefix,
+        suffix,
+        options.decoding(
+            candidates=options.candidates if invoked else 1,
+            max_tokens=options.max_tokens,
+            until=options.until,
+            check_syntax=document.language == PYTHON,
+        ),
+        files=file.excerpts if options.related_files else (),
+        document=document.uri,
         seconds=(options.fill_deadline_ms if invoked else deadline) / 1000,
     )
-    answer = await server.ask(file, question)
+    try:
+        answer = await server.ask(file, request)
+    except Superseded:
+        return None
     if answer is None or options != server.options or not server.offers(file):
-        return None  # or it is no longer wanted
+        return None
     file.rhythm.answered(time.monotonic() - began)
     least = 0.0 if invoked else options.least_confidence
-    judged = answer.found is not None and question.check_syntax
+    checked = answer.infill is not None and request.options.check_syntax
     texts = [
         text
         for text in (
-            tidied(each, prefix, suffix, document.language, judged) for each in answer.texts
+            filtered(each, prefix, suffix, document.language, checked) for each in answer.texts
         )
         if not before_showing(text, prefix, suffix, answer.confidence, least=least)
         and (invoked or not file.inline.was_dismissed(prefix, suffix, text))
     ]
-    found = Suggestion(prefix, suffix, distinct(texts, question.count), invoked)
-    # What a deadline cut short is not the last word on a place.
-    if answer.found is None or answer.found.best.stopped != "deadline":
-        file.inline.remember(found)
-    server.look_around(file, len(prefix))
+    found = InlineSuggestion(prefix, suffix, distinct(texts, request.options.candidates), invoked)
+    # With more time, an answer cut short by its deadline could be better, so do not cache it.
+    if answer.infill is None or answer.infill.best.stopped != "deadline":
+        file.inline.store(found)
+    server.choose_excerpts(file, len(prefix))
     return found if texts else None
 
 
-def tidied(text: str, prefix: str, suffix: str, language: str, judged: bool) -> str:
-    """A middle as it may be offered; nothing where it breaks the text, or tidying it did.
+def filtered(text: str, prefix: str, suffix: str, language: str, checked: bool) -> str:
+    """The part of a middle to offer; empty if it would add a syntax error.
 
-    `judged` says that the middle itself is known to break nothing.
+    `checked` says that the unfiltered middle is known to add none.
     """
-    tidy_text = tidy(text, prefix, suffix)
-    if not tidy_text or language != PYTHON or (judged and tidy_text == text):
-        return tidy_text
-    return tidy_text if judge(prefix, tidy_text, suffix).clean else ""
+    kept = tidy(text, prefix, suffix)
+    if not kept or language != PYTHON or (checked and kept == text):
+        return kept
+    return kept if judge(prefix, kept, suffix).clean else ""
 
 
 def show(
-    server: Server, file: OpenFile, suggestion: Suggestion, invoked: bool, began: float
+    server: Server, file: OpenFile, suggestion: InlineSuggestion, invoked: bool, began: float
 ) -> int:
-    """A suggestion is on the screen: its number. It is counted, and what became of the former."""
+    """Note that a suggestion is on the screen, and the outcome of the previous one; its id."""
     trigger = "invoked" if invoked else "automatic"
     number, ended, new = file.inline.show(
         suggestion.prefix, suggestion.suffix, suggestion.texts, trigger

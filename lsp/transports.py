@@ -1,8 +1,8 @@
-"""How an editor's messages come in and answers go out: two streams, a TCP port, a WebSocket.
+"""Transports: standard streams, a TCP port, a WebSocket.
 
-One server serves one editor and ends with it: when it has said `exit`, closed its end or is
-gone. What is no message is passed over up to the next one, so that a slip of the editor's
-does not leave it with a deaf server.
+A server serves one editor and ends when that sends `exit`, closes its end, or dies. Bytes that
+are not a message are skipped up to the next message, so that one malformed message does not
+leave the editor with a server that no longer listens.
 """
 
 from __future__ import annotations
@@ -25,27 +25,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("talaria")
 
-LARGEST = 64_000_000  # bytes of a message; the largest documents have a few million
-# Browsers say what page a WebSocket belongs to, other programs do not. Pages from
-# elsewhere have no business with a server that reads files.
+MAX_MESSAGE = 64_000_000  # bytes; the largest documents have a few million
+# Browsers send the origin of the page, other programs do not. Pages from other hosts must not
+# reach a server that reads files.
 _ORIGINS = (None, re.compile(r"\w[\w+.-]*://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"))
-ORPHANED = 1.0  # seconds between two looks whether the editor still runs
+WATCH_SECONDS = 1.0  # between two checks that the editor still runs
 _LENGTH = b"content-length:"
 _HEADER = re.compile(rb"content-(length|type):", re.I)
 
 
 def messages(source: IO[bytes], line: bytes = b"") -> Iterator[bytes]:
-    """The bodies of the messages of a stream, up to its end; `line` was read of it already."""
+    """The message bodies of a stream, up to its end; `line` was already read from it."""
     length = None
     line = line or source.readline()
     while line:
-        # At the end of what is no message, its header may follow on the same line.
+        # Skipped bytes may be followed by a header on the same line.
         _, found, digits = line.lower().rpartition(_LENGTH)
         if found:
             digits = digits.strip()
             length = int(digits) if digits.isdigit() and len(digits) < 12 else None
-            if length is None or length > LARGEST:
-                log.warning("a message of %s bytes; the limit is %s", digits[:20], LARGEST)
+            if length is None or length > MAX_MESSAGE:
+                log.warning(
+                    "skipped a message of %s bytes; the limit is %s", digits[:20], MAX_MESSAGE
+                )
                 length = None
         elif not line.strip() and length is not None:
             body = source.read(length)
@@ -57,74 +59,74 @@ def messages(source: IO[bytes], line: bytes = b"") -> Iterator[bytes]:
 
 
 class Writer:
-    """Answers to a stream; `lost` is called when nobody reads them any more."""
+    """Writes messages to a stream; `on_lost` is called when the other end is closed."""
 
-    def __init__(self, sink: BinaryIO, lost: Callable[[], None]) -> None:
-        self._sink, self._lost = sink, lost
+    def __init__(self, sink: BinaryIO, on_lost: Callable[[], None]) -> None:
+        self._sink, self._on_lost = sink, on_lost
 
     def write(self, data: bytes) -> None:
-        """Send some, at once."""
+        """Send a message, unbuffered."""
         try:
             self._sink.write(data)
             self._sink.flush()
         except (OSError, ValueError):
-            self._lost()
+            self._on_lost()
 
     def close(self) -> None:
-        """The process does that."""
+        """Do nothing: the stream closes with the process."""
 
 
 async def streams(server: Server, source: BinaryIO, sink: BinaryIO, line: bytes = b"") -> None:
-    """Serve an editor on two streams until it ends; `line` was read already."""
+    """Serve an editor on two streams until it exits; `line` was already read."""
     loop, protocol = asyncio.get_running_loop(), server.protocol
-    come: asyncio.Queue[bytes | None] = asyncio.Queue()
-    protocol.set_writer(Writer(sink, lambda: come.put_nowait(None)))
+    received: asyncio.Queue[bytes | None] = asyncio.Queue()
+    protocol.set_writer(Writer(sink, lambda: received.put_nowait(None)))
 
     def read() -> None:
-        # The loop may be gone before the editor.
+        # RuntimeError: the event loop has already ended.
         with contextlib.suppress(RuntimeError):
             with contextlib.suppress(OSError, ValueError):
                 for body in messages(source, line):
-                    loop.call_soon_threadsafe(come.put_nowait, body)
-            loop.call_soon_threadsafe(come.put_nowait, None)
+                    loop.call_soon_threadsafe(received.put_nowait, body)
+            loop.call_soon_threadsafe(received.put_nowait, None)
 
     threading.Thread(target=read, name="talaria-reader", daemon=True).start()
-    while not protocol.left and (body := await come.get()) is not None:
-        await protocol.take(body)
+    while not protocol.exited and (body := await received.get()) is not None:
+        await protocol.receive(body)
 
 
-async def watch(editor: int, last: Callable[[], object]) -> None:
-    """End the process with the editor's, even if that forgot to say so; `last` is called first."""
-    while sys.platform != "win32":  # there, signal 0 is more than a question
-        await asyncio.sleep(ORPHANED)
+async def watch(editor: int, before_exit: Callable[[], object]) -> None:
+    """Exit when the editor's process ends, even without `exit`; call `before_exit` first."""
+    while sys.platform != "win32":  # where signal 0 would end the process
+        await asyncio.sleep(WATCH_SECONDS)
         try:
             os.kill(editor, 0)
         except ProcessLookupError:
-            log.warning("the editor, process %s, is gone", editor)
-            last()
+            log.warning("the editor (process %s) has ended", editor)
+            before_exit()
             os._exit(1)
         except PermissionError:
-            continue  # it runs as somebody else
+            continue  # it runs, as another user
         except (OSError, OverflowError):
-            return  # no process has such a number
+            return  # not a valid process id
 
 
 async def tcp(server: Server, host: str, port: int, ready: Callable[[], None]) -> None:
     """Serve the first editor that connects to a port.
 
-    Who begins with something else than a message is sent away: a browser may be made to
-    send a message to any port, but with lines of its own before it.
+    A connection that does not start with a message header is closed: a web page can make a
+    browser send a message to any port, but only after HTTP headers.
     """
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.create_server(address[:2], family=family) as door:
+    with socket.create_server(address[:2], family=family) as listener:
         ready()
         while True:
-            connection, _ = await asyncio.to_thread(door.accept)
+            connection, _ = await asyncio.to_thread(listener.accept)
             source = connection.makefile("rb")
             line = await asyncio.to_thread(first_line, source)
             if not line or _HEADER.match(line):
                 break
-            log.warning("a connection that speaks something else: %r", line[:40])
+            log.warning("closed a connection that is not an editor's: %r", line[:40])
             source.close()
             connection.close()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -132,7 +134,7 @@ async def tcp(server: Server, host: str, port: int, ready: Callable[[], None]) -
 
 
 def first_line(source: IO[bytes]) -> bytes:
-    """The first line of a stream, as far as a header may be long; empty if it is closed."""
+    """The first line of a stream, up to the length of a header; empty if it is closed."""
     try:
         return source.readline(200)
     except OSError:
@@ -147,7 +149,7 @@ async def websocket(server: Server, host: str, port: int, ready: Callable[[], No
     ended, protocol = asyncio.Event(), server.protocol
 
     class Sender:
-        """Answers in messages of text, in their order."""
+        """Sends text messages in order."""
 
         def __init__(self, connection: ServerConnection) -> None:
             self._connection = connection
@@ -161,16 +163,16 @@ async def websocket(server: Server, host: str, port: int, ready: Callable[[], No
 
     async def serve_one(connection: ServerConnection) -> None:
         if protocol.writer is not None:
-            await connection.close(1013, "this server has its editor")
+            await connection.close(1013, "this server already serves an editor")
             return
         protocol.set_writer(Sender(connection), include_headers=False)
         with contextlib.suppress(ConnectionClosed):
             async for data in connection:
-                await protocol.take(data)
-                if protocol.left:
+                await protocol.receive(data)
+                if protocol.exited:
                     break
         ended.set()
 
-    async with serve(serve_one, host, port, max_size=LARGEST, origins=_ORIGINS):
+    async with serve(serve_one, host, port, max_size=MAX_MESSAGE, origins=_ORIGINS):
         ready()
         await ended.wait()

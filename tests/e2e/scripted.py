@@ -1,10 +1,9 @@
-"""A language server whose texts are written down beforehand: `python -m tests.e2e.scripted`.
+"""A language server with scripted answers: `python -m tests.e2e.scripted`.
 
-It takes the flags of `talaria lsp`, and all of it is real but the engines. What they answer
-stands in the JSON file that TALARIA_SCRIPT names: a list of
-`{"after": "return ", "texts": ["a + b"], "seconds": 0.2}`. The first whose `after` ends the
-prefix answers, after so many seconds if it names any; where none does, there is silence.
-The file is read anew for each question.
+It takes the flags of `talaria lsp`, and everything but the engines is real. The JSON file named by
+TALARIA_SCRIPT has the answers: a list of `{"after": "return ", "texts": ["a + b"], "seconds":
+0.2}`. The first entry whose `after` ends the prefix answers, after so many seconds if given; if
+there is none, the answer is empty. The file is read again for each request.
 """
 
 from __future__ import annotations
@@ -17,20 +16,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from talaria.coder.request import Request
 from talaria.lsp import command
-from talaria.lsp.engines import Answer, Engines, Question
+from talaria.lsp.engines import Engines, Middles
 
-_asked: list[str] = []  # how the prefix of each question ends
+_asked: list[str] = []  # the end of each request's prefix
 
 
-async def ask(engines: Engines, question: Question, on_frame: Any = None) -> Answer:
+async def ask(engines: Engines, request: Request, on_frame: Any = None) -> Middles:
     """What the file says for this prefix."""
-    _asked.append(question.prefix[-40:])
+    _asked.append(request.prefix[-40:])
     for each in json.loads(Path(os.environ["TALARIA_SCRIPT"]).read_text("utf-8")):
-        if question.prefix.endswith(each["after"]):
+        if request.prefix.endswith(each["after"]):
             await asyncio.sleep(each.get("seconds", 0))
-            return Answer(tuple(each["texts"])[: question.count], 1.0)
-    return Answer((), 1.0)
+            return Middles(tuple(each["texts"])[: request.options.candidates], 1.0)
+    return Middles((), 1.0)
 
 
 async def model(engines: Engines) -> Any:
@@ -45,7 +45,7 @@ def statistics(engines: Engines) -> dict[str, Any]:
 
 def load(engines: Engines) -> None:
     """There is nothing to load."""
-    engines._told("ready", "a script")
+    engines._set_state("ready", "a script")
 
 
 if __name__ == "__main__":

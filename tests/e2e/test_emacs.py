@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from talaria.lsp.options import Options
+from talaria.lsp.options import ServerOptions
 from tests.e2e.emacs import PACKAGE, Emacs, batch, emacs, lacking, quoted
 from tests.e2e.terminal import scripted
 from tests.lsp import fim_server
@@ -375,7 +375,7 @@ def test_no_model(start: Start) -> None:
 def test_service_without_model(start: Start) -> None:
     """Without a model, a service that is set answers as it would beside one."""
     answer = fim_server.whole(fim_server.text("urn a + b"))
-    with fim_server.Server(answer) as service:
+    with fim_server.FimServer(answer) as service:
         command = [*REAL, "--model", "none-such", "--endpoint", service.url]
         here = start(command=command, ready=False)
         here.until(lambda: here.eval("(talaria--state)") == "failed", "the failure", 60)
@@ -520,7 +520,7 @@ def test_options_are_the_servers() -> None:
     source = (PACKAGE / "talaria.el").read_text("utf-8")
     listed = source.partition("(defconst talaria--options")[2].partition("\n\n")[0]
     offered = dict(re.findall(r"(?m)^ +'?\(+(\w+) \(?(\w+)", listed))
-    options = {each.name: str(each.type) for each in fields(Options)}
+    options = {each.name: str(each.type) for each in fields(ServerOptions)}
     assert unlisted.items() <= options.items()
     assert offered == {
         name: types[str(re.findall(r"\w+", kind)[0])]

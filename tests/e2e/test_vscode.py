@@ -230,9 +230,9 @@ def test_the_light_bulb_offers_what_can_be_filled(window: Code) -> None:
     until(actions, "actions")
     window.shot("actions")
     offered = " ".join(window.texts(".action-widget .monaco-list-row"))
-    assert "Fill in for `...`" in offered
+    assert "Fill in `...`" in offered
     assert "Write the body of mean" in offered
-    window.click(".action-widget .monaco-list-row:has-text('Fill in for')")
+    window.click(".action-widget .monaco-list-row:has-text('Fill in')")
     window.holds("bulb.py", STUB.replace("...", "a = 1\n    return a"))
 
 
@@ -240,7 +240,7 @@ def test_the_light_bulb_offers_what_can_be_filled(window: Code) -> None:
     ("file", "before", "command"),
     [
         ("here.py", ("ArrowUp",), "Talaria: Fill In Here"),
-        ("anew.py", ("ArrowUp", "Home", "Shift+End"), "Talaria: Write the Selection Anew"),
+        ("anew.py", ("ArrowUp", "Home", "Shift+End"), "Talaria: Rewrite the Selection"),
     ],
 )
 def test_commands_write(window: Code, file: str, before: tuple[str, ...], command: str) -> None:
@@ -280,7 +280,7 @@ def test_switched_off_it_asks_nothing(window: Code) -> None:
     time.sleep(1.5)
     window.shot("off")
     assert (window.ghost(), window.requests()) == ("", asked)
-    language = "Talaria: Turn Suggestions Off or On in This Language"
+    language = "Talaria: Toggle Suggestions in This Language"
     for _ in range(2):  # while all are off, each time counts too
         window.run(language)
     window.menu()
@@ -344,7 +344,7 @@ def test_a_killed_server_comes_back(window: Code, home: Path) -> None:
 def test_what_was_switched_off_stays_off(window: Code, home: Path) -> None:
     """A server that comes back asks no engine there, until it is switched on."""
     window.open("stays.py")
-    language = "Talaria: Turn Suggestions Off or On in This Language"
+    language = "Talaria: Toggle Suggestions in This Language"
     window.run(language)
     until(lambda: "off" in window.status(), "off in Python")
     process = last_start(home)
@@ -603,7 +603,7 @@ def test_a_function_sharpens_before_the_eyes(real: Code) -> None:
     real.shot("sharpened")
     assert moving(real, frames) > 5, "fewer pictures than steps"
     assert (SCREENS / "denoising.gif").stat().st_size < 2_000_000
-    real.run("Talaria: Show How the Last Answer Came About")
+    real.run("Talaria: Replay the Last Answer")
     real.wait(".tab[aria-label*='the last answer']")
     time.sleep(1)
     real.shot("trace")

@@ -32,7 +32,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReceivedRequest:
     """A request as it came."""
 
     path: str
@@ -75,7 +75,7 @@ def stream(*pieces: bytes) -> Reply:
     return Reply(pieces, kind="text/event-stream")
 
 
-class Server:
+class FimServer:
     """Answers at `url`; the last of `replies` stays, the others are for one request each.
 
     gone   set when a client went away before its answer was complete
@@ -83,7 +83,7 @@ class Server:
 
     def __init__(self, *replies: Reply, certificate: str | None = None) -> None:
         self.replies = list(replies)
-        self.asked: list[Asked] = []
+        self.asked: list[ReceivedRequest] = []
         self.connections = 0
         self.gone = threading.Event()
         self.arrived = threading.Event()
@@ -124,7 +124,7 @@ class Server:
         self.url = f"{scheme}://127.0.0.1:{self._server.server_port}/v1/fim/completions"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> FimServer:
         self._thread.start()
         return self
 
@@ -137,7 +137,7 @@ class Server:
         length = int(handler.headers.get("Content-Length", 0))
         body = json.loads(handler.rfile.read(length) or b"{}")
         with self._turn:
-            self.asked.append(Asked(handler.path, dict(handler.headers.items()), body))
+            self.asked.append(ReceivedRequest(handler.path, dict(handler.headers.items()), body))
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         self.arrived.set()
         try:

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 from lsprotocol import types
 from pygls.lsp.client import LanguageClient
 
-from talaria.lsp.doors import messages
+from talaria.lsp.transports import messages
 
 T = TypeVar("T")
 
@@ -323,7 +323,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-class Session:
+class EditorSession:
     """An editor that several tests share, each of which runs the event loop for a while."""
 
     def __init__(self, runner: asyncio.Runner, here: Editor) -> None:
@@ -335,11 +335,11 @@ class Session:
 
 
 @contextmanager
-def session(state: Path, *flags: str, ready: bool = True, **how: Any) -> Iterator[Session]:
+def session(state: Path, *flags: str, ready: bool = True, **how: Any) -> Iterator[EditorSession]:
     """A session for several tests, with a server whose model is loaded."""
     with asyncio.Runner() as runner:
         open_one = editor(state, *flags, **how)
-        here = Session(runner, runner.run(open_one.__aenter__()))
+        here = EditorSession(runner, runner.run(open_one.__aenter__()))
         try:
             if ready:
                 here.run(here.editor.ready())

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talaria.lsp.doors import messages
+from talaria.lsp.transports import messages
 from tests.lsp.session import Wire
 from tests.lsp.test_features import CALM
 

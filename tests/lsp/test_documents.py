@@ -13,7 +13,7 @@ from lsprotocol.types import (
     TextDocumentContentChangeWholeDocument,
 )
 
-from talaria.lsp.documents import Document, plain, split, units, width
+from talaria.lsp.documents import TextDocument, plain, split, units, width
 from tests.pace import within
 
 ENCODINGS = list(PositionEncodingKind)
@@ -43,7 +43,7 @@ def test_changes_are_those_of_the_protocol(
     text: str, encoding: PositionEncodingKind, changes: list[tuple[Position, Position, str]]
 ) -> None:
     """Whatever is replaced by whatever, also the halves of a line's end."""
-    document = Document("file:///x.py", "python", 1, text, encoding)
+    document = TextDocument("file:///x.py", "python", 1, text, encoding)
     for first, last, new in changes:
         start, end = sorted(by_hand(text, place, encoding) for place in (first, last))
         text = text[:start] + new + text[end:]
@@ -56,7 +56,7 @@ def test_changes_are_those_of_the_protocol(
 @given(texts, st.sampled_from(ENCODINGS))
 def test_positions_and_offsets_are_inverse(text: str, encoding: PositionEncodingKind) -> None:
     """For every character of the text, lines ending as the model sees them."""
-    document = Document("file:///x.py", "python", 1, text, encoding)
+    document = TextDocument("file:///x.py", "python", 1, text, encoding)
     for offset in range(len(document.text) + 1):
         position = document.position(offset)
         assert document.offset(position) == offset
@@ -67,7 +67,7 @@ def test_positions_and_offsets_are_inverse(text: str, encoding: PositionEncoding
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_position_that_is_none_means_the_nearest_one(encoding: PositionEncodingKind) -> None:
     """Beyond a line, beyond the text, or within a character."""
-    document = Document("file:///x.py", "python", 1, "x😀y\r\nz", encoding)
+    document = TextDocument("file:///x.py", "python", 1, "x😀y\r\nz", encoding)
     assert document.offset(Position(0, 100)) == 3
     assert document.offset(Position(100, 0)) == document.offset(Position(100, 7)) == 5
     inside = {PositionEncodingKind.Utf8: 3, PositionEncodingKind.Utf16: 2}.get(encoding)
@@ -77,21 +77,21 @@ def test_a_position_that_is_none_means_the_nearest_one(encoding: PositionEncodin
 
 def test_a_range_the_wrong_way_round_is_turned() -> None:
     """Some clients send a selection as it was made."""
-    document = Document("file:///x.py", "python", 1, "abcdef\n")
+    document = TextDocument("file:///x.py", "python", 1, "abcdef\n")
     document.change(TextDocumentContentChangePartial(Range(Position(0, 4), Position(0, 1)), "-"))
     assert document.text == "a-ef\n"
 
 
 def test_a_whole_new_text_takes_the_place_of_the_old() -> None:
     """As clients send it that know no ranges."""
-    document = Document("file:///x.py", "python", 1, "a\r\nb")
+    document = TextDocument("file:///x.py", "python", 1, "a\r\nb")
     document.change(TextDocumentContentChangeWholeDocument("c\r\n"))
     assert (document.text, document.lines) == ("c\n", 2)
 
 
 def test_a_key_in_a_long_file_takes_no_time() -> None:
     """50,000 lines: a change and a cut in well under a tenth of a second each."""
-    document = Document("file:///x.py", "python", 1, "    value = compute(value)\n" * 50_000)
+    document = TextDocument("file:///x.py", "python", 1, "    value = compute(value)\n" * 50_000)
     with within(20 * 0.1):
         for number in range(20):
             here = Position(25_000 + number, 4)

@@ -15,7 +15,7 @@ from lsprotocol import converters, types
 from pygls.exceptions import JsonRpcException
 
 from talaria.lsp.usage import read
-from tests.lsp.session import Editor, Session, editor, session
+from tests.lsp.session import Editor, EditorSession, editor, session
 
 # On a busy machine, a deadline or a guess at the typing must not decide a test.
 CONVERTER = converters.get_converter()
@@ -52,7 +52,7 @@ FUNCTION = 'def double(value):\n    """Twice the value."""\n    {}\n\n\nprint(do
 
 
 @pytest.fixture(scope="module")
-def vscode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def vscode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EditorSession]:
     """VS Code, which counts in UTF-16 and asked for all notifications."""
     options = {**CALM, "status": True, "steps": True}
     with session(tmp_path_factory.mktemp("vscode"), kind="vscode", options=options) as here:
@@ -60,7 +60,7 @@ def vscode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 
 @pytest.fixture(scope="module")
-def neovim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def neovim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EditorSession]:
     """Neovim, which counts in UTF-8, with completions beside the inline ones."""
     options = {**CALM, "completion": True}
     with session(tmp_path_factory.mktemp("neovim"), kind="neovim", options=options) as here:
@@ -68,14 +68,14 @@ def neovim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 
 @pytest.fixture(scope="module")
-def emacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def emacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EditorSession]:
     """Emacs, which counts in UTF-32."""
     with session(tmp_path_factory.mktemp("emacs"), kind="emacs", options=CALM) as here:
         yield here
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EditorSession]:
     """An editor that says nothing of what it can do."""
     with session(tmp_path_factory.mktemp("plain"), kind="plain", options=CALM) as here:
         yield here
@@ -136,7 +136,7 @@ def test_each_editor_is_offered_what_it_knows(
     request: pytest.FixtureRequest, kind: str, encoding: str, completes: bool
 ) -> None:
     """Units as it counts; completions where inline ones are unknown, or where it wants them."""
-    here: Session = request.getfixturevalue(kind)
+    here: EditorSession = request.getfixturevalue(kind)
     can = here.editor.server.capabilities
     assert here.editor.encoding == encoding
     assert can.inline_completion_provider
@@ -148,7 +148,7 @@ def test_each_editor_is_offered_what_it_knows(
     assert can.text_document_sync.change == types.TextDocumentSyncKind.Incremental
 
 
-def test_loading_is_shown_as_progress(vscode: Session, plain: Session) -> None:
+def test_loading_is_shown_as_progress(vscode: EditorSession, plain: EditorSession) -> None:
     """With a beginning and an end; not to an editor that does not know of it."""
     e = vscode.editor
     vscode.run(e.until(lambda: len(e.progress) >= 3))
@@ -163,7 +163,7 @@ def test_loading_is_shown_as_progress(vscode: Session, plain: Session) -> None:
 @pytest.mark.parametrize("kind", ["vscode", "neovim", "emacs", "plain"])
 def test_grey_text(request: pytest.FixtureRequest, kind: str) -> None:
     """One item by itself, several when asked; a range at the cursor; accepted by its command."""
-    here: Session = request.getfixturevalue(kind)
+    here: EditorSession = request.getfixturevalue(kind)
     e, where = here.editor, uri("grey")
 
     async def check() -> None:
@@ -187,7 +187,7 @@ def test_grey_text(request: pytest.FixtureRequest, kind: str) -> None:
 # Typing
 
 
-def test_typing_along_costs_no_request(vscode: Session) -> None:
+def test_typing_along_costs_no_request(vscode: EditorSession) -> None:
     """What is typed as suggested is served from the suggestion, and so is a key taken back."""
     e, where = vscode.editor, uri("along")
 
@@ -212,7 +212,7 @@ def test_typing_along_costs_no_request(vscode: Session) -> None:
     vscode.run(check())
 
 
-def test_what_follows_an_acceptance_is_prefetched(vscode: Session) -> None:
+def test_what_follows_an_acceptance_is_prefetched(vscode: EditorSession) -> None:
     """The next request costs the model nothing more."""
     e, where = vscode.editor, uri("ahead")
 
@@ -229,7 +229,7 @@ def test_what_follows_an_acceptance_is_prefetched(vscode: Session) -> None:
     vscode.run(check())
 
 
-def test_a_request_for_what_is_being_asked_waits_for_it(neovim: Session) -> None:
+def test_a_request_for_what_is_being_asked_waits_for_it(neovim: EditorSession) -> None:
     """Grey text and a list of completions at one place are one question to the model."""
     e, where = neovim.editor, uri("twice")
 
@@ -243,7 +243,7 @@ def test_a_request_for_what_is_being_asked_waits_for_it(neovim: Session) -> None
     neovim.run(check())
 
 
-def test_a_dismissed_suggestion_does_not_come_again(vscode: Session) -> None:
+def test_a_dismissed_suggestion_does_not_come_again(vscode: EditorSession) -> None:
     """Neither it nor its rest by itself; who asks for it gets it; a mistyped key ends it."""
     e, where = vscode.editor, uri("dismissed")
 
@@ -262,7 +262,7 @@ def test_a_dismissed_suggestion_does_not_come_again(vscode: Session) -> None:
     vscode.run(check())
 
 
-def test_the_newest_request_supersedes(vscode: Session) -> None:
+def test_the_newest_request_supersedes(vscode: EditorSession) -> None:
     """An older one of the same document is answered, with nothing; one live request is left."""
     e, where = vscode.editor, uri("newest")
 
@@ -280,7 +280,7 @@ def test_the_newest_request_supersedes(vscode: Session) -> None:
 
 
 @pytest.mark.parametrize("closes", [False, True])
-def test_an_answer_to_another_text_is_none(vscode: Session, closes: bool) -> None:
+def test_an_answer_to_another_text_is_none(vscode: EditorSession, closes: bool) -> None:
     """A key that comes before the answer makes it stale, and so does another document."""
     e, where = vscode.editor, uri(f"stale{closes}")
 
@@ -299,7 +299,7 @@ def test_an_answer_to_another_text_is_none(vscode: Session, closes: bool) -> Non
 
 
 @pytest.mark.parametrize("command", [False, True])
-def test_a_cancelled_request_is_answered(vscode: Session, command: bool) -> None:
+def test_a_cancelled_request_is_answered(vscode: EditorSession, command: bool) -> None:
     """As the protocol has it, by RequestCancelled; a command that is cancelled writes nothing."""
     e, where = vscode.editor, uri(f"cancel{command}")
 
@@ -338,7 +338,7 @@ def test_completions_for_editors_without_grey_text(
     request: pytest.FixtureRequest, kind: str
 ) -> None:
     """Items of an incomplete list: an edit at the cursor, the whole text beside it."""
-    here: Session = request.getfixturevalue(kind)
+    here: EditorSession = request.getfixturevalue(kind)
     e, where = here.editor, uri("list")
 
     async def check() -> None:
@@ -366,7 +366,7 @@ def test_completions_for_editors_without_grey_text(
 @pytest.mark.parametrize("kind", ["vscode", "plain"])
 def test_a_function_is_written(request: pytest.FixtureRequest, kind: str) -> None:
     """By its code action, with steps where wanted; then the trace."""
-    here: Session = request.getfixturevalue(kind)
+    here: EditorSession = request.getfixturevalue(kind)
     e, where = here.editor, uri("function")
 
     async def check() -> None:
@@ -400,7 +400,7 @@ def test_a_function_is_written(request: pytest.FixtureRequest, kind: str) -> Non
     here.run(check())
 
 
-def test_steps_show_what_will_be_written(vscode: Session) -> None:
+def test_steps_show_what_will_be_written(vscode: EditorSession) -> None:
     """Behind a word half typed, which the first token has whole, too."""
     e, where = vscode.editor, uri("half")
 
@@ -425,7 +425,7 @@ def test_steps_show_what_will_be_written(vscode: Session) -> None:
 @pytest.mark.parametrize(
     "hole", ["...", "pass", "raise NotImplementedError", "raise NotImplementedError('soon')"]
 )
-def test_a_placeholder_is_filled(vscode: Session, hole: str) -> None:
+def test_a_placeholder_is_filled(vscode: EditorSession, hole: str) -> None:
     """Code that stands for code to come, where the cursor is."""
     e, where = vscode.editor, uri(f"here{len(hole)}")
 
@@ -447,7 +447,7 @@ def test_a_placeholder_is_filled(vscode: Session, hole: str) -> None:
     vscode.run(check())
 
 
-def test_a_todo_is_done_below_it(vscode: Session) -> None:
+def test_a_todo_is_done_below_it(vscode: EditorSession) -> None:
     """The comment stays."""
     e, where = vscode.editor, uri("todo")
 
@@ -461,7 +461,7 @@ def test_a_todo_is_done_below_it(vscode: Session) -> None:
     vscode.run(check())
 
 
-def test_what_there_is_nothing_for_is_told(vscode: Session) -> None:
+def test_what_there_is_nothing_for_is_told(vscode: EditorSession) -> None:
     """Without a selection, a placeholder, a function or the file, the user hears why."""
     e, where = vscode.editor, uri("rewrite")
 
@@ -483,7 +483,7 @@ def test_what_there_is_nothing_for_is_told(vscode: Session) -> None:
     vscode.run(check())
 
 
-def test_a_stale_edit_is_refused_and_told(vscode: Session) -> None:
+def test_a_stale_edit_is_refused_and_told(vscode: EditorSession) -> None:
     """Edits carry the version that was read: what the editor refuses is not written."""
     e, where = vscode.editor, uri("refused")
 
@@ -508,7 +508,7 @@ def test_a_stale_edit_is_refused_and_told(vscode: Session) -> None:
     vscode.run(check())
 
 
-def test_a_word_is_accepted_by_command(vscode: Session) -> None:
+def test_a_word_is_accepted_by_command(vscode: EditorSession) -> None:
     """For editors that cannot; what is left costs no request."""
     e, where = vscode.editor, uri("partly")
 
@@ -528,7 +528,7 @@ def test_a_word_is_accepted_by_command(vscode: Session) -> None:
     vscode.run(check())
 
 
-def test_off_and_on(vscode: Session) -> None:
+def test_off_and_on(vscode: EditorSession) -> None:
     """By language and altogether; what is off is silent even when asked."""
     e, where = vscode.editor, uri("off")
 
@@ -550,7 +550,7 @@ def test_off_and_on(vscode: Session) -> None:
     vscode.run(check())
 
 
-def test_status_only_for_who_asked(vscode: Session, neovim: Session) -> None:
+def test_status_only_for_who_asked(vscode: EditorSession, neovim: EditorSession) -> None:
     """Editors that do not know such notifications get none, and lose nothing."""
     e, where = vscode.editor, uri("status")
 

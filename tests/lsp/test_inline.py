@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder.errors import UsageError
+from talaria.coder.request import Options, Request
 from talaria.coder.syntax.functions import function_at
-from talaria.lsp.engines import DIVERSE, WHOLE, Answer, Engines, Question
+from talaria.lsp.engines import ENDPOINT_TOKENS, SAMPLING_TEMPERATURE, Engines, Middles
 from talaria.lsp.fills import Fill, Filled, at, function, here, rewrite
-from talaria.lsp.inline import DISMISSED, REMEMBERED, Inline, Outcome, Suggestion, distinct
-from talaria.lsp.options import Options
+from talaria.lsp.inline import CACHED, DISMISSED, Inline, InlineSuggestion, Outcome, distinct
+from talaria.lsp.options import ServerOptions
 from talaria.lsp.rhythm import LONGEST, Rhythm
 
-SOME = Suggestion("a = ", "\nb", ("foo(1)", "foobar", "x"))
+SOME = InlineSuggestion("a = ", "\nb", ("foo(1)", "foobar", "x"))
 WORDS = st.text("ab", max_size=4)
 
 
@@ -37,30 +37,30 @@ WORDS = st.text("ab", max_size=4)
 )
 def test_typing_along(prefix: str, suffix: str, texts: tuple[str, ...] | None) -> None:
     """What is left of each that fits; nothing of one that is typed to its end."""
-    found = SOME.along(prefix, suffix)
+    found = SOME.advanced(prefix, suffix)
     assert (found and found.texts) == texts
     assert found is None or found.prefix == prefix
 
 
 def test_that_nothing_is_to_be_said_holds_for_its_place_alone() -> None:
     """One more key is another question."""
-    nothing = Suggestion("a", "b", ())
-    assert nothing.along("a", "b") == nothing
-    assert nothing.along("ax", "b") is None
+    nothing = InlineSuggestion("a", "b", ())
+    assert nothing.advanced("a", "b") == nothing
+    assert nothing.advanced("ax", "b") is None
 
 
 def test_the_newest_that_fits_is_remembered() -> None:
     """Of a bounded number."""
     inline = Inline()
-    inline.remember(SOME)
-    inline.remember(Suggestion("a = f", "\nb", ("unc",)))
+    inline.store(SOME)
+    inline.store(InlineSuggestion("a = f", "\nb", ("unc",)))
     for place, texts in (("a = f", ("unc",)), ("a = fo", ("o(1)", "obar"))):
-        found = inline.remembered(place, "\nb")
+        found = inline.cached(place, "\nb")
         assert found
         assert found.texts == texts
-    for number in range(REMEMBERED):
-        inline.remember(Suggestion(str(number), "", ("x",)))
-    assert inline.remembered("a = ", "\nb") is None
+    for number in range(CACHED):
+        inline.store(InlineSuggestion(str(number), "", ("x",)))
+    assert inline.cached("a = ", "\nb") is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_typing_along_with_brackets_that_the_editor_closes(
     prefix: str, suffix: str, texts: tuple[str, ...] | None
 ) -> None:
     """What stands behind the cursor by then is no part of the rest."""
-    found = Suggestion("f", "\n", ("(x, [y])", "()")).along(prefix, suffix)
+    found = InlineSuggestion("f", "\n", ("(x, [y])", "()")).advanced(prefix, suffix)
     assert (found and found.texts) == texts
     assert found is None or (found.prefix, found.suffix) == (prefix, suffix)
 
@@ -88,7 +88,7 @@ def test_typing_along_with_brackets_that_the_editor_closes(
 def shown(text: str = "foo(1)\nbar") -> Inline:
     """A suggestion on the screen."""
     inline = Inline()
-    inline.remember(Suggestion("a", "z", (text,)))
+    inline.store(InlineSuggestion("a", "z", (text,)))
     inline.show("a", "z", (text, "other"), "automatic")
     return inline
 
@@ -163,7 +163,7 @@ def test_a_dismissed_one_does_not_come_back() -> None:
     inline = shown()
     assert inline.dismiss() == Outcome("dismissed", "automatic", 0)
     assert inline.dismiss() is None
-    assert inline.remembered("a", "z") is None
+    assert inline.cached("a", "z") is None
     assert inline.dismissed_at("a", "z")
     assert inline.dismissed_at("afoo", "z")
     assert not inline.dismissed_at("ax", "z")
@@ -321,69 +321,94 @@ def test_function() -> None:
 def test_candidates_go_round() -> None:
     """Behind the last comes the first."""
     filled = Filled("", "", ("a", "b"))
-    assert [filled.text, filled.turned().text, filled.turned().turned().text] == ["a", "b", "a"]
+    assert [filled.text, filled.next().text, filled.next().next().text] == ["a", "b", "a"]
 
 
 # Who answers
 
 
-class Slow(Engines):
-    """Answers that come when the test says so."""
+class Loading(Engines):
+    """Loads until the test makes it fail."""
 
     def _load(self) -> None:
-        self._told("ready", "slow")
+        """Do nothing."""
 
-    async def _answer(self, question: Question, on_frame: Any) -> Answer:
+    def fail(self) -> None:
+        """There is no model."""
+        self._engine.set_exception(UsageError("no model"))
+        self._set_state("failed", "no model")
+
+
+class ScriptedEndpoint:
+    """Answers with the prefix, after a while."""
+
+    waiting = 0.0
+
+    async def fill(self, prefix: str, *_: object) -> list[str]:
+        """One middle."""
         await asyncio.sleep(0.01)
-        return Answer((question.prefix,), 1.0)
+        return [prefix]
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
-def ask(engines: Engines, document: str, prefix: str) -> asyncio.Task[Answer]:
-    """A question that is being answered."""
-    return asyncio.create_task(engines.ask(Question(document, prefix, "")))
+def loading(endpoint: object = None) -> Loading:
+    """Engines without a model, and perhaps with an endpoint."""
+    engines = Loading(ServerOptions(), lambda *_: None, lambda *_: None)
+    engines._endpoint = endpoint  # type: ignore[assignment]
+    return engines
 
 
-def test_a_newer_question_takes_the_place_of_an_older_one() -> None:
-    """Of the same document alone; closing cancels all; nothing is left over."""
+def ask(engines: Engines, document: str, prefix: str) -> asyncio.Task[Middles]:
+    """A request that is being answered."""
+    return asyncio.create_task(engines.ask(Request(prefix, "", document=document)))
+
+
+def test_a_newer_request_to_an_endpoint_supersedes_an_older_one() -> None:
+    """Of the same document only; closing cancels all; nothing is left over."""
 
     async def check() -> None:
-        engines = Slow(Options(), lambda *_: None, lambda *_: None)
+        engines = loading(ScriptedEndpoint())
         older, other, newer = (ask(engines, *it) for it in (("a", "1"), ("b", "2"), ("a", "3")))
         await asyncio.wait([older, other, newer])
         assert older.cancelled()
         assert other.result().texts == ("2",)
         assert newer.result().texts == ("3",)
-        assert not engines._live
+        assert not engines._newest
         last = ask(engines, "a", "4")
         await asyncio.sleep(0)
         await engines.close()
         await asyncio.wait([last])
         assert last.cancelled()
-        assert not engines._live
-        assert not engines.answers
+        assert not engines._newest
+        assert not engines.available
 
     asyncio.run(check())
 
 
-class Loading(Engines):
-    """Loads until the test has it fail."""
+def test_closing_cancels_requests_that_wait_for_the_model() -> None:
+    """Before there is an engine to cancel them."""
 
-    def _load(self) -> None:
-        """Not by itself."""
+    async def check() -> None:
+        engines = loading()
+        waiting = ask(engines, "a", "1")
+        await asyncio.sleep(0.01)
+        await engines.close()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        assert engines.statistics() == {"state": "closed"}
 
-    def fail(self) -> None:
-        """There is no model."""
-        self._engine.set_exception(UsageError("no model"))
-        self._told("failed", "no model")
+    asyncio.run(check())
 
 
 def test_who_stops_waiting_leaves_the_model_to_others() -> None:
-    """A request that is cancelled while the model is loaded cancels just itself."""
+    """A request cancelled while the model loads cancels only itself."""
 
     async def check() -> None:
-        told: list[str] = []
-        engines = Loading(Options(), lambda state, _: told.append(state), lambda *_: None)
-        assert not engines.answers
+        states: list[str] = []
+        engines = Loading(ServerOptions(), lambda state, _: states.append(state), lambda *_: None)
+        assert not engines.available
         assert engines.statistics() == {"state": "loading"}
         first, second = ask(engines, "a", "1"), ask(engines, "b", "2")
         await asyncio.sleep(0.01)
@@ -393,47 +418,46 @@ def test_who_stops_waiting_leaves_the_model_to_others() -> None:
         engines.fail()
         with pytest.raises(UsageError, match="no model"):
             await second
-        assert told == ["failed"]
+        assert states == ["failed"]
         assert engines.statistics() == {"state": "failed"}
         await engines.close()
 
     asyncio.run(check())
 
 
-def test_a_service_is_bounded_and_left_alone_when_it_fails() -> None:
-    """A wrong address is told of, and the embedded model answers."""
+def test_an_endpoint_is_bounded_and_an_invalid_one_reported() -> None:
+    """The bounds of a request apply to the endpoint too; without it, the embedded model answers."""
 
-    class Service:
+    class Verbose(ScriptedEndpoint):
         """Says too much."""
-
-        waiting = 0.0
 
         async def fill(self, *given: object) -> list[str]:
             asked.append(given)
             return ["x = 1\ny = 2\n"]
 
-        async def close(self) -> None:
-            """Nothing is open."""
-
     asked: list[tuple[object, ...]] = []
 
     async def check() -> None:
-        told: list[str] = []
+        messages: list[str] = []
         engines = Loading(
-            Options(endpoint="nonsense"), lambda *_: None, lambda *said: told.extend(said)
+            ServerOptions(endpoint="nonsense"), lambda *_: None, lambda *said: messages.extend(said)
         )
-        assert told == [
-            "endpoint is no address: give one like https://host/v1/completions. The embedded "
+        assert messages == [
+            "endpoint is not a URL: give one like https://host/v1/completions. The embedded "
             "model answers.",
-            "endpoint is no address: give one like https://host/v1/completions",
+            "endpoint is not a URL: give one like https://host/v1/completions",
         ]
-        engines._endpoint = Service()  # type: ignore[assignment]
-        assert engines.answers
-        answer = await engines.ask(Question("a", "", "", until="line"))
+        engines._endpoint = Verbose()  # type: ignore[assignment]
+        assert engines.available
+        answer = await engines.ask(Request("", "", Options(until="line"), document="a"))
         assert answer.texts == ("x = 1",)
-        await engines.ask(Question("a", "", "b", count=2, max_tokens=7, seconds=0.5))
-        # What bounds a question bounds the service too; a function is longer than a line.
-        assert asked == [("", "", WHOLE, 1, 0.0, None), ("", "b", 7, 2, DIVERSE, 0.5)]
+        options = Options(candidates=2, max_tokens=7)
+        await engines.ask(Request("", "b", options, document="a", seconds=0.5))
+        # A function is longer than a line, so it gets more tokens by default.
+        assert asked == [
+            ("", "", ENDPOINT_TOKENS, 1, 0.0, None),
+            ("", "b", 7, 2, SAMPLING_TEMPERATURE, 0.5),
+        ]
         await engines.close()
 
     asyncio.run(check())

@@ -15,8 +15,8 @@ from typing import Literal
 import pytest
 
 from talaria.coder import checkpoint
-from talaria.lsp.engines import WHOLE
-from tests.lsp.fim_server import Reply, Server, text, whole
+from talaria.lsp.engines import ENDPOINT_TOKENS
+from tests.lsp.fim_server import FimServer, Reply, text, whole
 from tests.lsp.session import Wire, editor, free_port
 from tests.lsp.test_features import CALM, PLACES, TEXT, suggested, uri
 
@@ -172,7 +172,7 @@ def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
 def test_a_service_answers_and_the_model_in_its_place(tmp_path: Path) -> None:
     """What breaks the text is not shown; a failure gives one message and no silence."""
     first, second = whole(text("return 41 + 1")), whole(text("return ("))
-    with Server(first, second, Reply(status=500)) as service:
+    with FimServer(first, second, Reply(status=500)) as service:
         options = {**CALM, "endpoint": service.url}
 
         async def check() -> None:
@@ -191,7 +191,7 @@ def test_a_service_answers_and_the_model_in_its_place(tmp_path: Path) -> None:
                 assert (await e.counters())["answered"] > 0
                 assert len(e.messages) == 1
                 assert "answered 500" in e.messages[0]
-                assert "its operator. For 2 s the embedded model answers." in e.messages[0]
+                assert "its operator. The embedded model answers for 2 s." in e.messages[0]
                 # A wrong address is another thing to be told of.
                 e.configure({"endpoint": "nonsense"})
                 await e.until(lambda: len(e.messages) == 2)
@@ -204,7 +204,7 @@ def test_a_service_answers_and_the_model_in_its_place(tmp_path: Path) -> None:
 def test_a_service_that_is_late(tmp_path: Path) -> None:
     """Nothing comes, and one message says what to raise; a function has more time and tokens."""
     broken, sound = whole(text("return (")), whole(text("return 41 + 1"))
-    with Server(Reply(hangs=True), Reply(hangs=True), broken, sound, sound) as service:
+    with FimServer(Reply(hangs=True), Reply(hangs=True), broken, sound, sound) as service:
         options = {**CALM, "endpoint": service.url, "deadline_ms": 50}
 
         async def check() -> None:
@@ -218,7 +218,7 @@ def test_a_service_that_is_late(tmp_path: Path) -> None:
                 # Of the middles, which nobody has judged yet, one breaks the text.
                 place = e.place(where, PLACES[0])
                 assert await e.command("talaria.fillFunction", place) == "return 41 + 1"
-                assert service.asked[-1].body["max_tokens"] == WHOLE
+                assert service.asked[-1].body["max_tokens"] == ENDPOINT_TOKENS
                 assert len(e.messages) == 1
             assert e.code == 0
 
@@ -227,7 +227,7 @@ def test_a_service_that_is_late(tmp_path: Path) -> None:
 
 def test_a_service_that_hangs_is_let_go(tmp_path: Path) -> None:
     """By a newer request, and by the end of the session."""
-    with Server(Reply(hangs=True)) as service:
+    with FimServer(Reply(hangs=True)) as service:
         options = {**CALM, "endpoint": service.url, "endpoint_timeout_ms": 60_000}
 
         async def check() -> None:

@@ -1,8 +1,8 @@
 """Anything an editor may do, in any order: texts agree, answers fit them, nothing is left over.
 
-The server runs in this process, its messages as JSON on both sides. The engine is scripted
-and answers when the machine lets it, so that every order of events can come about.
-`TALARIA_LSP_OPERATIONS=10000 pytest tests/test_lsp_machine.py` is the long run.
+The server runs in this process, with JSON messages in both directions. A scripted endpoint
+answers when the machine lets it, so that events can happen in any order.
+`TALARIA_LSP_OPERATIONS=10000 pytest tests/lsp/test_machine.py` is the long run.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from talaria.lsp.documents import plain
-from talaria.lsp.engines import Answer, Engines, Question
+from talaria.lsp.engines import Engines
 from talaria.lsp.features import register
-from talaria.lsp.options import Options
+from talaria.lsp.options import ServerOptions
 from talaria.lsp.server import Server
 from talaria.lsp.usage import Usage
 
@@ -55,25 +55,37 @@ SETTINGS: list[Any] = [
 ]
 
 
-class Scripted(Engines):
-    """An engine whose model says what the length of the prefix tells it to, when it is let."""
+class GatedEndpoint:
+    """Answers by the length of the prefix, each time the machine opens a gate."""
 
-    gates: list[asyncio.Future[None]] = []  # noqa: RUF012  # one list, for a machine finds all
+    waiting = 0.0
+    gates: list[asyncio.Future[None]] = []  # noqa: RUF012  # shared, so that a machine finds all
 
-    def _load(self) -> None:
-        self._told("ready", "scripted")
-
-    async def _answer(self, question: Question, on_frame: Any) -> Answer:
+    async def fill(
+        self, prefix: str, suffix: str, max_tokens: int, count: int, *_: object
+    ) -> list[str]:
+        """Middles, some of them broken."""
         gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gates.append(gate)
         await gate
         said = ["value", "value = 1\nother", "return value", "", "😀 = valué", "value "]
-        first = len(question.prefix) % len(said)
-        return Answer(tuple(said[first:] + said[:first])[: question.count], 0.9)
+        first = len(prefix) % len(said)
+        return (said[first:] + said[:first])[:count]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class GatedEngines(Engines):
+    """Engines without a model, with a gated endpoint."""
+
+    def _load(self) -> None:
+        self._endpoint = GatedEndpoint()  # type: ignore[assignment]
+        self._set_state("ready", "scripted")
 
 
 @dataclass
-class Asked:
+class PendingRequest:
     """A request that waits for its answer, and the state of the text that it is about.
 
     waits  for the edit of another command, so that it is about whatever that leaves
@@ -85,14 +97,14 @@ class Asked:
     waits: bool = False
 
 
-class Editing(RuleBasedStateMachine):
+class EditorMachine(RuleBasedStateMachine):
     """An editor at work."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.patched = patch("talaria.lsp.server.Engines", Scripted)
+        self.patched = patch("talaria.lsp.server.Engines", GatedEngines)
         self.patched.start()
-        Scripted.gates = []
+        GatedEndpoint.gates = []
         self.runner = asyncio.Runner()
         self.folder = tempfile.TemporaryDirectory()
         self.texts: dict[str, str] = {}
@@ -100,7 +112,7 @@ class Editing(RuleBasedStateMachine):
         self.number = 0
         self.pace = 8  # turns of the loop after each message
         self.sent: dict[str, object] = {}  # states that the server has seen
-        self.asked: dict[int, Asked] = {}
+        self.asked: dict[int, PendingRequest] = {}
         self.asking: list[dict[str, Any]] = []  # requests of the server's
         self.offered: dict[str, tuple[object, list[dict[str, Any]]]] = {}
         self.shown: list[str] = []
@@ -157,7 +169,7 @@ class Editing(RuleBasedStateMachine):
         """Give the server a message."""
 
         async def work() -> None:
-            await self.server.protocol.take(json.dumps(message))
+            await self.server.protocol.receive(json.dumps(message))
             self.sent = self.states()
             for _ in range(self.pace):
                 await asyncio.sleep(0)
@@ -168,7 +180,7 @@ class Editing(RuleBasedStateMachine):
         """Send a request; its number."""
         self.number += 1
         waits = method == EXECUTE and any(name in str(params) for name in COMMANDS[3:])
-        self.asked[self.number] = Asked(method, uri, self.state(uri), waits)
+        self.asked[self.number] = PendingRequest(method, uri, self.state(uri), waits)
         self.say(method, params, self.number)
         return self.number
 
@@ -219,7 +231,7 @@ class Editing(RuleBasedStateMachine):
         """The editor starts the server."""
 
         async def start() -> Server:
-            server = Server(Options(), Usage(Path(self.folder.name)))
+            server = Server(ServerOptions(), Usage(Path(self.folder.name)))
             register(server)
             server.protocol.set_writer(self, include_headers=False)
             return server
@@ -380,7 +392,7 @@ class Editing(RuleBasedStateMachine):
     @rule(which=PLACES)
     def let_answer(self, which: int) -> None:
         """The model has finished something."""
-        gates = [gate for gate in Scripted.gates if not gate.done()]
+        gates = [gate for gate in GatedEndpoint.gates if not gate.done()]
 
         async def work() -> None:
             if gates:
@@ -434,7 +446,7 @@ class Editing(RuleBasedStateMachine):
         """Answer all, end the server, and look what is left."""
         server, self.pace = self.server, 8
         for _ in range(200):
-            waiting = [gate for gate in Scripted.gates if not gate.done()]
+            waiting = [gate for gate in GatedEndpoint.gates if not gate.done()]
             if not (self.asked or self.asking or waiting or len(server._tasks) > 1):
                 break
             self.let_answer(0)
@@ -443,8 +455,8 @@ class Editing(RuleBasedStateMachine):
         assert not self.asked
         protocol = server.protocol
         assert not protocol._request_futures
-        assert all(file.asking is None for file in server.files.values())
-        assert server.engines is None or not server.engines._live
+        assert all(file.computing is None for file in server.files.values())
+        assert server.engines is None or not server.engines._newest
         self.ask("shutdown", "", None)
         self.runner.run(asyncio.sleep(0.01))
         for _ in range(500):
@@ -452,7 +464,7 @@ class Editing(RuleBasedStateMachine):
                 self.runner.run(asyncio.sleep(0.01))
         assert not self.asked
         self.say("exit", None)
-        assert protocol.left
+        assert protocol.exited
 
         async def tasks() -> set[asyncio.Task[Any]]:
             return asyncio.all_tasks() - {asyncio.current_task()}
@@ -461,10 +473,10 @@ class Editing(RuleBasedStateMachine):
         assert not self.wrong
 
 
-Editing.TestCase.settings = settings(
+EditorMachine.TestCase.settings = settings(
     max_examples=max(1, OPERATIONS // STEPS),
     stateful_step_count=STEPS,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-TestEditing = Editing.TestCase
+TestEditorMachine = EditorMachine.TestCase

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talaria.lsp.options import Options, add_flags, from_flags
+from talaria.lsp.options import ServerOptions, add_flags, from_flags
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
-NAMES = st.sampled_from([option.name for option in fields(Options)]) | st.text(max_size=8)
+NAMES = st.sampled_from([option.name for option in fields(ServerOptions)]) | st.text(max_size=8)
 
 
-def parsed(*flags: str) -> tuple[Options, list[str]]:
+def parsed(*flags: str) -> tuple[ServerOptions, list[str]]:
     """The options that a command line gives."""
     parser = argparse.ArgumentParser()
     add_flags(parser)
@@ -35,13 +35,13 @@ def test_what_is_not_given_stays() -> None:
     assert not problems
     options, problems = options.merged({"talaria": {"max_tokens": 30, "debounce_ms": None}})
     assert not problems
-    assert options == Options(max_tokens=30, strings=False, until="line", debounce_ms=None)
+    assert options == ServerOptions(max_tokens=30, strings=False, until="line", debounce_ms=None)
 
 
 @pytest.mark.parametrize("nothing", [None, [], {}, {"talaria": {}}])
 def test_nothing_says_nothing(nothing: object) -> None:
     """Editors without settings send one of these."""
-    assert Options().merged(nothing) == (Options(), [])
+    assert ServerOptions().merged(nothing) == (ServerOptions(), [])
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,18 @@ def test_nothing_says_nothing(nothing: object) -> None:
         ("least_confidence", float("nan"), "must be a number from 0 to 1"),
         ("mode", "magic", "mode is 'magic'; it must be 'diffuse' or 'verify' or 'ar'"),
         ("until", "word", "it must be 'line' or 'statement' or 'block' or null"),
-        ("languages", "python", "languages is 'python'; it must be a list of texts"),
-        ("languages", ["python", 1], "it must be a list of texts"),
+        ("languages", "python", "languages is 'python'; it must be a list of strings"),
+        ("languages", ["python", 1], "it must be a list of strings"),
         ("enabled", 1, "enabled is 1; it must be true or false"),
         ("completion", "yes", "it must be true or false or null"),
-        ("model", 7, "model is 7; it must be a text or null"),
-        ("modle", "x", "no option 'modle'; there are enabled, languages"),
+        ("model", 7, "model is 7; it must be a string or null"),
+        ("modle", "x", "unknown option 'modle'; known are enabled, languages"),
     ],
 )
 def test_a_wrong_value_changes_nothing_and_is_told(name: str, value: Any, told: str) -> None:
     """With the value, what it must be, and what stays; the right ones beside it count."""
-    options, problems = Options().merged({name: value, "strings": False})
-    assert options == Options(strings=False)
+    options, problems = ServerOptions().merged({name: value, "strings": False})
+    assert options == ServerOptions(strings=False)
     assert len(problems) == 1
     assert told in problems[0]
 
@@ -73,8 +73,8 @@ def test_a_wrong_value_changes_nothing_and_is_told(name: str, value: Any, told: 
 @pytest.mark.parametrize("given", [7, "fast", ["fast"], True])
 def test_options_that_are_no_object(given: object) -> None:
     """One complaint."""
-    options, problems = Options().merged(given)
-    assert options == Options()
+    options, problems = ServerOptions().merged(given)
+    assert options == ServerOptions()
     assert len(problems) == 1
     assert "must be an object" in problems[0]
 
@@ -82,9 +82,9 @@ def test_options_that_are_no_object(given: object) -> None:
 @given(st.dictionaries(NAMES, VALUES, max_size=6))
 def test_whatever_comes_the_options_are_right(given: dict[str, Any]) -> None:
     """A merge never fails, and merging its outcome's own values finds nothing wrong."""
-    options, _ = Options().merged(given)
-    own = {option.name: getattr(options, option.name) for option in fields(Options)}
-    assert Options().merged(own) == (options, [])
+    options, _ = ServerOptions().merged(given)
+    own = {option.name: getattr(options, option.name) for option in fields(ServerOptions)}
+    assert ServerOptions().merged(own) == (options, [])
 
 
 def test_flags_are_the_options() -> None:
@@ -92,13 +92,13 @@ def test_flags_are_the_options() -> None:
     parser = argparse.ArgumentParser()
     add_flags(parser)
     names = {action.dest for action in parser._actions} - {"help"}
-    assert names == {option.name for option in fields(Options)}
+    assert names == {option.name for option in fields(ServerOptions)}
     options, problems = parsed(
         *("--languages", "python", "--languages", "toml", "--until", "block", "--usage"),
         *("--endpoint", "http://127.0.0.1:1/fim", "--least-confidence", "0.5", "--completion"),
     )
     assert not problems
-    assert options == Options(
+    assert options == ServerOptions(
         languages=("python", "toml"),
         until="block",
         endpoint="http://127.0.0.1:1/fim",
@@ -111,6 +111,6 @@ def test_flags_are_the_options() -> None:
 def test_another_model_or_service_needs_another_engine() -> None:
     """And nothing else does."""
     for change in ({"model": "x"}, {"device": "cuda"}, {"endpoint": "http://127.0.0.1:1/"}):
-        assert Options().merged(change)[0].needs_restart(Options())
+        assert ServerOptions().merged(change)[0].needs_restart(ServerOptions())
     for other in ({"max_tokens": 3}, {"enabled": False}, {"exclude": ["a"]}, {"mode": "ar"}):
-        assert not Options().merged(other)[0].needs_restart(Options())
+        assert not ServerOptions().merged(other)[0].needs_restart(ServerOptions())

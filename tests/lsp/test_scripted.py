@@ -1,4 +1,4 @@
-"""What the language server does around an engine whose answers are written down beforehand."""
+"""What the language server does around a scripted endpoint."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from unittest.mock import patch
 import pytest
 
 from talaria.coder.source import Piece
-from talaria.lsp.engines import Answer, Engines, Question
+from talaria.lsp.engines import Engines
 from talaria.lsp.features import register
-from talaria.lsp.options import Options
+from talaria.lsp.options import ServerOptions
 from talaria.lsp.server import Server
 from talaria.lsp.usage import Usage
 
@@ -27,41 +27,57 @@ VERSIONED = {
 }
 
 
-class Scripted(Engines):
-    """An engine that says what its editor has it say."""
+class ScriptedEngines(Engines):
+    """Engines without a model, whose endpoint answers as the editor has it say."""
 
-    here: Here
+    editor: InProcessEditor
 
     def _load(self) -> None:
-        self._told("ready", "scripted")
-
-    async def _answer(self, question: Question, on_frame: Any) -> Answer:
-        self.here.asked.append(question)
-        await asyncio.sleep(self.here.seconds)
-        return Answer(self.here.says(question)[: question.count], 0.9)
+        self._endpoint = EditorEndpoint(self.editor)  # type: ignore[assignment]
+        self._set_state("ready", "scripted")
 
     async def close(self) -> None:
-        """Let go, which takes a while."""
+        """Close, which takes a while."""
         await super().close()
-        await asyncio.sleep(self.here.seconds)
+        await asyncio.sleep(self.editor.seconds)
 
 
-class Here:
+class EditorEndpoint:
+    """An endpoint that answers as an editor has it say."""
+
+    waiting = 0.0
+
+    def __init__(self, editor: InProcessEditor) -> None:
+        self.editor = editor
+
+    async def fill(
+        self, prefix: str, suffix: str, max_tokens: int, count: int, *_: object
+    ) -> list[str]:
+        """The middles."""
+        self.editor.asked.append((prefix, suffix))
+        await asyncio.sleep(self.editor.seconds)
+        return list(self.editor.answer(prefix)[:count])
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class InProcessEditor:
     """An editor in the server's own process."""
 
     def __init__(self, folder: Path) -> None:
-        self.server = Server(Options(), Usage(folder))
+        self.server = Server(ServerOptions(), Usage(folder))
         register(self.server)
         self.server.protocol.set_writer(self, include_headers=False)
-        self.says: Callable[[Question], tuple[str, ...]] = lambda _: ("value",)
+        self.answer: Callable[[str], tuple[str, ...]] = lambda prefix: ("value",)
         self.seconds = 0.0  # until an answer
-        self.asked: list[Question] = []
+        self.asked: list[tuple[str, str]] = []  # prefix and suffix
         self.text, self.version, self.number = "", 0, 0
         self.answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.messages: list[str] = []
         self.edits: list[dict[str, Any]] = []
         self.slow = 0.0  # to apply an edit
-        self.answers_first = False  # before it says that the text is another one
+        self.answers_first = False  # before it sends the change
         self.encoding = "utf-16"
 
     def write(self, data: bytes) -> None:
@@ -76,11 +92,11 @@ class Here:
             self.server.spawn(self.apply(message))
 
     def close(self) -> None:
-        """As a stream has it."""
+        """Close the stream."""
 
     async def tell(self, method: str, **params: Any) -> None:
         """Send a notification."""
-        await self.server.protocol.take(
+        await self.server.protocol.receive(
             json.dumps({"jsonrpc": "2.0", "method": method, "params": params})
         )
 
@@ -89,7 +105,7 @@ class Here:
         self.number += 1
         answer = self.answers[self.number] = asyncio.get_running_loop().create_future()
         message = {"jsonrpc": "2.0", "id": self.number, "method": method, "params": params}
-        await self.server.protocol.take(json.dumps(message))
+        await self.server.protocol.receive(json.dumps(message))
         found = await answer
         assert "error" not in found, found
         return found["result"]
@@ -155,14 +171,14 @@ class Here:
             [edits] = edit["changes"].values()
         answer = {"jsonrpc": "2.0", "id": message["id"], "result": {"applied": applied}}
         if self.answers_first:
-            await self.server.protocol.take(json.dumps(answer))
+            await self.server.protocol.receive(json.dumps(answer))
             await asyncio.sleep(0.02)
         if applied:
             [each] = edits
             start, end = (self.offset(each["range"][side]) for side in ("start", "end"))
             await self.edit(start, end, each["newText"])
         if not self.answers_first:
-            await self.server.protocol.take(json.dumps(answer))
+            await self.server.protocol.receive(json.dumps(answer))
 
     async def items(self, offset: int, invoked: bool = False, **context: Any) -> Any:
         """Ask for grey text; the items, or None."""
@@ -184,7 +200,7 @@ class Here:
         params = {"command": f"talaria.{name}", "arguments": list(arguments)}
         return await self.request("workspace/executeCommand", params)
 
-    async def fill(self, text: str = HOLE) -> Any:
+    async def fill_hole(self, text: str = HOLE) -> Any:
         """Fill the placeholder of the open document."""
         return await self.command(
             "fillHere", {"uri": URI, "position": self.position(text.index("pass"))}
@@ -200,7 +216,7 @@ class Here:
         return sum(counts[event] for pairs in days for counts in pairs.values())
 
 
-Check = Callable[[Here], Coroutine[Any, Any, None]]
+Check = Callable[[InProcessEditor], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture
@@ -209,14 +225,14 @@ def session(tmp_path: Path) -> Callable[..., None]:
 
     def run(check: Check, capabilities: dict[str, Any] | None = None, **options: Any) -> None:
         async def whole() -> None:
-            here = Scripted.here = Here(tmp_path)
+            here = ScriptedEngines.editor = InProcessEditor(tmp_path)
             await here.begin(options, VERSIONED if capabilities is None else capabilities)
             await check(here)
             if not here.server.ended:
                 here.seconds = 0
                 await here.request("shutdown", None)
 
-        with patch("talaria.lsp.server.Engines", Scripted):
+        with patch("talaria.lsp.server.Engines", ScriptedEngines):
             asyncio.run(asyncio.wait_for(whole(), 30))
 
     return run
@@ -230,17 +246,61 @@ def soon(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 # What commands write
 
 
-def test_what_nobody_judged_is_judged_before_it_is_written(session: Callable[..., None]) -> None:
-    """As an endpoint's answers: what is broken or not complete is left out."""
+REFUSED = {
+    "broken": ("return (", "adds a syntax error ('return (')"),
+    "without a body": ("for x in a:", "adds a syntax error ('for x in a:')"),
+    "does not compile": ("nonlocal x", "adds a syntax error ('nonlocal x')"),
+}
 
-    async def check(e: Here) -> None:
-        e.says = lambda _: ("return (", "for x in a:", "return 1")
+
+@pytest.mark.parametrize("command", ["fillFunction", "fillHere", "rewrite"])
+@pytest.mark.parametrize(("middle", "reason"), REFUSED.values(), ids=REFUSED)
+def test_a_refused_middle_is_not_written(
+    session: Callable[..., None], middle: str, reason: str, command: str
+) -> None:
+    """The user gets the reason; every command has the same guard."""
+
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda _: (middle, middle + "\n")
         await e.open(HOLE)
-        assert await e.fill() == "return 1"
+        start = HOLE.index("pass")
+        place = {"start": e.position(start), "end": e.position(start + 4)}
+        assert await e.command(command, {"uri": URI, "range": place}) is None
+        assert e.text == HOLE
+        assert not e.edits
+        assert await e.command("nextCandidate", URI) is None
+        assert reason in e.messages[0]
+        assert e.messages[1:] == ["Talaria: nothing has been filled in this file yet"]
+
+    session(check)
+
+
+def test_a_refused_candidate_is_passed_over(session: Callable[..., None]) -> None:
+    """The next one is written; a refused one does not come by `nextCandidate` either."""
+
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda _: ("return (", "return 1", "for x in a:")
+        await e.open(HOLE)
+        assert await e.fill_hole() == "return 1"
         assert e.text == HOLE.replace("pass", "return 1")
-        e.says = lambda _: ("return (",)
+        assert await e.command("nextCandidate", URI) is None
+        assert e.text == HOLE.replace("pass", "return 1")
+        assert e.messages == ["Talaria: there is no other candidate"]
+
+    session(check)
+
+
+@pytest.mark.parametrize("texts", [("",), ("pass",), (" \n", "pass \n")])
+def test_a_middle_that_changes_nothing_is_not_written(
+    session: Callable[..., None], texts: tuple[str, ...]
+) -> None:
+    """An empty one, or what the file has already."""
+
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda _: texts
         await e.open(HOLE)
-        assert await e.fill() is None
+        assert await e.fill_hole() is None
+        assert not e.edits
         assert e.messages == ["Talaria: the model has nothing to offer here"]
 
     session(check)
@@ -253,16 +313,16 @@ def test_commands_in_a_row(
 ) -> None:
     """Each writes into the text that the one before has left, even if that is told late."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         e.answers_first = answers_first
         e.slow = 0.01
-        e.says = lambda _: ("return 1", "return 22222222", "return 3")
+        e.answer = lambda _: ("return 1", "return 22222222", "return 3")
         await e.open(HOLE)
-        assert await e.fill() == "return 1"
+        assert await e.fill_hole() == "return 1"
         turned = [soon(e.command("nextCandidate", URI)) for _ in range(2)]
         assert [await each for each in turned] == ["return 22222222", "return 3"]
         assert e.text == HOLE.replace("pass", "return 3")
-        e.says = lambda _: ("one(two, three)",)
+        e.answer = lambda _: ("one(two, three)",)
         await e.open("a = \n")
         assert await e.grey(4) == ["one(two, three)"]
         words = [soon(e.command("acceptWord", URI)) for _ in range(3)]
@@ -276,7 +336,7 @@ def test_commands_in_a_row(
 def test_a_word_that_the_editor_does_not_take_is_no_trouble(session: Callable[..., None]) -> None:
     """A key came first: nothing is told, nothing written."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         await e.open("a = \n")
         assert await e.grey(4) == ["value"]
         e.slow = 0.02
@@ -293,13 +353,13 @@ def test_a_word_that_the_editor_does_not_take_is_no_trouble(session: Callable[..
 def test_a_fill_that_another_supersedes_says_nothing(session: Callable[..., None]) -> None:
     """Who asks twice gets one answer, and is not told to look into the log."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         e.seconds = 0.02
-        e.says = lambda _: ("return 1",)
+        e.answer = lambda _: ("return 1",)
         await e.open(HOLE)
-        first = soon(e.fill())
+        first = soon(e.fill_hole())
         await asyncio.sleep(0.01)
-        assert await e.fill() == "return 1"
+        assert await e.fill_hole() == "return 1"
         assert await first is None
         assert e.messages == []
 
@@ -309,11 +369,11 @@ def test_a_fill_that_another_supersedes_says_nothing(session: Callable[..., None
 def test_a_fill_takes_nothing_from_another_document(session: Callable[..., None]) -> None:
     """Whatever the addresses."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         e.seconds = 0.02
         await e.open(HOLE, uri=URI + "#fill")
         await e.open(HOLE)
-        filled = soon(e.fill())
+        filled = soon(e.fill_hole())
         await asyncio.sleep(0.01)
         place = {"uri": URI + "#fill"}
         item = {"textDocument": place, "position": {"line": 0, "character": 0}}
@@ -326,11 +386,11 @@ def test_a_fill_takes_nothing_from_another_document(session: Callable[..., None]
 def test_a_language_that_cannot_be_checked_is_not_written(session: Callable[..., None]) -> None:
     """The user is told why."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         await e.open("x = ... # pass\n...\n", "cobol")
         place = {"uri": URI, "position": {"line": 1, "character": 0}}
         assert await e.command("fillHere", place) is None
-        assert e.messages == ["Talaria: code of language 'cobol' cannot be checked here"]
+        assert e.messages == ["Talaria: code in 'cobol' cannot be checked, only Python can"]
         assert not e.asked
 
     session(check)
@@ -344,9 +404,9 @@ def test_an_automatic_request_shares_the_answer_of_one_by_hand(
 ) -> None:
     """It does not take its place."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         e.seconds = 0.02
-        e.says = lambda _: ("one", "two")
+        e.answer = lambda _: ("one", "two")
         await e.open("a = \n")
         by_hand = soon(e.grey(4, invoked=True))
         await asyncio.sleep(0.01)
@@ -361,7 +421,7 @@ def test_an_automatic_request_shares_the_answer_of_one_by_hand(
 def test_what_changes_while_a_key_is_waited_for(session: Callable[..., None], how: str) -> None:
     """A request is answered with nothing, and is no error; the model is not asked."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         e.seconds = 0.1
         await e.open("a = \n")
         asked = soon(e.items(4))
@@ -382,21 +442,21 @@ def test_what_changes_while_a_key_is_waited_for(session: Callable[..., None], ho
 def test_what_is_no_longer_wanted_is_not_given(session: Callable[..., None], how: str) -> None:
     """Neither shown, nor written, nor remembered for later."""
 
-    async def off(e: Here) -> None:
+    async def off(e: InProcessEditor) -> None:
         if how == "toggle":
             await e.command("toggle")
         else:
             await e.set(**{how: "line" if how == "until" else ["scripted.py"]})
 
-    async def on(e: Here) -> None:
+    async def on(e: InProcessEditor) -> None:
         await (e.command("toggle") if how == "toggle" else e.set())
 
-    async def check(e: Here) -> None:
-        e.says = lambda _: ("return old",)
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda _: ("return old",)
         await e.open(HOLE)
         for fills in (True, False):
             e.seconds = 0.03
-            asked = soon(e.fill() if fills else e.items(len(HOLE) - 1, invoked=True))
+            asked = soon(e.fill_hole() if fills else e.items(len(HOLE) - 1, invoked=True))
             await asyncio.sleep(0.01)
             await off(e)
             assert await asked is None
@@ -404,7 +464,7 @@ def test_what_is_no_longer_wanted_is_not_given(session: Callable[..., None], how
         assert e.text == HOLE
         assert e.counts("shown") == 0
         assert len(e.messages) == 1
-        e.says = lambda _: ("; return new",)
+        e.answer = lambda _: ("; return new",)
         assert await e.grey(len(HOLE) - 1) == ["; return new"]
 
     session(check)
@@ -413,7 +473,7 @@ def test_what_is_no_longer_wanted_is_not_given(session: Callable[..., None], how
 def test_an_excluded_file_goes_to_the_model_no_more(session: Callable[..., None]) -> None:
     """Nor what was being read of it when it was excluded."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         await e.open("a = \n")
         file = e.server.files[URI]
         found = (Piece("other.py", "secret"),)
@@ -428,16 +488,16 @@ def test_an_excluded_file_goes_to_the_model_no_more(session: Callable[..., None]
 
         await look()
         with patch.object(e.server.neighbours, "pieces", pieces):
-            e.server.look_around(file, 0)
+            e.server.choose_excerpts(file, 0)
             await asyncio.sleep(0.001)
             await look()
-            assert [piece.text for piece in file.files] == ["secret"]
-            e.server.look_around(file, 0)
+            assert [piece.text for piece in file.excerpts] == ["secret"]
+            e.server.choose_excerpts(file, 0)
             await asyncio.sleep(0.01)
             await e.set(exclude=["other.py"])
-            assert [*file.files] == []
+            assert [*file.excerpts] == []
             await look()
-            assert [*file.files] == []
+            assert [*file.excerpts] == []
 
     session(check, related_files=True)
 
@@ -448,8 +508,8 @@ def test_an_excluded_file_goes_to_the_model_no_more(session: Callable[..., None]
 def test_grey_text_that_the_cursor_has_left_is_gone(session: Callable[..., None]) -> None:
     """It is dismissed, and no word of it is taken."""
 
-    async def check(e: Here) -> None:
-        e.says = lambda question: ("alpha(1)",) if question.prefix.endswith("a = ") else ("",)
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda prefix: ("alpha(1)",) if prefix.endswith("a = ") else ("",)
         await e.open("a = \nb = \n")
         assert await e.grey(4) == ["alpha(1)"]
         assert await e.grey(9) == []
@@ -462,8 +522,8 @@ def test_grey_text_that_the_cursor_has_left_is_gone(session: Callable[..., None]
 def test_a_word_of_the_candidate_that_is_seen(session: Callable[..., None]) -> None:
     """The editor says which; of another text nothing is taken."""
 
-    async def check(e: Here) -> None:
-        e.says = lambda _: ("first(1)", "second(2)\nmore")
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda _: ("first(1)", "second(2)\nmore")
         await e.open("a = \n")
         await e.grey(4, invoked=True)
         assert await e.command("acceptWord", URI, "third") is None
@@ -481,8 +541,8 @@ def test_brackets_that_the_editor_closes(
 ) -> None:
     """What was suggested goes on between them and costs no request."""
 
-    async def check(e: Here) -> None:
-        e.says = lambda _: ("(x, y)",)
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda _: ("(x, y)",)
         await e.open("a = foo\n")
         assert await e.grey(7) == ["(x, y)"]
         for place, sign in changes:
@@ -497,8 +557,8 @@ def test_brackets_that_the_editor_closes(
 def test_a_dismissal_outlives_edits_elsewhere(session: Callable[..., None]) -> None:
     """And other dismissals."""
 
-    async def check(e: Here) -> None:
-        e.says = lambda _: ("alpha(1)",)
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda _: ("alpha(1)",)
         await e.open("a = \nb = \n\n\n")
         for place in (4, 9):
             assert await e.grey(place) == ["alpha(1)"]
@@ -516,7 +576,7 @@ def test_a_dismissal_outlives_edits_elsewhere(session: Callable[..., None]) -> N
 def test_changes_that_say_null_for_nothing(session: Callable[..., None]) -> None:
     """They are read as if it were not there."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         await e.open("x\n")
         document = e.server.files[URI].document
         start = {"start": {"line": 0, "character": 0}, "end": {"line": 0, "character": 0}}
@@ -533,7 +593,7 @@ def test_changes_that_say_null_for_nothing(session: Callable[..., None]) -> None
 def test_a_change_that_cannot_be_read(session: Callable[..., None], broken: Any) -> None:
     """The text is another one by then: nothing is said about it until all of it comes."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         await e.open("a = \n")
         assert await e.grey(4) == ["value"]
         await e.change(broken, version=2)
@@ -550,7 +610,7 @@ def test_a_change_that_cannot_be_read(session: Callable[..., None], broken: Any)
 def test_a_position_outside_of_the_document(session: Callable[..., None]) -> None:
     """The answer is for a place in it."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         await e.open("a = \nb\n")
         params = {"textDocument": {"uri": URI}, "context": {"triggerKind": 1}}
         for line, character, place in ((0, 999, 4), (77, 3, 7)):
@@ -572,7 +632,7 @@ def test_positions_behind_wide_characters(
     head = '# 👩‍👩‍👧 naïve\f ü\n\f\nsmile = "😀"; '
     capabilities = {**VERSIONED, "general": {"positionEncodings": [encoding]}}
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         text = head + "value = pass; double = value \n"
         e.encoding = encoding
         await e.open(text.replace("\n", end))
@@ -599,16 +659,17 @@ def test_what_the_list_of_completions_would_insert_is_taken_for_granted(
 ) -> None:
     """`selectedCompletionInfo`: its range, its text and more."""
 
-    async def check(e: Here) -> None:
-        e.says = lambda _: ("(values)",)
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda _: ("(values)",)
         await e.open("x = 1\ny = '😀'.ap\n")
         start = e.text.index("ap")
         place = {"start": e.position(start), "end": e.position(start + 2)}
         [item] = await e.items(start + 2, selectedCompletionInfo={"range": place, "text": "append"})
         assert item["range"] == place
         assert item["insertText"] == "append(values)"
-        assert e.asked[0].prefix.endswith("'😀'.append")
-        assert e.asked[0].suffix == "\n"
+        prefix, suffix = e.asked[0]
+        assert prefix.endswith("'😀'.append")
+        assert suffix == "\n"
 
     session(check)
 
@@ -621,8 +682,8 @@ def test_an_item_of_a_list(session: Callable[..., None], modes: list[int] | None
         item["insertTextModeSupport"] = {"valueSet": modes}
     capabilities = {"textDocument": {"completion": {"completionItem": item}}}
 
-    async def check(e: Here) -> None:
-        e.says = lambda _: ("urn 1\n\n    def g():\n        return 2",)
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda _: ("urn 1\n\n    def g():\n        return 2",)
         await e.open("def f():\n    ret\n")
         place = e.text.index("ret") + 3
         found = await e.request(
@@ -648,7 +709,7 @@ def test_an_item_of_a_list(session: Callable[..., None], modes: list[int] | None
 def test_a_setting_that_is_taken_back(session: Callable[..., None]) -> None:
     """What the session began with stands again; null means that nothing is set."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         await e.set(until="line", max_tokens=12)
         assert (e.server.options.until, e.server.options.max_tokens) == ("line", 12)
         await e.set(strings=False, max_tokens=None, enabled=None)
@@ -664,9 +725,9 @@ def test_a_setting_that_is_taken_back(session: Callable[..., None]) -> None:
 def test_another_trouble_of_a_service_is_told_too(session: Callable[..., None]) -> None:
     """And the same one is not."""
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         for message, kind in (("one: 5 s", "slow"), ("one: 9 s", "slow"), ("two", "key")):
-            e.server._endpoint_failed(message, kind)
+            e.server._endpoint_trouble(message, kind)
         await asyncio.sleep(0.01)
         assert e.messages == ["Talaria: one: 5 s", "Talaria: two"]
 
@@ -677,7 +738,7 @@ def test_pages_go_with_the_session(session: Callable[..., None], tmp_path: Path)
     """Of its own alone."""
     own, other = tmp_path / "own.html", tmp_path / "other.html"
 
-    async def check(e: Here) -> None:
+    async def check(e: InProcessEditor) -> None:
         for page in (own, other):
             page.write_text("<html>")
         e.server.pages += [own, tmp_path / "gone already"]

@@ -129,8 +129,7 @@ def test_nothing_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     """One sentence, and it is no error."""
     assert main([]) == 0
     assert capsys.readouterr().out == (
-        "No suggestions counted yet; the language server counts them in "
-        f"{folder / 'usage.json'}.\n"
+        f"No suggestions counted yet; the language server counts them in {folder / 'usage.json'}.\n"
     )
     assert main(["--days", "7"]) == 0
     assert capsys.readouterr().out.startswith("No suggestions counted in the last 7 days;")

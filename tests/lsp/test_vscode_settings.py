@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from talaria.lsp.options import Options
+from talaria.lsp.options import ServerOptions
 
 CLIENT = Path(__file__).parents[2] / "editors" / "vscode"
 PACKAGE = json.loads((CLIENT / "package.json").read_text("utf-8"))
@@ -20,7 +20,7 @@ ALWAYS = {"status"}  # set by the extension, for its status bar
 ELSEWHERE = {"steps": True}  # the extension shows them, so it asks for them by itself
 
 TYPES = {bool: "boolean", str: "string", int: "integer", float: "number", type(None): "null"}
-OPTIONS = [option for option in fields(Options) if option.name not in ALWAYS]
+OPTIONS = [option for option in fields(ServerOptions) if option.name not in ALWAYS]
 
 
 def test_every_option_is_a_setting() -> None:
@@ -63,7 +63,7 @@ def test_the_lock_file_names_no_host() -> None:
 
 
 def _kinds(name: str) -> tuple[Any, ...]:
-    hint = get_type_hints(Options)[name]
+    hint = get_type_hints(ServerOptions)[name]
     return (hint,) if get_origin(hint) in (Literal, tuple) else get_args(hint) or (hint,)
 
 
