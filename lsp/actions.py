@@ -23,7 +23,7 @@ from talaria.lsp.fills import Filled, FillKind, at
 from talaria.lsp.server import PYTHON, OpenFile, Server, Superseded
 
 if TYPE_CHECKING:
-    from talaria.coder.infill import Frame
+    from talaria.coder.results import Frame
 
 log = logging.getLogger("talaria")
 
@@ -160,9 +160,11 @@ def step_sender(server: Server, file: OpenFile, start: int, lead: str) -> Callab
         ids = canvas.ids[row, : int(canvas.ended[row])].tolist()
         model = engines.loaded
         # Masks that no step has evaluated yet only show the length of the canvas.
-        written = max((n + 1 for n, token in enumerate(ids) if token != canvas.mask), default=0)
-        shown_ids = ids[: written + model.decoding.lookahead]
-        canvases[frame.canvas] = pieces(shown_ids, model.tokenizer, frame.healed)
+        written = max(
+            (n + 1 for n, token in enumerate(ids) if token != canvas.marks.mask), default=0
+        )
+        shown_ids = ids[: written + model.settings.lookahead]
+        canvases[frame.canvas] = pieces(shown_ids, model, frame.healed)
         shown: list[str | None] = [lead] * bool(lead)
         shown += [piece for number in sorted(canvases) for piece in canvases[number]]
         server.later(server.protocol.notify, "talaria/step", {**head, "pieces": shown})

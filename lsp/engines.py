@@ -11,10 +11,10 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 from talaria.coder import guard
 from talaria.coder.bounds import Bound
@@ -24,14 +24,13 @@ from talaria.lsp.options import ServerOptions
 
 if TYPE_CHECKING:
     from talaria.coder.checkpoint import Checkpoint
-    from talaria.coder.engine import Engine
-    from talaria.coder.infill import Frame, Infill
+    from talaria.coder.engine import Engine, EngineState
+    from talaria.coder.results import Frame, Infill
     from talaria.lsp.endpoint import Endpoint
 
 log = logging.getLogger("talaria")
 
 T = TypeVar("T")
-ModelState = Literal["loading", "ready", "failed", "closed"]
 SAMPLING_TEMPERATURE = 0.7  # at which an endpoint is asked for several middles
 ENDPOINT_TOKENS = 256  # limit for an endpoint if the request has none, as for a function
 
@@ -41,16 +40,19 @@ class Middles:
     """The answer to a request: texts, most likely first.
 
     confidence  in the first text; 1 from an endpoint, which gives none
-    infill      what the embedded model did; None if an endpoint answered, whose texts nobody has
-                checked yet
+    infill      what the embedded model did; None if an endpoint answered
+    refusals    for the texts that the engine has checked, why each must not be written
     """
 
     texts: tuple[str, ...]
     confidence: float
     infill: Infill | None = None
+    refusals: Mapping[str, str | None] = field(default_factory=dict)
 
     async def refusal(self, request: Request, text: str) -> str | None:
         """Why a text must not be written into the file of the request; None if it may be."""
+        if text in self.refusals:
+            return self.refusals[text]
         return await asyncio.to_thread(guard.refusal, request, text)
 
 
@@ -60,7 +62,7 @@ class Engines:
     def __init__(
         self,
         options: ServerOptions,
-        on_state: Callable[[ModelState, str], None],
+        on_state: Callable[[EngineState, str], None],
         on_trouble: Callable[[str, str], None],
     ) -> None:
         """Start to load the model. Both callbacks may be called from any thread.
@@ -69,7 +71,7 @@ class Engines:
         about the endpoint and its kind.
         """
         self.options = options
-        self.state: ModelState = "loading"
+        self.state: EngineState = "loading"
         self._on_state, self._on_trouble = on_state, on_trouble
         self._engine: Future[Engine] = Future()
         self._newest: dict[Hashable, asyncio.Task[Middles]] = {}  # by document
@@ -134,24 +136,18 @@ class Engines:
     async def _ask_model(
         self, request: Request, on_frame: Callable[[Frame], None] | None
     ) -> Middles:
-        from talaria.coder.infill import Options
-
         engine = await _wait_for(self._engine)
-        pending = engine.submit(
-            request.document,
-            request.prefix,
-            request.suffix,
-            Options(**asdict(request.options)),
-            request.seconds,
-            on_frame,
-            request.files,
-        )
-        infill = await asyncio.wrap_future(pending.future)
+        infill = await asyncio.wrap_future(engine.submit(request, on_frame).future)
         # Row 0 is the likeliest: it would come alone, and its steps are the ones shown.
         ranked = sorted(infill.candidates, key=lambda candidate: candidate.row != 0)
         offered = [candidate for candidate in ranked if candidate.text] or ranked[:1]
-        texts = tuple(candidate.text for candidate in offered)
-        return Middles(texts, infill.confidence(offered[0]), infill)
+        checked = offered if request.options.complete else []
+        return Middles(
+            tuple(candidate.text for candidate in offered),
+            infill.confidence(offered[0]),
+            infill,
+            {candidate.text: candidate.refused for candidate in checked},
+        )
 
     async def _ask_endpoint(
         self, endpoint: Endpoint, request: Request, on_frame: Callable[[Frame], None] | None
@@ -232,7 +228,7 @@ class Engines:
             if self.state == "closed":
                 engine.close()
 
-    def _set_state(self, state: ModelState, detail: str) -> None:
+    def _set_state(self, state: EngineState, detail: str) -> None:
         if self.state != "closed":
             self.state = state
             self._on_state(state, detail)

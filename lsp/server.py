@@ -26,7 +26,7 @@ from talaria.coder.request import Request
 from talaria.coder.source import Piece
 from talaria.lsp.context import Neighbours
 from talaria.lsp.documents import TextDocument
-from talaria.lsp.engines import Engines, Middles, ModelState
+from talaria.lsp.engines import Engines, Middles
 from talaria.lsp.fills import Filled
 from talaria.lsp.inline import Inline, InlineSuggestion, Outcome
 from talaria.lsp.options import ServerOptions
@@ -36,7 +36,8 @@ from talaria.lsp.rhythm import Rhythm
 from talaria.lsp.usage import Usage
 
 if TYPE_CHECKING:
-    from talaria.coder.infill import Frame, Infill
+    from talaria.coder.engine import EngineState
+    from talaria.coder.results import Frame, Infill
 
 log = logging.getLogger("talaria")
 
@@ -297,7 +298,7 @@ class Server(LanguageServer):
                 characters=outcome.characters,
             )
 
-    def _model_changed(self, state: ModelState, detail: str) -> None:
+    def _model_changed(self, state: EngineState, detail: str) -> None:
         """The model is loaded, or cannot be; called from the loading thread."""
 
         def announce() -> None:

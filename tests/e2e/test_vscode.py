@@ -426,7 +426,7 @@ def test_a_server_that_cannot_run_is_given_up_with_one_message(window: Code, hom
     time.sleep(2)
     assert (home / "started").read_text() == before
     # Each is a line in the log as well; on the screen, the same again would take its place.
-    assert window.log().count("the server ended again and again") == 1
+    assert window.log().count("the server keeps exiting") == 1
     place.write_text(sound)
     window.answer("Restart")
     window.ready()
