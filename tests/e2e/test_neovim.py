@@ -339,7 +339,7 @@ class TestCommands:
         here.run("Talaria fill")
         here.until(lambda: "no function at line 1" in here.messages(), "the reason")
         here.keys(":Talaria nonsense<CR>")
-        here.until(lambda: "no such command: nonsense" in here.messages(), "the reason")
+        here.until(lambda: "unknown command: nonsense" in here.messages(), "the reason")
         here.keep("told")
 
     def test_off_means_no_requests(self, opened: Begin) -> None:
@@ -644,7 +644,7 @@ class TestPlugin:
         file.write_text("x = 1\n")
         with neovim(tmp_path / "nvim", "options", init, file) as here:
             here.enter()
-            for wanted in ("cmd: it is a table", "option: there is no such", "no key acept"):
+            for wanted in ("cmd: must be a table", "option: unknown option", "unknown key acept"):
                 here.until(lambda wanted=wanted: wanted in here.messages(), wanted)  # type: ignore[misc]
             here.keep("told")
             here.ready()

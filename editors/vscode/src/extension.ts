@@ -1,4 +1,4 @@
-/** Talaria in VS Code: starts the language server and gives it a face. What is clever is there. */
+/** Talaria in VS Code: starts the language server, which does the work, and shows its state. */
 import { readFile } from "node:fs/promises";
 import * as vscode from "vscode";
 import { CloseAction, ErrorAction, LanguageClient } from "vscode-languageclient/node";
@@ -7,19 +7,19 @@ import { choose, find, install } from "./find";
 import { Live, type Step } from "./live";
 import { Status, type State } from "./status";
 
-const OFF = "off"; // the key under which a workspace keeps what was switched off
+const OFF = "off"; // key in the workspace state for the languages that are switched off
 const LEVEL = "talaria.log_level";
-const OURS = ["talaria.server_path", LEVEL]; // settings that are no options of the server's
-const PLACED = ["talaria.fillFunction", "talaria.fillHere", "talaria.rewrite"]; // want a place
-const GENERAL = ["talaria.toggle", "talaria.status"]; // want nothing
+const OURS = ["talaria.server_path", LEVEL]; // settings that are not server options
+const PLACED = ["talaria.fillFunction", "talaria.fillHere", "talaria.rewrite"]; // commands that need a place
+const GENERAL = ["talaria.toggle", "talaria.status"]; // commands without arguments
 
-// A server that ended by itself is started again, after twice as long each time.
+// A server that exits unexpectedly is restarted; the delay doubles each time.
 const SHORTEST = 500; // milliseconds
 const SPAN = 180_000; // milliseconds
-const MOST = 5; // ends within the span; after more it stays ended
+const MOST = 5; // restarts within the span, after which the server stays stopped
 
 const HELP = { "Install…": "talaria.install", "Choose Program…": "talaria.choose" };
-/** What the walkthrough has written. */
+/** The function that the walkthrough writes. */
 const STUB = 'def mean(values):\n    """Return the mean."""\n    ...\n';
 
 let talaria: Talaria | undefined;
@@ -33,22 +33,22 @@ export async function deactivate(): Promise<void> {
   await talaria?.stop();
 }
 
-/** The library's client, whose own errors are lines in the log: what matters, Talaria says. */
+/** The library's client, with its errors logged only: Talaria shows its own messages. */
 class Client extends LanguageClient {
   override error(message: string, data?: unknown): void {
     super.error(message, data, false);
   }
 }
 
-/** One server at a time, and everything that is shown of it. */
+/** One server at a time, and its user interface. */
 class Talaria {
   private readonly log = vscode.window.createOutputChannel("Talaria", { log: true });
   private readonly live = new Live();
   private readonly off: Set<string>;
-  private readonly offered = new Set<string>(); // addresses of documents with grey text of ours
+  private readonly offered = new Set<string>(); // URIs of documents that show our ghost text
   private readonly status: Status;
   private client: LanguageClient | undefined;
-  private ends: number[] = []; // when a server ended by itself
+  private ends: number[] = []; // times of unexpected exits
   private again: NodeJS.Timeout | undefined;
   private starting: Promise<void> = Promise.resolve();
 
@@ -80,7 +80,7 @@ class Talaria {
     );
   }
 
-  /** Start the server, or start it anew; one after the other, however often it is asked for. */
+  /** Start or restart the server; concurrent calls run one after the other. */
   async restart(ends: number[] = []): Promise<void> {
     this.ends = ends;
     this.status.set("loading");
@@ -103,9 +103,9 @@ class Talaria {
       void this.stopped(found.missing, HELP);
       return;
     }
-    this.log.info(`the server is ${found.program}`);
+    this.log.info(`server: ${found.program}`);
     const client = (this.client = this.made(found.program));
-    // Nobody waits for it: a program that says nothing could not be replaced then.
+    // Not awaited: a program that never answers would block every later restart.
     client.start().then(
       () => this.began(client),
       () => this.ended(client),
@@ -121,7 +121,7 @@ class Talaria {
       initializationOptions: options,
       initializationFailedHandler: () => false,
       errorHandler: {
-        error: () => ({ action: ErrorAction.Continue }), // if it is serious, it closes
+        error: () => ({ action: ErrorAction.Continue }), // a serious error closes the connection
         closed: () => {
           this.ended(client);
           return { action: CloseAction.DoNotRestart, message: "the connection is closed" };
@@ -170,7 +170,7 @@ class Talaria {
   private began(client: LanguageClient): void {
     if (client === this.client) {
       void vscode.commands.executeCommand("setContext", "talaria.running", true);
-      // A new server knows nothing of what was switched off.
+      // A new server does not know what is switched off.
       for (const name of this.off) {
         const what = { command: "talaria.toggle", arguments: [name] };
         void client.sendRequest("workspace/executeCommand", what);
@@ -178,7 +178,7 @@ class Talaria {
     }
   }
 
-  /** A server is gone. If nobody wanted that, there will be another, later each time. */
+  /** A server has exited; unless we stopped it, restart it, with a growing delay. */
   private ended(client: LanguageClient): void {
     if (client !== this.client) {
       return;
@@ -188,16 +188,16 @@ class Talaria {
     this.ends = [...this.ends.filter((end) => now - end < SPAN), now];
     if (this.ends.length > MOST) {
       const offers = { Restart: "talaria.restart", "Show Log": "talaria.showLog" };
-      void this.stopped("the server ended again and again; the log may say why", offers);
+      void this.stopped("the server keeps exiting; the log may say why", offers);
       return;
     }
     const wait = SHORTEST * 2 ** (this.ends.length - 1);
-    this.log.warn(`the server ended; it is started again in ${wait / 1000} s`);
-    this.status.set("loading", "the server ended and is started again");
+    this.log.warn(`the server exited; restarting in ${wait / 1000} s`);
+    this.status.set("loading", "the server exited and is restarting");
     this.again = setTimeout(() => void this.restart(this.ends), wait);
   }
 
-  /** From now on, no server is there; returns the client of the one that was. */
+  /** Forget the current server, if any; returns its client. */
   private forget(): LanguageClient | undefined {
     const client = this.client;
     this.client = undefined;
@@ -206,7 +206,7 @@ class Talaria {
     return client;
   }
 
-  /** There is no server, and will be none by itself: say why, and offer what may help. */
+  /** There is no server and no automatic restart: say why and offer remedies. */
   private async stopped(why: string, offers: Record<string, string>): Promise<void> {
     this.log.warn(why);
     this.status.set("stopped", why);
@@ -217,7 +217,7 @@ class Talaria {
     }
   }
 
-  /** The server has switched something; what is off is remembered for the next one. */
+  /** The server toggled suggestions; remember what is off for the next server. */
   private async toggled(language: string): Promise<void> {
     if (!this.off.delete(language)) {
       this.off.add(language);
@@ -226,7 +226,7 @@ class Talaria {
     await this.context.workspaceState.update(OFF, [...this.off]);
   }
 
-  /** Open a function to write, and have it written; without a server, say what can be done. */
+  /** Open a sample function and have it written; without a server, show the menu. */
   private async sample(): Promise<void> {
     const stub = { language: "python", content: STUB };
     const document = await vscode.workspace.openTextDocument(stub);
@@ -235,7 +235,7 @@ class Talaria {
     await vscode.commands.executeCommand(next);
   }
 
-  /** Hide the grey text, and tell the server that it is not wanted, if it is its own. */
+  /** Hide the ghost text and, if it is ours, tell the server that it was dismissed. */
   private async dismiss(): Promise<void> {
     await vscode.commands.executeCommand("editor.action.inlineSuggest.hide");
     const uri = vscode.window.activeTextEditor?.document.uri.toString() ?? "";
@@ -257,7 +257,7 @@ class Talaria {
   }
 }
 
-/** The settings that are the server's options, by its names for them. */
+/** The settings that are server options, by their names in the server. */
 function options(): Record<string, unknown> {
   const settings = vscode.workspace.getConfiguration();
   const names = Object.keys(contributes.configuration.properties).filter((n) => !OURS.includes(n));
@@ -265,16 +265,16 @@ function options(): Record<string, unknown> {
   return { ...Object.fromEntries<unknown>(given), status: true };
 }
 
-/** What a command of the server's is about that came without arguments: what is looked at. */
+/** Arguments for a server command that was run without any: the active editor and selection. */
 function place(command: string): unknown[] {
   const editor = vscode.window.activeTextEditor;
-  const uri = editor?.document.uri.toString() ?? ""; // the server says what is amiss without one
+  const uri = editor?.document.uri.toString() ?? ""; // without one, the server explains the problem
   const { start, end } = editor?.selection ?? new vscode.Range(0, 0, 0, 0);
   const at = PLACED.includes(command) ? { uri, range: { start, end } } : uri;
   return GENERAL.includes(command) ? [] : [at];
 }
 
-/** A page of the server's, beside the text: it is on the machine on which the server runs. */
+/** Show a page of the server's beside the text; the file is on the server's machine. */
 async function showPage(address: string): Promise<{ success: boolean }> {
   const html = await readFile(vscode.Uri.parse(address).fsPath, "utf8");
   const panel = vscode.window.createWebviewPanel(

@@ -1,4 +1,4 @@
-/** Where the server is, and how it is installed where it is not. */
+/** Finds the server, or installs it. */
 import { execFile } from "node:child_process";
 import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
@@ -11,13 +11,13 @@ const WINDOWS = process.platform === "win32";
 const NAME = WINDOWS ? "talaria.exe" : "talaria";
 const SCRIPTS = WINDOWS ? "Scripts" : "bin";
 
-/** The server's program, or why there is none. */
+/** The server's program, or why none was found. */
 export type Found = { program: string } | { missing: string };
 
 /**
- * Looks at the setting alone where it is set, else at virtual environments of the workspace, beside
- * `python.defaultInterpreterPath`, at PATH, and at what `install` made. What a workspace names or
- * brings along is run only if the user trusts it.
+ * Uses only the setting if it is set; otherwise searches the workspace's virtual environments, the
+ * folder of `python.defaultInterpreterPath`, PATH, and the environment made by `install`. Programs
+ * that a workspace names or contains are used only if the user trusts it.
  */
 export async function find(storage: vscode.Uri): Promise<Found> {
   const { isTrusted, workspaceFolders = [] } = vscode.workspace;
@@ -39,7 +39,7 @@ export async function find(storage: vscode.Uri): Promise<Found> {
     }
   }
   if (chosen) {
-    return { missing: `talaria.server_path is ${chosen}; no program is there that can be run` };
+    return { missing: `talaria.server_path is ${chosen}, which is not an executable program` };
   }
   const where = isTrusted
     ? "neither in a virtual environment of the workspace nor on PATH"
@@ -47,7 +47,7 @@ export async function find(storage: vscode.Uri): Promise<Found> {
   return { missing: `the program \`talaria\` is ${where}` };
 }
 
-/** Lets the user choose the server's program, and keeps it as the setting. */
+/** Lets the user choose the server's program and stores it as the setting. */
 export async function choose(): Promise<void> {
   const file = await vscode.window.showOpenDialog({ title: "The program `talaria`" });
   if (file?.[0]) {
@@ -56,10 +56,10 @@ export async function choose(): Promise<void> {
   }
 }
 
-/** Installs the server from a copy of its repository into an environment of the extension's. */
+/** Installs the server from a clone of its repository into the extension's own environment. */
 export async function install(storage: vscode.Uri, log: vscode.LogOutputChannel): Promise<void> {
   const folder = await vscode.window.showOpenDialog({
-    title: "The folder of Talaria's repository",
+    title: "The folder with Talaria's repository",
     openLabel: "Install from Here",
     canSelectFolders: true,
     canSelectFiles: false,
@@ -91,15 +91,15 @@ export async function install(storage: vscode.Uri, log: vscode.LogOutputChannel)
   } catch (error) {
     const why = (error as Error).message.trim().split("\n").at(-1) ?? "";
     const needed =
-      "It takes the repository's folder, and Python 3.11 or newer, with venv, as python3";
-    const message = `Talaria: no server was installed: ${why}. ${needed}.`;
+      "Installing needs the repository's folder, and Python 3.11 or newer, with venv, as python3";
+    const message = `Talaria: could not install the server: ${why}. ${needed}.`;
     if (!stop.signal.aborted && (await vscode.window.showErrorMessage(message, "Show Log"))) {
       log.show();
     }
   }
 }
 
-/** A setting that is a path, without its abbreviations; empty where it is unset or no text. */
+/** A path setting with abbreviations expanded; empty if it is unset or not a string. */
 function setting(name: string): string {
   const written = vscode.workspace.getConfiguration().get<unknown>(name);
   const folder = vscode.workspace.workspaceFolders?.[0]?.uri.fsPath ?? "";
@@ -112,7 +112,7 @@ function environmentOf(storage: vscode.Uri): string {
   return path.join(storage.fsPath, "server");
 }
 
-/** Whether there is a file that can be run. */
+/** Whether there is an executable file. */
 async function runs(program: string): Promise<boolean> {
   return Promise.all([stat(program), access(program, constants.X_OK)]).then(
     ([found]) => found.isFile(),

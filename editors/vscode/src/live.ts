@@ -1,8 +1,8 @@
-/** The denoising, live: what the model has so far, laid over the place where it will stand. */
+/** The live view: the canvas so far, drawn over the place where the text will be written. */
 import { setTimeout as delay } from "node:timers/promises";
 import * as vscode from "vscode";
 
-/** What `talaria/step` says. */
+/** The parameters of `talaria/step`. */
 export interface Step {
   uri: string;
   version: number | null;
@@ -11,15 +11,15 @@ export interface Step {
 }
 
 const MASK = "░";
-const PACE = 60; // milliseconds for which a step is to be seen; the model may take far less
-const BEHIND = 12; // steps at most that wait to be seen
+const PACE = 60; // milliseconds to show each step; the model may be far faster
+const BEHIND = 12; // longest queue of steps; older ones are dropped
 const OVER = "position: absolute; z-index: 10; white-space: pre; pointer-events: none";
-const BACK = "background: var(--vscode-editor-background)"; // hides what lies below
+const BACK = "background: var(--vscode-editor-background)"; // hides the text below
 
 /**
- * Two layers over the text: what is settled or still a mask, and in another colour what a step has
- * committed. A decoration has one line; that these have several is a matter of style sheets, which
- * the editor hands through.
+ * Two layers over the text: older tokens and masks, and in another colour the tokens committed in
+ * the last step. Decorations have one line; style sheets, which the editor passes through, give
+ * these several.
  */
 export class Live implements vscode.Disposable {
   private readonly layers = vscode.window.createTextEditorDecorationType({});
@@ -32,21 +32,21 @@ export class Live implements vscode.Disposable {
   private shown: Step | undefined;
   private playing: Promise<void> | undefined;
 
-  /** Show a step, once those before it have been seen. */
+  /** Show a step after those before it. */
   show(step: Step): void {
     this.waiting = [...this.waiting, step].slice(-BEHIND);
-    // Whatever goes wrong in drawing, what is written does not wait for it.
+    // An error in drawing must not block writing.
     this.playing ??= this.play()
       .catch(console.error)
       .finally(() => (this.playing = undefined));
   }
 
-  /** Wait until all that came has been seen. */
+  /** Wait until all steps have been shown. */
   async seen(): Promise<void> {
     await this.playing;
   }
 
-  /** Take away what is shown and what waits. */
+  /** Remove the shown step and the queued ones. */
   clear(): void {
     this.waiting = [];
     this.shown = undefined;
@@ -67,7 +67,7 @@ export class Live implements vscode.Disposable {
       this.shown = step;
       for (const editor of vscode.window.visibleTextEditors) {
         const { uri, version } = editor.document;
-        // In a text that was changed meanwhile, the place is another.
+        // After a change the position is no longer valid.
         if (uri.toString() === step.uri && version === step.version) {
           editor.setDecorations(this.layers, layers(editor, step, before));
         }
@@ -77,13 +77,13 @@ export class Live implements vscode.Disposable {
   }
 }
 
-/** Both layers of a step; where one has a sign, the other has a blank. */
+/** Both layers of a step; where one has a character, the other has a blank. */
 function layers(
   { document, options }: vscode.TextEditor,
   { position, pieces }: Step,
   before: readonly (string | null)[],
 ): vscode.DecorationOptions[] {
-  // Behind a header or a comment, it stands on the next line.
+  // After a header or comment, the text starts on the next line.
   const below = pieces[0]?.startsWith("\n") ?? false;
   const start = below ? "" : document.lineAt(position.line).text.slice(0, position.character);
   let [settled, fresh] = [start, blank(start)];
@@ -95,7 +95,7 @@ function layers(
   });
   const first = position.line + Number(below);
   const tab = " ".repeat(Number(options.tabSize) || 4);
-  // It hangs at the line's beginning, which stays where it is when the text comes.
+  // Anchored at the start of the line, which does not move when the text is written.
   const range = new vscode.Range(position.line, 0, position.line, 0);
   return [
     { text: settled, color: "editorGhostText.foreground", style: BACK },
@@ -108,7 +108,7 @@ function layers(
     lines[0] = lines[0]?.padEnd(Math.max(...hidden)) ?? "";
     const content = lines
       .join("\n")
-      .replaceAll(/[\\"{};\n]/g, (sign) => `\\${sign.charCodeAt(0).toString(16)} `);
+      .replaceAll(/[\\"{};\n]/g, (character) => `\\${character.charCodeAt(0).toString(16)} `);
     const down = below ? "translate: 0 1lh" : "";
     const textDecoration = `none; content: "${content}"; ${OVER}; ${down}; ${style}`;
     const shown = { contentText: " ", textDecoration, color: new vscode.ThemeColor(color) };
@@ -116,7 +116,7 @@ function layers(
   });
 }
 
-/** Blanks as wide as a text, over as many lines. */
+/** A text with all characters replaced by blanks. */
 function blank(text: string): string {
   return text.replaceAll(/[^\n\t]/g, " ");
 }

@@ -1,33 +1,33 @@
-/** The item of the status bar, and the menu behind it. */
+/** The status bar item and its menu. */
 import { setTimeout as delay } from "node:timers/promises";
 import * as vscode from "vscode";
 
-/** What the server says of itself, and `stopped`, where there is none to say anything. */
+/** The server's state, or `stopped` if there is no server. */
 export type State = "loading" | "ready" | "busy" | "failed" | "off" | "stopped";
 
 const SHOWN: Record<State, [icon: string, what: string]> = {
-  loading: ["loading~spin", "the model is being loaded"],
+  loading: ["loading~spin", "loading the model"],
   ready: ["sparkle", "ready"],
   busy: ["sync~spin", "thinking"],
   off: ["circle-slash", "suggestions are off"],
   failed: ["error", "no model could be loaded"],
   stopped: ["error", "the server is not running"],
 };
-const PATIENCE = 1000; // milliseconds; the menu comes, whether or not the server answers
+const PATIENCE = 1000; // milliseconds to wait for the server before showing the menu
 
-/** What `talaria.status` answers. */
+/** The answer to `talaria.status`. */
 interface Counts {
   engine: { requests?: number };
 }
 
-/** What the status bar says. */
+/** The status bar item. */
 export class Status implements vscode.Disposable {
   private readonly item: vscode.StatusBarItem;
   private state: State = "loading";
   private message = "";
-  private said = "";
+  private label = "";
 
-  /** `off` are the languages that were switched off; "" stands for all of them. */
+  /** `off` has the languages that are switched off; "" means all. */
   constructor(private readonly off: ReadonlySet<string>) {
     this.item = vscode.window.createStatusBarItem("talaria", vscode.StatusBarAlignment.Right, 100);
     this.item.name = "Talaria";
@@ -36,26 +36,26 @@ export class Status implements vscode.Disposable {
     this.item.show();
   }
 
-  /** Say how things are. */
+  /** Show a state. */
   set(state: State, message = ""): void {
     [this.state, this.message] = [state, message];
     this.draw();
   }
 
-  /** Draw it anew, for the language of the editor that is looked at. */
+  /** Redraw the item for the language of the active editor. */
   draw(): void {
     const language = vscode.window.activeTextEditor?.document.languageId ?? "";
     const idle = this.state === "ready" || this.state === "busy";
     const [icon, what] = SHOWN[idle && this.off.has(language) ? "off" : this.state];
-    this.said = `Talaria: ${what}${this.message ? ` (${this.message})` : ""}`;
+    this.label = `Talaria: ${what}${this.message ? ` (${this.message})` : ""}`;
     this.item.text = `$(${icon}) Talaria`;
-    this.item.tooltip = this.said;
-    this.item.accessibilityInformation = { label: this.said, role: "button" };
+    this.item.tooltip = this.label;
+    this.item.accessibilityInformation = { label: this.label, role: "button" };
     this.item.backgroundColor =
       icon === "error" ? new vscode.ThemeColor("statusBarItem.warningBackground") : undefined;
   }
 
-  /** Offer what can be done now. */
+  /** Show the actions available now. */
   async menu(): Promise<void> {
     const asked = Promise.resolve(vscode.commands.executeCommand<Counts>("talaria.status"));
     const counts = await Promise.race([asked.catch(() => undefined), delay(PATIENCE, undefined)]);
@@ -67,9 +67,9 @@ export class Status implements vscode.Disposable {
     const entries: [offered: boolean, label: string, command: string][] = [
       [running, `$(power) ${turn("")} suggestions`, "toggle"],
       [here, `$(file-code) ${turn(language)} suggestions in ${language}`, "toggleLanguage"],
-      [running, "", ""], // a line between them
+      [running, "", ""], // separator
       [running, "$(wand) Write this function", "fillFunction"],
-      [running, "$(play) Show how the last answer came about", "showTrace"],
+      [running, "$(play) Replay the last answer", "showTrace"],
       [running, "", ""],
       [stopped, "$(cloud-download) Install the server…", "install"],
       [stopped, "$(folder-opened) Choose the server's program…", "choose"],
@@ -82,7 +82,7 @@ export class Status implements vscode.Disposable {
       .filter(([offered]) => offered)
       .map(([, label, command]) => ({ label, command, kind: label ? Default : Separator }));
     const requests = counts?.engine.requests;
-    const title = this.said + (requests === undefined ? "" : ` · ${requests} requests`);
+    const title = this.label + (requests === undefined ? "" : ` · ${requests} requests`);
     const picked = await vscode.window.showQuickPick(items, { title });
     if (picked) {
       await vscode.commands.executeCommand(`talaria.${picked.command}`);

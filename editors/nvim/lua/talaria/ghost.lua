@@ -1,8 +1,8 @@
---- Grey text at the cursor: what is shown, and what becomes of it as somebody types.
+--- Ghost text at the cursor, and how it follows typing.
 ---
---- From 0.12 on, `vim.lsp.inline_completion` draws. By itself it goes on showing what the text
---- contradicts, and accepting doubles what was typed since it asked (neovim#36529). So it does
---- not ask the server; it is handed what fits behind the cursor, anew after each key.
+--- From 0.12 on, `vim.lsp.inline_completion` draws. On its own it keeps showing text that no longer
+--- fits, and accepting repeats what was typed since it asked (neovim#36529). So it does not ask the
+--- server itself; after each key it is given the text that still fits.
 local server = require("talaria.server")
 local steps = require("talaria.steps")
 
@@ -11,39 +11,39 @@ local M = {}
 
 local METHOD = "textDocument/inlineCompletion"
 local INVOKED, AUTOMATIC = 1, 2
-local PAUSE = 40 -- milliseconds without a key before the server is asked; it waits by itself too
+local PAUSE = 40 -- milliseconds without a key before asking the server, which debounces too
 local namespace = api.nvim_create_namespace("talaria.ghost")
 
 ---@class talaria.Buffer
 ---@field client vim.lsp.Client
 ---@field native boolean whether Neovim draws
----@field draw? fun(items: lsp.InlineCompletionItem[]) nil where Neovim shall, and does not want to
+---@field draw? fun(items: lsp.InlineCompletionItem[]) nil if inline completion is disabled
 
 ---@type table<integer, talaria.Buffer?>
 local buffers = {}
 
----Where the cursor was when the server was asked, and what it answered.
+---Where the cursor was when the server was asked, and the answer.
 ---@class talaria.Suggestions
 ---@field buf integer
 ---@field row integer
----@field before string the line up to there
----@field after string the line from there on
+---@field before string the line up to the cursor
+---@field after string the line after the cursor
 ---@field items lsp.InlineCompletionItem[]
----@field index integer of the one that is shown
----@field invoked boolean whether all there are were asked for
----@field rest? string what is left of the one that is shown
+---@field index integer of the item shown
+---@field invoked boolean whether several were requested
+---@field rest? string rest of the item shown
 
----There is one cursor, so that there is one grey text.
+---One cursor, so one ghost text.
 local shown ---@type talaria.Suggestions?
 
----Languages that are switched off; "" is all of them.
+---Languages that are switched off; "" means all.
 M.off = {} ---@type table<string, true?>
 
 ---Whether suggestions are switched off in a buffer, here or in Neovim.
 ---@param buf integer
 ---@return boolean?
 function M.is_off(buf)
-  -- `is_enabled` does not tell what was switched off from what nobody switched on.
+  -- `is_enabled` cannot distinguish disabled from never enabled.
   local name = "_lsp_enabled_inline_completion"
   local native = vim.F.if_nil(vim.b[buf][name], vim.g[name], true)
   local drawn = not buffers[buf] or not buffers[buf].native
@@ -57,7 +57,7 @@ local function here()
   return { buf = buf, row = row - 1, before = line:sub(1, col), after = line:sub(col + 1) }
 end
 
----What was typed since the server was asked; nil where the cursor's lines changed otherwise.
+---The text typed since the server was asked; nil if the lines changed in another way.
 ---@param place talaria.Suggestions
 ---@return string?
 local function typed(place)
@@ -68,7 +68,7 @@ local function typed(place)
   return vim.startswith(text, place.before) and text:sub(#place.before + 1) or nil
 end
 
----Have one item drawn, or none; whether somebody does.
+---Draw one item or none; whether anything can draw.
 ---@param buf integer
 ---@param item? lsp.InlineCompletionItem
 ---@return boolean
@@ -79,15 +79,15 @@ local function draw(buf, item)
   return state.draw ~= nil
 end
 
----Forget what is shown.
+---Remove the ghost text.
 function M.clear()
   local former = shown
   shown = nil
   if former then draw(former.buf) end
 end
 
----Show what fits behind the cursor now; false if nothing does.
----@param step? integer 1 or -1, to look for another one in that direction
+---Show the text that still fits at the cursor; false if none does.
+---@param step? integer 1 or -1 to show another item in that direction
 ---@return boolean
 function M.refresh(step)
   if not shown or shown.buf ~= api.nvim_get_current_buf() then return false end
@@ -107,7 +107,7 @@ function M.refresh(step)
   return false
 end
 
----Ask what may stand at the cursor. The server answers an older question with nothing then.
+---Request suggestions at the cursor, which supersedes an older request.
 ---@param kind lsp.InlineCompletionTriggerKind
 ---@param answered? fun(all: talaria.Suggestions)
 local function ask(kind, answered)
@@ -134,7 +134,7 @@ local function ask(kind, answered)
   end, place.buf)
 end
 
----The first word or line of a text, as the server cuts them.
+---The first word or line of a text, by the same rules as the server.
 ---@param text string
 ---@param part? "word"|"line"
 ---@return string
@@ -147,21 +147,21 @@ local function first(text, part)
   return part == "line" and text:match("^%s*[^\n]*\n?") or text
 end
 
----Accept what is shown, or its first word or line; false if nothing is.
+---Accept the ghost text, or its first word or line; false if there is none.
 ---@param part? "word"|"line"
 ---@return boolean
 function M.accept(part)
   if not M.refresh() or not shown then return false end
   local text, command = first(shown.rest, part), shown.items[shown.index].command
   local all, buf = text == shown.rest, shown.buf
-  vim.bo[buf].undolevels = vim.bo[buf].undolevels -- setting it ends the undo step so far
+  vim.bo[buf].undolevels = vim.bo[buf].undolevels -- setting it closes the current undo step
   api.nvim_put(vim.split(text, "\n", { plain = true }), "c", false, true)
   M.refresh()
   if all and command then server.execute(buffers[buf].client, "accepted", command.arguments) end
   return true
 end
 
----Show the next suggestion, or the one before; the server is asked for all there are.
+---Show the next or previous suggestion; the first time, request several.
 ---@param step integer 1 or -1
 ---@return boolean
 function M.cycle(step)
@@ -183,10 +183,10 @@ function M.cycle(step)
   return true
 end
 
----Ask for suggestions, also where none would come by themselves.
+---Request suggestions, even where none appear automatically.
 function M.suggest() ask(INVOKED) end
 
----The user does not want what is shown; false if nothing is.
+---Dismiss the ghost text; false if there is none.
 ---@return boolean
 function M.dismiss()
   if not M.refresh() or not shown then return false end
@@ -196,7 +196,7 @@ function M.dismiss()
   return true
 end
 
----Have Neovim's own inline completion draw, wherever it wants to ask.
+---Let Neovim's own inline completion draw, by answering its requests with our items.
 ---@param client vim.lsp.Client
 function M.lead_native(client)
   local request = client.request
@@ -207,7 +207,7 @@ function M.lead_native(client)
     local context = { client_id = client.id, bufnr = buf, method = METHOD }
     local new = not state.draw
     state.draw = function(items)
-      -- It takes nothing where somebody switched it off.
+      -- The handler raises an error if inline completion was disabled.
       if not pcall(handler, nil, { items = items }, context) then
         state.draw, shown = nil, nil
       end
@@ -217,8 +217,8 @@ function M.lead_native(client)
   end
 end
 
----Take a client out of Neovim's drawing; it does so itself only where the buffer as a whole is
----switched on, and fails with each key for a client that is gone.
+---Remove a client from Neovim's inline completion. Neovim does so itself only if the whole buffer
+---is enabled, and otherwise fails at each key once the client is gone.
 ---@param client vim.lsp.Client
 ---@param buf integer
 local function leave_native(client, buf)
@@ -229,8 +229,8 @@ local function leave_native(client, buf)
   if not next(completor.client_state) then completor:destroy() end
 end
 
----Look after a buffer: what is shown follows each key; what is drawn of a command ends with it, or
----with the text that it is about.
+---Attach to a buffer: ghost text follows each key; drawn steps go when their command ends or the
+---text changes.
 ---@param client vim.lsp.Client
 ---@param buf integer
 ---@param native boolean whether Neovim draws
@@ -239,8 +239,8 @@ function M.attach(client, buf, native)
   buffers[buf] = state
   server.follow(client, buf)
   if native then
-    -- Ours alone: in the buffer as a whole, it would have every other server asked as well. Neovim
-    -- counts the client among the buffer's only after this.
+    -- Only for our client: enabling it for the whole buffer would also ask every other server.
+    -- Scheduled, because Neovim adds the client to the buffer after this.
     vim.schedule(function()
       local filter = { bufnr = buf, client_id = client.id }
       if buffers[buf] == state then vim.lsp.inline_completion.enable(true, filter) end

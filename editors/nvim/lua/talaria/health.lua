@@ -1,4 +1,4 @@
---- `:checkhealth talaria`: what is there, what is missing, and what helps.
+--- `:checkhealth talaria`: finds problems and suggests fixes.
 local ghost = require("talaria.ghost")
 local server = require("talaria.server")
 local talaria = require("talaria")
@@ -6,9 +6,9 @@ local talaria = require("talaria")
 local health = vim.health
 local M = {}
 
-local SECONDS = 30 -- that the program may take to say its version
+local SECONDS = 30 -- for the program to print its version
 
----The file that was looked at last; the current buffer is the report's.
+---The last file viewed; the current buffer is the report.
 ---@return integer
 local function last_file()
   local files = vim.tbl_filter(
@@ -22,14 +22,14 @@ end
 ---The entry of `:checkhealth`.
 function M.check()
   health.start("Neovim")
-  health.ok(talaria.native() and "vim.lsp.inline_completion draws" or "this plugin draws by itself")
+  health.ok(talaria.native() and "vim.lsp.inline_completion draws" or "this plugin draws")
   if vim.fn.exists(":Talaria") == 0 then
-    health.error("it was not set up", 'Put require("talaria").setup() into your configuration.')
+    health.error("not set up", 'Put require("talaria").setup() into your configuration.')
   end
   for what, key in pairs(talaria.config.keys or {}) do
     local mapping = key and vim.fn.maparg(key, "i", false, true) or {}
     if key and not vim.startswith(mapping.desc or "", "Talaria") then
-      local advice = "Set Talaria up after what maps it, or choose another key in `keys`."
+      local advice = "Set up Talaria after what maps it, or choose another key in `keys`."
       health.warn(("%s (%s) does something else"):format(key, what), advice)
     end
   end
@@ -40,22 +40,22 @@ function M.check()
   if cmd then
     health.ok("found: " .. table.concat(cmd, " "))
     local how = { text = true, timeout = 1000 * SECONDS }
-    local told = vim.system({ cmd[1], "--version" }, how):wait()
-    if told.code == 0 then
-      health.ok("version " .. vim.trim(told.stdout))
+    local probe = vim.system({ cmd[1], "--version" }, how):wait()
+    if probe.code == 0 then
+      health.ok("version " .. vim.trim(probe.stdout))
     else
-      health.error(("it cannot run (exit code %d)"):format(told.code), vim.trim(told.stderr or ""))
+      health.error(("it cannot run (exit code %d)"):format(probe.code), vim.trim(probe.stderr or ""))
     end
   elseif untrusted then
     local advice = "If you trust it: `:edit` it, `:trust`, then `:Talaria restart`."
-    health.error("not trusted, as the project brings it: " .. untrusted, advice)
+    health.error("not trusted, since it belongs to the project: " .. untrusted, advice)
   else
     local advice = "Install it so that it is in one of them, or set `cmd`: :help talaria-server"
     health.error("not found; looked for " .. table.concat(looked, ", "), advice)
   end
 
-  health.start("What runs")
-  if #server.clients() == 0 then health.info("no server; it starts with the first file") end
+  health.start("Running servers")
+  if #server.clients() == 0 then health.info("none; a server starts with the first file") end
   for _, client in ipairs(server.clients()) do
     local params = { command = "talaria.status", arguments = {} }
     local answer = server.call(client, "request_sync", "workspace/executeCommand", params, 2000, 0)

@@ -1,4 +1,4 @@
---- Talaria in Neovim: the life of the server, commands, keys.
+--- Talaria in Neovim: server processes, commands, keys.
 local ghost = require("talaria.ghost")
 local server = require("talaria.server")
 local steps = require("talaria.steps")
@@ -8,11 +8,11 @@ local M = { accept = ghost.accept, cycle = ghost.cycle, dismiss = ghost.dismiss 
 M.suggest = ghost.suggest
 
 local LATEST = vim.fn.has("nvim-0.12") == 1
-local CRASHES = 5 -- in a row, after which the server is left alone
-local CALM = 180 -- seconds of running after which a crash is the first again
-local BUSY = 150 -- milliseconds after which it is worth telling
+local CRASHES = 5 -- in a row, after which the server is not restarted
+local CALM = 180 -- seconds of running that reset the count of crashes
+local BUSY = 150 -- milliseconds before the state "busy" is reported
 
----What keys in insert mode do: the key, what `:map` says, the function, its argument.
+---Keys in insert mode: the key, its description for `:map`, the function, its argument.
 ---@type table<string, [string, string, (fun(argument: any): boolean?), any]>
 local KEYS = {
   accept = { "<Tab>", "accept the suggestion", ghost.accept },
@@ -24,15 +24,15 @@ local KEYS = {
   suggest = { "<M-\\>", "ask for suggestions", ghost.suggest },
 }
 
----The server's commands by their names in `:Talaria`: about a place, about what was written last.
+---The server's commands by their names in `:Talaria`: with a place, and with the document only.
 local AT_A_PLACE = { fill = "fillFunction", here = "fillHere", rewrite = "rewrite" }
 local AFTERWARDS = { next = "nextCandidate", trace = "showTrace" }
 
 ---@class talaria.Config
----@field cmd? string[] the command that starts the server; by itself it is looked for
----@field options? table<string, any> the server's; `talaria lsp --help` lists them
----@field keys? table<string, string|false>|false by what they do; `false` is none
----@field native? boolean whether `vim.lsp.inline_completion` draws, where there is one
+---@field cmd? string[] the command that starts the server; default: the first one found
+---@field options? table<string, any> of the server; `talaria lsp --help` lists them
+---@field keys? table<string, string|false>|false by function; `false` maps none
+---@field native? boolean whether `vim.lsp.inline_completion` draws, if Neovim has it
 ---@field root_markers? string[]
 
 ---@type talaria.Config
@@ -47,33 +47,33 @@ local KINDS =
   { cmd = "table", options = "table", keys = "table", native = "boolean", root_markers = "table" }
 
 local states = {} ---@type table<integer, string> of each client
-local told = {} ---@type table<integer, string> those that status lines know of
----Of each project, "" being none: crashes in a row, when its server began.
+local announced = {} ---@type table<integer, string> the states that status lines know
+---By project root ("" for none): crashes in a row, start time of the server.
 local lives = vim.defaulttable(function() return { crashes = 0, began = 0 } end)
 
 ---@param message string
 ---@param level? integer
 local function tell(message, level)
-  -- Short: what does not fit on its line has to be confirmed.
+  -- Keep messages short: one longer than a line must be confirmed.
   vim.notify("Talaria: " .. message, level or vim.log.levels.INFO)
 end
 
----Whether Neovim's own inline completion draws.
+---Whether Neovim's own inline completion draws ghost text.
 ---@return boolean
 function M.native() return M.config.native and vim.lsp.inline_completion ~= nil end
 
----For a status line: what Talaria is about in this buffer.
+---The state in this buffer, for a status line.
 ---@return string
 function M.status()
   local buf = api.nvim_get_current_buf()
   local client = server.clients(buf)[1]
-  local state = client and told[client.id] or "loading"
+  local state = client and announced[client.id] or "loading"
   return client and "Talaria: " .. (ghost.is_off(buf) and "off" or state) or ""
 end
 
 -- Commands
 
----The cursor, or the lines or the selection that a command was given.
+---The cursor, or the lines or selection given to a command.
 ---@param encoding "utf-8"|"utf-16"|"utf-32"
 ---@param given vim.api.keyset.create_user_command.command_args
 local function place(encoding, given)
@@ -92,8 +92,8 @@ local function place(encoding, given)
   return { uri = uri, range = { start = at(from[1], from[2]), ["end"] = finish } }
 end
 
----Switch suggestions off or on; a server that is started later is told.
----@param language? string all of them if nil
+---Toggle suggestions; servers started later are told too.
+---@param language? string nil means all
 function M.toggle(language)
   local key = language or ""
   ghost.off[key] = not ghost.off[key] or nil
@@ -113,7 +113,7 @@ local function command(given)
   if name == "toggle" or name == "restart" then
     M[name](argument)
   elseif not wanted then
-    tell("no such command: " .. name, vim.log.levels.ERROR)
+    tell("unknown command: " .. name, vim.log.levels.ERROR)
   elseif not client then
     tell("no server in this buffer; see :checkhealth talaria", vim.log.levels.WARN)
   else
@@ -132,10 +132,10 @@ local function complete(start, line)
   return vim.tbl_filter(function(word) return vim.startswith(word, start) end, words)
 end
 
--- The server's life
+-- Server processes
 
----Find a buffer's project, and go on if there is a server, once the file is open: the user may
----be asked, and want to look at what it is about.
+---Find a buffer's project root and continue if there is a server. Scheduled until the file is
+---open, since the user may be asked about the program and want to view it.
 ---@param buf integer
 ---@param go_on fun(root?: string)
 local function with_root(buf, go_on)
@@ -145,25 +145,25 @@ local function with_root(buf, go_on)
     if lives[root or ""].crashes >= CRASHES then return end
     local cmd, _, untrusted = server.find(M.config.cmd, root, true)
     if cmd then return go_on(root) end
-    if untrusted then return end -- Neovim has said so
+    if untrusted then return end -- Neovim has already said so
     vim.notify_once("Talaria: no server found; see :checkhealth talaria", vim.log.levels.WARN)
   end)
 end
 
----Tell status lines of a client's state, if it is another than they know of.
+---Tell status lines a client's state if it changed.
 ---@param id integer
 local function announce(id)
-  if told[id] == states[id] then return end
-  told[id] = states[id]
+  if announced[id] == states[id] then return end
+  announced[id] = states[id]
   api.nvim_exec_autocmds("User", { pattern = "TalariaStatus", modeline = false })
   vim.cmd.redrawstatus({ bang = true })
 end
 
----What `vim.lsp.config` and `vim.lsp.start` are given.
+---The configuration for `vim.lsp.config` and `vim.lsp.start`.
 ---@return vim.lsp.Config
 local function configuration()
   local capabilities = vim.lsp.protocol.make_client_capabilities()
-  -- Before 0.12 Neovim knows nothing of them; this plugin does.
+  -- Before 0.12 only this plugin, not Neovim, supports inline completion.
   capabilities.textDocument.inlineCompletion = { dynamicRegistration = false }
   local config = {
     name = "talaria",
@@ -180,7 +180,7 @@ local function configuration()
         vim.defer_fn(function() announce(id) end, BUSY)
       end,
       ["window/showMessage"] = function(_, params)
-        vim.notify(params.message, 5 - params.type) -- the protocol counts downwards
+        vim.notify(params.message, 5 - params.type) -- the protocol numbers levels in reverse
       end,
     },
     on_init = function(client)
@@ -191,14 +191,14 @@ local function configuration()
     end,
     on_attach = function(client, buf) ghost.attach(client, buf, M.native()) end,
   }
-  -- Before 0.12 it is not told what it was made of.
+  -- Before 0.12 `cmd` does not get the resolved configuration.
   function config.cmd(dispatchers, now)
     local root = (now or config).root_dir
     lives[root or ""].began = vim.uv.now()
     local on_exit = dispatchers.on_exit
     dispatchers.on_exit = function(code, signal)
       vim.schedule(function() M.ended(code, signal, root) end)
-      -- What Neovim says of a crash does not fit on most screens.
+      -- Neovim's own message about a crash is longer than a line.
       on_exit(0, 0)
     end
     local cmd = assert(server.find(M.config.cmd, root))
@@ -207,7 +207,7 @@ local function configuration()
   return config
 end
 
----Start the server for all buffers that want it and have none.
+---Start the server for all buffers that need one.
 local function start()
   if LATEST then return vim.lsp.enable("talaria") end
   for _, buf in ipairs(api.nvim_list_bufs()) do
@@ -218,7 +218,7 @@ local function start()
         config.root_dir = root
         vim.lsp.start(config, {
           bufnr = buf,
-          -- By itself 0.10 starts another one for each file outside of projects.
+          -- By default 0.10 starts another one for each file outside a project.
           reuse_client = function(it) return it.name == config.name and it.root_dir == root end,
         })
       end)
@@ -226,12 +226,12 @@ local function start()
   end
 end
 
----A server ended: start it again where it was not meant to, later each time.
+---A server ended: unless that was intended, restart it after a growing delay.
 ---@param code integer
 ---@param signal integer
----@param root? string of the project that it served
+---@param root? string of its project
 function M.ended(code, signal, root)
-  -- 15 is how Neovim ends one that takes too long to end.
+  -- Neovim sends signal 15 to a server that takes too long to exit.
   if vim.v.exiting ~= vim.NIL or signal == 15 or (code == 0 and signal == 0) then return end
   local life = lives[root or ""]
   life.crashes = vim.uv.now() - life.began > 1000 * CALM and 1 or life.crashes + 1
@@ -245,7 +245,7 @@ function M.ended(code, signal, root)
   vim.defer_fn(start, 1000 * seconds)
 end
 
----End the servers and start them anew; what was not trusted is asked about again.
+---Restart the servers; the user is asked again about programs that were not trusted.
 function M.restart()
   for _, life in pairs(lives) do
     life.crashes = 0
@@ -257,13 +257,13 @@ function M.restart()
   vim.defer_fn(start, 500)
 end
 
--- Beginning
+-- Setup
 
----Map the keys. Where one does nothing, it does what it did before, which has another name then.
+---Map the keys. A key whose action does nothing does what it did before, by a <Plug> mapping.
 local function set_keys()
   for name, key in pairs(M.config.keys or {}) do
     if not KEYS[name] then
-      tell(("there is no key %s; see :help talaria-keys"):format(name), vim.log.levels.WARN)
+      tell(("unknown key %s; see :help talaria-keys"):format(name), vim.log.levels.WARN)
     elseif key then
       local _, what, act, argument = unpack(KEYS[name], 1, 4)
       local before, plug = vim.fn.maparg(key, "i", false, true), "<Plug>(talaria-" .. name .. ")"
@@ -280,13 +280,13 @@ local function set_keys()
   end
 end
 
----Begin. Nothing happens before this is called.
+---Set up the plugin, which does nothing before.
 ---@param config? talaria.Config
 function M.setup(config)
-  config = vim.tbl_extend("force", {}, config or {}) -- the caller's stays as it is
+  config = vim.tbl_extend("force", {}, config or {}) -- leaves the caller's table unchanged
   for name, value in pairs(config) do
     if type(value) ~= KINDS[name] and not (name == "keys" and value == false) then
-      local how = KINDS[name] and "it is a " .. KINDS[name] or "there is no such option"
+      local how = KINDS[name] and "must be a " .. KINDS[name] or "unknown option"
       tell(("%s: %s; see :help talaria-setup"):format(name, how), vim.log.levels.WARN)
       config[name] = nil
     end

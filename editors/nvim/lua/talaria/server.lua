@@ -1,10 +1,10 @@
---- Where the server is, and how to speak to it in each version of Neovim.
+--- Finds the server and hides differences between Neovim versions.
 local api = vim.api
 local M = {}
 
 local METHODS = vim.fn.has("nvim-0.11") == 1
 
----Call a method of a client's class; before 0.11 they were functions of the client, without `self`.
+---Call a client's method; before 0.11 methods were plain functions without `self`.
 ---@param client vim.lsp.Client
 ---@param method string
 ---@return any ...
@@ -18,7 +18,7 @@ end
 ---@return vim.lsp.Client[]
 function M.clients(buf) return vim.lsp.get_clients({ name = "talaria", bufnr = buf }) end
 
----Have a client execute a command of the server's.
+---Execute a server command.
 ---@param client vim.lsp.Client
 ---@param name string without `talaria.`
 ---@param arguments any[]
@@ -29,8 +29,8 @@ function M.execute(client, name, arguments, done)
   M.call(client, "request", "workspace/executeCommand", params, done or function() end, buf)
 end
 
----Tell a server what Neovim does not: once a buffer was changed while it had no server, Neovim
----listens to it no more, and does not notice if it is read anew.
+---Send changes that Neovim misses: after a buffer changed while it had no server, Neovim no longer
+---listens to it, and does not notice a reload.
 ---@param client vim.lsp.Client
 ---@param buf integer
 function M.follow(client, buf)
@@ -39,7 +39,7 @@ function M.follow(client, buf)
   api.nvim_buf_attach(buf, false, {
     on_lines = function(_, _, version)
       if not attached() then return true end
-      -- Neovim, where it listens, comes first and notes the version.
+      -- If Neovim listens, it runs first and stores the version.
       if not version or versions[buf] == version then return end
       versions[buf] = version
       local ending = vim.bo[buf].fileformat == "dos" and "\r\n" or "\n"
@@ -49,33 +49,33 @@ function M.follow(client, buf)
         contentChanges = { { text = table.concat(lines, ending) .. ending } },
       })
     end,
-    on_reload = function() end, -- there being none, it would count as a detach
+    on_reload = function() end, -- without a callback, a reload counts as a detach
     on_detach = function()
       if attached() then vim.lsp.buf_detach_client(buf, client.id) end
     end,
   })
 end
 
----Programs of projects: whether the user trusts them, of those that Neovim was asked about.
+---Projects' programs that the user was asked about, and whether they are trusted.
 M.trusted = {} ---@type table<string, boolean?>
 
----Whether a program that a project brings may be run. Neovim asks the user, once in a session;
----where there is nobody to be asked, the answer is no.
+---Whether a program from a project may be run. Neovim asks the user once per session; if nobody
+---can answer, it may not.
 ---@param place string
 ---@param ask? boolean
 ---@return boolean
 local function trusts(place, ask)
   if ask and M.trusted[place] ~= false then
-    M.trusted[place] = false -- to look at the program opens it, which looks for the server again
+    M.trusted[place] = false -- viewing the program opens a buffer, which calls this again
     M.trusted[place] = vim.secure.read(place) ~= nil
   end
   return M.trusted[place] == true
 end
 
----The command that starts the server, or nil, where it was looked for, and what is not trusted.
----@param cmd? string[] what the user set; nothing else is looked for then
+---The command that starts the server or nil, the places searched, and a program not trusted.
+---@param cmd? string[] set by the user, which disables the search
 ---@param root? string the project's folder
----@param ask? boolean whether the user may be asked about a program that the project brings
+---@param ask? boolean whether the user may be asked about a program from the project
 ---@return string[]?
 ---@return string[] looked
 ---@return string? untrusted
@@ -93,7 +93,7 @@ function M.find(cmd, root, ask)
   local untrusted ---@type string?
   for index, place in ipairs(places) do
     local found = vim.fs.normalize(vim.fn.exepath(place))
-    -- Windows looks for what has no folder in the current one first.
+    -- Windows searches the current folder before PATH.
     local foreign = index == #places or vim.fs.dirname(found) == vim.fs.normalize(vim.fn.getcwd())
     if found ~= "" then
       if not foreign or trusts(found, ask) then return { found, "lsp" }, places end

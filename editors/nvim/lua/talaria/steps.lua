@@ -1,4 +1,4 @@
---- How a function comes about: each step of the denoising, drawn where it will be written.
+--- Draws each denoising step where its text will be written.
 local api = vim.api
 local M = {}
 
@@ -7,7 +7,7 @@ local namespace = api.nvim_create_namespace("talaria.steps")
 ---The pieces of the last step in each buffer.
 local former = {} ---@type table<integer, (string|vim.NIL)[]?>
 
----Texts with their highlights, cut into lines.
+---Texts with their highlights, split into lines.
 ---@param chunks [string, string][]
 ---@return [string, string][][]
 function M.lines(chunks)
@@ -21,14 +21,14 @@ function M.lines(chunks)
   return lines
 end
 
----Remove what is drawn.
+---Remove the drawn step.
 ---@param buf integer
 function M.clear(buf)
   former[buf] = nil
   if api.nvim_buf_is_valid(buf) then api.nvim_buf_clear_namespace(buf, namespace, 0, -1) end
 end
 
----The handler of `talaria/step`: draw a step, if the text is the one that it is about.
+---Handle `talaria/step`: draw it, if the buffer still has the version it is for.
 ---@param params { uri: string, version: integer, position: lsp.Position, pieces: string[] }
 ---@param context lsp.HandlerContext
 function M.draw(_, params, context)
@@ -41,11 +41,11 @@ function M.draw(_, params, context)
   local before, chunks = former[buf] or {}, {}
   for index, piece in ipairs(params.pieces) do
     local masked = piece == vim.NIL
-    local decided = piece == before[index] and "TalariaStep" or "TalariaFresh"
-    chunks[index] = { masked and MASK or piece, masked and "TalariaMask" or decided }
+    local committed = piece == before[index] and "TalariaStep" or "TalariaFresh"
+    chunks[index] = { masked and MASK or piece, masked and "TalariaMask" or committed }
   end
   local lines = M.lines(chunks)
-  -- The placeholder that is being replaced shall not show behind a shorter text.
+  -- Cover the rest of a placeholder that is longer than the text.
   table.insert(lines[1], { (" "):rep(api.nvim_strwidth(found.text:sub(found.col))), "Normal" })
   M.clear(buf)
   former[buf] = params.pieces
