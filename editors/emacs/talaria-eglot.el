@@ -1,15 +1,15 @@
-;;; talaria-eglot.el --- Talaria as a server of Eglot -*- lexical-binding: t; -*-
+;;; talaria-eglot.el --- Talaria as an Eglot server -*- lexical-binding: t; -*-
 
 ;; SPDX-License-Identifier: Apache-2.0
 
 ;;; Commentary:
 
-;; Eglot knows no inline completion, so the grey text is all this package's:
+;; Eglot has no inline completion, so this package draws the ghost text:
 ;;
 ;;   (add-hook 'python-base-mode-hook #'talaria-eglot)
 ;;
-;; Eglot has one server for a buffer; beside another one of the same language, use lsp-mode.
-;; It has to be 1.17, which is Emacs 30's, or newer.
+;; Eglot runs one server per buffer; to run another one for the same language, use lsp-mode.
+;; It must be version 1.17 (Emacs 30) or newer.
 
 ;;; Code:
 
@@ -17,18 +17,18 @@
 (require 'eglot)
 
 (defclass talaria-eglot-server (eglot-lsp-server) ()
-  :documentation "Talaria's server, as Eglot knows it.")
+  :documentation "Talaria's server in Eglot.")
 
 ;;;###autoload
 (defun talaria-eglot ()
-  "Have Eglot start Talaria's server for this buffer and those like it."
+  "Start Talaria's server with Eglot for this buffer and others of its mode."
   (interactive)
   (setq-local eglot-server-programs
               (cons (cons major-mode #'talaria-eglot--contact) eglot-server-programs))
   (eglot-ensure))
 
 (defun talaria-eglot--contact (&rest _)
-  "Return what Eglot must know to start the server."
+  "Return the contact with which Eglot starts the server."
   (append (list 'talaria-eglot-server)
           (or (talaria-find-command)
               (user-error "Talaria: no program `talaria'; install it or set `%s'"
@@ -38,29 +38,29 @@
 (cl-defmethod eglot-handle-notification
   ((server talaria-eglot-server) (_method (eql talaria/status)) &key state message
    &allow-other-keys)
-  "Take over the STATE of SERVER and its MESSAGE."
-  (talaria-heard server state message))
+  "Store STATE and MESSAGE of SERVER."
+  (talaria-set-state server state message))
 
 (cl-defmethod eglot-handle-request :before
   ((server talaria-eglot-server) (_method (eql workspace/applyEdit)) &rest _)
-  "Tell SERVER first what was typed, so that no edit comes too late."
+  "Send pending changes to SERVER first, so that no edit is stale."
   (dolist (buffer (buffer-list))
     (with-current-buffer buffer
       (when (and (eglot-managed-p) (eq (eglot-current-server) server))
         (eglot--signal-textDocument/didChange)))))
 
 (cl-defmethod eglot-execute ((_server talaria-eglot-server) action)
-  "Carry out ACTION, a command or an action with one."
+  "Run ACTION, a command or a code action with one."
   (let ((command (plist-get action :command)))
     (talaria-act (if (stringp command) action command))))
 
 (cl-defmethod talaria-server ((_client (eql eglot)))
-  "Return Talaria's server, if that is the one of this buffer."
+  "Return Talaria's server, if this buffer uses it."
   (let ((server (and (eglot-managed-p) (eglot-current-server))))
     (and (cl-typep server 'talaria-eglot-server) (jsonrpc-running-p server) server)))
 
 (cl-defmethod talaria-place ((_client (eql eglot)) position)
-  "Return where POSITION is, as Eglot counts."
+  "Return POSITION in the units that Eglot negotiated."
   (save-excursion
     (save-restriction
       (widen)
@@ -70,7 +70,7 @@
                             :character (funcall eglot-current-linepos-function))))))
 
 (cl-defmethod talaria-send ((_client (eql eglot)) method params &optional then)
-  "Send METHOD with PARAMS after what was typed; call THEN with the result."
+  "Send METHOD with PARAMS after pending changes; call THEN with the result."
   (when-let* ((server (talaria-server 'eglot)))
     (eglot--signal-textDocument/didChange)
     (if then
@@ -84,7 +84,7 @@
       (jsonrpc-notify server (intern (concat ":" method)) params))))
 
 (defun talaria-eglot--managed ()
-  "Show grey text in a buffer whose server is Talaria's, and in no other."
+  "Show ghost text if the buffer's server is Talaria's."
   (talaria-attend 'eglot))
 
 (add-hook 'eglot-managed-mode-hook #'talaria-eglot--managed)

@@ -1,4 +1,4 @@
-;;; talaria-lsp.el --- Talaria as a server of lsp-mode -*- lexical-binding: t; -*-
+;;; talaria-lsp.el --- Talaria as an lsp-mode server -*- lexical-binding: t; -*-
 
 ;; SPDX-License-Identifier: Apache-2.0
 
@@ -9,8 +9,8 @@
 ;;   (require 'talaria-lsp)
 ;;   (add-hook 'python-base-mode-hook #'lsp-deferred)
 ;;
-;; lsp-mode 10 can show grey text itself.  It does so two seconds after a key, takes it away with
-;; the next one, and takes C-n and C-p; whoever wants that sets `talaria-lsp-native'.
+;; lsp-mode 10 can draw ghost text itself, two seconds after a key, until the next key, and with
+;; C-n and C-p bound; set `talaria-lsp-native' for that.
 
 ;;; Code:
 
@@ -21,18 +21,18 @@
 (declare-function lsp-inline-completion-mode "lsp-inline-completion" (&optional arg))
 
 (defcustom talaria-lsp-native nil
-  "Whether `lsp-inline-completion-mode' shows the grey text, in its way."
+  "Whether `lsp-inline-completion-mode' draws the ghost text."
   :type 'boolean
   :group 'talaria)
 
 (defcustom talaria-lsp-modes '(python-base-mode)
-  "Major modes, and those derived from them, that get the server."
+  "Major modes for which the server starts, including derived modes."
   :type '(repeat function)
   :group 'talaria)
 
 (cl-defmethod talaria-server ((_client (eql lsp)))
-  "Return the workspace of Talaria that this buffer belongs to.
-There is none before it has begun, or while nobody tells it what is typed."
+  "Return the Talaria workspace of this buffer.
+There is none until it is initialized, or while changes are not sent."
   (and lsp-managed-mode
        (seq-find (lambda (workspace)
                    (and (eq (lsp--client-server-id (lsp--workspace-client workspace)) 'talaria)
@@ -40,11 +40,11 @@ There is none before it has begun, or while nobody tells it what is typed."
                  lsp--buffer-workspaces)))
 
 (cl-defmethod talaria-place ((_client (eql lsp)) position)
-  "Return where POSITION is, as lsp-mode counts."
+  "Return POSITION in the units of lsp-mode."
   (list :uri (lsp--buffer-uri) :position (lsp--point-to-position position)))
 
 (cl-defmethod talaria-send ((_client (eql lsp)) method params &optional then)
-  "Send METHOD with PARAMS to Talaria's workspace alone; call THEN with the result."
+  "Send METHOD with PARAMS to Talaria's workspace only; call THEN with the result."
   (when-let* ((workspace (talaria-server 'lsp)))
     (with-lsp-workspace workspace
       (if then
@@ -56,12 +56,12 @@ There is none before it has begun, or while nobody tells it what is typed."
                                 (talaria--field problem "message"))))
         (lsp-notify method params)))))
 
-(defun talaria-lsp--heard (workspace params)
-  "Take over the state of WORKSPACE from PARAMS."
-  (talaria-heard workspace (talaria--field params "state") (talaria--field params "message")))
+(defun talaria-lsp--set-state (workspace params)
+  "Store the state of WORKSPACE from PARAMS."
+  (talaria-set-state workspace (talaria--field params "state") (talaria--field params "message")))
 
 (defun talaria-lsp--configure ()
-  "Show grey text in a buffer that belongs to a workspace of Talaria's, once."
+  "Show ghost text in a buffer of a Talaria workspace."
   (talaria-attend 'lsp talaria-lsp-native)
   (when talaria-ghost-mode
     (setq-local lsp-inline-completion-enable nil)
@@ -83,11 +83,11 @@ There is none before it has begun, or while nobody tells it what is typed."
   :action-handlers (lsp-ht ("talaria.fillFunction" #'talaria-act)
                            ("talaria.fillHere" #'talaria-act)
                            ("talaria.rewrite" #'talaria-act))
-  :notification-handlers (lsp-ht ("talaria/status" #'talaria-lsp--heard))))
+  :notification-handlers (lsp-ht ("talaria/status" #'talaria-lsp--set-state))))
 
 (provide 'talaria-lsp)
 
-;; Emacs compiles all of a package, also where lsp-mode is not, and would show an error then.
+;; Emacs compiles every file of a package, and without lsp-mode this one would fail.
 ;; Local Variables:
 ;; no-byte-compile: t
 ;; End:

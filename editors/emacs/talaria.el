@@ -1,4 +1,4 @@
-;;; talaria.el --- Grey text from a local diffusion model -*- lexical-binding: t; -*-
+;;; talaria.el --- Ghost text from a local diffusion model -*- lexical-binding: t; -*-
 
 ;; Author: The Talaria developers
 ;; Version: 0.1.0
@@ -8,14 +8,14 @@
 
 ;;; Commentary:
 
-;; Shows what Talaria's language server offers as grey text behind the cursor, takes all, a word
-;; or a line of it, and has functions and selections written by the server.  The connection is
-;; lsp-mode's (see talaria-lsp.el) or Eglot's (see talaria-eglot.el):
+;; Shows suggestions of Talaria's language server as ghost text after the cursor, accepts all, a
+;; word or a line of it, and runs the server's commands that write functions and regions.  The
+;; connection is lsp-mode's (see talaria-lsp.el) or Eglot's (see talaria-eglot.el):
 ;;
 ;;   (require 'talaria-lsp)      ; and (add-hook 'python-base-mode-hook #'lsp-deferred)
-;;   (add-hook 'python-base-mode-hook #'talaria-eglot)      ; the other way
+;;   (add-hook 'python-base-mode-hook #'talaria-eglot)      ; or Eglot
 ;;
-;; What is typed along needs no answer from the server; what does not fit, goes.
+;; While the suggested text is typed, the rest stays without asking the server.
 
 ;;; Code:
 
@@ -23,67 +23,67 @@
 (require 'subr-x)
 
 (defgroup talaria nil
-  "Grey text from a local diffusion model."
+  "Ghost text from a local diffusion model."
   :group 'convenience
   :prefix "talaria-")
 
 (defcustom talaria-server-command nil
-  "The command that starts the server, a list of texts.
-By itself it is `talaria lsp'.  The program is looked for on the variable
-`exec-path', in the folder .venv of the clone that this package is in,
-and, if you agree, in that of the project."
+  "The command that starts the server, a list of strings.
+The default is `talaria lsp', with the program found on the variable
+`exec-path', in the folder .venv of the clone that contains this package,
+or, if you agree, in that of the project."
   :type '(choice (const :tag "Find it" nil) (repeat string))
   :risky t)
 
 (defconst talaria--options
-  '((enabled boolean "offer anything at all")
-    (languages (repeat string) "in which suggestions come by themselves")
+  '((enabled boolean "offer suggestions at all")
+    (languages (repeat string) "in which suggestions appear automatically")
     (exclude (repeat string) "patterns of files that are never read")
     (model string "a model's folder or name")
     (device string "cpu, cuda or mps")
-    (mode (choice (const "diffuse") (const "verify") (const "ar")) "how middles are generated")
-    (confidence_threshold number "confidence from which a token is committed")
+    (mode (choice (const "diffuse") (const "verify") (const "ar")) "decoding mode")
+    (confidence_threshold number "commit a token from this confidence on")
     (until (choice (const "line") (const "statement") (const "block"))
-           "where suggestions end at the latest")
+           "bound at which suggestions end at the latest")
     (max_tokens natnum "longest suggestion while typing")
-    (candidates natnum "suggestions to choose from")
-    (least_confidence number "less likely ones do not come by themselves")
-    (deadline_ms natnum "what is there then is offered")
-    (fill_deadline_ms natnum "the same for functions and regions")
-    (debounce_ms natnum "wait so long after each key")
-    (strings boolean "suggestions in strings")
-    (comments boolean "suggestions in comments")
-    (related_files boolean "let the model see other files")
-    (completion boolean "offer them in lists of completions, too")
-    (usage boolean "count what is accepted, here alone")
-    (endpoint string "URL of a service that is asked first")
-    (endpoint_model string "the model that it shall use")
-    (endpoint_key_variable string "environment variable with its key")
-    (endpoint_timeout_ms natnum "how long it may take"))
-  "The options that can be customised: name, type, what it is.")
+    (candidates natnum "candidates to choose from")
+    (least_confidence number "less confident suggestions are not shown")
+    (deadline_ms natnum "deadline while typing")
+    (fill_deadline_ms natnum "deadline of commands")
+    (debounce_ms natnum "wait this long after each key")
+    (strings boolean "offer suggestions inside strings")
+    (comments boolean "offer suggestions inside comments")
+    (related_files boolean "show the model excerpts of other files")
+    (completion boolean "offer suggestions in completion lists too")
+    (usage boolean "count suggestions, on this machine only")
+    (endpoint string "URL of a service to ask first")
+    (endpoint_model string "model that the service should use")
+    (endpoint_key_variable string "environment variable with its API key")
+    (endpoint_timeout_ms natnum "timeout of the service"))
+  "The options that can be customized: name, type, description.")
 
 (defcustom talaria-options nil
   "Options of the server, pairs of a name and a value.
-What is not given is left to the server, and so is what is nil where a
-text or a number belongs.  `talaria lsp --help' lists them all.  They are
-taken over when the server starts."
+An option that is missing is left to the server, and so is nil where a
+string or a number is expected.  `talaria lsp --help' lists all options.
+They take effect when the server starts."
   :type `(set ,@(mapcar (pcase-lambda (`(,name ,type ,what))
                           `(cons :tag ,(format "%s: %s" name what)
                                  :format "%t: %v"
                                  (const :format "" ,name) ,type))
                         talaria--options))
-  ;; A project's own settings must not send texts elsewhere.
+  ;; A project's settings must not send text elsewhere.
   :risky t)
 
 (defcustom talaria-delay 0.03
-  "Seconds after a key until the server is asked, which may wait longer."
+  "Seconds after a key before asking the server, which may wait longer."
   :type 'number)
 
 (defface talaria-ghost '((t :inherit shadow))
-  "Face of grey text.")
+  "Face of ghost text.")
 
 (defvar-local talaria-client nil
-  "Who has the connection of this buffer: a symbol that the generic functions know.")
+  "The client of this buffer: a symbol on which the generic functions dispatch.")
 
 (cl-defgeneric talaria-server (client)
   "Return the server that CLIENT has for this buffer; nil if there is none.")
@@ -99,10 +99,10 @@ THEN is called with the result; without it, this is a notification.")
 
 (defconst talaria--folder
   (file-name-directory (or load-file-name buffer-file-name default-directory))
-  "Where this package lies.")
+  "The folder of this package.")
 
 (defvar talaria--trusted nil
-  "Programs within projects and whether they may be run, a list of pairs.")
+  "Programs in projects and whether they may be run, a list of pairs.")
 
 (defun talaria-find-command ()
   "Return the command to start the server, a list; nil if there is none."
@@ -126,20 +126,20 @@ THEN is called with the result; without it, this is a notification.")
     (and (cdr (assoc program talaria--trusted)) program)))
 
 (defun talaria--option (name value)
-  "Return VALUE of the option NAME as the server wants it; nil if it is none."
+  "Return VALUE of the option NAME as JSON for the server; nil if it is not set."
   (cond ((consp value) (vconcat value))
         ((memq value '(t :json-false)) value)
         ((and value (symbolp value)) (symbol-name value))
         (value)
-        ;; Whether nil means no, none or nothing, the type tells; what is not listed is a switch.
+        ;; The type decides what nil means; an option that is not listed is a switch.
         (t (pcase (car (alist-get name talaria--options '(boolean)))
              ('boolean :json-false)
              (`(repeat ,_) [])))))
 
 (defun talaria-initialization-options (&rest _)
-  "Return what the server is told at its start, a plist."
+  "Return the initializationOptions of the server, a plist."
   (let (found)
-    ;; The first of two counts.  Grey text is shown here, so there need be no list.
+    ;; The first of two wins.  There is ghost text, so completion lists are off by default.
     (pcase-dolist (`(,name . ,value) (append talaria-options '((status . t) (completion . nil))))
       (let ((key (intern (format ":%s" name)))
             (value (talaria--option name value)))
@@ -148,7 +148,7 @@ THEN is called with the result; without it, this is a notification.")
     found))
 
 (defun talaria-failed (code message)
-  "Show MESSAGE of a request that failed, unless by CODE it was overtaken."
+  "Show MESSAGE of a failed request, unless its CODE means cancelled or superseded."
   (unless (memql code '(-32800 -32801))
     (message "Talaria: %s" message)))
 
@@ -161,24 +161,24 @@ THEN is called with the result; without it, this is a notification.")
 ;;; The server's state, in the mode line
 
 (defvar talaria--states (make-hash-table :test #'eq :weakness 'key)
-  "What each server last said of itself: its state and a message, a pair.")
+  "The state and message that each server last reported, a pair.")
 
 (defvar talaria--off nil
-  "Languages in which suggestions are switched off; an empty text is all.")
+  "Languages in which suggestions are switched off; an empty string means all.")
 
-(defvar talaria--told (make-hash-table :test #'eq :weakness 'key)
-  "What each server knows of `talaria--off'.")
+(defvar talaria--synced (make-hash-table :test #'eq :weakness 'key)
+  "The value of `talaria--off' that each server knows.")
 
-(defun talaria-heard (server state message)
-  "SERVER said by `talaria/status' that it is in STATE, with MESSAGE."
+(defun talaria-set-state (server state message)
+  "Store STATE and MESSAGE that SERVER sent by `talaria/status'."
   (puthash server (cons state message) talaria--states)
   (force-mode-line-update t))
 
 (defun talaria--language ()
-  "Return this buffer's language by the server's name for it."
+  "Return the server's name for this buffer's language."
   (replace-regexp-in-string "\\(-ts\\)?-mode\\'" "" (symbol-name major-mode)))
 
-(defun talaria--said ()
+(defun talaria--state-and-message ()
   "Return the state of this buffer's server and a message; nil if there is none."
   (when-let* ((server (and talaria-client (talaria-server talaria-client))))
     (if (or (member "" talaria--off) (member (talaria--language) talaria--off))
@@ -187,37 +187,37 @@ THEN is called with the result; without it, this is a notification.")
 
 (defun talaria--state ()
   "Return the state of this buffer's server; nil if there is none."
-  (car (talaria--said)))
+  (car (talaria--state-and-message)))
 
-(defun talaria--switch ()
-  "Tell this buffer's server what is switched off, or on again, since it was told.
-One that has just started knows of nothing."
+(defun talaria--sync ()
+  "Send this buffer's server all changes of `talaria--off' since the last time.
+A server that has just started knows of none."
   (let ((server (talaria-server talaria-client)))
-    (dolist (name (cl-set-exclusive-or talaria--off (gethash server talaria--told) :test #'equal))
+    (dolist (name (cl-set-exclusive-or talaria--off (gethash server talaria--synced) :test #'equal))
       (talaria-send talaria-client "workspace/executeCommand"
                     (list :command "talaria.toggle" :arguments (vector name)) #'ignore))
-    (puthash server talaria--off talaria--told)))
+    (puthash server talaria--off talaria--synced)))
 
 (defun talaria--lighter ()
-  "Return a text for the mode line."
-  (pcase-let* ((`(,state . ,message) (or (talaria--said) '("no server" . "")))
+  "Return the string for the mode line."
+  (pcase-let* ((`(,state . ,message) (or (talaria--state-and-message) '("no server" . "")))
                (mark (pcase state ("ready" "") ("busy" "*") ("off" "-") ("failed" "!")
                             ("loading" "…") (_ "?"))))
     (propertize (concat " Talaria" mark)
                 'help-echo (string-trim-right (format "Talaria: %s  %s" state message)))))
 
-;;; Grey text
+;;; Ghost text
 
-(defvar-local talaria--texts nil "What is left of each suggestion; the first is shown.")
-(defvar-local talaria--several nil "Whether several were asked for, not one alone.")
-(defvar-local talaria--overlay nil "What shows the grey text.")
-(defvar-local talaria--start nil "Where the grey text stands.")
+(defvar-local talaria--texts nil "The rest of each suggestion; the first is shown.")
+(defvar-local talaria--several nil "Whether several suggestions were requested.")
+(defvar-local talaria--overlay nil "The overlay with the ghost text.")
+(defvar-local talaria--start nil "The position of the ghost text.")
 (defvar-local talaria--size nil "The size of the buffer when it was shown.")
-(defvar-local talaria--tick nil "The text's number before the present command.")
-(defvar-local talaria--timer nil "What will ask the server.")
+(defvar-local talaria--tick nil "The modification tick before the current command.")
+(defvar-local talaria--timer nil "The timer that will ask the server.")
 
 (defvar-keymap talaria-ghost-map
-  :doc "Keys while there is grey text."
+  :doc "Keys while there is ghost text."
   "TAB" #'talaria-accept
   "<tab>" #'talaria-accept
   "M-f" #'talaria-accept-word
@@ -227,12 +227,12 @@ One that has just started knows of nothing."
   "C-g" #'talaria-dismiss)
 
 (unless (assq 'talaria--texts minor-mode-map-alist)
-  ;; Behind the keys of lists of completions that are open.
+  ;; After the keys of open completion lists.
   (push (cons 'talaria--texts talaria-ghost-map) minor-mode-map-alist))
 
 ;;;###autoload
 (define-minor-mode talaria-ghost-mode
-  "Show what Talaria offers as grey text; the client of the server turns it on."
+  "Show suggestions of Talaria as ghost text; the client turns this mode on."
   :lighter (:eval (talaria--lighter))
   (talaria--hide)
   (talaria--before-command)
@@ -246,18 +246,18 @@ One that has just started knows of nothing."
     (remove-hook 'after-change-functions #'talaria--after-change t)))
 
 (defun talaria-attend (client &optional native)
-  "Show grey text in this buffer if CLIENT has a server for it, and else none.
-With NATIVE, CLIENT shows it by itself."
+  "Show ghost text in this buffer if CLIENT has a server for it, else none.
+With NATIVE, CLIENT draws it."
   (cond ((talaria-server client)
          (setq-local talaria-client client)
-         (talaria--switch)
+         (talaria--sync)
          (unless (or native talaria-ghost-mode)
            (talaria-ghost-mode 1)))
         ((eq talaria-client client)
          (talaria-ghost-mode -1))))
 
 (defun talaria--show (texts)
-  "Show the first of TEXTS at point and keep the others."
+  "Show the first of TEXTS at point and store the others."
   (setq talaria--texts texts
         talaria--start (point)
         talaria--size (buffer-size))
@@ -265,7 +265,7 @@ With NATIVE, CLIENT shows it by itself."
     (setq talaria--overlay (make-overlay (point) (point))))
   (move-overlay talaria--overlay (point) (point) (current-buffer))
   (let ((shown (propertize (car texts) 'face 'talaria-ghost)))
-    ;; The cursor stays before the grey text; on the end of a line it cannot stand.
+    ;; Keep the cursor before the ghost text; it cannot be on a newline.
     (when (string-prefix-p "\n" shown)
       (setq shown (concat " " shown)))
     (put-text-property 0 1 'cursor t shown)
@@ -273,7 +273,7 @@ With NATIVE, CLIENT shows it by itself."
     (overlay-put talaria--overlay 'priority 100)))
 
 (defun talaria--hide ()
-  "Show no grey text."
+  "Remove the ghost text."
   (when talaria--timer
     (cancel-timer talaria--timer))
   (when talaria--overlay
@@ -281,11 +281,11 @@ With NATIVE, CLIENT shows it by itself."
   (setq talaria--texts nil talaria--overlay nil talaria--timer nil))
 
 (defun talaria--before-command ()
-  "Remember which text the command begins with."
+  "Store the modification tick before a command."
   (setq talaria--tick (buffer-chars-modified-tick)))
 
 (defun talaria--after-command ()
-  "Keep grey text that still fits; ask for another where the text was changed."
+  "Keep ghost text that still fits; ask the server after a change."
   (let ((changed (not (eql talaria--tick (buffer-chars-modified-tick)))))
     (when talaria--texts
       (let ((rests (if changed (talaria--rests) (and (= (point) talaria--start) talaria--texts))))
@@ -298,12 +298,12 @@ With NATIVE, CLIENT shows it by itself."
             (run-with-timer talaria-delay nil #'talaria--ask (current-buffer))))))
 
 (defun talaria--after-change (&rest _)
-  "Hide grey text: the text is another one, and not by a command."
+  "Remove the ghost text after a change that no command made."
   (when (and talaria--texts (null this-command))
     (talaria--hide)))
 
 (defun talaria--rests ()
-  "Return what is left of the suggestions where they were typed along."
+  "Return the rest of the suggestions that start with the typed text."
   (let ((typed (- (point) talaria--start)))
     (when (and (> typed 0) (= typed (- (buffer-size) talaria--size)))
       (let ((new (buffer-substring-no-properties talaria--start (point))))
@@ -312,17 +312,17 @@ With NATIVE, CLIENT shows it by itself."
                  collect (substring text typed))))))
 
 (defun talaria--ask (buffer &optional invoked)
-  "Ask for grey text at point in BUFFER, if the user is in that.
-With INVOKED, ask for several to choose from."
+  "Request ghost text at point in BUFFER, if it is the current one.
+With INVOKED, request several suggestions."
   (when (eq buffer (window-buffer))
     (with-current-buffer buffer
       (setq talaria--timer nil)
       (when (and talaria-ghost-mode
-                 ;; Without a model, the server may still have a service that answers.
+                 ;; Without a model, an endpoint may still answer.
                  (not (member (talaria--state) (if invoked '(nil) '(nil "off"))))
                  (not buffer-read-only)
                  (not (use-region-p)))
-        (talaria--switch)
+        (talaria--sync)
         (let ((tick (buffer-chars-modified-tick))
               (place (point))
               (at (talaria-place talaria-client (point))))
@@ -332,7 +332,7 @@ With INVOKED, ask for several to choose from."
                  :position (plist-get at :position)
                  :context (list :triggerKind (if invoked 1 2)))
            (lambda (result)
-             ;; Of a text that has changed meanwhile, nothing is shown.
+             ;; Drop the answer if the text has changed.
              (when (and (buffer-live-p buffer) (eq buffer (window-buffer)))
                (with-current-buffer buffer
                  (when (and talaria-ghost-mode
@@ -345,7 +345,7 @@ With INVOKED, ask for several to choose from."
   (let ((texts (cl-loop for item across (vconcat result)
                         collect (talaria--field item "insertText"))))
     (when (and invoked talaria--texts (equal (car texts) (car talaria--texts)))
-      ;; That one is on the screen already.
+      ;; That one is already on screen.
       (setq texts (append (cdr texts) (list (car texts)))))
     (cond (texts
            (setq talaria--several (and invoked t))
@@ -354,39 +354,39 @@ With INVOKED, ask for several to choose from."
              (talaria--tell (if (cdr texts) (format "%d suggestions" (length texts))
                               "this is the only suggestion"))))
           (invoked (talaria--tell "nothing to offer here"))))
-  ;; The answer came while Emacs waited for a key.
+  ;; The answer arrived while Emacs waited for a key.
   (redisplay))
 
 (defun talaria--tell (message)
-  "Show MESSAGE, not in the log of messages."
+  "Show MESSAGE without logging it."
   (let ((message-log-max nil))
     (message "Talaria: %s" message)))
 
 (defun talaria--take (pattern)
-  "Insert the part of the grey text that PATTERN matches, or all of it."
-  (let ((text (or (car talaria--texts) (user-error "Talaria: there is no grey text"))))
+  "Insert the part of the ghost text that PATTERN matches, or all of it."
+  (let ((text (or (car talaria--texts) (user-error "Talaria: there is no ghost text"))))
     (insert (if (and pattern (string-match (concat "\\`\\(?:" pattern "\\)") text))
                 (match-string 0 text)
               text))))
 
 (defun talaria-accept ()
-  "Take all of the grey text."
+  "Accept all of the ghost text."
   (interactive "*")
   (talaria--take nil))
 
 (defun talaria-accept-word ()
-  "Take the next word of the grey text; a sign counts as one."
+  "Accept the next word or punctuation of the ghost text."
   (interactive "*")
   (talaria--take "[ \t\n]*\\(?:[[:alnum:]_]+\\|[^[:alnum:]_ \t\n]+\\)[ \t]*"))
 
 (defun talaria-accept-line ()
-  "Take the rest of the line of the grey text; at its end, the next line."
+  "Accept the rest of the ghost text's line; at its end, the next line."
   (interactive "*")
   (talaria--take "\n*[^\n]+"))
 
 (defun talaria-next (&optional back)
-  "Show the next suggestion, or the one before with BACK.
-The first time, ask for several."
+  "Show the next suggestion, or with BACK the previous one.
+The first time, request several."
   (interactive)
   (cond ((not (and talaria--texts talaria--several))
          (talaria-complete))
@@ -396,12 +396,12 @@ The first time, ask for several."
          (talaria--show (append (cdr talaria--texts) (list (car talaria--texts)))))))
 
 (defun talaria-previous ()
-  "Show the suggestion before the present one."
+  "Show the previous suggestion."
   (interactive)
   (talaria-next t))
 
 (defun talaria-dismiss ()
-  "Take the grey text away; it does not come by itself again."
+  "Dismiss the ghost text; it is not shown automatically again."
   (interactive)
   (talaria--hide)
   (talaria-send (talaria--client) "talaria/didDismiss" (list :uri (talaria--uri)))
@@ -409,15 +409,15 @@ The first time, ask for several."
 
 ;;;###autoload
 (defun talaria-complete ()
-  "Ask for several suggestions at point."
+  "Request several suggestions at point."
   (interactive)
   (talaria--client)
   (talaria--ask (current-buffer) t))
 
-;;; Commands of the server
+;;; Server commands
 
 (defun talaria--client ()
-  "Return the client of this buffer; it is an error if it has no server."
+  "Return the client of this buffer; signal an error without a server."
   (if (and talaria-client (talaria-server talaria-client))
       talaria-client
     (user-error "Talaria: no server in this buffer; start `lsp' or `talaria-eglot'")))
@@ -431,40 +431,40 @@ The first time, ask for several."
                   (or then #'ignore))))
 
 (defun talaria--place (position)
-  "Return this buffer's URI and POSITION; it is an error if it has no server."
+  "Return this buffer's URI and POSITION; signal an error without a server."
   (talaria-place (talaria--client) position))
 
 (defun talaria--uri ()
-  "Return the URI of this buffer, as the server knows it."
+  "Return the URI of this buffer."
   (plist-get (talaria--place (point)) :uri))
 
 (defun talaria--write (command place)
-  "Have the server write by COMMAND at PLACE."
+  "Run the server's COMMAND that writes at PLACE."
   (talaria--tell "writing...")
   (talaria--execute command (list place)))
 
 (defun talaria-act (action)
-  "Have ACTION of the editor's own list carried out: a command of the server's.
-Nobody waits for it; it may take longer than the client's patience."
+  "Run the server command of the code action ACTION.
+Do not wait for it, since it may take longer than the client's timeout."
   (talaria--tell "writing...")
   (talaria--execute (string-remove-prefix "talaria." (talaria--field action "command"))
                     (talaria--field action "arguments")))
 
 ;;;###autoload
 (defun talaria-fill-function ()
-  "Have the body of the function around point written."
+  "Write the body of the function around point."
   (interactive "*")
   (talaria--write "fillFunction" (talaria--place (point))))
 
 ;;;###autoload
 (defun talaria-fill-here ()
-  "Have the placeholder of this line filled: `...', `pass', a TODO."
+  "Fill in the placeholder on this line: `...', `pass', a TODO."
   (interactive "*")
   (talaria--write "fillHere" (talaria--place (point))))
 
 ;;;###autoload
 (defun talaria-rewrite (start end)
-  "Have the text between START and END written anew."
+  "Rewrite the text between START and END."
   (interactive "*r")
   (talaria--write "rewrite"
                   (list :uri (talaria--uri)
@@ -474,34 +474,34 @@ Nobody waits for it; it may take longer than the client's patience."
 
 ;;;###autoload
 (defun talaria-next-candidate ()
-  "Put the next candidate where the server wrote last."
+  "Replace the text that the server wrote last with the next candidate."
   (interactive "*")
   (talaria--execute "nextCandidate" (list (talaria--uri))))
 
 ;;;###autoload
 (defun talaria-show-trace ()
-  "Show in a browser how the last answer came about."
+  "Replay the last answer in a browser."
   (interactive)
   (talaria--execute "showTrace" (list (talaria--uri))))
 
 ;;;###autoload
 (defun talaria-toggle (&optional language)
-  "Switch suggestions off or on.
-With a prefix argument LANGUAGE, do so in this language alone."
+  "Toggle suggestions.
+With a prefix argument LANGUAGE, only in this language."
   (interactive "P")
   (let* ((name (if language (talaria--language) ""))
          (on (member name talaria--off)))
     (setq talaria--off (if on (remove name talaria--off) (cons name talaria--off)))
     (talaria--hide)
     (when (talaria--state)
-      (talaria--switch))
+      (talaria--sync))
     (force-mode-line-update t)
     (talaria--tell (format "suggestions%s are %s"
                            (if language (concat " in " name) "") (if on "on" "off")))))
 
 ;;;###autoload
 (defun talaria-status ()
-  "Tell how the server is and how much it did."
+  "Show the state of the server and the number of requests."
   (interactive)
   (let ((state (talaria--state)))
     (talaria--execute
