@@ -20,7 +20,7 @@ from talaria.coder.request import Request
 from talaria.lsp.documents import plain
 from talaria.lsp.engines import Middles
 from talaria.lsp.fills import Filled, FillKind, at
-from talaria.lsp.server import PYTHON, OpenFile, Server, Superseded
+from talaria.lsp.server import PYTHON, OpenFile, Superseded, TalariaServer
 
 if TYPE_CHECKING:
     from talaria.coder.results import Frame
@@ -40,7 +40,7 @@ _NOT_FOUND = {"function": "no function", "here": "nothing to fill in", "rewrite"
 _PARTS = {"word": r"\s*(?:\w+|[^\w\s]+)[ \t]*", "line": r"\s*[^\n]*\n?"}
 
 
-def code_actions(server: Server, params: types.CodeActionParams) -> list[types.CodeAction]:
+def code_actions(server: TalariaServer, params: types.CodeActionParams) -> list[types.CodeAction]:
     """Code actions for what can be filled at the cursor or in the selection."""
     file = server.files.get(params.text_document.uri)
     only = params.context.only
@@ -63,7 +63,7 @@ def code_actions(server: Server, params: types.CodeActionParams) -> list[types.C
     ]
 
 
-async def fill(server: Server, kind: FillKind, uri: str, place: types.Range) -> str | None:
+async def fill(server: TalariaServer, kind: FillKind, uri: str, place: types.Range) -> str | None:
     """Fill a range of a document; the text written, or None."""
     file = server.files.get(uri)
     if file is None or not server.offers(file):
@@ -141,7 +141,9 @@ async def writable(middles: Middles, request: Request) -> tuple[list[str], str |
     return texts, first_refusal
 
 
-def step_sender(server: Server, file: OpenFile, start: int, lead: str) -> Callable[[Frame], None]:
+def step_sender(
+    server: TalariaServer, file: OpenFile, start: int, lead: str
+) -> Callable[[Frame], None]:
     """A function for the engine's worker thread that sends each step as `talaria/step`.
 
     `lead` will be written before the middle.
@@ -172,7 +174,7 @@ def step_sender(server: Server, file: OpenFile, start: int, lead: str) -> Callab
     return send
 
 
-async def next_candidate(server: Server, uri: str) -> str | None:
+async def next_candidate(server: TalariaServer, uri: str) -> str | None:
     """Replace the last fill with its next candidate; the text written, or None."""
     file = server.files.get(uri)
     if file is None or not server.offers(file):
@@ -199,7 +201,7 @@ async def next_candidate(server: Server, uri: str) -> str | None:
 
 
 async def accept(
-    server: Server, uri: str, part: Literal["word", "line"], on_screen: object = None
+    server: TalariaServer, uri: str, part: Literal["word", "line"], on_screen: object = None
 ) -> str | None:
     """Insert the next word or line of the ghost text, for editors that cannot; the text inserted.
 
@@ -223,14 +225,14 @@ async def accept(
         return text if await write(server, file, place, place, text, title, report=False) else None
 
 
-def accepted(server: Server, uri: str, number: object) -> None:
+def accepted(server: TalariaServer, uri: str, number: object) -> None:
     """Count a suggestion as accepted, unless its change already did."""
     file = server.files.get(uri)
     if file and file.inline.shown and file.inline.shown.id == number:
         server.count(file, file.inline.accept())
 
 
-async def show_trace(server: Server, uri: str) -> str | None:
+async def show_trace(server: TalariaServer, uri: str) -> str | None:
     """Show a page that replays the model's last answer for a document; the page's URI."""
     file, engines = server.files.get(uri), server.engines
     if file is None or file.last is None or engines is None:
@@ -261,7 +263,7 @@ async def show_trace(server: Server, uri: str) -> str | None:
 
 
 async def write(
-    server: Server,
+    server: TalariaServer,
     file: OpenFile,
     start: int,
     end: int,

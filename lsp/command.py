@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def serve(options: ServerOptions, args: argparse.Namespace) -> NoReturn:
     """Serve one editor, then end the process."""
     from talaria.lsp.features import register
-    from talaria.lsp.server import Server
+    from talaria.lsp.server import TalariaServer
 
-    server = Server(options)
+    server = TalariaServer(options)
     register(server)
     if args.tcp or args.ws:
         kind, listen = ("tcp", transports.tcp) if args.tcp else ("ws", transports.websocket)

@@ -74,7 +74,7 @@ class Near:
 
 
 @dataclass(frozen=True)
-class Cursor:
+class CursorView:
     """Where the cursor is: the document, the code around it, the other open files."""
 
     document: Path | None
@@ -178,7 +178,7 @@ class Neighbours:
         self.modules.begin()
         others = dict(islice(_others(document, open_files), _OPEN))
         opened = {other: hash(other_text) for other, other_text in others.items()}
-        cursor = Cursor(document, look(text, offset), others)
+        cursor = CursorView(document, look(text, offset), others)
         choice = self._choices.get(document)
         if not choice or not self._holds(choice, cursor, opened) or not self._add(choice, cursor):
             former, choice = choice, Choice(cursor.near, opened)
@@ -190,7 +190,7 @@ class Neighbours:
         remember(self._choices, document, choice, _DOCUMENTS)
         return choice.pieces
 
-    def _holds(self, choice: Choice, cursor: Cursor, opened: Mapping[Path, int]) -> bool:
+    def _holds(self, choice: Choice, cursor: CursorView, opened: Mapping[Path, int]) -> bool:
         """Whether the cursor is still in the same block and no file has changed."""
         before, now = choice.near, cursor.near
         return (
@@ -202,7 +202,7 @@ class Neighbours:
     def _choose(
         self,
         choice: Choice,
-        cursor: Cursor,
+        cursor: CursorView,
         elsewhere: Sequence[ImportTarget],
         recent: Sequence[tuple[Path, int]],
     ) -> None:
@@ -220,7 +220,7 @@ class Neighbours:
         self._similar(parts, choice, cursor)
         choice.pieces = parts.pieces()
 
-    def _add(self, choice: Choice, cursor: Cursor) -> bool:
+    def _add(self, choice: Choice, cursor: CursorView) -> bool:
         """Append definitions newly used near the cursor; False if they exceed the budget."""
         used = [t for t in reversed(cursor.near.targets()) if t not in choice.looked_up]
         choice.looked_up.update(used)
@@ -234,7 +234,7 @@ class Neighbours:
         return True
 
     def _define(
-        self, parts: Parts, choice: Choice, cursor: Cursor, targets: Sequence[ImportTarget]
+        self, parts: Parts, choice: Choice, cursor: CursorView, targets: Sequence[ImportTarget]
     ) -> None:
         """Add the definitions of targets while there is room."""
         new = [target for target in targets if target not in choice.looked_up]
@@ -247,7 +247,7 @@ class Neighbours:
         self,
         parts: Parts,
         choice: Choice,
-        cursor: Cursor,
+        cursor: CursorView,
         path: Path,
         definition: Definition,
     ) -> bool:
@@ -262,7 +262,7 @@ class Neighbours:
         return True
 
     def _find(
-        self, choice: Choice, cursor: Cursor, targets: Iterable[ImportTarget]
+        self, choice: Choice, cursor: CursorView, targets: Iterable[ImportTarget]
     ) -> Iterator[tuple[Path, Definition]]:
         """The definitions in other files that targets lead to and no excerpt has yet."""
         for target in islice(targets, _LOOKUPS):
@@ -276,7 +276,7 @@ class Neighbours:
         self,
         parts: Parts,
         choice: Choice,
-        cursor: Cursor,
+        cursor: CursorView,
         recent: Sequence[tuple[Path, int]],
     ) -> None:
         """Add the lines around recent edits in other open files."""
@@ -291,7 +291,7 @@ class Neighbours:
                 given[path].update(rows)
                 self._put_lines(parts, choice, cursor, path, "edit", rows)
 
-    def _similar(self, parts: Parts, choice: Choice, cursor: Cursor) -> None:
+    def _similar(self, parts: Parts, choice: Choice, cursor: CursorView) -> None:
         """Add the part of each open file that shares most names with the code at the cursor."""
         names = cursor.near.names()
         ranked = []
@@ -310,7 +310,7 @@ class Neighbours:
         self,
         parts: Parts,
         choice: Choice,
-        cursor: Cursor,
+        cursor: CursorView,
         path: Path,
         kind: str,
         rows: range,

@@ -12,10 +12,10 @@ from pygls.exceptions import JsonRpcInvalidParams
 from talaria.lsp import actions, suggest, transports
 from talaria.lsp.options import SECTION
 from talaria.lsp.protocol import clamp_positions
-from talaria.lsp.server import Server
+from talaria.lsp.server import TalariaServer
 
 
-def register(server: Server) -> None:
+def register(server: TalariaServer) -> None:
     """Register all handlers."""
     documents(server)
     suggestions(server)
@@ -23,7 +23,7 @@ def register(server: Server) -> None:
     lifecycle(server)
 
 
-def lifecycle(server: Server) -> None:
+def lifecycle(server: TalariaServer) -> None:
     """Start, settings and end of a session."""
 
     @server.feature(types.INITIALIZE)
@@ -73,7 +73,7 @@ def lifecycle(server: Server) -> None:
         await server.end()
 
 
-def documents(server: Server) -> None:
+def documents(server: TalariaServer) -> None:
     """Opening, changing and closing documents."""
 
     @server.feature(types.TEXT_DOCUMENT_DID_OPEN)
@@ -90,7 +90,7 @@ def documents(server: Server) -> None:
         server.closed(params.text_document.uri)
 
 
-def suggestions(server: Server) -> None:
+def suggestions(server: TalariaServer) -> None:
     """Ghost text and code actions."""
     kinds = types.CodeActionOptions(code_action_kinds=[types.CodeActionKind.RefactorRewrite])
 
@@ -112,7 +112,7 @@ def suggestions(server: Server) -> None:
             server.count(file, file.inline.dismiss())
 
 
-def commands(server: Server) -> None:
+def commands(server: TalariaServer) -> None:
     """Commands of `workspace/executeCommand`; `editors/PROTOCOL.md` describes each."""
     structure = server.converter.structure
 

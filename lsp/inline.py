@@ -54,7 +54,7 @@ class InlineSuggestion:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SuggestionOutcome:
     """The fate of a suggestion that was shown; `characters` were accepted rather than typed."""
 
     ending: Ending
@@ -118,7 +118,7 @@ class Inline:
 
     def show(
         self, prefix: str, suffix: str, texts: tuple[str, ...], trigger: str
-    ) -> tuple[int, Outcome | None, bool]:
+    ) -> tuple[int, SuggestionOutcome | None, bool]:
         """Put texts on the screen: their id, the outcome of the previous ones, whether it is new.
 
         The rest of a suggestion after some of it was typed is the same suggestion.
@@ -131,7 +131,7 @@ class Inline:
         self.shown = Shown(next(self._ids), prefix, suffix, texts, trigger)
         return self.shown.id, ended, True
 
-    def changed(self, text: str) -> Outcome | None:
+    def changed(self, text: str) -> SuggestionOutcome | None:
         """The document changed; the outcome of what was on the screen, if that ended it."""
         now = self.shown
         if now is None or text == now.prefix + now.suffix:
@@ -157,14 +157,18 @@ class Inline:
             now.prefix, now.texts = now.prefix + new, rests
             return None
         self.shown = None
-        return Outcome("accepted", now.trigger, now.taken) if now.taken else None
+        return SuggestionOutcome("accepted", now.trigger, now.taken) if now.taken else None
 
-    def accept(self) -> Outcome | None:
+    def accept(self) -> SuggestionOutcome | None:
         """The editor reports that the whole suggestion was accepted; its change is yet to come."""
         now, self.shown = self.shown, None
-        return Outcome("accepted", now.trigger, now.taken + len(now.texts[0])) if now else None
+        return (
+            SuggestionOutcome("accepted", now.trigger, now.taken + len(now.texts[0]))
+            if now
+            else None
+        )
 
-    def dismiss(self) -> Outcome | None:
+    def dismiss(self) -> SuggestionOutcome | None:
         """The user dismissed it: neither it nor its rest is shown automatically again."""
         if self.shown is None:
             return None
@@ -179,12 +183,14 @@ class Inline:
         self._cached = deque(kept, maxlen=CACHED)
         return self.end()
 
-    def end(self) -> Outcome | None:
+    def end(self) -> SuggestionOutcome | None:
         """Nothing is on the screen any more; the outcome of what was."""
         now, self.shown = self.shown, None
         if now is None:
             return None
-        return Outcome("partially_accepted" if now.taken else "dismissed", now.trigger, now.taken)
+        return SuggestionOutcome(
+            "partially_accepted" if now.taken else "dismissed", now.trigger, now.taken
+        )
 
     def dismissed_at(self, prefix: str, suffix: str) -> bool:
         """Whether a suggestion was dismissed here, or has since been typed up to here."""

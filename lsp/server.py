@@ -28,7 +28,7 @@ from talaria.lsp.context import Neighbours
 from talaria.lsp.documents import TextDocument
 from talaria.lsp.engines import Engines, Middles
 from talaria.lsp.fills import Filled
-from talaria.lsp.inline import Inline, InlineSuggestion, Outcome
+from talaria.lsp.inline import Inline, InlineSuggestion, SuggestionOutcome
 from talaria.lsp.options import ServerOptions
 from talaria.lsp.privacy import Fence
 from talaria.lsp.protocol import UNVERSIONED, Protocol
@@ -90,7 +90,7 @@ class OpenFile:
         self.writing = asyncio.Lock()
 
 
-class Server(LanguageServer):
+class TalariaServer(LanguageServer):
     """Talaria's language server."""
 
     protocol: Protocol
@@ -288,7 +288,7 @@ class Server(LanguageServer):
             state = "busy"  # type: ignore[assignment]
         self.protocol.notify("talaria/status", {"state": state, "message": message})
 
-    def count(self, file: OpenFile, outcome: Outcome | None) -> None:
+    def count(self, file: OpenFile, outcome: SuggestionOutcome | None) -> None:
         """Count the outcome of a suggestion."""
         if outcome and self.options.usage:
             self.usage.record(

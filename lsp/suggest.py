@@ -18,14 +18,14 @@ from talaria.coder.syntax.judge import judge
 from talaria.lsp.documents import plain
 from talaria.lsp.filters import tidy
 from talaria.lsp.inline import InlineSuggestion, distinct
-from talaria.lsp.server import PYTHON, OpenFile, Server, Superseded
+from talaria.lsp.server import PYTHON, OpenFile, Superseded, TalariaServer
 from talaria.lsp.silence import before_asking, before_showing
 
 DEADLINE_MS = 300  # for the embedded model while typing
 
 
 async def inline_completion(
-    server: Server, params: types.InlineCompletionParams
+    server: TalariaServer, params: types.InlineCompletionParams
 ) -> list[types.InlineCompletionItem] | None:
     """Ghost text at the cursor: one item if automatic, several if invoked by hand."""
     file = server.files.get(params.text_document.uri)
@@ -59,7 +59,9 @@ async def inline_completion(
     ]
 
 
-async def completion(server: Server, params: types.CompletionParams) -> types.CompletionList | None:
+async def completion(
+    server: TalariaServer, params: types.CompletionParams
+) -> types.CompletionList | None:
     """The same as an item of a completion list, for editors without inline completion."""
     file = server.files.get(params.text_document.uri)
     if file is None or not server.offers(file):
@@ -108,7 +110,7 @@ def completion_item(
     )
 
 
-async def prefetch(server: Server, uri: str, prefix: str, suffix: str) -> None:
+async def prefetch(server: TalariaServer, uri: str, prefix: str, suffix: str) -> None:
     """Compute what follows an accepted suggestion before the editor asks."""
     file = server.files.get(uri)
     if file and server.offers(file):
@@ -116,7 +118,7 @@ async def prefetch(server: Server, uri: str, prefix: str, suffix: str) -> None:
 
 
 async def suggest(
-    server: Server,
+    server: TalariaServer,
     file: OpenFile,
     prefix: str,
     suffix: str,
@@ -166,7 +168,7 @@ async def suggest(
 
 
 async def compute(
-    server: Server, file: OpenFile, prefix: str, suffix: str, invoked: bool, ahead: bool
+    server: TalariaServer, file: OpenFile, prefix: str, suffix: str, invoked: bool, ahead: bool
 ) -> InlineSuggestion | None:
     """Debounce, ask the engines, filter the answer and cache it."""
     options, document = server.options, file.document
@@ -233,7 +235,7 @@ def filtered(text: str, prefix: str, suffix: str, language: str, checked: bool) 
 
 
 def show(
-    server: Server, file: OpenFile, suggestion: InlineSuggestion, invoked: bool, began: float
+    server: TalariaServer, file: OpenFile, suggestion: InlineSuggestion, invoked: bool, began: float
 ) -> int:
     """Note that a suggestion is on the screen, and the outcome of the previous one; its id."""
     trigger = "invoked" if invoked else "automatic"

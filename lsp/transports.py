@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
-    from talaria.lsp.server import Server
+    from talaria.lsp.server import TalariaServer
 
 log = logging.getLogger("talaria")
 
@@ -76,7 +76,9 @@ class Writer:
         """Do nothing: the stream closes with the process."""
 
 
-async def streams(server: Server, source: BinaryIO, sink: BinaryIO, line: bytes = b"") -> None:
+async def streams(
+    server: TalariaServer, source: BinaryIO, sink: BinaryIO, line: bytes = b""
+) -> None:
     """Serve an editor on two streams until it exits; `line` was already read."""
     loop, protocol = asyncio.get_running_loop(), server.protocol
     received: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -111,7 +113,7 @@ async def watch(editor: int, before_exit: Callable[[], object]) -> None:
             return  # not a valid process id
 
 
-async def tcp(server: Server, host: str, port: int, ready: Callable[[], None]) -> None:
+async def tcp(server: TalariaServer, host: str, port: int, ready: Callable[[], None]) -> None:
     """Serve the first editor that connects to a port.
 
     A connection that does not start with a message header is closed: a web page can make a
@@ -141,7 +143,7 @@ def first_line(source: IO[bytes]) -> bytes:
         return b""
 
 
-async def websocket(server: Server, host: str, port: int, ready: Callable[[], None]) -> None:
+async def websocket(server: TalariaServer, host: str, port: int, ready: Callable[[], None]) -> None:
     """Serve the first editor that connects to a WebSocket."""
     from websockets.asyncio.server import serve
     from websockets.exceptions import ConnectionClosed

@@ -45,7 +45,7 @@ class Delimiters:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class OpenDelimiters:
     """What is open at a cursor.
 
     quote   the quotes of the string around it, "#" in a comment, "" in code
@@ -75,7 +75,7 @@ class Surroundings:
         return opened
 
 
-def around(prefix: str, suffix: str) -> Surroundings:
+def around(prefix: str, suffix: str) -> OpenDelimiters:
     """What is open between two texts, judging by their near ends."""
     near = prefix[-BEFORE:]
     if len(near) < len(prefix) and (line := _TOP_LINE.search(near)):
@@ -87,7 +87,7 @@ def around(prefix: str, suffix: str) -> Surroundings:
 
 
 @lru_cache(maxsize=4)  # several filters ask about the same position
-def _between(near: str, behind: str) -> Surroundings:
+def _between(near: str, behind: str) -> OpenDelimiters:
     opened = [pair for pair in pairs(near) if pair.closed is None]
     quote = next((pair.closing for pair in opened if pair.closing not in ")]}"), "")
     brackets = [pair for pair in opened if pair.counts]
@@ -95,7 +95,7 @@ def _between(near: str, behind: str) -> Surroundings:
     if brackets and (innermost := brackets[-1].opened) is not None:
         column = innermost - near.rfind("\n", 0, innermost)
     closed = [pair.closing for pair in pairs(behind, quote) if pair.counts and pair.opened is None]
-    return Surroundings(quote, tuple(pair.closing for pair in brackets), tuple(closed), column)
+    return OpenDelimiters(quote, tuple(pair.closing for pair in brackets), tuple(closed), column)
 
 
 def pairs(text: str, quote: str = "") -> list[Delimiters]:

@@ -13,7 +13,14 @@ from talaria.coder.request import Options, Request
 from talaria.coder.syntax.functions import function_at
 from talaria.lsp.engines import ENDPOINT_TOKENS, SAMPLING_TEMPERATURE, Engines, Middles
 from talaria.lsp.fills import Fill, Filled, at, function, here, rewrite
-from talaria.lsp.inline import CACHED, DISMISSED, Inline, InlineSuggestion, Outcome, distinct
+from talaria.lsp.inline import (
+    CACHED,
+    DISMISSED,
+    Inline,
+    InlineSuggestion,
+    SuggestionOutcome,
+    distinct,
+)
 from talaria.lsp.options import ServerOptions
 from talaria.lsp.rhythm import LONGEST, Rhythm
 
@@ -96,7 +103,7 @@ def shown(text: str = "foo(1)\nbar") -> Inline:
 def test_it_is_accepted_at_once() -> None:
     """The text holds all of it."""
     inline = shown()
-    assert inline.changed("afoo(1)\nbarz") == Outcome("accepted", "automatic", 10)
+    assert inline.changed("afoo(1)\nbarz") == SuggestionOutcome("accepted", "automatic", 10)
     assert inline.shown is None
     assert inline.changed("anything") is None
 
@@ -108,7 +115,7 @@ def test_it_is_accepted_in_parts() -> None:
     assert inline.changed("afoo(z") is None
     assert inline.shown
     assert inline.shown.texts == ("1)\nbar",)
-    assert inline.changed("afoo(xz") == Outcome("partially_accepted", "automatic", 3)
+    assert inline.changed("afoo(xz") == SuggestionOutcome("partially_accepted", "automatic", 3)
 
 
 def test_typing_it_is_no_acceptance() -> None:
@@ -129,7 +136,7 @@ def test_a_bracket_that_the_editor_closes_is_no_dismissal(texts: list[str]) -> N
     assert inline.shown
     assert (inline.shown.prefix, inline.shown.suffix) == ("f(", ")\n")
     assert inline.shown.texts == ("x, y",)
-    assert inline.changed("f(x, y)\n") == Outcome("accepted", "automatic", 4)
+    assert inline.changed("f(x, y)\n") == SuggestionOutcome("accepted", "automatic", 4)
 
 
 def test_a_pair_of_brackets_may_be_typed() -> None:
@@ -143,7 +150,7 @@ def test_a_pair_of_brackets_may_be_typed() -> None:
 @pytest.mark.parametrize("text", ["aqz", "z", "afoo(1)", "afoo(1)\nbarzz"])
 def test_another_text_is_a_dismissal(text: str) -> None:
     """By typing something else, deleting, or editing elsewhere."""
-    assert shown().changed(text) == Outcome("dismissed", "automatic", 0)
+    assert shown().changed(text) == SuggestionOutcome("dismissed", "automatic", 0)
 
 
 def test_the_rest_of_one_is_no_new_one() -> None:
@@ -153,15 +160,19 @@ def test_the_rest_of_one_is_no_new_one() -> None:
     number, ended, new = inline.show("afoo", "z", ("(1)\nbar",), "invoked")
     assert (number, ended, new) == (1, None, False)
     number, ended, new = inline.show("afoo", "z", ("else",), "invoked")
-    assert (number, ended, new) == (2, Outcome("partially_accepted", "automatic", 3), True)
-    assert inline.accept() == Outcome("accepted", "invoked", 4)
+    assert (number, ended, new) == (
+        2,
+        SuggestionOutcome("partially_accepted", "automatic", 3),
+        True,
+    )
+    assert inline.accept() == SuggestionOutcome("accepted", "invoked", 4)
     assert inline.accept() is None
 
 
 def test_a_dismissed_one_does_not_come_back() -> None:
     """Nor its rest; a place behind another key is another one."""
     inline = shown()
-    assert inline.dismiss() == Outcome("dismissed", "automatic", 0)
+    assert inline.dismiss() == SuggestionOutcome("dismissed", "automatic", 0)
     assert inline.dismiss() is None
     assert inline.cached("a", "z") is None
     assert inline.dismissed_at("a", "z")

@@ -25,7 +25,7 @@ from talaria.lsp.documents import plain
 from talaria.lsp.engines import Engines
 from talaria.lsp.features import register
 from talaria.lsp.options import ServerOptions
-from talaria.lsp.server import Server
+from talaria.lsp.server import TalariaServer
 from talaria.lsp.usage import Usage
 
 OPERATIONS = int(os.environ.get("TALARIA_LSP_OPERATIONS", "1500"))
@@ -230,8 +230,8 @@ class EditorMachine(RuleBasedStateMachine):
     def begin(self, completes: bool) -> None:
         """The editor starts the server."""
 
-        async def start() -> Server:
-            server = Server(ServerOptions(), Usage(Path(self.folder.name)))
+        async def start() -> TalariaServer:
+            server = TalariaServer(ServerOptions(), Usage(Path(self.folder.name)))
             register(server)
             server.protocol.set_writer(self, include_headers=False)
             return server

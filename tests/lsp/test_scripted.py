@@ -16,7 +16,7 @@ from talaria.coder.source import Piece
 from talaria.lsp.engines import Engines
 from talaria.lsp.features import register
 from talaria.lsp.options import ServerOptions
-from talaria.lsp.server import Server
+from talaria.lsp.server import TalariaServer
 from talaria.lsp.usage import Usage
 
 URI = "file:///project/scripted.py"
@@ -66,7 +66,7 @@ class InProcessEditor:
     """An editor in the server's own process."""
 
     def __init__(self, folder: Path) -> None:
-        self.server = Server(ServerOptions(), Usage(folder))
+        self.server = TalariaServer(ServerOptions(), Usage(folder))
         register(self.server)
         self.server.protocol.set_writer(self, include_headers=False)
         self.answer: Callable[[str], tuple[str, ...]] = lambda prefix: ("value",)
