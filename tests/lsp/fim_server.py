@@ -1,6 +1,6 @@
-"""An HTTP server on loopback that answers fill-in-the-middle requests as a test tells it to.
+"""A loopback HTTP server that answers fill-in-the-middle requests as a test scripts it.
 
-It runs in threads of its own, so that clients in this process and in others can ask it.
+It runs in its own threads, so that clients in this process and in others can use it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ PATIENCE = 5.0  # seconds after which whatever a test waits for has failed
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request gets: a status, headers, a body in pieces, and perhaps no end.
+    """The response to one request: status, headers, a body in pieces, perhaps no end.
 
-    A body that is an iterator is there for one request; each piece goes out when it comes.
-    `hangs` leaves the answer unfinished until the client goes away.
+    A body that is an iterator serves one request; each piece is sent when it comes.
+    `hangs` leaves the response unfinished until the client disconnects.
     """
 
     body: Iterable[bytes] = ()
@@ -33,7 +33,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """A request as it came."""
+    """A request as it arrived."""
 
     path: str
     headers: dict[str, str]
@@ -41,29 +41,29 @@ class ReceivedRequest:
 
 
 def whole(answer: object, status: int = 200, **headers: str) -> Reply:
-    """An answer that is not streamed; the underlines in names of headers stand for hyphens."""
+    """A response that is not streamed; underscores in header names become hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply([json.dumps(answer).encode()], status, named)
 
 
 def text(said: str, end: str | None = "stop") -> dict[str, Any]:
-    """A completion as OpenAI and Inception put it, whole or as a part of a stream."""
+    """A completion in the format of OpenAI and Inception, whole or as a part of a stream."""
     return {"choices": [{"index": 0, "text": said, "finish_reason": end}]}
 
 
 def message(said: str) -> dict[str, Any]:
-    """A whole completion as Mistral puts it."""
+    """A whole completion in Mistral's format."""
     choice = {"index": 0, "message": {"role": "assistant", "content": said}}
     return {"choices": [choice | {"finish_reason": "stop"}]}
 
 
 def delta(said: str | None, end: str | None = None) -> dict[str, Any]:
-    """A part of a stream as Mistral puts it."""
+    """A part of a stream in Mistral's format."""
     return {"choices": [{"index": 0, "delta": {"content": said}, "finish_reason": end}]}
 
 
 def event(answer: object) -> bytes:
-    """An object as an event of a stream."""
+    """An object as a server-sent event."""
     return b"data: " + json.dumps(answer).encode() + b"\n\n"
 
 
@@ -71,14 +71,14 @@ DONE = b"data: [DONE]\n\n"
 
 
 def stream(*pieces: bytes) -> Reply:
-    """A streamed answer of these bytes."""
+    """A streamed response with these bytes."""
     return Reply(pieces, kind="text/event-stream")
 
 
 class FimServer:
-    """Answers at `url`; the last of `replies` stays, the others are for one request each.
+    """Serves `url`; the last of `replies` repeats, each other one serves one request.
 
-    gone   set when a client went away before its answer was complete
+    gone  set when a client disconnected before its response was complete
     """
 
     def __init__(self, *replies: Reply, certificate: str | None = None) -> None:
@@ -106,13 +106,13 @@ class FimServer:
                 owner._answer(self)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         class Quiet(ThreadingHTTPServer):
             daemon_threads = False  # joined at the end, so that no socket is left
 
             def handle_error(self, *_: object) -> None:
-                """Say nothing of clients that go away: `gone` tells."""
+                """Ignore clients that disconnect; `gone` records it."""
 
         self._server = Quiet(("127.0.0.1", 0), Handler)
         scheme = "http"

@@ -1,4 +1,4 @@
-"""A language server in a process of its own, and an editor that talks to it over stdio."""
+"""A language server in its own process, and an editor that talks to it over stdio."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def _says(registers: bool | None, *encodings: str) -> types.ClientCapabilities:
-    """What an editor says that knows inline completion, as far as the server asks."""
+    """Capabilities of an editor with inline completion, as far as the server reads them."""
     inline = types.InlineCompletionClientCapabilities(dynamic_registration=registers)
     return types.ClientCapabilities(
         text_document=types.TextDocumentClientCapabilities(inline_completion=inline),
@@ -54,7 +54,7 @@ EDITORS: dict[str, types.ClientCapabilities] = {
 
 
 class Editor:
-    """What an editor does: it opens files, types, asks, and applies what the server says."""
+    """An editor: opens files, types, sends requests, and applies the server's edits."""
 
     def __init__(self, client: LanguageClient, texts: dict[str, str]) -> None:
         self.client, self.texts = client, texts
@@ -84,7 +84,7 @@ class Editor:
         )
 
     def position(self, uri: str, offset: int) -> types.Position:
-        """Where a character of a text stands, for lines that end in a line feed."""
+        r"""The position of an offset in a text with `\n` line endings."""
         before = self.texts[uri][:offset]
         line = before.rsplit("\n", 1)[-1]
         width = {"utf-8": 1, "utf-16": 2, "utf-32": 4}[self.encoding]
@@ -93,7 +93,7 @@ class Editor:
         )
 
     def edit(self, uri: str, start: int, end: int, new: str) -> None:
-        """Replace a part of a text, as an editor does for a key or an edit."""
+        """Replace a part of a text, as a key or an edit does."""
         place = types.Range(self.position(uri, start), self.position(uri, end))
         self.texts[uri] = self.texts[uri][:start] + new + self.texts[uri][end:]
         self.versions[uri] += 1
@@ -111,7 +111,7 @@ class Editor:
         invoked: bool = False,
         chosen: types.SelectedCompletionInfo | None = None,
     ) -> list[types.InlineCompletionItem]:
-        """Ask for grey text."""
+        """Request ghost text."""
         kind = (
             types.InlineCompletionTriggerKind.Invoked
             if invoked
@@ -128,13 +128,13 @@ class Editor:
         return list(items or [])
 
     async def command(self, name: str, *arguments: Any) -> Any:
-        """Execute a command of the server's."""
+        """Execute a server command."""
         return await self.client.workspace_execute_command_async(
             types.ExecuteCommandParams(name, arguments=list(arguments))
         )
 
     async def counters(self) -> dict[str, Any]:
-        """What the engine has done so far."""
+        """The engine's counters."""
         engine: dict[str, Any] = (await self.command("talaria.status"))["engine"]
         return engine
 
@@ -143,24 +143,24 @@ class Editor:
         self.client.workspace_did_change_configuration(types.DidChangeConfigurationParams(settings))
 
     def dismiss(self, uri: str) -> None:
-        """Say that the user does not want what is shown."""
+        """Report that the user dismissed the ghost text."""
         self.client.protocol.notify("talaria/didDismiss", {"uri": uri})
 
     def type(self, uri: str, offset: int, text: str) -> int:
-        """Type a text, key by key; where the cursor is then."""
+        """Type a text key by key; the new offset of the cursor."""
         for place, key in enumerate(text, offset):
             self.edit(uri, place, place, key)
         return offset + len(text)
 
     async def until(self, true: Callable[[], object], seconds: float = 30) -> None:
-        """Wait for what the server does by itself."""
+        """Wait until a condition holds."""
         end = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
 
     def place(self, uri: str, offset: int, end: int | None = None) -> dict[str, Any]:
-        """An argument of commands: a place in a document."""
+        """A place as an argument of a command."""
         start, stop = self.position(uri, offset), self.position(uri, offset if end is None else end)
         return {
             "uri": uri,
@@ -183,7 +183,7 @@ class Editor:
         raise TimeoutError("the model was not loaded in time")
 
     def apply(self, params: types.ApplyWorkspaceEditParams) -> types.ApplyWorkspaceEditResult:
-        """Apply an edit if it is of the version that is open."""
+        """Apply an edit if its version is the current one."""
         if self.refuses:
             return types.ApplyWorkspaceEditResult(False, failure_reason="refused")
         for change in params.edit.document_changes or ():
@@ -200,7 +200,7 @@ class Editor:
         return types.ApplyWorkspaceEditResult(True)
 
     def offsets(self, uri: str, place: types.Range) -> tuple[int, int]:
-        """The characters that a range lies between."""
+        """The offsets of a range."""
         found = []
         for position in (place.start, place.end):
             lines = self.texts[uri].split("\n")
@@ -222,32 +222,32 @@ async def editor(
     program: str | None = None,
     environment: dict[str, str] | None = None,
     process_id: int | None = None,
-    door: Literal["stdio", "tcp", "ws"] = "stdio",
+    transport: Literal["stdio", "tcp", "ws"] = "stdio",
 ) -> AsyncIterator[Editor]:
-    """A session with a server of its own, from `initialize` to `exit`.
+    """A session with its own server, from `initialize` to `exit`.
 
-    program  Python code that is run in place of the command line
+    program  Python code to run instead of the command line
     """
     client = LanguageClient("tests", "1")
     here = Editor(client, {})
     listen_to(client, here)
     started = ("-c", program) if program else ("-m", "talaria.coder.cli", "lsp", *flags)
     surroundings = {**os.environ, "TALARIA_STATE": str(state), **(environment or {})}
-    if door == "stdio":
+    if transport == "stdio":
         await client.start_io(sys.executable, *started, env=surroundings)
         assert client._server is not None
         server = client._server
     else:
         port = free_port()
         server = await asyncio.create_subprocess_exec(
-            *(sys.executable, *started, f"--{door}", "--port", str(port)),
+            *(sys.executable, *started, f"--{transport}", "--port", str(port)),
             stderr=asyncio.subprocess.PIPE,
             env=surroundings,
         )
         assert server.stderr is not None
         line = await asyncio.wait_for(server.stderr.readline(), 60)
         assert b"listening" in line, line
-        await (client.start_tcp if door == "tcp" else client.start_ws)("127.0.0.1", port)
+        await (client.start_tcp if transport == "tcp" else client.start_ws)("127.0.0.1", port)
     assert server.stderr is not None
     errors = server.stderr
 
@@ -281,7 +281,7 @@ async def editor(
 
 
 def listen_to(client: LanguageClient, here: Editor) -> None:
-    """Have an editor do what its server asks for."""
+    """Handle the server's requests and notifications."""
 
     @client.feature(types.WINDOW_SHOW_MESSAGE)
     def message(params: types.ShowMessageParams) -> None:
@@ -317,26 +317,26 @@ def listen_to(client: LanguageClient, here: Editor) -> None:
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """An unused port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
 class EditorSession:
-    """An editor that several tests share, each of which runs the event loop for a while."""
+    """An editor shared by several tests, each of which runs the event loop for a while."""
 
     def __init__(self, runner: asyncio.Runner, here: Editor) -> None:
         self.editor, self._runner = here, runner
 
     def run(self, work: Coroutine[Any, Any, T], seconds: float = 90) -> T:
-        """Do something in the session."""
+        """Run a coroutine in the session."""
         return self._runner.run(asyncio.wait_for(work, seconds))
 
 
 @contextmanager
 def session(state: Path, *flags: str, ready: bool = True, **how: Any) -> Iterator[EditorSession]:
-    """A session for several tests, with a server whose model is loaded."""
+    """A session for several tests, with the model loaded."""
     with asyncio.Runner() as runner:
         open_one = editor(state, *flags, **how)
         here = EditorSession(runner, runner.run(open_one.__aenter__()))
@@ -349,7 +349,7 @@ def session(state: Path, *flags: str, ready: bool = True, **how: Any) -> Iterato
 
 
 class Wire:
-    """A server at the other end of two pipes, for what no client would send."""
+    """A server behind two pipes, for messages that no client would send."""
 
     def __init__(self, state: Path, *flags: str) -> None:
         self._server = subprocess.Popen(
@@ -383,12 +383,12 @@ class Wire:
         self._server.stderr.close()
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send raw bytes."""
         self._input.write(data)
         self._input.flush()
 
     def say(self, message: object) -> None:
-        """Send a message, whatever it is."""
+        """Send any object as a message."""
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
         self.send(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
 
@@ -402,7 +402,7 @@ class Wire:
         return self.answer(number)
 
     def answer(self, number: int | str | None, seconds: float = 60) -> dict[str, Any]:
-        """The answer of a number, which has come or comes soon."""
+        """The response with this id, which may have arrived already."""
         end = time.monotonic() + seconds
         while True:
             for message in self.seen:
@@ -412,14 +412,14 @@ class Wire:
             self.seen.append(self.come.get(timeout=max(0.01, end - time.monotonic())))
 
     def begin(self, options: object = None, **more: Any) -> dict[str, Any]:
-        """Initialize; the answer."""
+        """Send `initialize`; the response."""
         params: dict[str, Any] = {"capabilities": {}, "processId": None, "rootUri": None}
         answer = self.ask("begin", "initialize", params | {"initializationOptions": options} | more)
         self.tell("initialized")
         return answer
 
     def messages(self) -> list[str]:
-        """What was shown to the user so far."""
+        """All messages shown to the user so far."""
         while not self.come.empty():
             self.seen.append(self.come.get())
         return [
@@ -434,7 +434,7 @@ class Wire:
             self._input.close()
 
     def ended(self, seconds: float = 30) -> int:
-        """The exit code, once there is one."""
+        """Wait for the exit code."""
         return self._server.wait(seconds)
 
     def _read(self) -> None:

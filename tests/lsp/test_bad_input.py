@@ -1,4 +1,4 @@
-"""What a language server is sent by mistake: it answers requests, and goes on."""
+"""Malformed input: the server answers requests and keeps running."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAR = {"line": 10**6, "character": 10**9}
 
 @pytest.fixture(scope="module")
 def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
-    """A server that has loaded its model, which all tests here send nonsense to."""
+    """A server with its model loaded, shared by all tests here."""
     with Wire(tmp_path_factory.mktemp("state")) as wire:
         wire.begin(CALM)
         while status(wire)["engine"]["state"] == "loading":
@@ -37,14 +37,14 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
 
 
 def status(wire: Wire) -> dict[str, Any]:
-    """That the server still answers, and what it says of itself."""
+    """The server's status, which shows that it still answers."""
     command = {"command": "talaria.status", "arguments": []}
     result: dict[str, Any] = wire.ask(next(NUMBER), "workspace/executeCommand", command)["result"]
     return result
 
 
 def opened(wire: Wire, text: object, language: str = "python", version: object = 1) -> str:
-    """Open a document of its own; its address."""
+    """Open a new document; its URI."""
     uri = f"file:///project/bad{next(NUMBER)}.py"
     item = {"uri": uri, "languageId": language, "version": version, "text": text}
     wire.tell("textDocument/didOpen", textDocument=item)
@@ -66,7 +66,7 @@ def at(line: object, character: object) -> dict[str, Any]:
 
 
 def inline(wire: Wire, uri: str, position: object, kind: object = 2) -> dict[str, Any]:
-    """Ask for grey text; the whole answer."""
+    """Request ghost text; the whole response."""
     params = {
         "textDocument": {"uri": uri},
         "position": position,
@@ -76,7 +76,7 @@ def inline(wire: Wire, uri: str, position: object, kind: object = 2) -> dict[str
 
 
 def execute(wire: Wire, command: str, *arguments: object) -> dict[str, Any]:
-    """Execute a command; the whole answer. An edit that it asks for is taken."""
+    """Execute a command; the whole response. An edit that it requests is accepted."""
     number = next(NUMBER)
     params = {"command": command, "arguments": list(arguments)}
     wire.say(
@@ -123,8 +123,8 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
-def test_what_is_no_message_or_wants_no_answer(wire: Wire, body: bytes) -> None:
-    """It is passed over, and the server still answers; JSON-RPC's null stands for its number."""
+def test_malformed_messages_without_an_id(wire: Wire, body: bytes) -> None:
+    """They are skipped, at most with an error whose id is null."""
     wire.say(body)
     assert status(wire)
     said = [each for each in wire.seen if "method" not in each]
@@ -168,9 +168,7 @@ def test_what_is_no_message_or_wants_no_answer(wire: Wire, body: bytes) -> None:
         ("workspace/executeCommand", {"command": "talaria.toggle", "arguments": [1, 2]}, -32602),
     ],
 )
-def test_requests_that_cannot_be_answered(
-    wire: Wire, method: str, params: object, code: int
-) -> None:
+def test_invalid_requests(wire: Wire, method: str, params: object, code: int) -> None:
     """Each gets an error that says why."""
     answer = wire.ask(next(NUMBER), method, params)
     assert answer["error"]["code"] == code
@@ -178,8 +176,8 @@ def test_requests_that_cannot_be_answered(
 
 
 @pytest.mark.parametrize("number", [1.5, None, [1], {"a": 1}])
-def test_requests_with_numbers_that_are_none(wire: Wire, number: object) -> None:
-    """An error goes to nobody in particular."""
+def test_invalid_ids(wire: Wire, number: object) -> None:
+    """The error has a null id."""
     wire.say({"jsonrpc": "2.0", "id": number, "method": INLINE, "params": {}})
     assert wire.answer(None)["error"]["code"] == -32600
     wire.say({"id": 3, "method": INLINE, "params": {}})
@@ -201,7 +199,7 @@ def test_requests_with_numbers_that_are_none(wire: Wire, number: object) -> None
     ],
 )
 def test_wrong_headers(wire: Wire, header: bytes) -> None:
-    """At the latest the message after the next is understood."""
+    """The message after the next is understood at the latest."""
     wire.send(header)
     for number in ("lost", "found"):
         params = {"command": "talaria.status"}
@@ -213,14 +211,14 @@ def test_wrong_headers(wire: Wire, header: bytes) -> None:
 
 
 @given(st.lists(st.binary(max_size=40), max_size=5), st.binary(max_size=60))
-def test_messages_are_found_among_anything(bodies: list[bytes], rest: bytes) -> None:
-    """Nothing in a body is taken for a header, and nothing behind them is an error."""
+def test_messages_are_found_in_any_stream(bodies: list[bytes], rest: bytes) -> None:
+    """Bodies are not mistaken for headers, and trailing bytes are not an error."""
     stream = b"".join(b"Content-Length: %d\r\n\r\n%b" % (len(each), each) for each in bodies)
     assert list(messages(BytesIO(stream + rest)))[: len(bodies)] == bodies
 
 
 def test_before_initialize(tmp_path: Path) -> None:
-    """Nothing is done yet; options of the wrong type are told of once."""
+    """Requests are errors; options of the wrong type are reported once."""
     with Wire(tmp_path) as wire:
         assert wire.ask(1, INLINE, {})["error"]["code"] == -32002
         wire.tell("textDocument/didOpen", textDocument={})
@@ -247,7 +245,7 @@ def test_before_initialize(tmp_path: Path) -> None:
 
 
 def test_positions_outside_the_document(wire: Wire) -> None:
-    """They mean its end, or its beginning."""
+    """They are clamped to its start or end."""
     uri = opened(wire, "import os\n\nvalues = [")
     for position in (
         FAR,
@@ -270,8 +268,8 @@ def test_positions_outside_the_document(wire: Wire) -> None:
     assert "result" in inline(wire, uri, at(1, 4), 1)
 
 
-def test_edits_of_documents_that_are_not_open(wire: Wire) -> None:
-    """They change nothing; what is closed twice, or opened twice, is no error."""
+def test_changes_to_closed_documents(wire: Wire) -> None:
+    """They change nothing; closing or opening twice is not an error."""
     count = status(wire)["documents"]
     changed(wire, "file:///not/open.py", 1, {"text": "x"})
     wire.tell("textDocument/didClose", textDocument={"uri": "file:///not/open.py"})
@@ -285,8 +283,8 @@ def test_edits_of_documents_that_are_not_open(wire: Wire) -> None:
     assert inline(wire, uri, at(0, 0), 1)["result"] is None
 
 
-def test_versions_that_go_backwards(wire: Wire) -> None:
-    """The texts count, in the order in which they come."""
+def test_decreasing_versions(wire: Wire) -> None:
+    """Changes apply in the order in which they arrive."""
     uri = opened(wire, "", version=7)
     for version in (6, -1, 6, 2**40):
         changed(wire, uri, version, {"text": f"# {version}\nvalue = {version} + "})
@@ -296,7 +294,7 @@ def test_versions_that_go_backwards(wire: Wire) -> None:
 
 
 def test_lone_surrogates(wire: Wire) -> None:
-    """Halves of characters in a text, an edit, an address, a command."""
+    """In a text, an edit, a URI, a command."""
     uri = opened(wire, 'name = "\ud83d"\n\n\ndef f(a):\n    """\udc00"""\n    pass\n')
     assert "result" in inline(wire, uri, at(5, 4), 1)
     edge = {"start": at(0, 9), "end": at(0, 9)}
@@ -317,7 +315,7 @@ def test_lone_surrogates(wire: Wire) -> None:
 
 
 def test_a_large_file(wire: Wire) -> None:
-    """Fifty thousand lines get suggestions; what is too large for that gets none."""
+    """Fifty thousand lines get suggestions; above the limit, there are none."""
     line = "    value = compute(value, 1)  # and so on\n"
     uri = opened(wire, "def f(value):\n" + line * 50_000)
     edge = {"start": at(25_000, 0), "end": at(25_000, 0)}
@@ -331,7 +329,7 @@ def test_a_large_file(wire: Wire) -> None:
 
 @pytest.mark.parametrize("language", ["cobol", "", "\ud800", "x" * 10_000])
 def test_a_language_without_a_grammar(wire: Wire, language: str) -> None:
-    """By itself nothing comes; who asks may get something."""
+    """No automatic suggestions; invoking by hand works."""
     uri = opened(wire, "DIVISION.\n  MOVE x TO ", language)
     assert inline(wire, uri, FAR)["result"] is None
     assert "result" in inline(wire, uri, FAR, 1)
@@ -341,8 +339,8 @@ def test_a_language_without_a_grammar(wire: Wire, language: str) -> None:
 @pytest.mark.parametrize(
     "text", ["\0\1\2\ufffd" * 100, "x" * 200_000, "\r" * 1000, "(" * 3_000, "\f\v\x1c\u2028" * 9]
 )
-def test_what_is_no_program(wire: Wire, text: str) -> None:
-    """Binary content, endless lines, nothing but brackets: an answer at least."""
+def test_text_that_is_not_code(wire: Wire, text: str) -> None:
+    """Binary content, endless lines, only brackets: requests are answered."""
     uri = opened(wire, text)
     assert "result" in inline(wire, uri, at(0, 5), 1)
     assert "result" in inline(wire, uri, FAR, 1)
@@ -351,8 +349,8 @@ def test_what_is_no_program(wire: Wire, text: str) -> None:
 
 
 @pytest.mark.parametrize("answer", [{"result": None}, {"error": {"code": -1, "message": "no"}}, {}])
-def test_an_editor_that_answers_nonsense(wire: Wire, answer: dict[str, Any]) -> None:
-    """A command whose edit gets no proper answer ends all the same."""
+def test_an_invalid_response_to_an_edit(wire: Wire, answer: dict[str, Any]) -> None:
+    """The command ends all the same."""
     uri = opened(wire, "def double(value):\n    pass\n")
     number = next(NUMBER)
     params = {"command": "talaria.fillHere", "arguments": [{"uri": uri, "position": at(1, 5)}]}

@@ -14,7 +14,7 @@ from talaria.lsp.completions import MalformedResponse, ResponseReader
     st.integers(0, completions.SUFFIX_CHARACTERS * 3),
 )
 def test_the_window(before: int, after: int) -> None:
-    """A long prefix keeps its end and a long suffix its beginning, in whole lines."""
+    """A long prefix keeps its end and a long suffix its start, in whole lines."""
     line = "x = 'some text'\n"
     prefix, suffix = (line * 4000)[:before], (line * 1000)[:after]
     kept_prefix, kept_suffix = completions.window(prefix, suffix)
@@ -30,8 +30,8 @@ def test_the_window(before: int, after: int) -> None:
         assert kept_suffix.endswith("\n")
 
 
-def test_the_window_stays_as_one_types() -> None:
-    """The beginning of what is sent moves seldom, so that an endpoint can remember it."""
+def test_the_window_is_stable_while_typing() -> None:
+    """The start of the prompt seldom moves, so that an endpoint can cache it."""
     code = "y = 1\n" * 5000
     begins = [completions.window(code[:size], "")[0][:100] for size in range(20_000, 23_000, 7)]
     starts = {
@@ -44,8 +44,8 @@ def test_the_window_stays_as_one_types() -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from(["text/event-stream", "application/json"]))
-def test_any_bytes_are_an_answer_or_nonsense(data: bytes, kind: str) -> None:
-    """Nothing that comes can raise anything else."""
+def test_any_bytes_are_read_or_rejected(data: bytes, kind: str) -> None:
+    """No input raises anything else."""
     answer = ResponseReader(kind)
     try:
         answer.feed(data)
@@ -72,8 +72,8 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_any_object_is_a_piece_or_nonsense(said: object) -> None:
-    """A piece is a text, whatever the types in an answer are."""
+def test_any_object_is_read_or_rejected(said: object) -> None:
+    """What is read is text, whatever types a response has."""
     try:
         found = completions.text_of(said)
     except MalformedResponse:

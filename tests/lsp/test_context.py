@@ -1,4 +1,4 @@
-"""What other files of a workspace say, chosen for the cursor and kept while one types."""
+"""Excerpts of other files, chosen for the cursor and stable while typing."""
 
 from __future__ import annotations
 
@@ -106,17 +106,17 @@ def files(top: Path, texts: dict[str, str]) -> None:
 
 
 def at(text: str) -> tuple[str, int]:
-    """A text without its mark for the cursor, and where that was."""
+    """A text without its cursor mark, and the cursor's offset."""
     return text.replace("|", "", 1), text.index("|")
 
 
 def size(pieces: tuple[Piece, ...]) -> int:
-    """How many characters pieces have, as a budget counts them."""
+    """The size of excerpts in characters, as the budget counts it."""
     return sum(len(piece.path) + 1 + len(piece.text) for piece in pieces)
 
 
 def test_definitions_that_are_used_near_the_cursor(tmp_path: Path) -> None:
-    """Signatures, first lines of documentation, members; what is nearest stands last."""
+    """Signatures, first docstring lines, members; the nearest come last."""
     files(tmp_path, FILES)
     path = tmp_path / "src/app/main.py"
     pieces = Neighbours([tmp_path], budget=3000).pieces(path, MAIN, MAIN.index("    show"), {})
@@ -170,7 +170,7 @@ def test_definitions_that_are_used_near_the_cursor(tmp_path: Path) -> None:
     ],
 )
 def test_ways_to_import(tmp_path: Path, statement: str) -> None:
-    """Relative or not, by another name, in a folder for sources, passed on by another module."""
+    """Relative, renamed, from a source folder, re-exported."""
     files(tmp_path, FILES)
     files(
         tmp_path,
@@ -199,21 +199,21 @@ def test_ways_to_import(tmp_path: Path, statement: str) -> None:
     ],
 )
 def test_imports_that_lead_nowhere(tmp_path: Path, text: str) -> None:
-    """They are passed over; a module gives nothing to itself."""
+    """They are skipped; a module is not an excerpt for itself."""
     files(tmp_path, FILES)
     path = tmp_path / "src/app/main.py"
     assert Neighbours([tmp_path]).pieces(path, *at(text), {}) == ()
 
 
 def test_modules_that_import_each_other(tmp_path: Path) -> None:
-    """Names that go round in a circle are not found, and nothing hangs."""
+    """Cyclic re-exports are not found, and nothing hangs."""
     files(tmp_path, {"a.py": "from b import *\nfrom b import x\n", "b.py": "from a import *\n"})
     text, offset = at("from a import x, y\nx(y(|))")
     assert Neighbours([tmp_path]).pieces(tmp_path / "c.py", text, offset, {}) == ()
 
 
-def test_what_is_used_elsewhere_comes_where_there_is_room(tmp_path: Path) -> None:
-    """It stands before what is used near the cursor."""
+def test_definitions_used_elsewhere_fill_the_room(tmp_path: Path) -> None:
+    """They come before what is used near the cursor."""
     files(tmp_path, FILES)
     text = MAIN + "\n" * 40 + "def last():\n    return scaled()\n    "
     pieces = Neighbours([tmp_path]).pieces(tmp_path / "src/app/main.py", text, len(text), {})
@@ -224,8 +224,8 @@ def test_what_is_used_elsewhere_comes_where_there_is_room(tmp_path: Path) -> Non
     assert "class Circle" not in pieces[0].text
 
 
-def test_the_text_in_the_editor_counts_for_more_than_the_disk(tmp_path: Path) -> None:
-    """Also where the file is not there yet, has changed, or goes away."""
+def test_the_editor_takes_precedence_over_the_disk(tmp_path: Path) -> None:
+    """Even if the file does not exist yet, changes or is deleted."""
     files(tmp_path, FILES)
     path, shapes = tmp_path / "src/app/main.py", tmp_path / "src/app/shapes.py"
     neighbours = Neighbours([tmp_path])
@@ -244,8 +244,8 @@ def test_the_text_in_the_editor_counts_for_more_than_the_disk(tmp_path: Path) ->
     assert "mixed" in said({})
 
 
-def test_recently_edited_places_and_files_about_the_same(tmp_path: Path) -> None:
-    """The lines around an edit, then the part of another file that shares most names."""
+def test_recent_edits_and_similar_files(tmp_path: Path) -> None:
+    """The lines around an edit, then the part of another file with most common names."""
     lines = [f"line_{number} = {number}\n" for number in range(200)]
     edited = tmp_path / "edited.py"
     alike = tmp_path / "alike.py"
@@ -265,8 +265,8 @@ def test_recently_edited_places_and_files_about_the_same(tmp_path: Path) -> None
     assert pieces == (Piece("alike.py", twin), Piece("edited.py", "".join(lines[92:109])))
 
 
-def test_no_secret_is_told(tmp_path: Path) -> None:
-    """Neither a line of a fine file, nor what is ignored, excluded or called secret."""
+def test_no_secret_is_shown(tmp_path: Path) -> None:
+    """No secret line of an allowed file, and no ignored, excluded or secret file."""
     text = (
         "from conf import connect, KEY\nfrom my_secrets import hush\nfrom ignored import psst\n"
         "from excluded import quiet\nfrom sub.outside import away\n"
@@ -304,7 +304,7 @@ def test_no_secret_is_told(tmp_path: Path) -> None:
 
 
 def typed(neighbours: Neighbours, path: Path, text: str, start: int, end: int) -> list[object]:
-    """The pieces at each keystroke that types `text[start:end]`."""
+    """The excerpts at each keystroke that types `text[start:end]`."""
     return [
         neighbours.pieces(path, text[:place] + text[end:], place, {path: text})
         for place in range(start, end + 1)
@@ -312,12 +312,12 @@ def typed(neighbours: Neighbours, path: Path, text: str, start: int, end: int) -
 
 
 def changes(values: list[object]) -> int:
-    """How often a value is another than the one before."""
+    """How often a value differs from the one before."""
     return sum(one != other for one, other in pairwise(values))
 
 
-def test_typing_a_function_changes_the_pieces_seldom(tmp_path: Path) -> None:
-    """Once for each definition that was not told by then, at most."""
+def test_excerpts_are_stable_while_typing(tmp_path: Path) -> None:
+    """At most one change per new definition."""
     files(tmp_path, FILES)
     path = tmp_path / "src/app/main.py"
     text = MAIN.replace("from .shapes import", "from app.shapes import unused,")
@@ -330,8 +330,8 @@ def test_typing_a_function_changes_the_pieces_seldom(tmp_path: Path) -> None:
     assert "def unused" in str(tight[-1])
 
 
-def test_typing_in_a_real_package_changes_the_pieces_seldom(tmp_path: Path) -> None:
-    """A dozen functions of a module of `email`, typed letter by letter one after the other."""
+def test_excerpts_are_stable_in_a_real_package(tmp_path: Path) -> None:
+    """A dozen functions of a module of `email`, typed key by key."""
     import email
 
     package = tmp_path / "email"
@@ -352,8 +352,8 @@ def test_typing_in_a_real_package_changes_the_pieces_seldom(tmp_path: Path) -> N
             neighbours.pieces(path, text, end, {path: text})
 
 
-def test_a_cursor_set_elsewhere_gets_what_is_used_there(tmp_path: Path) -> None:
-    """But one that goes a few lines on is still at the same work."""
+def test_a_jump_of_the_cursor_makes_a_new_choice(tmp_path: Path) -> None:
+    """A move of a few lines does not."""
     files(tmp_path, FILES)
     path = tmp_path / "src/app/main.py"
     text = MAIN + "\n\ndef near():\n    x = 1\n" + "\n" * 40 + "def far():\n    return scaled()\n"
@@ -367,8 +367,8 @@ def test_a_cursor_set_elsewhere_gets_what_is_used_there(tmp_path: Path) -> None:
     assert "def scaled" in str(there)
 
 
-def test_what_is_added_stands_last_and_leaves_the_rest(tmp_path: Path) -> None:
-    """So that what was encoded of the others is used again."""
+def test_additions_are_appended(tmp_path: Path) -> None:
+    """So that the KV cache of the others stays valid."""
     files(tmp_path, FILES | {"src/app/more.py": "def more(x):\n    return x\n" + "y = 1\n" * 3})
     path = tmp_path / "src/app/main.py"
     neighbours = Neighbours([tmp_path], budget=1200)
@@ -406,7 +406,7 @@ def test_what_is_added_stands_last_and_leaves_the_rest(tmp_path: Path) -> None:
     ],
 )
 def test_the_block_at_the_cursor(text: str, block: tuple[str, ...]) -> None:
-    """It is told by headers above the line; a blank line is of the block above it."""
+    """Identified by the headers above; a blank line belongs to the block above it."""
     assert look(*at(text)).block == block
 
 
@@ -424,13 +424,13 @@ def test_the_block_at_the_cursor(text: str, block: tuple[str, ...]) -> None:
         ("a\n.b.c, 1e5|", {"a"}),
     ],
 )
-def test_the_word_that_is_being_written_does_not_count(text: str, names: set[str]) -> None:
-    """Or each letter of it would change what is looked up."""
+def test_the_word_being_written_does_not_count(text: str, names: set[str]) -> None:
+    """Otherwise each key would look up something else."""
     assert set(look(*at(text)).distance) == names
 
 
 def test_an_outline_of_a_broken_module() -> None:
-    """What can be made out is told."""
+    """What can be parsed is included."""
     said = outline(
         "def f(x):\n    return (\n\nclass A:\n    def g(self): ...\n\nx = = 3\nimport os\n"
     )
@@ -440,7 +440,7 @@ def test_an_outline_of_a_broken_module() -> None:
 
 @given(st.text(alphabet=st.sampled_from("import from.*, ()as\\\n#abc;="), max_size=80))
 def test_imports_of_any_text(text: str) -> None:
-    """No text raises an error, and names are names."""
+    """No text raises an error, and names are identifiers."""
     bound, stars = imports(text)
     assert all(name.isidentifier() for name in bound)
     assert all(star.name == "*" for star in stars)
@@ -465,7 +465,7 @@ LINES = st.sampled_from(
     shown=st.sets(st.sampled_from(sorted(FILES))),
     data=st.data(),
 )
-def test_the_budget_is_kept_and_nothing_excluded_is_told(
+def test_the_budget_is_kept_and_exclusions_hold(
     tmp_path: Path,
     lines: list[str],
     offset: int,
@@ -473,7 +473,7 @@ def test_the_budget_is_kept_and_nothing_excluded_is_told(
     shown: set[str],
     data: st.DataObject,
 ) -> None:
-    """Wherever the cursor goes in whatever text, with whatever open."""
+    """For any text, cursor and open files."""
     if not (tmp_path / "src").exists():
         files(tmp_path, FILES)
     path = tmp_path / "src/app/x.py"
@@ -518,8 +518,8 @@ def test_strange_workspaces(tmp_path: Path) -> None:
     neighbours.pieces(tmp_path / "a.py", "x" * 10**6 + "\udc80", 500_000, {})
 
 
-def test_thousands_of_files_cost_what_the_imported_ones_cost(tmp_path: Path) -> None:
-    """Nothing is walked, and an answer reads only so much anew."""
+def test_only_imported_files_cost_time(tmp_path: Path) -> None:
+    """No folder is walked, and a request reads a bounded amount."""
     for number in range(1500):
         (tmp_path / f"m{number}.py").write_text(f"def f(x):\n    return {number}\n")
     text = "".join(f"import m{number}\n" for number in range(1500))
@@ -530,8 +530,8 @@ def test_thousands_of_files_cost_what_the_imported_ones_cost(tmp_path: Path) -> 
     assert pieces[-1] == Piece("m1499.py", "def f(x):\n    return 1499\n")
 
 
-def test_a_short_class_is_told_once() -> None:
-    """Its head is all of it, so that its members are not told again."""
+def test_a_short_class_appears_once() -> None:
+    """Its head is the whole class, so its members are not repeated."""
     for text in (
         "class P:\n    x: int\n    y: int = 0\n",
         "@final\nclass Thing:\n    def go(self):\n        return 1\n",

@@ -1,4 +1,4 @@
-"""Open documents: changes and positions, against a plain reading of the protocol."""
+"""Open documents: changes and positions, against a plain implementation of the protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ places = st.builds(Position, st.integers(0, 6), st.integers(0, 8))
 
 
 def by_hand(text: str, position: Position, encoding: PositionEncodingKind) -> int:
-    """The character of a text that a position stands before, counted one by one."""
+    """The offset of a position, counted character by character."""
     lines = split(text)
     if position.line >= len(lines):
         return len(text)
@@ -39,10 +39,10 @@ def by_hand(text: str, position: Position, encoding: PositionEncodingKind) -> in
 
 
 @given(texts, st.sampled_from(ENCODINGS), st.lists(st.tuples(places, places, texts), max_size=5))
-def test_changes_are_those_of_the_protocol(
+def test_changes_follow_the_protocol(
     text: str, encoding: PositionEncodingKind, changes: list[tuple[Position, Position, str]]
 ) -> None:
-    """Whatever is replaced by whatever, also the halves of a line's end."""
+    """For any replacement, even of half a line ending."""
     document = TextDocument("file:///x.py", "python", 1, text, encoding)
     for first, last, new in changes:
         start, end = sorted(by_hand(text, place, encoding) for place in (first, last))
@@ -55,7 +55,7 @@ def test_changes_are_those_of_the_protocol(
 
 @given(texts, st.sampled_from(ENCODINGS))
 def test_positions_and_offsets_are_inverse(text: str, encoding: PositionEncodingKind) -> None:
-    """For every character of the text, lines ending as the model sees them."""
+    """For every offset of the text with normalized line endings."""
     document = TextDocument("file:///x.py", "python", 1, text, encoding)
     for offset in range(len(document.text) + 1):
         position = document.position(offset)
@@ -65,8 +65,8 @@ def test_positions_and_offsets_are_inverse(text: str, encoding: PositionEncoding
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_position_that_is_none_means_the_nearest_one(encoding: PositionEncodingKind) -> None:
-    """Beyond a line, beyond the text, or within a character."""
+def test_invalid_positions_are_clamped(encoding: PositionEncodingKind) -> None:
+    """Past a line, past the text, or inside a character."""
     document = TextDocument("file:///x.py", "python", 1, "x😀y\r\nz", encoding)
     assert document.offset(Position(0, 100)) == 3
     assert document.offset(Position(100, 0)) == document.offset(Position(100, 7)) == 5
@@ -75,21 +75,21 @@ def test_a_position_that_is_none_means_the_nearest_one(encoding: PositionEncodin
         assert document.offset(Position(0, inside)) == 1
 
 
-def test_a_range_the_wrong_way_round_is_turned() -> None:
+def test_reversed_ranges() -> None:
     """Some clients send a selection as it was made."""
     document = TextDocument("file:///x.py", "python", 1, "abcdef\n")
     document.change(TextDocumentContentChangePartial(Range(Position(0, 4), Position(0, 1)), "-"))
     assert document.text == "a-ef\n"
 
 
-def test_a_whole_new_text_takes_the_place_of_the_old() -> None:
-    """As clients send it that know no ranges."""
+def test_replacing_the_whole_text() -> None:
+    """From clients that send no ranges."""
     document = TextDocument("file:///x.py", "python", 1, "a\r\nb")
     document.change(TextDocumentContentChangeWholeDocument("c\r\n"))
     assert (document.text, document.lines) == ("c\n", 2)
 
 
-def test_a_key_in_a_long_file_takes_no_time() -> None:
+def test_a_key_in_a_long_file_is_quick() -> None:
     """50,000 lines: a change and a cut in well under a tenth of a second each."""
     document = TextDocument("file:///x.py", "python", 1, "    value = compute(value)\n" * 50_000)
     with within(20 * 0.1):
@@ -102,7 +102,7 @@ def test_a_key_in_a_long_file_takes_no_time() -> None:
 
 @given(texts, st.sampled_from(ENCODINGS))
 def test_units_add_up(text: str, encoding: PositionEncodingKind) -> None:
-    """Those of a text are those of its characters, and what the encoding itself says."""
+    """The units of a text are those of its characters, and match Python's codecs."""
     assert units(text, encoding) == sum(width(character, encoding) for character in text)
     name = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}
     codec, size = name[encoding.value]

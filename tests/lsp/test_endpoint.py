@@ -44,7 +44,7 @@ VARIABLE = "TALARIA_TEST_KEY"
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The key is set; no proxy is."""
+    """The key is set, and no proxy is."""
     monkeypatch.setenv(VARIABLE, KEY)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -53,7 +53,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def garbage() -> Iterator[None]:
-    """What was there before is not looked through at every collection: there is a lot of it."""
+    """Keep older objects out of every collection in here, since there are many."""
     gc.collect()
     gc.freeze()
     yield
@@ -61,7 +61,7 @@ def garbage() -> Iterator[None]:
 
 
 class Clock:
-    """A clock that stands still until a test moves it."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -78,7 +78,7 @@ def settings(
     key_variable: str | None = VARIABLE,
     timeout_seconds: float = PATIENCE,
 ) -> EndpointSettings:
-    """EndpointSettings of which a test names what it is about."""
+    """Settings, with defaults for what a test does not name."""
     return EndpointSettings(url, model, key_variable, timeout_seconds)
 
 
@@ -90,7 +90,7 @@ def fill(
     temperature: float = 0.0,
     seconds: float | None = None,
 ) -> list[str]:
-    """Fill one hole and close the connections, in a loop of its own."""
+    """Fill one hole and close the connections, in its own event loop."""
 
     async def filled() -> list[str]:
         try:
@@ -105,7 +105,7 @@ def fill(
 
 
 def failure(client: Endpoint) -> EndpointError:
-    """The error that filling a hole gives; it is one line without the key."""
+    """The error of filling a hole; it is one line without the key."""
     with pytest.raises(EndpointError) as raised:
         fill(client)
     said = str(raised.value)
@@ -131,21 +131,21 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("answer", SHAPES.values(), ids=SHAPES)
-def test_an_answer_that_is_not_streamed(answer: list[object]) -> None:
+def test_a_whole_response(answer: list[object]) -> None:
     """The text is where OpenAI and Inception put it, or where Mistral does."""
     with FimServer(whole(answer[0])) as server:
         assert fill(Endpoint(settings(server.url))) == ["1"]
 
 
 @pytest.mark.parametrize("pieces", STREAMS.values(), ids=STREAMS)
-def test_a_streamed_answer(pieces: list[bytes]) -> None:
-    """However a stream is cut and ended, its texts come together."""
+def test_a_streamed_response(pieces: list[bytes]) -> None:
+    """However a stream is split and ended, its text comes out whole."""
     with FimServer(stream(*pieces)) as server:
         assert fill(Endpoint(settings(server.url))) == ["ab"]
 
 
-def test_what_is_asked_for() -> None:
-    """The request has the form of OpenAI's; what is not set is left out."""
+def test_the_request() -> None:
+    """It has OpenAI's format; what is not set is left out."""
     with FimServer(whole(text("1"))) as server:
         fill(Endpoint(settings(server.url + "?version=2")))
         fill(Endpoint(settings(server.url, model=None, key_variable=None)), "\ud800a\n", "")
@@ -169,7 +169,7 @@ def test_what_is_asked_for() -> None:
 
 
 def test_several_candidates() -> None:
-    """Each has a request of its own; equal ones are one; at temperature 0 one is asked for."""
+    """One request each; duplicates are dropped; at temperature 0 there is one request."""
     replies = [whole(text(said)) for said in ("1", "2", "1")]
     with FimServer(*replies) as server:
         client = Endpoint(settings(server.url))
@@ -184,7 +184,7 @@ def test_several_candidates() -> None:
 
 
 def test_some_candidates_are_better_than_none() -> None:
-    """If one of several requests is refused, the others count, and the endpoint has a pause."""
+    """If one of several requests fails, the others count, and the endpoint is paused."""
     clock = Clock()
     with FimServer(whole({}, 429), whole(text("1"))) as server:
         client = Endpoint(settings(server.url), clock)
@@ -193,7 +193,7 @@ def test_some_candidates_are_better_than_none() -> None:
 
 
 def test_a_connection_is_kept() -> None:
-    """The next request goes over the same connection, streamed or not; `close` ends it."""
+    """The next request reuses it, streamed or not; `close` closes it."""
 
     async def thrice(client: Endpoint) -> None:
         for _ in range(3):
@@ -209,7 +209,7 @@ def test_a_connection_is_kept() -> None:
 
 
 def test_a_kept_connection_that_the_server_closed() -> None:
-    """It is noticed before the next request, which goes over a new one."""
+    """The next request opens a new one."""
     body = json.dumps(text("1")).encode()
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     closed = threading.Event()
@@ -239,8 +239,8 @@ def test_a_kept_connection_that_the_server_closed() -> None:
         thread.join()
 
 
-def test_an_answer_that_never_ends_after_its_last_event() -> None:
-    """What is complete is taken, whether or not the endpoint ends its answer."""
+def test_a_response_that_never_ends_after_its_last_event() -> None:
+    """The complete text is taken without waiting."""
     with FimServer(Reply([event(text("1")), DONE], kind="text/event-stream", hangs=True)) as server:
         began = time.monotonic()
         assert fill(Endpoint(settings(server.url))) == ["1"]
@@ -260,7 +260,7 @@ STATUSES = {
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_refusal(status: int) -> None:
-    """It says what to do, shows no key, and the endpoint is left alone for a while."""
+    """The message says what to do and shows no key, and the endpoint is paused."""
     what, where, pause = STATUSES[status]
     body = [] if status == 204 else [json.dumps({"error": {"message": f"bad {KEY}\n"}}).encode()]
     with FimServer(Reply(body, status)) as server:
@@ -285,16 +285,16 @@ def test_a_refusal(status: int) -> None:
         ({"Retry-After": "soon"}, endpoint.FIRST_PAUSE),
     ],
 )
-def test_an_endpoint_says_how_long_to_wait(headers: dict[str, str], pause: float) -> None:
-    """`Retry-After` is honoured, within bounds."""
+def test_retry_after(headers: dict[str, str], pause: float) -> None:
+    """It is honoured, within bounds."""
     for status in (429, 503):
         with FimServer(whole({}, status, **headers)) as server:
             client = Endpoint(settings(server.url), Clock())
             assert failure(client).retry_after == pause
 
 
-def test_dates_to_wait_for() -> None:
-    """A date is read against the server's own; nonsense is nothing."""
+def test_retry_after_with_a_date() -> None:
+    """The date is compared with the server's own; invalid values are ignored."""
     date = "Wed, 21 Oct 2015 07:28:00 GMT"
     later = "Wed, 21 Oct 2015 07:28:45 GMT"
     assert endpoint.requested_pause({"retry-after": later, "date": date}) == 45
@@ -303,8 +303,8 @@ def test_dates_to_wait_for() -> None:
         assert endpoint.requested_pause(headers) is None
 
 
-def test_why_a_request_is_refused() -> None:
-    """A reason in words is shown, short and without the key; nothing else of the body is."""
+def test_the_reason_of_a_refusal() -> None:
+    """An error message is shown, short and without the key; nothing else of the body is."""
     cases: list[tuple[object, str]] = [
         ({"error": {"message": f"no model\n{KEY}"}}, "answered 404 (no model [key]): "),
         ({"error": "no such model"}, "(no such model)"),
@@ -322,7 +322,7 @@ def test_why_a_request_is_refused() -> None:
         assert "answered 400: check" in str(failure(Endpoint(settings(server.url))))
 
 
-def test_a_redirection_is_not_followed() -> None:
+def test_a_redirect_is_not_followed() -> None:
     """The key does not go to another host."""
     with (
         FimServer(whole(text("1"))) as other,
@@ -333,12 +333,12 @@ def test_a_redirection_is_not_followed() -> None:
 
 
 def endless(piece: bytes) -> Reply:
-    """A stream without end."""
+    """An endless stream."""
     return Reply(itertools.repeat(piece), kind="text/event-stream")
 
 
 def choice(**named: object) -> bytes:
-    """A stream of one event with such a choice."""
+    """A stream event with such a choice."""
     return event({"choices": [named]})
 
 
@@ -372,16 +372,16 @@ NONSENSE: dict[str, Callable[[], Reply]] = {
 
 
 @pytest.mark.parametrize("reply", NONSENSE.values(), ids=NONSENSE)
-def test_nonsense(reply: Callable[[], Reply]) -> None:
-    """It is refused as no completion, nothing of it is shown, and it takes bounded memory."""
+def test_malformed_responses(reply: Callable[[], Reply]) -> None:
+    """They are rejected with none of their text shown, and take bounded memory."""
     with FimServer(reply()) as server:
         client = Endpoint(settings(server.url), Clock())
         assert "not a completion" in str(failure(client))
         assert client.waiting == endpoint.FIRST_PAUSE
 
 
-def test_texts_that_cannot_be_sent_on() -> None:
-    """Line endings are made alike; halves of characters come together or are replaced."""
+def test_text_is_normalized() -> None:
+    """Line endings become uniform; split surrogates are joined, lone ones replaced."""
     with FimServer(whole(text("a\r\nb\rc\ud83d\ude00\udc00"))) as server:
         assert fill(Endpoint(settings(server.url))) == ["a\nb\nc\U0001f600\ufffd"]
     parts = [event(delta("\ud83d")), event(delta("\ude00\r")), event(delta("\n", "stop"))]
@@ -399,7 +399,7 @@ def test_texts_that_cannot_be_sent_on() -> None:
     ids=["before its answer", "in its answer", "in its refusal"],
 )
 def test_an_endpoint_that_hangs(reply: Reply) -> None:
-    """It is given up in time, the connection is closed, and it is left alone."""
+    """It times out, the connection is closed, and the endpoint is paused."""
     with FimServer(reply) as server:
         client = Endpoint(settings(server.url, timeout_seconds=0.2), Clock())
         began = time.monotonic()
@@ -409,8 +409,8 @@ def test_an_endpoint_that_hangs(reply: Reply) -> None:
         assert client.waiting == endpoint.FIRST_PAUSE
 
 
-def test_who_has_no_more_time_does_not_wait() -> None:
-    """That is no failure: the endpoint is asked again at once."""
+def test_a_missed_deadline_is_not_a_failure() -> None:
+    """The endpoint is asked again at once."""
     with FimServer(Reply(hangs=True), whole(text("1"))) as server:
         client = Endpoint(settings(server.url), Clock())
         with pytest.raises(DeadlineMissed, match=r"longer than 0.1 s: raise deadline_ms"):
@@ -420,8 +420,8 @@ def test_who_has_no_more_time_does_not_wait() -> None:
         assert fill(client, seconds=PATIENCE) == ["1"]
 
 
-def test_each_trouble_is_of_a_kind() -> None:
-    """By which an editor is told of the second one too; no remedy names what is no option."""
+def test_failures_have_a_kind() -> None:
+    """So that an editor reports each kind once; no remedy names an unknown option."""
     kinds = {}
     for status in (300, 401, 404, 429, 500):
         with FimServer(Reply([b"{}"], status)) as server:
@@ -447,7 +447,7 @@ def test_a_host_that_does_not_accept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nobody_listens() -> None:
-    """A refused connection is said to be one."""
+    """A refused connection is reported."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -457,7 +457,7 @@ def test_nobody_listens() -> None:
 
 
 def test_something_else_listens() -> None:
-    """What does not speak HTTP, or goes away in the midst, cannot be reached."""
+    """A server that does not speak HTTP, or disconnects, cannot be reached."""
     for said in (b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"):
         with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -480,7 +480,7 @@ def test_something_else_listens() -> None:
     ids=["before its answer", "in its answer"],
 )
 def test_cancelling_closes_the_connection(reply: Reply) -> None:
-    """The server sees it at once; a cancelled request is no failure of the endpoint."""
+    """The server notices at once; a cancelled request is not a failure."""
 
     async def cancelled(client: Endpoint, server: FimServer) -> None:
         task = asyncio.create_task(client.fill("x = ", "", 64, count=2, temperature=1.0))
@@ -500,7 +500,7 @@ def test_cancelling_closes_the_connection(reply: Reply) -> None:
 
 
 def test_cancelling_at_any_time_leaves_nothing_behind() -> None:
-    """After many requests cancelled wherever they were, the next one is answered."""
+    """After many requests cancelled at any point, the next one is answered."""
 
     async def typed(client: Endpoint) -> None:
         assert await client.fill("x = ", "", 64) == ["1"]
@@ -519,8 +519,8 @@ def test_cancelling_at_any_time_leaves_nothing_behind() -> None:
         gc.collect()
 
 
-def test_closing_ends_what_is_under_way() -> None:
-    """A request that is being answered fails soon; there is no waiting for its time-out."""
+def test_closing_ends_pending_requests() -> None:
+    """They fail at once instead of at their timeout."""
 
     async def closed(client: Endpoint, server: FimServer) -> str:
         task = asyncio.create_task(client.fill("x = ", "", 64))
@@ -537,7 +537,7 @@ def test_closing_ends_what_is_under_way() -> None:
 
 
 def test_the_pause_doubles_and_ends() -> None:
-    """2 s, 4 s and so on up to 5 minutes; a success forgets it all."""
+    """2 s, 4 s and so on up to 5 minutes; a success resets it."""
     clock = Clock()
     with FimServer(whole({}, 500)) as server:
         client = Endpoint(settings(server.url), clock)
@@ -557,8 +557,8 @@ def test_the_pause_doubles_and_ends() -> None:
         assert failure(client).retry_after == 2
 
 
-def test_failures_at_a_time_are_one() -> None:
-    """Requests that fail together make one pause, not one after the other."""
+def test_concurrent_failures_count_once() -> None:
+    """Requests that fail together cause one pause."""
 
     async def together(client: Endpoint) -> None:
         asked = [client.fill(str(place), "", 64, count=2, temperature=1.0) for place in range(3)]
@@ -574,7 +574,7 @@ def test_failures_at_a_time_are_one() -> None:
 
 @given(st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9), st.integers(0, 10**6)), max_size=40))
 def test_pauses_are_bounded(happened: list[float | int | None]) -> None:
-    """Whatever endpoints ask for, a pause lasts from 2 s to 5 minutes, and passes."""
+    """Whatever endpoints request, a pause lasts from 2 s to 5 minutes."""
     clock = Clock()
     pause = endpoint.Pause(clock)
     for asked in happened:
@@ -586,7 +586,7 @@ def test_pauses_are_bounded(happened: list[float | int | None]) -> None:
 
 
 def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither this module nor the HTTP library writes it down, however much they say."""
+    """Neither this module nor the HTTP library logs it at any level."""
     caplog.set_level(logging.DEBUG)
     with FimServer(whole({"error": f"bad {KEY}"}, 400), whole(text("1"))) as server:
         clock = Clock()
@@ -601,7 +601,7 @@ def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name of the variable is said, nothing is sent, and later requests fail at once."""
+    """The message names the variable, nothing is sent, and later requests fail at once."""
     with FimServer(whole(text("1"))) as server:
         for value in (None, "", "  ", "two words", "clé"):
             if value is None:
@@ -619,13 +619,13 @@ def test_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
         assert fill(Endpoint(settings(server.url))) == ["1"]
 
 
-def test_a_url_that_only_the_library_refuses() -> None:
-    """It is an error of the endpoint like others, not a crash."""
+def test_a_url_that_only_the_library_rejects() -> None:
+    """It is an endpoint error like others, not a crash."""
     error = failure(Endpoint(settings(f"http://{'a' * 70}.xn--0.localhost/"), Clock()))
     assert "cannot reach" in str(error)
 
 
-def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other hosts are reached through the environment's proxy, loopback never is."""
     with FimServer(whole(text("proxy"))) as proxy, FimServer(whole(text("1"))) as server:
         address = proxy.url.partition("/v1")[0]
@@ -643,7 +643,7 @@ def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="a certificate is made with openssl")
 def test_certificates_are_verified(tmp_path: Path) -> None:
-    """A server that signed its own certificate gets neither the key nor the text."""
+    """A server with a self-signed certificate gets neither the key nor the text."""
     made = tmp_path / "both.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
     named = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -665,7 +665,7 @@ def test_certificates_are_verified(tmp_path: Path) -> None:
 
 
 def test_importing_it_is_light() -> None:
-    """The HTTP library is imported when an endpoint is first asked; torch never is."""
+    """The HTTP library is imported at the first request, torch never."""
     program = (
         "import sys, talaria.lsp.endpoint as e\n"
         "e.Endpoint(e.EndpointSettings('https://host/', None, None, 1.0))\n"

@@ -42,15 +42,15 @@ BAD: list[tuple[EndpointSettings, str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "said"), BAD)
-def test_settings_that_cannot_be_right(wrong: EndpointSettings, said: str) -> None:
-    """They are refused before anything is asked, and nothing secret is shown."""
+def test_invalid_settings(wrong: EndpointSettings, said: str) -> None:
+    """They are rejected before any request, and nothing secret is shown."""
     with pytest.raises(UsageError, match=said) as raised:
         check(wrong)
     for secret in ("pw12345", KEY, "abcdef0123456789"):
         assert secret not in str(raised.value)
 
 
-def test_which_hosts_are_this_machine() -> None:
+def test_loopback_hosts() -> None:
     """Addresses of the loopback network and `localhost`."""
     here = ("127.0.0.1", "127.9.9.9", "::1", "localhost", "a.localhost")
     there = ("10.0.0.1", "localhost.example.org", "128.0.0.1", "")

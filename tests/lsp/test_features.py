@@ -1,6 +1,6 @@
-"""The language server as editors use it, over stdio, with the shipped model.
+"""The language server as editors use it, over stdio, with the bundled model.
 
-What the model says is its own affair; what is tested is what becomes of it.
+The tests do not depend on what the model writes, only on what the server does with it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FUNCTION = 'def double(value):\n    """Twice the value."""\n    {}\n\n\nprint(do
 
 @pytest.fixture(scope="module")
 def vscode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EditorSession]:
-    """VS Code, which counts in UTF-16 and asked for all notifications."""
+    """VS Code, which uses UTF-16 and enables all notifications."""
     options = {**CALM, "status": True, "steps": True}
     with session(tmp_path_factory.mktemp("vscode"), kind="vscode", options=options) as here:
         yield here
@@ -61,7 +61,7 @@ def vscode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EditorSession]:
 
 @pytest.fixture(scope="module")
 def neovim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EditorSession]:
-    """Neovim, which counts in UTF-8, with completions beside the inline ones."""
+    """Neovim, which uses UTF-8, with completions beside inline ones."""
     options = {**CALM, "completion": True}
     with session(tmp_path_factory.mktemp("neovim"), kind="neovim", options=options) as here:
         yield here
@@ -69,25 +69,25 @@ def neovim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EditorSession]:
 
 @pytest.fixture(scope="module")
 def emacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EditorSession]:
-    """Emacs, which counts in UTF-32."""
+    """Emacs, which uses UTF-32."""
     with session(tmp_path_factory.mktemp("emacs"), kind="emacs", options=CALM) as here:
         yield here
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EditorSession]:
-    """An editor that says nothing of what it can do."""
+    """An editor that announces no capabilities."""
     with session(tmp_path_factory.mktemp("plain"), kind="plain", options=CALM) as here:
         yield here
 
 
 def uri(name: str) -> str:
-    """The address of a file that no other test uses."""
+    """The URI of a file that no other test uses."""
     return f"file:///project/{name}.py"
 
 
 async def suggested(e: Editor, where: str, least: int = 1) -> tuple[int, str]:
-    """A place of an open TEXT where grey text of some length comes, and that text."""
+    """A position in an open TEXT with ghost text of some length, and that text."""
     for offset in PLACES:
         for item in await e.ask(where, offset):
             text = str(item.insert_text)
@@ -97,14 +97,14 @@ async def suggested(e: Editor, where: str, least: int = 1) -> tuple[int, str]:
 
 
 def complete(e: Editor, where: str, offset: int) -> Any:
-    """Ask for a list of completions."""
+    """Request a completion list."""
     return e.client.text_document_completion_async(
         types.CompletionParams(types.TextDocumentIdentifier(where), e.position(where, offset))
     )
 
 
 async def actions(e: Editor, where: str, start: int, end: int) -> list[types.CodeAction]:
-    """The code actions of a place."""
+    """The code actions of a range."""
     protocol = e.client.protocol
     asked = protocol.send_request_async(
         types.TEXT_DOCUMENT_CODE_ACTION,
@@ -132,10 +132,10 @@ async def actions(e: Editor, where: str, start: int, end: int) -> list[types.Cod
         ("plain", "utf-16", True),
     ],
 )
-def test_each_editor_is_offered_what_it_knows(
+def test_capabilities_match_the_editor(
     request: pytest.FixtureRequest, kind: str, encoding: str, completes: bool
 ) -> None:
-    """Units as it counts; completions where inline ones are unknown, or where it wants them."""
+    """Its encoding; completions if it lacks inline ones, or asks for them."""
     here: EditorSession = request.getfixturevalue(kind)
     can = here.editor.server.capabilities
     assert here.editor.encoding == encoding
@@ -149,7 +149,7 @@ def test_each_editor_is_offered_what_it_knows(
 
 
 def test_loading_is_shown_as_progress(vscode: EditorSession, plain: EditorSession) -> None:
-    """With a beginning and an end; not to an editor that does not know of it."""
+    """With a beginning and an end; not in an editor that does not support it."""
     e = vscode.editor
     vscode.run(e.until(lambda: len(e.progress) >= 3))
     assert e.progress[0] == "create"
@@ -161,10 +161,10 @@ def test_loading_is_shown_as_progress(vscode: EditorSession, plain: EditorSessio
 
 
 @pytest.mark.parametrize("kind", ["vscode", "neovim", "emacs", "plain"])
-def test_grey_text(request: pytest.FixtureRequest, kind: str) -> None:
-    """One item by itself, several when asked; a range at the cursor; accepted by its command."""
+def test_ghost_text(request: pytest.FixtureRequest, kind: str) -> None:
+    """One automatic item, several if invoked; a range at the cursor; accepted by its command."""
     here: EditorSession = request.getfixturevalue(kind)
-    e, where = here.editor, uri("grey")
+    e, where = here.editor, uri("ghost")
 
     async def check() -> None:
         e.open(where, TEXT)
@@ -187,8 +187,8 @@ def test_grey_text(request: pytest.FixtureRequest, kind: str) -> None:
 # Typing
 
 
-def test_typing_along_costs_no_request(vscode: EditorSession) -> None:
-    """What is typed as suggested is served from the suggestion, and so is a key taken back."""
+def test_typing_through_costs_no_request(vscode: EditorSession) -> None:
+    """The rest comes from the cache, also after deleting a key."""
     e, where = vscode.editor, uri("along")
 
     async def check() -> None:
@@ -229,22 +229,22 @@ def test_what_follows_an_acceptance_is_prefetched(vscode: EditorSession) -> None
     vscode.run(check())
 
 
-def test_a_request_for_what_is_being_asked_waits_for_it(neovim: EditorSession) -> None:
-    """Grey text and a list of completions at one place are one question to the model."""
+def test_concurrent_requests_share_one_computation(neovim: EditorSession) -> None:
+    """Ghost text and a completion list at one position are one request to the model."""
     e, where = neovim.editor, uri("twice")
 
     async def check() -> None:
         e.open(where, TEXT)
         before = await e.counters()
-        grey, listed = await asyncio.gather(e.ask(where, PLACES[1]), complete(e, where, PLACES[1]))
+        ghost, listed = await asyncio.gather(e.ask(where, PLACES[1]), complete(e, where, PLACES[1]))
         assert (await e.counters())["requests"] == before["requests"] + 1
-        assert [i.insert_text for i in grey] == [i.text_edit.new_text for i in listed.items]
+        assert [i.insert_text for i in ghost] == [i.text_edit.new_text for i in listed.items]
 
     neovim.run(check())
 
 
 def test_a_dismissed_suggestion_does_not_come_again(vscode: EditorSession) -> None:
-    """Neither it nor its rest by itself; who asks for it gets it; a mistyped key ends it."""
+    """Neither it nor its rest, unless invoked by hand."""
     e, where = vscode.editor, uri("dismissed")
 
     async def check() -> None:
@@ -263,7 +263,7 @@ def test_a_dismissed_suggestion_does_not_come_again(vscode: EditorSession) -> No
 
 
 def test_the_newest_request_supersedes(vscode: EditorSession) -> None:
-    """An older one of the same document is answered, with nothing; one live request is left."""
+    """An older one about the document is answered with null; one live request is left."""
     e, where = vscode.editor, uri("newest")
 
     async def check() -> None:
@@ -280,8 +280,8 @@ def test_the_newest_request_supersedes(vscode: EditorSession) -> None:
 
 
 @pytest.mark.parametrize("closes", [False, True])
-def test_an_answer_to_another_text_is_none(vscode: EditorSession, closes: bool) -> None:
-    """A key that comes before the answer makes it stale, and so does another document."""
+def test_a_stale_answer_is_dropped(vscode: EditorSession, closes: bool) -> None:
+    """After a key, or after the document was closed and opened again."""
     e, where = vscode.editor, uri(f"stale{closes}")
 
     async def check() -> None:
@@ -300,7 +300,7 @@ def test_an_answer_to_another_text_is_none(vscode: EditorSession, closes: bool) 
 
 @pytest.mark.parametrize("command", [False, True])
 def test_a_cancelled_request_is_answered(vscode: EditorSession, command: bool) -> None:
-    """As the protocol has it, by RequestCancelled; a command that is cancelled writes nothing."""
+    """With RequestCancelled, as the protocol requires; a cancelled command writes nothing."""
     e, where = vscode.editor, uri(f"cancel{command}")
 
     async def check() -> None:
@@ -334,10 +334,10 @@ def test_a_cancelled_request_is_answered(vscode: EditorSession, command: bool) -
 
 
 @pytest.mark.parametrize("kind", ["neovim", "plain"])
-def test_completions_for_editors_without_grey_text(
+def test_completions_for_editors_without_ghost_text(
     request: pytest.FixtureRequest, kind: str
 ) -> None:
-    """Items of an incomplete list: an edit at the cursor, the whole text beside it."""
+    """Items of an incomplete list: an edit at the cursor, the whole text as documentation."""
     here: EditorSession = request.getfixturevalue(kind)
     e, where = here.editor, uri("list")
 
@@ -365,7 +365,7 @@ def test_completions_for_editors_without_grey_text(
 
 @pytest.mark.parametrize("kind", ["vscode", "plain"])
 def test_a_function_is_written(request: pytest.FixtureRequest, kind: str) -> None:
-    """By its code action, with steps where wanted; then the trace."""
+    """By its code action, with steps if enabled; then the trace."""
     here: EditorSession = request.getfixturevalue(kind)
     e, where = here.editor, uri("function")
 
@@ -401,7 +401,7 @@ def test_a_function_is_written(request: pytest.FixtureRequest, kind: str) -> Non
 
 
 def test_steps_show_what_will_be_written(vscode: EditorSession) -> None:
-    """Behind a word half typed, which the first token has whole, too."""
+    """Even after a half-typed word, which the first token repeats."""
     e, where = vscode.editor, uri("half")
 
     async def check() -> None:
@@ -426,7 +426,7 @@ def test_steps_show_what_will_be_written(vscode: EditorSession) -> None:
     "hole", ["...", "pass", "raise NotImplementedError", "raise NotImplementedError('soon')"]
 )
 def test_a_placeholder_is_filled(vscode: EditorSession, hole: str) -> None:
-    """Code that stands for code to come, where the cursor is."""
+    """The one at the cursor."""
     e, where = vscode.editor, uri(f"here{len(hole)}")
 
     async def check() -> None:
@@ -461,8 +461,8 @@ def test_a_todo_is_done_below_it(vscode: EditorSession) -> None:
     vscode.run(check())
 
 
-def test_what_there_is_nothing_for_is_told(vscode: EditorSession) -> None:
-    """Without a selection, a placeholder, a function or the file, the user hears why."""
+def test_a_command_without_a_target_says_why(vscode: EditorSession) -> None:
+    """Without a selection, a placeholder, a function or the file."""
     e, where = vscode.editor, uri("rewrite")
 
     async def check() -> None:
@@ -483,8 +483,8 @@ def test_what_there_is_nothing_for_is_told(vscode: EditorSession) -> None:
     vscode.run(check())
 
 
-def test_a_stale_edit_is_refused_and_told(vscode: EditorSession) -> None:
-    """Edits carry the version that was read: what the editor refuses is not written."""
+def test_a_stale_edit_is_reported(vscode: EditorSession) -> None:
+    """Edits carry the version that was read; what the editor rejects is not written."""
     e, where = vscode.editor, uri("refused")
 
     async def check() -> None:
@@ -509,7 +509,7 @@ def test_a_stale_edit_is_refused_and_told(vscode: EditorSession) -> None:
 
 
 def test_a_word_is_accepted_by_command(vscode: EditorSession) -> None:
-    """For editors that cannot; what is left costs no request."""
+    """For editors that cannot; the rest costs no request."""
     e, where = vscode.editor, uri("partly")
 
     async def check() -> None:
@@ -529,7 +529,7 @@ def test_a_word_is_accepted_by_command(vscode: EditorSession) -> None:
 
 
 def test_off_and_on(vscode: EditorSession) -> None:
-    """By language and altogether; what is off is silent even when asked."""
+    """By language and for all; what is off is silent even when invoked."""
     e, where = vscode.editor, uri("off")
 
     async def check() -> None:
@@ -550,8 +550,8 @@ def test_off_and_on(vscode: EditorSession) -> None:
     vscode.run(check())
 
 
-def test_status_only_for_who_asked(vscode: EditorSession, neovim: EditorSession) -> None:
-    """Editors that do not know such notifications get none, and lose nothing."""
+def test_status_only_if_enabled(vscode: EditorSession, neovim: EditorSession) -> None:
+    """Other editors get no notifications."""
     e, where = vscode.editor, uri("status")
 
     async def check() -> None:
@@ -568,8 +568,8 @@ def test_status_only_for_who_asked(vscode: EditorSession, neovim: EditorSession)
 # Options, secrets, other files
 
 
-def test_options_while_it_runs(tmp_path: Path) -> None:
-    """Bad ones give one message and change nothing; good ones hold from then on."""
+def test_changing_options(tmp_path: Path) -> None:
+    """Invalid ones give one message and change nothing; valid ones apply at once."""
     bad = {"debounce_ms": "soon", "no_such": 1, "mode": "ar", "candidates": 2, **CALM}
     bad["debounce_ms"] = "soon"
 
@@ -611,8 +611,8 @@ def test_options_while_it_runs(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
-def test_secret_and_excluded_files_get_nothing_and_others_help(tmp_path: Path) -> None:
-    """Nothing of them reaches the model, copies that are no files included; usage is counted."""
+def test_secret_and_excluded_files(tmp_path: Path) -> None:
+    """Nothing of them reaches the model; other files become context; usage is counted."""
     root, state = tmp_path / "root", tmp_path / "state"
     (root / "lib").mkdir(parents=True)
     (root / "shapes.py").write_text(

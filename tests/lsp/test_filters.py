@@ -1,4 +1,4 @@
-"""Filters take from a suggestion what is in the way, and never add to it."""
+"""Filters remove what is in the way from a suggestion and never add to it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(path: Path) -> tuple[str, tuple[str, str, str], str]:
 
 
 def cases() -> Sequence[object]:
-    """All golden files, with those that are known to fail marked so."""
+    """All golden files, with known failures marked xfail."""
     found = []
     for path in sorted(GOLDEN.rglob("*.txt")):
         why, _, _ = read(path)
@@ -47,8 +47,8 @@ def cases() -> Sequence[object]:
 
 
 @pytest.mark.parametrize("path", cases())
-def test_what_a_filter_offers(path: Path) -> None:
-    """Each golden file by the filter of its folder; alone, and what it offers once more."""
+def test_each_filter(path: Path) -> None:
+    """Each golden file with the filter of its folder; filtering again changes nothing."""
     _, (text, prefix, suffix), offered = read(path)
     each = FILTER[path.parent.name]
     assert each(text, prefix, suffix) == offered
@@ -56,7 +56,7 @@ def test_what_a_filter_offers(path: Path) -> None:
 
 
 def test_every_filter_has_its_cases() -> None:
-    """At least eight files a filter, some in which nothing changes, and no other folders."""
+    """At least eight files per filter, some without changes, and no other folders."""
     assert {path.name for path in GOLDEN.iterdir()} == set(FILTER)
     for name in FILTER:
         read_cases = [read(path) for path in (GOLDEN / name).glob("*.txt")]
@@ -91,8 +91,8 @@ TEXTS = st.one_of(
 
 
 @given(text=TEXTS, prefix=TEXTS, suffix=TEXTS)
-def test_tidying_takes_away_and_is_done_at_once(text: str, prefix: str, suffix: str) -> None:
-    """What is left is in the text in the same order but for blanks, and stays as it is."""
+def test_filtering_removes_and_is_idempotent(text: str, prefix: str, suffix: str) -> None:
+    """What is left is a subsequence of the text, apart from blanks."""
     once = tidy(text, prefix, suffix)
     rest = iter(text)
     assert all(sign in rest for sign in once if not sign.isspace())
@@ -101,8 +101,8 @@ def test_tidying_takes_away_and_is_done_at_once(text: str, prefix: str, suffix: 
 
 
 @given(prefix=TEXTS, suffix=TEXTS)
-def test_what_is_nothing_stays_nothing(prefix: str, suffix: str) -> None:
-    """Neither an empty text nor blanks are offered."""
+def test_blank_text_is_not_offered(prefix: str, suffix: str) -> None:
+    """Neither empty text nor whitespace."""
     assert tidy("", prefix, suffix) == ""
     assert tidy(" \n\t", prefix, suffix) == ""
 
@@ -128,7 +128,7 @@ def test_filters_together(prefix: str, text: str, suffix: str, offered: str | No
     "part", ["x = f(1)\n", "(", ")", '"', "\n", "    ", "\t(\n", "a b ", "'''\n"]
 )
 def test_only_the_near_ends_are_read(part: str) -> None:
-    """A long document, whatever it consists of, costs little."""
+    """A long document costs little."""
     long = part * (100_000 // len(part))
     tidy("x", long, long)
     with within(0.5):

@@ -1,4 +1,4 @@
-"""The parts of the language server that decide, without an editor."""
+"""The decisions of the language server, without an editor."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ WORDS = st.text("ab", max_size=4)
         ("a = ", "\nc", None),
     ],
 )
-def test_typing_along(prefix: str, suffix: str, texts: tuple[str, ...] | None) -> None:
-    """What is left of each that fits; nothing of one that is typed to its end."""
+def test_typing_through(prefix: str, suffix: str, texts: tuple[str, ...] | None) -> None:
+    """The rest of each text that fits; none of a text typed to its end."""
     found = SOME.advanced(prefix, suffix)
     assert (found and found.texts) == texts
     assert found is None or found.prefix == prefix
 
 
-def test_that_nothing_is_to_be_said_holds_for_its_place_alone() -> None:
-    """One more key is another question."""
+def test_an_empty_suggestion_applies_to_its_position_only() -> None:
+    """One more key asks again."""
     nothing = InlineSuggestion("a", "b", ())
     assert nothing.advanced("a", "b") == nothing
     assert nothing.advanced("ax", "b") is None
 
 
-def test_the_newest_that_fits_is_remembered() -> None:
-    """Of a bounded number."""
+def test_the_newest_that_fits_is_cached() -> None:
+    """The cache is bounded."""
     inline = Inline()
     inline.store(SOME)
     inline.store(InlineSuggestion("a = f", "\nb", ("unc",)))
@@ -80,10 +80,10 @@ def test_the_newest_that_fits_is_remembered() -> None:
         ("f(", "z)\n", None),
     ],
 )
-def test_typing_along_with_brackets_that_the_editor_closes(
+def test_typing_through_with_closed_brackets(
     prefix: str, suffix: str, texts: tuple[str, ...] | None
 ) -> None:
-    """What stands behind the cursor by then is no part of the rest."""
+    """A bracket that the editor inserted after the cursor is not part of the rest."""
     found = InlineSuggestion("f", "\n", ("(x, [y])", "()")).advanced(prefix, suffix)
     assert (found and found.texts) == texts
     assert found is None or (found.prefix, found.suffix) == (prefix, suffix)
@@ -100,15 +100,15 @@ def shown(text: str = "foo(1)\nbar") -> Inline:
     return inline
 
 
-def test_it_is_accepted_at_once() -> None:
-    """The text holds all of it."""
+def test_accepting_all() -> None:
+    """The change contains all of it."""
     inline = shown()
     assert inline.changed("afoo(1)\nbarz") == SuggestionOutcome("accepted", "automatic", 10)
     assert inline.shown is None
     assert inline.changed("anything") is None
 
 
-def test_it_is_accepted_in_parts() -> None:
+def test_accepting_a_part() -> None:
     """A word, a key, and then something else."""
     inline = shown()
     assert inline.changed("afooz") is None
@@ -118,7 +118,7 @@ def test_it_is_accepted_in_parts() -> None:
     assert inline.changed("afoo(xz") == SuggestionOutcome("partially_accepted", "automatic", 3)
 
 
-def test_typing_it_is_no_acceptance() -> None:
+def test_typing_it_is_not_an_acceptance() -> None:
     """Nor a dismissal."""
     inline = shown("xy")
     assert inline.changed("axz") is None
@@ -127,8 +127,8 @@ def test_typing_it_is_no_acceptance() -> None:
 
 
 @pytest.mark.parametrize("texts", [["f()\n"], ["f(\n", "f()\n"]])
-def test_a_bracket_that_the_editor_closes_is_no_dismissal(texts: list[str]) -> None:
-    """Whether its two signs come together or one after the other."""
+def test_a_closed_bracket_is_not_a_dismissal(texts: list[str]) -> None:
+    """Whether both characters arrive in one change or in two."""
     inline = Inline()
     inline.show("f", "\n", ("(x, y)",), "automatic")
     for text in texts:
@@ -140,7 +140,7 @@ def test_a_bracket_that_the_editor_closes_is_no_dismissal(texts: list[str]) -> N
 
 
 def test_a_pair_of_brackets_may_be_typed() -> None:
-    """Two signs in one change are no acceptance where an editor writes the second."""
+    """A change of two characters is not an acceptance if the editor may have inserted one."""
     inline = Inline()
     inline.show("f", "\n", ("()",), "automatic")
     assert inline.changed("f()\n") is None
@@ -148,13 +148,13 @@ def test_a_pair_of_brackets_may_be_typed() -> None:
 
 
 @pytest.mark.parametrize("text", ["aqz", "z", "afoo(1)", "afoo(1)\nbarzz"])
-def test_another_text_is_a_dismissal(text: str) -> None:
+def test_another_text_dismisses(text: str) -> None:
     """By typing something else, deleting, or editing elsewhere."""
     assert shown().changed(text) == SuggestionOutcome("dismissed", "automatic", 0)
 
 
-def test_the_rest_of_one_is_no_new_one() -> None:
-    """Another one is, and ends the former."""
+def test_the_rest_is_the_same_suggestion() -> None:
+    """A different text is a new one, and ends the former."""
     inline = shown()
     inline.changed("afooz")
     number, ended, new = inline.show("afoo", "z", ("(1)\nbar",), "invoked")
@@ -169,8 +169,8 @@ def test_the_rest_of_one_is_no_new_one() -> None:
     assert inline.accept() is None
 
 
-def test_a_dismissed_one_does_not_come_back() -> None:
-    """Nor its rest; a place behind another key is another one."""
+def test_a_dismissed_suggestion_does_not_come_back() -> None:
+    """Nor its rest; another key is another position."""
     inline = shown()
     assert inline.dismiss() == SuggestionOutcome("dismissed", "automatic", 0)
     assert inline.dismiss() is None
@@ -184,7 +184,7 @@ def test_a_dismissed_one_does_not_come_back() -> None:
 
 
 def test_dismissals_last_while_other_lines_change() -> None:
-    """The last few, each where the lines around it are as they were."""
+    """The last few, each while the lines around it stay."""
     inline = Inline()
     for line in "uvw":
         inline.show(f"import os\n\n{line}\na = ", f"\n{line}\nend", ("foo",), "automatic")
@@ -203,10 +203,10 @@ def test_dismissals_last_while_other_lines_change() -> None:
 
 
 @given(WORDS, WORDS, st.lists(WORDS.filter(bool), min_size=1), st.lists(WORDS, max_size=6))
-def test_what_is_shown_is_what_the_text_leaves(
+def test_what_is_shown_is_the_rest(
     prefix: str, suffix: str, texts: list[str], edits: list[str]
 ) -> None:
-    """Whatever comes: as long as it is shown, it is the end of what was shown first."""
+    """After any edits: what is shown is the end of what was shown first."""
     inline = Inline()
     inline.show(prefix, suffix, tuple(texts), "automatic")
     ended = 0
@@ -229,7 +229,7 @@ def test_distinct_texts() -> None:
 
 
 def typed(gap: float, answer: float, keys: int = 10) -> Rhythm:
-    """Somebody who types a key in so many seconds, with answers that take so many."""
+    """Keys at this interval, with answers that take this long."""
     rhythm = Rhythm()
     for key in range(keys):
         rhythm.key(key * gap)
@@ -237,15 +237,15 @@ def typed(gap: float, answer: float, keys: int = 10) -> Rhythm:
     return rhythm
 
 
-def test_whoever_is_slower_than_the_answers_does_not_wait() -> None:
-    """Nor do the first keys."""
+def test_slow_typing_is_not_debounced() -> None:
+    """Nor are the first keys."""
     assert Rhythm().wait() == 0
     assert typed(gap=0.2, answer=0.1).wait() == 0
     assert typed(gap=0.2, answer=0.1, keys=1).wait() == 0
 
 
-def test_whoever_is_faster_waits_for_a_key_that_does_not_come() -> None:
-    """A little longer than it usually takes, but never long; pauses are no rhythm."""
+def test_fast_typing_is_debounced() -> None:
+    """A little longer than the usual interval, up to a limit; pauses do not count."""
     assert typed(gap=0.1, answer=0.3).wait() == pytest.approx(0.12)
     assert typed(gap=0.9, answer=2.0).wait() == LONGEST
     assert typed(gap=5, answer=9).wait() == 0
@@ -281,13 +281,13 @@ def test_whoever_is_faster_waits_for_a_key_that_does_not_come() -> None:
     ],
 )
 def test_placeholders(text: str, found: str | None) -> None:
-    """Code that stands for other code, and nothing else."""
+    """Placeholder code, and nothing else."""
     fill = here(text, 0, text.find("\n", 0, 9) + 1)
     assert (fill and text[fill.start : fill.end]) == found
 
 
 def test_a_todo() -> None:
-    """What it asks for is written below it, as deep."""
+    """The code goes below it, with its indentation."""
     text = "def f():\n    # TODO count\n    return 1\n"
     fill = here(text, text.index("TODO"), text.index("TODO"))
     assert fill
@@ -298,7 +298,7 @@ def test_a_todo() -> None:
 
 
 def test_a_selection() -> None:
-    """Without the blanks around it; of several lines the first placeholder counts."""
+    """Without surrounding whitespace; of several lines, the first placeholder counts."""
     text = "a\n  b + c \n..."
     fill = rewrite(text, 1, 11)
     assert fill
@@ -310,7 +310,7 @@ def test_a_selection() -> None:
 
 @given(st.text("a \n#TODO.pass():def", max_size=60), st.integers(0, 60), st.integers(0, 60))
 def test_fills_are_parts_of_the_text(text: str, one: int, other: int) -> None:
-    """Whatever the text: what is replaced lies in it, and around it nothing changes."""
+    """In any text: the replaced range lies inside, and nothing around it changes."""
     start, end = sorted((min(one, len(text)), min(other, len(text))))
     for fill in at(text, start, end):
         assert 0 <= fill.start <= fill.end <= len(text)
@@ -320,7 +320,7 @@ def test_fills_are_parts_of_the_text(text: str, one: int, other: int) -> None:
 
 
 def test_function() -> None:
-    """The one that the cursor is in."""
+    """The one around the cursor."""
     text = "def f(a):\n    return a\n\n\nx = 1\n"
     [fill] = at(text, 5, 5)
     body = function_at(text, 5)
@@ -329,8 +329,8 @@ def test_function() -> None:
     assert at(text, len(text), len(text)) == []
 
 
-def test_candidates_go_round() -> None:
-    """Behind the last comes the first."""
+def test_candidates_wrap_around() -> None:
+    """The first follows the last."""
     filled = Filled("", "", ("a", "b"))
     assert [filled.text, filled.next().text, filled.next().next().text] == ["a", "b", "a"]
 
@@ -413,7 +413,7 @@ def test_closing_cancels_requests_that_wait_for_the_model() -> None:
     asyncio.run(check())
 
 
-def test_who_stops_waiting_leaves_the_model_to_others() -> None:
+def test_cancelling_one_request_leaves_the_model_to_others() -> None:
     """A request cancelled while the model loads cancels only itself."""
 
     async def check() -> None:
@@ -474,8 +474,8 @@ def test_an_endpoint_is_bounded_and_an_invalid_one_reported() -> None:
     asyncio.run(check())
 
 
-def test_the_blank_line_of_an_empty_function_is_used_up() -> None:
-    """Where somebody stands who asks for its body; blank lines behind it stay."""
+def test_the_blank_line_of_an_empty_function_is_replaced() -> None:
+    """The one with the cursor; blank lines after it stay."""
     text = 'def f():\n    """Say."""\n    \n\n\nx = 1\n'
     fill = function(text, text.index("    \n") + 4)
     assert fill is not None

@@ -1,4 +1,4 @@
-"""How a language server comes and goes: doors, ends, models that are not there, services."""
+"""Start and end of a server: transports, exits, missing models, endpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOON = 10.0  # seconds; it takes one or two, but not on a machine that has much 
 
 
 def test_exit_codes(tmp_path: Path) -> None:
-    """0 after `shutdown`, 1 without; after `shutdown` nothing else is answered."""
+    """0 after `shutdown`, 1 without; after `shutdown` every request is an error."""
     with Wire(tmp_path) as wire:
         begun = wire.begin()["result"]
         assert begun["serverInfo"]["name"] == "talaria"
@@ -39,7 +39,7 @@ def test_exit_codes(tmp_path: Path) -> None:
 
 
 def test_it_ends_when_its_input_does(tmp_path: Path) -> None:
-    """Though a request is being worked on."""
+    """Even while a request is being computed."""
     with Wire(tmp_path) as wire:
         wire.begin(CALM)
         item = {"uri": uri("a"), "languageId": "python", "version": 1, "text": TEXT}
@@ -52,9 +52,33 @@ def test_it_ends_when_its_input_does(tmp_path: Path) -> None:
         assert wire.ended(SOON) == 1
 
 
+def test_the_server_needs_no_torch() -> None:
+    """Loading the model and answering a request import neither torch nor its friends."""
+    program = """
+import asyncio, sys
+import talaria.coder.trace, talaria.lsp.command, talaria.lsp.features
+from talaria.coder.request import Request
+from talaria.lsp.engines import Engines
+from talaria.lsp.options import ServerOptions
+
+async def answer():
+    options = ServerOptions()
+    engines = Engines(options, lambda *_: None, lambda *_: None)
+    await engines.ask(Request("x = (", ")", options.decoding(max_tokens=4, complete=True)))
+    await engines.close()
+
+asyncio.run(answer())
+print([name for name in ("torch", "transformers", "accelerate") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]", done.stdout
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there, the end of the input tells")
 def test_it_ends_with_an_editor_that_vanished(tmp_path: Path) -> None:
-    """Though its input stays open, as when another process has inherited it."""
+    """Even if its input stays open, because another process inherited it."""
     sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
     with subprocess.Popen(sleeper) as parent, Wire(tmp_path) as wire:
         wire.begin(processId=parent.pid)
@@ -65,22 +89,22 @@ def test_it_ends_with_an_editor_that_vanished(tmp_path: Path) -> None:
         assert wire.ended(SOON) == 1
 
 
-@pytest.mark.parametrize("door", ["tcp", "ws"])
-def test_doors(tmp_path: Path, door: Literal["tcp", "ws"]) -> None:
-    """A TCP port and a WebSocket are as good as pipes, for large documents too."""
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
+def test_transports(tmp_path: Path, transport: Literal["tcp", "ws"]) -> None:
+    """A TCP port and a WebSocket work like pipes, with large documents too."""
 
     async def check() -> None:
-        async with editor(tmp_path, door=door, options=CALM, kind="neovim") as e:
+        async with editor(tmp_path, transport=transport, options=CALM, kind="neovim") as e:
             await e.ready()
-            e.open(uri("door"), TEXT + "# much\n" * 300_000)
-            await suggested(e, uri("door"))
+            e.open(uri("transport"), TEXT + "# much\n" * 300_000)
+            await suggested(e, uri("transport"))
         assert e.code == 0
 
     asyncio.run(check())
 
 
 def test_an_editor_that_leaves_its_port(tmp_path: Path) -> None:
-    """Ends the server; on a port that is taken, none begins."""
+    """That ends the server; a port in use is an error."""
     port = free_port()
     command = [sys.executable, "-m", "talaria.coder.cli", "lsp", "--tcp", "--port", str(port)]
 
@@ -103,7 +127,7 @@ def test_an_editor_that_leaves_its_port(tmp_path: Path) -> None:
 
 
 def test_a_browser_at_the_port(tmp_path: Path) -> None:
-    """What begins with another protocol's line is sent away, and the editor is still served."""
+    """Its connection is closed, and the editor is still served."""
     port = free_port()
     command = [sys.executable, "-m", "talaria.coder.cli", "lsp", "--tcp", "--port", str(port)]
     body = b'{"jsonrpc":"2.0","id":1,"method":"shutdown"}'
@@ -133,7 +157,7 @@ def test_a_browser_at_the_port(tmp_path: Path) -> None:
 
 
 def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
-    """`initialize` is answered, one message each says what is wrong, requests get nothing."""
+    """`initialize` is answered, one message says what is wrong, requests get null."""
     folders = [tmp_path / name for name in ("missing", "empty", "cut", "nonsense")]
     folders[1].mkdir()
     for folder in folders[2:]:
@@ -169,8 +193,8 @@ def test_models_that_cannot_be_loaded(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
-def test_a_service_answers_and_the_model_in_its_place(tmp_path: Path) -> None:
-    """What breaks the text is not shown; a failure gives one message and no silence."""
+def test_an_endpoint_answers_until_it_fails(tmp_path: Path) -> None:
+    """Broken text is not shown; after a failure and one message, the model answers."""
     first, second = whole(text("return 41 + 1")), whole(text("return ("))
     with FimServer(first, second, Reply(status=500)) as service:
         options = {**CALM, "endpoint": service.url}
@@ -201,8 +225,8 @@ def test_a_service_answers_and_the_model_in_its_place(tmp_path: Path) -> None:
         asyncio.run(check())
 
 
-def test_a_service_that_is_late(tmp_path: Path) -> None:
-    """Nothing comes, and one message says what to raise; a function has more time and tokens."""
+def test_an_endpoint_that_misses_the_deadline(tmp_path: Path) -> None:
+    """One message says which option to raise; a function has more time and tokens."""
     broken, sound = whole(text("return (")), whole(text("return 41 + 1"))
     with FimServer(Reply(hangs=True), Reply(hangs=True), broken, sound, sound) as service:
         options = {**CALM, "endpoint": service.url, "deadline_ms": 50}
@@ -225,7 +249,7 @@ def test_a_service_that_is_late(tmp_path: Path) -> None:
         asyncio.run(check())
 
 
-def test_a_service_that_hangs_is_let_go(tmp_path: Path) -> None:
+def test_a_hanging_endpoint_is_abandoned(tmp_path: Path) -> None:
     """By a newer request, and by the end of the session."""
     with FimServer(Reply(hangs=True)) as service:
         options = {**CALM, "endpoint": service.url, "endpoint_timeout_ms": 60_000}

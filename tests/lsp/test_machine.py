@@ -1,4 +1,4 @@
-"""Anything an editor may do, in any order: texts agree, answers fit them, nothing is left over.
+"""Any sequence of editor actions: texts agree, answers fit them, nothing is left over.
 
 The server runs in this process, with JSON messages in both directions. A scripted endpoint
 answers when the machine lets it, so that events can happen in any order.
@@ -86,9 +86,9 @@ class GatedEngines(Engines):
 
 @dataclass
 class PendingRequest:
-    """A request that waits for its answer, and the state of the text that it is about.
+    """A request without an answer yet, and the state of the text that it is about.
 
-    waits  for the edit of another command, so that it is about whatever that leaves
+    waits  for another command's edit, so that it is about whatever text that leaves
     """
 
     method: str
@@ -121,7 +121,7 @@ class EditorMachine(RuleBasedStateMachine):
     # The wire
 
     def write(self, data: bytes) -> None:
-        """A message from the server; what is wrong with it is told later, outside of the server."""
+        """A message from the server; errors are raised later, outside of the server's own code."""
         try:
             self.read(json.loads(data))
         except Exception as error:
@@ -159,7 +159,7 @@ class EditorMachine(RuleBasedStateMachine):
         """As a stream has it."""
 
     def say(self, method: str, params: object, number: int | str | None = None) -> None:
-        """Send a message, and let the server do what it can."""
+        """Send a message and let the server process it."""
         message: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": params}
         if number is not None:
             message["id"] = number
@@ -185,7 +185,7 @@ class EditorMachine(RuleBasedStateMachine):
         return self.number
 
     def state(self, uri: str) -> object:
-        """What an answer about a document must still be about."""
+        """Version and text of a document, which an answer must match."""
         return self.versions.get(uri), self.texts.get(uri)
 
     def states(self) -> dict[str, object]:
@@ -193,7 +193,7 @@ class EditorMachine(RuleBasedStateMachine):
         return {uri: self.state(uri) for uri in self.texts}
 
     def position(self, uri: str, place: int) -> tuple[int, dict[str, int]]:
-        """A place in a text that is no middle of a line's end, and its position in UTF-16."""
+        """An offset that does not split a line ending, and its position in UTF-16."""
         text = self.texts.get(uri, "")
         place %= len(text) + 1
         if text[place - 1 : place + 1] == "\r\n":
@@ -203,7 +203,7 @@ class EditorMachine(RuleBasedStateMachine):
         return place, {"line": len(lines) - 1, "character": units}
 
     def offset(self, uri: str, position: dict[str, int]) -> int:
-        """The place of a position, which must be one of the text."""
+        """The offset of a position, which must exist in the text."""
         return next(
             place
             for place in range(len(self.texts[uri]) + 1)
@@ -261,7 +261,7 @@ class EditorMachine(RuleBasedStateMachine):
 
     @rule(which=st.sampled_from(URIS), again=st.sampled_from([None, FIRST, FIRST, FIRST]))
     def shut(self, which: str, again: str | None) -> None:
-        """Close a document, open or not; mostly it is opened again."""
+        """Close a document, open or not; usually open it again."""
         self.texts.pop(which, None)
         self.say("textDocument/didClose", {"textDocument": {"uri": which}})
         if again is not None:
@@ -269,7 +269,7 @@ class EditorMachine(RuleBasedStateMachine):
 
     @rule(which=st.sampled_from(URIS), start=PLACES, length=st.integers(0, 5), new=PIECES)
     def edit(self, which: str, start: int, length: int, new: str) -> None:
-        """Replace a part."""
+        """Replace a part of a document."""
         if which in self.texts:
             start %= len(self.texts[which]) + 1
             self.change(which, start, min(start + length, len(self.texts[which])), new)
@@ -296,7 +296,7 @@ class EditorMachine(RuleBasedStateMachine):
     def request(
         self, which: str, place: int, kind: int, completion: bool, then: int | None
     ) -> None:
-        """Ask for a suggestion, where a line ends if there is such a place; perhaps take some."""
+        """Request a suggestion, at the end of a line if there is one; perhaps accept some of it."""
         ends = [found.start() for found in re.finditer(r"$", self.texts.get(which, ""), re.M)]
         if place % 4 and ends:
             place = ends[place % len(ends)]
@@ -332,7 +332,7 @@ class EditorMachine(RuleBasedStateMachine):
         self.ask(EXECUTE, which, params)
         if at_once:
             self.let_answer(-1)
-            self.do_as_asked(length % 4 > 0)
+            self.answer_edit(length % 4 > 0)
 
     @rule(which=st.sampled_from(URIS), start=PLACES)
     def look_for_actions(self, which: str, start: int) -> None:
@@ -357,20 +357,20 @@ class EditorMachine(RuleBasedStateMachine):
         self.ask(EXECUTE, "", params)
 
     @rule(pace=st.sampled_from([0, 1, 8]))
-    def hurry(self, pace: int) -> None:
+    def set_pace(self, pace: int) -> None:
         """Send faster than the server works, or wait for it."""
         self.pace = pace
 
     @rule(which=PLACES)
     def cancel(self, which: int) -> None:
-        """Cancel a request that waits, or one that does not."""
+        """Cancel a pending request, or an unknown one."""
         waiting = [number for number, each in self.asked.items() if each.uri]
         number = waiting[which % len(waiting)] if waiting else which
         self.say("$/cancelRequest", {"id": number})
 
     @rule(which=st.sampled_from(URIS), characters=st.sampled_from([0, 1, 99]), said=st.booleans())
     def accept(self, which: str, characters: int, said: bool) -> None:
-        """Take what is on the screen, or type it along."""
+        """Accept what is on screen, or type some of it."""
         state, items = self.offered.get(which, (None, []))
         if characters and items and state == self.state(which):
             place = self.offset(which, items[0]["range"]["end"])
@@ -386,12 +386,12 @@ class EditorMachine(RuleBasedStateMachine):
 
     @rule(settings=st.sampled_from(SETTINGS))
     def configure(self, settings: object) -> None:
-        """Change settings, perhaps to something wrong."""
+        """Change settings, perhaps to invalid ones."""
         self.say("workspace/didChangeConfiguration", {"settings": settings})
 
     @rule(which=PLACES)
     def let_answer(self, which: int) -> None:
-        """The model has finished something."""
+        """Let the endpoint finish an answer."""
         gates = [gate for gate in GatedEndpoint.gates if not gate.done()]
 
         async def work() -> None:
@@ -403,8 +403,8 @@ class EditorMachine(RuleBasedStateMachine):
         self.runner.run(work())
 
     @rule(taken=st.booleans())
-    def do_as_asked(self, taken: bool) -> None:
-        """Apply an edit of the server's to the version that it is for, or refuse it."""
+    def answer_edit(self, taken: bool) -> None:
+        """Apply an edit of the server's to its version, or reject it."""
         if not self.asking:
             return
         request = self.asking.pop(0)
@@ -433,7 +433,7 @@ class EditorMachine(RuleBasedStateMachine):
             }
 
     def teardown(self) -> None:
-        """All that waits is answered, and nothing is left over."""
+        """Everything pending is answered, and nothing is left over."""
         try:
             if hasattr(self, "server"):
                 self.finish()
@@ -443,14 +443,14 @@ class EditorMachine(RuleBasedStateMachine):
             self.folder.cleanup()
 
     def finish(self) -> None:
-        """Answer all, end the server, and look what is left."""
+        """Answer everything, end the server, and check that nothing is left."""
         server, self.pace = self.server, 8
         for _ in range(200):
             waiting = [gate for gate in GatedEndpoint.gates if not gate.done()]
             if not (self.asked or self.asking or waiting or len(server._tasks) > 1):
                 break
             self.let_answer(0)
-            self.do_as_asked(taken=True)
+            self.answer_edit(taken=True)
             self.runner.run(asyncio.sleep(0 if waiting else 0.005))
         assert not self.asked
         protocol = server.protocol

@@ -21,14 +21,14 @@ NAMES = st.sampled_from([option.name for option in fields(ServerOptions)]) | st.
 
 
 def parsed(*flags: str) -> tuple[ServerOptions, list[str]]:
-    """The options that a command line gives."""
+    """The options of a command line."""
     parser = argparse.ArgumentParser()
     add_flags(parser)
     return from_flags(parser.parse_args(flags))
 
 
-def test_what_is_not_given_stays() -> None:
-    """Flags, then what the editor starts with, then its settings: each above the former."""
+def test_later_sources_override_earlier_ones() -> None:
+    """Flags, then initializationOptions, then settings."""
     options, problems = parsed("--max-tokens", "20", "--no-strings")
     assert not problems
     options, problems = options.merged({"until": "line", "debounce_ms": 50})
@@ -39,7 +39,7 @@ def test_what_is_not_given_stays() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, [], {}, {"talaria": {}}])
-def test_nothing_says_nothing(nothing: object) -> None:
+def test_empty_settings_change_nothing(nothing: object) -> None:
     """Editors without settings send one of these."""
     assert ServerOptions().merged(nothing) == (ServerOptions(), [])
 
@@ -62,8 +62,8 @@ def test_nothing_says_nothing(nothing: object) -> None:
         ("modle", "x", "unknown option 'modle'; known are enabled, languages"),
     ],
 )
-def test_a_wrong_value_changes_nothing_and_is_told(name: str, value: Any, told: str) -> None:
-    """With the value, what it must be, and what stays; the right ones beside it count."""
+def test_an_invalid_value_is_reported_and_changes_nothing(name: str, value: Any, told: str) -> None:
+    """The message has the value, what it must be, and what applies; valid options still count."""
     options, problems = ServerOptions().merged({name: value, "strings": False})
     assert options == ServerOptions(strings=False)
     assert len(problems) == 1
@@ -71,8 +71,8 @@ def test_a_wrong_value_changes_nothing_and_is_told(name: str, value: Any, told: 
 
 
 @pytest.mark.parametrize("given", [7, "fast", ["fast"], True])
-def test_options_that_are_no_object(given: object) -> None:
-    """One complaint."""
+def test_options_that_are_not_an_object(given: object) -> None:
+    """They give one message."""
     options, problems = ServerOptions().merged(given)
     assert options == ServerOptions()
     assert len(problems) == 1
@@ -80,15 +80,15 @@ def test_options_that_are_no_object(given: object) -> None:
 
 
 @given(st.dictionaries(NAMES, VALUES, max_size=6))
-def test_whatever_comes_the_options_are_right(given: dict[str, Any]) -> None:
-    """A merge never fails, and merging its outcome's own values finds nothing wrong."""
+def test_any_input_leaves_valid_options(given: dict[str, Any]) -> None:
+    """Merging never fails, and its result merges without a problem."""
     options, _ = ServerOptions().merged(given)
     own = {option.name: getattr(options, option.name) for option in fields(ServerOptions)}
     assert ServerOptions().merged(own) == (options, [])
 
 
 def test_flags_are_the_options() -> None:
-    """A flag for each, by the same name."""
+    """One for each, with the same name."""
     parser = argparse.ArgumentParser()
     add_flags(parser)
     names = {action.dest for action in parser._actions} - {"help"}
@@ -108,8 +108,8 @@ def test_flags_are_the_options() -> None:
     assert parsed("--least-confidence", "7")[1]
 
 
-def test_another_model_or_service_needs_another_engine() -> None:
-    """And nothing else does."""
+def test_what_needs_a_restart() -> None:
+    """Another model, device or endpoint, and nothing else."""
     for change in ({"model": "x"}, {"device": "cuda"}, {"endpoint": "http://127.0.0.1:1/"}):
         assert ServerOptions().merged(change)[0].needs_restart(ServerOptions())
     for other in ({"max_tokens": 3}, {"enabled": False}, {"exclude": ["a"]}, {"mode": "ar"}):

@@ -1,4 +1,4 @@
-"""What looks secret, is ignored, is excluded or lies outside is neither read nor shown."""
+"""Secret, ignored, excluded and outside files are neither read nor shown."""
 
 from __future__ import annotations
 
@@ -63,27 +63,27 @@ def files(top: Path, texts: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("line", SECRET_LINES)
-def test_secret_lines_are_left_out(line: str) -> None:
-    """Only that line is, and the others keep their numbers."""
+def test_secret_lines_are_emptied(line: str) -> None:
+    """Only those, so that line numbers stay."""
     assert without_secrets(f"a = 1\n{line}\nb = 2\n") == "a = 1\n\nb = 2\n"
 
 
 @pytest.mark.parametrize("line", PLAIN_LINES)
 def test_plain_lines_stay(line: str) -> None:
-    """Programs speak of tokens and passwords without giving any away."""
+    """Code mentions tokens and passwords without revealing any."""
     assert without_secrets(f"a = 1\n{line}\nb = 2\n") == f"a = 1\n{line}\nb = 2\n"
 
 
-def test_what_goes_over_lines_is_left_out_whole() -> None:
-    """A key's block, also one that has no end, and a literal on the line behind its name."""
+def test_secrets_of_several_lines() -> None:
+    """A key block, even without an end, and a literal on the line after its name."""
     assert without_secrets(f'a\nKEY = """{KEY}"""\nb\n') == "a\n\n\n\n\nb\n"
     assert without_secrets("a\n" + KEY.partition("-----END")[0]) == "a\n\n\n\n"
     assert without_secrets('a\npassword = (\n    "hunter2hunter2"\n)\n') == "a\n\n\n)\n"
 
 
 @given(st.lists(st.sampled_from(SECRET_LINES + PLAIN_LINES), max_size=8))
-def test_lines_are_judged_one_by_one(lines: list[str]) -> None:
-    """Whatever stands around them, secrets go, and the number of lines stays."""
+def test_lines_are_independent(lines: list[str]) -> None:
+    """Secrets go whatever surrounds them, and the number of lines stays."""
     cleaned = without_secrets("\n".join(lines)).split("\n")
     assert len(cleaned) == max(1, len(lines))
     assert not set(cleaned) & set(SECRET_LINES)
@@ -91,7 +91,7 @@ def test_lines_are_judged_one_by_one(lines: list[str]) -> None:
 
 @given(st.text(max_size=300))
 def test_any_text_keeps_its_lines(text: str) -> None:
-    """The number of line breaks never changes, and cleaning again changes nothing."""
+    """The number of lines never changes, and cleaning is idempotent."""
     cleaned = without_secrets(text)
     assert cleaned.count("\n") == text.count("\n")
     assert without_secrets(cleaned) == cleaned
@@ -114,8 +114,8 @@ def test_any_text_keeps_its_lines(text: str) -> None:
         " ",
     ],
 )
-def test_cleaning_takes_no_more_than_a_pass(unit: str) -> None:
-    """No text makes it slow, as patterns with many ways to match could be."""
+def test_cleaning_takes_linear_time(unit: str) -> None:
+    """No text causes backtracking."""
     with within(10):
         without_secrets(unit * (200_000 // len(unit)))
         without_secrets((unit * (1_900 // len(unit)) + "\n") * 100)
@@ -131,7 +131,7 @@ def test_cleaning_takes_no_more_than_a_pass(unit: str) -> None:
     ],
 )
 def test_secret_names(name: str) -> None:
-    """Such names are not read, wherever they are."""
+    """Files with such names are not read, wherever they are."""
     assert secret_looking(Path("/home/someone/work") / name)
 
 
@@ -139,12 +139,12 @@ def test_secret_names(name: str) -> None:
     "name", ["id_of_things.py", "tokens.py", "keys.py", "environment.py", "password.py", "aws/x.py"]
 )
 def test_plain_names(name: str) -> None:
-    """Modules about such things are modules."""
+    """Modules about such things are ordinary."""
     assert not secret_looking(Path("/home/someone/work") / name)
 
 
 def test_ignored_files_are_not_readable(tmp_path: Path) -> None:
-    """Every .gitignore counts, the deeper more, and an ignored folder wholly."""
+    """Every .gitignore counts, deeper ones first; an ignored folder is ignored whole."""
     files(
         tmp_path,
         {
@@ -174,7 +174,7 @@ def test_ignored_files_are_not_readable(tmp_path: Path) -> None:
 
 
 def test_the_rules_are_those_of_git(tmp_path: Path) -> None:
-    """What git says of each file of a workspace is what the fence says."""
+    """The fence agrees with git about every file."""
     names = ["a.py", "b/a.py", "b/c/a.py", "b/c/d.py", "x y.py", "b/!a.py", "é/a.py", "b/c/e/f.py"]
     rules = "*.py\n!/b/\n!a.py\nc/*\n!c/d.py\n/b/c/e\n\\!a.py\nx\\ y.py\n**/f.py\n"
     files(
@@ -206,7 +206,7 @@ def test_rules_of_the_repository_above_the_root_count(tmp_path: Path) -> None:
 
 
 def test_rules_that_change_are_read_again(tmp_path: Path) -> None:
-    """A file is forbidden from when it is ignored on."""
+    """A file is forbidden as soon as it is ignored."""
     files(tmp_path, {"a.py": "", ".gitignore": "b.py\n"})
     fence = Fence([tmp_path])
     assert fence.readable(tmp_path / "a.py")
@@ -215,7 +215,7 @@ def test_rules_that_change_are_read_again(tmp_path: Path) -> None:
 
 
 def test_excluded_files_are_neither_read_nor_filled(tmp_path: Path) -> None:
-    """Patterns are written as in .gitignore and told from each root."""
+    """Patterns follow .gitignore and are relative to each root."""
     exclude = ["private/", "*_pb2.py", "/top.py", "!kept_pb2.py"]
     fence = Fence([tmp_path / "one", tmp_path / "two"], exclude)
     for name, allowed in {
@@ -232,8 +232,8 @@ def test_excluded_files_are_neither_read_nor_filled(tmp_path: Path) -> None:
         assert Fence(fence.roots, exclude).readable(tmp_path / name) == allowed, name
 
 
-def test_a_file_that_a_person_opened_may_be_filled_though_it_is_ignored(tmp_path: Path) -> None:
-    """Nor need it be in a workspace; but what looks secret is not shown."""
+def test_an_ignored_file_that_the_user_opened_may_be_filled(tmp_path: Path) -> None:
+    """Even outside a workspace; secret files may not."""
     files(tmp_path, {".gitignore": "scratch.py\n"})
     fence = Fence([tmp_path], ["*_pb2.py"])
     assert fence.fillable(tmp_path / "scratch.py")
@@ -245,7 +245,7 @@ def test_a_file_that_a_person_opened_may_be_filled_though_it_is_ignored(tmp_path
 
 
 def test_nothing_outside_is_readable(tmp_path: Path) -> None:
-    """Neither by dots nor by links; a link is judged by both its ends."""
+    """Neither by dots nor by links; both ends of a link count."""
     files(
         tmp_path,
         {"out/a.py": "", "in/a.py": "", "in/.gitignore": "i.py", "in/i.py": "", "in/.env": ""},
@@ -273,18 +273,18 @@ def test_nothing_outside_is_readable(tmp_path: Path) -> None:
 
 
 def test_no_root_means_nothing_to_read(tmp_path: Path) -> None:
-    """A single file that is opened has no neighbours."""
+    """A single open file has no neighbours."""
     assert not Fence([]).readable(tmp_path / "a.py")
 
 
-def test_a_broken_pattern_is_an_error_of_usage(tmp_path: Path) -> None:
-    """A pattern to exclude that cannot be read must not pass for one that excludes nothing."""
+def test_an_invalid_pattern_is_a_usage_error(tmp_path: Path) -> None:
+    """It must not be mistaken for one that excludes nothing."""
     with pytest.raises(UsageError, match=r"exclude has .*write patterns as in \.gitignore"):
         Fence([tmp_path], ["!"])
 
 
 def test_only_small_texts_are_read(tmp_path: Path) -> None:
-    """No folder, pipe, binary, huge or foreign text; line ends and marks are made plain."""
+    """No folders, pipes, binary, huge or non-UTF-8 files; line endings and BOM are removed."""
     (tmp_path / "a.py").write_bytes(b"\xef\xbb\xbfa\r\nb\rc\n")
     (tmp_path / "binary.py").write_bytes(b"a\0b")
     (tmp_path / "latin.py").write_bytes(b"\xe9")

@@ -28,7 +28,7 @@ VERSIONED = {
 
 
 class ScriptedEngines(Engines):
-    """Engines without a model, whose endpoint answers as the editor has it say."""
+    """Engines without a model, whose endpoint gives the editor's scripted answers."""
 
     editor: InProcessEditor
 
@@ -43,7 +43,7 @@ class ScriptedEngines(Engines):
 
 
 class EditorEndpoint:
-    """An endpoint that answers as an editor has it say."""
+    """An endpoint with the answers that an editor has scripted."""
 
     waiting = 0.0
 
@@ -133,7 +133,7 @@ class InProcessEditor:
         await self.tell("textDocument/didOpen", textDocument=item)
 
     async def change(self, *changes: dict[str, Any], **document: Any) -> None:
-        """Say that the document was changed."""
+        """Send a change."""
         await self.tell(
             "textDocument/didChange",
             textDocument={"uri": URI, **document},
@@ -148,7 +148,7 @@ class InProcessEditor:
         await self.change({"range": place, "text": new}, version=self.version)
 
     def position(self, offset: int) -> dict[str, int]:
-        """Where a character stands."""
+        """The position of an offset."""
         before = self.text[:offset]
         line = before.rpartition("\n")[2]
         width = {"utf-8": 1, "utf-16": 2, "utf-32": 4}[self.encoding]
@@ -156,11 +156,11 @@ class InProcessEditor:
         return {"line": before.count("\n"), "character": len(data) // width}
 
     def offset(self, position: dict[str, int]) -> int:
-        """The character at a position."""
+        """The offset of a position."""
         return next(n for n in range(len(self.text) + 1) if self.position(n) == position)
 
     async def apply(self, message: dict[str, Any]) -> None:
-        """Apply an edit, if it is of the version that is open."""
+        """Apply an edit if its version is the current one."""
         await asyncio.sleep(self.slow)
         edit, applied = message["params"]["edit"], True
         if "documentChanges" in edit:
@@ -181,7 +181,7 @@ class InProcessEditor:
             await self.server.protocol.receive(json.dumps(answer))
 
     async def items(self, offset: int, invoked: bool = False, **context: Any) -> Any:
-        """Ask for grey text; the items, or None."""
+        """Request ghost text; the items, or None."""
         return await self.request(
             "textDocument/inlineCompletion",
             {
@@ -191,8 +191,8 @@ class InProcessEditor:
             },
         )
 
-    async def grey(self, offset: int, invoked: bool = False) -> list[str]:
-        """Ask for grey text."""
+    async def ghost(self, offset: int, invoked: bool = False) -> list[str]:
+        """Request ghost text; its texts."""
         return [item["insertText"] for item in await self.items(offset, invoked) or ()]
 
     async def command(self, name: str, *arguments: object) -> Any:
@@ -211,7 +211,7 @@ class InProcessEditor:
         await self.tell("workspace/didChangeConfiguration", settings={"talaria": settings})
 
     def counts(self, event: str) -> int:
-        """How often something was counted."""
+        """How often an event was counted."""
         days = self.server.usage._pending.values()
         return sum(counts[event] for pairs in days for counts in pairs.values())
 
@@ -221,7 +221,7 @@ Check = Callable[[InProcessEditor], Coroutine[Any, Any, None]]
 
 @pytest.fixture
 def session(tmp_path: Path) -> Callable[..., None]:
-    """A function that runs a session of which a test says what it does."""
+    """A function that runs a session; the test is a coroutine that drives the editor."""
 
     def run(check: Check, capabilities: dict[str, Any] | None = None, **options: Any) -> None:
         async def whole() -> None:
@@ -239,7 +239,7 @@ def session(tmp_path: Path) -> Callable[..., None]:
 
 
 def soon(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Something that goes on beside."""
+    """Start a coroutine in the background."""
     return asyncio.ensure_future(work)
 
 
@@ -258,7 +258,7 @@ REFUSED = {
 def test_a_refused_middle_is_not_written(
     session: Callable[..., None], middle: str, reason: str, command: str
 ) -> None:
-    """The user gets the reason; every command has the same guard."""
+    """The user gets the reason; all commands share one guard."""
 
     async def check(e: InProcessEditor) -> None:
         e.answer = lambda _: (middle, middle + "\n")
@@ -275,8 +275,8 @@ def test_a_refused_middle_is_not_written(
     session(check)
 
 
-def test_a_refused_candidate_is_passed_over(session: Callable[..., None]) -> None:
-    """The next one is written; a refused one does not come by `nextCandidate` either."""
+def test_a_refused_candidate_is_skipped(session: Callable[..., None]) -> None:
+    """The next one is written, and `nextCandidate` never brings a refused one."""
 
     async def check(e: InProcessEditor) -> None:
         e.answer = lambda _: ("return (", "return 1", "for x in a:")
@@ -294,7 +294,7 @@ def test_a_refused_candidate_is_passed_over(session: Callable[..., None]) -> Non
 def test_a_middle_that_changes_nothing_is_not_written(
     session: Callable[..., None], texts: tuple[str, ...]
 ) -> None:
-    """An empty one, or what the file has already."""
+    """An empty one, or the text already in the file."""
 
     async def check(e: InProcessEditor) -> None:
         e.answer = lambda _: texts
@@ -308,10 +308,10 @@ def test_a_middle_that_changes_nothing_is_not_written(
 
 @pytest.mark.parametrize("capabilities", [{}, VERSIONED], ids=["without versions", "with"])
 @pytest.mark.parametrize("answers_first", [False, True])
-def test_commands_in_a_row(
+def test_consecutive_commands(
     session: Callable[..., None], capabilities: dict[str, Any], answers_first: bool
 ) -> None:
-    """Each writes into the text that the one before has left, even if that is told late."""
+    """Each starts from the text that the one before left, even if its change arrives late."""
 
     async def check(e: InProcessEditor) -> None:
         e.answers_first = answers_first
@@ -324,7 +324,7 @@ def test_commands_in_a_row(
         assert e.text == HOLE.replace("pass", "return 3")
         e.answer = lambda _: ("one(two, three)",)
         await e.open("a = \n")
-        assert await e.grey(4) == ["one(two, three)"]
+        assert await e.ghost(4) == ["one(two, three)"]
         words = [soon(e.command("acceptWord", URI)) for _ in range(3)]
         assert [await each for each in words] == ["one", "(", "two"]
         assert e.text == "a = one(two\n"
@@ -333,12 +333,12 @@ def test_commands_in_a_row(
     session(check, capabilities)
 
 
-def test_a_word_that_the_editor_does_not_take_is_no_trouble(session: Callable[..., None]) -> None:
-    """A key came first: nothing is told, nothing written."""
+def test_a_rejected_word_is_not_reported(session: Callable[..., None]) -> None:
+    """A key came first: there is no message and no edit."""
 
     async def check(e: InProcessEditor) -> None:
         await e.open("a = \n")
-        assert await e.grey(4) == ["value"]
+        assert await e.ghost(4) == ["value"]
         e.slow = 0.02
         word = soon(e.command("acceptWord", URI))
         await asyncio.sleep(0.01)
@@ -350,8 +350,8 @@ def test_a_word_that_the_editor_does_not_take_is_no_trouble(session: Callable[..
     session(check)
 
 
-def test_a_fill_that_another_supersedes_says_nothing(session: Callable[..., None]) -> None:
-    """Who asks twice gets one answer, and is not told to look into the log."""
+def test_a_superseded_fill_is_silent(session: Callable[..., None]) -> None:
+    """Asking twice gives one answer and no message."""
 
     async def check(e: InProcessEditor) -> None:
         e.seconds = 0.02
@@ -366,8 +366,8 @@ def test_a_fill_that_another_supersedes_says_nothing(session: Callable[..., None
     session(check)
 
 
-def test_a_fill_takes_nothing_from_another_document(session: Callable[..., None]) -> None:
-    """Whatever the addresses."""
+def test_a_fill_supersedes_nothing_in_another_document(session: Callable[..., None]) -> None:
+    """Even if the URIs look alike."""
 
     async def check(e: InProcessEditor) -> None:
         e.seconds = 0.02
@@ -384,7 +384,7 @@ def test_a_fill_takes_nothing_from_another_document(session: Callable[..., None]
 
 
 def test_a_language_that_cannot_be_checked_is_not_written(session: Callable[..., None]) -> None:
-    """The user is told why."""
+    """The user gets the reason."""
 
     async def check(e: InProcessEditor) -> None:
         await e.open("x = ... # pass\n...\n", "cobol")
@@ -399,18 +399,18 @@ def test_a_language_that_cannot_be_checked_is_not_written(session: Callable[...,
 # What is no longer wanted
 
 
-def test_an_automatic_request_shares_the_answer_of_one_by_hand(
+def test_an_automatic_request_shares_an_invoked_answer(
     session: Callable[..., None],
 ) -> None:
-    """It does not take its place."""
+    """It does not supersede it."""
 
     async def check(e: InProcessEditor) -> None:
         e.seconds = 0.02
         e.answer = lambda _: ("one", "two")
         await e.open("a = \n")
-        by_hand = soon(e.grey(4, invoked=True))
+        by_hand = soon(e.ghost(4, invoked=True))
         await asyncio.sleep(0.01)
-        assert await e.grey(4) == ["one"]
+        assert await e.ghost(4) == ["one"]
         assert await by_hand == ["one", "two"]
         assert len(e.asked) == 1
 
@@ -418,8 +418,8 @@ def test_an_automatic_request_shares_the_answer_of_one_by_hand(
 
 
 @pytest.mark.parametrize("how", ["shutdown", "model", "until", "toggle"])
-def test_what_changes_while_a_key_is_waited_for(session: Callable[..., None], how: str) -> None:
-    """A request is answered with nothing, and is no error; the model is not asked."""
+def test_changes_during_the_debounce(session: Callable[..., None], how: str) -> None:
+    """The request is answered with null, not an error, and the model is not asked."""
 
     async def check(e: InProcessEditor) -> None:
         e.seconds = 0.1
@@ -439,8 +439,8 @@ def test_what_changes_while_a_key_is_waited_for(session: Callable[..., None], ho
 
 
 @pytest.mark.parametrize("how", ["until", "exclude", "toggle"])
-def test_what_is_no_longer_wanted_is_not_given(session: Callable[..., None], how: str) -> None:
-    """Neither shown, nor written, nor remembered for later."""
+def test_an_unwanted_answer_is_dropped(session: Callable[..., None], how: str) -> None:
+    """It is neither shown, written nor cached."""
 
     async def off(e: InProcessEditor) -> None:
         if how == "toggle":
@@ -465,13 +465,13 @@ def test_what_is_no_longer_wanted_is_not_given(session: Callable[..., None], how
         assert e.counts("shown") == 0
         assert len(e.messages) == 1
         e.answer = lambda _: ("; return new",)
-        assert await e.grey(len(HOLE) - 1) == ["; return new"]
+        assert await e.ghost(len(HOLE) - 1) == ["; return new"]
 
     session(check)
 
 
-def test_an_excluded_file_goes_to_the_model_no_more(session: Callable[..., None]) -> None:
-    """Nor what was being read of it when it was excluded."""
+def test_an_excluded_file_is_no_longer_read(session: Callable[..., None]) -> None:
+    """Excerpts that were being chosen when it was excluded are dropped too."""
 
     async def check(e: InProcessEditor) -> None:
         await e.open("a = \n")
@@ -505,27 +505,27 @@ def test_an_excluded_file_goes_to_the_model_no_more(session: Callable[..., None]
 # What is on the screen
 
 
-def test_grey_text_that_the_cursor_has_left_is_gone(session: Callable[..., None]) -> None:
-    """It is dismissed, and no word of it is taken."""
+def test_moving_the_cursor_away_dismisses_ghost_text(session: Callable[..., None]) -> None:
+    """Its words can no longer be accepted."""
 
     async def check(e: InProcessEditor) -> None:
         e.answer = lambda prefix: ("alpha(1)",) if prefix.endswith("a = ") else ("",)
         await e.open("a = \nb = \n")
-        assert await e.grey(4) == ["alpha(1)"]
-        assert await e.grey(9) == []
+        assert await e.ghost(4) == ["alpha(1)"]
+        assert await e.ghost(9) == []
         assert await e.command("acceptWord", URI) is None
         assert e.counts("dismissed") == 1
 
     session(check)
 
 
-def test_a_word_of_the_candidate_that_is_seen(session: Callable[..., None]) -> None:
-    """The editor says which; of another text nothing is taken."""
+def test_a_word_of_the_candidate_on_screen(session: Callable[..., None]) -> None:
+    """The editor says which one; other text is not accepted."""
 
     async def check(e: InProcessEditor) -> None:
         e.answer = lambda _: ("first(1)", "second(2)\nmore")
         await e.open("a = \n")
-        await e.grey(4, invoked=True)
+        await e.ghost(4, invoked=True)
         assert await e.command("acceptWord", URI, "third") is None
         assert await e.command("acceptWord", URI, "second(2)\r\nmore") == "second"
         assert await e.command("acceptLine", URI, "(2)\nmore") == "(2)\n"
@@ -539,15 +539,15 @@ def test_a_word_of_the_candidate_that_is_seen(session: Callable[..., None]) -> N
 def test_brackets_that_the_editor_closes(
     session: Callable[..., None], changes: list[tuple[int, str]]
 ) -> None:
-    """What was suggested goes on between them and costs no request."""
+    """The rest of the suggestion stays inside them, without another request."""
 
     async def check(e: InProcessEditor) -> None:
         e.answer = lambda _: ("(x, y)",)
         await e.open("a = foo\n")
-        assert await e.grey(7) == ["(x, y)"]
+        assert await e.ghost(7) == ["(x, y)"]
         for place, sign in changes:
             await e.edit(place, place, sign)
-        assert await e.grey(8) == ["x, y"]
+        assert await e.ghost(8) == ["x, y"]
         assert len(e.asked) == 1
         assert (e.counts("shown"), e.counts("dismissed")) == (1, 0)
 
@@ -561,11 +561,11 @@ def test_a_dismissal_outlives_edits_elsewhere(session: Callable[..., None]) -> N
         e.answer = lambda _: ("alpha(1)",)
         await e.open("a = \nb = \n\n\n")
         for place in (4, 9):
-            assert await e.grey(place) == ["alpha(1)"]
+            assert await e.ghost(place) == ["alpha(1)"]
             await e.tell("talaria/didDismiss", uri=URI)
         await e.edit(len(e.text), len(e.text), "#")
-        assert await e.grey(4) == await e.grey(9) == []
-        assert await e.grey(4, invoked=True) == ["alpha(1)"]
+        assert await e.ghost(4) == await e.ghost(9) == []
+        assert await e.ghost(4, invoked=True) == ["alpha(1)"]
 
     session(check)
 
@@ -573,8 +573,8 @@ def test_a_dismissal_outlives_edits_elsewhere(session: Callable[..., None]) -> N
 # Texts and positions
 
 
-def test_changes_that_say_null_for_nothing(session: Callable[..., None]) -> None:
-    """They are read as if it were not there."""
+def test_null_fields_in_changes(session: Callable[..., None]) -> None:
+    """They count as absent."""
 
     async def check(e: InProcessEditor) -> None:
         await e.open("x\n")
@@ -591,24 +591,24 @@ def test_changes_that_say_null_for_nothing(session: Callable[..., None]) -> None
 
 @pytest.mark.parametrize("broken", [{"text": None}, {"text": 5}, {"range": 7, "text": ""}, 3])
 def test_a_change_that_cannot_be_read(session: Callable[..., None], broken: Any) -> None:
-    """The text is another one by then: nothing is said about it until all of it comes."""
+    """The server stays silent in the document until the whole text arrives."""
 
     async def check(e: InProcessEditor) -> None:
         await e.open("a = \n")
-        assert await e.grey(4) == ["value"]
+        assert await e.ghost(4) == ["value"]
         await e.change(broken, version=2)
         assert await e.items(4, invoked=True) is None
         assert await e.command("acceptWord", URI) is None
         await e.edit(0, 0, "")
         assert await e.items(4) is None
         await e.change({"text": "a = \n"}, version=4)
-        assert await e.grey(4) == ["value"]
+        assert await e.ghost(4) == ["value"]
 
     session(check)
 
 
-def test_a_position_outside_of_the_document(session: Callable[..., None]) -> None:
-    """The answer is for a place in it."""
+def test_a_position_outside_the_document(session: Callable[..., None]) -> None:
+    """It is clamped to the document."""
 
     async def check(e: InProcessEditor) -> None:
         await e.open("a = \nb\n")
@@ -625,10 +625,10 @@ def test_a_position_outside_of_the_document(session: Callable[..., None]) -> Non
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_positions_behind_wide_characters(
+def test_positions_after_wide_characters(
     session: Callable[..., None], encoding: str, end: str
 ) -> None:
-    """Emoji, combining marks and a form feed before the place, in each editor's units."""
+    """Emoji, combining marks and form feeds before a position, in each encoding."""
     head = '# 👩‍👩‍👧 naïve\f ü\n\f\nsmile = "😀"; '
     capabilities = {**VERSIONED, "general": {"positionEncodings": [encoding]}}
 
@@ -654,10 +654,10 @@ def test_positions_behind_wide_characters(
     session(check, capabilities)
 
 
-def test_what_the_list_of_completions_would_insert_is_taken_for_granted(
+def test_selected_completion_info(
     session: Callable[..., None],
 ) -> None:
-    """`selectedCompletionInfo`: its range, its text and more."""
+    """The item replaces its range and starts with its text."""
 
     async def check(e: InProcessEditor) -> None:
         e.answer = lambda _: ("(values)",)
@@ -675,8 +675,8 @@ def test_what_the_list_of_completions_would_insert_is_taken_for_granted(
 
 
 @pytest.mark.parametrize("modes", [None, [1], [1, 2]])
-def test_an_item_of_a_list(session: Callable[..., None], modes: list[int] | None) -> None:
-    """An edit on one line that begins with its word; indented as it is, where that is known."""
+def test_a_completion_item(session: Callable[..., None], modes: list[int] | None) -> None:
+    """A one-line edit that starts with the word; insertTextMode if the editor supports it."""
     item: dict[str, Any] = {"documentationFormat": ["markdown"]}
     if modes:
         item["insertTextModeSupport"] = {"valueSet": modes}
@@ -706,8 +706,8 @@ def test_an_item_of_a_list(session: Callable[..., None], modes: list[int] | None
 # Settings
 
 
-def test_a_setting_that_is_taken_back(session: Callable[..., None]) -> None:
-    """What the session began with stands again; null means that nothing is set."""
+def test_a_removed_setting(session: Callable[..., None]) -> None:
+    """The initial value applies again; null counts as not set."""
 
     async def check(e: InProcessEditor) -> None:
         await e.set(until="line", max_tokens=12)
@@ -722,8 +722,8 @@ def test_a_setting_that_is_taken_back(session: Callable[..., None]) -> None:
     session(check, max_tokens=9)
 
 
-def test_another_trouble_of_a_service_is_told_too(session: Callable[..., None]) -> None:
-    """And the same one is not."""
+def test_each_kind_of_endpoint_trouble_is_reported_once(session: Callable[..., None]) -> None:
+    """Whatever the message says."""
 
     async def check(e: InProcessEditor) -> None:
         for message, kind in (("one: 5 s", "slow"), ("one: 9 s", "slow"), ("two", "key")):
@@ -734,8 +734,10 @@ def test_another_trouble_of_a_service_is_told_too(session: Callable[..., None]) 
     session(check)
 
 
-def test_pages_go_with_the_session(session: Callable[..., None], tmp_path: Path) -> None:
-    """Of its own alone."""
+def test_trace_pages_are_deleted_with_the_session(
+    session: Callable[..., None], tmp_path: Path
+) -> None:
+    """Only the session's own."""
     own, other = tmp_path / "own.html", tmp_path / "other.html"
 
     async def check(e: InProcessEditor) -> None:

@@ -1,4 +1,4 @@
-"""A suggestion that would only be in the way is neither asked for nor shown."""
+"""Suggestions that would be in the way are neither computed nor shown."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TEXTS = st.text("ab \n\t()[]{}\"'#:,=\\éf", max_size=40)
     ],
 )
 def test_where_the_model_is_not_asked(marked: str, reason: str | None) -> None:
-    """Inside a word and before code on the line; not before what an editor closes itself."""
+    """Inside a word and before code on the line, but before characters an editor inserts."""
     prefix, suffix = marked.split("|")
     assert before_asking(prefix, suffix, strings=True, comments=True, dismissed=False) == reason
 
@@ -61,14 +61,14 @@ def test_where_the_model_is_not_asked(marked: str, reason: str | None) -> None:
 def test_strings_and_comments_can_be_switched_off(
     marked: str, strings: bool, comments: bool, reason: str | None
 ) -> None:
-    """Each by its own option; the fields of formatted strings are code."""
+    """Each by its own option; the fields of f-strings are code."""
     prefix, suffix = marked.split("|")
     found = before_asking(prefix, suffix, strings=strings, comments=comments, dismissed=False)
     assert found == reason
 
 
 def test_after_a_dismissal_the_model_is_not_asked() -> None:
-    """Whatever else there is to say."""
+    """Whatever other reasons apply."""
     assert before_asking("x = ", "", strings=True, comments=True, dismissed=True) == "dismissed"
     assert before_asking("a", "b", strings=True, comments=True, dismissed=True) == "dismissed"
 
@@ -100,7 +100,7 @@ def test_after_a_dismissal_the_model_is_not_asked() -> None:
     ],
 )
 def test_what_is_not_shown(prefix: str, text: str, suffix: str, reason: str | None) -> None:
-    """Nothing, what follows already, and what is typed as fast as accepted."""
+    """Empty text, repetition, and text as quickly typed as accepted."""
     assert before_showing(text, prefix, suffix, 0.9, least=0.5) == reason
 
 
@@ -108,7 +108,7 @@ def test_what_is_not_shown(prefix: str, text: str, suffix: str, reason: str | No
     ("confidence", "least", "reason"),
     [(0.5, 0.5, None), (0.49, 0.5, "unsure"), (0.0, 0.0, None), (1.0, 1.0, None)],
 )
-def test_what_the_model_is_unsure_of_is_not_shown(
+def test_unsure_suggestions_are_not_shown(
     confidence: float, least: float, reason: str | None
 ) -> None:
     """Below the least confidence, not at it."""
@@ -119,7 +119,7 @@ def test_what_the_model_is_unsure_of_is_not_shown(
 def test_asking_is_decided_anywhere(
     prefix: str, suffix: str, strings: bool, comments: bool
 ) -> None:
-    """By one of the reasons; what is wanted in strings and comments is never refused there."""
+    """At any position; an option that is on never prevents asking."""
     reason = before_asking(prefix, suffix, strings=strings, comments=comments, dismissed=False)
     assert reason in REASONS
     assert (reason != "string") or not strings
@@ -130,7 +130,7 @@ def test_asking_is_decided_anywhere(
 def test_showing_is_decided_for_any_text(
     text: str, prefix: str, suffix: str, confidence: float
 ) -> None:
-    """By one of the reasons; a text of nothing is nothing, and a surer model is not unsure."""
+    """Blank text is never shown; certainty is never unsure."""
     text = tidy(text, prefix, suffix)
     reason = before_showing(text, prefix, suffix, confidence, least=0.5)
     assert reason in REASONS
@@ -139,7 +139,7 @@ def test_showing_is_decided_for_any_text(
 
 
 def test_decisions_are_quick_in_a_long_file() -> None:
-    """Of 5,000 lines, with strings and comments looked for."""
+    """With 5,000 lines, strings and comments."""
     text = "def f(x):\n    return f'{x} {x:>3}', \"it's\"  # (what\n" * 2500
     with within(0.1):
         assert before_asking(text, "", strings=False, comments=False, dismissed=False) is None

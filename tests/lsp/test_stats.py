@@ -1,4 +1,4 @@
-"""`talaria stats` tells a person, or a program, how suggestions fared on this machine."""
+"""`talaria stats`, for people and for programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TODAY = date.today()
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of counts, and a day that does not end during a test."""
+    """An empty folder for counts, and a day that does not end during a test."""
 
     class Day(date):
         @classmethod
@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def counted(folder: Path) -> Path:
-    """Counts of today, of six days ago, of twenty and of a hundred."""
+    """Counts from today, 6, 20 and 100 days ago."""
     for age, shown, accepted in ((0, 10, 3), (6, 10, 4), (20, 10, 5), (100, 970, 0)):
         usage = Usage(folder, lambda age=age: TODAY - timedelta(age))  # type: ignore[misc]
         for number in range(shown):
@@ -54,7 +54,7 @@ def counted(folder: Path) -> Path:
 
 
 def test_the_table(counted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Four periods, where the counts lie, and that they stay there."""
+    """Four periods, the path of the file, and the note on privacy."""
     assert main([]) == 0
     table, notes = capsys.readouterr().out.split("\n\n")
     assert [" ".join(row.split()) for row in table.splitlines()[1:]] == [
@@ -84,7 +84,7 @@ def test_some_days_by_language_and_trigger(
 
 
 def test_json(counted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All of it, whole and by language and trigger."""
+    """All figures, in total and by language and trigger."""
     assert main(["--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["file"] == str(counted / "usage.json")
@@ -117,7 +117,7 @@ def test_json(counted: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_of_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same fields, and None for what nothing can tell."""
+    """The same fields, None where a figure cannot be derived."""
     assert main(["--json", "--days", "5"]) == 0
     (period,) = json.loads(capsys.readouterr().out)["periods"]
     assert (period["period"], period["shown"], period["by"]) == ("5 days", 0, [])
@@ -126,7 +126,7 @@ def test_json_of_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_nothing_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One sentence, and it is no error."""
+    """One sentence, not an error."""
     assert main([]) == 0
     assert capsys.readouterr().out == (
         f"No suggestions counted yet; the language server counts them in {folder / 'usage.json'}.\n"
@@ -137,7 +137,7 @@ def test_nothing_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_forget(counted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The counts are gone, also where there were none."""
+    """The counts are gone; without any, it is not an error."""
     for _ in range(2):
         assert main(["--forget"]) == 0
         assert capsys.readouterr().out.startswith(f"Deleted the counts in {counted}")
@@ -146,13 +146,13 @@ def test_forget(counted: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("days", ["0", "-1", "401"])
 def test_days_out_of_range(days: str) -> None:
-    """The value, and what it may be."""
+    """The message has the value and the limits."""
     with pytest.raises(UsageError, match=f"--days is {days}; it must be from 1 to 400"):
         main(["--days", days])
 
 
 def test_options_that_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    """No days can be forgotten alone, and what is forgotten cannot be printed."""
+    """`--forget` with `--days` or `--json`."""
     with pytest.raises(UsageError, match="use it without --days"):
         main(["--forget", "--days", "1"])
     with pytest.raises(SystemExit, match="2"):
@@ -161,7 +161,7 @@ def test_options_that_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_damaged_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An error that names the remedy, which works."""
+    """The error names a remedy that works."""
     (folder / "usage.json").write_text("{")
     with pytest.raises(DataError, match="talaria stats --forget"):
         main([])
@@ -171,14 +171,14 @@ def test_damaged_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_wilson_has_its_published_values() -> None:
-    """The examples of Newcombe (1998), and the ends."""
+    """The examples of Newcombe (1998), and the extremes."""
     assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
     assert wilson(20, 20)[1] == 1.0
 
 
 def test_more_accepted_than_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Shown before midnight and accepted after it: all, and never more than that."""
+    """Shown before midnight and accepted after it: the share is at most 1."""
     usage = Usage(folder, lambda: TODAY)
     usage.record("shown", language="python", trigger="automatic")
     usage.record("accepted", language="python", trigger="automatic")
@@ -201,13 +201,13 @@ def test_more_accepted_than_shown(folder: Path, capsys: pytest.CaptureFixture[st
     ],
 )
 def test_percentiles(counts: dict[str, int], p50: int | None, p95: int | None) -> None:
-    """The upper edge below which so many lie, if there is one."""
+    """The edge of the bucket, if there is one."""
     assert percentile(Counter(counts), 0.5) == p50
     assert percentile(Counter(counts), 0.95) == p95
 
 
-def test_days_to_come_are_in_no_period() -> None:
-    """A clock that once was wrong shows in "all" alone."""
+def test_future_days_are_in_no_period() -> None:
+    """Dates from a wrong clock count only in "all"."""
     days = {TODAY + timedelta(1): {("python", "automatic"): Counter(shown=1)}}
     assert within(days, TODAY, 30) == {}
     assert within(days, TODAY, None) != {}

@@ -1,4 +1,4 @@
-"""Counts of suggestions: none is lost, none grows without bound, and none tells a text."""
+"""Usage counts: none is lost, the file is bounded, and no text gets into it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ days = st.dictionaries(
 
 
 def shown(folder: Path, times: int = 1, day: date = TODAY) -> Usage:
-    """Counts with so many suggestions of ten characters shown, not yet in the file."""
+    """Usage with so many shown suggestions of ten characters, not yet flushed."""
     usage = Usage(folder, lambda: day)
     for _ in range(times):
         usage.record(
@@ -47,7 +47,7 @@ def shown(folder: Path, times: int = 1, day: date = TODAY) -> Usage:
 
 
 def test_what_is_counted(tmp_path: Path) -> None:
-    """Events and their characters and latencies, of each language and trigger."""
+    """Events, characters and latencies by language and trigger."""
     usage = shown(tmp_path, 2)
     usage.record("accepted", language="python", trigger="automatic", characters=10)
     usage.record("partially_accepted", language="python", trigger="automatic", characters=4)
@@ -72,23 +72,23 @@ def test_what_is_counted(tmp_path: Path) -> None:
     ("milliseconds", "name"),
     [(-1, "ms_5"), (0, "ms_5"), (5, "ms_5"), (5.1, "ms_10"), (5000, "ms_5000"), (1e9, "ms_more")],
 )
-def test_an_edge_is_the_most_that_it_counts(tmp_path: Path, milliseconds: float, name: str) -> None:
-    """Every latency is counted once, at the first edge that it does not exceed."""
+def test_latency_buckets(tmp_path: Path, milliseconds: float, name: str) -> None:
+    """Each latency counts once, at the first edge that it does not exceed."""
     usage = Usage(tmp_path, lambda: TODAY)
     usage.record("shown", language="python", trigger="automatic", milliseconds=milliseconds)
     assert usage.flush()
     assert read(tmp_path)[TODAY][PYTHON] == Counter({"shown": 1, name: 1})
 
 
-def test_counting_costs_nothing_to_speak_of(tmp_path: Path) -> None:
-    """Microseconds, and no file is touched."""
+def test_counting_is_cheap(tmp_path: Path) -> None:
+    """Microseconds, and no file access."""
     with within(0.5):
         shown(tmp_path / "state", 1000)
     assert not (tmp_path / "state").exists()
 
 
-def test_a_flush_adds_to_what_is_there(tmp_path: Path) -> None:
-    """What was counted counts once, and with nothing new no file is touched."""
+def test_a_flush_adds_to_the_file(tmp_path: Path) -> None:
+    """Each count once; without new counts the file is not touched."""
     usage = shown(tmp_path, 2)
     assert usage.flush()
     assert usage.flush()
@@ -100,7 +100,7 @@ def test_a_flush_adds_to_what_is_there(tmp_path: Path) -> None:
 
 
 def test_several_servers_lose_no_count(tmp_path: Path) -> None:
-    """Processes that flush at once all find their counts in the file."""
+    """Processes that flush concurrently."""
     program = (
         "import sys\nfrom pathlib import Path\nfrom talaria.lsp.usage import Usage\n"
         "usage, missed = Usage(Path(sys.argv[1])), 0\n"
@@ -119,7 +119,7 @@ def test_several_servers_lose_no_count(tmp_path: Path) -> None:
 
 
 def test_several_threads_lose_no_count(tmp_path: Path) -> None:
-    """Counting goes on while another thread flushes."""
+    """Counting continues while another thread flushes."""
     usage = Usage(tmp_path, lambda: TODAY)
 
     def work() -> None:
@@ -137,10 +137,10 @@ def test_several_threads_lose_no_count(tmp_path: Path) -> None:
     assert read(tmp_path)[TODAY][PYTHON]["shown"] == 800
 
 
-def test_another_one_that_holds_the_lock(
+def test_a_held_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A flush gives up in time, and has its counts for the next one."""
+    """A flush gives up in time and keeps its counts for the next one."""
     monkeypatch.setattr(usage, "WAIT_SECONDS", 0.05)
     mine = shown(tmp_path)
     with usage.locked(tmp_path):
@@ -178,10 +178,10 @@ def test_another_one_that_holds_the_lock(
     ],
     ids=lambda text: repr(text[:24]),
 )
-def test_a_damaged_file_is_put_aside(
+def test_a_damaged_file_is_set_aside(
     tmp_path: Path, text: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As it was, under another name; counting begins anew, and the log says so."""
+    """Unchanged, under another name; counting starts over, with a warning in the log."""
     path = tmp_path / "usage.json"
     path.write_bytes(text)
     with pytest.raises(DataError, match=r"usage\.json: damaged .* --forget"):
@@ -204,7 +204,7 @@ def test_a_newer_file_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The counts stay in memory, the log says it once, and later they are all there."""
+    """The counts stay in memory with one warning, and are written later."""
     folder = tmp_path / "state"
     folder.write_text("in the way")
     usage = shown(folder)
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptu
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write to any folder"
 )
 def test_a_read_only_folder(tmp_path: Path) -> None:
-    """Nothing is raised and nothing lost."""
+    """No error and no loss."""
     usage = shown(tmp_path)
     tmp_path.chmod(0o500)
     try:
@@ -236,7 +236,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 def test_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The former file stays whole, and the new counts come with the next flush."""
+    """The old file stays whole, and the next flush adds the new counts."""
 
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -255,7 +255,7 @@ def test_a_full_disk(
 def test_an_interrupted_flush_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was taken for the file goes back, whatever came between."""
+    """The counts go back to memory."""
 
     def interrupt(handle: int) -> None:
         raise KeyboardInterrupt
@@ -270,7 +270,7 @@ def test_an_interrupted_flush_loses_nothing(
 
 
 def test_midnight_passes(tmp_path: Path) -> None:
-    """An event counts on the day that it happens, whenever it is written."""
+    """An event counts on the day it happens, whenever it is written."""
     clock = iter([TODAY, TODAY + timedelta(1), TODAY + timedelta(1)])
     usage = Usage(tmp_path, lambda: next(clock))
     usage.record("shown", language="python", trigger="automatic")
@@ -283,7 +283,7 @@ def test_midnight_passes(tmp_path: Path) -> None:
 
 
 def test_old_days_are_dropped(tmp_path: Path) -> None:
-    """Those of more than 400 days ago, at the next flush."""
+    """After 400 days, at the next flush."""
     last = TODAY - timedelta(400)
     assert shown(tmp_path, day=last - timedelta(1)).flush()
     assert shown(tmp_path, day=last).flush()
@@ -294,7 +294,7 @@ def test_old_days_are_dropped(tmp_path: Path) -> None:
 
 @given(days)
 def test_what_is_written_is_read(found: Days) -> None:
-    """The file's text tells all that it was made from."""
+    """The file round-trips."""
     folder = Path(os.environ["TALARIA_STATE"])
     (folder / "usage.json").write_bytes(usage.dump(found))
     assert read(folder) == found
@@ -302,7 +302,7 @@ def test_what_is_written_is_read(found: Days) -> None:
 
 @given(days, days)
 def test_merging_has_no_order(one: Days, other: Days) -> None:
-    """Whoever comes first, the sums are the same, and none of both is changed by it."""
+    """The sums do not depend on the order, and inputs are not modified."""
     before = usage.dump(other)
     both: list[Days] = []
     for order in ((one, other), (other, one)):
@@ -314,7 +314,7 @@ def test_merging_has_no_order(one: Days, other: Days) -> None:
 
 
 def test_the_file_is_bounded(tmp_path: Path) -> None:
-    """Also with every latency on every day in more languages than there are."""
+    """Even with every latency on every day in more languages than exist."""
     everything = Counter(dict.fromkeys(usage.COUNTED, 10**6))
     full: Days = {}
     for age in range(600):
@@ -331,7 +331,7 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
 
 
 def test_no_text_gets_into_the_file(tmp_path: Path) -> None:
-    """What does not look like the name of a language or trigger is not written."""
+    """Only plausible names of languages and triggers are written."""
     usage = Usage(tmp_path, lambda: TODAY)
     for text in ("/home/me/secret.py", "pass word", "x" * 25, "", "é", "a\nb", "42", "a.b"):
         usage.record("shown", language=text, trigger=text, characters=3, milliseconds=1)
@@ -346,7 +346,7 @@ def test_no_text_gets_into_the_file(tmp_path: Path) -> None:
 
 
 def test_forgetting(tmp_path: Path) -> None:
-    """Nothing that was counted is left, damaged files neither; counting may go on."""
+    """Nothing is left, damaged files included; counting may continue."""
     path = tmp_path / "usage.json"
     forget(tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -358,8 +358,8 @@ def test_forgetting(tmp_path: Path) -> None:
     assert shown(tmp_path).flush()
 
 
-def test_what_cannot_be_read_or_deleted(tmp_path: Path) -> None:
-    """An error with the path and the remedy."""
+def test_unreadable_and_undeletable_files(tmp_path: Path) -> None:
+    """The error has the path and the remedy."""
     (tmp_path / "usage.json").mkdir()
     with pytest.raises(DataError, match=r"usage\.json: cannot be read .* check"):
         read(tmp_path)
@@ -380,10 +380,10 @@ def test_what_cannot_be_read_or_deleted(tmp_path: Path) -> None:
         ({}, "win32", "/home/me/AppData/Local/talaria/state"),
     ],
 )
-def test_where_the_counts_lie(
+def test_where_the_counts_are(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], system: str, folder: str
 ) -> None:
-    """Where each system has such files, unless TALARIA_STATE says otherwise."""
+    """In each system's usual folder, unless TALARIA_STATE is set."""
     monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
     assert state_folder(environ, system) == Path(folder)
 
@@ -391,7 +391,7 @@ def test_where_the_counts_lie(
 def test_a_user_without_a_home(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Counts in memory, and is told how to keep them."""
+    """Counts stay in memory, and the log says how to keep them."""
 
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -408,12 +408,12 @@ def test_a_user_without_a_home(
 
 @pytest.fixture(autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test touches the counts of whoever runs it."""
+    """Tests never touch the user's own counts."""
     monkeypatch.setenv("TALARIA_STATE", str(tmp_path_factory.mktemp("state")))
 
 
-def test_the_server_needs_no_torch_for_it() -> None:
-    """Neither counting nor telling imports it."""
+def test_counting_needs_no_torch() -> None:
+    """Neither counting nor `talaria stats` imports it."""
     program = "import sys, talaria.lsp.stats; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT

@@ -24,14 +24,14 @@ OPTIONS = [option for option in fields(ServerOptions) if option.name not in ALWA
 
 
 def test_every_option_is_a_setting() -> None:
-    """By its own name, and nothing else is one."""
+    """With the same name, and there are no others."""
     names = {name.removeprefix("talaria.") for name in SETTINGS}
     assert names - OWN == {option.name for option in OPTIONS}
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_a_setting_is_as_its_option(option: Field[Any]) -> None:
-    """Types, choices, limits and the default are the server's; a sentence describes it."""
+def test_a_setting_matches_its_option(option: Field[Any]) -> None:
+    """Type, choices, limits and default; the description is a sentence."""
     setting = SETTINGS[f"talaria.{option.name}"]
     kinds = _kinds(option.name)
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
@@ -47,8 +47,8 @@ def test_a_setting_is_as_its_option(option: Field[Any]) -> None:
     assert ("`" in said) == ("markdownDescription" in setting)  # elsewhere they are shown
 
 
-def test_what_names_programs_models_and_services_waits_for_trust() -> None:
-    """A workspace that nobody trusts sets none of what is run, loaded or sent to."""
+def test_programs_models_and_endpoints_need_trust() -> None:
+    """An untrusted workspace sets nothing that is run, loaded or sent to."""
     untrusted = PACKAGE["capabilities"]["untrustedWorkspaces"]
     restarting = {option.name for option in OPTIONS if option.metadata["restart"]}
     harmless = {"endpoint_timeout_ms", "log_level"}
@@ -58,7 +58,7 @@ def test_what_names_programs_models_and_services_waits_for_trust() -> None:
 
 
 def test_the_lock_file_names_no_host() -> None:
-    """Packages come from whatever registry whoever builds it uses."""
+    """Packages come from whatever registry the builder uses."""
     assert '"resolved"' not in (CLIENT / "package-lock.json").read_text("utf-8")
 
 
