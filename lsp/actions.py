@@ -19,7 +19,7 @@ from lsprotocol import types
 from talaria.coder.request import Request
 from talaria.lsp.documents import plain
 from talaria.lsp.engines import Middles
-from talaria.lsp.fills import Filled, FillKind, at
+from talaria.lsp.fills import Filled, FillKind, fills_at
 from talaria.lsp.server import PYTHON, OpenFile, Superseded, TalariaServer
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def code_actions(server: TalariaServer, params: types.CodeActionParams) -> list[
             ACTION,
             command=types.Command(fill.title, COMMANDS[fill.kind], arguments=[place]),
         )
-        for fill in at(file.document.text, start, end)
+        for fill in fills_at(file.document.text, start, end)
     ]
 
 
@@ -71,7 +71,7 @@ async def fill(server: TalariaServer, kind: FillKind, uri: str, place: types.Ran
         return None
     document, text, options = file.document, file.document.text, server.options
     start, end = sorted((document.offset(place.start), document.offset(place.end)))
-    target = next((each for each in at(text, start, end) if each.kind == kind), None)
+    target = next((each for each in fills_at(text, start, end) if each.kind == kind), None)
     if target is None:
         server.answer_user(f"{_NOT_FOUND[kind]} at line {place.start.line + 1}")
         return None

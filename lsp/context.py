@@ -304,7 +304,7 @@ class Neighbours:
             if best >= _SIMILAR:
                 ranked.append((-best, str(path), path, -place * _CHUNK))
         for _, _, path, first in sorted(ranked):
-            self._put_lines(parts, choice, cursor, path, "alike", range(first, first + _CHUNK))
+            self._put_lines(parts, choice, cursor, path, "similar", range(first, first + _CHUNK))
 
     def _put_lines(
         self,

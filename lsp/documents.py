@@ -93,10 +93,10 @@ class TextDocument:
             return
         lines = self._lines
         # Some clients send the ends of a selection in reverse order.
-        (first, before), (last, behind) = sorted(
+        (first, before), (last, after) = sorted(
             (self._place(event.range.start), self._place(event.range.end))
         )
-        text = lines[first][:before] + event.text + lines[last][behind:]
+        text = lines[first][:before] + event.text + lines[last][after:]
         # A line feed may now follow a carriage return: together they are one line ending.
         if first and lines[first - 1][-1:] == "\r" and text[:1] == "\n":
             first -= 1
@@ -119,8 +119,8 @@ class TextDocument:
         """The text before and after a position, with `\\n` line endings."""
         number, place = self._place(position)
         line = self._lines[number]
-        before, behind = "".join(self._lines[:number]), "".join(self._lines[number + 1 :])
-        return plain(before + line[:place]), plain(line[place:] + behind)
+        before, after = "".join(self._lines[:number]), "".join(self._lines[number + 1 :])
+        return plain(before + line[:place]), plain(line[place:] + after)
 
     def offset(self, position: Position) -> int:
         """The offset of a position in `text`."""

@@ -256,7 +256,7 @@ class Endpoint:
         )
 
     def _key(self) -> str:
-        """The API key, or an empty text if none is needed; read anew each time, never stored."""
+        """The API key, or an empty string if none is needed; read each time, never stored."""
         variable = self.settings.key_variable
         if variable is None:
             return ""

@@ -90,15 +90,16 @@ class Engines:
         if self._endpoint is None:
             return await self._ask_model(request, on_frame)
         # The engine supersedes requests itself, but never sees those that the endpoint answers.
-        if older := self._newest.get(request.document):
+        document = object() if request.document is None else request.document
+        if older := self._newest.get(document):
             older.cancel()
         task = asyncio.ensure_future(self._ask_endpoint(self._endpoint, request, on_frame))
-        self._newest[request.document] = task
+        self._newest[document] = task
         try:
             return await task
         finally:
-            if self._newest.get(request.document) is task:
-                del self._newest[request.document]
+            if self._newest.get(document) is task:
+                del self._newest[document]
 
     async def model(self) -> Checkpoint:
         """The embedded model, once it is loaded; TalariaError if it cannot be."""

@@ -60,7 +60,7 @@ class Filled:
         return replace(self, place=(self.place + 1) % len(self.texts))
 
 
-def at(text: str, start: int, end: int) -> list[Fill]:
+def fills_at(text: str, start: int, end: int) -> list[Fill]:
     """All fills at a cursor (`start == end`) or in a selection, most specific first."""
     found = [here(text, start, end), function(text, start), rewrite(text, start, end)]
     return [fill for fill in found if fill]

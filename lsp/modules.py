@@ -64,8 +64,8 @@ class Modules:
             status = os.stat(path)
         except (OSError, ValueError):
             return None
-        sound = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES
-        return (status.st_mtime_ns, status.st_size, status.st_ino) if sound else None
+        readable = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES
+        return (status.st_mtime_ns, status.st_size, status.st_ino) if readable else None
 
     def begin(self) -> None:
         """Start a new request, with a fresh limit on what is read."""

@@ -80,21 +80,21 @@ def around(prefix: str, suffix: str) -> OpenDelimiters:
     near = prefix[-BEFORE:]
     if len(near) < len(prefix) and (line := _TOP_LINE.search(near)):
         near = near[line.start() :]
-    behind = suffix[:AFTER]
-    if statement := _NEXT_STATEMENT.search(behind):
-        behind = behind[: statement.start()]
-    return _between(near, behind)
+    after = suffix[:AFTER]
+    if statement := _NEXT_STATEMENT.search(after):
+        after = after[: statement.start()]
+    return _between(near, after)
 
 
 @lru_cache(maxsize=4)  # several filters ask about the same position
-def _between(near: str, behind: str) -> OpenDelimiters:
+def _between(near: str, after: str) -> OpenDelimiters:
     opened = [pair for pair in pairs(near) if pair.closed is None]
     quote = next((pair.closing for pair in opened if pair.closing not in ")]}"), "")
     brackets = [pair for pair in opened if pair.counts]
     column = 0
     if brackets and (innermost := brackets[-1].opened) is not None:
         column = innermost - near.rfind("\n", 0, innermost)
-    closed = [pair.closing for pair in pairs(behind, quote) if pair.counts and pair.opened is None]
+    closed = [pair.closing for pair in pairs(after, quote) if pair.counts and pair.opened is None]
     return OpenDelimiters(quote, tuple(pair.closing for pair in brackets), tuple(closed), column)
 
 

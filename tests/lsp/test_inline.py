@@ -12,7 +12,7 @@ from talaria.coder.errors import UsageError
 from talaria.coder.request import Options, Request
 from talaria.coder.syntax.functions import function_at
 from talaria.lsp.engines import ENDPOINT_TOKENS, SAMPLING_TEMPERATURE, Engines, Middles
-from talaria.lsp.fills import Fill, Filled, at, function, here, rewrite
+from talaria.lsp.fills import Fill, Filled, fills_at, function, here, rewrite
 from talaria.lsp.inline import (
     CACHED,
     DISMISSED,
@@ -312,7 +312,7 @@ def test_a_selection() -> None:
 def test_fills_are_parts_of_the_text(text: str, one: int, other: int) -> None:
     """In any text: the replaced range lies inside, and nothing around it changes."""
     start, end = sorted((min(one, len(text)), min(other, len(text))))
-    for fill in at(text, start, end):
+    for fill in fills_at(text, start, end):
         assert 0 <= fill.start <= fill.end <= len(text)
         prefix, suffix = fill.cut(text)
         assert prefix == text[: fill.start] + fill.lead
@@ -322,11 +322,11 @@ def test_fills_are_parts_of_the_text(text: str, one: int, other: int) -> None:
 def test_function() -> None:
     """The one around the cursor."""
     text = "def f(a):\n    return a\n\n\nx = 1\n"
-    [fill] = at(text, 5, 5)
+    [fill] = fills_at(text, 5, 5)
     body = function_at(text, 5)
     assert body
     assert fill == Fill("function", "Write the body of f", body.start, body.end, body.lead, "block")
-    assert at(text, len(text), len(text)) == []
+    assert fills_at(text, len(text), len(text)) == []
 
 
 def test_candidates_wrap_around() -> None:
