@@ -74,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
     transport.add_argument("--tcp", action="store_true", help="serve one editor on a TCP port")
     transport.add_argument("--ws", action="store_true", help="serve one editor on a WebSocket")
     found.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    found.add_argument("--port", type=int, default=PORT, metavar="N", help=f"and port ({PORT})")
+    port_help = f"port to listen on ({PORT})"
+    found.add_argument("--port", type=int, default=PORT, metavar="N", help=port_help)
     found.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),

@@ -45,7 +45,10 @@ class ServerOptions:
     )
     device: str = _option("cpu", "where the model runs: cpu, cuda or mps", restart=True)
     # ruff does not see that the aliases Mode and Until are immutable.
-    mode: Mode = _option("diffuse", "decoding mode")  # noqa: RUF009
+    mode: Mode = _option(  # noqa: RUF009
+        "diffuse",
+        "diffuse denoises canvases; ar writes one token per step; verify writes ar's text faster",
+    )
     confidence_threshold: float | None = _option(
         None,
         "commit a token from this confidence on; lower is faster but less accurate; default: the "
