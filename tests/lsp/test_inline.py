@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from talaria.coder.engine import Pending
 from talaria.coder.errors import UsageError
 from talaria.coder.request import Options, Request
+from talaria.coder.results import Candidate, Infill
 from talaria.coder.syntax.functions import function_at
+from talaria.coder.syntax.judge import Verdict
+from talaria.lsp.actions import writable
 from talaria.lsp.engines import ENDPOINT_TOKENS, SAMPLING_TEMPERATURE, Engines, Middles
 from talaria.lsp.fills import Fill, Filled, fills_at, function, here, rewrite
 from talaria.lsp.inline import (
@@ -374,6 +378,52 @@ def loading(endpoint: object = None) -> Loading:
 def ask(engines: Engines, document: str, prefix: str) -> asyncio.Task[Middles]:
     """A request that is being answered."""
     return asyncio.create_task(engines.ask(Request(prefix, "", document=document)))
+
+
+class ScriptedEngine:
+    """An engine whose model always answers with these candidates."""
+
+    def __init__(self, *candidates: Candidate) -> None:
+        self.infill = Infill([*candidates], 1, 0.0, 0, 0, Verdict(0, 0), [])
+
+    def submit(self, request: Request, on_frame: object = None) -> Pending:
+        """An answer that is already there."""
+        pending = Pending(request, request.document, None, None)
+        pending.future.set_result(self.infill)
+        return pending
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_the_embedded_model_writes_nothing_that_its_engine_refuses(complete: bool) -> None:
+    """Only texts that a command would write are checked; trimmed ones are checked again."""
+    request = Request(
+        "def f():\n    ", "\n", ServerOptions().decoding(complete=complete), replaces="pass"
+    )
+    engine = ScriptedEngine(
+        Candidate("return 0", [], "eom", None, 0, refused="the engine says no"),
+        Candidate("for x in a:", [], "eom", None, 1, refused="it lacks a body"),
+        Candidate("return 1\n", [], "eom", None, 2),
+        Candidate("pass", [], "eom", None, 3),
+    )
+
+    async def check() -> None:
+        engines = loading()
+        engines._engine.set_result(engine)  # type: ignore[arg-type]
+        middles = await engines.ask(request)
+        assert middles.texts[0] == "return 0"
+        texts, reason = await writable(middles, request)
+        if complete:
+            assert (texts, reason) == (["return 1"], "the engine says no")
+        else:
+            assert texts == ["return 0", "return 1"]
+            assert reason
+            assert "adds a syntax error" in reason
+        await engines.close()
+
+    asyncio.run(check())
 
 
 def test_a_newer_request_to_an_endpoint_supersedes_an_older_one() -> None:
