@@ -36,7 +36,7 @@ from talaria.evals.generate import Request, generate, progress
 from talaria.evals.jsonl import Row, environment, made_by, without_folders
 from talaria.evals.suites import Problem, Suite
 from talaria.evals.tables import cells, columns, ratio
-from talaria.finetune.corpus import Document, corpus_hash, read_manifest, read_some
+from talaria.finetune.corpus import CorpusDocument, corpus_hash, read_manifest, read_nonempty
 
 SHORTEST = 24  # characters of a run
 COPIED = 12  # characters of what is copied from the prompt, at least
@@ -92,7 +92,7 @@ def report(args: argparse.Namespace, words: Sequence[str]) -> Row:
     plain = Options(max_tokens=tokens, max_nfe=2 * tokens, check_syntax=False)
     modes = [replace(plain, mode="ar"), plain]
     model = checkpoint.load(args.model)
-    documents = {kind: read_some(args.corpus, split) for kind, split in SPLITS.items()}
+    documents = {kind: read_nonempty(args.corpus, split) for kind, split in SPLITS.items()}
     places, wanted = dict[str, list[Problem]](), args.completions // 2
     for kind, some in documents.items():
         places[kind] = draw(some, wanted, args.seed, model.tokenizer, tokens)
@@ -132,7 +132,7 @@ def report(args: argparse.Namespace, words: Sequence[str]) -> Row:
 
 
 def draw(
-    documents: Sequence[Document], number: int, seed: int, tokenizer: Tokenizer, tokens: int
+    documents: Sequence[CorpusDocument], number: int, seed: int, tokenizer: Tokenizer, tokens: int
 ) -> list[Problem]:
     """Ends of lines in bodies of functions, and the next tokens; fewer, if none is left."""
     rng = Random(seed)
@@ -151,7 +151,7 @@ def draw(
     return list(found.values())
 
 
-def search(texts: Sequence[str], documents: Sequence[Document]) -> list[list[str]]:
+def search(texts: Sequence[str], documents: Sequence[CorpusDocument]) -> list[list[str]]:
     """The parts of each text that some document has, and no longer one around them."""
     whole = codes(texts, END_OF_TEXT)
     wanted = grams(whole)
@@ -262,7 +262,7 @@ def summary(rows: Sequence[Row]) -> Row:
     return found
 
 
-def longest(rows: Sequence[Row], documents: Sequence[Document], corpus: Path) -> list[Row]:
+def longest(rows: Sequence[Row], documents: Sequence[CorpusDocument], corpus: Path) -> list[Row]:
     """The model's longest runs by `memory`, and the files they stand in: many have common code."""
     licences = {p["name"]: p["licence"] for p in read_manifest(corpus).get("packages", ())}
     written = [row for row in rows if row["group"] != TRUE and row["text"]]

@@ -1,4 +1,4 @@
-"""`talaria corpus stats`: what a corpus holds, as a table and as a page with plots."""
+"""`talaria corpus stats`: statistics of a corpus as a table and as a page with plots."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from talaria.coder.page import SETTINGS, Section, new_figure, write_page
-from talaria.finetune.corpus import SPLITS, Document, corpus_hash, read_corpus, read_manifest
+from talaria.finetune.bpe import measure_bpe
+from talaria.finetune.corpus import (
+    SPLITS,
+    CorpusDocument,
+    corpus_hash,
+    read_corpus,
+    read_manifest,
+)
 from talaria.finetune.filters import is_test
-from talaria.finetune.gather import measure_bpe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLE = 2000
-"""Files of a split that are parsed; all of them would take minutes, and the order is shuffled."""
+"""Files per split that are parsed; the order is shuffled, and parsing all would take minutes."""
 LARGEST = 40
-"""Packages with a bar of their own."""
-COLOURS = ("#3b7dd8", "#d9822b")  # to be told apart on white and on black, and without red or green
+"""Number of packages with a bar of their own."""
+COLOURS = ("#3b7dd8", "#d9822b")  # distinct on white, on black and to the colour-blind
 Table = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What the texts of a split show.
+class SplitStatistics:
+    """Statistics of a split.
 
-    `packages` and `tests` count bytes by package, `lines` has an entry a file; `functions`
-    and those of them with a docstring, `documented`, are counted in the first `parsed` files.
+    packages, tests        bytes of all files and of tests, by package
+    lines                  lines of each file
+    functions, documented  functions, and those with a docstring, in the first `parsed` files
     """
 
     packages: Counter[str]
@@ -44,8 +51,8 @@ class Contents:
     documented: int
 
 
-def measure(documents: Sequence[Document]) -> Contents:
-    """Count what is in these documents; functions in the first `SAMPLE` of them only."""
+def measure(documents: Sequence[CorpusDocument]) -> SplitStatistics:
+    """Compute the statistics of these documents; functions only in the first `SAMPLE`."""
     packages: Counter[str] = Counter()
     tests: Counter[str] = Counter()
     for document in documents:
@@ -56,24 +63,21 @@ def measure(documents: Sequence[Document]) -> Contents:
     functions = documented = 0
     for document in documents[:SAMPLE]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # texts with odd escapes
+            warnings.simplefilter("ignore")  # invalid escapes in the text
             tree = ast.parse(document.text)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 functions += 1
                 documented += ast.get_docstring(node, clean=False) is not None
     lines = [document.text.count("\n") + 1 for document in documents]
-    return Contents(packages, tests, lines, min(SAMPLE, len(lines)), functions, documented)
+    return SplitStatistics(packages, tests, lines, min(SAMPLE, len(lines)), functions, documented)
 
 
 # Tables
 
 
-def figures(contents: Contents, bytes_per_token: float | None) -> dict[str, str]:
-    """The figures of a split by their names, as a person reads them.
-
-    What was measured on a part of the files, as bytes per token, is told as "about".
-    """
+def figures(contents: SplitStatistics, bytes_per_token: float | None) -> dict[str, str]:
+    """Format the figures of a split by name; token counts are estimated from bytes per token."""
     total = contents.packages.total()
     largest, size = max(contents.packages.items(), key=lambda item: item[1], default=("", 0))
     return {
@@ -86,18 +90,18 @@ def figures(contents: Contents, bytes_per_token: float | None) -> dict[str, str]
         else "-",
         "largest package": f"{largest} {share(size, total)}" if size else "-",
         "bytes in tests": share(contents.tests.total(), total),
-        "lines of a file, median": f"{statistics.median(contents.lines or [0]):,.0f}",
+        "lines per file, median": f"{statistics.median(contents.lines or [0]):,.0f}",
         "functions with a docstring": share(contents.documented, contents.functions),
     }
 
 
 def share(part: int, whole: int) -> str:
-    """A share in per cent; a dash of nothing."""
+    """Format a share as a percentage; a dash if `whole` is zero."""
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def summary(splits: Mapping[str, Contents], bytes_per_token: Mapping[str, float]) -> Table:
-    """The figures of all splits side by side, below their names."""
+def summary(splits: Mapping[str, SplitStatistics], bytes_per_token: Mapping[str, float]) -> Table:
+    """A table of all figures with one column per split."""
     columns = {
         split: figures(contents, bytes_per_token.get(split)) for split, contents in splits.items()
     }
@@ -107,7 +111,7 @@ def summary(splits: Mapping[str, Contents], bytes_per_token: Mapping[str, float]
 
 
 def as_text(table: Table) -> str:
-    """A table for the terminal: its first column to the left, the others to the right."""
+    """Format a table for the terminal, its first column left-aligned, the others right-aligned."""
     first, *others = (max(map(len, column)) for column in zip(*table, strict=True))
     return "\n".join(
         f"{row[0]:{first}}"
@@ -117,7 +121,7 @@ def as_text(table: Table) -> str:
 
 
 def package_table(manifest: Mapping[str, Any]) -> Table:
-    """What the manifest says of each package."""
+    """A table of the packages in the manifest."""
     head = ["package", "version", "licence", "split", "files", "bytes", "code tokens", "dropped"]
     return [head] + [
         [p["name"], p["version"], p["licence"], p["split"]]
@@ -130,14 +134,14 @@ def package_table(manifest: Mapping[str, Any]) -> Table:
 # The page
 
 
-def bars(label: str, values: Sequence[tuple[str, float]], paler: Sequence[float] = ()) -> Figure:
-    """Horizontal bars, the first on top; `paler` says how much of each, from its end, is tests."""
+def bars(label: str, values: Sequence[tuple[str, float]], tests: Sequence[float] = ()) -> Figure:
+    """Draw horizontal bars, the first on top; `tests` is the part of each that is tests."""
     figure, (axis,) = new_figure(1, 0.7 + 0.19 * len(values))
     places = range(len(values))
     drawn = axis.barh(places, [value for _, value in values], color=COLOURS[0])
-    if paler:
-        starts = [value - pale for (_, value), pale in zip(values, paler, strict=True)]
-        axis.barh(places, paler, left=starts, color=COLOURS[1], label="tests")
+    if tests:
+        starts = [value - part for (_, value), part in zip(values, tests, strict=True)]
+        axis.barh(places, tests, left=starts, color=COLOURS[1], label="tests")
         axis.legend(loc="lower right")
     axis.bar_label(
         drawn,
@@ -154,13 +158,13 @@ def bars(label: str, values: Sequence[tuple[str, float]], paler: Sequence[float]
 
 
 def short(licence: str) -> str:
-    """The licence, or the first of more than two that hold together and how many follow."""
+    """Shorten a conjunction of more than two licences to the first and the number of others."""
     first, *others = licence.split(" AND ")
     return f"{first} AND {len(others)} others" if len(others) > 1 else licence
 
 
-def package_bars(splits: Mapping[str, Contents]) -> Figure:
-    """Bytes of the largest packages and of all others, and how many of them are in tests."""
+def package_bars(splits: Mapping[str, SplitStatistics]) -> Figure:
+    """Draw the bytes of the largest packages and the mean of the others, with their tests."""
     packages = sum((contents.packages for contents in splits.values()), Counter[str]())
     tests = sum((contents.tests for contents in splits.values()), Counter[str]())
     ordered = sorted(packages, key=lambda name: (-packages[name], name))
@@ -175,8 +179,8 @@ def package_bars(splits: Mapping[str, Contents]) -> Figure:
     )
 
 
-def length_histogram(splits: Mapping[str, Contents]) -> Figure:
-    """How many lines files have, as a share of each split's files."""
+def length_histogram(splits: Mapping[str, SplitStatistics]) -> Figure:
+    """Draw the distribution of lines per file, in per cent of each split's files."""
     import numpy as np
 
     figure, (axis,) = new_figure()
@@ -188,16 +192,16 @@ def length_histogram(splits: Mapping[str, Contents]) -> Figure:
         )
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:,.0f}")
-    axis.set_xlabel("lines of a file")
-    axis.set_ylabel("per cent of the files")
+    axis.set_xlabel("lines per file")
+    axis.set_ylabel("per cent of files")
     axis.legend()
     return figure
 
 
 def sections(
-    manifest: Mapping[str, Any], splits: Mapping[str, Contents], sizes: Table, name: str
+    manifest: Mapping[str, Any], splits: Mapping[str, SplitStatistics], sizes: Table, name: str
 ) -> list[Section]:
-    """The page; what only `talaria corpus` writes into a manifest is left out where it lacks."""
+    """The sections of the page; those on packages need `packages` in the manifest."""
     shares = [
         (f"bytes in tests, {split}", c.tests.total(), c.packages.total())
         for split, c in splits.items()
@@ -212,16 +216,16 @@ def sections(
         Section("Size", f"The corpus {name}.", table=sizes),
         Section(
             "Packages",
-            f"The {LARGEST} largest, and what of them is tests.",
+            f"The {LARGEST} largest packages and their tests.",
             [(package_bars(splits), "Bytes of the largest packages")],
         ),
         Section(
-            "Lengths of files",
-            figures=[(length_histogram(splits), "Histogram of the lines of a file")],
+            "File lengths",
+            figures=[(length_histogram(splits), "Histogram of lines per file")],
         ),
         Section(
             "Tests and docstrings",
-            f"Functions were counted in the first {parsed:,} files of a split.",
+            f"Functions are counted in the first {parsed:,} files of each split.",
             [(bars("per cent", per_cent), "Share of tests and of documented functions")],
         ),
     ]
@@ -229,35 +233,37 @@ def sections(
     if not packages:
         return found
     licences: Counter[str] = Counter()
-    fates = Counter({"kept": sum(package["files"] for package in packages)})
+    outcomes = Counter({"kept": sum(package["files"] for package in packages)})
     for package in packages:
         licences[short(package["licence"])] += package["bytes"]
-        fates.update(package["dropped"])
+        outcomes.update(package["dropped"])
     by_licence = [(licence, size / 1e6) for licence, size in licences.most_common()]
-    figure = bars("files", fates.most_common())
+    figure = bars("files", outcomes.most_common())
     return [
         *found,
         Section("Licences", figures=[(bars("megabytes", by_licence), "Bytes by licence")]),
-        Section(
-            "What became of the files", figures=[(figure, "Files kept, and dropped by reason")]
-        ),
+        Section("Kept and dropped files", figures=[(figure, "Files kept, and dropped by reason")]),
         Section("All packages", table=package_table(manifest)),
     ]
 
 
 def main(argv: list[str]) -> int:
-    """Print the table and, with --out, write the page; 0."""
+    """Print the table and, with --out, write the page; return 0."""
     parser = argparse.ArgumentParser(
-        prog="talaria corpus stats", description="Show what a corpus holds."
+        prog="talaria corpus stats", description="Show statistics of a corpus."
     )
     parser.add_argument(
-        "--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER", help="%(default)s"
+        "--corpus",
+        type=Path,
+        default=Path("data/corpus"),
+        metavar="FOLDER",
+        help="(default: %(default)s)",
     )
     parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="FILE",
-        help="whose tokens are counted (default: that of the shipped model)",
+        help="tokenizer for token counts (default: the shipped model's)",
     )
     parser.add_argument("--out", type=Path, metavar="PAGE", help="write an HTML page with plots")
     args = parser.parse_args(argv)
@@ -267,12 +273,15 @@ def main(argv: list[str]) -> int:
     splits = {split: measure(texts) for split, texts in documents.items()}
     sizes = summary(splits, bpe["bytes_per_token"])
     print(as_text(sizes))
-    print(f"BPE tokens are those of {bpe['tokenizer']}, counted in {bpe['files']:,} files a split")
+    print(
+        f"BPE tokens: estimated with the tokenizer of {bpe['tokenizer']} "
+        f"on {bpe['files']:,} files per split"
+    )
     if args.out:
         from matplotlib import rc_context
 
         name = f"{args.corpus.name}, {corpus_hash(args.corpus)[:12]}"
-        with rc_context(SETTINGS):  # legends and labels as well are to be read on black
+        with rc_context(SETTINGS):  # keeps legends and labels readable on black
             drawn = sections(manifest, splits, sizes, name)
-        write_page(args.out, "What the corpus holds", drawn)
+        write_page(args.out, "Corpus statistics", drawn)
     return 0

@@ -1,32 +1,28 @@
-"""`talaria corpus`: gather permissively licensed Python into files that training reads."""
+"""`talaria corpus`: build a corpus of permissively licensed Python for training."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import gzip
-import hashlib
-import json
 import os
 import platform
 import signal
 import sys
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from talaria.coder.errors import DataError, UsageError
 from talaria.finetune import filters
+from talaria.finetune.bpe import estimated_tokens, measure_bpe
+from talaria.finetune.contamination import excluded_grams, read_benchmark, shipped_files
 from talaria.finetune.corpus import (
     SPLITS,
     TEXT_OF,
-    Document,
+    CorpusDocument,
     check_corpus,
     check_place,
     read_manifest,
@@ -34,50 +30,49 @@ from talaria.finetune.corpus import (
     shuffle_key,
     write_corpus,
 )
-from talaria.finetune.wheels import PACKAGES, STDLIB, Package, chosen, read_packages, read_source
+from talaria.finetune.ngrams import Hashes, all_grams
+from talaria.finetune.wheels import PACKAGES, STDLIB, Package, read_packages, read_source, select
 
-Judge = Callable[[Iterable[tuple[str, bytes]]], Iterable[filters.Verdict]]
+FilterAll = Callable[[Iterable[tuple[str, bytes]]], Iterable[filters.FilteredFile]]
+"""Filters (path, bytes) pairs and keeps their order."""
 
 PACKAGE_BYTES = 12_000_000
-"""Text kept of one package at most, so that no package sets the tone alone."""
+"""Limit of text from one package, so that no package dominates the corpus."""
 COMMON_GRAM_PACKAGES = 3
-"""A 10-gram that so many packages hold is how people write Python, not a trace of a benchmark.
+"""A 10-gram that occurs in this many packages is an idiom rather than a trace of a benchmark.
 
-Of the 7,753 10-grams of the benchmarks 361 occur in 87,584 files, 187 of them in two packages
-or more, 129 in three, 85 in five; the rest takes 0.10, 0.18 and 0.29 % of the files with it."""
-
-
-SIZED_FILES = 2000
-"""Files of a split whose tokens are counted, to tell how many all have."""
+Of the 7,753 benchmark 10-grams, 361 occur in 87,584 files: 187 of them in two or more packages,
+129 in three or more, 85 in five or more. With a limit of two, three or five packages, the others
+drop 0.10, 0.18 or 0.29 % of the files."""
 
 
 @dataclass
-class Gathered:
-    """What became of one package's files."""
+class GatheredPackage:
+    """The kept files of one package and the number of dropped ones by reason."""
 
     package: Package
     source: str
     sha256: str
-    verdicts: list[filters.Verdict]
+    files: list[filters.FilteredFile]
     dropped: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reasons: dict[str, str]) -> None:
-        """Take the files with these paths out and count why."""
-        self.verdicts = [v for v in self.verdicts if v.path not in reasons]
+        """Drop files, given as path -> reason, and count the reasons."""
+        self.files = [file for file in self.files if file.path not in reasons]
         self.dropped.update(reasons.values())
 
 
 def main(argv: list[str]) -> int:
-    """Build the corpus and print what was kept and dropped; 0, also when it was there already."""
+    """Build the corpus unless it is up to date, and print what was kept and dropped; return 0."""
     if argv[:1] == ["stats"]:
-        from talaria.finetune import corpus_stats  # alone in need of plots
+        from talaria.finetune import corpus_stats  # the only part that needs plots
 
         return corpus_stats.main(argv[1:])
     args = _arguments(argv)
-    packages = chosen(read_packages(PACKAGES), args.packages)
+    packages = select(read_packages(PACKAGES), args.packages)
     benchmarks = [read_benchmark(path) for path in args.exclude]
-    # What comes with the package needs no naming again: a file given twice is excluded once.
-    shipped = filters.shipped_files()
+    # Exclude each benchmark once, even if it is given twice or ships with the package.
+    shipped = shipped_files()
     known = {file.sha256 for file in shipped}
     more = {b.sha256: b for b in benchmarks if b.sha256 not in known}
     excluded = sorted([*shipped, *(b.as_file() for b in more.values())])
@@ -90,7 +85,7 @@ def main(argv: list[str]) -> int:
     out: Path = args.out
     restore(out)
     if not args.force and _is_current(out, request):
-        print(f"{out}: up to date; --force builds it again", file=sys.stderr)
+        print(f"{out}: up to date; --force rebuilds it", file=sys.stderr)
     else:
         grams = excluded_grams(more.values())
         build(out, packages, request, grams, args.cache, args.jobs)
@@ -100,8 +95,8 @@ def main(argv: list[str]) -> int:
         if not any(part["split"] == split for part in manifest["parts"]):
             names = [p.name for p in read_packages(PACKAGES) if p.split == split][:8]
             print(
-                f"talaria corpus: {out} has no {TEXT_OF[split]}, without which nothing is trained; "
-                f"name some of {', '.join(names)} among --packages too",
+                f"talaria corpus: {out} has no {TEXT_OF[split]}, which training needs; "
+                f"add some of {', '.join(names)} to --packages",
                 file=sys.stderr,
             )
     return 0
@@ -110,9 +105,9 @@ def main(argv: list[str]) -> int:
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="talaria corpus",
-        description="Gather the standard library and a pinned list of permissively licensed "
-        "packages into a corpus: filtered, without near-duplicates, some packages held out.",
-        epilog="talaria corpus stats shows what a corpus holds.",
+        description="Build a corpus from the standard library and a pinned list of permissively "
+        "licensed packages: filtered, deduplicated, with some packages held out.",
+        epilog="See talaria corpus stats for the contents of a corpus.",
     )
     home = os.environ.get("TALARIA_HOME")
     cache = Path(home) if home else Path.home() / ".cache" / "talaria"
@@ -121,13 +116,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         type=Path,
         default=Path("data/corpus"),
         metavar="FOLDER",
-        help="where the corpus goes (%(default)s); it is replaced only when the new one is whole",
+        help="where to write the corpus (default: %(default)s); an existing one is replaced only "
+        "when the new one is complete",
     )
     parser.add_argument(
         "--packages",
         type=lambda names: names.split(","),
         metavar="A,B",
-        help=f"only these of the list; the standard library is {STDLIB}",
+        help=f"use only these packages of the list; the standard library is {STDLIB}",
     )
     parser.add_argument(
         "--exclude",
@@ -136,18 +132,18 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         action="extend",
         default=[],
         metavar="FILE",
-        help="more benchmarks (gzip JSONL): files that share a 10-gram of tokens with a solution "
-        "are dropped, as those of HumanEval and its infilling sets always are",
+        help="additional benchmarks (gzip JSONL): drop files that share a 10-gram of code tokens "
+        "with their solutions, as is always done for HumanEval and its infilling sets",
     )
     parser.add_argument(
         "--cache",
         type=Path,
         default=cache / "wheels",
         metavar="FOLDER",
-        help="wheels are kept here",
+        help="where to keep downloaded wheels (default: %(default)s)",
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--force", action="store_true", help="build even if it is up to date")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of processes")
+    parser.add_argument("--force", action="store_true", help="rebuild even if up to date")
     args = parser.parse_args(argv)
     if args.jobs < 1:
         raise UsageError(f"--jobs is {args.jobs}; it must be 1 or more")
@@ -165,15 +161,15 @@ def _settings() -> dict[str, int | float | str]:
 # The build
 
 
-def gather(package: Package, cache: Path, judge_all: Judge) -> Gathered:
-    """Judge each file of a package, in the order of their paths."""
+def gather(package: Package, cache: Path, filter_all: FilterAll) -> GatheredPackage:
+    """Filter the files of a package in the order of their paths."""
     source = read_source(package, cache)
-    gathered = Gathered(package, source.name, source.sha256, [])
-    for verdict in judge_all(source.files):
-        if verdict.reason:
-            gathered.dropped[verdict.reason] += 1
+    gathered = GatheredPackage(package, source.name, source.sha256, [])
+    for file in filter_all(source.files):
+        if file.reason:
+            gathered.dropped[file.reason] += 1
         else:
-            gathered.verdicts.append(verdict)
+            gathered.files.append(file)
     return gathered
 
 
@@ -181,32 +177,32 @@ def build(
     out: Path,
     packages: Sequence[Package],
     request: dict[str, Any],
-    benchmark: filters.Hashes,
+    benchmark: Hashes,
     cache: Path,
     jobs: int,
 ) -> None:
-    """Make the corpus and put it in place when it is whole; a former one stays until then.
+    """Build the corpus and replace an existing one when it is complete.
 
-    `benchmark` holds the sorted, hashed 10-grams of benchmarks that it must not share.
-    UsageError if `out` holds something else; DataError if it cannot be written, or a
-    package cannot be had or may not enter.
+    `benchmark` holds the sorted, hashed 10-grams of the excluded benchmarks. UsageError if
+    `out` holds anything but a corpus; DataError if it cannot be written, or if a package cannot
+    be downloaded or its licence differs from the list.
     """
     from tqdm import tqdm
 
     check_place(out, "talaria corpus")
-    held_out = filters.all_grams((), filters.HELD_OUT_RUN)
-    everything: list[Gathered] = []
-    with _spread(jobs) as spread, tqdm(total=len(packages), unit="package") as bar:
-        # Held-out packages come first: they decide what training may hold.
+    held_out = all_grams((), filters.HELD_OUT_RUN)
+    everything: list[GatheredPackage] = []
+    with _parallel_map(jobs) as parallel_map, tqdm(total=len(packages), unit="package") as bar:
+        # Held-out packages come first: training text must not overlap them.
         for split in ("valid", "train"):
             judge = partial(filters.judge, benchmark=benchmark, held_out=held_out)
             for package in (package for package in packages if package.split == split):
                 bar.set_postfix_str(package.name)
-                everything.append(gather(package, cache, partial(spread, judge)))
+                everything.append(gather(package, cache, partial(parallel_map, judge)))
                 bar.update()
-            texts = (verdict.text for gathered in everything for verdict in gathered.verdicts)
+            texts = (file.text for gathered in everything for file in gathered.files)
             if split == "valid":
-                held_out = filters.all_grams(texts, filters.HELD_OUT_RUN)
+                held_out = all_grams(texts, filters.HELD_OUT_RUN)
     drop_duplicates(everything)
     drop_benchmarks(everything)
     drop_excess(everything)
@@ -220,9 +216,9 @@ def build(
                 **asdict(g.package),
                 "source": g.source,
                 "sha256": g.sha256,
-                "files": len(g.verdicts),
-                "bytes": sum(len(v.text.encode()) for v in g.verdicts),
-                "tokens": sum(v.tokens for v in g.verdicts),
+                "files": len(g.files),
+                "bytes": sum(len(file.text.encode()) for file in g.files),
+                "tokens": sum(file.tokens for file in g.files),
                 "dropped": dict(sorted(g.dropped.items())),
             }
             for g in sorted(everything, key=lambda g: packages.index(g.package))
@@ -231,142 +227,67 @@ def build(
     write_corpus(out, splits, about)
 
 
-def measure_bpe(
-    splits: Mapping[str, Sequence[Document]], tokenizer: Path | None = None
-) -> dict[str, Any]:
-    """How many bytes a token stands for in `SIZED_FILES` files of each split, chosen by hash.
-
-    The tokens are those of the tokenizer in this file, of the shipped model for None.
-    """
-    # They bring torch along, which nothing else here needs.
-    from talaria.coder.checkpoint import digest, find
-    from talaria.coder.tokenizer import Tokenizer
-    from talaria.finetune.tokenizer import reach
-
-    place = tokenizer or find() / "tokenizer.json"
-    bpe = Tokenizer.load(place)
-    bytes_per_token = {}
-    for split, documents in splits.items():
-        some = sorted(documents, key=lambda d: shuffle_key(d.package, d.path))[:SIZED_FILES]
-        if some:
-            bytes_per_token[split] = reach(bpe, some)["bytes_per_token"]
-    return {
-        "tokenizer": place.name if tokenizer else place.parent.name,
-        "sha256": digest(place),
-        "files": SIZED_FILES,
-        "bytes_per_token": bytes_per_token,
-    }
-
-
-def _documents(everything: Sequence[Gathered], split: str) -> Iterator[Document]:
+def _documents(everything: Sequence[GatheredPackage], split: str) -> Iterator[CorpusDocument]:
     for gathered in everything:
         if gathered.package.split == split:
-            for verdict in gathered.verdicts:
-                yield Document(gathered.package.name, verdict.path, verdict.text)
+            for file in gathered.files:
+                yield CorpusDocument(gathered.package.name, file.path, file.text)
 
 
 @contextlib.contextmanager
-def _spread(jobs: int) -> Iterator[Callable[[Any, Any], Iterable[Any]]]:
-    """A `map` that keeps the order, over `jobs` processes."""
+def _parallel_map(jobs: int) -> Iterator[Callable[[Any, Any], Iterable[Any]]]:
+    """An order-preserving `map` over `jobs` processes."""
     import multiprocessing
 
     if jobs == 1:
         yield map
         return
-    # Ctrl-C is for the parent, which then ends its workers, without a traceback from each.
-    quiet = (signal.SIGINT, signal.SIG_IGN)
-    with multiprocessing.get_context("spawn").Pool(jobs, signal.signal, quiet) as pool:
+    # Workers ignore Ctrl-C; the parent handles it and ends them, so none prints a traceback.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context("spawn").Pool(jobs, signal.signal, ignore) as pool:
         yield partial(pool.imap, chunksize=32)
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """The solved programs of one benchmark file, which the corpus must not hold."""
-
-    name: str
-    sha256: str
-    programs: tuple[str, ...]
-
-    def as_file(self) -> filters.BenchmarkFile:
-        """What a manifest says of it."""
-        return filters.BenchmarkFile(self.name, self.sha256, len(self.programs))
-
-
-def read_benchmark(path: Path) -> Benchmark:
-    """Read gzip JSONL with `prompt`, `canonical_solution` and perhaps `suffix`, a problem a line.
-
-    DataError if it is something else.
-    """
-    programs: dict[str, None] = {}
-    try:
-        raw = path.read_bytes()
-        for line in gzip.decompress(raw).splitlines():
-            problem = json.loads(line)
-            solution = problem["canonical_solution"]
-            programs[problem["prompt"] + solution + problem.get("suffix", "")] = None
-            programs[solution] = None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
-        raise DataError(
-            f"{path}: no benchmark in gzip JSONL with prompt and canonical_solution ({error!r}); "
-            "take it out of --exclude or fetch it again"
-        ) from error
-    return Benchmark(path.name, hashlib.sha256(raw).hexdigest(), tuple(programs))
-
-
-def excluded_grams(benchmarks: Iterable[Benchmark]) -> filters.Hashes:
-    """The sorted, hashed 10-grams of these benchmarks and of those that come with the package."""
-    more = filters.benchmark_grams(p for b in benchmarks for p in b.programs)
-    return np.union1d(filters.shipped_grams(), more)
-
-
-def ship_grams(paths: Iterable[Path], out: Path = filters.SHIPPED) -> None:
-    """Make the file of hashes that comes with the package from the benchmarks themselves."""
-    benchmarks = [read_benchmark(path) for path in paths]
-    grams = filters.benchmark_grams(p for b in benchmarks for p in b.programs)
-    filters.write_grams(out, (b.as_file() for b in benchmarks), grams)
-
-
-def drop_duplicates(everything: Sequence[Gathered]) -> None:
-    """Keep the first of equal or nearly equal files, those of held-out packages before all."""
+def drop_duplicates(everything: Sequence[GatheredPackage]) -> None:
+    """Keep the first of equal or nearly equal files; held-out packages take precedence."""
     order = sorted(everything, key=lambda g: g.package.split == "train")
-    reasons = filters.repeats((g.package.split, verdict) for g in order for verdict in g.verdicts)
+    reasons = filters.duplicate_reasons((g.package.split, file) for g in order for file in g.files)
     for gathered in order:
-        found = {verdict.path: next(reasons) for verdict in gathered.verdicts}
+        found = {file.path: next(reasons) for file in gathered.files}
         gathered.drop({path: reason for path, reason in found.items() if reason})
 
 
-def drop_benchmarks(everything: Sequence[Gathered]) -> None:
-    """Drop files that share a 10-gram with a benchmark, unless several packages hold it.
+def drop_benchmarks(everything: Sequence[GatheredPackage]) -> None:
+    """Drop files that share a 10-gram with a benchmark, unless several packages contain it.
 
-    Packages are counted after duplicates are gone, so that a text passed from one to
-    another does not count as written twice.
+    This runs after deduplication, so that code copied between packages counts once.
     """
     packages = Counter(
         gram
         for gathered in everything
-        for gram in {gram for verdict in gathered.verdicts for gram in verdict.benchmark}
+        for gram in {gram for file in gathered.files for gram in file.benchmark}
     )
     for gathered in everything:
         gathered.drop(
             {
-                verdict.path: "benchmark"
-                for verdict in gathered.verdicts
-                if any(packages[gram] < COMMON_GRAM_PACKAGES for gram in verdict.benchmark)
+                file.path: "benchmark"
+                for file in gathered.files
+                if any(packages[gram] < COMMON_GRAM_PACKAGES for gram in file.benchmark)
             }
         )
 
 
-def drop_excess(everything: Sequence[Gathered]) -> None:
-    """Cut each package to its share of bytes: tests go first, the rest by hash."""
+def drop_excess(everything: Sequence[GatheredPackage]) -> None:
+    """Cut each package to `PACKAGE_BYTES`, dropping tests first and then by hash."""
     for gathered in everything:
         total, reasons = 0, {}
         name = gathered.package.name
-        for verdict in sorted(
-            gathered.verdicts, key=lambda v: (filters.is_test(v.path), shuffle_key(name, v.path))
+        for file in sorted(
+            gathered.files, key=lambda f: (filters.is_test(f.path), shuffle_key(name, f.path))
         ):
-            total += len(verdict.text.encode())
+            total += len(file.text.encode())
             if total > PACKAGE_BYTES:
-                reasons[verdict.path] = "beyond the package's share"
+                reasons[file.path] = "beyond the package's share"
         gathered.drop(reasons)
 
 
@@ -379,14 +300,14 @@ def _is_current(out: Path, request: dict[str, Any]) -> bool:
 
 
 def report(manifest: dict[str, Any]) -> str:
-    """What a person reads of a corpus: sizes a split, and how many files were dropped and why."""
+    """Format a table of each split's sizes and dropped files by reason."""
     columns: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     for package in manifest["packages"]:
         column = columns[package["split"]]
         column.update(packages=1, files=package["files"], bytes=package["bytes"])
         column.update({"code tokens": package["tokens"]})
         column.update({f"dropped: {reason}": n for reason, n in package["dropped"].items()})
-    for split, tokens in bpe_tokens(manifest).items():
+    for split, tokens in estimated_tokens(manifest).items():
         columns[split]["BPE tokens, about"] = tokens
     rows = ["packages", "files", "bytes", "code tokens", "BPE tokens, about"]
     rows += sorted(set().union(*columns.values()) - set(rows))
@@ -396,12 +317,3 @@ def report(manifest: dict[str, Any]) -> str:
         f"{row:{width}}" + "".join(f"{columns[split][row]:14,}" for split in SPLITS) for row in rows
     ]
     return "\n".join(lines)
-
-
-def bpe_tokens(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """How many tokens of the shipped model each split has, to three figures."""
-    sizes: Counter[str] = Counter()
-    for package in manifest["packages"]:
-        sizes[package["split"]] += package["bytes"]
-    reach = manifest.get("bpe", {}).get("bytes_per_token", {})
-    return {split: int(float(f"{sizes[split] / reach[split]:.3g}")) for split in reach}

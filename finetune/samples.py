@@ -21,7 +21,7 @@ from tree_sitter import Node
 from talaria.coder.syntax.functions import function_bodies
 from talaria.coder.syntax.tree import encode, parse
 from talaria.coder.tokenizer import Tokenizer
-from talaria.finetune.corpus import Document
+from talaria.finetune.corpus import CorpusDocument
 
 # How a middle is chosen, and how often; what is left over is plain text.
 SPANS = {"line_end": 0.25, "lines": 0.2, "node": 0.1, "characters": 0.15, "body": 0.1}
@@ -176,13 +176,13 @@ class Samples:
 
     def __init__(
         self,
-        documents: Sequence[Document],
+        documents: Sequence[CorpusDocument],
         tokenizer: Tokenizer,
         context_length: int,
         max_middle: int,
         seed: int,
         *,
-        exercises: Sequence[Document] = (),
+        exercises: Sequence[CorpusDocument] = (),
         exercise_share: float = 0.0,
         spans: Mapping[str, float] = SPANS,
     ) -> None:

@@ -23,7 +23,7 @@ from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
-from talaria.finetune.corpus import corpus_hash, read_some
+from talaria.finetune.corpus import corpus_hash, read_nonempty
 from talaria.finetune.recipe import Recipe, flag
 from talaria.finetune.run import Run, Validation
 from talaria.finetune.samples import Samples
@@ -87,14 +87,14 @@ def main(argv: list[str]) -> int:
     # Workers are processes of their own; threads within them would only get in the way.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = Tokenizer.load(args.tokenizer)
-    held_out = read_some(args.corpus, "valid")
+    held_out = read_nonempty(args.corpus, "valid")
     train = Samples(
-        read_some(args.corpus, "train"),
+        read_nonempty(args.corpus, "train"),
         tokenizer,
         recipe.context_length,
         recipe.max_middle,
         recipe.seed,
-        exercises=read_some(args.exercises, "train") if args.exercises else (),
+        exercises=read_nonempty(args.exercises, "train") if args.exercises else (),
         exercise_share=recipe.exercise_share,
         spans=recipe.span_shares(),
     )

@@ -19,7 +19,7 @@ from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Options, infill
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
-from talaria.finetune.corpus import Document, read_some
+from talaria.finetune.corpus import CorpusDocument, read_nonempty
 from talaria.finetune.objective import Objective, make_batch
 from talaria.finetune.samples import SPANS, Samples, choose_span
 
@@ -32,7 +32,7 @@ LENGTHS = (4, 8, 16, 32)  # tokens: the upper edges of the classes of middles
 
 
 def held_out_samples(
-    documents: Sequence[Document], tokenizer: Tokenizer, context_length: int
+    documents: Sequence[CorpusDocument], tokenizer: Tokenizer, context_length: int
 ) -> Samples:
     """The samples that losses are measured on: the same rows whatever recipe is judged."""
     return Samples(documents, tokenizer, context_length, MAX_MIDDLE, seed=0)
@@ -126,7 +126,7 @@ class Cursor:
     suffix: str
 
 
-def choose_cursors(documents: Sequence[Document], each: int, seed: int = 0) -> list[Cursor]:
+def choose_cursors(documents: Sequence[CorpusDocument], each: int, seed: int = 0) -> list[Cursor]:
     """`each` holes of every kind, at random places of random files; never an empty one.
 
     DataError if the files have no such holes.
@@ -187,7 +187,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--rows is {args.rows}; at least 2 are needed for an error estimate")
     if args.cursors < 0:
         raise UsageError(f"--cursors is {args.cursors}; it must be 0 or more")
-    documents = read_some(args.corpus, "valid")
+    documents = read_nonempty(args.corpus, "valid")
     cursors = choose_cursors(documents, args.cursors) if args.cursors else []
     first: tuple[Trainable, Measured] | None = None
     for name in args.models or [None]:

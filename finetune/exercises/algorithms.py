@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import Random
 
 from talaria.finetune.exercises.core import Draft, Goal, Param, ints, number, say
-from talaria.finetune.exercises.streams import Scene, int_list, int_test
+from talaria.finetune.exercises.streams import ExerciseScene, int_list, int_test
 
 RUNNING = (
     ("sum", "$total = 0", "$total += $x", "$total", "sum", "list($accumulate({xs}))"),
@@ -29,7 +29,7 @@ RUNNING = (
 
 def prefixes(rng: Random) -> Draft:
     """A value is kept up to date along a list, and something is asked of its course."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     source = int_list(scene)
     xs = source.code
     tag, init, step, value, said, short = rng.choice(RUNNING)
@@ -157,7 +157,7 @@ SEARCHES = (
 
 def halving(rng: Random) -> Draft:
     """A sorted list, or the integers, are searched by halves."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     pools = {"left": ("left", "low", "lo", "start"), "right": ("right", "high", "hi", "end"), "mid": ("mid", "middle", "m"), "m": ("n", "m", "x", "candidate")}
@@ -272,7 +272,7 @@ KEYS = (
 
 def sorts(rng: Random) -> Draft:
     """A list is sorted by hand, by one of the well-known methods."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     key, said, kind = rng.choice(KEYS)
     type_, noun = {"int": ("int", "numbers"), "str": ("str", "words"), "pair": ("tuple[int, int]", "pairs")}[kind]
     names_ = {
@@ -347,7 +347,7 @@ def sorts(rng: Random) -> Draft:
 
 def choosing(rng: Random) -> Draft:
     """Subsets, combinations, permutations or cuts of a list that meet a condition."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     xs = scene.add(
         Param(
             "xs",
@@ -489,7 +489,7 @@ COINS = ((1, 5, 10), (1, 2, 5), (1, 3, 4), (2, 5), (1, 5, 10, 25), (3, 7), (1, 2
 
 def tables(rng: Random) -> Draft:
     """Tables of partial answers: change, steps, paths through a grid, loads."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     kind = rng.choice(("change", "change", "stairs", "paths", "paths", "load", "jumps"))
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from talaria.coder.errors import UsageError
+from talaria.finetune.contamination import GRAM, excluded_grams, read_benchmark
 from talaria.finetune.corpus import (
     SPLITS,
-    Document,
+    CorpusDocument,
     check_place,
     corpus_hash,
     read_corpus,
@@ -29,10 +30,9 @@ from talaria.finetune.corpus import (
     write_corpus,
 )
 from talaria.finetune.exercises.families import FAMILIES
-from talaria.finetune.exercises.mirrors import Mirrors, Task, read_tasks
+from talaria.finetune.exercises.mirrors import BenchmarkTask, Mirrors, read_tasks
 from talaria.finetune.exercises.trial import Exercise, RejectedError, import_lines, load, render
-from talaria.finetune.filters import GRAM, Hashes, code_tokens, hashed_grams
-from talaria.finetune.gather import excluded_grams, read_benchmark
+from talaria.finetune.ngrams import Hashes, code_tokens, hashed_grams
 
 PACKAGE = "exercises"
 BATCH = 200
@@ -48,7 +48,7 @@ DRAFTS_EACH = 20
 
 
 @dataclass(frozen=True)
-class Batch:
+class DraftBatch:
     """What came of some drafts, in their order: exercises, or why there is none."""
 
     exercises: tuple[Exercise, ...]
@@ -159,14 +159,14 @@ _grams: Hashes = np.empty(0, np.uint64)
 _mirrors = Mirrors(())
 
 
-def _begin(grams: Hashes, tasks: Sequence[Task]) -> None:
+def _begin(grams: Hashes, tasks: Sequence[BenchmarkTask]) -> None:
     global _grams, _mirrors
     _grams, _mirrors = grams, Mirrors(tasks)
     # The parent alone answers Ctrl-C, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _batch(task: tuple[int, int]) -> Batch:
+def _batch(task: tuple[int, int]) -> DraftBatch:
     seed, number = task
     exercises = []
     rejected: Counter[str] = Counter()
@@ -182,10 +182,10 @@ def _batch(task: tuple[int, int]) -> Batch:
             rejected["shares a 10-gram with a benchmark"] += 1
         else:
             exercises.append(exercise)
-    return Batch(tuple(exercises), rejected)
+    return DraftBatch(tuple(exercises), rejected)
 
 
-def make(count: int, seed: int, grams: Hashes, tasks: Sequence[Task], jobs: int) -> tuple[list[Exercise], Counter[str]]:
+def make(count: int, seed: int, grams: Hashes, tasks: Sequence[BenchmarkTask], jobs: int) -> tuple[list[Exercise], Counter[str]]:
     """So many distinct exercises, and why drafts were rejected; the same for any `jobs`.
 
     UsageError if the grammar does not give so many.
@@ -220,7 +220,7 @@ def make(count: int, seed: int, grams: Hashes, tasks: Sequence[Task], jobs: int)
 
 
 @contextlib.contextmanager
-def _workers(grams: Hashes, jobs: int, tasks: Sequence[Task] = ()) -> Iterator[Pool]:
+def _workers(grams: Hashes, jobs: int, tasks: Sequence[BenchmarkTask] = ()) -> Iterator[Pool]:
     """Worker processes that end with the block."""
     pool = multiprocessing.get_context("spawn").Pool(jobs, _begin, (grams, tasks))
     try:
@@ -235,7 +235,7 @@ def _shared(text: str) -> list[int]:
     return [int(gram) for gram in np.intersect1d(own, _grams, assume_unique=True)]
 
 
-def bind(exercises: Sequence[Exercise], seed: int, grams: Hashes) -> dict[str, list[Document]]:
+def bind(exercises: Sequence[Exercise], seed: int, grams: Hashes) -> dict[str, list[CorpusDocument]]:
     """Modules of one to six exercises each, in a split for training and a small one held out."""
     members: dict[str, list[Exercise]] = {split: [] for split in SPLITS}
     for exercise in exercises:
@@ -243,7 +243,7 @@ def bind(exercises: Sequence[Exercise], seed: int, grams: Hashes) -> dict[str, l
     return {split: list(modules(some, split, seed, grams)) for split, some in members.items()}
 
 
-def modules(exercises: Sequence[Exercise], split: str, seed: int, grams: Hashes) -> Iterator[Document]:
+def modules(exercises: Sequence[Exercise], split: str, seed: int, grams: Hashes) -> Iterator[CorpusDocument]:
     """All exercises in their order, some to a module."""
     rng = Random(f"{seed}:{split}")
     place = number = 0
@@ -265,7 +265,7 @@ def modules(exercises: Sequence[Exercise], split: str, seed: int, grams: Hashes)
             texts = [_module([member], "") for member in members]
         for text in texts:
             path = f"{PACKAGE}/{split}/{number // 1000:03d}/{number % 1000:03d}.py"
-            yield Document(PACKAGE, path, text)
+            yield CorpusDocument(PACKAGE, path, text)
             number += 1
 
 

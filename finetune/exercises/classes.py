@@ -43,7 +43,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ClassKind:
     """A kind of class: names, what it is, its `__init__`, and methods of which some are drawn.
 
     `always` of them, the first ones, are always there. A line of `methods` with several
@@ -98,8 +98,8 @@ ITEMS = {
     )
 }
 
-KINDS: tuple[Kind, ...] = (
-    Kind("Stack Pile ItemStack LastInFirstOut IntStack", "{A stack|A pile}: the element put on it last is taken off first", (), "self.$items:: list[int] = []", lambda rng: (), (
+KINDS: tuple[ClassKind, ...] = (
+    ClassKind("Stack Pile ItemStack LastInFirstOut IntStack", "{A stack|A pile}: the element put on it last is taken off first", (), "self.$items:: list[int] = []", lambda rng: (), (
         (M("push add put", (("value", "int"),), "None", "{Put a value on top|Add a value at the top}", "self.$items.append($value)", _n(0, 20)),),
         (M("pop take remove", (), "int", "Take the top value off and return it; raise IndexError if the {stack is empty|there is none}", 'if not self.$items:\n    raise IndexError("empty")\nreturn self.$items.pop()'),
          M("pop take remove", (), "int | None", "Take the top value off and return it, or return None if there is none", "return self.$items.pop() if self.$items else None")),
@@ -116,7 +116,7 @@ KINDS: tuple[Kind, ...] = (
         (M("push_all extend add_all", (("values", "list[int]"),), "None", "Put all values on top, one after the other", "for $value in $values:\n    self.$items.append($value)", lambda rng: ([rng.randint(0, 9) for _ in range(rng.randint(1, 3))],)), M("push_all extend add_all", (("values", "list[int]"),), "None", "Put all values on top, one after the other", "self.$items.extend($values)", lambda rng: ([rng.randint(0, 9) for _ in range(rng.randint(1, 3))],))),
         (M("drop discard skip", (("n", "int"),), "None", "Take off the $n topmost values, or all if there are fewer", "for _ in range(min($n, len(self.$items))):\n    self.$items.pop()", _n(1, 2)),),
     ), 2, ITEMS),
-    Kind("Queue WaitingLine Line TaskQueue Fifo", "{A queue|A waiting line}: who comes first is served first", (), "self.$items = $deque()", lambda rng: (), (
+    ClassKind("Queue WaitingLine Line TaskQueue Fifo", "{A queue|A waiting line}: who comes first is served first", (), "self.$items = $deque()", lambda rng: (), (
         (M("enqueue add join put", (("value", "str"),), "None", "Add {someone|a name} at the end", "self.$items.append($value)", _w),),
         (M("dequeue next_one serve take", (), "str | None", "Remove and return the first one, or return None if nobody waits", "return self.$items.popleft() if self.$items else None"), M("dequeue next_one serve take", (), "str", "Remove and return the first one; raise IndexError if nobody waits", 'if not self.$items:\n    raise IndexError("nobody waits")\nreturn self.$items.popleft()')),
         (M("front first peek", (), "str | None", "Return the first one without removing it, or None if nobody waits", "return self.$items[0] if self.$items else None"),),
@@ -128,7 +128,7 @@ KINDS: tuple[Kind, ...] = (
         (M("rotate next_round to_back", (), "None", "Move the first one to the end; do nothing if nobody waits", "if self.$items:\n    self.$items.rotate(-1)"), M("rotate next_round to_back", (), "None", "Move the first one to the end; do nothing if nobody waits", "if self.$items:\n    self.$items.append(self.$items.popleft())")),
         (M("clear close", (), "None", "Send everybody away", "self.$items.clear()"),),
     ), 2, ITEMS),
-    Kind("Tally WordCounter Counts Votes Frequency Histogram", "{Counts how often words are added|A counter of words}", (), "self.$counts:: dict[str, int] = {}", lambda rng: (), (
+    ClassKind("Tally WordCounter Counts Votes Frequency Histogram", "{Counts how often words are added|A counter of words}", (), "self.$counts:: dict[str, int] = {}", lambda rng: (), (
         (M("add count record", (("word", "str"),), "None", "Count {a word|the word once}", "self.$counts[$word] = self.$counts.get($word, 0) + 1", _w), M("add count record", (("word", "str"),), "None", "Count {a word|the word once}", "if $word in self.$counts:\n    self.$counts[$word] += 1\nelse:\n    self.$counts[$word] = 1", _w)),
         (M("get times how_often", (("word", "str"),), "int", "Return how often the word was counted", "return self.$counts.get($word, 0)", _w),),
         (M("total sum_of_counts", (), "int", "Return the sum of all counts", "return sum(self.$counts.values())"),),
@@ -142,7 +142,7 @@ KINDS: tuple[Kind, ...] = (
         (M("share portion", (("word", "str"),), "float", "Return the share of the word in all counts, 0.0 if there are none", "$total = sum(self.$counts.values())\nif not $total:\n    return 0.0\nreturn self.$counts.get($word, 0) / $total", _w),),
         (M("distinct __len__ variety", (), "int", "Return the number of different words", "return len(self.$counts)"),),
     ), 2, {"counts": ("counts", "_counts", "tally", "_seen", "table"), "word2": ("word_", "known", "entry", "w"), "n": ("n", "times", "minimum")}),
-    Kind("Account BankAccount Wallet Purse SavingsAccount", "{A bank account|An account} with a balance that is never negative", (("balance", "int"),), "self.$money = $balance", lambda rng: (rng.randint(0, 60),), (
+    ClassKind("Account BankAccount Wallet Purse SavingsAccount", "{A bank account|An account} with a balance that is never negative", (("balance", "int"),), "self.$money = $balance", lambda rng: (rng.randint(0, 60),), (
         (M("deposit pay_in put add", (("amount", "int"),), "None", "Add an amount to the balance", "self.$money += $amount", _n(1, 40)), M("deposit pay_in put add", (("amount", "int"),), "None", "Add an amount to the balance; raise ValueError if it is not positive", 'if $amount <= 0:\n    raise ValueError("amount must be positive")\nself.$money += $amount', _n(1, 40))),
         (M("withdraw take pay_out spend", (("amount", "int"),), "bool", "Subtract an amount and return True; return False and change nothing if the balance is too low", "if $amount > self.$money:\n    return False\nself.$money -= $amount\nreturn True", _n(1, 60)), M("withdraw take pay_out spend", (("amount", "int"),), "None", "Subtract an amount; raise ValueError if the balance is too low", 'if $amount > self.$money:\n    raise ValueError("balance too low")\nself.$money -= $amount', _n(1, 40)), M("withdraw take pay_out spend", (("amount", "int"),), "int", "Subtract an amount, or whatever is left if that is less, and return what was paid out", "$paid = min($amount, self.$money)\nself.$money -= $paid\nreturn $paid", _n(1, 60))),
         (M("current get_balance saldo", (), "int", "Return the balance", "return self.$money"),),
@@ -154,7 +154,7 @@ KINDS: tuple[Kind, ...] = (
         (M("missing lacking shortfall", (("price", "int"),), "int", "Return how much is missing to pay the price, 0 if nothing is", "return max($price - self.$money, 0)", _n(10, 90)),),
         (M("split divide", (("n", "int"),), "list[int]", "Return the balance in $n parts that differ by at most 1, the larger ones first", "$part, $rest = divmod(self.$money, $n)\nreturn [$part + 1] * $rest + [$part] * ($n - $rest)", _n(2, 4)),),
     ), 2, {"money": ("balance", "_balance", "money", "_money", "amount_left"), "balance": ("balance", "start", "opening", "money"), "n": ("n", "people", "parts"), "paid": ("paid", "taken", "given")}),
-    Kind("Inventory Store Warehouse Stock Shelf Pantry", "{An inventory|A store} of named items and how many there are of each", (), "self.$counts:: dict[str, int] = {}", lambda rng: (), (
+    ClassKind("Inventory Store Warehouse Stock Shelf Pantry", "{An inventory|A store} of named items and how many there are of each", (), "self.$counts:: dict[str, int] = {}", lambda rng: (), (
         (M("add put receive", (("item", "str"), ("n", "int")), "None", "Add so many of an item", "self.$counts[$item] = self.$counts.get($item, 0) + $n", _wn),),
         (M("remove take sell", (("item", "str"), ("n", "int")), "bool", "Take away so many of an item and return True; return False and change nothing if there are fewer", "if self.$counts.get($item, 0) < $n:\n    return False\nself.$counts[$item] -= $n\nreturn True", _wn), M("remove take sell", (("item", "str"), ("n", "int")), "int", "Take away so many of an item, or all if there are fewer, and return how many were taken", "$taken = min($n, self.$counts.get($item, 0))\nif $taken:\n    self.$counts[$item] -= $taken\nreturn $taken", _wn)),
         (M("count amount_of how_many", (("item", "str"),), "int", "Return how many there are of an item", "return self.$counts.get($item, 0)", _w),),
@@ -167,7 +167,7 @@ KINDS: tuple[Kind, ...] = (
         (M("value worth price_of_all", (("prices", "dict[str, int]"),), "int", "Return what everything costs; items without a price cost nothing", "return sum($k * $prices.get($name, 0) for $name, $k in self.$counts.items())", lambda rng: ({"apple": 3, "tea": 5},)),),
         (M("move_to rename relabel", (("old", "str"), ("new", "str")), "None", "Give all of one item another name; do nothing if it is unknown", "if $old in self.$counts:\n    $k = self.$counts.pop($old)\n    self.$counts[$new] = self.$counts.get($new, 0) + $k", lambda rng: ("apple", rng.choice(("pear", "fruit")))),),
     ), 2, {"counts": ("counts", "_stock", "stock", "_counts", "amounts"), "k": ("count", "left", "number", "quantity"), "n": ("n", "amount", "number", "quantity")}),
-    Kind("Interval Range Span Segment TimeSlot", "{A closed interval|An interval} of integers, both ends included", (("a", "int"), ("b", "int")), "self.$low = $a\nself.$high = $b", lambda rng: (lambda x: (x, x + rng.randint(1, 9)))(rng.randint(-5, 9)), (
+    ClassKind("Interval Range Span Segment TimeSlot", "{A closed interval|An interval} of integers, both ends included", (("a", "int"), ("b", "int")), "self.$low = $a\nself.$high = $b", lambda rng: (lambda x: (x, x + rng.randint(1, 9)))(rng.randint(-5, 9)), (
         (M("contains includes covers", (("x", "int"),), "bool", "Return whether a number lies in the interval", "return self.$low <= $x <= self.$high", _n(-5, 15)),),
         (M("length width extent", (), "int", "Return the difference of the two ends", "return self.$high - self.$low"), M("count size number_of_points", (), "int", "Return how many integers lie in the interval", "return self.$high - self.$low + 1")),
         (M("shifted moved", (("n", "int"),), "tuple[int, int]", "Return the two ends moved by $n", "return self.$low + $n, self.$high + $n", _n(1, 5)),),
@@ -182,7 +182,7 @@ KINDS: tuple[Kind, ...] = (
         (M("__repr__", (), "str", "Show both ends", 'return f"[{self.$low}, {self.$high}]"'),),
         (M("multiples multiples_of", (("n", "int"),), "list[int]", "Return all multiples of $n in the interval", "return [$i for $i in range(self.$low, self.$high + 1) if $i % $n == 0]", _n(2, 4)),),
     ), 2, {"low": ("low", "start", "left", "begin", "_low", "first"), "high": ("high", "end", "right", "stop", "_high", "last"), "a": ("low", "start", "a", "left"), "b": ("high", "end", "b", "right"), "a2": ("other_low", "c", "other_start"), "b2": ("other_high", "d", "other_end"), "n": ("n", "steps", "by", "amount"), "x": ("x", "value", "number")}),
-    Kind("Point Vector Position Vec2 Location", "{A point|A vector} in the plane", (("x", "int"), ("y", "int")), "self.$px = $x\nself.$py = $y", lambda rng: (rng.randint(-5, 9), rng.randint(-5, 9)), (
+    ClassKind("Point Vector Position Vec2 Location", "{A point|A vector} in the plane", (("x", "int"), ("y", "int")), "self.$px = $x\nself.$py = $y", lambda rng: (rng.randint(-5, 9), rng.randint(-5, 9)), (
         (M("move shift translate", (("a", "int"), ("b", "int")), "None", "Add the arguments to the coordinates", "self.$px += $a\nself.$py += $b", lambda rng: (rng.randint(-3, 3), rng.randint(1, 5))),),
         (M("as_tuple coordinates pair", (), "tuple[int, int]", "Return both coordinates", "return self.$px, self.$py"),),
         (M("manhattan steps_to grid_distance", (("a", "int"), ("b", "int")), "int", "Return how many steps along the axes it takes to the point with the given coordinates", "return abs(self.$px - $a) + abs(self.$py - $b)", lambda rng: (rng.randint(-3, 9), rng.randint(-5, 5))),),
@@ -196,7 +196,7 @@ KINDS: tuple[Kind, ...] = (
         (M("__repr__", (), "str", "Show the coordinates", 'return f"({self.$px}, {self.$py})"'),),
         (M("neighbours next_to", (), "list[tuple[int, int]]", "Return the four points beside it: right, left, above, below", "return [\n    (self.$px + 1, self.$py),\n    (self.$px - 1, self.$py),\n    (self.$px, self.$py + 1),\n    (self.$px, self.$py - 1),\n]"),),
     ), 2, {"px": ("x", "_x"), "py": ("y", "_y"), "x": ("x",), "y": ("y",), "a": ("dx", "a", "other_x"), "b": ("dy", "b", "other_y"), "n": ("factor", "n", "k")}),
-    Kind("Scoreboard Ranking Leaderboard Scores HighScores", "{The scores of players|A table of players and their points}", (), "self.$counts:: dict[str, int] = {}", lambda rng: (), (
+    ClassKind("Scoreboard Ranking Leaderboard Scores HighScores", "{The scores of players|A table of players and their points}", (), "self.$counts:: dict[str, int] = {}", lambda rng: (), (
         (M("add_points score award", (("name", "str"), ("points", "int")), "None", "Add points to the score of a player, who starts with 0", "self.$counts[$name] = self.$counts.get($name, 0) + $points", _wn), M("record_score enter submit", (("name", "str"), ("points", "int")), "None", "Remember the points of a player if they are more than those before", "self.$counts[$name] = max($points, self.$counts.get($name, $points))", _wn)),
         (M("ranking ranked standings", (), "list[str]", "Return all players, the best one first, ties in alphabetical order", "return sorted(self.$counts, key=lambda $key: (-self.$counts[$key], $key))"),),
         (M("leader winner best_player", (), "str | None", "Return the player with the most points, the first in the alphabet in case of a tie, or None without players", "if not self.$counts:\n    return None\nreturn min(self.$counts, key=lambda $key: (-self.$counts[$key], $key))"),),
@@ -209,7 +209,7 @@ KINDS: tuple[Kind, ...] = (
         (M("gap lead", (), "int", "Return by how many points the best player leads the second, 0 with fewer than two players", "$values = sorted(self.$counts.values(), reverse=True)\nreturn $values[0] - $values[1] if len($values) > 1 else 0"),),
         (M("rows as_pairs table", (), "list[tuple[str, int]]", "Return pairs of player and points, most points first, ties in alphabetical order", "return sorted(self.$counts.items(), key=lambda $pair: (-$pair[1], $pair[0]))"),),
     ), 2, {"counts": ("scores", "_scores", "points_by_player", "_points", "table"), "name": ("player", "name", "who"), "values": ("values", "scores_", "ordered")}),
-    Kind("RecentCache Cache LimitedCache LruCache Memory", "A cache that keeps the entries used last and drops the oldest beyond its capacity", (("capacity", "int"),), "self.$limit = $capacity\nself.$items = $OrderedDict()", lambda rng: (rng.randint(1, 3),), (
+    ClassKind("RecentCache Cache LimitedCache LruCache Memory", "A cache that keeps the entries used last and drops the oldest beyond its capacity", (("capacity", "int"),), "self.$limit = $capacity\nself.$items = $OrderedDict()", lambda rng: (rng.randint(1, 3),), (
         (M("put store set", (("key", "str"), ("value", "int")), "None", "Store a value under a key as the one used last; drop the entry that was not used for longest if there are too many", "self.$items[$key] = $value\nself.$items.move_to_end($key)\nif len(self.$items) > self.$limit:\n    self.$items.popitem(last=False)", _wn),),
         (M("get fetch lookup", (("key", "str"),), "int | None", "Return the value under a key, which counts as use, or None if it is not there", "if $key not in self.$items:\n    return None\nself.$items.move_to_end($key)\nreturn self.$items[$key]", _w),),
         (LEN,), (M("__contains__", (("key", "str"),), "bool", "Return whether a key is there; that is no use", "return $key in self.$items", _w),),
@@ -220,7 +220,7 @@ KINDS: tuple[Kind, ...] = (
         (M("is_full full", (), "bool", "Return whether the next new key will push one out", "return len(self.$items) >= self.$limit"),),
         (M("pop remove discard", (("key", "str"),), "int | None", "Remove a key and return its value, or None if it is not there", "return self.$items.pop($key, None)", _w),),
     ), 2, {"items": ("items", "_items", "entries", "_entries", "store", "_data"), "limit": ("capacity", "limit", "_capacity", "size"), "n": ("capacity", "n", "size")}),
-    Kind("Turnstile Door Machine Switch Gate", "A device that is {switched between states|in one of several states}", (), 'self.$state = "off"\nself.$count = 0', lambda rng: (), (
+    ClassKind("Turnstile Door Machine Switch Gate", "A device that is {switched between states|in one of several states}", (), 'self.$state = "off"\nself.$count = 0', lambda rng: (), (
         (M("toggle press push", (), "str", "Change from off to on or back and return the new state", 'self.$state = "on" if self.$state == "off" else "off"\nself.$count += 1\nreturn self.$state'),),
         (M("turn_on start enable", (), "bool", "Switch it on and return whether it was off before", 'if self.$state == "on":\n    return False\nself.$state = "on"\nself.$count += 1\nreturn True'),),
         (M("turn_off stop disable", (), "bool", "Switch it off and return whether it was on before", '$old, self.$state = self.$state, "off"\nreturn $old == "on"'),),
@@ -230,7 +230,7 @@ KINDS: tuple[Kind, ...] = (
         (M("reset", (), "None", "Switch it off and forget how often it was used", 'self.$state = "off"\nself.$count = 0'),),
         (M("__repr__", (), "str", "Show the state", 'return f"<{self.$state}>"'),),
     ), 2, {"state": ("state", "_state", "mode"), "count": ("count", "_count", "uses_", "n_changes"), "old": ("old", "before", "former")}),
-    Kind("Matrix Grid Table Board", "{A matrix of integers|A table of integers}, given as a list of rows", (("rows", "list[list[int]]"),), "self.$items = [list($row) for $row in $rows]", lambda rng: (lambda w: ([[rng.randint(0, 9) for _ in range(w)] for _ in range(rng.randint(1, 3))],))(rng.randint(1, 3)), (
+    ClassKind("Matrix Grid Table Board", "{A matrix of integers|A table of integers}, given as a list of rows", (("rows", "list[list[int]]"),), "self.$items = [list($row) for $row in $rows]", lambda rng: (lambda w: ([[rng.randint(0, 9) for _ in range(w)] for _ in range(rng.randint(1, 3))],))(rng.randint(1, 3)), (
         (M("get at cell", (("i", "int"), ("j", "int")), "int | None", "Return the number in row $i and column $j, or None if there is no such place", "if 0 <= $i < len(self.$items) and 0 <= $j < len(self.$items[0]):\n    return self.$items[$i][$j]\nreturn None", lambda rng: (rng.randint(0, 2), rng.randint(0, 1))),),
         (M("shape size dimensions", (), "tuple[int, int]", "Return the numbers of rows and columns", "return len(self.$items), len(self.$items[0])"),),
         (M("row_sums sums_of_rows", (), "list[int]", "Return the sum of each row", "return [sum($row) for $row in self.$items]"),),
@@ -244,7 +244,7 @@ KINDS: tuple[Kind, ...] = (
         (M("add_row append", (("row", "list[int]"),), "None", "Add a row at the bottom; raise ValueError if its length differs", 'if len($row) != len(self.$items[0]):\n    raise ValueError("wrong length")\nself.$items.append(list($row))'),),
         (M("count occurrences", (("x", "int"),), "int", "Return how often a number occurs", "return sum($row.count($x) for $row in self.$items)", _n(0, 9)),),
     ), 2, {"items": ("rows", "_rows", "cells", "data", "_data"), "rows": ("rows", "values", "numbers"), "i": ("i", "row_index", "r"), "j": ("j", "column_index", "c"), "n": ("n", "factor", "k"), "x": ("x", "value", "number")}),
-    Kind("History Undo Editor TextBuffer Draft", "A text with changes that can be taken back", (("text", "str"),), "self.$value = $text\nself.$items:: list[str] = []", lambda rng: (rng.choice(("", "ab", "note")),), (
+    ClassKind("History Undo Editor TextBuffer Draft", "A text with changes that can be taken back", (("text", "str"),), "self.$value = $text\nself.$items:: list[str] = []", lambda rng: (rng.choice(("", "ab", "note")),), (
         (M("append write add", (("part", "str"),), "None", "Add something at the end", "self.$items.append(self.$value)\nself.$value += $part", _w),),
         (M("undo back revert", (), "bool", "Take the last change back and return True, or return False if there is none", "if not self.$items:\n    return False\nself.$value = self.$items.pop()\nreturn True"),),
         (M("content get_text current", (), "str", "Return the text", "return self.$value"),),
@@ -257,7 +257,7 @@ KINDS: tuple[Kind, ...] = (
         (M("__len__", (), "int", "Return the number of characters", "return len(self.$value)"),),
         (M("insert put_in", (("i", "int"), ("part", "str")), "None", "Put something in before the character with index $i", "self.$items.append(self.$value)\nself.$value = self.$value[:$i] + $part + self.$value[$i:]", lambda rng: (rng.randint(0, 2), rng.choice("xyz"))),),
     ), 3, {"value": ("text", "_text", "value", "content_"), "items": ("history", "_history", "former", "_undo", "versions"), "text": ("text", "start", "initial"), "at": ("keep", "end", "cut_at"), "cut": ("removed", "cut_off", "erased"), "n": ("n", "count", "number")}),
-    Kind("Clock Timer Watch DayTime", "A time of day in hours and minutes", (("hours", "int"), ("minutes", "int")), "self.$minutes2 = ($hours * 60 + $minutes) % 1440", lambda rng: (rng.randint(0, 23), rng.randint(0, 59)), (
+    ClassKind("Clock Timer Watch DayTime", "A time of day in hours and minutes", (("hours", "int"), ("minutes", "int")), "self.$minutes2 = ($hours * 60 + $minutes) % 1440", lambda rng: (rng.randint(0, 23), rng.randint(0, 59)), (
         (M("advance forward add", (("n", "int"),), "None", "Move the time $n minutes ahead; after midnight it starts anew", "self.$minutes2 = (self.$minutes2 + $n) % 1440", _n(5, 900)),),
         (M("show text display", (), "str", "Return the time in the form HH:MM", 'return f"{self.$minutes2 // 60:02}:{self.$minutes2 % 60:02}"'), M("show text display", (), "str", "Return the time in the form HH:MM", '$hour, $minute = divmod(self.$minutes2, 60)\nreturn f"{$hour:02}:{$minute:02}"')),
         (M("is_morning before_noon", (), "bool", "Return whether it is before noon", "return self.$minutes2 < 720"),),
@@ -269,7 +269,7 @@ KINDS: tuple[Kind, ...] = (
         (M("round_down to_quarter", (), "None", "Go back to the last full quarter of an hour", "self.$minutes2 -= self.$minutes2 % 15"),),
         (M("same_as shows", (("hours", "int"), ("minutes", "int")), "bool", "Return whether it shows the given time", "return divmod(self.$minutes2, 60) == ($hours, $minutes)", lambda rng: (rng.randint(0, 23), 0)),),
     ), 2, {"minutes2": ("minutes", "_minutes", "now", "total"), "hours": ("hours", "hour", "h"), "minutes": ("minutes", "minute", "m"), "hour": ("hour", "h", "hh"), "minute": ("minute", "m", "mm"), "n": ("n", "amount", "delta"), "half": ("half", "suffix", "part")}),
-    Kind("PriorityList TaskList Agenda ToDo Schedule", "Tasks with a priority, of which the most urgent (smallest number) comes first", (), "self.$items:: list[tuple[int, str]] = []", lambda rng: (), (
+    ClassKind("PriorityList TaskList Agenda ToDo Schedule", "Tasks with a priority, of which the most urgent (smallest number) comes first", (), "self.$items:: list[tuple[int, str]] = []", lambda rng: (), (
         (M("add plan insert", (("task", "str"), ("priority", "int")), "None", "Add a task with its priority", "$heappush(self.$items, ($priority, $task))", _wn), M("add plan insert", (("task", "str"), ("priority", "int")), "None", "Add a task with its priority", "self.$items.append(($priority, $task))\nself.$items.sort()", _wn)),
         (M("next_task pop do_next", (), "str | None", "Remove the most urgent task, the first in the alphabet in case of a tie, and return it, or None if there is none", "if not self.$items:\n    return None\n$best = min(self.$items)\nself.$items.remove($best)\nself.$items.sort()\nreturn $best[1]"),),
         (M("urgent first_tasks", (("limit", "int"),), "list[str]", "Return the tasks with a priority number up to the limit, most urgent first", "return [$task2 for $n, $task2 in sorted(self.$items) if $n <= $limit]", _n(2, 7)),),
@@ -279,7 +279,7 @@ KINDS: tuple[Kind, ...] = (
         (M("postpone delay_all", (("n2", "int"),), "None", "Raise all priority numbers by $n2", "self.$items = [($n + $n2, $task2) for $n, $task2 in self.$items]", _n(1, 3)),),
         (M("cancel drop", (("task", "str"),), "int", "Remove every entry of a task and return how many there were", "$kept = [$pair for $pair in self.$items if $pair[1] != $task]\n$n = len(self.$items) - len($kept)\nself.$items = $kept\nreturn $n", _w),),
     ), 2, {"items": ("tasks", "_tasks", "entries", "_heap", "queue"), "task2": ("name", "entry", "other"), "n": ("priority_", "number", "p", "rank"), "n2": ("n", "amount", "by"), "task": ("task", "title", "what"), "priority": ("priority", "urgency_", "prio")}),
-    Kind("MovingAverage Statistics Sampler Series Meter", "Numbers that come in one by one, and {their statistics|what is known of them}", (), "self.$items:: list[int] = []", lambda rng: (), (
+    ClassKind("MovingAverage Statistics Sampler Series Meter", "Numbers that come in one by one, and {their statistics|what is known of them}", (), "self.$items:: list[int] = []", lambda rng: (), (
         (M("add record feed", (("x", "int"),), "None", "{Take a number in|Remember a number}", "self.$items.append($x)", _n(-5, 20)),),
         (M("mean average", (), "float", "Return the mean of all numbers, 0.0 if there are none", "return sum(self.$items) / len(self.$items) if self.$items else 0.0"), M("mean average", (), "float", "Return the mean of all numbers, 0.0 if there are none", "if not self.$items:\n    return 0.0\nreturn sum(self.$items) / len(self.$items)")),
         (M("median middle_value", (), "float | None", "Return the median, the mean of the two middle numbers if their count is even, or None if there are none", "if not self.$items:\n    return None\n$out = sorted(self.$items)\n$n = len($out)\nif $n % 2:\n    return float($out[$n // 2])\nreturn ($out[$n // 2 - 1] + $out[$n // 2]) / 2"),),
@@ -292,7 +292,7 @@ KINDS: tuple[Kind, ...] = (
         (M("without_extremes trimmed", (), "list[int]", "Return the numbers in ascending order without the smallest and the largest one", "return sorted(self.$items)[1:-1]"),),
         (M("forget trim keep_last", (("n2", "int"),), "None", "Keep the last $n2 numbers only", "self.$items = self.$items[-$n2:]", _n(1, 4)),),
     ), 2, {"items": ("numbers", "_numbers", "values", "samples", "_values", "data"), "x": ("x", "number", "value"), "x2": ("other", "v", "y"), "n2": ("n", "count", "size"), "n": ("n", "length", "size_"), "out": ("ordered", "ranked", "in_order")}),
-    Kind("Graph Network RoadMap Friends Links", "{An undirected graph|A network of links that go both ways}", (), "self.$table:: dict[str, set[str]] = {}", lambda rng: (), (
+    ClassKind("Graph Network RoadMap Friends Links", "{An undirected graph|A network of links that go both ways}", (), "self.$table:: dict[str, set[str]] = {}", lambda rng: (), (
         (M("connect link add_edge", (("a", "str"), ("b", "str")), "None", "Link two nodes with each other", "self.$table.setdefault($a, set()).add($b)\nself.$table.setdefault($b, set()).add($a)", lambda rng: tuple(rng.sample("abcde", 2))), M("connect link add_edge", (("a", "str"), ("b", "str")), "None", "Link two nodes with each other", "for $x, $y in (($a, $b), ($b, $a)):\n    if $x not in self.$table:\n        self.$table[$x] = set()\n    self.$table[$x].add($y)", lambda rng: tuple(rng.sample("abcde", 2)))),
         (M("neighbours linked_to friends_of", (("a", "str"),), "list[str]", "Return the sorted nodes that are linked with the given one", "return sorted(self.$table.get($a, ()))", lambda rng: (rng.choice("abcde"),)),),
         (M("are_linked has_edge", (("a", "str"), ("b", "str")), "bool", "Return whether two nodes are linked directly", "return $b in self.$table.get($a, ())", lambda rng: tuple(rng.sample("abcde", 2))),),
@@ -305,7 +305,7 @@ KINDS: tuple[Kind, ...] = (
         (M("remove cut disconnect", (("a", "str"), ("b", "str")), "None", "Remove the link between two nodes if there is one", "self.$table.get($a, set()).discard($b)\nself.$table.get($b, set()).discard($a)", lambda rng: tuple(rng.sample("abcde", 2))),),
         (M("busiest hub", (), "str | None", "Return the node with the most links, the first in the alphabet in case of a tie, or None if there is none", "return min(self.$table, key=lambda $x2: (-len(self.$table[$x2]), $x2), default=None)"),),
     ), 2, {"table": ("links", "_links", "edges", "_neighbours", "adjacent"), "a": ("a", "node", "start", "one"), "b": ("b", "other", "goal", "two"), "x": ("x", "p", "left"), "y": ("y", "q", "right"), "x2": ("current", "here", "at"), "y2": ("following", "nxt", "near"), "known": ("steps", "known", "distances")}),
-    Kind("Library Lending Rental Catalogue", "Things that can be lent to people", (("titles", "list[str]"),), "self.$table:: dict[str, str | None] = dict.fromkeys($titles)", lambda rng: (rng.sample(WORDS[:4], rng.randint(2, 3)),), (
+    ClassKind("Library Lending Rental Catalogue", "Things that can be lent to people", (("titles", "list[str]"),), "self.$table:: dict[str, str | None] = dict.fromkeys($titles)", lambda rng: (rng.sample(WORDS[:4], rng.randint(2, 3)),), (
         (M("lend lend_to borrow", (("title", "str"), ("person", "str")), "bool", "Lend a thing to a person and return True; return False if it is unknown or away", "if $title not in self.$table or self.$table[$title] is not None:\n    return False\nself.$table[$title] = $person\nreturn True", lambda rng: (rng.choice(WORDS[:4]), rng.choice(("Ann", "Bob")))),),
         (M("give_back take_back bring_back", (("title", "str"),), "bool", "Take a thing back and return whether it was lent", "if self.$table.get($title) is None:\n    return False\nself.$table[$title] = None\nreturn True", _w),),
         (M("available at_home on_shelf", (), "list[str]", "Return the sorted names of what is not lent", "return sorted($key for $key, $value in self.$table.items() if $value is None)"),),
@@ -439,7 +439,7 @@ def _doc(sentence: str) -> str:
 
 def _script(
     rng: Random,
-    kind: Kind,
+    kind: ClassKind,
     chosen: list[Method],
     names: list[str],
     cls: str,

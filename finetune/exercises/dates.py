@@ -7,7 +7,7 @@ from random import Random
 
 from talaria.finetune.exercises.core import Draft, Goal, Param, number, say
 from talaria.finetune.exercises.pipelines import compose, gather_for
-from talaria.finetune.exercises.streams import Change, Scene, Source, Test
+from talaria.finetune.exercises.streams import Change, ElementSource, ElementTest, ExerciseScene
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")
@@ -19,13 +19,13 @@ def a_date(rng: Random) -> object:
     return day.replace(day=28) + timedelta(days=3) if rng.random() < 0.15 else day
 
 
-def _test(scene: Scene) -> Test:
+def _test(scene: ExerciseScene) -> ElementTest:
     rng = scene.rng
     which = rng.randrange(10)
     if which == 0:
-        return Test("$x.weekday() >= 5", "fall on a weekend", "weekend", None, "$x.weekday() < 5")
+        return ElementTest("$x.weekday() >= 5", "fall on a weekend", "weekend", None, "$x.weekday() < 5")
     if which == 1:
-        return Test(
+        return ElementTest(
             "$x.weekday() < 5",
             "fall on a working day (Monday to Friday)",
             "working",
@@ -34,7 +34,7 @@ def _test(scene: Scene) -> Test:
         )
     if which == 2:
         day = rng.randrange(7)
-        return Test(
+        return ElementTest(
             f"$x.weekday() == {day}",
             f"fall on a {DAYS[day]}",
             DAYS[day].lower(),
@@ -43,7 +43,7 @@ def _test(scene: Scene) -> Test:
         )
     if which == 3:
         month = rng.randint(1, 12)
-        return Test(
+        return ElementTest(
             f"$x.month == {month}",
             f"lie in {MONTHS[month - 1]}",
             MONTHS[month - 1].lower(),
@@ -52,13 +52,13 @@ def _test(scene: Scene) -> Test:
         )
     if which == 4:
         year = scene.amount(2020, 2024, "the year", 0.6)
-        return Test(f"$x.year == {year}", f"lie in the year {year}", "in_year", None, f"$x.year != {year}")
+        return ElementTest(f"$x.year == {year}", f"lie in the year {year}", "in_year", None, f"$x.year != {year}")
     if which == 5:
         year = scene.amount(2020, 2024, "the year", 0.6)
-        return Test(f"$x.year > {year}", f"lie after the year {year}", "after", None, f"$x.year <= {year}")
+        return ElementTest(f"$x.year > {year}", f"lie after the year {year}", "after", None, f"$x.year <= {year}")
     if which == 6:
         day2 = rng.choice((10, 15, 20))
-        return Test(
+        return ElementTest(
             f"$x.day <= {day2}",
             f"lie within the first {day2} days of a month",
             "early",
@@ -67,18 +67,18 @@ def _test(scene: Scene) -> Test:
         )
     if which == 7:
         quarter = rng.randint(1, 4)
-        return Test(
+        return ElementTest(
             f"($x.month - 1) // 3 + 1 == {quarter}",
             f"lie in {('the first', 'the second', 'the third', 'the last')[quarter - 1]} quarter of a year",
             "in_quarter",
         )
     if which == 8:
-        return Test(
+        return ElementTest(
             "($x + $timedelta(days=1)).month != $x.month",
             "are the last day of their month",
             "month_end",
         )
-    return Test("$x.day == 1", "are the first day of a month", "month_start", None, "$x.day != 1")
+    return ElementTest("$x.day == 1", "are the first day of a month", "month_start", None, "$x.day != 1")
 
 
 CHANGES = (
@@ -100,7 +100,7 @@ CHANGES = (
 
 def date_lists(rng: Random) -> Draft:
     """A list of dates, or all days between two dates, is filtered, changed and gathered."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     if rng.random() < 0.6:
         names = ("dates", "days", "birthdays", "holidays", "deadlines", "meetings", "visits")
         slot = scene.add(
@@ -114,7 +114,7 @@ def date_lists(rng: Random) -> Draft:
                 lambda r: [a_date(r) for _ in range(r.randint(0, 3))],
             )
         )
-        source = Source("date", slot, "date", "dates", f"in {slot}", ("day", "d", "date_", "x"), "dates", True)
+        source = ElementSource("date", slot, "date", "dates", f"in {slot}", ("day", "d", "date_", "x"), "dates", True)
     else:
         a = scene.add(Param("a", ("start", "first", "begin"), "date", "a date", None, "the first day", a_date))
         b = scene.add(
@@ -129,7 +129,7 @@ def date_lists(rng: Random) -> Draft:
             )
         )
         code = f"[{a} + $timedelta(days=i) for i in range(({b} - {a}).days + 1)]"
-        source = Source(
+        source = ElementSource(
             "date",
             code,
             "day",
@@ -209,7 +209,7 @@ def date_lists(rng: Random) -> Draft:
     )
 
 
-def _add(scene: Scene, role: str, names: tuple[str, ...], about: str) -> str:
+def _add(scene: ExerciseScene, role: str, names: tuple[str, ...], about: str) -> str:
     return scene.add(Param(role, names, "date", "a date", "the date" if names is NAMES else None, about, a_date))
 
 
@@ -218,7 +218,7 @@ NAMES = ("day", "d", "when", "start", "current_day", "start_date")
 
 def date_steps(rng: Random) -> Draft:
     """A date is moved, placed in its month, or compared with another."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     day_number = rng.randrange(7)
     day = DAYS[day_number]
     k = str(rng.randint(2, 12))
@@ -655,6 +655,6 @@ def date_steps(rng: Random) -> Draft:
     )
 
 
-def _year_month(scene: Scene) -> tuple[str, str]:
+def _year_month(scene: ExerciseScene) -> tuple[str, str]:
     y = scene.add(Param("y", ("year", "y"), "int", "a year", None, "the year", number(2000, 2030)))
     return y, scene.add(Param("mo", ("month", "m"), "int", "a month", None, "the month, 1 to 12", number(1, 12)))

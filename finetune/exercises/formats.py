@@ -13,7 +13,7 @@ from talaria.finetune.exercises.core import (
     say,
 )
 from talaria.finetune.exercises.docs import enumeration
-from talaria.finetune.exercises.streams import TEXT_NAMES, Scene
+from talaria.finetune.exercises.streams import TEXT_NAMES, ExerciseScene
 
 SEPARATORS = (
     (";", "semicolons"),
@@ -27,7 +27,7 @@ LINKS = (("=", "an equals sign"), (":", "a colon"), ("->", '"->"'), ("~", "a til
 
 
 def a_text(
-    scene: Scene,
+    scene: ExerciseScene,
     values: Values,
     about: str,
     names: tuple[str, ...] = TEXT_NAMES,
@@ -39,7 +39,7 @@ def a_text(
 
 def pairs_text(rng: Random) -> Draft:
     """Pairs of keys and values written with separators become a dictionary, or the other way round."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     sep, seps = rng.choice(SEPARATORS)
     link, link_said = rng.choice(LINKS)
     numbers = rng.random() < 0.5
@@ -142,7 +142,7 @@ UNITS = (
 
 def units(rng: Random) -> Draft:
     """Amounts with units are read into one number or written from it."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     _, table, base, noun = rng.choice(UNITS)
     chosen = list(table) if rng.random() < 0.7 else list(table[1:]) if rng.random() < 0.5 else list(table[:2])
     chosen = [(u, f) for u, f in chosen]
@@ -277,7 +277,7 @@ BRACKETS = (
 
 def brackets(rng: Random) -> Draft:
     """Brackets in a text are balanced, counted, measured or cut out."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     names: tuple[str, ...]
     chosen = rng.sample(BRACKETS, rng.choice((1, 1, 2, 3)))
     opens, closes = "".join(b[0] for b in chosen), "".join(b[1] for b in chosen)

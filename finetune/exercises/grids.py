@@ -5,12 +5,12 @@ from __future__ import annotations
 from random import Random
 
 from talaria.finetune.exercises.core import Draft, Goal, Param, negation, number, one_of, say, word
-from talaria.finetune.exercises.streams import Scene, int_change, int_test, singular, str_test
+from talaria.finetune.exercises.streams import ExerciseScene, int_change, int_test, singular, str_test
 
 GRID_NAMES = ("matrix", "grid", "rows", "table", "m", "board", "mat", "data")
 
 
-def _grid(scene: Scene, square: bool = False, least: int = 1) -> str:
+def _grid(scene: ExerciseScene, square: bool = False, least: int = 1) -> str:
     def draw(rng: Random) -> object:
         height = rng.randint(least, 4)
         width = height if square else rng.randint(1, 4)
@@ -59,7 +59,7 @@ LINES = (
 
 def lines(rng: Random) -> Draft:
     """Rows or columns of a matrix are measured, and the measures gathered."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     g = _grid(scene, False, 1)
     tag, code, said = rng.choice(LINES)
     if "K" in code:
@@ -238,7 +238,7 @@ NEAR = (
 
 def cells(rng: Random) -> Draft:
     """Cells at certain places of a matrix, with certain values or neighbours."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     near = rng.random() < 0.25
     place, where, tag, square = rng.choice(PLACES)
     g = _grid(scene, square and not near)
@@ -476,7 +476,7 @@ REBUILDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 def rebuilt(rng: Random) -> Draft:
     """A matrix is turned, mirrored, read in another order, or changed cell by cell, perhaps in two steps."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     if rng.random() < 0.55:
         g = _grid(scene)
         tag, said, bodies_ = rng.choice(REBUILDS)
@@ -539,7 +539,7 @@ def _nest(rng: Random, leaf: object, depth: int) -> object:
 
 def nested(rng: Random) -> Draft:
     """Lists nested to any depth are searched, measured or rebuilt by recursion or with a stack."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     strings = rng.random() < 0.3
     leaf = (lambda r: word(r)) if strings else number(-6, 20)
     noun, type_ = ("string", "str") if strings else ("number", "int")

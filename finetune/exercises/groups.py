@@ -7,8 +7,8 @@ from random import Random
 
 from talaria.finetune.exercises.core import Draft, Goal, say
 from talaria.finetune.exercises.streams import (
-    Scene,
-    Source,
+    ElementSource,
+    ExerciseScene,
     characters,
     digits_of,
     flattened,
@@ -42,7 +42,7 @@ SOURCES = {
 }
 
 
-def _key(scene: Scene, source: Source) -> Key:
+def _key(scene: ExerciseScene, source: ElementSource) -> Key:
     rng = scene.rng
     if source.type == "char":
         return rng.choice(
@@ -101,7 +101,7 @@ def _key(scene: Scene, source: Source) -> Key:
 
 def grouping(rng: Random) -> Draft:
     """Elements are grouped by a key and each group is measured."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     source = rng.choices(list(SOURCES), list(SOURCES.values()))[0](scene)
     key = _key(scene, source)
     test = test_for(scene, source) if rng.random() < 0.4 else None
@@ -277,7 +277,9 @@ def grouping(rng: Random) -> Draft:
     return _draft(scene, source, names, f"dict[{kt}, {values}]", goal, body, other, notes, gives)
 
 
-def _draft(scene: Scene, source: Source, names: tuple[str, ...], returns: str, goal: Goal, body: str, other: str, notes: tuple[str, ...], gives: str) -> Draft:
+def _draft(
+    scene: ExerciseScene, source: ElementSource, names: tuple[str, ...], returns: str, goal: Goal, body: str, other: str, notes: tuple[str, ...], gives: str
+) -> Draft:
     if "$defaultdict" not in body and "$Counter" not in body:
         body = body.replace("return dict($groups)", "return $groups").replace("return dict($counts)", "return $counts")
     return Draft(

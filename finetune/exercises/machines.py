@@ -7,7 +7,7 @@ from random import Random
 from talaria.finetune.exercises.core import Draft, Goal, Param, Values, negation, number, say, text
 from talaria.finetune.exercises.docs import enumeration
 from talaria.finetune.exercises.formats import a_text
-from talaria.finetune.exercises.streams import Scene
+from talaria.finetune.exercises.streams import ExerciseScene
 
 
 def _sample(alphabet: str) -> Values:
@@ -49,7 +49,7 @@ LOOPS = {
 
 def validators(rng: Random) -> Draft:
     """A text obeys several rules; or which of them it breaks."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     s = a_text(
         scene,
         _sample("abcxeoABE01239 -_!."),
@@ -220,7 +220,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
 
 def number_machine(rng: Random) -> Draft:
     """A string of commands changes a number step by step."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     count = rng.randint(2, 4)
     signs = rng.sample(rng.choice(("+-*/!", "udsnr", "IDRSN", "ABCDE", "<>^v=")), count)
     table = []
@@ -316,7 +316,7 @@ def number_machine(rng: Random) -> Draft:
 
 def walks(rng: Random) -> Draft:
     """A string of moves leads through the plane."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     signs, words_ = rng.choice(
         (
             ("UDLR", "up, down, left and right"),
@@ -421,7 +421,7 @@ def walks(rng: Random) -> Draft:
 
 def postfix(rng: Random) -> Draft:
     """Operators follow their operands."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     ops = rng.sample(
         (
             ("+", "$a + $b", "their sum"),
@@ -496,7 +496,7 @@ def postfix(rng: Random) -> Draft:
 
 def states(rng: Random) -> Draft:
     """Events change a state by a table of rules."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     states = rng.choice(
         (
             ("off", "on", "paused"),

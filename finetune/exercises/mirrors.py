@@ -21,7 +21,7 @@ from talaria.finetune.exercises.trial import RejectedError, limited
 
 
 @dataclass(frozen=True, order=True)
-class Task:
+class BenchmarkTask:
     """A function that a benchmark asks for: a program that has it, and the tests of it.
 
     `test` defines `check(candidate)`, which raises unless the candidate is right.
@@ -32,12 +32,12 @@ class Task:
     program: str
 
 
-def read_tasks(paths: Iterable[Path]) -> tuple[Task, ...]:
+def read_tasks(paths: Iterable[Path]) -> tuple[BenchmarkTask, ...]:
     """The distinct tasks of benchmarks in gzip JSONL whose lines have tests; DataError if broken.
 
     A benchmark without tests has none.
     """
-    tasks: dict[tuple[str, str], Task] = {}
+    tasks: dict[tuple[str, str], BenchmarkTask] = {}
     for path in paths:
         try:
             for line in gzip.decompress(path.read_bytes()).splitlines():
@@ -47,7 +47,7 @@ def read_tasks(paths: Iterable[Path]) -> tuple[Task, ...]:
                 name, test = problem["entry_point"], problem["test"].strip()
                 program = problem["prompt"] + problem["canonical_solution"]
                 program += problem.get("suffix", "")
-                tasks.setdefault((name, test), Task(name, test, program))
+                tasks.setdefault((name, test), BenchmarkTask(name, test, program))
         except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
             raise DataError(f"{path}: no benchmark in gzip JSONL ({error!r}); take it out of --exclude or fetch it again") from error
     return tuple(sorted(tasks.values()))
@@ -56,7 +56,7 @@ def read_tasks(paths: Iterable[Path]) -> tuple[Task, ...]:
 class Mirrors:
     """The tests of tasks, ready to be run on functions."""
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
+    def __init__(self, tasks: Iterable[BenchmarkTask]) -> None:
         """Runs the tasks' programs and tests: they are trusted as the code of this project is.
 
         DataError if a task's own program fails its test.

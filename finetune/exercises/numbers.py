@@ -6,7 +6,7 @@ from random import Random
 
 from talaria.finetune.exercises.core import Draft, Goal, Param, number, say
 from talaria.finetune.exercises.pipelines import compose, gather_for
-from talaria.finetune.exercises.streams import Change, Scene, Source, Test, int_change, int_test, plural
+from talaria.finetune.exercises.streams import Change, ElementSource, ElementTest, ExerciseScene, int_change, int_test, plural
 
 ORDINALS = ("zeroth", "first", "second", "third", "fourth")
 
@@ -23,7 +23,7 @@ def _term(factor: int, what: str, first: bool) -> tuple[str, str]:
 
 def recurrences(rng: Random) -> Draft:
     """A sequence given by its first terms and a rule for the next one."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     order = rng.choice((1, 1, 2, 2, 2, 3))
     starts = [rng.randint(0, 4) for _ in range(order)]
     factors = [rng.choice((1, 1, 1, 2, -1, 3)) for _ in range(order)]
@@ -203,7 +203,7 @@ def _shift_down(order: int) -> list[str]:
     return [f"{', '.join(roles[::-1])} = {', '.join([*roles[:-1][::-1], '$value'])}"]
 
 
-def _digits(scene: Scene) -> tuple[str, str, str]:
+def _digits(scene: ExerciseScene) -> tuple[str, str, str]:
     """A parameter n and a base: the slot of n, code of the base, and what prose says of its digits."""
     n = scene.add(
         Param(
@@ -236,10 +236,10 @@ IN_ORDER = ("list", "first", "last", "alternating_sum", "running_totals", "uniqu
 
 def digit_loops(rng: Random) -> Draft:
     """The digits of a number in some base are filtered, changed and gathered."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     n, base, said = _digits(scene)
     said = say(rng, said)
-    source = Source(
+    source = ElementSource(
         "int",
         "$parts",
         "digit",
@@ -329,7 +329,7 @@ SHRINK = (
 
 def shrinking(rng: Random) -> Draft:
     """A rule is applied again and again until a number is small; steps are counted or listed."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     names: tuple[str, ...]
     usable = [rule for rule in SHRINK if rule[1]]
     code, said, low, high = rng.choice(usable)
@@ -533,7 +533,7 @@ NATURAL_TESTS = (
 
 def natural(rng: Random) -> Draft:
     """Numbers of a kind (primes, squares, ...) are found below a limit, with a helper that tells."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     tag, said, short, long = rng.choice(NATURAL_TESTS)
     from_param = rng.random() < 0.35
     low = (
@@ -566,7 +566,7 @@ def natural(rng: Random) -> Draft:
     where = f"range({low}, {high} + 1)"
     helper = "def $is_kind($x):\n" + "\n".join("    " + line for line in (long if rng.random() < 0.6 else f"return {short}").split("\n"))
     nested = rng.random() < 0.25
-    extra: Test | None = int_test(scene) if rng.random() < 0.4 else None
+    extra: ElementTest | None = int_test(scene) if rng.random() < 0.4 else None
     more = f" that {extra.verb}" if extra else ""
     also = f" and {extra.code.replace('$x', '$i')}" if extra else ""
     measure = rng.choice(("list", "list", "count", "sum", "first", "gaps", "last"))

@@ -11,9 +11,9 @@ from talaria.finetune.exercises.core import Draft, Goal, negation, say
 from talaria.finetune.exercises.streams import (
     SOURCES,
     Change,
-    Scene,
-    Source,
-    Test,
+    ElementSource,
+    ElementTest,
+    ExerciseScene,
     change_for,
     digits_of,
     divisors_of,
@@ -47,7 +47,7 @@ class Gather:
 NONE_LEFT = "{if there are none|if there is no such @|when there are none|if no such @ exists}"
 
 
-def _edge(scene: Scene, type_: str, empty: bool) -> tuple[str, str, str, tuple[str, str] | None]:
+def _edge(scene: ExerciseScene, type_: str, empty: bool) -> tuple[str, str, str, tuple[str, str] | None]:
     """What a function gives for nothing: code of a value, its type, the note, an exception."""
     rng = scene.rng
     when = "{if there are none|when there are none}" if empty else "{if there is none|if none is found}"
@@ -62,7 +62,7 @@ def _edge(scene: Scene, type_: str, empty: bool) -> tuple[str, str, str, tuple[s
     return code, returns, note, None
 
 
-def _extreme(scene: Scene, type_: str, largest: bool) -> Gather:
+def _extreme(scene: ExerciseScene, type_: str, largest: bool) -> Gather:
     edge, returns, note, raises = _edge(scene, type_, True)
     sign, name = (">", "max") if largest else ("<", "min")
     if type_ == "int":
@@ -90,23 +90,23 @@ def _extreme(scene: Scene, type_: str, largest: bool) -> Gather:
     )
 
 
-def _total(_: Scene) -> Gather:
+def _total(_: ExerciseScene) -> Gather:
     return Gather("sum", "{the sum of|the total of|the sum of all} @", "int", "sum(@)", "$total = 0", "$total += @", "return $total")
 
 
-def _product(scene: Scene) -> Gather:
+def _product(scene: ExerciseScene) -> Gather:
     init = "$product_ = 1"
     note = "{The product of no numbers is 1|If there are none, the result is 1|Return 1 if there are none}."
     code = "$math.prod(@)"
     return Gather("product", "the product of @", "int", code, init, "$product_ *= @", "return $product_", (say(scene.rng, note),))
 
 
-def _count(_: Scene) -> Gather:
+def _count(_: ExerciseScene) -> Gather:
     verbs = ("Count", "Count", "Return the number of", "Find how many", "Return how many")
     return Gather("count", "@", "int", "sum(1 for @)", "$count = 0", "$count += 1", "return $count", verbs=verbs)
 
 
-def _mean(scene: Scene) -> Gather:
+def _mean(scene: ExerciseScene) -> Gather:
     zero = scene.rng.random() < 0.6
     value, returns = ("0.0", "float") if zero else ("None", "float | None")
     code = f"$kept = [@]\nif not $kept:\n    return {value}\nreturn sum($kept) / len($kept)"
@@ -116,7 +116,7 @@ def _mean(scene: Scene) -> Gather:
     return Gather("mean", "the {average|mean|arithmetic mean} of @", returns, code, "$total = 0\n$count = 0", step, final, (say(scene.rng, note),))
 
 
-def _list(scene: Scene, type_: str) -> Gather:
+def _list(scene: ExerciseScene, type_: str) -> Gather:
     order: tuple[str, ...] = ("Keep their order.", "The order is kept.", "Their order stays the same.")
     order += ("", "", "", "The result is in the original order.")
     note = scene.rng.choice(order)
@@ -131,7 +131,7 @@ def _list(scene: Scene, type_: str) -> Gather:
     return Gather("list", "@", f"list[{type_}]", "[@]", "$out = []", "$out.append(@)", "return $out", (note,) if note else (), verbs=verbs)
 
 
-def _sorted(scene: Scene, type_: str) -> Gather:
+def _sorted(scene: ExerciseScene, type_: str) -> Gather:
     down = scene.rng.random() < 0.4
     if type_ == "int":
         order = "in {descending|decreasing} order" if down else "in {ascending|increasing} order"
@@ -145,7 +145,7 @@ def _sorted(scene: Scene, type_: str) -> Gather:
     return Gather("sorted", f"@, {order}" if "from" in order else f"@~ {order}", f"list[{type_}]", code, "$out = []", "$out.append(@)", final, verbs=verbs)
 
 
-def _unique(scene: Scene, type_: str) -> Gather:
+def _unique(scene: ExerciseScene, type_: str) -> Gather:
     verbs = ("Return", "Return a list of", "List", "Collect")
     phrase = scene.rng.choice(("@, each only once, in order of first appearance", "@ without repetitions, in their order"))
     code = "list(dict.fromkeys(@))"
@@ -161,28 +161,28 @@ def _unique(scene: Scene, type_: str) -> Gather:
     )
 
 
-def _distinct(_: Scene) -> Gather:
+def _distinct(_: ExerciseScene) -> Gather:
     verbs = ("Count", "Return the number of", "Find the number of")
     return Gather("count_distinct", "the different values among @", "int", "len(set(@))", "$seen = set()", "$seen.add(@)", "return len($seen)", verbs=verbs)
 
 
-def _set(_: Scene, type_: str) -> Gather:
+def _set(_: ExerciseScene, type_: str) -> Gather:
     verbs = ("Return the set of", "Collect into a set", "Return a set of", "Build the set of")
     return Gather("set", "@", f"set[{type_}]", "set(@)", "$out = set()", "$out.add(@)", "return $out", verbs=verbs)
 
 
-def _first(scene: Scene, type_: str) -> Gather:
+def _first(scene: ExerciseScene, type_: str) -> Gather:
     edge, returns, note, _ = _edge(scene, type_, False)
     return Gather("first", "the first of @", returns, f"next((@), {edge})", "", "return @", f"return {edge}", (note,))
 
 
-def _last(scene: Scene, type_: str) -> Gather:
+def _last(scene: ExerciseScene, type_: str) -> Gather:
     edge, returns, note, _ = _edge(scene, type_, False)
     code = f"$kept = [@]\nreturn $kept[-1] if $kept else {edge}"
     return Gather("last", "the last of @", returns, code, f"$out = {edge}", "$out = @", "return $out", (note,))
 
 
-def _spread(scene: Scene) -> Gather:
+def _spread(scene: ExerciseScene) -> Gather:
     code = "$kept = [@]\nif not $kept:\n    return 0\nreturn max($kept) - min($kept)"
     note = say(scene.rng, "{Return 0 if there are none|If there are none, the difference is 0}.")
     return Gather(
@@ -197,7 +197,7 @@ def _spread(scene: Scene) -> Gather:
     )
 
 
-def _alternating(scene: Scene) -> Gather:
+def _alternating(scene: ExerciseScene) -> Gather:
     code = "$kept = [@]\nreturn sum($kept[::2]) - sum($kept[1::2])"
     note = say(
         scene.rng,
@@ -209,7 +209,7 @@ def _alternating(scene: Scene) -> Gather:
     )
 
 
-def _running(scene: Scene) -> Gather:
+def _running(scene: ExerciseScene) -> Gather:
     code = "list($accumulate(@))"
     phrase = "the running totals of @"
     note = scene.rng.choice(("", "Each entry is the sum of all values so far."))
@@ -226,7 +226,7 @@ def _running(scene: Scene) -> Gather:
     )
 
 
-def _join(scene: Scene) -> Gather:
+def _join(scene: ExerciseScene) -> Gather:
     sep, said = scene.rng.choice(
         (
             (", ", "a comma and a blank"),
@@ -246,7 +246,7 @@ def _join(scene: Scene) -> Gather:
     return Gather("join", f"@~ {said}", "str", f'"{sep}".join(@)', "$out = []", "$out.append(@)", f'return "{sep}".join($out)', (note,) if note else ())
 
 
-def _longest(scene: Scene) -> Gather:
+def _longest(scene: ExerciseScene) -> Gather:
     edge, returns, note, _ = _edge(scene, "str", True)
     up = scene.rng.random() < 0.6
     name, sign, word = ("max", ">", "longest") if up else ("min", "<", "shortest")
@@ -268,11 +268,11 @@ def _longest(scene: Scene) -> Gather:
     )
 
 
-def _all_length(_: Scene) -> Gather:
+def _all_length(_: ExerciseScene) -> Gather:
     return Gather("total_length", "the {total|combined} length of @", "int", 'len("".join(@))', "$total = 0", "$total += len(@)", "return $total")
 
 
-def _tally(_: Scene, type_: str) -> Gather:
+def _tally(_: ExerciseScene, type_: str) -> Gather:
     verbs = ("Count", "Return a dictionary that tells", "Find", "Work out")
     phrase = "how often each value occurs among @"
     return Gather(
@@ -287,7 +287,7 @@ def _tally(_: Scene, type_: str) -> Gather:
     )
 
 
-def _top(scene: Scene, type_: str) -> Gather:
+def _top(scene: ExerciseScene, type_: str) -> Gather:
     n = scene.amount(2, 4, "how many to return")
     small = scene.rng.random() < 0.4
     word = ("smallest", "largest") if type_ == "int" else ("alphabetically first", "alphabetically last")
@@ -310,7 +310,7 @@ def _top(scene: Scene, type_: str) -> Gather:
     )
 
 
-def _after(scene: Scene, type_: str) -> Gather:
+def _after(scene: ExerciseScene, type_: str) -> Gather:
     """Everything but some at one end, or every second one."""
     which = scene.rng.randrange(4)
     code, phrase, tag = (
@@ -323,8 +323,8 @@ def _after(scene: Scene, type_: str) -> Gather:
     return Gather(tag, phrase, f"list[{type_}]", f"[@]{code}", "$out = []", "$out.append(@)", f"return $out{code}", verbs=verbs)
 
 
-def _numbers(scene: Scene) -> Gather:
-    made: tuple[Callable[[Scene], Gather], ...] = (
+def _numbers(scene: ExerciseScene) -> Gather:
+    made: tuple[Callable[[ExerciseScene], Gather], ...] = (
         _total,
         _total,
         _count,
@@ -342,12 +342,12 @@ def _numbers(scene: Scene) -> Gather:
     return _either(scene, "int")
 
 
-def _either(scene: Scene, type_: str) -> Gather:
+def _either(scene: ExerciseScene, type_: str) -> Gather:
     made = (_list, _list, _list, _sorted, _unique, _set, _first, _last, _tally, _top, _after)
     return scene.rng.choice(made)(scene, type_)
 
 
-def _strings(scene: Scene) -> Gather:
+def _strings(scene: ExerciseScene) -> Gather:
     roll = scene.rng.random()
     if roll < 0.4:
         return scene.rng.choice((_count, _join, _join, _longest, _all_length, _distinct))(scene)
@@ -356,7 +356,7 @@ def _strings(scene: Scene) -> Gather:
     return _either(scene, "str")
 
 
-def gather_for(scene: Scene, type_: str) -> Gather:
+def gather_for(scene: ExerciseScene, type_: str) -> Gather:
     """A way to bring elements of the type together."""
     return _numbers(scene) if type_ == "int" else _strings(scene)
 
@@ -364,7 +364,7 @@ def gather_for(scene: Scene, type_: str) -> Gather:
 # From the pieces to prose
 
 
-def _elements(rng: Random, source: Source, tests: list[Test], link: str) -> str:
+def _elements(rng: Random, source: ElementSource, tests: list[ElementTest], link: str) -> str:
     """The elements that meet the tests, in the plural: "the even numbers in xs"."""
     adjective = ""
     verbs = [test.verb for test in tests]
@@ -385,17 +385,17 @@ def _elements(rng: Random, source: Source, tests: list[Test], link: str) -> str:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PipelinePlan:
     """All pieces of one pipeline, ready to be put together in any idiom."""
 
-    source: Source
+    source: ElementSource
     test: str
     opposite: str
     change: str
     gather: Gather
 
 
-def _generator(plan: Plan) -> str:
+def _generator(plan: PipelinePlan) -> str:
     if plan.gather.code.startswith("sum(1 for"):
         filtered = f" if {plan.test}" if plan.test else ""
         return f"$x in {plan.source.code}{filtered}"
@@ -423,12 +423,12 @@ def _put(code: str, generator: str, bare: str | None) -> str:
     return code.replace("@", generator)
 
 
-def _as_expression(plan: Plan) -> str:
+def _as_expression(plan: PipelinePlan) -> str:
     bare = plan.source.code if not plan.test and plan.change == "$x" else None
     return _return(_put(plan.gather.code, _generator(plan), bare))
 
 
-def _as_steps(plan: Plan) -> str:
+def _as_steps(plan: PipelinePlan) -> str:
     """A list for each stage."""
     lines = []
     current = plan.source.code
@@ -447,7 +447,7 @@ def _as_steps(plan: Plan) -> str:
     return "\n".join([*lines, _return(_put(plan.gather.code, "", current))])
 
 
-def _as_lambdas(plan: Plan) -> str:
+def _as_lambdas(plan: PipelinePlan) -> str:
     """With map and filter."""
     current = plan.source.code
     if plan.test:
@@ -462,7 +462,7 @@ def _as_lambdas(plan: Plan) -> str:
     return _return(_put(plan.gather.code, "", current))
 
 
-def _step(plan: Plan) -> str:
+def _step(plan: PipelinePlan) -> str:
     step = plan.gather.step
     if plan.change != "$x" and step.count("@") > 1:
         return f"$value = {plan.change}\n" + step.replace("@", "$value")
@@ -476,7 +476,7 @@ def _shift(code: str, levels: int = 1) -> str:
     return "\n".join("    " * levels + line for line in code.split("\n"))
 
 
-def _as_loop(plan: Plan, rng: Random) -> str:
+def _as_loop(plan: PipelinePlan, rng: Random) -> str:
     """A loop that accumulates."""
     step = _step(plan)
     head = f"for $x in {plan.source.code}:"
@@ -493,7 +493,7 @@ def _as_loop(plan: Plan, rng: Random) -> str:
     return "\n".join(filter(None, [plan.gather.init, head, _shift(inner), plan.gather.final]))
 
 
-def _as_while(plan: Plan) -> str:
+def _as_while(plan: PipelinePlan) -> str:
     """A loop over positions."""
     code = plan.source.code
     step = _step(plan)
@@ -506,7 +506,7 @@ def _tight(test: str) -> str:
     return f"({test})" if " or " in test else test
 
 
-def _negated(test: Test) -> str:
+def _negated(test: ElementTest) -> str:
     if test.opposite:
         return test.opposite
     return negation(test.code)
@@ -516,7 +516,7 @@ LAST = ("sum", "total", "mean", "average", "max", "maximum", "min", "minimum", "
 """What may stand at the end of a name: "even_squares_sum"."""
 
 
-def _names(rng: Random, source: Source, tests: list[Test], change: Change | None, tag: str, noun: str) -> tuple[str, ...]:
+def _names(rng: Random, source: ElementSource, tests: list[ElementTest], change: Change | None, tag: str, noun: str) -> tuple[str, ...]:
     """Names that a function of these pieces might have."""
     picked = [test.tag for test in tests][:1]
     made = change.tag if change else ""
@@ -549,7 +549,7 @@ def _names(rng: Random, source: Source, tests: list[Test], change: Change | None
 
 def pipeline(rng: Random) -> Draft:
     """Elements are filtered, changed and gathered."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     source = rng.choices(list(SOURCES), list(SOURCES.values()))[0](scene)
     roll = rng.random()
     tests = [] if roll < 0.2 else [test_for(scene, source)]
@@ -574,9 +574,9 @@ def pipeline(rng: Random) -> Draft:
 
 
 def compose(
-    scene: Scene,
-    source: Source,
-    tests: list[Test],
+    scene: ExerciseScene,
+    source: ElementSource,
+    tests: list[ElementTest],
     link: str,
     change: Change | None,
     gather: Gather,
@@ -599,7 +599,7 @@ def compose(
         goal = Goal(gather.kind, phrase)
     joined = link.join(_tight(t.code) if link == " and " else t.code for t in tests)
     opposite = _negated(tests[0]) if len(tests) == 1 else ""
-    plan = Plan(source, joined, opposite, change.code if change else "$x", gather)
+    plan = PipelinePlan(source, joined, opposite, change.code if change else "$x", gather)
     body, helpers, reference, returns = _idiom(rng, plan)
     if returns == "Iterator":
         returns = f"Iterator[{gather.returns[5:-1]}]"
@@ -637,12 +637,12 @@ def compose(
     )
 
 
-def _are(source: Source, tests: list[Test], link: str) -> str:
+def _are(source: ElementSource, tests: list[ElementTest], link: str) -> str:
     """A clause: "numbers in xs are even"."""
     return f"{source.many} {source.where} {link.join(test.verb for test in tests)}"
 
 
-def _idiom(rng: Random, plan: Plan) -> tuple[str, str, str, str]:
+def _idiom(rng: Random, plan: PipelinePlan) -> tuple[str, str, str, str]:
     """A body, helper functions above it, another body to check it by, and "Iterator" or ""."""
     expression = _as_expression(plan)
     loop = _as_loop(plan, rng)
@@ -671,7 +671,7 @@ def _idiom(rng: Random, plan: Plan) -> tuple[str, str, str, str]:
     free = not re.search(r"\$(limit2?_|letter_)", plan.test)
     if plan.test and roll < 0.95:
         call = "$is_wanted($x)"
-        whole = Plan(plan.source, call, f"not {call}", plan.change, plan.gather)
+        whole = PipelinePlan(plan.source, call, f"not {call}", plan.change, plan.gather)
         body = _as_expression(whole) if rng.random() < 0.5 else _as_loop(whole, rng)
         if free and rng.random() < 0.6:
             helper = f"def $is_wanted($x):\n    return {plan.test}"
@@ -685,7 +685,7 @@ def _idiom(rng: Random, plan: Plan) -> tuple[str, str, str, str]:
 
 def every(rng: Random) -> Draft:
     """Whether all, some, none or exactly so many elements meet a condition."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     source = rng.choices(list(SOURCES), list(SOURCES.values()))[0](scene)
     tests = [test_for(scene, source)]
     if rng.random() < 0.35:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from talaria.finetune.exercises.core import Draft, Goal, Made, Param, Values, rows_of, say
-from talaria.finetune.exercises.streams import Scene, plural
+from talaria.finetune.exercises.streams import ExerciseScene, plural
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _class(rng: Random, form: str, cls: str, noun: str, fields: tuple[Field, ...
 
 def records(rng: Random) -> Draft:
     """Something is asked of a list of records."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     noun, every = rng.choice(SCHEMAS)
     fields = [every[0], *rng.sample(every[1:], rng.randint(1, 3))]
     if not any(f.is_number for f in fields):
@@ -609,7 +609,7 @@ def number_tag(tag: str, numbers: list[Field]) -> bool:
     return len(numbers) == 1 and numbers[0].name in tag
 
 
-def _test(scene: Scene, numbers: list[Field], texts: list[Field], of: object) -> tuple[str, str, str]:
+def _test(scene: ExerciseScene, numbers: list[Field], texts: list[Field], of: object) -> tuple[str, str, str]:
     """Code of a condition on a record, its prose and a part of a name."""
     rng = scene.rng
     assert callable(of)

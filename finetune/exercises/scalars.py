@@ -6,7 +6,7 @@ from random import Random
 
 from talaria.finetune.exercises.core import Draft, Goal, Param, negation, number, say
 from talaria.finetune.exercises.docs import enumeration
-from talaria.finetune.exercises.streams import Scene
+from talaria.finetune.exercises.streams import ExerciseScene
 
 CLASSES = (
     ("temperature", "t temperature degrees temp", "temperature", "freezing cold cool mild warm hot", -10, 35),
@@ -34,7 +34,7 @@ CLASSES = (
 
 def classify(rng: Random) -> Draft:
     """A number falls into one of several classes with limits between them."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     tag, names, noun, labels, low, high = rng.choice(CLASSES)
     words = labels.split()
     count = rng.randint(2, min(4, len(words)))
@@ -132,7 +132,7 @@ TARIFFS = (
 
 def tariff(rng: Random) -> Draft:
     """A price with steps, discounts, a base fee and limits."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     name, one, many = rng.choice(TARIFFS)
     n = scene.add(
         Param(
@@ -322,7 +322,7 @@ def _values(names: list[str], rng: Random) -> list[tuple[str, str]]:
     return found
 
 
-def _numbers(scene: Scene, count: int) -> list[str]:
+def _numbers(scene: ExerciseScene, count: int) -> list[str]:
     rng = scene.rng
     triple = rng.choice(
         (
@@ -343,7 +343,7 @@ def _numbers(scene: Scene, count: int) -> list[str]:
 
 def cases(rng: Random) -> Draft:
     """A value that depends on conditions between two or three numbers."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     names = _numbers(scene, rng.choice((2, 2, 3)))
     count = rng.choice((1, 1, 2, 2, 3))
     tests = rng.sample(_conditions(names, rng), count)
@@ -411,7 +411,7 @@ def cases(rng: Random) -> Draft:
 
 def relations(rng: Random) -> Draft:
     """Whether a condition, or several joined, hold between two or three numbers."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     names = _numbers(scene, rng.choice((2, 2, 3)))
     count = rng.choice((1, 2, 2, 3))
     tests = rng.sample(_conditions(names, rng), count)
@@ -489,7 +489,7 @@ STEPS = (
 
 def procedure(rng: Random) -> Draft:
     """A few steps that change a number one after the other."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     x = scene.add(
         Param(
             "n",

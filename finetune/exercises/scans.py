@@ -5,17 +5,17 @@ from __future__ import annotations
 from random import Random
 
 from talaria.finetune.exercises.core import Draft, Goal, negation, say
-from talaria.finetune.exercises.streams import Scene, Source, characters, int_list, str_list, test_for
+from talaria.finetune.exercises.streams import ElementSource, ExerciseScene, characters, int_list, str_list, test_for
 
 
-def _source(scene: Scene, share: tuple[int, int, int] = (5, 3, 3)) -> Source:
+def _source(scene: ExerciseScene, share: tuple[int, int, int] = (5, 3, 3)) -> ElementSource:
     made = scene.rng.choices((int_list, characters, str_list), share)[0]
     return made(scene)
 
 
 def runs(rng: Random) -> Draft:
     """Maximal runs of consecutive elements that meet a condition, or are equal, or rise."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     source = _source(scene)
     many, where, code = source.many, source.where, source.code
     roll = rng.random()
@@ -230,7 +230,7 @@ NEIGHBOUR_TESTS = (
 
 def pairs(rng: Random) -> Draft:
     """Pairs of neighbours, of any two elements, or of elements of two lists."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     form = rng.choice(("neighbours", "any", "any", "two"))
     source = _source(scene, (6, 1 if form == "neighbours" else 0, 3))
     kinds = {
@@ -430,7 +430,7 @@ WINDOW = {
 
 def windows(rng: Random) -> Draft:
     """A window of fixed length slides over a list, or blocks of it are taken one by one."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     source = int_list(scene)
     xs = source.code
     n = scene.amount(2, 4, "the length", 0.7)

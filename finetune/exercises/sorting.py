@@ -19,8 +19,8 @@ from talaria.finetune.exercises.core import (
     words,
 )
 from talaria.finetune.exercises.streams import (
-    Scene,
-    Source,
+    ElementSource,
+    ExerciseScene,
     int_list,
     int_test,
     singular,
@@ -58,7 +58,7 @@ STR_KEYS = (
 )
 
 
-def _key(scene: Scene, source: Source) -> tuple[str, str, str]:
+def _key(scene: ExerciseScene, source: ElementSource) -> tuple[str, str, str]:
     code, said, tag = scene.rng.choice(INT_KEYS if source.type == "int" else STR_KEYS)
     if "K" in code:
         n = scene.amount(0, 12, "the centre", 0.5)
@@ -71,7 +71,7 @@ def _key(scene: Scene, source: Source) -> tuple[str, str, str]:
 
 def ordering(rng: Random) -> Draft:
     """A list is sorted by one or two keys, in either direction."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     source = rng.choice((int_list, str_list, str_list, words_of))(scene)
     xs = source.code
     one, said, tag = _key(scene, source)
@@ -213,7 +213,7 @@ DICT_NAMES = (
 )
 
 
-def _dict(scene: Scene, role: str, names: tuple[str, ...] = DICT_NAMES) -> str:
+def _dict(scene: ExerciseScene, role: str, names: tuple[str, ...] = DICT_NAMES) -> str:
     return scene.add(
         Param(
             role,
@@ -229,7 +229,7 @@ def _dict(scene: Scene, role: str, names: tuple[str, ...] = DICT_NAMES) -> str:
 
 def dictionaries(rng: Random) -> Draft:
     """A dictionary is filtered, turned around, or merged with another."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     kind = rng.choice(("filter", "filter", "map", "invert", "merge", "merge", "top", "keys", "compare", "extreme"))
     pools = {"k": ("key", "k", "name"), "v": ("value", "v", "amount"), "x": ("value", "v")}
     pools["key"] = ("key", "k", "name")
@@ -548,7 +548,7 @@ PAIR_MAPS = (
 
 def two_lists(rng: Random) -> Draft:
     """Two lists are combined element by element, or as sets."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     strings = rng.random() < 0.3
     pair = rng.choice(
         (

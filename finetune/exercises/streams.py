@@ -20,7 +20,7 @@ from talaria.finetune.exercises.core import (
 )
 
 
-class Scene:
+class ExerciseScene:
     """A draft in the making: its random choices and the parameters collected so far."""
 
     def __init__(self, rng: Random) -> None:
@@ -68,7 +68,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Source:
+class ElementSource:
     """Elements to go through. `where` follows their noun ("in $xs"); `var` are loop variables."""
 
     type: str
@@ -82,7 +82,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Test:
+class ElementTest:
     """A condition on `$x`. `verb` says it of many ("are even"); `adjective` stands before them."""
 
     code: str
@@ -157,7 +157,7 @@ def plural(noun: str) -> str:
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
-def int_list(scene: Scene, role: str = "xs", least: int = 0, most: int = 7) -> Source:
+def int_list(scene: ExerciseScene, role: str = "xs", least: int = 0, most: int = 7) -> ElementSource:
     """A parameter that is a list of integers, under one of many names."""
     name, var, noun, low, high = scene.rng.choice(INT_THEMES)
     many = plural(noun)
@@ -178,35 +178,35 @@ def int_list(scene: Scene, role: str = "xs", least: int = 0, most: int = 7) -> S
         )
     )
     where = say(scene.rng, f"{{in|in|of}} {slot}") if noun == "element" else f"in {slot}"
-    return Source("int", slot, noun, many, where, tuple(var.split()), "", True)
+    return ElementSource("int", slot, noun, many, where, tuple(var.split()), "", True)
 
 
-def str_list(scene: Scene, role: str = "xs") -> Source:
+def str_list(scene: ExerciseScene, role: str = "xs") -> ElementSource:
     """A parameter that is a list of strings, under one of many names."""
     name, var, noun = scene.rng.choice(STR_THEMES)
     many = plural(noun)
     kind = say(scene.rng, f"{{strings|{many}}}")
     about = say(scene.rng, f"{{the {many}|a list of strings|the {many} to look at}}")
     slot = scene.add(Param(role, (name,), "list[str]", f"a list of {kind}", "the list", about, words()))
-    return Source("str", slot, noun, many, f"in {slot}", tuple(var.split()), "", True)
+    return ElementSource("str", slot, noun, many, f"in {slot}", tuple(var.split()), "", True)
 
 
-def words_of(scene: Scene) -> Source:
+def words_of(scene: ExerciseScene) -> ElementSource:
     """The words of a string between blanks."""
     slot = _text(scene, sentence())
     where = scene.rng.choice((f"in {slot}", f"of {slot}", f"in {slot}"))
-    return Source("str", f"{slot}.split()", "word", "words", where, ("word", "w"), "words")
+    return ElementSource("str", f"{slot}.split()", "word", "words", where, ("word", "w"), "words")
 
 
-def characters(scene: Scene) -> Source:
+def characters(scene: ExerciseScene) -> ElementSource:
     """The characters of a string."""
     slot = _text(scene, sentence(1, 3))
     where = scene.rng.choice((f"in {slot}", f"of {slot}"))
     var = ("char", "c", "ch", "character")
-    return Source("char", slot, "character", "characters", where, var, "", True)
+    return ElementSource("char", slot, "character", "characters", where, var, "", True)
 
 
-def _text(scene: Scene, values: Values) -> str:
+def _text(scene: ExerciseScene, values: Values) -> str:
     return scene.add(
         Param(
             "s",
@@ -220,7 +220,7 @@ def _text(scene: Scene, values: Values) -> str:
     )
 
 
-def up_to(scene: Scene) -> Source:
+def up_to(scene: ExerciseScene) -> ElementSource:
     """The integers from 1, 0 or another parameter to a limit."""
     names = ("n", "limit", "n", "upper", "stop")
     n = Param("n", names, "int", "an integer", None, "the upper limit", number(0, 30))
@@ -241,10 +241,10 @@ def up_to(scene: Scene) -> Source:
         code = f"range({low}, {high} + 1)"
     noun = scene.rng.choice(("integer", "number", "integer"))
     where = say(scene.rng, where)
-    return Source("int", code, noun, noun + "s", where, ("i", "n_", "x", "number", "value"), "")
+    return ElementSource("int", code, noun, noun + "s", where, ("i", "n_", "x", "number", "value"), "")
 
 
-def digits_of(scene: Scene) -> Source:
+def digits_of(scene: ExerciseScene) -> ElementSource:
     """The decimal digits of a non-negative integer."""
     slot = scene.add(
         Param(
@@ -259,10 +259,10 @@ def digits_of(scene: Scene) -> Source:
     )
     where = scene.rng.choice((f"of {slot}", f"in {slot}", f"of {slot}"))
     code = scene.rng.choice((f"map(int, str({slot}))", f"[int(c) for c in str({slot})]"))
-    return Source("int", code, "digit", "digits", where, ("digit", "d"), "digits")
+    return ElementSource("int", code, "digit", "digits", where, ("digit", "d"), "digits")
 
 
-def divisors_of(scene: Scene) -> Source:
+def divisors_of(scene: ExerciseScene) -> ElementSource:
     """The divisors of a positive integer."""
     slot = scene.add(
         Param(
@@ -276,10 +276,10 @@ def divisors_of(scene: Scene) -> Source:
         )
     )
     code = f"[d for d in range(1, {slot} + 1) if {slot} % d == 0]"
-    return Source("int", code, "divisor", "divisors", f"of {slot}", ("divisor", "x"), "divisors")
+    return ElementSource("int", code, "divisor", "divisors", f"of {slot}", ("divisor", "x"), "divisors")
 
 
-def values_of(scene: Scene) -> Source:
+def values_of(scene: ExerciseScene) -> ElementSource:
     """The values of a dictionary from strings to integers."""
     name, var, noun = scene.rng.choice(
         (
@@ -308,17 +308,17 @@ def values_of(scene: Scene) -> Source:
     )
     slot = scene.add(param)
     many = plural(noun)
-    return Source("int", f"{slot}.values()", noun, many, f"in {slot}", tuple(var.split()), "")
+    return ElementSource("int", f"{slot}.values()", noun, many, f"in {slot}", tuple(var.split()), "")
 
 
-def keys_of(scene: Scene) -> Source:
+def keys_of(scene: ExerciseScene) -> ElementSource:
     """The keys of a dictionary from strings to integers."""
     source = values_of(scene)
     slot = source.code.removesuffix(".values()")
-    return Source("str", slot, "key", "keys", f"of {slot}", ("key", "name", "k_"), "keys")
+    return ElementSource("str", slot, "key", "keys", f"of {slot}", ("key", "name", "k_"), "keys")
 
 
-def flattened(scene: Scene) -> Source:
+def flattened(scene: ExerciseScene) -> ElementSource:
     """All numbers of a list of lists."""
     names = ("matrix", "rows", "grid", "lists", "table", "nested")
     slot = scene.add(
@@ -334,10 +334,10 @@ def flattened(scene: Scene) -> Source:
     )
     where = say(scene.rng, f"in {{all|any of the}} {{rows|inner lists|lists}} of {slot}")
     code = f"[v for row in {slot} for v in row]"
-    return Source("int", code, "number", "numbers", where, ("x", "number", "value"), "")
+    return ElementSource("int", code, "number", "numbers", where, ("x", "number", "value"), "")
 
 
-SOURCES: dict[Callable[[Scene], Source], float] = {
+SOURCES: dict[Callable[[ExerciseScene], ElementSource], float] = {
     int_list: 34,
     str_list: 20,
     words_of: 12,
@@ -351,92 +351,92 @@ SOURCES: dict[Callable[[Scene], Source], float] = {
 }
 
 
-def int_test(scene: Scene, small: bool = False) -> Test:
+def int_test(scene: ExerciseScene, small: bool = False) -> ElementTest:
     """A condition on an integer, perhaps with a parameter; small numbers suit digits."""
     top = 6 if small else 15
     rng = scene.rng
     kinds = 22 if not small else 12
     which = rng.randrange(kinds)
     if which < 2:
-        return Test("$x % 2 == 0", "are even", "even", "even", "$x % 2 != 0")
+        return ElementTest("$x % 2 == 0", "are even", "even", "even", "$x % 2 != 0")
     if which < 4:
-        return Test("$x % 2 == 1", "are odd", "odd", "odd", "$x % 2 == 0")
+        return ElementTest("$x % 2 == 1", "are odd", "odd", "odd", "$x % 2 == 0")
     if which < 6:
         n = scene.amount(0 if small else 2, top)
         say_it = say(rng, f"are {{greater|larger}} than {n}")
-        return Test(f"$x > {n}", say_it, "large", None, f"$x <= {n}")
+        return ElementTest(f"$x > {n}", say_it, "large", None, f"$x <= {n}")
     if which == 6:
         n = scene.amount(1, top)
         say_it = say(rng, f"are {{less|smaller}} than {n}")
-        return Test(f"$x < {n}", say_it, "small", None, f"$x >= {n}")
+        return ElementTest(f"$x < {n}", say_it, "small", None, f"$x >= {n}")
     if which == 7:
         n = scene.amount(1, top)
         say_it = say(rng, f"are {{at least {n}|{n} or more|not less than {n}}}")
-        return Test(f"$x >= {n}", say_it, "large", None, f"$x < {n}")
+        return ElementTest(f"$x >= {n}", say_it, "large", None, f"$x < {n}")
     if which == 8:
         n = scene.amount(2, top)
         say_it = say(rng, f"are {{at most {n}|not greater than {n}|{n} or less}}")
-        return Test(f"$x <= {n}", say_it, "small", None, f"$x > {n}")
+        return ElementTest(f"$x <= {n}", say_it, "small", None, f"$x > {n}")
     if which == 9:
         n = scene.amount(2, 4 if small else 7, "the divisor")
         say_it = say(rng, f"are {{divisible by|multiples of}} {n}")
-        return Test(f"$x % {n} == 0", say_it, "multiples", None, f"$x % {n} != 0")
+        return ElementTest(f"$x % {n} == 0", say_it, "multiples", None, f"$x % {n} != 0")
     if which == 10:
         n = scene.amount(2, 4 if small else 7, "the divisor")
         say_it = say(rng, f"are {{not divisible by|not multiples of}} {n}")
-        return Test(f"$x % {n} != 0", say_it, "indivisible", None, f"$x % {n} == 0")
+        return ElementTest(f"$x % {n} != 0", say_it, "indivisible", None, f"$x % {n} == 0")
     if which == 11:
         n = scene.amount(0, 6)
-        return Test(f"$x != {n}", f"are not equal to {n}", "other", None, f"$x == {n}")
+        return ElementTest(f"$x != {n}", f"are not equal to {n}", "other", None, f"$x == {n}")
     if which in (12, 13):
-        return Test("$x > 0", "are positive", "positive", "positive", "$x <= 0")
+        return ElementTest("$x > 0", "are positive", "positive", "positive", "$x <= 0")
     if which in (14, 15):
-        return Test("$x < 0", "are negative", "negative", "negative", "$x >= 0")
+        return ElementTest("$x < 0", "are negative", "negative", "negative", "$x >= 0")
     if which == 16:
         low = rng.randint(0, 6)
         high = low + rng.randint(3, 14)
         say_it = say(rng, f"{{lie|are}} between {low} and {high}{{ inclusive|, both included}}")
-        return Test(f"{low} <= $x <= {high}", say_it, "in_range", None)
+        return ElementTest(f"{low} <= $x <= {high}", say_it, "in_range", None)
     if which == 17:
         digit = rng.randint(0, 9)
         say_it = say(rng, f"{{end in|end with}} the digit {digit}")
-        return Test(f"abs($x) % 10 == {digit}", say_it, f"ending_in_{digit}")
+        return ElementTest(f"abs($x) % 10 == {digit}", say_it, f"ending_in_{digit}")
     if which == 18:
         say_it = say(rng, "have {exactly two|two} digits")
-        return Test("10 <= abs($x) <= 99", say_it, "two_digit", "two-digit")
+        return ElementTest("10 <= abs($x) <= 99", say_it, "two_digit", "two-digit")
     if which == 19:
         digit = rng.randint(1, 9)
-        return Test(f'"{digit}" in str($x)', f"contain the digit {digit}", f"with_{digit}")
+        return ElementTest(f'"{digit}" in str($x)', f"contain the digit {digit}", f"with_{digit}")
     if which == 20:
         divisor = rng.randint(3, 6)
         left = rng.randint(1, divisor - 1)
         say_it = f"leave a remainder of {left} when divided by {divisor}"
-        return Test(f"$x % {divisor} == {left}", say_it, "matching")
+        return ElementTest(f"$x % {divisor} == {left}", say_it, "matching")
     n = scene.amount(4, 15)
     say_it = say(rng, f"have an absolute value {{greater than|above}} {n}")
-    return Test(f"abs($x) > {n}", say_it, "big", None, f"abs($x) <= {n}")
+    return ElementTest(f"abs($x) > {n}", say_it, "big", None, f"abs($x) <= {n}")
 
 
-def str_test(scene: Scene) -> Test:
+def str_test(scene: ExerciseScene) -> ElementTest:
     """A condition on a string, perhaps with a parameter."""
     rng = scene.rng
     which = rng.randrange(19)
     if which < 3:
         n = scene.amount(2, 5, "the length")
         say_it = say(rng, f"{{have more than {n} characters|are longer than {n} characters}}")
-        return Test(f"len($x) > {n}", say_it, "long", None, f"len($x) <= {n}")
+        return ElementTest(f"len($x) > {n}", say_it, "long", None, f"len($x) <= {n}")
     if which < 5:
         n = scene.amount(3, 6, "the length")
         say_it = say(rng, f"{{have fewer than {n} characters|are shorter than {n} characters}}")
-        return Test(f"len($x) < {n}", say_it, "short", None, f"len($x) >= {n}")
+        return ElementTest(f"len($x) < {n}", say_it, "short", None, f"len($x) >= {n}")
     if which == 5:
         n = scene.amount(3, 5, "the length")
         say_it = say(rng, f"{{have exactly {n} characters|have a length of {n}}}")
-        return Test(f"len($x) == {n}", say_it, "of_length", None, f"len($x) != {n}")
+        return ElementTest(f"len($x) == {n}", say_it, "of_length", None, f"len($x) != {n}")
     if which == 6:
         odd = rng.randint(0, 1)
         name = "an odd" if odd else "an even"
-        return Test(
+        return ElementTest(
             f"len($x) % 2 == {odd}",
             f"have {name} {{length|number of characters}}".replace("{length|number of characters}", rng.choice(("length", "number of characters"))),
             "odd_length" if odd else "even_length",
@@ -445,59 +445,59 @@ def str_test(scene: Scene) -> Test:
         code, said = scene.letter()
         verb = rng.choice(("start with", "begin with"))
         opposite = f"not $x.startswith({code})"
-        return Test(f"$x.startswith({code})", f"{verb} {said}", "starting", None, opposite)
+        return ElementTest(f"$x.startswith({code})", f"{verb} {said}", "starting", None, opposite)
     if which == 9:
         code, said = scene.letter()
         opposite = f"not $x.endswith({code})"
-        return Test(f"$x.endswith({code})", f"end with {said}", "ending", None, opposite)
+        return ElementTest(f"$x.endswith({code})", f"end with {said}", "ending", None, opposite)
     if which in (10, 11):
         code, said = scene.letter()
         verb = rng.choice(("contain", "contain", "include"))
-        return Test(f"{code} in $x", f"{verb} {said}", "containing", None, f"{code} not in $x")
+        return ElementTest(f"{code} in $x", f"{verb} {said}", "containing", None, f"{code} not in $x")
     if which == 12:
         code, said = scene.letter()
         say_it = say(rng, f"{{do not contain|do not include}} {said}")
-        return Test(f"{code} not in $x", say_it, "without", None, f"{code} in $x")
+        return ElementTest(f"{code} not in $x", say_it, "without", None, f"{code} in $x")
     if which == 13:
         say_it = say(rng, "read the same {backwards|forwards and backwards|in both directions}")
-        return Test("$x == $x[::-1]", say_it, "palindromic", None, "$x != $x[::-1]")
+        return ElementTest("$x == $x[::-1]", say_it, "palindromic", None, "$x != $x[::-1]")
     if which == 14:
         verb = "are written in capital letters"
-        return Test("$x.isupper()", verb, "uppercase", "upper-case", "not $x.isupper()")
+        return ElementTest("$x.isupper()", verb, "uppercase", "upper-case", "not $x.isupper()")
     if which == 15:
         say_it = "start with a capital letter"
-        return Test("$x[:1].isupper()", say_it, "capitalized", "capitalised")
+        return ElementTest("$x[:1].isupper()", say_it, "capitalized", "capitalised")
     if which == 16:
         say_it = say(rng, "{start|begin} with a {vowel|vowel (a, e, i, o or u, in either case)}")
-        return Test('$x[:1].lower() in set("aeiou")', say_it, "vowel")
+        return ElementTest('$x[:1].lower() in set("aeiou")', say_it, "vowel")
     if which == 17:
         times = rng.randint(2, 3)
         code, said = scene.letter(0.25)
         say_it = f"contain {said} at least {'twice' if times == 2 else 'three times'}"
-        return Test(f"$x.count({code}) >= {times}", say_it, "repeated")
+        return ElementTest(f"$x.count({code}) >= {times}", say_it, "repeated")
     say_it = "have no repeated characters"
-    return Test("len(set($x)) == len($x)", say_it, "distinct_letter", None)
+    return ElementTest("len(set($x)) == len($x)", say_it, "distinct_letter", None)
 
 
 CHAR_TESTS = (
-    Test("$x.isdigit()", "are digits", "digits", None, "not $x.isdigit()"),
-    Test("$x.isalpha()", "are letters", "letters", None, "not $x.isalpha()"),
-    Test("$x.isupper()", "are upper-case letters", "uppercase", "upper-case", "not $x.isupper()"),
-    Test("$x.islower()", "are lower-case letters", "lowercase", "lower-case", "not $x.islower()"),
-    Test('$x in "aeiou"', "are lower-case vowels", "vowels", None, '$x not in "aeiou"'),
-    Test('$x.lower() in "aeiou"', "are vowels, in either case", "vowels"),
-    Test('$x in "aeiouAEIOU"', "are vowels, in either case", "vowels", None),
-    Test("not $x.isspace()", "are not blanks", "visible", None, "$x.isspace()"),
-    Test("$x.isspace()", "are white space", "spaces", None, "not $x.isspace()"),
-    Test("not $x.isalnum()", "are neither letters nor digits", "special", None, "$x.isalnum()"),
-    Test("$x.isalnum()", "are letters or digits", "alphanumeric", "alphanumeric"),
-    Test('$x.isalpha() and $x.lower() not in "aeiou"', "are consonants", "consonants"),
-    Test('"a" <= $x.lower() <= "m"', "are letters from the first half of the alphabet", "early"),
-    Test('"n" <= $x.lower() <= "z"', "are letters from the second half of the alphabet", "late"),
+    ElementTest("$x.isdigit()", "are digits", "digits", None, "not $x.isdigit()"),
+    ElementTest("$x.isalpha()", "are letters", "letters", None, "not $x.isalpha()"),
+    ElementTest("$x.isupper()", "are upper-case letters", "uppercase", "upper-case", "not $x.isupper()"),
+    ElementTest("$x.islower()", "are lower-case letters", "lowercase", "lower-case", "not $x.islower()"),
+    ElementTest('$x in "aeiou"', "are lower-case vowels", "vowels", None, '$x not in "aeiou"'),
+    ElementTest('$x.lower() in "aeiou"', "are vowels, in either case", "vowels"),
+    ElementTest('$x in "aeiouAEIOU"', "are vowels, in either case", "vowels", None),
+    ElementTest("not $x.isspace()", "are not blanks", "visible", None, "$x.isspace()"),
+    ElementTest("$x.isspace()", "are white space", "spaces", None, "not $x.isspace()"),
+    ElementTest("not $x.isalnum()", "are neither letters nor digits", "special", None, "$x.isalnum()"),
+    ElementTest("$x.isalnum()", "are letters or digits", "alphanumeric", "alphanumeric"),
+    ElementTest('$x.isalpha() and $x.lower() not in "aeiou"', "are consonants", "consonants"),
+    ElementTest('"a" <= $x.lower() <= "m"', "are letters from the first half of the alphabet", "early"),
+    ElementTest('"n" <= $x.lower() <= "z"', "are letters from the second half of the alphabet", "late"),
 )
 
 
-def char_test(scene: Scene) -> Test:
+def char_test(scene: ExerciseScene) -> ElementTest:
     """A condition on a character, perhaps with a parameter."""
     rng = scene.rng
     if rng.random() < 0.75:
@@ -505,18 +505,18 @@ def char_test(scene: Scene) -> Test:
     which = rng.random()
     if which < 0.4:
         code, said = scene.letter(0.6)
-        return Test(f"$x != {code}", f"are not {said}", "other", None, f"$x == {code}")
+        return ElementTest(f"$x != {code}", f"are not {said}", "other", None, f"$x == {code}")
     if which < 0.7:
         code, said = scene.letter(0.6)
         verb = f"come after {said} in the alphabet" if code[0] == '"' else f"are greater than {said}"
-        return Test(f"$x > {code}", verb, "later", None, f"$x <= {code}")
+        return ElementTest(f"$x > {code}", verb, "later", None, f"$x <= {code}")
     alphabet = "".join(sorted(rng.sample("abcdeiorstnl", rng.randint(3, 5))))
     said = ", ".join(alphabet[:-1]) + " or " + alphabet[-1]
     code = f'"{alphabet}"'
-    return Test(f"$x in {code}", f"are one of {said}", "chosen", None, f"$x not in {code}")
+    return ElementTest(f"$x in {code}", f"are one of {said}", "chosen", None, f"$x not in {code}")
 
 
-def test_for(scene: Scene, source: Source) -> Test:
+def test_for(scene: ExerciseScene, source: ElementSource) -> ElementTest:
     """A condition that suits the elements of a source."""
     if source.type == "int":
         return int_test(scene, source.many in ("digits", "divisors"))
@@ -532,7 +532,7 @@ def _change(code: str, phrase: str, type_: str, tag: str) -> Change:
 DIGIT_SUM = "sum(int(d) for d in str(abs($x)))"
 
 
-def int_change(scene: Scene) -> Change:
+def int_change(scene: ExerciseScene) -> Change:
     """Something to be made of an integer."""
     rng = scene.rng
     which = rng.randrange(17)
@@ -580,7 +580,7 @@ def int_change(scene: Scene) -> Change:
     return _change(f"{a} * $x + {b}", said + f"|{a} times @ plus {b}", "int", "transformed")
 
 
-def str_change(scene: Scene) -> Change:
+def str_change(scene: ExerciseScene) -> Change:
     """Something to be made of a string."""
     rng = scene.rng
     which = rng.randrange(16)
@@ -626,7 +626,7 @@ def str_change(scene: Scene) -> Change:
     return _change(code, said, "int", "vowel_counts")
 
 
-def char_change(scene: Scene) -> Change:
+def char_change(scene: ExerciseScene) -> Change:
     """Something to be made of a character."""
     which = scene.rng.randrange(5)
     if which == 0:
@@ -640,7 +640,7 @@ def char_change(scene: Scene) -> Change:
     return _change("$x.swapcase()", "@, each with the case swapped|@ with the case swapped", "str", "swapped")
 
 
-def change_for(scene: Scene, source: Source) -> Change:
+def change_for(scene: ExerciseScene, source: ElementSource) -> Change:
     """Something to be made of the elements of a source."""
     if source.type == "int":
         return int_change(scene)

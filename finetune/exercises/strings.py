@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from talaria.finetune.exercises.core import Draft, Goal, Param, Values, number, one_of, say, sentence, text
-from talaria.finetune.exercises.streams import CHAR_TESTS, LETTERS, TEXT_NAMES, Scene, singular, str_test
+from talaria.finetune.exercises.streams import CHAR_TESTS, LETTERS, TEXT_NAMES, ExerciseScene, singular, str_test
 
 WORD_CHANGES = (
     ("$w[::-1]", "reversed", "reverse", "reversed"),
@@ -51,13 +51,13 @@ POSITIONS = (
 )
 
 
-def _string(scene: Scene, values: Values, about: str, a: str = "a string") -> str:
+def _string(scene: ExerciseScene, values: Values, about: str, a: str = "a string") -> str:
     return scene.add(Param("s", TEXT_NAMES, "str", a, scene.rng.choice(("the string", "the text")), about, values))
 
 
 def words_changed(rng: Random) -> Draft:
     """Some words of a sentence are changed, the others stay."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     s = _string(
         scene,
         sentence(1, 5),
@@ -173,7 +173,7 @@ CHAR_RULES = (
 
 def chars_changed(rng: Random) -> Draft:
     """Characters are changed by one or two rules."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     s = _string(scene, mixed_text, say(rng, "the {text|string} to {change|rewrite|convert}"))
     count = rng.choice((1, 1, 2))
     tests = rng.sample(CHAR_TESTS, count)
@@ -241,7 +241,7 @@ def mixed_text(rng: Random) -> object:
 
 def shifts(rng: Random) -> Draft:
     """Ciphers that move letters along an alphabet, with their variants."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     s = _string(scene, mixed_text, say(rng, "the {text|string|message} to {encode|encrypt|shift}"))
     back = rng.random() < 0.4
     digits = rng.random() < 0.35
@@ -311,7 +311,7 @@ def shifts(rng: Random) -> Draft:
 
 def run_lengths(rng: Random) -> Draft:
     """Run-length encodings in several formats, and back."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     names: tuple[str, ...]
     alphabet = rng.choice(("aab", "aabbc", "xy", "01", "abcA", "..#"))
     if rng.random() < 0.6:
@@ -451,7 +451,7 @@ def run_lengths(rng: Random) -> Draft:
 
 def two_strings(rng: Random) -> Draft:
     """Two strings are compared or woven together."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     pair = rng.choice(
         (
             ("a", "b"),
@@ -638,7 +638,7 @@ def two_strings(rng: Random) -> Draft:
 
 def chunks(rng: Random) -> Draft:
     """A string is cut into pieces which are changed and joined again."""
-    scene = Scene(rng)
+    scene = ExerciseScene(rng)
     s = _string(scene, text("abcdefgXYZ", 0, 12), say(rng, "the string to {cut|split}"))
     n = scene.amount(2, 4, "the length", 0.6)
     code, said, tag = rng.choice(

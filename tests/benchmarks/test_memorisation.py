@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from benchmarks import memorisation
 from benchmarks.memorisation import beyond, measure, search, weight
 from talaria.evals.suites import Problem, Suite
-from talaria.finetune.corpus import Document, write_corpus
+from talaria.finetune.corpus import CorpusDocument, write_corpus
 
 LITTLE = st.text("ab \n\u00e9\U0001f600", max_size=40)
 ABOUT = {"packages": [{"name": "alpha", "licence": "MIT"}]}
 TRUE = "true text, held out"
 
 
-def as_documents(*texts: str) -> list[Document]:
+def as_documents(*texts: str) -> list[CorpusDocument]:
     """Files of these texts."""
-    return [Document("alpha", f"m{number}.py", text) for number, text in enumerate(texts)]
+    return [CorpusDocument("alpha", f"m{number}.py", text) for number, text in enumerate(texts)]
 
 
 def module(seed: int, functions: int = 60) -> str:
@@ -47,8 +47,8 @@ def module(seed: int, functions: int = 60) -> str:
 def corpus(tmp_path: Path) -> Path:
     """Three files to train on, the first there twice, and two held out."""
     out = tmp_path / "corpus"
-    train = [*as_documents(*map(module, range(3))), Document("beta", "copy.py", module(0))]
-    held_out = [Document("post", f"post{seed}.py", module(seed)) for seed in (7, 8)]
+    train = [*as_documents(*map(module, range(3))), CorpusDocument("beta", "copy.py", module(0))]
+    held_out = [CorpusDocument("post", f"post{seed}.py", module(seed)) for seed in (7, 8)]
     write_corpus(out, {"train": train, "valid": held_out}, ABOUT)
     return out
 

@@ -21,7 +21,7 @@ from talaria.coder.infill import Options
 from talaria.evals import bench
 from talaria.evals.cursors import line_end
 from talaria.evals.suites import Problem
-from talaria.finetune.corpus import Document, corpus_hash, write_corpus
+from talaria.finetune.corpus import CorpusDocument, corpus_hash, write_corpus
 
 
 def test_a_short_soak(capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
@@ -87,7 +87,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Forty held-out lines with four places for a cursor each; models are measured on 20."""
     monkeypatch.setattr(decoding, "MEASURED", (20, 0))
     text = "".join(f"x{n} = {n} + y\n" for n in range(20))
-    held_out = [Document("post", f"{name}.py", text) for name in "ab"]
+    held_out = [CorpusDocument("post", f"{name}.py", text) for name in "ab"]
     write_corpus(tmp_path / "corpus", {"valid": held_out}, {"packages": []})
     return tmp_path / "corpus"
 

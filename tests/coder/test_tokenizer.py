@@ -13,7 +13,7 @@ from talaria.coder import checkpoint
 from talaria.coder.checkpoint import DEFAULT_MODEL as MODEL
 from talaria.coder.errors import CheckpointError
 from talaria.coder.tokenizer import SPECIAL, Tokenizer
-from talaria.finetune.tokenizer import as_text
+from talaria.finetune.vocabularies import as_text
 
 # Text as files have it, with what separates tokens and what could be taken for marks.
 PIECES = (

@@ -9,7 +9,13 @@ import pytest
 
 from talaria.coder.errors import DataError, UsageError
 from talaria.finetune import corpus
-from talaria.finetune.corpus import Document, check_corpus, corpus_hash, read_corpus, write_corpus
+from talaria.finetune.corpus import (
+    CorpusDocument,
+    check_corpus,
+    corpus_hash,
+    read_corpus,
+    write_corpus,
+)
 
 
 def module(seed: int, functions: int = 12) -> str:
@@ -26,9 +32,9 @@ def module(seed: int, functions: int = 12) -> str:
     )
 
 
-def documents(*seeds: int) -> list[Document]:
+def documents(*seeds: int) -> list[CorpusDocument]:
     """A document for each seed."""
-    return [Document("alpha", f"alpha/m{seed}.py", module(seed)) for seed in seeds]
+    return [CorpusDocument("alpha", f"alpha/m{seed}.py", module(seed)) for seed in seeds]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -63,7 +69,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["", "\r\n\x0b\x0c\x1c\x85\u2028", "é🐍\ufeff\ud7ff", '"\\n\\'])
 def test_any_text_comes_back(tmp_path: Path, text: str) -> None:
     """Line ends of every kind, quotes and signs beyond ASCII are kept as they are."""
-    document = Document("alpha", "a b/é.py", text)
+    document = CorpusDocument("alpha", "a b/é.py", text)
     write_corpus(tmp_path / "corpus", {"valid": [document]}, {})
     assert read_corpus(tmp_path / "corpus", "valid") == [document]
     assert read_corpus(tmp_path / "corpus", "train") == []
@@ -83,7 +89,7 @@ def test_the_order_of_documents_does_not_matter(folder: Path, tmp_path: Path) ->
 def test_parts_are_cut_at_their_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No part is larger than the limit, unless it is one document; reading puts them together."""
     monkeypatch.setattr(corpus, "PART_BYTES", 3000)
-    big = Document("alpha", "alpha/big.py", module(9, 60))
+    big = CorpusDocument("alpha", "alpha/big.py", module(9, 60))
     write_corpus(tmp_path / "corpus", {"train": [big, *documents(*range(7))]}, {})
     parts = check_corpus(tmp_path / "corpus")["parts"]
     assert [p["file"] for p in parts] == [f"train-{n:03d}.jsonl.xz" for n in range(len(parts))]
@@ -127,10 +133,13 @@ def test_a_writer_killed_between_its_two_renames(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"thesis.txt": "years of work"}, "no corpus"),
-        ({"manifest.json": '{"name": "my web app"}', "app.py": "import web"}, "no corpus"),
-        ({"manifest.json": "{", "train-000.jsonl.xz": ""}, "no corpus"),
-        ({"manifest.json": '{"format": 2, "parts": [7]}'}, "no corpus"),
+        ({"thesis.txt": "years of work"}, "other than a corpus"),
+        (
+            {"manifest.json": '{"name": "my web app"}', "app.py": "import web"},
+            "other than a corpus",
+        ),
+        ({"manifest.json": "{", "train-000.jsonl.xz": ""}, "other than a corpus"),
+        ({"manifest.json": '{"format": 2, "parts": [7]}'}, "other than a corpus"),
         (
             {"manifest.json": '{"format": 2, "parts": []}', "notes.txt": "mine"},
             "more than a corpus",
@@ -202,7 +211,7 @@ def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(lzma, "open", full)
-    with pytest.raises(DataError, match=r"No space left.*make room"):
+    with pytest.raises(DataError, match=r"No space left.*free some space"):
         write_corpus(folder, {"train": documents(1)}, {})
     assert contents(folder) == before
 
@@ -211,12 +220,12 @@ def test_a_damaged_part_is_a_data_error(folder: Path) -> None:
     """Reading says which part is damaged or missing, and what to do."""
     part = folder / "valid-000.jsonl.xz"
     part.write_bytes(part.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"valid-000.*make it again"):
+    with pytest.raises(DataError, match=r"valid-000.*rebuild it"):
         read_corpus(folder, "valid")
-    with pytest.raises(DataError, match=r"valid-000.*make it again"):
+    with pytest.raises(DataError, match=r"valid-000.*rebuild it"):
         check_corpus(folder)
     part.unlink()
-    with pytest.raises(DataError, match=r"valid-000.*make it again"):
+    with pytest.raises(DataError, match=r"valid-000.*rebuild it"):
         read_corpus(folder, "valid")
     assert len(read_corpus(folder, "train")) == 7
 

@@ -6,7 +6,7 @@ from talaria.coder.checkpoint import find
 from talaria.coder.errors import DataError
 from talaria.coder.tokenizer import Tokenizer
 from talaria.finetune import corpus_stats, gather
-from talaria.finetune.corpus import Document, write_corpus
+from talaria.finetune.corpus import CorpusDocument, write_corpus
 from talaria.finetune.corpus_stats import as_text, measure, summary
 
 DOCUMENTED = '''def area(width, height):
@@ -19,7 +19,10 @@ class Shape:
         "Draw it."
 '''
 BARE = "def test_area():\n    assert area(2, 3) == 6\n"
-TRAIN = [Document("shapes", "shapes/area.py", DOCUMENTED), Document("shapes", "tests/a.py", BARE)]
+TRAIN = [
+    CorpusDocument("shapes", "shapes/area.py", DOCUMENTED),
+    CorpusDocument("shapes", "tests/a.py", BARE),
+]
 ABOUT = {
     "packages": [
         {
@@ -41,7 +44,7 @@ ABOUT = {
 def folder(tmp_path: Path) -> Path:
     """A corpus of two files to train on and one held out."""
     out = tmp_path / "corpus"
-    write_corpus(out, {"train": TRAIN, "valid": [Document("post", "post.py", BARE)]}, ABOUT)
+    write_corpus(out, {"train": TRAIN, "valid": [CorpusDocument("post", "post.py", BARE)]}, ABOUT)
     return out
 
 
@@ -86,7 +89,7 @@ def test_tokens_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     gather.main(["stats", "--corpus", str(folder), "--tokenizer", str(other)])
     lines = capsys.readouterr().out.splitlines()
     assert int(lines[5].split()[3]) > tokens
-    assert lines[-1].startswith("BPE tokens are those of other.json")
+    assert lines[-1].startswith("BPE tokens: estimated with the tokenizer of other.json")
 
 
 def size(texts: list[str]) -> int:
@@ -101,7 +104,7 @@ def test_the_page(folder: Path, tmp_path: Path) -> None:
         gather.main(["stats", "--corpus", str(folder), "--out", str(tmp_path / name)])
         pages.append((tmp_path / name).read_text(encoding="utf-8"))
     assert pages[0] == pages[1]
-    for text in ("shapes", "MIT", "too short", "kept", "lines of a file", "66.7%"):
+    for text in ("shapes", "MIT", "too short", "kept", "lines per file", "66.7%"):
         assert text in pages[0]
 
 
@@ -111,7 +114,7 @@ def test_a_corpus_of_another_maker(tmp_path: Path) -> None:
     write_corpus(out, {"train": TRAIN}, {})
     gather.main(["stats", "--corpus", str(out), "--out", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "Lengths of files" in page
+    assert "File lengths" in page
     assert "Licences" not in page
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from talaria.coder.errors import DataError, UsageError
+from talaria.finetune.contamination import GRAM, benchmark_grams
 from talaria.finetune.corpus import check_corpus, read_corpus
 from talaria.finetune.exercises import build, main
 from talaria.finetune.exercises.core import Draft, Goal, Names, Param, negation, number, say
@@ -35,7 +36,7 @@ from talaria.finetune.exercises.trial import (
     load,
     render,
 )
-from talaria.finetune.filters import GRAM, benchmark_grams, code_tokens, hashed_grams
+from talaria.finetune.ngrams import code_tokens, hashed_grams
 
 PROGRAM = "import sys; from talaria.finetune.exercises import main; sys.exit(main(sys.argv[1:]))"
 
@@ -230,12 +231,12 @@ class Other:
 
 def test_idioms_of_library_code_exclude_nothing(tmp_path: Path) -> None:
     """A 10-gram that three packages hold is no trace of a benchmark; one of two packages is."""
-    from talaria.finetune.corpus import Document, write_corpus
+    from talaria.finetune.corpus import CorpusDocument, write_corpus
 
     common = "for i in range(len(numbers) - 1):\n    pass\n"
     rare = "total = first * second - third // fourth + fifth ** sixth\n"
-    documents = [Document(name, f"{name}/a.py", common) for name in ("a", "b", "c")]
-    documents += [Document(name, f"{name}/b.py", rare) for name in ("a", "b")]
+    documents = [CorpusDocument(name, f"{name}/a.py", common) for name in ("a", "b", "c")]
+    documents += [CorpusDocument(name, f"{name}/b.py", rare) for name in ("a", "b")]
     write_corpus(tmp_path / "library", {"train": documents}, {})
     grams = benchmark_grams([common, rare])
     left = build.telling(grams, tmp_path / "library", 1)
@@ -350,11 +351,11 @@ def test_what_is_no_exercises_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A corpus of library code and a place without rights are refused before any work."""
-    from talaria.finetune.corpus import Document, write_corpus
+    from talaria.finetune.corpus import CorpusDocument, write_corpus
 
     monkeypatch.setattr(build, "make", lambda *_: pytest.fail("exercises were made"))
     library = tmp_path / "library"
-    write_corpus(library, {"train": [Document("p", "a.py", "x = 1\n")]}, {"packages": []})
+    write_corpus(library, {"train": [CorpusDocument("p", "a.py", "x = 1\n")]}, {"packages": []})
     with pytest.raises(UsageError, match=r"by talaria corpus.*another --out"):
         main(["--out", str(library), "--count", "5"])
     assert len(read_corpus(library, "train")) == 1

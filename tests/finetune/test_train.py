@@ -28,7 +28,7 @@ from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Options, infill
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
-from talaria.finetune import corpus, train, validate
+from talaria.finetune import corpus, train, validate, vocabularies
 from talaria.finetune import tokenizer as tokenizer_command
 from talaria.finetune.objective import Batch, Objective
 from talaria.finetune.recipe import Recipe
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Pa
     folder = tmp_path_factory.mktemp("data")
     splits = {
         split: [
-            corpus.Document("p", f"{split}{i}.py", text.replace("mean", f"mean{i}"))
+            corpus.CorpusDocument("p", f"{split}{i}.py", text.replace("mean", f"mean{i}"))
             for i, text in enumerate(TEXTS)
         ]
         for split in ("train", "valid")
@@ -749,13 +749,13 @@ def test_wrong_settings_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], reason: str
 ) -> None:
     """Before anything is read."""
-    monkeypatch.setattr(train, "read_some", lambda *_: pytest.fail("the corpus was read"))
+    monkeypatch.setattr(train, "read_nonempty", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(UsageError, match=reason):
         train.main(arguments(folder, tmp_path / "run", *more))
 
 
 @pytest.mark.parametrize(
-    ("split", "reason"), [("train", "held-out text"), ("valid", "text to train on")]
+    ("split", "reason"), [("train", "held-out text"), ("valid", "training text")]
 )
 def test_a_corpus_of_one_split_is_refused(
     folder: Path, tmp_path: Path, split: str, reason: str, model_folder: Path
@@ -773,14 +773,14 @@ def test_a_corpus_of_one_split_is_refused(
     if split == "train":
         commands.append(lambda: validate.main([str(model_folder), *where, "--rows", "2"]))
     for command in commands:
-        with pytest.raises(DataError, match=f"without {reason}; make one of more packages"):
+        with pytest.raises(DataError, match=f"has no {reason}; build one from more packages"):
             command()
     assert [path.name for path in tmp_path.iterdir()] == ["only"]
 
 
 def test_nothing_to_resume(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is said plainly, and before anything is read."""
-    monkeypatch.setattr(train, "read_some", lambda *_: pytest.fail("the corpus was read"))
+    monkeypatch.setattr(train, "read_nonempty", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(DataError, match="nothing to resume"):
         train.main(arguments(folder, tmp_path / "run", "--steps", "2", "--resume"))
 
@@ -906,8 +906,8 @@ def test_vocabularies_are_compared(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By how far a token reaches and what a byte of text costs each shape."""
-    monkeypatch.setattr(tokenizer_command, "SHAPES", {"tiny": (1, 32, 2)})
-    monkeypatch.setattr(tokenizer_command, "LENGTH", 32)
+    monkeypatch.setattr(vocabularies, "SHAPES", {"tiny": (1, 32, 2)})
+    monkeypatch.setattr(vocabularies, "LENGTH", 32)
     assert tokenizer_command.main(["--corpus", str(folder / "corpus"), "--compare", "512,600"]) == 0
     small, large = json.loads(capsys.readouterr().out)
     assert (small["vocabulary"], large["vocabulary"]) == (512, 600)
@@ -920,7 +920,7 @@ def test_vocabularies_are_compared(
 
 def test_a_part_of_a_corpus_is_learned_from() -> None:
     """Its first documents, up to a number of bytes."""
-    documents = [corpus.Document("p", str(i), "é" * 5) for i in range(5)]
+    documents = [corpus.CorpusDocument("p", str(i), "é" * 5) for i in range(5)]
     assert tokenizer_command.first_bytes(documents, 25) == documents[:3]
     assert tokenizer_command.first_bytes(documents, 1000) == documents
 
@@ -979,7 +979,7 @@ def test_nats_per_byte_are_nats_per_token_by_the_bytes_of_the_tokens(
     folder: Path, denoiser: Transformer, tokenizer: Tokenizer
 ) -> None:
     """Known of a model that finds all tokens alike: the logarithm of their number for each."""
-    documents = [corpus.Document("p", f"{i}.py", text) for i, text in enumerate(TEXTS)]
+    documents = [corpus.CorpusDocument("p", f"{i}.py", text) for i, text in enumerate(TEXTS)]
     samples = validate.held_out_samples(documents, tokenizer, denoiser.config.context_length)
     alike = Transformer(denoiser.config)
     torch.nn.init.zeros_(alike.embed.weight)
