@@ -1,4 +1,4 @@
-"""Batches made ahead of their step, by processes of their own where there are some."""
+"""Prepare batches ahead of their step, in worker processes if there are any."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from talaria.coder.tokenizer import Tokenizer
-from talaria.finetune.objective import Batch, make_batch
+from talaria.finetune.batch import TrainingBatch, make_batch
 from talaria.finetune.recipe import Recipe
 from talaria.finetune.samples import Samples
 
 
 class WorkerLostError(Exception):
-    """A process that makes batches was killed, as by a kernel that needs its memory."""
+    """A worker process was killed, for example by the kernel when memory ran out."""
 
 
-class Batches(Dataset[Batch]):
-    """The batch of a step, as a function of its number and the length of its canvases.
+class BatchDataset(Dataset[TrainingBatch]):
+    """A map from (step, canvas length) to the step's batch.
 
-    With several processes that train, each makes its own share of the rows.
+    With several training processes, each makes its share of the rows.
     """
 
     def __init__(
@@ -30,17 +30,17 @@ class Batches(Dataset[Batch]):
         self.samples, self.tokenizer, self.recipe = samples, tokenizer, recipe
         self.rank, self.world = rank, world
 
-    def __getitem__(self, index: tuple[int, int]) -> Batch:
-        number, canvas_length = index
+    def __getitem__(self, index: tuple[int, int]) -> TrainingBatch:
+        step, canvas_length = index
         recipe = self.recipe
-        first = number * recipe.rows
+        first = step * recipe.rows
         return make_batch(
             [self.samples[i] for i in range(first + self.rank, first + recipe.rows, self.world)],
             self.tokenizer,
             recipe.context_length,
             max(1, canvas_length),
             recipe.canvas_tokens if canvas_length else 0,
-            np.random.default_rng((recipe.seed, 2, number, self.rank)),
+            np.random.default_rng((recipe.seed, 2, step, self.rank)),
             middle_weight=recipe.middle_weight,
             suffix_share=recipe.suffix_share if recipe.chain_layers else 0.0,
             end_share=recipe.end_share,
@@ -48,17 +48,17 @@ class Batches(Dataset[Batch]):
 
 
 def feed(
-    batches: Batches, indices: Iterable[tuple[int, int]], workers: int, pinned: bool
-) -> Iterator[Batch]:
-    """The batches of these indices, in order; `pinned` in memory that a GPU copies from.
+    dataset: BatchDataset, indices: Iterable[tuple[int, int]], workers: int, pinned: bool
+) -> Iterator[TrainingBatch]:
+    """Yield the batches of these indices in order; `pinned` puts them in page-locked memory.
 
-    WorkerLostError if one of the `workers` was killed, and only when a batch is asked for.
+    Raises WorkerLostError if a worker was killed, but only when a batch is requested.
     """
-    deaths = getattr(signal, "SIGCHLD", None) if workers else None  # none on Windows
-    former = deaths and signal.getsignal(deaths)
-    made = iter(
+    child_signal = getattr(signal, "SIGCHLD", None) if workers else None  # absent on Windows
+    handler = child_signal and signal.getsignal(child_signal)
+    batches = iter(
         DataLoader(
-            batches,
+            dataset,
             batch_size=None,
             sampler=indices,
             num_workers=workers,
@@ -66,21 +66,21 @@ def feed(
             pin_memory=pinned,
         )
     )
-    if deaths:
-        # torch would raise at once when a worker dies, also in the midst of an update;
-        # waiting for a batch notices it too, and no step is torn.
-        signal.signal(deaths, former)
+    if child_signal:
+        # torch's handler would raise as soon as a worker dies, even in the middle of an update.
+        # Without it the next request for a batch fails instead, and every step is complete.
+        signal.signal(child_signal, handler)
     try:
-        yield from made
+        yield from batches
     except (EOFError, OSError, RuntimeError) as error:
-        # torch says it in many ways: what breaks first is what was shared with the worker.
-        gone = not isinstance(error, RuntimeError) or "exited unexpectedly" in str(error)
-        if workers and gone:
+        # The error depends on which shared resource fails first.
+        lost = not isinstance(error, RuntimeError) or "exited unexpectedly" in str(error)
+        if workers and lost:
             raise WorkerLostError(f"{type(error).__name__} {error}".strip()) from error
         raise
 
 
 def ignore_signals(worker: int) -> None:
-    """Ctrl-C and SIGTERM are for the process that trains; it ends its workers."""
+    """Leave Ctrl-C and SIGTERM to the training process, which ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

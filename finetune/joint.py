@@ -1,9 +1,8 @@
-"""The training pass: clean contexts and, beside each, many noised canvases at once.
+"""The training pass: clean contexts and many noised canvases beside each, in one forward pass.
 
-It computes what `Transformer.encode` and `Transformer.denoise` compute for one canvas
-at a time, so that training and decoding are one computation; only who may see
-whom is written differently here. Two ways say it: dense masks, which the CPU
-does best, and block-sparse ones (FlexAttention, arXiv 2412.05496) for GPUs.
+It computes what `Transformer.encode` and `Transformer.denoise` compute one canvas at a time,
+so that training matches decoding; only the attention masks differ. These are dense, which is
+fastest on CPUs, or block-sparse (FlexAttention, arXiv 2412.05496) for GPUs.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch.nn.attention.flex_attention import BlockMask
 
-# bfloat16 alone makes two right ways differ by 0.5 %, in the result and in each gradient.
-DISAGREEMENT = 0.03
+# Relative. Two correct computations differ by 0.5 % in bfloat16, in results and gradients alike.
+TOLERANCE = 0.03
 
 
 def joint(
@@ -34,12 +33,11 @@ def joint(
     start: Int[Tensor, "batch noised"],
     mask: BlockMask | None = None,
 ) -> tuple[Float[Tensor, "batch length width"], Float[Tensor, "batch noised width"]]:
-    """Hidden states of clean contexts and, beside them, of noised canvases.
+    """Hidden states of clean contexts and of the noised canvases beside them.
 
-    A canvas token at `position` belongs to the block numbered `block` (-1: it is
-    padding), which begins at `start` and so sees the context before that
-    position and its own block. `mask` says the same to FlexAttention; without
-    it dense masks are made.
+    A canvas token at `position` belongs to the canvas numbered `block` (-1 for padding), which
+    starts at `start`: it attends to the context before `start` and to its own canvas. `mask`
+    encodes this for FlexAttention; None builds dense masks.
     """
     length = context.shape[1]
     positions = torch.arange(length, device=context.device).expand(context.shape)
@@ -60,28 +58,28 @@ def attention(
     """Attention over contexts of `length` and the canvases beside them."""
     dense = None
     if mask is None and block.shape[1]:
-        places = torch.arange(length, device=block.device)
-        before = places < start[:, :, None]
-        own = block[:, :, None] == block[:, None, :]
-        dense = torch.cat((before, own), dim=-1)[:, None]
+        positions = torch.arange(length, device=block.device)
+        sees_context = positions < start[:, :, None]
+        same_block = block[:, :, None] == block[:, None, :]
+        dense = torch.cat((sees_context, same_block), dim=-1)[:, None]
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if mask is not None:
             from torch.nn.attention.flex_attention import flex_attention
 
-            # Mixed precision leaves q and k, which are normalised, in float32; and torch 2.13's
-            # kernel for CPUs is wrong where v lies otherwise in memory than k.
+            # Autocast leaves the normalised q and k in float32, and torch 2.13's CPU kernel is
+            # wrong if v and k have different memory layouts.
             q, k, v = q.to(v.dtype), k.to(v.dtype), v.contiguous()
-            seen = flex_attention(q, k, v, block_mask=mask)
-            assert isinstance(seen, Tensor)
-            return seen
-        of_context = F.scaled_dot_product_attention(
+            attended = flex_attention(q, k, v, block_mask=mask)
+            assert isinstance(attended, Tensor)
+            return attended
+        context = F.scaled_dot_product_attention(
             q[:, :, :length], k[:, :, :length], v[:, :, :length], is_causal=True
         )
         if dense is None:
-            return of_context
-        of_canvas = F.scaled_dot_product_attention(q[:, :, length:], k, v, dense)
-        return torch.cat((of_context, of_canvas), dim=2)
+            return context
+        canvas = F.scaled_dot_product_attention(q[:, :, length:], k, v, dense)
+        return torch.cat((context, canvas), dim=2)
 
     return attend
 
@@ -94,37 +92,39 @@ def masks_agree(
     compiled: bool,
     gradients: bool = False,
 ) -> bool:
-    """Whether block-sparse masks, compiled or not, attend as dense ones do on this device.
+    """Whether attention with block-sparse masks, compiled or not, equals that with dense ones.
 
-    Of random queries, keys and values, laid out as a layer lays them out; with
-    `gradients` also whether the gradient of each is the same, which no CPU can
-    tell. A wrong kernel would show in nothing else: the loss would fall all the same.
+    Compares results for random queries, keys and values in a layer's memory layout, on the
+    device of `block`; with `gradients` also their gradients, which CPUs cannot compute. A wrong
+    kernel would otherwise go unnoticed, since the loss would still fall.
     """
     config, device = denoiser.config, block.device
     total, width = length + block.shape[1], config.width
     shape, heads = (len(block), total), config.heads
     qkv = torch.randn(*shape, 3 * width, device=device, dtype=torch.bfloat16)
-    above = torch.randn(len(block), heads, total, width // heads, device=device, dtype=qkv.dtype)
+    output_gradient = torch.randn(
+        len(block), heads, total, width // heads, device=device, dtype=qkv.dtype
+    )
     rotary = denoiser.rotary(torch.arange(total, device=device).expand(shape))
 
     def attend(qkv: Tensor, mask: BlockMask | None) -> Tensor:
         q, k, v = split_heads(qkv, heads, rotary)
         return attention(length, block, start, mask)(0, q.to(v.dtype), k.to(v.dtype), v)
 
-    def results(way: Callable[..., Tensor], mask: BlockMask | None) -> list[Tensor]:
-        given = qkv.clone().requires_grad_(gradients)
-        seen = way(given, mask)
+    def results(implementation: Callable[..., Tensor], mask: BlockMask | None) -> list[Tensor]:
+        inputs = qkv.clone().requires_grad_(gradients)
+        attended = implementation(inputs, mask)
         if not gradients:
-            return [seen.float()]
-        (gradient,) = torch.autograd.grad(seen, given, above)
-        return [seen.detach().float(), *gradient.float().chunk(3, dim=-1)]
+            return [attended.float()]
+        (gradient,) = torch.autograd.grad(attended, inputs, output_gradient)
+        return [attended.detach().float(), *gradient.float().chunk(3, dim=-1)]
 
     sparse = results(
         torch.compile(attend) if compiled else attend, block_mask(length, block, start)
     )
     dense = results(attend, None)
     return all(
-        bool((one - other).norm() < DISAGREEMENT * other.norm())
+        bool((one - other).norm() < TOLERANCE * other.norm())
         for one, other in zip(sparse, dense, strict=True)
     )
 
@@ -132,9 +132,9 @@ def masks_agree(
 def block_mask(
     length: int, block: Int[Tensor, "batch noised"], start: Int[Tensor, "batch noised"]
 ) -> BlockMask:
-    """Who sees whom in a joint pass over contexts of `length`, for FlexAttention.
+    """The FlexAttention mask of a joint pass over contexts of `length`.
 
-    Made outside of compiled code: the sparse pattern depends on the data.
+    Call it outside compiled code, since the sparse pattern depends on the data.
     """
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -144,8 +144,8 @@ def block_mask(
     member = torch.cat((torch.full_like(counting, -2), block), dim=1)
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        of_context = (key < length) & (key < reach[row, query])
-        return of_context | (member[row, query] == member[row, key]) & (key >= length)
+        in_context = (key < length) & (key < reach[row, query])
+        return in_context | (member[row, query] == member[row, key]) & (key >= length)
 
     total = reach.shape[1]
     compiled = block.device.type == "cuda"

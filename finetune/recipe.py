@@ -1,42 +1,40 @@
-"""The recipe of a run: everything that decides the result, with corpus and tokenizer."""
+"""The recipe: every setting that, with corpus and tokenizer, determines a run's result."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import torch
-
 from talaria.coder.denoiser import DenoiserConfig
 from talaria.coder.errors import UsageError
-from talaria.coder.transformer import Transformer
 from talaria.finetune.samples import SPANS
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained and how.
+    """Model shape, objective and schedule of a run.
 
     rows                 sequences per optimiser step
-    canvas_tokens        noised positions beside each row in the joint part
+    canvas_tokens        noised positions beside each row in the joint phase
     max_middle           longest middle, in tokens
-    middle_weight        how often the next tokens of a middle count, against 1 elsewhere
-    bound_weight         weight of the canvases' loss beside the next-token loss
-    chain_layers         blocks of the chain; 0: a model without one
-    chain_weight         weight of the chain's loss beside the next-token loss
-    suffix_share         of the canvases that are masked from some token on, for the chain; the
-                         nearest number of them, and at least one is left to the bound
-    end_share            of those with an end, how many have it given
-    chain_alone          1: all other weights stay as they are, and so do other modes' texts
-    spans                how middles are chosen, and how often; the rest is plain text
-    exercise_share       share of pieces that are exercises, where there are some
-    next_token_share     share of the budget for the next token alone
-    growth_share         share of the joint part in which the canvas grows to its length
-    learning_rate        of the matrices (Muon), at its peak
-    embedding_learning_rate  of the embedding (AdamW), at its peak
-    warmup, decay_from   shares of the budget: the rate rises until the first and
-                         falls to zero, linearly, from the second
-    average_from         share of the budget from which weights are averaged
+    middle_weight        loss weight of next tokens in a middle, relative to all others
+    bound_weight         weight of the canvas loss, relative to the next-token loss
+    chain_layers         layers of the chain; 0 trains a model without one
+    chain_weight         weight of the chain loss, relative to the next-token loss
+    suffix_share         fraction of canvases masked from some token on, which train only the
+                         chain; rounded so that at least one canvas is left for the bound
+    end_share            fraction of these canvases whose `<eom>` stays visible
+    chain_alone          1 trains only the chain and freezes all other weights, so that the
+                         outputs of other decoding modes stay the same
+    spans                how often each kind of middle is chosen; the rest is plain text
+    exercise_share       fraction of pieces taken from exercises, if there are any
+    next_token_share     fraction of the budget for the next-token loss alone
+    growth_share         fraction of the joint phase in which canvases grow to full length
+    learning_rate        peak rate of the matrices (Muon)
+    embedding_learning_rate  peak rate of the embedding (AdamW)
+    warmup, decay_from   fractions of the budget: the rate rises linearly until the first and
+                         falls linearly to zero from the second
+    average_from         fraction of the budget from which weights are averaged
     """
 
     layers: int = 6
@@ -86,12 +84,12 @@ class Recipe:
                 )
         if self.chain_alone not in (0, 1) or self.chain_alone > self.chain_layers:
             raise UsageError(
-                f"--chain-alone is {self.chain_alone} with {self.chain_layers} --chain-layers; "
+                f"--chain-alone is {self.chain_alone} with --chain-layers {self.chain_layers}; "
                 "it must be 0, or 1 for a model with a chain"
             )
         if self.suffix_share == 1 and not self.chain_alone:
             raise UsageError(
-                "--suffix-share is 1, which leaves no canvases to the bound; it must be below 1, "
+                "--suffix-share is 1, which leaves no canvases for the bound; it must be below 1 "
                 "unless --chain-alone is 1"
             )
         if not 0 <= self.weight_decay < math.inf:
@@ -104,10 +102,10 @@ class Recipe:
                 f"--block-length {self.block_length}"
             )
         self.span_shares()
-        self.shape(vocab_size=1)  # whether there is one does not depend on the tokenizer
+        self.shape(vocab_size=1)  # validity does not depend on the tokenizer
 
     def span_shares(self) -> dict[str, float]:
-        """The shares of the kinds of middles, as `Samples` takes them."""
+        """The share of each kind of middle, parsed from `spans`."""
         try:
             named = (part.split("=") for part in self.spans.split(",") if part)
             shares = {kind: float(share) for kind, share in named}
@@ -115,14 +113,14 @@ class Recipe:
             shares = {"": 0.0}
         if not shares.keys() <= SPANS.keys() or min(shares.values(), default=0) < 0:
             raise UsageError(
-                f"--spans is {self.spans!r}; give kind=share,… with kinds of {', '.join(SPANS)}"
+                f"--spans is {self.spans!r}; give kind=share,… with kinds {', '.join(SPANS)}"
             )
         if sum(shares.values()) > 1 + 1e-9:
             raise UsageError(f"--spans is {self.spans!r}; the shares must add up to at most 1")
         return shares
 
     def shape(self, vocab_size: int) -> DenoiserConfig:
-        """The denoiser's configuration; UsageError if there can be none."""
+        """The denoiser's configuration; UsageError if it is invalid."""
         try:
             return DenoiserConfig(
                 vocab_size,
@@ -137,15 +135,15 @@ class Recipe:
             raise UsageError(str(error)) from error
 
     def rate(self, progress: float) -> float:
-        """The learning rate, as a share of its peak, after a share of the budget."""
+        """The learning rate, relative to its peak, at `progress`, a fraction of the budget."""
         rising = (progress + 1e-3) / max(self.warmup, 1e-3)
         falling = (1 - progress) / max(1 - self.decay_from, 1e-3)
         return max(0.0, min(1.0, rising, falling))
 
     def canvas_length(self, progress: float) -> int:
-        """The block length after a share of the budget; 0 while only the next token counts.
+        """The canvas length at `progress`; 0 while only the next-token loss is trained.
 
-        A chain that is trained alone always has whole blocks: nothing else would be trained.
+        A chain trained alone always gets full canvases, since it has no other loss.
         """
         if self.chain_alone:
             return self.block_length
@@ -159,32 +157,5 @@ class Recipe:
 
 
 def flag(name: str) -> str:
-    """The flag of an option."""
+    """The command line flag of a setting."""
     return f"--{name.replace('_', '-')}"
-
-
-def make_optimizers(denoiser: Transformer, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for the embedding; each group remembers its peak rate."""
-    trained = [(name, p) for name, p in denoiser.named_parameters() if p.requires_grad]
-    embedding = [p for name, p in trained if name == "embed.weight"]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(
-            [p for name, p in trained if name != "embed.weight"],
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        ),
-    ]
-    if embedding:
-        optimizers.append(
-            torch.optim.AdamW(
-                embedding,
-                lr=recipe.embedding_learning_rate,
-                betas=(0.9, 0.95),
-                weight_decay=0.0,
-            )
-        )
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return optimizers

@@ -1,11 +1,10 @@
-"""The folder of a run and the loop that fills it: budget, slices, validation, checkpoints."""
+"""The training loop and its folder: budget, slices, validation, metrics, checkpoints."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import CheckpointError, DataError
+from talaria.coder.files import write
 from talaria.coder.transformer import Transformer
 from talaria.finetune.feed import WorkerLostError
 from talaria.finetune.samples import Samples
@@ -25,44 +25,44 @@ from talaria.finetune.state import writing
 from talaria.finetune.trainer import PATIENCE, Trainer, is_device_lost, is_out_of_memory
 from talaria.finetune.validate import Cursor, exact_match, losses
 
-DRAW_EVERY = 20  # seconds between two drawings of the run's page
+DRAW_EVERY = 20  # seconds between updates of the run's page
 NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may spend in all: minutes of training or optimiser steps."""
+    """The total budget of a run: minutes of training or optimiser steps."""
 
     minutes: float | None
     steps: int | None
 
     def progress(self, step: int, elapsed: float) -> float:
-        """The share of it that is spent, after so many steps and seconds."""
+        """The fraction spent after `step` steps and `elapsed` seconds."""
         if self.steps is not None:
             return step / self.steps
         assert self.minutes is not None
         return elapsed / (60 * self.minutes)
 
 
-class Stop:
-    """Turns SIGINT and SIGTERM into a wish that is granted between two steps.
+class GracefulStop:
+    """Defers SIGINT and SIGTERM, so that training stops between two steps.
 
-    A step is never torn. A second Ctrl-C interrupts at once, if a person can have
-    sent it: launchers and `timeout` send a signal twice in a row.
+    A second Ctrl-C raises KeyboardInterrupt, but only after a second: launchers and `timeout`
+    send a signal twice in a row.
     """
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> GracefulStop:
         self.since: float | None = None
-        self.former = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.handlers = {s: signal.signal(s, self.handle) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     @property
-    def asked(self) -> bool:
-        """Whether a signal has come."""
+    def requested(self) -> bool:
+        """Whether a signal has arrived."""
         return self.since is not None
 
-    def ask(self, number: int, frame: object) -> None:
-        """Note the wish."""
+    def handle(self, number: int, frame: object) -> None:
+        """Record the request to stop."""
         now = time.monotonic()
         if self.since is None:
             self.since = now
@@ -70,19 +70,19 @@ class Stop:
             raise KeyboardInterrupt
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self.former.items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out samples for the losses and holes for the decoder."""
+    """Held-out samples for the losses and held-out holes for the decoder."""
 
     samples: Samples
     cursors: list[Cursor]
 
     def __call__(self, denoiser: Transformer, trainer: Trainer, canvases: bool) -> dict[str, float]:
-        """What the metrics say of a denoiser; `canvases`: whether it knows such."""
+        """Measure a denoiser; `canvases` tells whether it has been trained on canvases."""
         tokenizer = trainer.tokenizer
         denoiser.eval()
         with trainer.accelerator.autocast():
@@ -95,9 +95,9 @@ class Validation:
 
 
 class Run:
-    """The folder of a run and the loop that fills it.
+    """A run: its folder, its budget and the training loop.
 
-    `began`, by the monotonic clock, is when the program began: a slice counts from there.
+    `began` is the start of the program on the monotonic clock, from which a slice is counted.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class Run:
         self.main: bool = trainer.accelerator.is_main_process
         self.budget = Budget(args.minutes, args.steps)
         self.state, self.metrics = args.out / "state.pt", args.out / "metrics.jsonl"
-        self.drawn = time.monotonic()  # when the page was drawn
-        self.fault = ""  # why it could not be
-        # Seconds that each took at most, so far.
-        self.took = dict.fromkeys(("step", "save", "model", "validation"), 0.0)
+        self.drawn = time.monotonic()  # time of the last page update
+        self.page_error = ""  # the last error reported for the page
+        # The longest duration of each so far, in seconds.
+        self.longest = dict.fromkeys(("step", "save", "model", "validation"), 0.0)
         with writing(args.out):
             args.out.mkdir(parents=True, exist_ok=True)
         with self.timed("save"):
@@ -127,19 +127,19 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """The share of the budget that is spent."""
+        """The fraction of the budget that is spent."""
         return self.budget.progress(self.trainer.step, self.trainer.elapsed)
 
     @property
     def canvases(self) -> bool:
-        """Whether canvases have been trained on."""
+        """Whether canvases have been trained."""
         recipe = self.trainer.recipe
         return bool(recipe.chain_alone) or recipe.next_token_share < min(1.0, self.progress)
 
     def canvas_lengths(self) -> Iterator[int]:
-        """The length of the canvases of each coming step.
+        """Yield the canvas length of each step from the current one on.
 
-        Worker processes ask ahead of time, so steps are counted, not looked up.
+        It counts steps itself, because worker processes request batches ahead of training.
         """
         step = self.trainer.step
         while True:
@@ -148,43 +148,43 @@ class Run:
             step += 1
 
     def train(self) -> bool:
-        """Train and leave a checkpoint; True when the budget is spent, False if stopped before.
+        """Train and write a checkpoint; True if the budget is spent, False if stopped before.
 
-        A run that has finished is left as it is.
+        A finished run is left unchanged.
         """
-        if self.args.resume and self.resumed_at_the_end():
-            self.trainer.leave()
+        if self.args.resume and self.had_finished():
+            self.trainer.shut_down()
             return True
-        with self.explained():
+        with self.failures_explained():
             finished = self.loop()
             self.write_model(self.trainer.model())
             if finished:
                 self.finish()
             elif self.main:
                 at = self.trainer.step
-                print(f"stopped at step {at}; go on with --resume", file=sys.stderr)
-        self.trainer.leave()
+                print(f"stopped at step {at}; continue with --resume", file=sys.stderr)
+        self.trainer.shut_down()
         return finished
 
-    def resumed_at_the_end(self) -> bool:
-        """Whether the run that is resumed has nothing left to do; the metrics say if it goes on."""
+    def had_finished(self) -> bool:
+        """Whether the resumed run had already finished; if not, record that it resumes."""
         step = self.trainer.step
-        (finished,) = self.trainer.agree(self.main and self.is_finished())
+        (finished,) = self.trainer.any_process(self.main and self.is_finished())
         if self.main and finished:
             print(
-                f"{self.args.out}: finished at step {step}; to train on, name its model with "
-                "--init and another --out",
+                f"{self.args.out}: finished at step {step}; to continue training, give its model "
+                "to --init and another --out",
                 file=sys.stderr,
             )
         elif self.main:
-            forget_after(self.metrics, step)
+            truncate_metrics(self.metrics, step)
             self.append({"event": "resumed", "why": f"from step {step}"})
         return finished
 
     def is_finished(self) -> bool:
-        """Whether the budget is spent and the checkpoint is the one that `finish` writes.
+        """Whether the budget is spent and `finish` has written the checkpoint.
 
-        That one alone is of the last step and was validated.
+        Only that checkpoint is from the last step and includes validation figures.
         """
         try:
             training = checkpoint.load(self.args.out / "model").config["training"]
@@ -194,24 +194,28 @@ class Run:
         return self.progress >= 1 and found == (self.trainer.step, True)
 
     def loop(self) -> bool:
-        """Train, save and validate; True when the budget is spent, False if it stopped before.
+        """Train, save and validate; True if the budget is spent, False if stopped before.
 
-        A slice makes at least one step, however short it is.
+        Even the shortest slice takes one step.
         """
         from tqdm import tqdm
 
         trainer, args = self.trainer, self.args
         first, saved = trainer.step, trainer.elapsed
-        shape = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-        bar = tqdm(total=100, initial=100 * self.progress, bar_format=shape, disable=not self.main)
-        with Stop() as stop, bar:
+        bar_format = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+        bar = tqdm(
+            total=100, initial=100 * self.progress, bar_format=bar_format, disable=not self.main
+        )
+        with GracefulStop() as stop, bar:
             batches = trainer.batches(self.canvas_lengths())
             while True:
                 left = self.seconds_left()
-                unseen = trainer.elapsed - trainer.validated
-                stopped, validate, save = trainer.agree(
-                    stop.asked or (left <= 0 and trainer.step > first),
-                    self.main and unseen > args.validate_every and left > self.took["validation"],
+                unvalidated = trainer.elapsed - trainer.validated
+                stopped, validate, save = trainer.any_process(
+                    stop.requested or (left <= 0 and trainer.step > first),
+                    self.main
+                    and unvalidated > args.validate_every
+                    and left > self.longest["validation"],
                     self.main and trainer.elapsed - saved > args.save_every,
                 )
                 if stopped or self.progress >= 1:
@@ -230,8 +234,8 @@ class Run:
                 for event, why in trainer.events:
                     self.append({"event": event, "why": why})
                 trainer.events.clear()
-                if trainer.given_up >= PATIENCE:
-                    trainer.go_back(self.state)
+                if trainer.skipped >= PATIENCE:
+                    trainer.restore_last_good(self.state)
                 bar.n = min(100.0, 100 * self.progress)
                 bar.set_postfix_str(
                     f"step {trainer.step}, {entry['tokens_per_s']} tokens/s, "
@@ -243,71 +247,75 @@ class Run:
         return self.progress >= 1
 
     def seconds_left(self) -> float:
-        """Of the slice, less what another step and the end take; endless without a slice."""
+        """Seconds left in the slice after one more step and the last save; infinite without one."""
         if self.args.slice is None:
             return math.inf
-        # A checkpoint is a part of a state: it takes no longer, as long as none was written.
-        end = self.took["save"] + (self.took["model"] or self.took["save"]) + self.took["step"]
+        # Until a checkpoint was written, assume that it takes no longer than the larger state.
+        end = (
+            self.longest["save"]
+            + (self.longest["model"] or self.longest["save"])
+            + self.longest["step"]
+        )
         return float(60 * self.args.slice - (time.monotonic() - self.began) - end)
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Notes how long it took."""
+        """Record the longest duration of this kind of work."""
         began = time.monotonic()
         yield
-        self.took[what] = max(self.took[what], time.monotonic() - began)
+        self.longest[what] = max(self.longest[what], time.monotonic() - began)
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Makes a failure of memory, a device or a worker one line that says how to go on."""
+    def failures_explained(self) -> Iterator[None]:
+        """Turn failures of memory, devices and workers into a DataError that says how to resume."""
         trainer = self.trainer
         try:
             yield
         except WorkerLostError as error:
-            if trainer.world == 1:  # others may be in the midst of a step; ours had not begun
+            if trainer.world == 1:  # no step is in progress, as it might be in other processes
                 trainer.save(self.state, self.identity)
             raise DataError(
-                f"a process that makes batches was killed at step {trainer.step} ({error}); the "
-                f"last state is in {self.state}: go on with --resume, with fewer --workers if "
-                "memory is short"
+                f"a worker process was killed at step {trainer.step} ({error}); the last state is "
+                f"in {self.state}: continue with --resume, and with fewer --workers if memory is "
+                "short"
             ) from error
         except RuntimeError as error:
             at = f"step {trainer.step} ({str(error).splitlines()[0]})"
             if is_out_of_memory(error):
                 raise DataError(
-                    f"the memory of {trainer.device} is full at {at}; the last state is in "
-                    f"{self.state}: go on with --resume --micro-batch "
+                    f"out of memory on {trainer.device} at {at}; the last state is in "
+                    f"{self.state}: continue with --resume --micro-batch "
                     f"{max(1, trainer.micro_batch // 2)}"
                 ) from error
             if is_device_lost(error):
                 raise DataError(
                     f"the device {trainer.device} failed at {at}; the last state is in "
-                    f"{self.state}: go on with --resume"
+                    f"{self.state}: continue with --resume"
                 ) from error
             raise
 
     def save(self, last: bool = False) -> None:
-        """Keep the state; bring the page up to date, though not more often than people look."""
+        """Save the state, and update the page unless that was done recently."""
         with self.timed("save"):
             self.trainer.save(self.state, self.identity)
             if self.main and (last or time.monotonic() - self.drawn > DRAW_EVERY):
                 self.draw()
 
     def draw(self) -> None:
-        """Draw the page; a run goes on without one, and says so once."""
+        """Update the page; a failure is recorded once and does not end the run."""
         try:
             from talaria.finetune.run_page import write_run_page
 
             write_run_page(self.args.out, self.progress)
         except Exception as error:
-            fault = f"{type(error).__name__}: {error}"
-            if fault != self.fault:
-                self.append({"event": "no page", "why": fault})
-            self.fault = fault
+            reason = f"{type(error).__name__}: {error}"
+            if reason != self.page_error:
+                self.append({"event": "no page", "why": reason})
+            self.page_error = reason
         self.drawn = time.monotonic()
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Add a line to the metrics."""
+        """Append a line to the metrics, in the main process."""
         trainer = self.trainer
         if self.main:
             line = {"step": trainer.step, "elapsed": round(trainer.elapsed, 1), **entry}
@@ -315,7 +323,7 @@ class Run:
                 file.write(json.dumps(line) + "\n")
 
     def validate(self, model: Transformer, event: Mapping[str, Any] = NOTHING) -> dict[str, float]:
-        """Measure a model, by the first process; the figures also go into the metrics."""
+        """Measure a model in the main process, and append the figures to the metrics."""
         if not self.main:
             return {}
         with self.timed("validation"):
@@ -324,7 +332,7 @@ class Run:
         return figures
 
     def write_model(self, model: Transformer, figures: Mapping[str, float] = NOTHING) -> None:
-        """Write a model as the run's checkpoint, by the first process."""
+        """Write a model as the run's checkpoint, in the main process."""
         if not self.main:
             return
         trainer = self.trainer
@@ -340,7 +348,7 @@ class Run:
             checkpoint.save(folder, model, trainer.tokenizer, training=training)
 
     def finish(self) -> None:
-        """Write the checkpoint of the last weights or of their average, whichever is better."""
+        """Write the final checkpoint: the last weights or their average, whichever is better."""
         trainer = self.trainer
         model = trainer.model()
         final = self.validate(model)
@@ -362,10 +370,10 @@ class Run:
 
 
 def quality(figures: Mapping[str, float], canvases: bool) -> tuple[float, ...]:
-    """What the better weights have more of, by the figures of a validation.
+    """A sort key for validation figures: greater is better.
 
-    Exact matches of the decoder and, where they are equal or unknown, a lower bound, and then
-    a lower loss of the chain; without training on canvases a lower next-token loss.
+    Compares exact matches of the decoder if known, then the bound, then the chain loss. Before
+    any training on canvases it compares the next-token loss.
     """
     if not canvases:
         return (-figures["validation_next_token_loss"],)
@@ -373,8 +381,8 @@ def quality(figures: Mapping[str, float], canvases: bool) -> tuple[float, ...]:
     return exact, -figures["validation_bound"], -figures.get("validation_chain", 0.0)
 
 
-def forget_after(metrics: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run will do again, and a torn last line."""
+def truncate_metrics(metrics: Path, step: int) -> None:
+    """Drop the lines after `step`, which the resumed run repeats, and a torn last line."""
     if not metrics.exists():
         return
     kept = []
@@ -385,7 +393,5 @@ def forget_after(metrics: Path, step: int) -> None:
             continue
         if entry["step"] <= step:
             kept.append(line + "\n")
-    partial = metrics.with_suffix(".partial")
     with writing(metrics):
-        partial.write_text("".join(kept), encoding="utf-8")
-        os.replace(partial, metrics)
+        write(metrics, "".join(kept))

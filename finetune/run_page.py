@@ -1,6 +1,6 @@
-"""The page of a training run, drawn while it goes; of several runs, their curves together.
+"""The HTML page of a training run, updated while it trains, and a page that compares runs.
 
-`python -m talaria.finetune.run_page FOLDER...` draws it again, or compares runs.
+`python -m talaria.finetune.run_page FOLDER...` redraws the page of one run or compares several.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any
 from talaria.coder.cli import guarded
 from talaria.coder.page import INK, Section, new_figure, write_page
 
-POINTS = 400  # of a curve; more are averaged
-SMOOTH = 60  # of a smoothed one
-REFRESH = 30  # seconds
+POINTS = 400  # per curve; more are averaged
+SMOOTH = 60  # points per smoothed curve
+REFRESH = 30  # seconds between reloads of a running run's page
 LOSSES = {"next_token_loss": "next token", "bound": "diffusion bound", "chain": "chain"}
-COURSES = {
-    "rate": "learning rate, share of its peak",
+PROGRESS = {
+    "rate": "learning rate, relative to its peak",
     "canvas_length": "canvas length, tokens",
-    "gradient_norm": "norm of the gradient",
+    "gradient_norm": "gradient norm",
     "tokens_per_s": "tokens per second",
-    "peak_share": "share of the device's matrix speed",
+    "peak_share": "share of the device's peak matrix speed",
 }
 EXACT = "validation_exact_"
-LENGTH_CLASS = ("to_", "over_")  # how the exact matches of a class of lengths begin
-STEP = {"step", "elapsed", "tokens", "rate"}  # what the line of a step has at least
+LENGTH_CLASS = ("to_", "over_")  # prefixes of the length classes of exact matches
+STEP = {"step", "elapsed", "tokens", "rate"}  # keys that every step's line has
 Entries = list[dict[str, Any]]
 
 
 def read_metrics(folder: Path) -> Entries:
-    """The whole lines of a run's metrics; none if it has not begun."""
+    """Read the complete lines of a run's metrics; empty if there are none yet."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
@@ -48,7 +48,7 @@ def read_metrics(folder: Path) -> Entries:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What the run's checkpoint says it was made with; nothing before there is one."""
+    """Read the recipe from the run's checkpoint; empty before the first one."""
     try:
         text = (folder / "model" / "config.json").read_text(encoding="utf-8")
         training = json.loads(text)["training"]
@@ -60,9 +60,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def curve(
     entries: Entries, key: str, over: str = "step", points: int = POINTS
 ) -> tuple[list[float], list[float]]:
-    """The values of a key and where they stand, averaged to at most `points` points.
+    """The x and y values of a metric, averaged to at most `points` points.
 
-    Values that are no finite numbers, as of a step that went wrong, are left out.
+    Values that are not finite, as in a failed step, are left out.
     """
     found = [
         (entry[over], value)
@@ -80,10 +80,10 @@ def curve(
 
 
 def write_run_page(folder: Path, progress: float | None = None) -> None:
-    """Write `run.html` into the run's folder, from its metrics; nothing before the first step.
+    """Write `run.html` into the run's folder, unless the metrics hold no step yet.
 
-    `progress` is the share of the budget that is spent, if the caller knows it.
-    Below 1 the page renews itself and says how long the rest will take.
+    `progress` is the fraction of the budget spent, if known. Below 1, the page reloads itself
+    and estimates the time left.
     """
     entries = read_metrics(folder)
     steps = [entry for entry in entries if entry.keys() >= STEP]
@@ -91,23 +91,23 @@ def write_run_page(folder: Path, progress: float | None = None) -> None:
         return
     name = folder.resolve().name
     sections = [
-        Section("Losses", position(steps[-1], progress), [losses({name: entries})]),
-        Section("Course", "", [courses(steps)]),
+        Section("Losses", status(steps[-1], progress), [losses({name: entries})]),
+        Section("Progress", "", [progress_plots(steps)]),
     ]
     if any(key.startswith(EXACT) for entry in entries for key in entry):
         sections.append(infilling(entries))
     events = [entry for entry in entries if "event" in entry]
     if events:
         rows = [(e["event"], e.get("step", ""), e.get("why", "")) for e in events[-50:]]
-        sections.append(Section("Events", "", table=[("what", "step", "why"), *rows]))
+        sections.append(Section("Events", "", table=[("event", "step", "reason"), *rows]))
     if settings := read_settings(folder):
         sections.append(Section("Recipe", "", table=[("setting", "value"), *settings.items()]))
     running = progress is not None and progress < 1
     write_page(folder / "run.html", f"Run {name}", sections, REFRESH if running else None)
 
 
-def position(last: dict[str, Any], progress: float | None) -> str:
-    """Where a run stands, as a sentence."""
+def status(last: dict[str, Any], progress: float | None) -> str:
+    """A sentence on the progress of a run, from its last step."""
     text = f"Step {last['step']:,}, {last['elapsed'] / 60:.1f} minutes, {last['tokens']:,} tokens"
     if progress is None:
         return f"{text}."
@@ -116,14 +116,14 @@ def position(last: dict[str, Any], progress: float | None) -> str:
     if progress > 0:
         left = last["elapsed"] / 60 * (1 / progress - 1)
         text += f", {progress:.0%} of the budget, about {left:.0f} minutes left"
-    return f"{text}; running: this page renews itself."
+    return f"{text}; running: this page reloads itself."
 
 
 def losses(runs: dict[str, Entries], over: str = "tokens") -> tuple[Any, str]:
-    """The losses of runs over "tokens" or "elapsed": lines in training, dots on held-out packages.
+    """Plot losses over "tokens" or "elapsed": training as lines, held-out packages as dots.
 
-    Bound and chain on held-out packages count from the first canvas trained on; before
-    they say nothing. The first steps, which would press all others flat, may leave the picture.
+    Held-out bound and chain losses are shown only once canvases are trained. The axes may cut
+    off the first steps, whose high losses would flatten the rest.
     """
     figure, axes = new_figure(len(LOSSES), 2.4)
     for axis in axes[1:]:
@@ -134,7 +134,7 @@ def losses(runs: dict[str, Entries], over: str = "tokens") -> tuple[Any, str]:
         style = {"color": f"C{number}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
         tokens, canvases = 0, False
         placed: list[Entries] = [[] for _ in LOSSES]
-        for entry in entries:  # a validation stands where the step before it does
+        for entry in entries:  # plot a validation at the step before it
             tokens = entry.get("tokens", tokens)
             canvases = canvases or bool(entry.get("canvas_length"))
             placed[0].append({**entry, "tokens": tokens})
@@ -153,19 +153,19 @@ def losses(runs: dict[str, Entries], over: str = "tokens") -> tuple[Any, str]:
             axis.plot([x / per for x in xs], ys, "o", color=style["color"], markersize=4)
             values += ys
     for axis, label, values in zip(axes, LOSSES.values(), shown, strict=True):
-        axis.set_title(f"{label}, nats per token (dots: held out)", loc="left", fontsize=9)
+        axis.set_title(f"{label}, nats per token (dots: held-out)", loc="left", fontsize=9)
         if values:
-            room = 0.05 * (max(values) - min(values)) or 1
-            axis.set_ylim(min(values) - room, max(values) + room)
+            margin = 0.05 * (max(values) - min(values)) or 1
+            axis.set_ylim(min(values) - margin, max(values) + margin)
     axes[-1].set_xlabel(unit)
     if len(runs) > 1:
         legend(axes[0])
-    return figure, f"Next-token loss, diffusion bound and chain's loss over {unit}"
+    return figure, f"Next-token loss, diffusion bound and chain loss over {unit}"
 
 
-def courses(steps: Entries) -> tuple[Any, str]:
-    """What else a run measures of itself, over its steps."""
-    measured = [(key, label) for key, label in COURSES.items() if any(key in e for e in steps)]
+def progress_plots(steps: Entries) -> tuple[Any, str]:
+    """Plot the other metrics of a run over its steps."""
+    measured = [(key, label) for key, label in PROGRESS.items() if any(key in e for e in steps)]
     figure, axes = new_figure(len(measured), 1.4)
     for axis, (key, label) in zip(axes, measured, strict=True):
         axis.plot(*curve(steps, key))
@@ -177,11 +177,11 @@ def courses(steps: Entries) -> tuple[Any, str]:
 
 
 def infilling(entries: Entries) -> Section:
-    """Exact matches on held-out packages, by mode of decoding and then by kind and by length."""
+    """Exact matches on held-out packages, for each decoding mode by kind and by length."""
     lines = [entry for entry in entries if any(key.startswith(EXACT) for key in entry)]
     names = [key.removeprefix(EXACT) for entry in lines for key in entry if key.startswith(EXACT)]
     modes = list(dict.fromkeys(name.partition("_")[0] for name in names))
-    classes = sorted({name.partition("_")[2] for name in names}, key=in_order)
+    classes = sorted({name.partition("_")[2] for name in names}, key=class_order)
     figure, axes = new_figure(2 * len(modes), 1.7)
     for number, axis in enumerate(axes):
         mode, lengths = modes[number // 2], number % 2 == 1
@@ -189,61 +189,64 @@ def infilling(entries: Entries) -> Section:
             if name == "all" or name.startswith(LENGTH_CLASS) == lengths:
                 xs, ys = curve(entries, f"{EXACT}{mode}_{name}")
                 style = {"color": INK, "linewidth": 2} if name == "all" else {"linewidth": 1}
-                axis.plot(xs, [100 * y for y in ys], "o-", label=spelt(name), markersize=3, **style)
-        what = "length in tokens" if lengths else "kind of hole"
-        axis.set_title(f"{mode}: exact matches by {what}, %", loc="left", fontsize=9)
+                axis.plot(
+                    xs, [100 * y for y in ys], "o-", label=class_label(name), markersize=3, **style
+                )
+        by = "length in tokens" if lengths else "kind of hole"
+        axis.set_title(f"{mode}: exact matches by {by}, %", loc="left", fontsize=9)
         axis.set_ylim(bottom=0)
         axis.label_outer()
         legend(axis)
     axes[-1].set_xlabel("step")
     rows = [
-        (spelt(name), *(percent(lines[-1].get(f"{EXACT}{mode}_{name}")) for mode in modes))
+        (class_label(name), *(percent(lines[-1].get(f"{EXACT}{mode}_{name}")) for mode in modes))
         for name in classes
     ]
     text = (
-        "Share of holes in held-out packages that the decoder filled exactly; the table: the last."
+        "Share of held-out holes that the decoder filled exactly; the table shows the last "
+        "validation."
     )
     alt = "Exact matches by kind and length of the middle over steps"
-    return Section("Infilling", text, [(figure, alt)], [("held out", *modes), *rows])
+    return Section("Infilling", text, [(figure, alt)], [("held-out holes", *modes), *rows])
 
 
-def in_order(name: str) -> tuple[int, int, str]:
-    """Sorts the classes of holes: all, the kinds, the lengths from short to long."""
+def class_order(name: str) -> tuple[int, int, str]:
+    """A sort key for classes of holes: all, then kinds, then lengths in ascending order."""
     if name.startswith(LENGTH_CLASS):
         bound = int("".join(filter(str.isdigit, name)) or 0)
         return 2, 2 * bound + name.startswith("over_"), name
     return int(name != "all"), 0, name
 
 
-def spelt(name: str) -> str:
-    """A class of holes as people write it."""
+def class_label(name: str) -> str:
+    """A readable label for a class of holes."""
     return f"{'up ' if name.startswith('to_') else ''}{name}".replace("_", " ")
 
 
 def percent(value: float | None) -> str:
-    """A share for a table; nothing if there is none."""
+    """Format a share for a table; empty if there is none."""
     return "" if value is None else f"{value:.0%}"
 
 
 def legend(axis: Any) -> None:
-    """The names of an axis' curves, on its right, where no curve is."""
+    """Put the legend of an axis to its right, clear of the curves."""
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, labelcolor=INK, frameon=False)
 
 
 def compare(runs: dict[str, Entries], settings: dict[str, dict[str, Any]]) -> list[Section]:
-    """Losses of runs over tokens and over time, where each stands, in which settings they differ.
+    """Sections that compare runs: losses over tokens and time, progress, and differing settings.
 
-    A run without a checkpoint has no settings yet.
+    Runs without a checkpoint have no settings yet.
     """
     table: list[tuple[str, ...]] = [("run", "steps", "minutes", "tokens", *LOSSES.values())]
     for name, entries in runs.items():
         step = [entry for entry in entries if entry.keys() >= STEP][-1]
-        held = ([e for e in entries if "validation_bound" in e] or [{}])[-1]
+        held_out = ([e for e in entries if "validation_bound" in e] or [{}])[-1]
         table.append(
             (
                 *(name, f"{step['step']:,}", f"{step['elapsed'] / 60:.1f}", f"{step['tokens']:,}"),
                 *(
-                    f"{held[k]:.3f}" if k in held else ""
+                    f"{held_out[k]:.3f}" if k in held_out else ""
                     for k in (f"validation_{k}" for k in LOSSES)
                 ),
             )
@@ -252,10 +255,10 @@ def compare(runs: dict[str, Entries], settings: dict[str, dict[str, Any]]) -> li
     known = [each for each in settings.values() if each]
     differing = [key for key in keys if len({str(each.get(key)) for each in known}) > 1]
     sections = [
-        Section("Losses", "Dots and the table: on held-out packages.", [losses(runs)], table),
+        Section("Losses", "Dots and table: held-out packages.", [losses(runs)], table),
         Section(
             "Losses over time",
-            "On a busy machine the less to be trusted.",
+            "Less reliable if the machine was busy.",
             [losses(runs, "elapsed")],
         ),
     ]
@@ -263,13 +266,13 @@ def compare(runs: dict[str, Entries], settings: dict[str, dict[str, Any]]) -> li
         rows = [
             (name, *(each.get(key, "") for key in differing)) for name, each in settings.items()
         ]
-        text = "Only those that are not the same in all runs."
+        text = "Only settings that differ between runs."
         sections.append(Section("Settings", text, table=[("run", *differing), *rows]))
     return sections
 
 
 def main(argv: list[str]) -> int:
-    """Draw the page of one run, or `runs.html` in the present folder for several."""
+    """Draw the page of one run, or `runs.html` in the current folder for several."""
     folders = [Path(name) for name in argv]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
@@ -277,7 +280,8 @@ def main(argv: list[str]) -> int:
     runs = {name: read_metrics(folder) for name, folder in zip(names, folders, strict=True)}
     empty = [name for name, entries in runs.items() if not any(e.keys() >= STEP for e in entries)]
     if empty or not folders:
-        print(f"no metrics in {', '.join(empty) or 'no folder'}", file=sys.stderr)
+        reason = f"no metrics in {', '.join(empty)}" if empty else "name the folder of a run"
+        print(f"run_page: {reason}", file=sys.stderr)
         return 1
     if len(folders) == 1:
         write_run_page(folders[0])

@@ -1,11 +1,10 @@
-"""From a corpus to training samples: a file, a hole in it, and the layout of both.
+"""Training samples: files with holes, and plain text, laid out as token ids.
 
-Every sample is a pure function of the seed and its number, so a run that is
-resumed goes on with the very samples it would have seen. Edges of spans are
-characters, not tokens (at 411M parameters that is worth a factor of three in
-random-span infilling: Bavarian et al., arXiv 2207.14255); prefix, middle and
-suffix are tokenised apart, but a middle takes the token along that its
-beginning cuts through, as the decoder chooses that one anew.
+Every sample is a pure function of the seed and its number, so that a resumed run continues with
+the samples it would have seen. Spans are chosen by characters, not tokens, which at 411M
+parameters improves random-span infilling by a factor of three (Bavarian et al., arXiv
+2207.14255). Prefix, middle and suffix are tokenised separately. If a middle starts inside a token
+of the prefix, it includes that token, as in decoding with token healing.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from talaria.coder.syntax.tree import encode, parse
 from talaria.coder.tokenizer import Tokenizer
 from talaria.finetune.corpus import CorpusDocument
 
-# How a middle is chosen, and how often; what is left over is plain text.
+# The share of each kind of middle; the remainder is plain text.
 SPANS = {"line_end": 0.25, "lines": 0.2, "node": 0.1, "characters": 0.15, "body": 0.1}
-# A window with a documented function is visited so many times in a pass over the corpus.
+# Visits of a window with a documented function in each pass over the corpus.
 DOCUMENTED_VISITS = 2
 DOCUMENTED = re.compile(
     r"""^[ \t]*(?:async )?def (?s:.){0,400}?\)[^\n()]*:\n\s+[rRuU]?(?:\"{3}|'{3})""", re.M
@@ -49,23 +48,23 @@ NODES = frozenset(
         "call",
     ]
 )
-LARGEST = 1000  # bytes of a node or a body
-SHORTEST = 64  # tokens of a piece; what is left of a row below it is filled with plain text
-TRIES = 4  # places looked at for a span of the kind drawn
-HEADS = 0.15  # share of pieces in which other files take a good part of the room
-BYTES_PER_TOKEN = 3  # a cautious guess, for cutting text before it is tokenised
+LARGEST = 1000  # bytes of a node or body
+SHORTEST = 64  # tokens of a piece; a shorter remainder of a row is filled with plain text
+ATTEMPTS = 4  # places searched for a span of the drawn kind
+OTHER_FILES_SHARE = 0.15  # share of pieces that reserve much of their length for other files
+BYTES_PER_TOKEN = 3  # a low estimate, for cutting text before it is tokenised
 GAP = "\n\n\n"  # between functions of a module
 
-Place = tuple[int, int]  # a document by number, and a character in it
+Place = tuple[int, int]  # index of a document, and a character offset in it
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row of training data, or a piece of one.
+    """A row of training data, or a piece of one.
 
-    ids      at most the context length, all clean
-    regions  stretches [start, end) of plain text, from which canvases may be drawn
-    middles  the stretches of middles, each with its `<eom>`
+    ids      clean token ids, at most the context length
+    regions  ranges [start, end) of plain text, where canvases may be placed
+    middles  ranges [start, end) of middles, each including its `<eom>`
     """
 
     ids: list[int]
@@ -73,7 +72,7 @@ class Sample:
     middles: list[tuple[int, int]]
 
     def append(self, piece: Sample) -> None:
-        """Put another piece behind what is there."""
+        """Append another piece."""
         at = len(self.ids)
         self.ids.extend(piece.ids)
         self.regions.extend((a + at, b + at) for a, b in piece.regions)
@@ -81,11 +80,11 @@ class Sample:
 
 
 def choose_span(text: str, kind: str, rng: np.random.Generator) -> tuple[int, int] | None:
-    """A span [start, end) of characters of the named kind somewhere in `text`.
+    """Choose a span [start, end) of characters of this kind at random in `text`.
 
-    "line_end" from a place in a line to its end; "lines" whole lines; "node" a
-    statement, definition or call; "characters" any stretch; "body" what a
-    function does, without its docstring. None where the text has no such span.
+    "line_end" is the rest of a line; "lines" whole lines; "node" a statement, definition or call;
+    "characters" any range; "body" a function body without its docstring. None if the text has
+    no such span.
     """
     if kind == "characters":
         length = int(np.exp(rng.uniform(0, np.log(500))))
@@ -118,7 +117,7 @@ def choose_span(text: str, kind: str, rng: np.random.Generator) -> tuple[int, in
     if kind == "line_end":
         end -= text[start:end].endswith("\n")
         return int(rng.integers(start + indentation, end + 1)), end
-    # Whole lines: with their indentation and line break, or from the first word on.
+    # Whole lines, either with indentation and line break or from the first word on.
     last = min(len(edges) - 1, first + int(rng.geometric(0.5)))
     end = edges[last]
     if rng.random() < 0.5:
@@ -164,14 +163,13 @@ def walk(data: bytes) -> Iterator[Node]:
 
 
 class Samples:
-    """Samples by number, as a map-style data set: `samples[i]` is always the same.
+    """A map-style data set of samples: `samples[i]` depends only on the arguments and `i`.
 
-    Files are cut into windows; each pass over the corpus visits every window
-    once, in an order drawn from the seed and the number of the pass.
+    Files are cut into windows, which each pass over the corpus visits in an order drawn from the
+    seed and the number of the pass.
 
-    A row holds pieces of many lengths, and plain text ends it. A middle must not
-    always end where the row does: the model would read its length off the
-    position of the row's end, where in use there is nothing to read.
+    A row consists of pieces of many lengths and ends in plain text. If middles always ended with
+    the row, the model would infer their length from the position, which it cannot in use.
     """
 
     def __init__(
@@ -186,7 +184,7 @@ class Samples:
         exercise_share: float = 0.0,
         spans: Mapping[str, float] = SPANS,
     ) -> None:
-        """`spans`: how middles are chosen; `exercises` take a share of the pieces."""
+        """`spans` gives the share of each kind of middle, `exercise_share` that of exercises."""
         self.documents = [*documents, *exercises]
         self.tokenizer = tokenizer
         self.length = context_length
@@ -222,11 +220,11 @@ class Samples:
         return row
 
     def window(self, rng: np.random.Generator) -> Place:
-        """Any window of the corpus."""
+        """Draw a window of the corpus."""
         return self.windows[int(rng.integers(len(self.windows)))]
 
     def exercise(self, rng: np.random.Generator) -> Place:
-        """The beginning of any function of any exercise."""
+        """Draw an exercise function; returns where it starts."""
         number = int(rng.integers(self.first_exercise, len(self.documents)))
         text = self.documents[number].text
         gap = text.rfind(GAP, 0, int(rng.integers(len(text))))
@@ -239,16 +237,16 @@ class Samples:
         room: int,
         rng: np.random.Generator,
     ) -> Sample:
-        """A file with a hole, or plain text, of at most `room` tokens.
+        """Make a file with a hole, or plain text, of at most `room` tokens.
 
-        Where the place has no hole of the kind wanted, other places are drawn: the
-        kinds keep their shares, however rare they are in a corpus.
+        If the place has no hole of the drawn kind, `draw` gives other places, so that kinds keep
+        their shares even if they are rare in the corpus.
         """
         drawn = rng.random()
         for kind, share in self.spans.items():
             drawn -= share
             if drawn < 0:
-                for _ in range(TRIES):
+                for _ in range(ATTEMPTS):
                     found = self.infilling(*place, kind, room, rng)
                     if found:
                         return found
@@ -256,21 +254,21 @@ class Samples:
                 break
         number, start = place
         text = self.documents[number].text
-        # Else the ends of windows would be read far less often than their beginnings.
+        # A random start: otherwise the ends of windows would be seen far less often.
         reach = min(len(text), start + self.length * BYTES_PER_TOKEN)
         start = text.rfind("\n", 0, int(rng.integers(start, max(start + 1, reach)))) + 1
         return self.plain(number, start, int(rng.integers(min(room, SHORTEST), room + 1)), rng)
 
     def window_of(self, index: int) -> int:
-        """The window that sample `index` is made from."""
-        turn, place = divmod(index, len(self.windows))
-        if self._order is None or self._order[0] != turn:
-            order = np.random.default_rng((self.seed, 0, turn)).permutation(len(self.windows))
-            self._order = (turn, order)
+        """The index of the window from which sample `index` is made."""
+        epoch, place = divmod(index, len(self.windows))
+        if self._order is None or self._order[0] != epoch:
+            order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.windows))
+            self._order = (epoch, order)
         return int(self._order[1][place])
 
     def plain(self, number: int, start: int, length: int, rng: np.random.Generator) -> Sample:
-        """Text from left to right, after pieces of other files where there is room."""
+        """Make plain text of up to `length` tokens, preceded by other files if there is room."""
         tokenizer, document = self.tokenizer, self.documents[number]
         reach = start + length * BYTES_PER_TOKEN * 3
         body = tokenizer.encode(document.text[start:reach])[: length - 1]
@@ -281,10 +279,10 @@ class Samples:
     def infilling(
         self, number: int, start: int, kind: str, room: int, rng: np.random.Generator
     ) -> Sample | None:
-        """A hole of the named kind in the window, with what stands around it.
+        """Make a hole of this kind in the window, with its context.
 
-        At least half of its random length, of at most `room` tokens, is context.
-        None where the window has no such span, or none that fits.
+        Its length is random, at most `room` tokens, and at least half of it is context. None if
+        the window has no such span, or the span is too long.
         """
         tokenizer, text = self.tokenizer, self.documents[number].text
         window = text[start : start + self.length * BYTES_PER_TOKEN]
@@ -300,10 +298,10 @@ class Samples:
         length = int(rng.integers(max(min(room, SHORTEST), 2 * len(middle)), room + 1))
         length -= 3 + len(middle)
         room = length
-        if rng.random() < HEADS:
+        if rng.random() < OTHER_FILES_SHARE:
             room -= int(length * rng.uniform(0.2, 0.6))
 
-        # The suffix is missing (the file ends here), short, or as long as it may be.
+        # The suffix is empty (as at the end of a file), short, or up to 40 % of the room.
         draw = rng.random()
         share = 0 if draw < 0.2 else rng.uniform(0, 0.1) if draw < 0.4 else rng.uniform(0.1, 0.4)
         keep = int(room * share)
@@ -323,9 +321,9 @@ class Samples:
     def other_files(
         self, number: int, room: int, rng: np.random.Generator
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """Pieces of other files of the same package, at most `room` tokens, and their stretches.
+        """Pieces of other files of the same package, at most `room` tokens, and their ranges.
 
-        Exercises stand alone.
+        Exercises get none.
         """
         ids: list[int] = []
         regions: list[tuple[int, int]] = []

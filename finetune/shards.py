@@ -1,7 +1,7 @@
-"""Weights shared out over processes (FSDP2, arXiv 2304.11277), and whole again where they are read.
+"""Weights sharded over processes (FSDP2, arXiv 2304.11277).
 
-A tensor is then a `DTensor`, of which each process holds its rows. Optimisers and
-averages compute with such tensors as with others.
+A sharded weight is a `DTensor`, of which each process holds its rows. Optimisers and weight
+averages handle it like any other tensor.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from talaria.finetune.objective import Objective
 
 
-def share_out(objective: Objective, device: torch.device, processes: int) -> None:
-    """Leave each process its part of the weights; each block is gathered while it computes."""
+def shard(objective: Objective, device: torch.device, processes: int) -> None:
+    """Shard the weights over the processes; each block is gathered while it computes."""
     mesh = init_device_mesh(device.type, (processes,))
     for part in (*objective.denoiser.blocks, objective):
         fully_shard(part, mesh=mesh)
 
 
-def whole(tree: Any) -> Any:
-    """A tree of mappings and lists with every tensor whole; all processes must ask for it."""
+def gathered(tree: Any) -> Any:
+    """A tree of mappings and lists with all tensors whole; every process must call it."""
     if isinstance(tree, DTensor):
         return tree.full_tensor()
     if isinstance(tree, Mapping):
-        return {key: whole(value) for key, value in tree.items()}
+        return {key: gathered(value) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [whole(value) for value in tree]
+        return [gathered(value) for value in tree]
     return tree
 
 
-def placed(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor on the device of another and shared out as that one, if it has its shape."""
+def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, sharded like `like` if that is sharded and has the same shape."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

@@ -1,8 +1,7 @@
-"""The state of a run on disk: one file, replaced whole or not at all."""
+"""The state of a run on disk, in one file that is written atomically."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +10,18 @@ from typing import Any
 import torch
 
 from talaria.coder.errors import DataError
+from talaria.coder.files import replacing
 
 FORMAT = 2
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Makes a full or lost disk a DataError that names `path` and the remedy."""
+    """Turn a failed write into a DataError that names `path` and the remedy."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch hides the error of its file behind one of its own.
+        # torch raises an error of its own, with the file's error as context.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
@@ -32,52 +32,48 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Replace the file by this state: a reader finds the old one or the new one.
+    """Replace the file by this state; it survives a kill or a power cut at any moment.
 
-    DataError if it cannot be written; the old one is then still there.
+    DataError if it cannot be written; the old state is then kept.
     """
-    partial = path.with_suffix(".partial")
     with writing(path):
-        try:
-            with partial.open("wb") as file:
-                torch.save({"format": FORMAT, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        for leftover in path.parent.glob(f".{path.name}-*.partial"):
+            leftover.unlink()  # of a run that was killed while it wrote
+        # torch hides an OSError of a path, but not that of an open file.
+        with replacing(path) as partial, partial.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `write_state` wrote; DataError if it is missing, damaged or of another version."""
+    """Read a state; DataError if it is missing, damaged or has another format."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError(f"{path}: nothing to resume; start without --resume") from error
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many types for damaged files
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: damaged ({reason}); start anew in another --out") from error
+        raise DataError(f"{path}: damaged ({reason}); start over in another --out") from error
     assert isinstance(state, dict)
     if state.get("format") != FORMAT:
         raise DataError(
-            f"{path}: of format {state.get('format', 1)}, this version reads {FORMAT}; "
-            "go on with the version that began the run, or start anew in another --out"
+            f"{path}: state format {state.get('format', 1)}, but this version reads {FORMAT}; "
+            "resume with the version that started the run, or start over in another --out"
         )
     return state
 
 
 def check_identity(path: Path, former: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-    """DataError if the state was made with other settings; it names those that differ."""
+    """Raise DataError, naming the differences, if a state was made with other settings."""
     for key, value in present.items():
         if former.get(key) != value:
             raise DataError(
                 f"{path}: made with {difference(former.get(key), value, key)}; "
-                "resume with the former settings or start anew in another --out"
+                "resume with the original settings or start over in another --out"
             )
 
 
 def difference(former: Any, present: Any, name: str) -> str:
-    """Two settings side by side; of two mappings only what differs."""
+    """Describe how two settings differ; of mappings, only the differing entries."""
     if isinstance(former, dict) and isinstance(present, dict):
         keys = [k for k in former.keys() | present.keys() if former.get(k) != present.get(k)]
         return ", ".join(

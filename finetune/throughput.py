@@ -1,4 +1,4 @@
-"""What a training step computes, and how fast this device could do it at best."""
+"""The operations of a training step, and the peak speed of a device."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def step_flops(
 ) -> float:
     """Floating-point operations of the matrix products of a step, forward and backward.
 
-    Rows of the whole context, each with `canvas_tokens` noised positions beside
-    it; all of these are the chain's too. Attention counts the pairs that see each other, but
-    for the chain's, which are few; recomputation counts nothing. Of a chain that is trained
-    alone, everything else is computed forward only, and no head but its own.
+    Each of the `rows` has a full context and `canvas_tokens` noised positions, all of which the
+    chain processes too. Attention counts only pairs that attend to each other, and not the few
+    of the chain; recomputation is not counted. With `chain_alone`, everything but the chain is
+    computed forward only, without its output head.
     """
     length = config.context_length
     block = 4 * config.width**2 + 3 * config.width * config.mlp_width
@@ -27,7 +27,7 @@ def step_flops(
     chain = canvas_tokens * (config.width**2 + config.chain_layers * block + head)
     pairs = length * (length + 1) / 2 + canvas_tokens * (length / 2 + config.block_length)
     attention = 2 * config.layers * config.width * pairs
-    # A multiply-add is two operations; backward costs twice as much as forward.
+    # A multiply-add is two operations; the backward pass costs twice as much as the forward.
     if chain_alone:
         below = (length + canvas_tokens) * (matrices - head) + attention
         return rows * (2 * below + 6 * chain)
@@ -37,7 +37,7 @@ def step_flops(
 
 @cache
 def matrix_peak(device: torch.device) -> float:
-    """Operations per second of a large bfloat16 product on this device: the best of several."""
+    """Measure the operations per second of a large bfloat16 product: the best of six."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
     best = float("inf")
@@ -51,6 +51,6 @@ def matrix_peak(device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Return when the device has done what it was given."""
+    """Wait until the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

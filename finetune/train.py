@@ -1,10 +1,9 @@
-"""`talaria train`: train a denoiser, next-token first, then with the joint objective.
+"""`talaria train`: train a denoiser, first on next tokens, then with the joint objective.
 
-The first part of the budget goes to the next token alone, which learns faster
-(NBDiff, arXiv 2512.06776); then canvases join in, their length growing from 1.
-A run's folder holds `state.pt` (all that a resumed run needs), `metrics.jsonl`,
-`run.html` (its plots) and `model/`, a checkpoint that `talaria infill --model`
-takes, written at each validation and at the end.
+The first part of the budget trains the next-token loss alone, which learns faster (NBDiff,
+arXiv 2512.06776); then canvases are added, their length growing from 1. The run's folder holds
+`state.pt` (everything needed to resume), `metrics.jsonl`, `run.html` (plots) and `model/`, a
+checkpoint for `talaria infill --model`, written at each validation and at the end.
 """
 
 from __future__ import annotations
@@ -32,28 +31,37 @@ from talaria.finetune.validate import choose_cursors, held_out_samples
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line of `talaria train`; every field of the recipe is a flag."""
+    """Parse the command line of `talaria train`; every field of the recipe is a flag."""
     parser = argparse.ArgumentParser(prog="talaria train", description=__doc__.split("\n")[0])
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--exercises", type=Path, help="corpus of exercises to mix in")
+    parser.add_argument("--exercises", type=Path, help="a corpus of exercises to mix in")
     parser.add_argument("--tokenizer", type=Path, default=Path("data/tokenizer.json"))
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=float, help="planned total of training time")
-    budget.add_argument("--steps", type=int, help="planned total of optimiser steps")
+    budget.add_argument("--minutes", type=float, help="total training time")
+    budget.add_argument("--steps", type=int, help="total optimiser steps")
     parser.add_argument(
-        "--slice", type=float, metavar="MINUTES", help="end so long after the start"
+        "--slice", type=float, metavar="MINUTES", help="save and exit after this time"
     )
-    parser.add_argument("--init", metavar="MODEL", help="start from the weights of this model")
-    parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    parser.add_argument("--init", metavar="MODEL", help="start from this model's weights")
+    parser.add_argument("--resume", action="store_true", help="continue from the last saved state")
     parser.add_argument("--save-every", type=float, default=60, metavar="SECONDS")
     parser.add_argument("--validate-every", type=float, default=600, metavar="SECONDS")
-    parser.add_argument("--cursors", type=int, default=20, help="held-out holes of each kind")
-    parser.add_argument("--micro-batch", type=int, default=8, help="rows in memory at once")
-    parser.add_argument("--workers", type=int, default=0, help="processes that make batches")
-    parser.add_argument("--compile", action="store_true", help="compile; pays after a minute")
     parser.add_argument(
-        "--dense-masks", action="store_true", help="also on a GPU, in place of block-sparse ones"
+        "--cursors",
+        type=int,
+        default=20,
+        help="held-out holes of each kind to decode when validating",
+    )
+    parser.add_argument("--micro-batch", type=int, default=8, help="rows per forward pass")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model, which pays off after a minute"
+    )
+    parser.add_argument(
+        "--dense-masks",
+        action="store_true",
+        help="use dense masks on GPUs too, not block-sparse ones",
     )
     for name, default in asdict(Recipe()).items():
         parser.add_argument(
@@ -69,22 +77,27 @@ def parse(argv: list[str]) -> argparse.Namespace:
             raise UsageError(f"{flag(name)} is {getattr(args, name)}; it must be 0 or more")
     if args.compile and " " in torch.__file__:
         raise UsageError(
-            f"--compile: torch's compiler cannot work where its path has a blank "
-            f"({Path(torch.__file__).parent}); leave it out, or move the environment"
+            f"--compile: torch's compiler fails if its path contains a space "
+            f"({Path(torch.__file__).parent}); omit it, or move the environment"
         )
     return args
 
 
 def main(argv: list[str]) -> int:
-    """Train until the budget or the slice is spent; an interrupt keeps the state for --resume."""
+    """Train until the budget or the slice is spent; an interrupt saves the state for --resume.
+
+    Returns 0 if the run finished or a slice ended, 1 if it was interrupted.
+    """
     began = time.monotonic()
     args = parse(argv)
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
     if (args.out / "state.pt").exists() and not args.resume:
-        raise UsageError(f"{args.out} holds a run; add --resume to go on, or name another --out")
+        raise UsageError(
+            f"{args.out} holds a run; add --resume to continue it, or name another --out"
+        )
     if args.resume and not (args.out / "state.pt").exists():
         raise DataError(f"{args.out / 'state.pt'}: nothing to resume; start without --resume")
-    # Workers are processes of their own; threads within them would only get in the way.
+    # Batches are prepared by worker processes; tokenizer threads would only compete with them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = Tokenizer.load(args.tokenizer)
     held_out = read_nonempty(args.corpus, "valid")
@@ -103,11 +116,11 @@ def main(argv: list[str]) -> int:
     init = None
     if recipe.chain_alone:
         if not args.init:
-            raise UsageError("--chain-alone is 1; give the model whose weights stay with --init")
+            raise UsageError("--chain-alone is 1; name the model to train a chain for with --init")
         for name, parameter in denoiser.named_parameters():
             parameter.requires_grad_(name.startswith("links."))
     if args.init:
-        init = take_weights(denoiser, args.init, args.tokenizer)
+        init = load_weights(denoiser, args.init, args.tokenizer)
     trainer = Trainer(
         recipe,
         denoiser,
@@ -135,29 +148,29 @@ def main(argv: list[str]) -> int:
     return 0 if finished or args.slice else 1
 
 
-def take_weights(denoiser: Transformer, model: str, tokenizer: Path) -> str:
-    """Give the denoiser the weights of a model of the same shape and tokenizer; their hash.
+def load_weights(denoiser: Transformer, model: str, tokenizer: Path) -> str:
+    """Load the weights of a model with the same shape and tokenizer, and return their hash.
 
-    The model may lack the chain, which then begins anew.
+    If the model has no chain, the denoiser's keeps its random weights.
     """
     loaded = checkpoint.load_trainable(model)
     if loaded.config["sha256"][checkpoint.TOKENIZER] != checkpoint.digest(tokenizer):
         raise UsageError(
-            f"--init {model} has another tokenizer than --tokenizer {tokenizer}; "
-            "give the tokenizer.json in the model's folder"
+            f"--init {model} and --tokenizer {tokenizer} have different tokenizers; "
+            "use the tokenizer.json in the model's folder"
         )
     config = loaded.denoiser.config
-    lacks = not config.chain_layers
-    if lacks:
+    chainless = not config.chain_layers
+    if chainless:
         config = replace(config, chain_layers=denoiser.config.chain_layers)
     if config != denoiser.config:
         raise UsageError(
             f"--init {model} has the shape {loaded.denoiser.config}, "
-            f"the recipe asks for {denoiser.config}; give both the same shape"
+            f"but the recipe has {denoiser.config}; make them the same"
         )
-    denoiser.load_state_dict(loaded.denoiser.state_dict(), strict=not lacks)
+    denoiser.load_state_dict(loaded.denoiser.state_dict(), strict=not chainless)
     return loaded.weights_hash
 
 
-if __name__ == "__main__":  # for `accelerate launch`, and where nothing is installed
+if __name__ == "__main__":  # for `accelerate launch`
     sys.exit(guarded("talaria train", lambda: main(sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""A run in progress: steps, what guards them, and its state on disk."""
+"""Optimiser steps, their safeguards, and saving and restoring the state of training."""
 
 from __future__ import annotations
 
@@ -20,52 +20,54 @@ from torch import Tensor, nn
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
-from talaria.finetune.feed import Batches, feed
+from talaria.finetune.batch import TrainingBatch
+from talaria.finetune.feed import BatchDataset, feed
 from talaria.finetune.joint import block_mask, masks_agree
-from talaria.finetune.objective import Batch, Objective
-from talaria.finetune.recipe import Recipe, make_optimizers
+from talaria.finetune.objective import Objective
+from talaria.finetune.optimizers import make_optimizers
+from talaria.finetune.recipe import Recipe
 from talaria.finetune.samples import Samples
-from talaria.finetune.shards import placed, share_out, whole
+from talaria.finetune.shards import gathered, shard, sharded_like
 from talaria.finetune.state import check_identity, read_state, write_state
 from talaria.finetune.throughput import matrix_peak, step_flops
 
-COUNTERS = ("step", "elapsed", "tokens", "averaged", "validated")  # what has been spent
-REMEMBERED = 64  # losses that the next one is compared with
-# How far above them a jump is: nats and standard deviations, whichever is more.
+COUNTERS = ("step", "elapsed", "tokens", "averaged", "validated")  # attributes kept in the state
+HISTORY = 64  # number of losses that the next one is compared with
+# A loss this far above the mean of the history is a spike: nats or standard deviations, whichever
+# is more.
 SPIKE = (0.5, 8)
-# Of the bound, whose weights 1/t make it jump now and then with nothing wrong: by 2.3 nats and
-# nine deviations once in 5,165 steps of canvases. To leave such steps out would bias it. The
-# chain's loss, weighed alike, is judged with it.
+# For bound plus chain. The weights 1/t make the bound jump now and then without a fault: by 2.3
+# nats and nine deviations once in 5,165 steps with canvases. Skipping such steps would bias it.
 BOUND_SPIKE = (4.0, 16)
-PATIENCE = 5  # updates given up in a row before the last good state is taken up again
-ATTEMPTS = 3  # times that this may happen without a new state in between
+PATIENCE = 5  # skipped updates in a row before the last good state is restored
+ATTEMPTS = 3  # restores without a new state in between before the run fails
 
 
 def has_sparse_masks(device: torch.device) -> bool:
-    """Whether FlexAttention can train there: not on a CPU, which lacks its backward pass."""
+    """Whether FlexAttention can train on this device; its backward pass does not support CPUs."""
     return device.type == "cuda"
 
 
 def is_spike(losses: Sequence[float], loss: float, limit: tuple[float, float]) -> bool:
-    """Whether a loss is far above those before it, or no number at all.
+    """Whether a loss is far above those before it, or not finite.
 
-    Judged once REMEMBERED are known; `limit` as in SPIKE.
+    Finite losses are judged only against HISTORY earlier ones; `limit` is as in SPIKE.
     """
     if not math.isfinite(loss):
         return True
-    if len(losses) < REMEMBERED:
+    if len(losses) < HISTORY:
         return False
     nats, deviations = limit
     return loss > statistics.fmean(losses) + max(nats, deviations * statistics.stdev(losses))
 
 
 class Trainer:
-    """The model, its optimisers and what has been spent so far.
+    """The model, its optimisers and the budget spent so far.
 
-    An update whose losses or gradient are no number, or one of whose losses jumps, is given
-    up; after PATIENCE of them in a row the last good state comes back, and the
-    run goes on with later samples. A micro-batch that does not fit the memory is
-    halved; the gradient of a step stays the same.
+    An update is skipped if its losses or gradient are not finite or a loss spikes. After
+    PATIENCE skipped updates in a row, the last good state is restored and training continues
+    with later samples. A micro-batch that does not fit into memory is halved, which leaves the
+    gradient of the step the same.
     """
 
     def __init__(
@@ -80,105 +82,111 @@ class Trainer:
         compiled: bool = False,
         dense_masks: bool = False,
     ) -> None:
-        """Masks are block-sparse where the device has them, unless `dense_masks`."""
+        """Masks are block-sparse if the device supports them, unless `dense_masks`."""
         from accelerate import Accelerator, InitProcessGroupKwargs
 
         self.recipe, self.denoiser, self.tokenizer = recipe, denoiser, tokenizer
-        self.micro_batch, self.asked, self.workers = micro_batch, micro_batch, workers
-        # The others wait as long as the first process takes to validate.
-        waiting = InitProcessGroupKwargs(timeout=timedelta(hours=4))
-        self.accelerator = Accelerator(mixed_precision="bf16", kwargs_handlers=[waiting])
+        self.micro_batch, self.requested_micro_batch = micro_batch, micro_batch
+        self.workers = workers
+        # Other processes wait while the first one validates.
+        timeout = InitProcessGroupKwargs(timeout=timedelta(hours=4))
+        self.accelerator = Accelerator(mixed_precision="bf16", kwargs_handlers=[timeout])
         self.device: torch.device = self.accelerator.device
         self.world: int = self.accelerator.num_processes
-        way = self.accelerator.distributed_type.value
-        if way not in ("NO", "MULTI_GPU", "MULTI_CPU", "FSDP"):
+        distribution = self.accelerator.distributed_type.value
+        if distribution not in ("NO", "MULTI_GPU", "MULTI_CPU", "FSDP"):
             raise UsageError(
-                f"accelerate was told to train by {way}; only processes with all weights "
-                "(MULTI_GPU) or with a share of them (FSDP) are supported"
+                f"accelerate is configured for {distribution}; only data parallelism with whole "
+                "(MULTI_GPU) or sharded weights (FSDP) is supported"
             )
-        # As `accelerate launch --use_fsdp` says it, which accelerate itself does not do on CPUs.
+        # Set by `accelerate launch --use_fsdp`; accelerate itself ignores it on CPUs.
         self.sharded = self.world > 1 and os.environ.get("ACCELERATE_USE_FSDP", "") == "true"
-        if (started := os.environ.get("WORLD_SIZE", "1")) != str(self.world):
+        if (launched := os.environ.get("WORLD_SIZE", "1")) != str(self.world):
             raise UsageError(
-                f"WORLD_SIZE is {started}, but accelerate found a device for {self.world} process "
-                "only; each would train alone into the same folder: start one process, or set "
-                "ACCELERATE_USE_CPU=true to train in several on CPUs"
+                f"WORLD_SIZE is {launched}, but accelerate found devices for {self.world}; each "
+                "process would train alone and write to the same folder: start one process, or set "
+                "ACCELERATE_USE_CPU=true to use several on CPUs"
             )
         self.sparse_masks = has_sparse_masks(self.device) and not dense_masks
-        self.checked = False  # whether sparse masks were seen to say what dense ones say
+        self.masks_checked = False
         if recipe.rows % self.world:
             raise UsageError(
-                f"--rows is {recipe.rows}; it must be a multiple of the {self.world} processes"
+                f"--rows is {recipe.rows}; it must be a multiple of the number of processes, "
+                f"{self.world}"
             )
         denoiser.to(self.device)
         self.compiled = compiled
-        alone = bool(recipe.chain_alone)
-        self.objective: Any = Objective(denoiser, tokenizer.mask, chain_alone=alone)
+        chain_alone = bool(recipe.chain_alone)
+        self.objective: Any = Objective(denoiser, tokenizer.mask, chain_alone=chain_alone)
         if compiled:
             self.objective.compile()
         if self.sharded:
-            share_out(self.objective, self.device, self.world)
+            shard(self.objective, self.device, self.world)
         else:
             self.objective = self.accelerator.prepare(self.objective)
         self.optimizers = make_optimizers(denoiser, recipe)
         rank = self.accelerator.process_index
-        self.data = Batches(samples, tokenizer, recipe, rank, self.world)
+        self.dataset = BatchDataset(samples, tokenizer, recipe, rank, self.world)
         self.step, self.elapsed, self.tokens = 0, 0.0, 0
-        self.averaged = 0  # steps in the average
+        self.averaged = 0  # steps in the weight average
         self.validated = 0.0  # `elapsed` at the last validation
         self.average: dict[str, Tensor] = {}
-        self.losses: deque[float] = deque(maxlen=REMEMBERED)  # of the next token
-        # Of steps with canvases: bound and chain's loss together.
-        self.bounds: deque[float] = deque(maxlen=REMEMBERED)
-        self.given_up = self.attempts = 0
-        self.moved = True  # since the last good state came back
-        self.events: list[tuple[str, str]] = []  # what went wrong and why, for the metrics
+        self.losses: deque[float] = deque(maxlen=HISTORY)  # next-token losses
+        self.bounds: deque[float] = deque(maxlen=HISTORY)  # bound + chain of steps with canvases
+        self.skipped = 0  # updates skipped in a row
+        self.attempts = 0  # restores since the last saved state
+        self.updated = True  # since the last restore
+        self.events: list[tuple[str, str]] = []  # (event, reason) for the metrics
 
-    def batches(self, canvas_lengths: Iterable[int]) -> Iterator[Batch]:
-        """The batches from the present step on, made ahead by worker processes."""
+    def batches(self, canvas_lengths: Iterable[int]) -> Iterator[TrainingBatch]:
+        """Yield the batches from the current step on, prepared ahead by worker processes."""
         indices = zip(count(self.step), canvas_lengths, strict=False)
-        return feed(self.data, indices, self.workers, self.device.type == "cuda")
+        return feed(self.dataset, indices, self.workers, self.device.type == "cuda")
 
-    def agree(self, *wishes: bool) -> list[bool]:
-        """Of each wish whether any process has it; `elapsed` is then the first one's in all.
+    def any_process(self, *flags: bool) -> list[bool]:
+        """Whether each flag is set in any process; also sets `elapsed` to the main process's.
 
-        Whatever depends on time must come out the same everywhere, or the weights drift apart.
+        Decisions that depend on time must be the same in all processes, or weights diverge.
         """
         if self.world == 1:
-            return list(wishes)
+            return list(flags)
         elapsed = self.elapsed if self.accelerator.is_main_process else 0.0
-        mine = torch.tensor([elapsed, *wishes], dtype=torch.float64, device=self.device)
-        self.elapsed, *sums = self.accelerator.reduce(mine, "sum").tolist()
+        local = torch.tensor([elapsed, *flags], dtype=torch.float64, device=self.device)
+        self.elapsed, *sums = self.accelerator.reduce(local, "sum").tolist()
         return [number > 0 for number in sums]
 
-    def leave(self) -> None:
-        """Wait for the other processes, so that none is missed while another still writes."""
+    def shut_down(self) -> None:
+        """Wait until all processes are done, so that none exits while another still writes."""
         if self.world > 1:
             self.accelerator.wait_for_everyone()
             self.accelerator.end_training()
 
-    def train_step(self, batches: Iterator[Batch], progress: float) -> dict[str, float]:
-        """One optimiser step on the next batch; `progress` is the share of the budget spent.
+    def train_step(self, batches: Iterator[TrainingBatch], progress: float) -> dict[str, float]:
+        """Take one optimiser step on the next batch and return its metrics.
 
-        Returns what the metrics say of it; `events` tells what went wrong.
+        `progress` is the fraction of the budget spent. Faults are appended to `events`.
         """
         began = time.monotonic()
         batch = next(batches)
         recipe, rate = self.recipe, self.recipe.rate(progress)
-        if self.sparse_masks and not self.checked and batch.canvas.shape[1]:
+        if self.sparse_masks and not self.masks_checked and batch.canvas.shape[1]:
             self.check_masks(batch)
         losses = self.gradient(batch)
-        norm = whole(nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0))
-        # One wait for the device: whether this gradient is to be used is decided here.
-        next_token, bound, chain, height = torch.cat((losses, norm.reshape(1).float())).tolist()
+        norm = gathered(nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0))
+        # The only synchronisation with the device: decide whether to use this gradient.
+        values = torch.cat((losses, norm.reshape(1).float())).tolist()
+        next_token, bound, chain, gradient_norm = values
         canvases = bound + chain
-        jumps = is_spike(self.losses, next_token, SPIKE)
-        if jumps or is_spike(self.bounds, canvases, BOUND_SPIKE) or not math.isfinite(height):
-            self.given_up += 1
+        if (
+            is_spike(self.losses, next_token, SPIKE)
+            or is_spike(self.bounds, canvases, BOUND_SPIKE)
+            or not math.isfinite(gradient_norm)
+        ):
+            self.skipped += 1
             why = f"next token {next_token:.4g}, bound {bound:.4g}, chain {chain:.4g}"
-            self.events.append(("skipped", f"{why}, gradient norm {height:.4g}"))
+            self.events.append(("skipped", f"{why}, gradient norm {gradient_norm:.4g}"))
         else:
-            self.given_up, self.moved = 0, True
+            self.skipped, self.updated = 0, True
             self.losses.append(next_token)
             if canvases:
                 self.bounds.append(canvases)
@@ -187,8 +195,8 @@ class Trainer:
                     group["lr"] = group["peak"] * rate
                 optimizer.step()
             if progress >= recipe.average_from:
-                self.take_average()
-        self.forget_gradient()
+                self.update_average()
+        self.clear_gradients()
         seconds = time.monotonic() - began
         tokens = recipe.rows * recipe.context_length
         self.step += 1
@@ -202,54 +210,54 @@ class Trainer:
             "peak_share": round(flops / seconds / self.world / matrix_peak(self.device), 4),
             "canvas_length": int((batch.block[:1] == 0).sum()),
             "rate": round(rate, 4),
-            "gradient_norm": round(height, 4),
+            "gradient_norm": round(gradient_norm, 4),
             "next_token_loss": round(next_token, 4),
             "bound": round(bound, 4),
             "chain": round(chain, 4),
         }
 
-    def gradient(self, batch: Batch) -> Tensor:
-        """Leave the gradient of a batch at the weights; its losses, over all processes.
+    def gradient(self, batch: TrainingBatch) -> Tensor:
+        """Compute the gradient of a batch and return its losses, averaged over all processes.
 
-        If a micro-batch does not fit the memory of any of them, all halve theirs and try
-        again; DataError if it is of one row, or if the weights are shared out.
+        If a micro-batch does not fit into the memory of any process, all halve theirs and try
+        again; DataError if it has one row already, or if the weights are sharded.
         """
         while True:
-            full, losses = False, torch.zeros(3, device=self.device)
+            out_of_memory, losses = False, torch.zeros(3, device=self.device)
             try:
                 losses = self.accumulate(batch)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                full = True
-            # Not within `except`: the error holds on to the memory of what failed.
-            # With shared weights the others wait for this process in the midst of a pass.
-            if self.sharded and full:
+                out_of_memory = True
+            # Not within `except`: the exception keeps the memory of the failed pass alive.
+            if self.sharded and out_of_memory:  # the other processes are waiting within the pass
                 raise DataError(
-                    f"a micro-batch of {self.micro_batch} rows does not fit the memory of "
-                    f"{self.device}, and processes that share weights cannot halve it; go on "
-                    f"with --resume and --micro-batch below {self.micro_batch}"
+                    f"a micro-batch of {self.micro_batch} rows does not fit into the memory of "
+                    f"{self.device}, and cannot be halved with sharded weights; resume with "
+                    f"--resume and --micro-batch below {self.micro_batch}"
                 )
             if not self.sharded:
-                (full,) = self.agree(full)
-            if not full:
-                return self.over_all(losses)
-            self.forget_gradient()
+                (out_of_memory,) = self.any_process(out_of_memory)
+            if not out_of_memory:
+                return self.average_over_processes(losses)
+            self.clear_gradients()
             if self.micro_batch == 1:
                 raise DataError(
                     f"not even one row of {self.recipe.context_length} tokens and "
-                    f"{self.recipe.canvas_tokens} of canvases fits the memory of {self.device}; "
-                    "start anew with a smaller --context-length, --canvas-tokens or --width"
+                    f"{self.recipe.canvas_tokens} of canvases fits into the memory of "
+                    f"{self.device}; start over with a smaller --context-length, "
+                    "--canvas-tokens or --width"
                 )
             torch.cuda.empty_cache()
             self.micro_batch //= 2
             self.events.append(("out of memory", f"micro-batch now {self.micro_batch} rows"))
 
-    def over_all(self, losses: Tensor) -> Tensor:
-        """Make each gradient the mean over all processes, and return the mean of their losses."""
+    def average_over_processes(self, losses: Tensor) -> Tensor:
+        """Average the gradients over all processes in place, and return the mean losses."""
         if self.world == 1:
             return losses
-        if not self.sharded:  # else each pass has done it
+        if not self.sharded:  # sharded backward passes do this themselves
             for parameter in self.denoiser.parameters():
                 if parameter.grad is not None:
                     torch.distributed.all_reduce(parameter.grad)
@@ -257,15 +265,15 @@ class Trainer:
         mean: Tensor = self.accelerator.reduce(losses, "mean")
         return mean
 
-    def accumulate(self, batch: Batch) -> Tensor:
-        """Add up the gradients of the micro-batches of this process; its losses."""
+    def accumulate(self, batch: TrainingBatch) -> Tensor:
+        """Accumulate the gradients of this process's micro-batches and return its losses."""
         losses = torch.zeros(3, device=self.device)
         weights = losses.new_tensor((1, self.recipe.bound_weight, self.recipe.chain_weight))
         rows = len(batch.context)
         for first in range(0, rows, self.micro_batch):
             part = batch.rows(first, first + self.micro_batch).to(self.device)
-            # Processes need to agree on a gradient only when it is whole, and where each has
-            # all weights only when it fitted the memory of all: until then none waits.
+            # Defer communication: sharded gradients are reduced with the last micro-batch, whole
+            # ones only after every process has finished within its memory.
             if self.sharded:
                 last = first + self.micro_batch >= rows
                 self.objective.set_requires_gradient_sync(last)
@@ -279,9 +287,9 @@ class Trainer:
             losses += parts.detach().float()
         return losses
 
-    def check_masks(self, batch: Batch) -> None:
-        """Go over to dense masks if block-sparse ones do not say the same on this device."""
-        self.checked = True
+    def check_masks(self, batch: TrainingBatch) -> None:
+        """Fall back to dense masks if block-sparse attention is wrong on this device."""
+        self.masks_checked = True
         part = batch.rows(0, self.micro_batch).to(self.device)
         length = part.context.shape[1]
         if not masks_agree(
@@ -290,14 +298,14 @@ class Trainer:
             self.sparse_masks = False
             self.events.append(("dense masks", "block-sparse attention gave another result"))
 
-    def forget_gradient(self) -> None:
-        """Let go of all gradients and their memory."""
+    def clear_gradients(self) -> None:
+        """Free all gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def take_average(self) -> None:
-        """Take the present weights into the average."""
+    def update_average(self) -> None:
+        """Add the current weights to the average."""
         self.averaged += 1
         for name, weight in self.denoiser.state_dict().items():
             if self.averaged == 1:
@@ -306,21 +314,21 @@ class Trainer:
                 self.average[name].lerp_(weight, 1 / self.averaged)
 
     def model(self, weights: Mapping[str, Tensor] | None = None) -> Transformer:
-        """The denoiser with all its weights, or with others, such as the average.
+        """The denoiser with whole weights, for validation and checkpoints.
 
-        To be measured or written; all processes must ask for it.
+        `weights` replaces its own, for example by the average. Every process must call this.
         """
         if weights is None and not self.sharded:
             return self.denoiser
         with torch.device("meta"):
             denoiser = Transformer(self.denoiser.config)
         chosen = self.denoiser.state_dict() if weights is None else weights
-        denoiser.load_state_dict(whole(chosen), assign=True)
+        denoiser.load_state_dict(gathered(chosen), assign=True)
         return denoiser
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write all state; not while updates are given up: the file holds the last good state."""
-        if self.given_up or not self.moved:
+        """Write the state, unless the last update was skipped: the file is the last good state."""
+        if self.skipped or not self.updated:
             return
         self.attempts = 0
         if self.sharded or self.accelerator.is_main_process:
@@ -332,46 +340,46 @@ class Trainer:
                 "losses": list(self.losses),
                 "bounds": list(self.bounds),
                 "counters": {name: getattr(self, name) for name in COUNTERS},
-                "micro_batch": (self.asked, self.micro_batch),
+                "micro_batch": (self.requested_micro_batch, self.micro_batch),
             }
-            state = whole(state)
+            state = gathered(state)
             if self.accelerator.is_main_process:
                 write_state(path, state)
 
     def restore(self, path: Path, identity: dict[str, Any]) -> None:
-        """Take up the state in the file, made by a run of the same identity."""
+        """Load a state; DataError unless a run of the same identity saved it."""
         state = read_state(path)
         check_identity(path, state["identity"], identity)
-        self.take_up(state)
+        self.load_state(state)
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])
-        asked, fitting = state["micro_batch"]
-        if asked == self.asked:  # else the user knows of another device
+        requested, fitting = state["micro_batch"]
+        if requested == self.requested_micro_batch:  # a new value overrides the one that fitted
             self.micro_batch = fitting
 
-    def go_back(self, path: Path) -> None:
-        """Take up the weights of the last good state; time and samples go on.
+    def restore_last_good(self, path: Path) -> None:
+        """Restore the weights of the last good state, but not its time and position in the data.
 
-        DataError if it has not helped ATTEMPTS times.
+        DataError after ATTEMPTS restores without a new state.
         """
         self.attempts += 1
         if self.attempts > ATTEMPTS:
             raise DataError(
-                f"the loss is no good {ATTEMPTS} times after going back to the state in {path} "
-                f"(step {self.step}); start anew in another --out with a --learning-rate below "
+                f"training diverged again after {ATTEMPTS} restores of {path} (step {self.step}); "
+                f"start over in another --out with a --learning-rate below "
                 f"{self.recipe.learning_rate}"
             )
         state = read_state(path)
-        self.take_up(state)
+        self.load_state(state)
         self.averaged = state["counters"]["averaged"]
-        self.given_up, self.moved = 0, False
+        self.skipped, self.updated = 0, False
         self.events.append(("restored", f"the state of step {state['counters']['step']}"))
 
-    def take_up(self, state: dict[str, Any]) -> None:
-        """Weights, optimisers and what is known of former losses, from a state."""
-        here = self.denoiser.state_dict()
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Load weights, average, optimisers and loss history from a state."""
+        current = self.denoiser.state_dict()
         weights, average = (
-            {name: placed(tensor, here[name]) for name, tensor in state[which].items()}
+            {name: sharded_like(tensor, current[name]) for name, tensor in state[which].items()}
             for which in ("denoiser", "average")
         )
         self.denoiser.load_state_dict(weights)
@@ -380,19 +388,19 @@ class Trainer:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             for number, values in saved["state"].items():
                 for name, tensor in values.items():
-                    values[name] = placed(tensor, parameters[number])
+                    values[name] = sharded_like(tensor, parameters[number])
             optimizer.load_state_dict(saved)
-        self.losses = deque(state["losses"], maxlen=REMEMBERED)
-        self.bounds = deque(state.get("bounds", ()), maxlen=REMEMBERED)  # older states have none
+        self.losses = deque(state["losses"], maxlen=HISTORY)
+        self.bounds = deque(state.get("bounds", ()), maxlen=HISTORY)  # absent in older states
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device or the host had no memory left."""
+    """Whether the device or the host ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def is_device_lost(error: RuntimeError) -> bool:
-    """Whether a device, or the way to another process, failed of itself."""
+    """Whether a device or the communication between processes failed."""
     known = (torch.AcceleratorError, torch.distributed.DistError)
     words = ("CUDA", "cuDNN", "NCCL", "gloo")
     return isinstance(error, known) or any(word in str(error) for word in words)

@@ -17,9 +17,10 @@ from torch import Tensor
 from talaria.coder.denoiser import DenoiserConfig
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
+from talaria.finetune.batch import make_batch
 from talaria.finetune.bpe import token_lengths
 from talaria.finetune.corpus import CorpusDocument
-from talaria.finetune.objective import Objective, make_batch
+from talaria.finetune.objective import Objective
 from talaria.finetune.samples import Sample
 from talaria.finetune.throughput import step_flops
 

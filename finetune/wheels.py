@@ -228,12 +228,12 @@ def read_source(package: Package, cache: Path) -> PackageSource:
         for path, raw in files:
             total.update(f"{path}\0{hashlib.sha256(raw).hexdigest()}\n".encode())
         return PackageSource("standard library", total.hexdigest(), files)
-    path = fetch_wheel(package, cache)
+    wheel_path = fetch_wheel(package, cache)
     try:
-        with zipfile.ZipFile(path) as wheel:
+        with zipfile.ZipFile(wheel_path) as wheel:
             check_licence(package, wheel)
             names = sorted(name for name in wheel.namelist() if name.endswith(".py"))
             files = [(name, wheel.read(name)) for name in names]
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
-        raise DataError(f"{path}: damaged ({error}); delete it and try again") from error
-    return PackageSource(path.name, package.sha256 or digest(path), files)
+        raise DataError(f"{wheel_path}: damaged ({error}); delete it and try again") from error
+    return PackageSource(wheel_path.name, package.sha256 or digest(wheel_path), files)

@@ -27,7 +27,7 @@ from talaria.finetune.exercises.layout import (
     requote,
     signature,
 )
-from talaria.finetune.filters import code_tokens
+from talaria.finetune.ngrams import code_tokens
 
 SECONDS = 1.0
 """Longer than this no call may take."""

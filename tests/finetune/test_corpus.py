@@ -19,7 +19,7 @@ from talaria.finetune.corpus import (
 
 
 def module(seed: int, functions: int = 12) -> str:
-    """A module unlike that of any other seed."""
+    """A random module that shares nothing with those of other seeds."""
     rng = random.Random(seed)
 
     def word() -> str:
@@ -33,25 +33,25 @@ def module(seed: int, functions: int = 12) -> str:
 
 
 def documents(*seeds: int) -> list[CorpusDocument]:
-    """A document for each seed."""
+    """One document per seed."""
     return [CorpusDocument("alpha", f"alpha/m{seed}.py", module(seed)) for seed in seeds]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
+    """The files of a folder by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A corpus of seven documents to train on and two held out."""
+    """A corpus of seven training documents and two held-out ones."""
     out = tmp_path / "corpus"
     write_corpus(out, {"train": documents(*range(7)), "valid": documents(8, 9)}, {"seed": 5})
     return out
 
 
-def test_what_is_written_is_read(folder: Path) -> None:
-    """Documents come back unchanged, in another order, and the manifest holds what was told."""
+def test_a_written_corpus_is_read_back(folder: Path) -> None:
+    """Documents come back unchanged but shuffled, and the manifest holds what was passed."""
     train = read_corpus(folder, "train")
     assert sorted(train, key=lambda d: d.path) == documents(*range(7))
     assert train != documents(*range(7))
@@ -68,7 +68,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "\r\n\x0b\x0c\x1c\x85\u2028", "é🐍\ufeff\ud7ff", '"\\n\\'])
 def test_any_text_comes_back(tmp_path: Path, text: str) -> None:
-    """Line ends of every kind, quotes and signs beyond ASCII are kept as they are."""
+    """All kinds of line endings, quotes and characters outside ASCII are preserved."""
     document = CorpusDocument("alpha", "a b/é.py", text)
     write_corpus(tmp_path / "corpus", {"valid": [document]}, {})
     assert read_corpus(tmp_path / "corpus", "valid") == [document]
@@ -76,7 +76,7 @@ def test_any_text_comes_back(tmp_path: Path, text: str) -> None:
 
 
 def test_the_order_of_documents_does_not_matter(folder: Path, tmp_path: Path) -> None:
-    """The same documents in another order give the same bytes and hash; others do not."""
+    """Bytes and hash depend on the documents, not on their order."""
     again = tmp_path / "again"
     write_corpus(
         again, {"valid": documents(9, 8), "train": documents(*range(6, -1, -1))}, {"seed": 5}
@@ -87,7 +87,7 @@ def test_the_order_of_documents_does_not_matter(folder: Path, tmp_path: Path) ->
 
 
 def test_parts_are_cut_at_their_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No part is larger than the limit, unless it is one document; reading puts them together."""
+    """No part exceeds the limit unless it holds one document; reading joins all parts."""
     monkeypatch.setattr(corpus, "PART_BYTES", 3000)
     big = CorpusDocument("alpha", "alpha/big.py", module(9, 60))
     write_corpus(tmp_path / "corpus", {"train": [big, *documents(*range(7))]}, {})
@@ -100,13 +100,13 @@ def test_parts_are_cut_at_their_limit(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_text_that_cannot_be_compressed_stays_within_a_hundredth() -> None:
-    """The limit of a part before compression bounds the file as well."""
+    """The size limit before compression also bounds the compressed file."""
     noise = random.Random(0).randbytes(1_000_000)
     assert len(lzma.compress(noise, preset=corpus.PRESET)) < 1_010_000
 
 
 def test_a_writer_that_fails_leaves_the_former_corpus(folder: Path, tmp_path: Path) -> None:
-    """Whatever breaks midway, the corpus of before is whole and nothing lies beside it."""
+    """A failed write leaves the existing corpus intact and no temporary files."""
     before = contents(folder)
 
     def broken() -> Any:
@@ -120,7 +120,7 @@ def test_a_writer_that_fails_leaves_the_former_corpus(folder: Path, tmp_path: Pa
 
 
 def test_a_writer_killed_between_its_two_renames(folder: Path) -> None:
-    """The corpus that had been put aside comes back; what had been begun goes."""
+    """The backup is restored and the partial corpus removed."""
     before = contents(folder)
     folder.rename(folder.with_name(".corpus.former"))
     folder.with_name(".corpus.partial").mkdir()
@@ -151,10 +151,10 @@ def test_a_writer_killed_between_its_two_renames(folder: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_corpus_of_the_same_kind_is_not_replaced(
+def test_anything_but_a_corpus_of_the_same_kind_is_refused(
     tmp_path: Path, files: dict[str, str], reason: str
 ) -> None:
-    """Whatever a manifest.json says: every file of the folder must be one that it lists."""
+    """A folder is replaced only if its manifest lists every file in it."""
     out = tmp_path / "corpus"
     out.mkdir()
     for name, text in files.items():
@@ -166,7 +166,7 @@ def test_what_is_no_corpus_of_the_same_kind_is_not_replaced(
 
 
 def test_a_link_to_a_corpus_stays_a_link(folder: Path, tmp_path: Path) -> None:
-    """What it points to is replaced, and comes back after a kill; nothing is left over."""
+    """The target of the link is replaced and can be restored, without leftovers."""
     link = tmp_path / "disk" / "link"
     link.parent.mkdir()
     link.symlink_to(folder)
@@ -183,7 +183,7 @@ def test_a_link_to_a_corpus_stays_a_link(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [None, "a part is missing", "an older format"])
 def test_a_corpus_of_the_same_kind_is_replaced(tmp_path: Path, damage: str | None) -> None:
-    """Also one that can no longer be read."""
+    """Even if it can no longer be read."""
     out = tmp_path / "corpus"
     write_corpus(out, {"train": documents(1)}, {"functions": 1})
     if damage == "a part is missing":
@@ -197,14 +197,14 @@ def test_a_corpus_of_the_same_kind_is_replaced(tmp_path: Path, damage: str | Non
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    """A corpus beneath a file is a DataError that names the place."""
+    """A path below a file is a DataError that names it."""
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_corpus(tmp_path / "file" / "corpus", {}, {})
 
 
 def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No room is a DataError that says so; the former corpus is whole."""
+    """A full disk is a DataError that says so; the existing corpus is intact."""
     before = contents(folder)
 
     def full(*_: object, **__: object) -> None:
@@ -217,7 +217,7 @@ def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_damaged_part_is_a_data_error(folder: Path) -> None:
-    """Reading says which part is damaged or missing, and what to do."""
+    """The error names the damaged or missing part and the remedy."""
     part = folder / "valid-000.jsonl.xz"
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"valid-000.*rebuild it"):
@@ -236,7 +236,7 @@ def test_a_damaged_part_is_a_data_error(folder: Path) -> None:
 def test_a_damaged_corpus_is_made_again_by_its_own_command(
     tmp_path: Path, key: str, command: str
 ) -> None:
-    """Whose name the error gives, for a damaged part and for another format."""
+    """The error names that command, for a damaged part and for another format."""
     out = tmp_path / "corpus"
     write_corpus(out, {"train": documents(1)}, {key: []})
     (out / "train-000.jsonl.xz").write_bytes(b"")
@@ -250,7 +250,7 @@ def test_a_damaged_corpus_is_made_again_by_its_own_command(
 
 @pytest.mark.parametrize("manifest", [None, "{", "[]", "{}", '{"format": 0}'])
 def test_no_corpus_or_another_format(tmp_path: Path, manifest: str | None) -> None:
-    """A folder without a manifest of this format is a DataError with the remedy."""
+    """A folder without a manifest of the current format is a DataError with the remedy."""
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
     for read in (corpus_hash, check_corpus, lambda folder: read_corpus(folder, "train")):
@@ -259,7 +259,7 @@ def test_no_corpus_or_another_format(tmp_path: Path, manifest: str | None) -> No
 
 
 def test_an_unknown_split_is_a_usage_error(tmp_path: Path) -> None:
-    """A split that no corpus has is a mistake of the caller."""
+    """Reading or writing an unknown split is a UsageError."""
     with pytest.raises(UsageError, match="train and valid"):
         read_corpus(tmp_path, "test")
     with pytest.raises(UsageError, match="train and valid"):
@@ -267,7 +267,7 @@ def test_an_unknown_split_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_reading_imports_nothing_heavy() -> None:
-    """Training and tokenizer read a corpus without numpy, datasketch or tqdm being imported."""
+    """Reading a corpus does not import numpy, datasketch or tqdm."""
     heavy = "{'numpy', 'datasketch', 'tqdm'}"
     code = f"import sys, talaria.finetune.corpus; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -42,14 +42,14 @@ ABOUT = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A corpus of two files to train on and one held out."""
+    """A corpus of two training files and a held-out one."""
     out = tmp_path / "corpus"
     write_corpus(out, {"train": TRAIN, "valid": [CorpusDocument("post", "post.py", BARE)]}, ABOUT)
     return out
 
 
 def test_what_is_measured() -> None:
-    """Bytes, those of tests, lines, functions and their docstrings."""
+    """Bytes in all files and in tests, lines, functions and docstrings are counted."""
     contents = measure(TRAIN)
     assert contents.packages == {"shapes": len(DOCUMENTED) + len(BARE)}
     assert contents.tests == {"shapes": len(BARE)}
@@ -58,14 +58,14 @@ def test_what_is_measured() -> None:
 
 
 def test_functions_are_counted_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the sample files are not parsed, and the number of those that were is told."""
+    """Files beyond the sample are not parsed; the number of parsed files is reported."""
     monkeypatch.setattr(corpus_stats, "SAMPLE", 1)
     contents = measure(TRAIN)
     assert (contents.parsed, contents.functions, len(contents.lines)) == (1, 2, 2)
 
 
 def test_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`talaria corpus stats` prints the splits side by side and writes no page unasked."""
+    """`talaria corpus stats` prints the splits side by side and writes no page without --out."""
     assert gather.main(["stats", "--corpus", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["train", "valid"]
@@ -75,8 +75,8 @@ def test_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [p.name for p in folder.parent.iterdir()] == ["corpus"]
 
 
-def test_tokens_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bytes per token are measured, by the shipped tokenizer or another, and tokens follow."""
+def test_tokens_are_estimated(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes per token and the number of tokens use the shipped tokenizer or a given one."""
     texts = [d.text for d in TRAIN]
     shipped = find() / "tokenizer.json"
     tokens = sum(map(len, Tokenizer.load(shipped).encode_batch(texts)))
@@ -93,12 +93,12 @@ def test_tokens_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def size(texts: list[str]) -> int:
-    """Bytes of these texts."""
+    """The size of these texts in bytes."""
     return sum(len(text.encode()) for text in texts)
 
 
 def test_the_page(folder: Path, tmp_path: Path) -> None:
-    """The page shows packages, licences, lengths and reasons, and is the same each time."""
+    """The page shows packages, licences, lengths and reasons, and is reproducible."""
     pages = []
     for name in ("one.html", "two.html"):
         gather.main(["stats", "--corpus", str(folder), "--out", str(tmp_path / name)])
@@ -109,7 +109,7 @@ def test_the_page(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_corpus_of_another_maker(tmp_path: Path) -> None:
-    """Without packages in the manifest, licences and reasons have no section."""
+    """Without packages in the manifest, the page has no sections on licences and reasons."""
     out = tmp_path / "exercises"
     write_corpus(out, {"train": TRAIN}, {})
     gather.main(["stats", "--corpus", str(out), "--out", str(tmp_path / "page.html")])
@@ -119,20 +119,20 @@ def test_a_corpus_of_another_maker(tmp_path: Path) -> None:
 
 
 def test_an_empty_split_has_a_column() -> None:
-    """Nothing at all is told by dashes and zeros."""
+    """An empty split is shown as zeros and dashes."""
     rows = summary({"train": measure(TRAIN), "valid": measure([])}, {"train": 4.0})
     assert [row[2] for row in rows[1:]] == ["0", "0", "0", "-", "-", "-", "-", "0", "-"]
     assert len({len(line) for line in as_text(rows).splitlines()}) == 1
 
 
 def test_licences_of_many_parts_are_shortened() -> None:
-    """The name fits beside its bar."""
+    """Long licence expressions are shortened to fit beside their bars."""
     assert corpus_stats.short("MIT OR Apache-2.0") == "MIT OR Apache-2.0"
     assert corpus_stats.short("Apache-2.0 AND MIT") == "Apache-2.0 AND MIT"
     assert corpus_stats.short("BSD-3-Clause AND 0BSD AND MIT") == "BSD-3-Clause AND 2 others"
 
 
 def test_no_corpus(tmp_path: Path) -> None:
-    """A folder without a corpus is answered with what makes one."""
+    """A folder without a corpus is a DataError that names the command to make one."""
     with pytest.raises(DataError, match="talaria corpus"):
         gather.main(["stats", "--corpus", str(tmp_path)])

@@ -8,7 +8,7 @@ from tests.finetune.test_corpus import module
 
 
 def judge(path: str, raw: bytes) -> filters.FilteredFile:
-    """What is said of a file when there are neither benchmarks nor held-out packages."""
+    """Filter a file without any benchmarks or held-out packages."""
     none = benchmark_grams([])
     return filters.judge((path, raw), none, none)
 
@@ -30,7 +30,7 @@ def judge(path: str, raw: bytes) -> filters.FilteredFile:
     ],
 )
 def test_filters_give_their_reason(reason: str, path: str, content: str | bytes) -> None:
-    """Each kind of file that is not worth learning from is dropped under its own name."""
+    """Each kind of unsuitable file is dropped with its own reason."""
     raw = content.encode() if isinstance(content, str) else content
     assert judge(path, raw).reason == reason
 
@@ -49,7 +49,7 @@ def test_filters_give_their_reason(reason: str, path: str, content: str | bytes)
     ],
 )
 def test_a_copyleft_header_is_a_reason(header: str) -> None:
-    """A file that says at its head that it is under a copyleft or closed licence is dropped."""
+    """A file that states a copyleft or closed licence at its head is dropped."""
     assert judge("a.py", (header + module(1)).encode()).reason == "copyleft header"
 
 
@@ -67,25 +67,25 @@ def test_a_copyleft_header_is_a_reason(header: str) -> None:
     ],
 )
 def test_a_choice_or_a_mention_is_none(header: str) -> None:
-    """A permissive choice, and a licence that is only spoken of, let a file in."""
+    """A file with a permissive option, or that only mentions a licence, is kept."""
     assert judge("a.py", (header + module(1)).encode()).reason is None
 
 
 def test_a_licence_is_looked_for_at_the_head_alone() -> None:
-    """Deep in a file the words are those of a program that deals with licences."""
+    """Licence names deep in a file are ignored."""
     text = module(1, 100) + '\nlicense = "GPL"\n'
     assert len(text) > filters.HEADER
     assert judge("a.py", text.encode()).reason is None
 
 
 def test_invalid_escapes_do_not_warn() -> None:
-    """A file at which Python grumbles is kept, and the grumbling is kept quiet."""
+    """A file that causes syntax warnings is kept, and the warnings are suppressed."""
     text = module(1) + "\nx = '\\d' is 1\n"
     assert judge("a.py", text.encode()).reason is None
 
 
 def test_line_ends_and_byte_order_mark() -> None:
-    """Line ends become \\n and the byte-order mark goes."""
+    """Line endings become \\n and the byte-order mark is removed."""
     raw = b"\xef\xbb\xbf" + module(1).replace("\n", "\r\n").encode()
     kept = judge("a.py", raw)
     assert kept.text == module(1)
@@ -100,13 +100,13 @@ def test_tokens_leave_comments_and_layout_out() -> None:
 
 @pytest.mark.parametrize(("known", "grams", "both"), [([], [1], []), ([2, 5], [1, 5, 9], [5])])
 def test_grams_in_common(known: list[int], grams: list[int], both: list[int]) -> None:
-    """What is looked for may lie before, between and after all that is known."""
+    """Grams may sort before, between or after all known ones."""
     found = shared_grams(np.array(grams, np.uint64), np.array(known, np.uint64))
     assert found.tolist() == both
 
 
 def test_similarity_is_estimated() -> None:
-    """Signatures of texts that share nine tenths of their functions are alike, others are not."""
+    """Texts that share nine tenths of their functions have similar signatures; others do not."""
     whole = code_tokens(module(1, 100))
     most = code_tokens(module(1, 90))
     other = code_tokens(module(2, 100))

@@ -26,7 +26,7 @@ def wheel(
     metadata: str = "License-Expression: MIT",
     version: str = "1.0",
 ) -> Path:
-    """Put a wheel with these files into the cache."""
+    """Write a wheel with these files into the cache."""
     cache.mkdir(exist_ok=True)
     path = cache / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
@@ -38,7 +38,7 @@ def wheel(
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with two packages to train on and one held out, which are all of the list."""
+    """A cache and a list of two training packages and a held-out one."""
     folder = tmp_path / "wheels"
     entries = (("train", ("alpha", "beta")), ("valid", ("gamma",)))
     listing = tmp_path / "packages.toml"
@@ -58,7 +58,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, cache: Path) -> Run:
-    """`talaria corpus` on that list, into `tmp_path / "corpus"`, in one process."""
+    """Run `talaria corpus` on that list into `tmp_path / "corpus"`, in one process."""
 
     def command(*options: str, out: str = "corpus") -> int:
         argv = ["--packages", "alpha,beta,gamma", "--cache", str(cache), "--jobs", "1"]
@@ -68,13 +68,13 @@ def run(tmp_path: Path, cache: Path) -> Run:
 
 
 def dropped(folder: Path, package: str) -> dict[str, int]:
-    """What the manifest says was dropped of a package."""
+    """The files dropped from a package, by reason, from the manifest."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
     return next(p["dropped"] for p in manifest["packages"] if p["name"] == package)
 
 
 def no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every call of pip fail as it does for a version that is not there."""
+    """Make every call of pip fail as for a missing version."""
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho 'ERROR: No matching distribution found' >&2\nexit 1\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
@@ -92,7 +92,7 @@ def serve(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_whole_packages_go_to_their_split(run: Run, tmp_path: Path) -> None:
-    """Each package is in one split with all its files, and the texts come back unchanged."""
+    """All files of a package are in one split, and texts come back unchanged."""
     assert run() == 0
     train = read_corpus(tmp_path / "corpus", "train")
     valid = read_corpus(tmp_path / "corpus", "valid")
@@ -103,7 +103,7 @@ def test_whole_packages_go_to_their_split(run: Run, tmp_path: Path) -> None:
 
 
 def test_manifest_and_table(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The manifest names source, licence and sizes; the table on standard output sums them up."""
+    """The manifest holds source, licence and sizes; standard output shows their sums."""
     run()
     manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_bytes())
     alpha = manifest["packages"][0]
@@ -124,7 +124,7 @@ def test_manifest_and_table(run: Run, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_same_list_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
-    """One process or two: each file of the corpus is equal byte by byte."""
+    """One process or two give the same bytes."""
     run()
     run("--jobs", "2", out="again")
     assert contents(tmp_path / "corpus") == contents(tmp_path / "again")
@@ -134,7 +134,7 @@ def test_the_same_list_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
 def test_up_to_date_is_not_built_again(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second call says so and builds nothing; another request or --force does build."""
+    """A second call says so and builds nothing; another request or --force rebuilds."""
     run()
     builds: list[Any] = []
     monkeypatch.setattr(gather, "build", lambda *args: builds.append(args))
@@ -148,7 +148,7 @@ def test_up_to_date_is_not_built_again(
 
 
 def test_a_damaged_corpus_is_built_again(run: Run, tmp_path: Path) -> None:
-    """A part that was tampered with does not count as up to date."""
+    """A corpus with a damaged part is not up to date."""
     run()
     before = contents(tmp_path / "corpus")
     (tmp_path / "corpus" / "train-000.jsonl.xz").write_bytes(b"")
@@ -159,7 +159,7 @@ def test_a_damaged_corpus_is_built_again(run: Run, tmp_path: Path) -> None:
 def test_exercises_are_not_replaced(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also not by --force; it is said before a package is read, as is a place without rights."""
+    """Not even by --force; this and an unwritable place are reported before any work."""
     monkeypatch.setattr(gather, "gather", lambda *_: pytest.fail("a package was read"))
     out = tmp_path / "corpus"
     write_corpus(out, {"train": [CorpusDocument("exercises", "a.py", "x = 1\n")]}, {"functions": 1})
@@ -172,19 +172,19 @@ def test_exercises_are_not_replaced(
         run(out="file/corpus")
 
 
-def test_a_corpus_without_held_out_text_is_told(
+def test_a_corpus_without_held_out_text_is_reported(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is written, and a line says what it lacks and which packages would bring it."""
+    """It is written, and a message says what is missing and which packages would add it."""
     assert run("--packages", "alpha") == 0
-    assert "no held-out text" in (said := capsys.readouterr().err)
-    assert "some of gamma to --packages" in said
+    assert "no held-out text" in (message := capsys.readouterr().err)
+    assert "some of gamma to --packages" in message
     assert run("--packages", "alpha,gamma") == 0
     assert "held-out" not in capsys.readouterr().err
 
 
 def test_reasons_are_counted_and_duplicates_dropped(run: Run, cache: Path, tmp_path: Path) -> None:
-    """Of equal and of nearly equal files of training the first is kept, each drop is counted."""
+    """The first of equal or nearly equal training files is kept, and drops are counted."""
     near = module(1, 40)
     wheel(
         cache,
@@ -211,7 +211,7 @@ def test_reasons_are_counted_and_duplicates_dropped(run: Run, cache: Path, tmp_p
 def test_training_holds_nothing_near_a_held_out_file(
     run: Run, cache: Path, tmp_path: Path, tail: str
 ) -> None:
-    """A copy, exact or near, of a held-out file leaves training; the held-out file stays."""
+    """Exact and near copies of held-out files are dropped; the held-out files are kept."""
     wheel(cache, "alpha", {"alpha/a.py": module(21, 40) + tail, "alpha/b.py": module(1)})
     wheel(cache, "gamma", {"gamma/a.py": module(21, 40)})
     run()
@@ -223,7 +223,7 @@ def test_training_holds_nothing_near_a_held_out_file(
 def test_training_holds_no_copy_out_of_a_held_out_file(
     run: Run, cache: Path, tmp_path: Path, functions: int, kept: int
 ) -> None:
-    """Fifty tokens in a row from a held-out file are a copy, were all else different."""
+    """Fifty consecutive tokens from a held-out file are a copy, even if all else differs."""
     held_out = module(21, 40)
     copied = "\n\n".join(held_out.split("\n\n")[10 : 10 + functions])
     text = module(1, 40) + "\n\n" + copied
@@ -237,15 +237,15 @@ def test_training_holds_no_copy_out_of_a_held_out_file(
 
 
 def benchmark(path: Path, **problem: str) -> str:
-    """A benchmark of one problem."""
+    """Write a benchmark with one problem."""
     path.write_bytes(gzip.compress(json.dumps(problem).encode()))
     return str(path)
 
 
 def test_files_with_a_benchmark_solution_are_dropped(run: Run, cache: Path, tmp_path: Path) -> None:
-    """Ten tokens of a solved program are enough, unless three packages hold them.
+    """Ten consecutive tokens of a solution are enough, unless three packages contain them.
 
-    How often one package repeats them, and copies between packages, count for nothing.
+    Repetitions in a package and copies between packages do not count.
     """
     idiom = "for i in range(len(values)):\n    print(i, values)\n"
     solution = "    total = low * high - sum(rest) + len(low)\n"
@@ -271,10 +271,10 @@ def test_files_with_a_benchmark_solution_are_dropped(run: Run, cache: Path, tmp_
     assert {"one.gz", "two.gz"} < {b["file"] for b in manifest["request"]["exclude"]}
 
 
-def test_benchmarks_that_come_with_the_package_are_left_out_unasked(
+def test_shipped_benchmarks_are_always_excluded(
     run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their hashes alone drop a file, the manifest names them; naming one adds nothing."""
+    """Shipped hashes exclude files and are in the manifest; --exclude adds no duplicates."""
     solution = "    total = low * high - sum(rest) + len(low)\n"
     wheel(cache, "beta", {"beta/a.py": module(40) + "\n" + solution, "beta/b.py": module(41)})
     shipped = Path(benchmark(tmp_path / "a.gz", prompt="def f():\n", canonical_solution=solution))
@@ -293,7 +293,7 @@ def test_benchmarks_that_come_with_the_package_are_left_out_unasked(
 
 
 def test_the_hashes_that_are_shipped() -> None:
-    """Sorted and distinct, as a search in them needs, and the files they are of are named."""
+    """They are sorted and distinct, as binary search needs, and their files are named."""
     grams = contamination.shipped_grams()
     assert grams.tolist() == sorted(set(grams.tolist()))
     assert len(grams) > 7000
@@ -304,8 +304,8 @@ def test_the_hashes_that_are_shipped() -> None:
     ]
 
 
-def test_a_benchmark_that_is_none(run: Run, tmp_path: Path) -> None:
-    """A file that is no gzip JSONL is a DataError that names it."""
+def test_a_file_that_is_not_a_benchmark(run: Run, tmp_path: Path) -> None:
+    """A file that is not gzip JSONL is a DataError that names it."""
     path = tmp_path / "text.gz"
     path.write_text("no")
     with pytest.raises(DataError, match=r"text\.gz"):
@@ -315,7 +315,7 @@ def test_a_benchmark_that_is_none(run: Run, tmp_path: Path) -> None:
 def test_a_package_is_cut_to_its_share_tests_first(
     run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the share of bytes the tests of a package go before anything else."""
+    """Tests of a package are dropped first if it exceeds its limit."""
     names = ["alpha/a.py", "alpha/b.py", "alpha/tests/c.py", "alpha/test_d.py"]
     wheel(cache, "alpha", {name: module(i) for i, name in enumerate(names)})
     monkeypatch.setattr(gather, "PACKAGE_BYTES", len(module(0)) + len(module(1)))
@@ -328,7 +328,7 @@ def test_a_package_is_cut_to_its_share_tests_first(
 def test_a_build_that_fails_leaves_the_former_corpus(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Whatever breaks midway, the corpus of before is whole and nothing lies beside it."""
+    """A failed build leaves the existing corpus intact and no temporary files."""
     run()
     before = contents(tmp_path / "corpus")
     beside = sorted(p.name for p in tmp_path.iterdir())
@@ -346,7 +346,7 @@ def test_a_build_that_fails_leaves_the_former_corpus(
 def test_a_package_that_cannot_be_had(
     run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error names package, version, pip's own words and the remedy; the cache is as before."""
+    """The error has package, version, pip's message and a remedy; the cache is unchanged."""
     (cache / "beta-1.0-py3-none-any.whl").unlink()
     before = contents(cache)
     no_pip(tmp_path, monkeypatch)
@@ -359,7 +359,7 @@ def test_a_package_that_cannot_be_had(
 def test_a_download_lands_in_the_cache_whole(
     run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What pip leaves in its folder is moved into the cache and read from there."""
+    """A completed download is moved into the cache and read from there."""
     path = cache / "beta-1.0-py3-none-any.whl"
     path.rename(tmp_path / path.name)
     serve(tmp_path / path.name, tmp_path, monkeypatch)
@@ -371,7 +371,7 @@ def test_a_download_lands_in_the_cache_whole(
 def test_wheels_lie_in_the_home_of_talaria(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without --cache, wheels are looked for in $TALARIA_HOME/wheels."""
+    """Without --cache, wheels are in $TALARIA_HOME/wheels."""
     monkeypatch.setenv("TALARIA_HOME", str(cache.parent))
     argv = ["--packages", "alpha", "--jobs", "1", "--out", str(tmp_path / "corpus")]
     assert main(argv) == 0
@@ -379,7 +379,7 @@ def test_wheels_lie_in_the_home_of_talaria(
 
 
 def test_a_wheel_in_the_cache_is_found_by_name_version_and_hash(tmp_path: Path) -> None:
-    """Names are compared as the index does; a wheel with another hash is not the list's."""
+    """Names are normalised as on the index; a wheel with another hash does not match."""
     made = wheel(tmp_path, "More_Things", {}, version="1.2")
     wheel(tmp_path, "more", {}, version="1.2")
     find = wheels.find_wheel
@@ -390,10 +390,10 @@ def test_a_wheel_in_the_cache_is_found_by_name_version_and_hash(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-def test_the_index_is_held_to_the_list(
+def test_downloads_must_match_the_list(
     run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool
 ) -> None:
-    """A download with another hash stops the build; one with the hash of the list comes in."""
+    """A download must have the hash in the list, or the build stops."""
     path = cache / "beta-1.0-py3-none-any.whl"
     path.rename(tmp_path / path.name)
     wheel(cache, "beta", {"beta/a.py": module(66)})  # another file of the same name
@@ -414,7 +414,7 @@ def test_the_index_is_held_to_the_list(
 
 
 def broken_wheels() -> dict[str, Callable[[bytes], bytes]]:
-    """Ways in which a wheel is not what it should be."""
+    """Ways to damage a wheel."""
     return {
         "no archive": lambda raw: b"half a download",
         "cut off": lambda raw: raw[: len(raw) // 2],
@@ -427,7 +427,7 @@ def broken_wheels() -> dict[str, Callable[[bytes], bytes]]:
 
 @pytest.mark.parametrize("kind", broken_wheels())
 def test_a_broken_wheel_is_a_data_error(run: Run, cache: Path, tmp_path: Path, kind: str) -> None:
-    """A file in the cache that is no sound wheel is named, with the remedy; the corpus stays."""
+    """The error names the broken wheel and the remedy; the corpus is kept."""
     run()
     before = contents(tmp_path / "corpus")
     path = cache / "beta-1.0-py3-none-any.whl"
@@ -453,7 +453,7 @@ def test_a_broken_wheel_is_a_data_error(run: Run, cache: Path, tmp_path: Path, k
     ],
 )
 def test_a_licence_unlike_the_list_is_refused(run: Run, cache: Path, metadata: str) -> None:
-    """A wheel whose own metadata state another licence than the list stops the build."""
+    """A wheel whose metadata contradict the listed licence stops the build."""
     wheel(cache, "beta", {"beta/a.py": module(1)}, metadata)
     with pytest.raises(DataError, match=r"beta 1\.0 states the licence"):
         run()
@@ -470,13 +470,13 @@ def test_a_licence_unlike_the_list_is_refused(run: Run, cache: Path, metadata: s
     ],
 )
 def test_a_licence_like_the_list_passes(run: Run, cache: Path, metadata: str) -> None:
-    """Other words for the same licence are no contradiction, nor is silence."""
+    """A different spelling of the same licence, or none at all, is no contradiction."""
     wheel(cache, "beta", {"beta/a.py": module(1)}, metadata)
     assert run() == 0
 
 
 def test_an_unknown_package_is_a_usage_error(run: Run) -> None:
-    """A name that is not in the list is answered with names like it and with the list's place."""
+    """The error names the list and similar packages in it."""
     with pytest.raises(UsageError, match=r"beto not in the list.*packages\.toml; similar: beta$"):
         run("--packages", "alpha,beto")
     with pytest.raises(UsageError, match=r"zz not in the list.*packages\.toml$"):
@@ -486,7 +486,7 @@ def test_an_unknown_package_is_a_usage_error(run: Run) -> None:
 
 
 def test_the_list_that_is_shipped() -> None:
-    """Each package is pinned once with its hash, permissively licensed; the held-out ones stay."""
+    """Packages are pinned by hash, unique and permissive; the held-out ones are fixed."""
     packages = wheels.read_packages(wheels.PACKAGES)
     assert all(len(p.sha256 or "") == 64 for p in packages if p.name != wheels.STDLIB)
     assert len({p.name for p in packages}) == len(packages)
@@ -495,7 +495,7 @@ def test_the_list_that_is_shipped() -> None:
 
 
 def test_a_list_with_another_licence_is_refused(tmp_path: Path) -> None:
-    """Only licences known to be permissive may stand in the list, and only known splits."""
+    """Only permissive licences and known splits are accepted."""
     path = tmp_path / "packages.toml"
     path.write_text('[train]\nx = { version = "1", licence = "MPL-2.0" }\n')
     with pytest.raises(DataError, match=r"x has split 'train' and licence 'MPL-2\.0'"):
@@ -506,7 +506,7 @@ def test_a_list_with_another_licence_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_standard_library_alone() -> None:
-    """Installed packages, tests of bad syntax and files of this machine's build stay out."""
+    """Installed packages, invalid test files and machine-specific files are left out."""
     paths = [path for path, _ in wheels.stdlib_files()]
     assert {"argparse.py", "asyncio/tasks.py", "json/decoder.py"} <= set(paths)
     outside = ("site-packages", "lib2to3/tests", "config-", "_sysconfigdata", "test/bad")

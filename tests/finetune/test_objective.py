@@ -1,4 +1,4 @@
-"""The objective's silent failures: leaks, bias, and training that does not look like use."""
+"""Silent failures of training: leaks, bias, and samples that differ from use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
+from talaria.finetune.batch import IGNORED, choose_canvases, make_batch, stratified
 from talaria.finetune.corpus import CorpusDocument
 from talaria.finetune.joint import block_mask, masks_agree
-from talaria.finetune.objective import IGNORED, Objective, choose_canvases, make_batch, stratified
+from talaria.finetune.objective import Objective
 from talaria.finetune.samples import SPANS, Sample, Samples, choose_span
 
 LENGTH, BLOCK, CANVAS_TOKENS = 128, 8, 64
@@ -41,7 +42,7 @@ class Account:
 
 @pytest.fixture(scope="module")
 def samples(tokenizer: Tokenizer) -> Samples:
-    """Samples of two packages, in whose six files every word of some length is another."""
+    """Samples of two packages with six files, whose longer words all differ."""
     texts = [re.sub(r"\w{5,}", rf"\g<0>{i}", SOURCE) for i in range(6)]
     documents = [CorpusDocument(f"p{i % 2}", f"m{i}.py", text) for i, text in enumerate(texts)]
     assert len({document.text for document in documents}) == 6
@@ -49,7 +50,7 @@ def samples(tokenizer: Tokenizer) -> Samples:
 
 
 def test_a_sample_is_a_function_of_its_number(samples: Samples, tokenizer: Tokenizer) -> None:
-    """Whatever was asked for before."""
+    """It does not depend on samples drawn before."""
     again = Samples(samples.documents, tokenizer, LENGTH, 40, seed=1)
     order = [37, 2, 11]
     assert [again[i] for i in order] == [samples[i] for i in sorted(order, key=order.index)]
@@ -60,7 +61,7 @@ def test_a_sample_is_a_function_of_its_number(samples: Samples, tokenizer: Token
 
 @given(index=st.integers(0, 10_000))
 def test_the_layout_of_samples(samples: Samples, tokenizer: Tokenizer, index: int) -> None:
-    """A row fits, its regions hold no marks, and a middle follows its mark and ends in `<eom>`."""
+    """Rows fit, regions hold no marks, and middles follow `<mid>` and end in `<eom>`."""
     sample = samples[index]
     assert len(sample.ids) <= LENGTH
     for start, end in sample.regions:
@@ -72,10 +73,10 @@ def test_the_layout_of_samples(samples: Samples, tokenizer: Tokenizer, index: in
     assert sample.ids.count(tokenizer.eom) == len(sample.middles)
 
 
-def test_a_middle_takes_along_what_the_decoder_chooses_anew(
+def test_a_middle_includes_the_healed_token(
     samples: Samples, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It begins with the token that the end of its prefix cuts through."""
+    """A middle starts with the last token of the prefix if the span cuts through it."""
     seen: list[str] = []
     real = tokenizer.last_token
 
@@ -85,21 +86,21 @@ def test_a_middle_takes_along_what_the_decoder_chooses_anew(
 
     monkeypatch.setattr(tokenizer, "last_token", last_token)
     rng = np.random.default_rng(0)
-    along = 0
+    healed = 0
     for _ in range(60):
         found = samples.infilling(0, 0, "line_end", 200, rng)
         if found is not None:
             ((start, end),) = found.middles
             assert tokenizer.decode(found.ids[start : end - 1]).startswith(seen[-1])
             assert not found.ids[start - 1] < tokenizer.mask
-            along += bool(seen[-1])
-    assert along > 10
+            healed += bool(seen[-1])
+    assert healed > 10
 
 
 def test_a_hole_and_its_surroundings_are_the_file(samples: Samples, tokenizer: Tokenizer) -> None:
-    """Prefix, middle and suffix put together again are a stretch of one file.
+    """Prefix, middle and suffix joined are a range of one file.
 
-    What stands before them is of other files of the same package, each under its path.
+    Pieces of other files of the same package, each after its path, precede them.
     """
     whole = others = 0
     for index in range(200):
@@ -115,7 +116,7 @@ def test_a_hole_and_its_surroundings_are_the_file(samples: Samples, tokenizer: T
             files = {i for i, document in enumerate(samples.documents) if text in document.text}
             assert files
             whole += len(files) == 1
-            # The piece begins behind the former one's end, or with the row.
+            # The piece starts after the previous one, or with the row.
             at = max((i for i in range(suf) if ids[i] in (tokenizer.eom, tokenizer.pre)), default=0)
             for mark in (i for i in range(at, suf) if ids[i] == tokenizer.file):
                 end = next(i for i in range(mark + 1, suf + 1) if ids[i] > tokenizer.mask)
@@ -129,11 +130,10 @@ def test_a_hole_and_its_surroundings_are_the_file(samples: Samples, tokenizer: T
     assert others > 10
 
 
-def test_the_position_of_an_end_tells_nothing(samples: Samples) -> None:
-    """Middles end all over the row: nowhere is an end what a reader of positions would bet on.
+def test_ends_of_middles_do_not_depend_on_the_position(samples: Samples) -> None:
+    """Middles end all over the row, at no position with high probability.
 
-    When every row ended in a middle, a model learned to write `<eom>` at the row's last
-    position and nowhere else.
+    When every row ended in a middle, a model learned to write `<eom>` only at the last position.
     """
     rows = 1000
     ends = [end for index in range(rows) for _, end in samples[index].middles]
@@ -145,7 +145,7 @@ def test_the_position_of_an_end_tells_nothing(samples: Samples) -> None:
 
 @pytest.mark.parametrize("kind", SPANS)
 def test_spans_lie_in_the_text(kind: str) -> None:
-    """Each kind where it says: line ends end a line, nodes are whole."""
+    """Spans lie within the text; line ends stop at a line break, nodes are not blank."""
     rng = np.random.default_rng(0)
     for _ in range(200):
         span = choose_span(SOURCE, kind, rng)
@@ -161,7 +161,7 @@ def test_spans_lie_in_the_text(kind: str) -> None:
 
 
 def test_a_body_is_what_a_documented_function_does() -> None:
-    """Without its docstring, and with or without the indentation before it."""
+    """A body excludes the docstring and may include the indentation before it."""
     text = (
         "def one(a):\n    return a\n\n\n"
         'def two(a):\n    """Twice."""\n    b = 2 * a\n    return b\n\n\n'
@@ -195,7 +195,7 @@ def test_a_body_begins_where_decoding_begins() -> None:
 
 
 def test_documented_functions_are_visited_more_often(tokenizer: Tokenizer) -> None:
-    """Twice in a pass over the corpus, other windows once."""
+    """Windows with them are visited twice in a pass over the corpus, others once."""
     plain = CorpusDocument("p", "a.py", "x = 1\n" * 30)
     begin = 'mode="r"):\n        """Begin."""'
     documented = CorpusDocument("p", "b.py", SOURCE.replace("balance=0):", begin))
@@ -206,7 +206,7 @@ def test_documented_functions_are_visited_more_often(tokenizer: Tokenizer) -> No
 
 
 def test_a_kind_keeps_its_share_where_it_is_rare(tokenizer: Tokenizer) -> None:
-    """Places without a function give way to others; what is not asked for does not come."""
+    """Places without the drawn kind are replaced by others; no other kind appears."""
     plain = [CorpusDocument("p", f"{i}.py", f"spam_{i} = {i}\n" * 6) for i in range(2)]
     function = 'def two(a):\n    """Twice."""\n    return 2 * a\n\n\nx = two(3)\n'
     documents = [*plain, CorpusDocument("p", "c.py", function)]
@@ -219,7 +219,7 @@ def test_a_kind_keeps_its_share_where_it_is_rare(tokenizer: Tokenizer) -> None:
 
 
 def test_exercises_take_their_share(tokenizer: Tokenizer) -> None:
-    """Of the pieces of a row; they stand without other files before them."""
+    """Exercises get their share of pieces, and no other files before them."""
     library = [CorpusDocument("p", f"m{i}.py", SOURCE) for i in range(4)]
     exercises = [CorpusDocument("exercises", f"e{i}.py", "spam = eggs\n" * 9) for i in range(4)]
     samples = Samples(
@@ -239,7 +239,7 @@ def test_exercises_take_their_share(tokenizer: Tokenizer) -> None:
 def test_canvases_look_like_use(
     samples: Samples, tokenizer: Tokenizer, seed: int, block_length: int
 ) -> None:
-    """Positions continue, what follows `<eom>` is masked and not counted, blocks keep inside."""
+    """Positions are contiguous; after `<eom>` all is masked and not counted."""
     rng = np.random.default_rng(seed)
     rows = [samples[seed * 3 + i] for i in range(3)]
     batch = make_batch(rows, tokenizer, LENGTH, block_length, CANVAS_TOKENS, rng)
@@ -267,7 +267,7 @@ def test_canvases_look_like_use(
 
 
 def test_canvases_cover_the_middle_block_after_block() -> None:
-    """As the decoder will ask for them, the first at the middle's first token."""
+    """They are placed as in decoding, the first at the middle's first token."""
     sample = Sample(list(range(60)), [(1, 30)], [(40, 60)])
     chosen = choose_canvases(sample, 8, 8, np.random.default_rng(0))
     assert chosen == sorted(chosen)
@@ -277,7 +277,7 @@ def test_canvases_cover_the_middle_block_after_block() -> None:
 
 
 def test_the_bound_is_unbiased_in_t(tokenizer: Tokenizer) -> None:
-    """Every token counts the same in the mean over masking levels, however `t` is drawn."""
+    """In the mean over masking levels, every token has the same weight."""
     sample = Sample([tokenizer.mid, *range(1, 8), tokenizer.eom], [], [(1, 9)])
     rng = np.random.default_rng(0)
     draws = 20_000
@@ -286,12 +286,12 @@ def test_the_bound_is_unbiased_in_t(tokenizer: Tokenizer) -> None:
         batch = make_batch([sample] * 100, tokenizer, 16, BLOCK, BLOCK, rng)
         counted = batch.target != IGNORED
         total += (batch.weight * counted).double().sum(0) * 100
-    # The weights of a batch are means over 100 rows of 8 tokens: each expects 1/8.
+    # Weights average over 100 rows of 8 tokens: each has an expectation of 1/8.
     torch.testing.assert_close(total / draws, torch.full_like(total, 1 / BLOCK), rtol=0.1, atol=0)
 
 
 def test_the_next_tokens_of_a_middle_count_more(samples: Samples, tokenizer: Tokenizer) -> None:
-    """As often as asked, and the weights of a batch sum to one."""
+    """By the requested factor, and the weights of a batch sum to one."""
     rows = [samples[i] for i in range(12)]
     rng = np.random.default_rng(0)
     batch = make_batch(rows, tokenizer, LENGTH, BLOCK, 0, rng, middle_weight=5.0)
@@ -304,10 +304,10 @@ def test_the_next_tokens_of_a_middle_count_more(samples: Samples, tokenizer: Tok
             torch.testing.assert_close(inside, torch.full_like(inside, 5 * float(lightest)))
 
 
-def test_the_losses_ignore_what_they_must(
+def test_the_losses_ignore_marks_and_padding(
     denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
 ) -> None:
-    """Marks of the layout and padding are never targets; `<eom>` is, in both losses."""
+    """Layout marks and padding are never targets; `<eom>` is one, in both losses."""
     rows = [samples[i] for i in range(40)]
     batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, np.random.default_rng(0))
     for targets in (batch.next_token, batch.target):
@@ -324,10 +324,10 @@ def test_the_losses_ignore_what_they_must(
     assert none == [0, 0]
 
 
-def test_the_chain_is_trained_as_it_is_used(
+def test_the_chain_loss_matches_decoding(
     denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
 ) -> None:
-    """Its loss is what the decoder's own calls give, on canvases of both kinds."""
+    """The chain loss equals that of the decoder's own calls, on both kinds of canvases."""
     rows = [samples[i] for i in range(6)]
     rng = np.random.default_rng(0)
     mixed = {"suffix_share": 0.5, "end_share": 0.5}
@@ -343,7 +343,7 @@ def test_the_chain_is_trained_as_it_is_used(
             masked = (target != IGNORED).nonzero().flatten().tolist()
             if batch.block[row, first] < 0 or not masked:
                 continue
-            if first >= bounding:  # all is masked from some token on
+            if first >= bounding:  # chain-only: masked from some token on
                 assert masked == [*range(masked[0], masked[-1] + 1)]
                 whole += masked[0] == 0
             before = batch.context[row, : batch.start[row, first]].tolist()
@@ -364,10 +364,10 @@ def test_the_chain_is_trained_as_it_is_used(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.6, 1.0])
-def test_canvases_of_both_kinds_are_drawn_alike(
+def test_both_kinds_of_canvases_are_placed_alike(
     samples: Samples, tokenizer: Tokenizer, share: float
 ) -> None:
-    """Their number is the share asked for; neither kind has a row's earlier ones."""
+    """Chain-only canvases have the requested share, and neither kind comes earlier in the row."""
     rows, count = [samples[i] for i in range(12)], 10
     rng = np.random.default_rng(0)
     batch = make_batch(rows, tokenizer, LENGTH, BLOCK, count * BLOCK, rng, suffix_share=share)
@@ -379,24 +379,24 @@ def test_canvases_of_both_kinds_are_drawn_alike(
         assert 0 < int(before.sum()) < len(rows)
 
 
-def test_one_canvas_at_least_is_left_to_the_bound(samples: Samples, tokenizer: Tokenizer) -> None:
-    """However few there are; unless all are asked for."""
+def test_at_least_one_canvas_trains_the_bound(samples: Samples, tokenizer: Tokenizer) -> None:
+    """Even if there is only one; unless the share is 1."""
     for share, left in ((0.9, BLOCK), (1.0, 0)):
         rng = np.random.default_rng(0)
         batch = make_batch([samples[0]], tokenizer, LENGTH, BLOCK, BLOCK, rng, suffix_share=share)
         assert batch.weight.shape[1] == left
 
 
-def test_the_levels_of_masks_are_stratified() -> None:
-    """One in each of as many equal parts of (0, 1]."""
+def test_masking_levels_are_stratified() -> None:
+    """There is one level in each equal part of (0, 1]."""
     levels = stratified(4, 6, np.random.default_rng(0))
     assert levels.shape == (4, 6)
     assert sorted(np.ceil(levels.flatten() * 24).astype(int)) == list(range(1, 25))
     assert stratified(3, 0, np.random.default_rng(0)).shape == (3, 0)
 
 
-def test_of_some_canvases_the_end_is_given(samples: Samples, tokenizer: Tokenizer) -> None:
-    """All else is masked from some token on; no canvas is given whole."""
+def test_some_canvases_show_their_end(samples: Samples, tokenizer: Tokenizer) -> None:
+    """The rest is masked from some token on; no canvas is fully visible."""
     rows = [samples[i] for i in range(12)]
     ends = []
     for share in (0.0, 1.0):
@@ -413,10 +413,10 @@ def test_of_some_canvases_the_end_is_given(samples: Samples, tokenizer: Tokenize
     assert ends[1] > 5
 
 
-def test_every_canvas_counts_alike_in_the_chains_loss(
+def test_canvases_have_equal_weight_in_the_chain_loss(
     samples: Samples, tokenizer: Tokenizer
 ) -> None:
-    """The weights of a canvas masked from some token on add up to its tokens."""
+    """The weights of a chain-only canvas add up to its number of tokens."""
     rows = [samples[i] for i in range(6)]
     rng = np.random.default_rng(0)
     batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, suffix_share=1.0)
@@ -432,7 +432,7 @@ def test_large_batches_are_computed_in_chunks(
     tokenizer: Tokenizer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Losses and gradients are those of the whole."""
+    """Losses and gradients do not depend on the chunk size."""
     batch = make_batch(
         [samples[i] for i in range(5)],
         tokenizer,
@@ -455,7 +455,7 @@ def test_large_batches_are_computed_in_chunks(
 def test_parts_of_a_batch_add_up_to_it(
     denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
 ) -> None:
-    """However the rows are shared out."""
+    """Losses of slices add up to those of the batch."""
     batch = make_batch(
         [samples[i] for i in range(6)],
         tokenizer,
@@ -470,10 +470,10 @@ def test_parts_of_a_batch_add_up_to_it(
     torch.testing.assert_close(parts, objective(batch), rtol=1e-4, atol=1e-5)
 
 
-def test_sparse_masks_say_what_dense_ones_say(
+def test_sparse_and_dense_masks_give_the_same_losses(
     denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
 ) -> None:
-    """The losses are the same by FlexAttention, to float32 accuracy."""
+    """FlexAttention gives the same losses to float32 accuracy."""
     batch = make_batch(
         [samples[i] for i in range(4)],
         tokenizer,
@@ -483,7 +483,7 @@ def test_sparse_masks_say_what_dense_ones_say(
         np.random.default_rng(0),
     )
     objective = Objective(denoiser, tokenizer.mask)
-    with warnings.catch_warnings(action="ignore"):  # it says that it is slow uncompiled
+    with warnings.catch_warnings(action="ignore"):  # a warning that it is slow uncompiled
         sparse = objective(batch, block_mask(LENGTH, batch.block, batch.start))
     torch.testing.assert_close(sparse, objective(batch), rtol=1e-4, atol=1e-5)
 
@@ -495,7 +495,7 @@ def test_sparse_masks_say_what_dense_ones_say(
         pytest.param(
             True,
             marks=pytest.mark.skipif(
-                " " in torch.__file__, reason="torch's compiler fails where its path has a blank"
+                " " in torch.__file__, reason="torch's compiler fails if its path contains a space"
             ),
         ),
     ],
@@ -507,7 +507,7 @@ def test_sparse_masks_are_checked_before_they_are_used(
     monkeypatch: pytest.MonkeyPatch,
     compiled: bool,
 ) -> None:
-    """A right kernel passes, compiled or not; one that sees a single position too many does not."""
+    """A correct kernel passes, compiled or not; one that attends one position too far fails."""
     batch = make_batch(
         [samples[i] for i in range(4)],
         tokenizer,

@@ -1,4 +1,4 @@
-"""A run's page shows what the run has done so far, whatever its metrics have come to."""
+"""The page of a run shows its progress, even if the metrics are incomplete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from talaria.finetune import run_page
 
 
 def write_metrics(folder: Path, steps: int, *more: dict[str, Any]) -> Path:
-    """A run's folder with so many steps, a validation in the middle and other lines."""
+    """Write a run's metrics: steps, a validation halfway, and more lines."""
     folder.mkdir()
     modes, names = ("diffuse", "ar"), ("all", "node", "to_16", "over_32")
     lines: list[dict[str, Any]] = []
@@ -35,7 +35,7 @@ def write_metrics(folder: Path, steps: int, *more: dict[str, Any]) -> Path:
 
 
 def test_the_page_of_a_run(tmp_path: Path) -> None:
-    """Losses, course, exact matches and events, whatever the last line has come to."""
+    """It shows losses, progress, exact matches and events, even if the last line is torn."""
     event = {"step": 9, "elapsed": 1.0, "event": "restored", "why": "the state of step 5"}
     folder = write_metrics(tmp_path / "run", 20, event, {"event": "resumed"}, {"rate": 1.0})
     with (folder / "metrics.jsonl").open("ab") as file:
@@ -50,8 +50,8 @@ def test_the_page_of_a_run(tmp_path: Path) -> None:
     assert 'http-equiv="refresh"' in text
 
 
-def test_a_chain_that_is_trained_alone_is_drawn() -> None:
-    """Its loss in training and held out; the bound, which is not trained, held out alone."""
+def test_a_chain_trained_alone_is_plotted() -> None:
+    """Its training and held-out losses are plotted; of the untrained bound only the latter."""
     step = {"canvas_length": 32, "rate": 1.0, "next_token_loss": 0.0, "bound": 0.0}
     entries: list[dict[str, Any]] = [
         step | {"step": n, "elapsed": 2.0 * n, "tokens": 100 * n, "chain": 4 - n / 20}
@@ -64,21 +64,21 @@ def test_a_chain_that_is_trained_alone_is_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("progress", "said"), [(None, "2,000 tokens."), (1.0, "finished"), (1.2, "finished")]
+    ("progress", "message"), [(None, "2,000 tokens."), (1.0, "finished"), (1.2, "finished")]
 )
-def test_a_page_that_is_drawn_once_does_not_renew_itself(
-    tmp_path: Path, progress: float | None, said: str
+def test_only_the_page_of_a_running_run_reloads(
+    tmp_path: Path, progress: float | None, message: str
 ) -> None:
-    """By hand, or at the end; only the run itself knows whether it is over."""
+    """A page drawn by hand, or at the end of the run, does not."""
     folder = write_metrics(tmp_path / "run", 20)
     run_page.write_run_page(folder, progress)
     text = (folder / "run.html").read_text()
-    assert said in text
+    assert message in text
     assert "http-equiv" not in text
 
 
-def test_a_loss_that_is_no_number_is_left_out(tmp_path: Path) -> None:
-    """The page of a run that went wrong is the one that people need."""
+def test_losses_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    """The page of a diverged run can be drawn; values that are not finite are left out."""
     bad = {"step": 21, "elapsed": 42.0, "tokens": 2100, "rate": 1.0, "bound": float("inf")}
     folder = write_metrics(tmp_path / "run", 20, bad | {"next_token_loss": float("nan")})
     run_page.write_run_page(folder)
@@ -89,7 +89,7 @@ def test_a_loss_that_is_no_number_is_left_out(tmp_path: Path) -> None:
 
 
 def test_the_same_metrics_give_the_same_bytes(tmp_path: Path) -> None:
-    """Also in another process, whose sets have another order."""
+    """Even in another process, with another hash seed."""
     folder = write_metrics(tmp_path / "run", 20)
     run_page.write_run_page(folder)
     here = (folder / "run.html").read_bytes()
@@ -99,7 +99,7 @@ def test_the_same_metrics_give_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 400, 401, 20_001])
 def test_many_steps_become_few_points(steps: int) -> None:
-    """Each of them the mean of as many steps, so that the last is no noisier than others."""
+    """Each point averages the same number of steps, so that none is noisier."""
     entries = [{"step": step, "rate": float(step)} for step in range(steps)]
     xs, ys = run_page.curve(entries, "rate")
     assert len(xs) == min(steps, run_page.POINTS)
@@ -108,11 +108,11 @@ def test_many_steps_become_few_points(steps: int) -> None:
         assert max(b - a for a, b in pairwise(xs)) < 1.1 * steps / run_page.POINTS
 
 
-def test_lengths_stand_behind_kinds_from_short_to_long() -> None:
-    """Not as their names are spelled."""
+def test_lengths_follow_kinds_in_ascending_order() -> None:
+    """Classes are not sorted by name."""
     names = ["to_16", "over_32", "to_4", "node", "to_32", "all", "line_end"]
-    ordered = sorted(names, key=run_page.in_order)
-    assert [run_page.spelt(name) for name in ordered] == [
+    ordered = sorted(names, key=run_page.class_order)
+    assert [run_page.class_label(name) for name in ordered] == [
         *("all", "line end", "node", "up to 4", "up to 16", "up to 32", "over 32")
     ]
 
@@ -120,7 +120,7 @@ def test_lengths_stand_behind_kinds_from_short_to_long() -> None:
 def test_a_run_that_has_not_begun_has_no_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And asking for it by hand says so."""
+    """The command reports that there are no metrics."""
     run_page.write_run_page(tmp_path)
     assert not (tmp_path / "run.html").exists()
     assert run_page.main([str(tmp_path)]) == 1
@@ -131,7 +131,7 @@ def test_a_run_that_has_not_begun_has_no_page(
 def test_runs_are_compared_on_one_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a table of where each stands, and of the settings in which they differ."""
+    """The page has tables of their progress and of differing settings."""
     monkeypatch.chdir(tmp_path)
     runs = [str(write_metrics(tmp_path / name, 6)) for name in ("one", "other", "third")]
     for run, rate in zip(runs[:2], (0.01, 0.02), strict=True):
@@ -151,7 +151,7 @@ def test_runs_are_compared_on_one_page(
 def test_runs_of_the_same_name_are_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By their whole paths."""
+    """Runs with the same folder name are labelled by their paths."""
     monkeypatch.chdir(tmp_path)
     for parent in ("a", "b"):
         (tmp_path / parent).mkdir()

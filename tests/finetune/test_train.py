@@ -1,4 +1,4 @@
-"""Training goes on where it was, whatever ended it, and gives a model that can be loaded."""
+"""Training resumes wherever it ended, and writes a model that can be loaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.transformer import Transformer
 from talaria.finetune import corpus, train, validate, vocabularies
 from talaria.finetune import tokenizer as tokenizer_command
-from talaria.finetune.objective import Batch, Objective
+from talaria.finetune.batch import TrainingBatch
+from talaria.finetune.objective import Objective
 from talaria.finetune.recipe import Recipe
 from talaria.finetune.run import Run, Validation
 from talaria.finetune.samples import Samples
@@ -69,19 +70,19 @@ def arguments(folder: Path, out: Path, *more: str) -> list[str]:
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics that are whole."""
+    """The complete lines of a run's metrics."""
     metrics = out / "metrics.jsonl"
     text = metrics.read_text() if metrics.exists() else ""
     return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
 
 def events(out: Path) -> list[str]:
-    """What happened to a run."""
+    """The events of a run."""
     return [line["event"] for line in lines(out) if "event" in line]
 
 
 def curve(out: Path) -> list[Any]:
-    """What training saw at every step."""
+    """Step, schedule and losses of every step."""
     return [
         (e["step"], e["rate"], e["canvas_length"], e["next_token_loss"], e["bound"])
         for e in lines(out)
@@ -90,11 +91,11 @@ def curve(out: Path) -> list[Any]:
 
 
 def start(folder: Path, out: Path, *more: str) -> list[str]:
-    """The command line of a tiny run as a program of its own."""
+    """The command line of a tiny run as a separate process."""
     return [sys.executable, "-m", "talaria.finetune.train", *arguments(folder, out, *more)]
 
 
-# As in this process, and nothing may be fetched.
+# One thread, as in this process, and no downloads.
 ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
@@ -105,9 +106,9 @@ ENVIRONMENT = {
 
 
 def by_steps(real: Callable[..., Any]) -> Callable[..., Any]:
-    """A `Trainer.train_step` by whose clock every step takes a second."""
+    """Wrap `Trainer.train_step` so that every step takes one second on its clock."""
 
-    def step(trainer: Trainer, batches: Iterator[Batch], progress: float) -> Any:
+    def step(trainer: Trainer, batches: Iterator[TrainingBatch], progress: float) -> Any:
         entry = real(trainer, batches, progress)
         trainer.elapsed = float(trainer.step)
         return entry
@@ -119,10 +120,10 @@ FIGURES = {"validation_next_token_loss": 1.0, "validation_bound": 1.0}
 
 
 def tiny_run(argv: list[str]) -> None:
-    """A run in a process of its own, where time is counted in steps and nothing is measured."""
+    """A run in its own process, with time counted in steps and without validation."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    multiprocessing.set_start_method("fork", force=True)  # of workers, as in a run of its own
+    multiprocessing.set_start_method("fork", force=True)  # for workers, as in a separate program
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "train_step", by_steps(Trainer.train_step))
         patch.setattr(Validation, "__call__", lambda *_: FIGURES)
@@ -130,16 +131,16 @@ def tiny_run(argv: list[str]) -> None:
         assert train.main(argv) == 0
 
 
-def test_a_killed_run_goes_on_with_the_same_curve(folder: Path, tmp_path: Path) -> None:
-    """Killed with signal 9 at ten random moments, it ends as if it had not been.
+def test_a_killed_run_resumes_with_the_same_curve(folder: Path, tmp_path: Path) -> None:
+    """Killed with signal 9 at ten random moments, it ends like an uninterrupted run.
 
-    A state is saved every six steps, batches are made elsewhere, canvases are
-    trained on from step 12 and weights averaged from step 30.
+    It saves every six steps, has workers, trains canvases from step 12 and averages weights from
+    step 30.
     """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     plan = ["--steps", "60", "--next-token-share", "0.2", "--average-from", "0.5"]
     plan += ["--workers", "2", "--cursors", "0", "--save-every", "5"]
-    # A server that forks: importing torch for each process would take most of the time.
+    # A fork server: importing torch in each process would take most of the time.
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__, "accelerate", "tqdm"])
 
@@ -180,10 +181,10 @@ def test_a_killed_run_goes_on_with_the_same_curve(folder: Path, tmp_path: Path) 
 def test_an_interrupt_keeps_the_state(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Control-C ends a run cleanly; another corpus, tokenizer or shape is then refused."""
+    """Ctrl-C ends a run cleanly; resuming it with other settings is refused."""
     real = Trainer.train_step
 
-    def interrupted(trainer: Trainer, batches: Iterator[Batch], progress: float) -> Any:
+    def interrupted(trainer: Trainer, batches: Iterator[TrainingBatch], progress: float) -> Any:
         if trainer.step == 3:
             signal.raise_signal(signal.SIGINT)
         return real(trainer, batches, progress)
@@ -206,14 +207,14 @@ def test_an_interrupt_keeps_the_state(
         train.main(arguments(folder, out, "--steps", "6", "--resume"))
 
 
-def test_a_slice_ends_in_time_and_the_next_goes_on(folder: Path, tmp_path: Path) -> None:
-    """By the clock on the wall, with a checkpoint; the rate goes on falling where it was."""
+def test_a_slice_ends_in_time_and_the_next_continues(folder: Path, tmp_path: Path) -> None:
+    """Slices follow wall-clock time and write a checkpoint; the rate schedule continues."""
     out = tmp_path / "run"
     plan = arguments(folder, out, "--minutes", "0.02", "--cursors", "0")
     began = time.monotonic()
     assert train.main([*plan, "--slice", "0.0001"]) == 0
     assert time.monotonic() - began < 10
-    assert len(curve(out)) == 1  # a slice that is too short makes a step all the same
+    assert len(curve(out)) == 1  # even the shortest slice takes a step
     assert checkpoint.load(out / "model").config["training"]["optimiser_steps"] == 1
     with pytest.raises(DataError, match=r"planned_minutes 0\.02, not 0\.04;"):
         train.main([*arguments(folder, out, "--minutes", "0.04"), "--resume"])
@@ -222,13 +223,13 @@ def test_a_slice_ends_in_time_and_the_next_goes_on(folder: Path, tmp_path: Path)
     assert curve(out)[-1][1] < 0.2 < curve(out)[len(curve(out)) // 2][1]
 
 
-def test_a_finished_run_is_left_as_it_is(
+def test_a_finished_run_is_left_unchanged(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Resuming it says so and measures nothing; killed before its last checkpoint it goes on."""
+    """Resuming it says so and measures nothing; one killed before its last checkpoint resumes."""
     out = tmp_path / "run"
     plan = arguments(folder, out, "--steps", "3", "--cursors", "0")
     with monkeypatch.context() as patch:
@@ -253,10 +254,10 @@ def test_a_finished_run_is_left_as_it_is(
 def test_slices_shorter_than_the_time_between_validations(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Are validated all the same: the state knows when it was last done."""
+    """They are validated too: the state keeps the time of the last validation."""
     monkeypatch.setattr(Validation, "__call__", lambda *_: FIGURES)
     monkeypatch.setattr(Trainer, "train_step", by_steps(Trainer.train_step))
-    # Slices of two steps, each of a second.
+    # Slices of two steps of one second each.
     monkeypatch.setattr(Run, "seconds_left", lambda run: 60.0 * (run.trainer.step % 2))
     plan = arguments(folder, tmp_path / "run", "--steps", "9", "--cursors", "1", "--slice", "1")
     plan[plan.index("--validate-every") + 1] = "2.5"
@@ -287,7 +288,7 @@ def test_the_better_of_last_weights_and_average_is_kept(
     next_token: tuple[float, float],
     averaged: bool,
 ) -> None:
-    """By exact matches, then by the bound; by the next token if no canvas was trained."""
+    """By exact matches, then the bound; by the next-token loss if no canvas was trained."""
     figures: list[dict[str, float]] = [
         {"validation_bound": bound[i], "validation_next_token_loss": next_token[i]}
         | ({"validation_exact_diffuse_all": exact[i]} if exact else {})
@@ -304,13 +305,13 @@ def test_the_better_of_last_weights_and_average_is_kept(
     assert model.config["training"]["validation_bound"] == bound[averaged]
 
 
-def test_signals_to_all_processes_leave_the_state(
+def test_signals_to_all_processes_keep_the_state(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGTERM to the whole group, twice as from `timeout`, and workers that are killed."""
+    """SIGTERM to the whole group, twice as from `timeout`, and killed workers."""
     real = Trainer.train_step
 
-    def terminated(trainer: Trainer, batches: Iterator[Batch], progress: float) -> Any:
+    def terminated(trainer: Trainer, batches: Iterator[TrainingBatch], progress: float) -> Any:
         if trainer.step == 3:
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid or 0, signal.SIGTERM)
@@ -318,7 +319,7 @@ def test_signals_to_all_processes_leave_the_state(
                 signal.raise_signal(signal.SIGTERM)
         return real(trainer, batches, progress)
 
-    def killed(trainer: Trainer, batches: Iterator[Batch], progress: float) -> Any:
+    def killed(trainer: Trainer, batches: Iterator[TrainingBatch], progress: float) -> Any:
         if trainer.step == 5:
             for worker in multiprocessing.active_children():
                 worker.kill()
@@ -333,7 +334,7 @@ def test_signals_to_all_processes_leave_the_state(
     monkeypatch.setattr(Trainer, "train_step", killed)
     with pytest.raises(DataError, match="fewer --workers"):
         train.main([*plan, "--resume"])
-    # Batches that had been made before count.
+    # Batches prepared before the kill are still used.
     step = read_state(out / "state.pt")["counters"]["step"]
     assert step >= 5
     monkeypatch.setattr(Trainer, "train_step", real)
@@ -341,8 +342,8 @@ def test_signals_to_all_processes_leave_the_state(
     assert [step for step, *_ in curve(out)] == list(range(1, 10))
 
 
-def test_a_full_disk_leaves_the_former_state(tmp_path: Path) -> None:
-    """And nothing that takes up space; the message names the file and the remedy."""
+def test_a_full_disk_keeps_the_existing_state(tmp_path: Path) -> None:
+    """No temporary file is left; the message names the file and the remedy."""
     path = tmp_path / "state.pt"
     write_state(path, {"weights": torch.zeros(10)})
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -355,14 +356,14 @@ def test_a_full_disk_leaves_the_former_state(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
     assert len(read_state(path)["weights"]) == 10
     torch.save({"identity": {}}, path)
-    with pytest.raises(DataError, match="of format 1"):
+    with pytest.raises(DataError, match="state format 1"):
         read_state(path)
 
 
-def test_a_page_that_cannot_be_drawn_ends_no_run(
+def test_a_page_that_cannot_be_drawn_does_not_end_the_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is noted once."""
+    """The failure is recorded once."""
 
     def broken(folder: Path, progress: float) -> None:
         raise ValueError("no ink")
@@ -374,41 +375,44 @@ def test_a_page_that_cannot_be_drawn_ends_no_run(
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory."), "is full at step 2 .*--micro-batch 1"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            "out of memory on .* at step 2 .*--micro-batch 1",
+        ),
         (RuntimeError("CUDA error: unspecified launch failure"), "failed at step 2 .*--resume"),
         (torch.distributed.DistBackendError("NCCL error"), "failed at step 2 .*--resume"),
     ],
 )
 def test_memory_and_devices_that_fail_are_told_apart(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
-    """Also outside of the gradient; any other error is a fault of ours and looks like one."""
-    real = Trainer.forget_gradient
+    """Even outside the gradient; any other error is a bug and propagates."""
+    real = Trainer.clear_gradients
 
     def fail(trainer: Trainer) -> None:
         if trainer.step == 2:
             raise error
         real(trainer)
 
-    monkeypatch.setattr(Trainer, "forget_gradient", fail)
-    with pytest.raises(DataError, match=said):
+    monkeypatch.setattr(Trainer, "clear_gradients", fail)
+    with pytest.raises(DataError, match=message):
         train.main(arguments(folder, tmp_path / "run", "--steps", "4"))
     error = RuntimeError("shapes differ")
     with pytest.raises(RuntimeError, match="shapes"):
         train.main(arguments(folder, tmp_path / "other", "--steps", "4"))
 
 
-def test_a_loss_that_is_no_number_is_left_out(
+def test_updates_with_infinite_losses_are_skipped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One is skipped; several in a row bring the last good state back; all of them end the run."""
+    """Single ones are skipped, several in a row restore the last good state, all fail the run."""
     real = Objective.forward
     calls = iter(range(10_000))
     bad = {6, 7, *range(20, 30)}  # two micro-batches a step
 
-    def forward(objective: Objective, batch: Batch, mask: None = None) -> torch.Tensor:
+    def forward(objective: Objective, batch: TrainingBatch, mask: None = None) -> torch.Tensor:
         return real(objective, batch, mask) * (float("nan") if next(calls) in bad else 1)
 
     monkeypatch.setattr(Objective, "forward", forward)
@@ -428,7 +432,7 @@ def test_a_loss_that_is_no_number_is_left_out(
 
 
 def test_a_jump_of_the_loss_is_a_spike() -> None:
-    """Noise is none, and nothing is before enough is known."""
+    """Noise is not, and nothing is before the history is full."""
     losses = [3.0, 3.1, 2.9, 3.05] * 16
     assert not is_spike(losses, 3.4, SPIKE)
     assert is_spike(losses, 4.2, SPIKE)
@@ -439,11 +443,11 @@ def test_a_jump_of_the_loss_is_a_spike() -> None:
 
 
 @pytest.mark.parametrize("jumping", [0, 1, 2])
-def test_a_jump_of_any_loss_is_left_out(
+def test_updates_with_a_spike_in_any_loss_are_skipped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jumping: int
 ) -> None:
-    """Each alone; steps without canvases say nothing of bounds."""
-    monkeypatch.setattr("talaria.finetune.trainer.REMEMBERED", 8)
+    """Each loss is judged separately; steps without canvases add no bounds."""
+    monkeypatch.setattr("talaria.finetune.trainer.HISTORY", 8)
     real, factors = Objective.forward, torch.ones(3)
     monkeypatch.setattr(Objective, "forward", lambda *args: real(*args) * factors)
     run = trainer(folder)
@@ -468,7 +472,7 @@ def test_a_jump_of_any_loss_is_left_out(
 
 
 def trainer(folder: Path, **more: Any) -> Trainer:
-    """A trainer of the tiny shape, every weight random, that has done nothing yet."""
+    """A new trainer of the tiny shape with random weights."""
     recipe = Recipe(
         layers=1,
         width=32,
@@ -489,7 +493,7 @@ def trainer(folder: Path, **more: Any) -> Trainer:
 
 
 def gradient(trainer: Trainer) -> torch.Tensor:
-    """The gradient of the trainer's next step, in one row."""
+    """The gradient of the trainer's next step, flattened."""
     batch = next(trainer.batches(iter([4])))
     trainer.gradient(batch)
     return torch.cat(
@@ -497,7 +501,7 @@ def gradient(trainer: Trainer) -> torch.Tensor:
     )
 
 
-# torch refuses the backward pass of FlexAttention on a CPU, but its reference can do it.
+# torch rejects the backward pass of FlexAttention on a CPU, but its reference supports it.
 SPARSE = """
 from talaria.finetune import trainer
 from torch.nn.attention import flex_attention
@@ -505,7 +509,7 @@ trainer.has_sparse_masks = lambda device: True
 flex_attention._validate_device = lambda *tensors: None
 """
 
-# A program after this can reach no other machine; sockets of this one have paths, not tuples.
+# Forbids connections to other machines; local sockets have paths, not tuples, as addresses.
 OFFLINE = """
 import sys
 def forbid(event, given):
@@ -518,25 +522,23 @@ sys.addaudithook(forbid)
 def test_the_gradient_does_not_depend_on_how_it_is_computed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one piece, in micro-batches, with batches made elsewhere, with block-sparse masks."""
+    """Whole or in micro-batches, with workers, with block-sparse masks."""
     expected = gradient(trainer(folder))
     assert expected.norm() > 0
     for settings in ({"micro_batch": 1}, {"micro_batch": 3}, {"workers": 2}):
         found = gradient(trainer(folder, **settings))
-        # bfloat16 products: what is summed in another order differs in the third digit.
+        # bfloat16 products summed in another order differ in the third digit.
         assert (found - expected).norm() < 0.02 * expected.norm(), settings
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr("talaria.finetune.trainer.has_sparse_masks", lambda device: True)
-    with warnings.catch_warnings(action="ignore"):  # it says that it is slow uncompiled
+    with warnings.catch_warnings(action="ignore"):  # a warning that it is slow uncompiled
         found = gradient(trainer(folder))
     assert 0 < (found - expected).norm() < 0.02 * expected.norm()
     assert torch.equal(gradient(trainer(folder, dense_masks=True)), expected)
 
 
-def test_a_kernel_that_computes_something_else_is_not_used(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its results and gradients are compared with those of dense masks before the first step."""
+def test_a_wrong_kernel_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results and gradients are compared with those of dense masks before the first step."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr("talaria.finetune.trainer.has_sparse_masks", lambda device: True)
     with warnings.catch_warnings(action="ignore"):
@@ -557,12 +559,12 @@ def test_a_kernel_that_computes_something_else_is_not_used(
 def test_a_micro_batch_that_does_not_fit_is_halved(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until it fits, with the same gradient, also in later runs; one row too much is an error."""
+    """Until it fits, with the same gradient, and in resumed runs; one row must fit."""
     expected = gradient(trainer(folder))
     real = Objective.forward
     limit = 1
 
-    def forward(objective: Objective, batch: Batch, mask: None = None) -> torch.Tensor:
+    def forward(objective: Objective, batch: TrainingBatch, mask: None = None) -> torch.Tensor:
         if len(batch.context) > limit:
             raise torch.OutOfMemoryError("out of memory")
         return real(objective, batch, mask)
@@ -584,21 +586,21 @@ def test_a_micro_batch_that_does_not_fit_is_halved(
 
 
 def test_the_average_is_the_mean_of_the_weights(folder: Path) -> None:
-    """Of those since it began."""
+    """The mean of all weights since averaging began."""
     run = trainer(folder)
     seen = []
     for _ in range(3):
         run.denoiser.embed.weight.data += torch.randn(run.denoiser.embed.weight.shape)
         seen.append(run.denoiser.embed.weight.detach().clone())
-        run.take_average()
+        run.update_average()
     torch.testing.assert_close(run.average["embed.weight"], torch.stack(seen).mean(0))
 
 
-# Runs in the same processes, which begin with clocks of their own and write what they end with.
+# Runs several trainings in the same processes, with different clocks, and saves their results.
 SPY = """
 import json, os, sys, torch
 from talaria.finetune import objective, run, train, trainer
-real, leave = run.Run.loop, trainer.Trainer.leave
+real, leave = run.Run.loop, trainer.Trainer.shut_down
 def loop(run):
     trainer = run.trainer
     rank = trainer.accelerator.process_index
@@ -621,7 +623,7 @@ trainer.Trainer.__init__ = begun
 figures = {"validation_next_token_loss": 1.0, "validation_bound": 1.0}
 run.Validation.__call__ = lambda *_: figures
 trainers = []
-trainer.Trainer.leave = lambda trainer: None
+trainer.Trainer.shut_down = lambda trainer: None
 for way, argv in json.loads(sys.argv[1]):
     os.environ["ACCELERATE_USE_FSDP"] = str(way == "shards").lower()
     objective.Objective.forward = one_row if way == "memory" else forward
@@ -632,10 +634,10 @@ leave(trainers[-1])
 
 
 def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
-    """Each has its share of the rows, all go by one clock and end with the same weights.
+    """They share the rows and a clock, and end with the same weights.
 
-    So they do where each keeps its share of the weights too, also in slices, and where
-    the memory of one of them holds a single row.
+    So do sharded weights, even in slices, and a run in which one process has memory for only one
+    row.
     """
     spy = tmp_path / "spy.py"
     spy.write_text(SPY)
@@ -651,15 +653,15 @@ def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
         ("shards", arguments(folder, shards, *by_steps, "--resume")),
         ("memory", arguments(folder, memory, *by_steps)),
     ]
-    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.getcwd()}
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
     with subprocess.Popen(
         [*command, json.dumps(runs)], env=environment, stderr=subprocess.PIPE, text=True
     ) as launcher:
         try:
-            said = launcher.communicate(timeout=300)[1]
+            stderr = launcher.communicate(timeout=300)[1]
         finally:
-            launcher.terminate()  # not killed: it has others to end
-    assert launcher.returncode == 0, said
+            launcher.terminate()  # not kill: it must end its children
+    assert launcher.returncode == 0, stderr
     weights = {}
     for out in outs:
         one, other = (torch.load(out / f"{rank}.pt") for rank in range(2))
@@ -673,27 +675,27 @@ def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
         assert checkpoint.load(out / "model").config["training"]["optimiser_steps"] == len(made)
     assert len(made) == 20
     assert events(shards) == ["resumed", "averaged"]
-    # What is summed in another order: bfloat16 differs in the third digit, and steps add up.
+    # bfloat16 sums in another order differ in the third digit, and steps accumulate this.
     for out in (shards, memory):
         assert (weights[out] - weights[steps]).norm() < 0.05 * weights[steps].norm()
     assert events(memory) == ["out of memory", "averaged"]
 
 
-def test_processes_that_know_nothing_of_each_other_are_refused(
+def test_unconnected_processes_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As without a GPU under a launcher for GPUs: each would write the same folder."""
+    """For example without GPUs under a launcher for GPUs: all would write the same folder."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="ACCELERATE_USE_CPU"):
         train.main(arguments(folder, tmp_path / "run", "--steps", "2"))
     assert not (tmp_path / "run").exists()
 
 
-def test_the_way_of_a_gpu_without_one(folder: Path, tmp_path: Path) -> None:
-    """The same program with block-sparse masks, workers, parts and exercises, offline.
+def test_the_gpu_path_on_a_cpu(folder: Path, tmp_path: Path) -> None:
+    """The program with block-sparse masks, workers and exercises, offline.
 
-    Not compiled: torch compiles the backward pass of FlexAttention for GPUs alone, and that
-    of dense masks takes 50 seconds here. `masks_agree` is tested compiled.
+    It is not compiled: torch compiles the backward pass of FlexAttention only for GPUs, and
+    compiling that of dense masks takes 50 seconds. `masks_agree` is tested compiled.
     """
     out = tmp_path / "run"
     more = ("--workers", "2", "--exercises", str(folder / "corpus"))
@@ -713,7 +715,7 @@ def test_the_way_of_a_gpu_without_one(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Is named in one line, as any other path that cannot be used."""
+    """The error is one line that names it."""
     (tmp_path / "file").write_text("")
     argv = arguments(folder, tmp_path / "file" / "run", "--steps", "2")
     assert cli.main(["train", *argv]) == 1
@@ -748,7 +750,7 @@ def test_a_folder_that_cannot_be_written(
 def test_wrong_settings_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], reason: str
 ) -> None:
-    """Before anything is read."""
+    """They are refused before anything is read."""
     monkeypatch.setattr(train, "read_nonempty", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(UsageError, match=reason):
         train.main(arguments(folder, tmp_path / "run", *more))
@@ -760,7 +762,7 @@ def test_wrong_settings_are_refused(
 def test_a_corpus_of_one_split_is_refused(
     folder: Path, tmp_path: Path, split: str, reason: str, model_folder: Path
 ) -> None:
-    """By all that needs both, before anything is learned or trained, with the remedy."""
+    """Commands that need both splits refuse it before any work, with the remedy."""
     only = tmp_path / "only"
     corpus.write_corpus(only, {split: corpus.read_corpus(folder / "corpus", split)}, {})
     where = ["--corpus", str(only)]
@@ -779,14 +781,14 @@ def test_a_corpus_of_one_split_is_refused(
 
 
 def test_nothing_to_resume(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is said plainly, and before anything is read."""
+    """The error comes before anything is read."""
     monkeypatch.setattr(train, "read_nonempty", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(DataError, match="nothing to resume"):
         train.main(arguments(folder, tmp_path / "run", "--steps", "2", "--resume"))
 
 
 def test_a_run_can_start_from_the_weights_of_a_model(folder: Path, tmp_path: Path) -> None:
-    """Of the same shape and tokenizer; another one is refused."""
+    """Its shape and tokenizer must be the same."""
     first, second = tmp_path / "first", tmp_path / "second"
     assert train.main(arguments(folder, first, "--steps", "30")) == 0
     model = str(first / "model")
@@ -800,12 +802,12 @@ def test_a_run_can_start_from_the_weights_of_a_model(folder: Path, tmp_path: Pat
     other.save(tmp_path / "tokenizer.json")
     argv = arguments(folder, tmp_path / "x", "--steps", "2", "--init", model)
     argv[argv.index("--tokenizer") + 1] = str(tmp_path / "tokenizer.json")
-    with pytest.raises(UsageError, match="another tokenizer"):
+    with pytest.raises(UsageError, match="different tokenizers"):
         train.main(argv)
 
 
-def test_a_chain_is_trained_alone(folder: Path, tmp_path: Path) -> None:
-    """Its loss falls; all other weights stay, to the bit, and so do the other modes' texts."""
+def test_a_chain_can_be_trained_alone(folder: Path, tmp_path: Path) -> None:
+    """Its loss falls, and all other weights stay bitwise the same."""
     first, second = tmp_path / "first", tmp_path / "second"
     assert train.main(arguments(folder, first, "--steps", "20", "--chain-layers", "0")) == 0
     more = "--chain-alone", "1", "--init", str(first / "model")
@@ -825,35 +827,35 @@ def test_a_chain_is_trained_alone(folder: Path, tmp_path: Path) -> None:
         (("--chain-alone", "1", "--chain-layers", "0"), "for a model with a chain"),
     ],
 )
-def test_a_chain_alone_needs_something_to_stand_on(
+def test_training_a_chain_alone_needs_a_model_with_a_chain(
     folder: Path, tmp_path: Path, given: tuple[str, ...], reason: str
 ) -> None:
-    """A model, and a chain."""
+    """It needs --init and at least one chain layer."""
     with pytest.raises(UsageError, match=reason):
         train.main(arguments(folder, tmp_path / "run", "--steps", "2", *given))
 
 
-def test_a_chain_begins_anew_where_the_first_weights_have_none(
+def test_a_chain_starts_randomly_if_the_initial_model_has_none(
     tmp_path: Path, chainless: Transformer, denoiser: Transformer, tokenizer: Tokenizer
 ) -> None:
-    """All other weights are taken; a model with a chain is no beginning of one without."""
+    """All other weights are loaded; a model with a chain cannot start one without."""
     saved = {name: tmp_path / name for name in ("with", "without")}
     checkpoint.save(saved["with"], denoiser, tokenizer)
     checkpoint.save(saved["without"], chainless, tokenizer)
     fresh = Transformer(denoiser.config)
     before = {name: weight.clone() for name, weight in fresh.state_dict().items()}
-    train.take_weights(fresh, str(saved["without"]), saved["without"] / "tokenizer.json")
+    train.load_weights(fresh, str(saved["without"]), saved["without"] / "tokenizer.json")
     given = {name: w.half().float() for name, w in chainless.state_dict().items()}
     for name, weight in fresh.state_dict().items():
         assert torch.equal(weight, before[name] if name.startswith("links.") else given[name])
     with pytest.raises(UsageError, match="shape"):
-        train.take_weights(
+        train.load_weights(
             Transformer(chainless.config), str(saved["with"]), saved["with"] / "tokenizer.json"
         )
 
 
-def test_the_recipe_brings_the_rate_down_and_the_canvas_up() -> None:
-    """The next token first, then canvases of growing length; the rate ends at zero."""
+def test_the_schedule_of_the_recipe() -> None:
+    """Next tokens first, then canvases of growing length; the rate ends at zero."""
     recipe = Recipe()
     lengths = [recipe.canvas_length(i / 100) for i in range(101)]
     alone = round(100 * recipe.next_token_share)
@@ -863,13 +865,13 @@ def test_the_recipe_brings_the_rate_down_and_the_canvas_up() -> None:
     assert recipe.rate(0) < 0.1
     assert recipe.rate(0.2) == 1
     assert recipe.rate(1) == 0
-    assert Recipe(chain_alone=1).canvas_length(0) == 32  # it trains nothing without canvases
+    assert Recipe(chain_alone=1).canvas_length(0) == 32  # without canvases it would train nothing
 
 
 def test_the_tokenizer_command(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It learns on the corpus and says how far a token reaches."""
+    """It learns from the corpus and prints the bytes per token."""
     out = tmp_path / "tokenizer.json"
     where = ["--corpus", str(folder / "corpus"), "--out", str(out)]
     assert tokenizer_command.main([*where, "--vocab-size", "512"]) == 0
@@ -884,7 +886,7 @@ def test_the_tokenizer_command(
 def test_a_tokenizer_that_cannot_be_written(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Is told before it is learned; if the disk fills later, the former file stays."""
+    """The error comes before learning; if the disk fills later, the existing file is kept."""
     out = tmp_path / "tokenizer.json"
     out.write_text("former")
     argv = ["--corpus", str(folder / "corpus"), "--vocab-size", "512", "--out"]
@@ -905,7 +907,7 @@ def test_a_tokenizer_that_cannot_be_written(
 def test_vocabularies_are_compared(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By how far a token reaches and what a byte of text costs each shape."""
+    """By bytes per token and by the cost of a byte of text for each model shape."""
     monkeypatch.setattr(vocabularies, "SHAPES", {"tiny": (1, 32, 2)})
     monkeypatch.setattr(vocabularies, "LENGTH", 32)
     assert tokenizer_command.main(["--corpus", str(folder / "corpus"), "--compare", "512,600"]) == 0
@@ -918,8 +920,8 @@ def test_vocabularies_are_compared(
     )
 
 
-def test_a_part_of_a_corpus_is_learned_from() -> None:
-    """Its first documents, up to a number of bytes."""
+def test_a_tokenizer_is_learned_from_the_first_bytes() -> None:
+    """The first documents are used, up to a number of bytes."""
     documents = [corpus.CorpusDocument("p", str(i), "é" * 5) for i in range(5)]
     assert tokenizer_command.first_bytes(documents, 25) == documents[:3]
     assert tokenizer_command.first_bytes(documents, 1000) == documents
@@ -935,7 +937,7 @@ def test_the_validate_command(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines if "bound" in line] == [
         *(str(model_folder), "  nats per byte"),
-        *(str(model_folder), "  nats per byte", "  less the first"),
+        *(str(model_folder), "  nats per byte", "  minus the first"),
         "the first, untrained",
     ]
     assert (
@@ -953,7 +955,7 @@ def test_models_that_see_other_rows_are_not_compared_row_by_row(
     tokenizer: Tokenizer,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It is said why; of each there are nats per byte, which do not depend on the tokenizer."""
+    """The reason is printed; nats per byte, which do not depend on the tokenizer, are for all."""
     other = Tokenizer.train(TEXTS, 300)
     config = denoiser.config
     for name, changes, its in (
@@ -965,34 +967,34 @@ def test_models_that_see_other_rows_are_not_compared_row_by_row(
     models = [str(model_folder), *(str(tmp_path / name) for name in ("tokenizer", "context"))]
     models.append(str(tmp_path / "block"))
     assert validate.main([*models, "--corpus", str(folder / "corpus"), "--rows", "2"]) == 0
-    said = capsys.readouterr().out
-    assert re.findall("which has another (.*)", said) == [
+    output = capsys.readouterr().out
+    assert re.findall("which has another (.*)", output) == [
         "tokenizer: compare nats per byte",
-        "length of context (128, not 64)",
-        "length of block (8, not 4)",
+        "context length (128, not 64)",
+        "block length (8, not 4)",
     ]
-    assert "less the first" not in said
-    assert said.count("nats per byte: next token") == 4
+    assert "minus the first" not in output
+    assert output.count("nats per byte: next token") == 4
 
 
 def test_nats_per_byte_are_nats_per_token_by_the_bytes_of_the_tokens(
     folder: Path, denoiser: Transformer, tokenizer: Tokenizer
 ) -> None:
-    """Known of a model that finds all tokens alike: the logarithm of their number for each."""
+    """Checked with a uniform model, whose loss is the logarithm of the vocabulary size."""
     documents = [corpus.CorpusDocument("p", f"{i}.py", text) for i, text in enumerate(TEXTS)]
     samples = validate.held_out_samples(documents, tokenizer, denoiser.config.context_length)
-    alike = Transformer(denoiser.config)
-    torch.nn.init.zeros_(alike.embed.weight)
-    found = validate.row_losses(alike, tokenizer, samples, 40)
+    uniform = Transformer(denoiser.config)
+    torch.nn.init.zeros_(uniform.embed.weight)
+    found = validate.row_losses(uniform, tokenizer, samples, 40)
     assert found.nats[:, 0] == pytest.approx(math.log(tokenizer.vocab_size), rel=1e-4)
     next_token, bound, chain = found.per_byte()[0]
-    assert chain == pytest.approx(bound)  # they count the same tokens
+    assert chain == pytest.approx(bound)  # both count the same tokens
     for row in range(3):
         ids = [i for i in samples[row].ids[1:] if i <= tokenizer.eom and i != tokenizer.mask]
         size = len(tokenizer.decode(ids).encode())
         assert found.bytes[row, 0] * len(ids) == pytest.approx(size, abs=3)  # split characters
     assert next_token == pytest.approx(found.nats[0, 0] / found.bytes[:, 0].mean(), rel=1e-4)
-    # Tokens are masked at random, but the same ones count as nats and as bytes.
+    # Masks are random, but nats and bytes count the same tokens.
     assert bound == pytest.approx(next_token, rel=0.3)
     assert (found.per_byte()[1] < 0.2 * found.per_byte()[0]).all()
     assert validate.token_bytes(tokenizer)[tokenizer.encode("été")].sum() == 5
