@@ -165,9 +165,9 @@ class AdaptationRun:
         if torch.isfinite(loss) and torch.isfinite(norm):
             self.optimizer.step()
         return {
-            "canvas": float(canvas / weight.clamp(min=1)),
-            "next_token": float(following),
-            "norm": float(norm),
+            "canvas": (canvas.detach() / weight.clamp(min=1)).item(),
+            "next_token": following.detach().item(),
+            "norm": norm.detach().item(),
         }
 
     def validate(self) -> float:
@@ -180,6 +180,7 @@ class AdaptationRun:
     def save(self) -> None:
         """Write the state, and the adapter as a checkpoint."""
         out: Path = self.args.out
+        out.mkdir(parents=True, exist_ok=True)
         write_state(
             out / "state.pt",
             {

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.finetune.samples import Sample
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def stratified(rows: int, columns: int, rng: np.random.Generator) -> NDArray[np.
 
 def make_batch(
     samples: Sequence[Sample],
-    tokenizer: Tokenizer,
+    tokenizer: TalariaTokenizer,
     length: int,
     block_length: int,
     canvas_tokens: int,

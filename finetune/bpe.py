@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from talaria.finetune.corpus import CorpusDocument, shuffle_key
 
 if TYPE_CHECKING:
-    from talaria.coder.tokenizer import Tokenizer
+    from talaria.coder.families.talaria import TalariaTokenizer
 
 SAMPLE_FILES = 2000
 """Files per split that are tokenised to estimate the number of tokens in all of them."""
 
 
-def token_lengths(tokenizer: Tokenizer, documents: Sequence[CorpusDocument]) -> dict[str, float]:
+def token_lengths(
+    tokenizer: TalariaTokenizer, documents: Sequence[CorpusDocument]
+) -> dict[str, float]:
     """Measure bytes per token and tokens per line on these documents."""
     tokens = sum(len(ids) for ids in tokenizer.encode_batch([d.text for d in documents]))
     size = sum(len(d.text.encode()) for d in documents)
@@ -37,10 +39,10 @@ def measure_bpe(
     """
     # These import torch, which nothing else in a corpus build needs.
     from talaria.coder.checkpoint import digest, find
-    from talaria.coder.tokenizer import Tokenizer
+    from talaria.coder.families.talaria import TalariaTokenizer
 
     path = tokenizer or find() / "tokenizer.json"
-    bpe = Tokenizer.load(path)
+    bpe = TalariaTokenizer.load(path)
     bytes_per_token = {}
     for split, documents in splits.items():
         sample = sorted(documents, key=lambda d: shuffle_key(d.package, d.path))[:SAMPLE_FILES]

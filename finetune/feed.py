@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.finetune.batch import TrainingBatch, make_batch
 from talaria.finetune.recipe import Recipe
 from talaria.finetune.samples import Samples
@@ -25,7 +25,7 @@ class BatchDataset(Dataset[TrainingBatch]):
     """
 
     def __init__(
-        self, samples: Samples, tokenizer: Tokenizer, recipe: Recipe, rank: int, world: int
+        self, samples: Samples, tokenizer: TalariaTokenizer, recipe: Recipe, rank: int, world: int
     ) -> None:
         self.samples, self.tokenizer, self.recipe = samples, tokenizer, recipe
         self.rank, self.world = rank, world

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from talaria.coder.transformer import Transformer
+from talaria.coder.families.talaria_torch import Transformer
 from talaria.finetune.batch import IGNORED, TrainingBatch
 from talaria.finetune.joint import joint
 
@@ -75,7 +75,7 @@ class Objective(nn.Module):
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return F.scaled_dot_product_attention(q, k, v, seen[:, None])
 
-        return self.denoiser.link(noised, before, batch.position, attend)
+        return self.denoiser.chain_states(noised, before, batch.position, attend)
 
     def loss(self, hidden: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """The weighted sum of cross-entropies, without positions whose target is IGNORED.

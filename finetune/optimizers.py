@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from talaria.coder.transformer import Transformer
+from talaria.coder.families.talaria_torch import Transformer
 from talaria.finetune.recipe import Recipe
 
 

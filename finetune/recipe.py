@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from talaria.coder.denoiser import DenoiserConfig
 from talaria.coder.errors import UsageError
+from talaria.coder.families.talaria import TransformerConfig
 from talaria.finetune.samples import SPANS
 
 
@@ -119,10 +119,10 @@ class Recipe:
             raise UsageError(f"--spans is {self.spans!r}; the shares must add up to at most 1")
         return shares
 
-    def shape(self, vocab_size: int) -> DenoiserConfig:
+    def shape(self, vocab_size: int) -> TransformerConfig:
         """The denoiser's configuration; UsageError if it is invalid."""
         try:
-            return DenoiserConfig(
+            return TransformerConfig(
                 vocab_size,
                 self.layers,
                 self.width,

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from talaria.coder import checkpoint
-from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import CheckpointError, DataError
+from talaria.coder.families.talaria_torch import Trainable, Transformer, save
 from talaria.coder.files import write
-from talaria.coder.transformer import Transformer
 from talaria.finetune.feed import WorkerLostError
 from talaria.finetune.samples import Samples
 from talaria.finetune.state import writing
@@ -87,7 +86,7 @@ class Validation:
         denoiser.eval()
         with trainer.accelerator.autocast():
             result = losses(denoiser, tokenizer, self.samples, rows=64)
-        model = Checkpoint(denoiser, tokenizer, "in training", {})
+        model = Trainable(denoiser, tokenizer, "in training", {}).decoder()
         for mode in (("diffuse", "ar") if canvases else ("ar",)) if self.cursors else ():
             result |= exact_match(model, self.cursors, mode)
         denoiser.train()
@@ -345,7 +344,7 @@ class Run:
         }
         folder = self.args.out / "model"
         with self.timed("model"), writing(folder):
-            checkpoint.save(folder, model, trainer.tokenizer, training=training)
+            save(folder, model, trainer.tokenizer, training=training)
 
     def finish(self) -> None:
         """Write the final checkpoint: the last weights or their average, whichever is better."""

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from tree_sitter import Node
 
+from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.syntax.functions import function_bodies
 from talaria.coder.syntax.tree import encode, parse
-from talaria.coder.tokenizer import Tokenizer
 from talaria.finetune.corpus import CorpusDocument
 
 # The share of each kind of middle; the remainder is plain text.
@@ -175,7 +175,7 @@ class Samples:
     def __init__(
         self,
         documents: Sequence[CorpusDocument],
-        tokenizer: Tokenizer,
+        tokenizer: TalariaTokenizer,
         context_length: int,
         max_middle: int,
         seed: int,
@@ -312,7 +312,7 @@ class Samples:
         prefix = tokenizer.encode(text[max(0, begin - keep * 12) : begin])
         prefix = prefix[max(0, len(prefix) - keep) :]
         head, regions = self.other_files(number, length - len(suffix) - len(prefix), rng)
-        context = tokenizer.layout(prefix, suffix, head)
+        context = tokenizer.layout.arrange(prefix, suffix, head)
         at_suffix = len(head) + 1
         at_prefix = at_suffix + len(suffix) + 1
         regions += [(at_suffix, at_suffix + len(suffix)), (at_prefix, at_prefix + len(prefix))]
@@ -333,7 +333,7 @@ class Samples:
         for _ in range(4):
             sibling = siblings[int(rng.integers(len(siblings)))]
             other = self.documents[sibling]
-            header = self.tokenizer.file_header(other.path)
+            header = self.tokenizer.layout.file_header(other.path)
             space = room - len(ids) - len(header)
             if space < 48:
                 break

@@ -7,11 +7,11 @@ from functools import cache
 
 import torch
 
-from talaria.coder.denoiser import DenoiserConfig
+from talaria.coder.families.talaria import TransformerConfig
 
 
 def step_flops(
-    config: DenoiserConfig, rows: int, canvas_tokens: int, chain_alone: bool = False
+    config: TransformerConfig, rows: int, canvas_tokens: int, chain_alone: bool = False
 ) -> float:
     """Floating-point operations of the matrix products of a step, forward and backward.
 

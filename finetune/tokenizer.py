@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from talaria.coder.errors import DataError, UsageError
+from talaria.coder.families.talaria import TalariaTokenizer, training_texts
 from talaria.coder.files import replacing
-from talaria.coder.tokenizer import Tokenizer, training_texts
 from talaria.finetune.bpe import token_lengths
 from talaria.finetune.corpus import CorpusDocument, read_nonempty
 
@@ -92,7 +92,7 @@ def first_bytes(documents: Sequence[CorpusDocument], limit: int) -> list[CorpusD
     return list(documents)
 
 
-def learn(documents: Sequence[CorpusDocument], size: int) -> Tokenizer:
+def learn(documents: Sequence[CorpusDocument], size: int) -> TalariaTokenizer:
     """Learn a BPE of `size` tokens from the documents."""
     print(f"learning {size} tokens from {len(documents)} files", file=sys.stderr)
-    return Tokenizer.train(training_texts(d.text for d in documents), size)
+    return TalariaTokenizer.train(training_texts(d.text for d in documents), size)

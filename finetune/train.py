@@ -20,8 +20,8 @@ import torch
 from talaria.coder import checkpoint
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.tokenizer import Tokenizer
-from talaria.coder.transformer import Transformer
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.families.talaria_torch import Transformer, load_trainable
 from talaria.finetune.corpus import corpus_hash, read_nonempty
 from talaria.finetune.recipe import Recipe, flag
 from talaria.finetune.run import Run, Validation
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
         raise DataError(f"{args.out / 'state.pt'}: nothing to resume; start without --resume")
     # Batches are prepared by worker processes; tokenizer threads would only compete with them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    tokenizer = Tokenizer.load(args.tokenizer)
+    tokenizer = TalariaTokenizer.load(args.tokenizer)
     held_out = read_nonempty(args.corpus, "valid")
     train = Samples(
         read_nonempty(args.corpus, "train"),
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
         if not args.init:
             raise UsageError("--chain-alone is 1; name the model to train a chain for with --init")
         for name, parameter in denoiser.named_parameters():
-            parameter.requires_grad_(name.startswith("links."))
+            parameter.requires_grad_(name.startswith("chain."))
     if args.init:
         init = load_weights(denoiser, args.init, args.tokenizer)
     trainer = Trainer(
@@ -153,22 +153,22 @@ def load_weights(denoiser: Transformer, model: str, tokenizer: Path) -> str:
 
     If the model has no chain, the denoiser's keeps its random weights.
     """
-    loaded = checkpoint.load_trainable(model)
+    loaded = load_trainable(model)
     if loaded.config["sha256"][checkpoint.TOKENIZER] != checkpoint.digest(tokenizer):
         raise UsageError(
             f"--init {model} and --tokenizer {tokenizer} have different tokenizers; "
             "use the tokenizer.json in the model's folder"
         )
-    config = loaded.denoiser.config
+    config = loaded.transformer.config
     chainless = not config.chain_layers
     if chainless:
         config = replace(config, chain_layers=denoiser.config.chain_layers)
     if config != denoiser.config:
         raise UsageError(
-            f"--init {model} has the shape {loaded.denoiser.config}, "
+            f"--init {model} has the shape {loaded.transformer.config}, "
             f"but the recipe has {denoiser.config}; make them the same"
         )
-    denoiser.load_state_dict(loaded.denoiser.state_dict(), strict=not chainless)
+    denoiser.load_state_dict(loaded.transformer.state_dict(), strict=not chainless)
     return loaded.weights_hash
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.tokenizer import Tokenizer
-from talaria.coder.transformer import Transformer
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.families.talaria_torch import Transformer
 from talaria.finetune.batch import TrainingBatch
 from talaria.finetune.feed import BatchDataset, feed
 from talaria.finetune.joint import block_mask, masks_agree
@@ -74,7 +74,7 @@ class Trainer:
         self,
         recipe: Recipe,
         denoiser: Transformer,
-        tokenizer: Tokenizer,
+        tokenizer: TalariaTokenizer,
         samples: Samples,
         *,
         micro_batch: int,

@@ -14,11 +14,12 @@ import numpy.typing as npt
 import torch
 
 from talaria.coder import checkpoint
-from talaria.coder.checkpoint import Checkpoint, Trainable
+from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.infill import Options, infill
-from talaria.coder.tokenizer import Tokenizer
-from talaria.coder.transformer import Transformer
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.families.talaria_torch import Trainable, Transformer, load_trainable
+from talaria.coder.infill import infill
+from talaria.coder.request import Options
 from talaria.finetune.batch import make_batch
 from talaria.finetune.corpus import CorpusDocument, read_nonempty
 from talaria.finetune.objective import Objective
@@ -33,7 +34,7 @@ LENGTHS = (4, 8, 16, 32)  # upper limits of the length classes of middles, in to
 
 
 def held_out_samples(
-    documents: Sequence[CorpusDocument], tokenizer: Tokenizer, context_length: int
+    documents: Sequence[CorpusDocument], tokenizer: TalariaTokenizer, context_length: int
 ) -> Samples:
     """The samples for measuring losses; they do not depend on the recipe."""
     return Samples(documents, tokenizer, context_length, MAX_MIDDLE, seed=0)
@@ -60,7 +61,7 @@ class RowLosses:
         return ratio, mean_and_error((self.nats - ratio * self.bytes) / size)[1]
 
 
-def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
+def token_bytes(tokenizer: TalariaTokenizer) -> torch.Tensor:
     """The length of each token in bytes, [vocabulary]; 0 for special tokens.
 
     A token that is only part of a character counts as one byte.
@@ -72,7 +73,7 @@ def token_bytes(tokenizer: Tokenizer) -> torch.Tensor:
 
 @torch.no_grad()
 def row_losses(
-    denoiser: Transformer, tokenizer: Tokenizer, samples: Samples, rows: int, seed: int = 0
+    denoiser: Transformer, tokenizer: TalariaTokenizer, samples: Samples, rows: int, seed: int = 0
 ) -> RowLosses:
     """Measure the losses of the first `rows` samples.
 
@@ -106,7 +107,7 @@ def mean_and_error(values: Float64) -> tuple[Float64, Float64]:
 
 
 def losses(
-    denoiser: Transformer, tokenizer: Tokenizer, samples: Samples, rows: int
+    denoiser: Transformer, tokenizer: TalariaTokenizer, samples: Samples, rows: int
 ) -> dict[str, float]:
     """Mean losses over the first `rows` samples and their standard errors, by metric name."""
     measured = row_losses(denoiser, tokenizer, samples, rows)
@@ -158,7 +159,7 @@ def exact_match(model: Checkpoint, cursors: Sequence[Cursor], mode: str) -> dict
     length class in tokens.
     """
     # Enough for the longest middle in both modes, so that the budget does not favour one.
-    budget = model.denoiser.config.context_length
+    budget = model.settings.working_context
     options = Options(mode=mode, max_nfe=budget)  # type: ignore[arg-type]
     found: dict[str, list[bool]] = defaultdict(list)
     tokens = nfe = 0
@@ -193,10 +194,10 @@ def main(argv: list[str]) -> int:
     cursors = choose_cursors(documents, args.cursors) if args.cursors else []
     first: tuple[Trainable, RowLosses] | None = None
     for name in args.models or [None]:
-        model = checkpoint.load_trainable(name)
-        config = model.denoiser.config
+        model = load_trainable(name)
+        config = model.transformer.config
         samples = held_out_samples(documents, model.tokenizer, config.context_length)
-        found = row_losses(model.denoiser, model.tokenizer, samples, args.rows)
+        found = row_losses(model.transformer, model.tokenizer, samples, args.rows)
         nats = format_losses(*mean_and_error(found.nats))
         print(f"{name or model.name}: {nats} nats per token ({args.rows} rows, 95 %)")
         print(f"  nats per byte: {format_losses(*found.per_byte())}")
@@ -209,13 +210,13 @@ def main(argv: list[str]) -> int:
             change = mean_and_error(found.nats[:, :columns] - first[1].nats[:, :columns])
             print(f"  minus the first: {format_losses(*change)} nats per token")
         for mode in ("diffuse", "ar") if cursors else ():
-            for key, share in exact_match(model, cursors, mode).items():
+            for key, share in exact_match(model.decoder(), cursors, mode).items():
                 print(f"  {key:30}{share:7.3f}")
     if first is not None:
         torch.manual_seed(0)
         model = first[0]
-        untrained = Transformer(model.denoiser.config).eval()
-        length = model.denoiser.config.context_length
+        untrained = Transformer(model.transformer.config).eval()
+        length = model.transformer.config.context_length
         samples = held_out_samples(documents, model.tokenizer, length)
         found = row_losses(untrained, model.tokenizer, samples, min(args.rows, 32))
         print(f"the first, untrained: {format_losses(*mean_and_error(found.nats))} nats per token")
@@ -229,12 +230,12 @@ def format_losses(mean: Float64, error: Float64) -> str:
     return ", ".join(f"{name} {value:.3f} ± {1.96 * error:.3f}" for name, value, error in found)
 
 
-def incomparable(one: Checkpoint, other: Checkpoint) -> str:
+def incomparable(one: Trainable, other: Trainable) -> str:
     """Why two models do not see the same rows; empty if they do."""
     tokens = [m.config["sha256"][checkpoint.TOKENIZER] for m in (one, other)]
     if tokens[0] != tokens[1]:
         return "tokenizer: compare nats per byte"
-    a, b = one.denoiser.config, other.denoiser.config
+    a, b = one.transformer.config, other.transformer.config
     if a.context_length != b.context_length:
         return f"context length ({a.context_length}, not {b.context_length})"
     if a.block_length != b.block_length:

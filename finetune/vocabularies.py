@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talaria.coder.denoiser import DenoiserConfig
-from talaria.coder.tokenizer import Tokenizer
-from talaria.coder.transformer import Transformer
+from talaria.coder.families.talaria import TalariaTokenizer, TransformerConfig
+from talaria.coder.families.talaria_torch import Transformer
 from talaria.finetune.batch import make_batch
 from talaria.finetune.bpe import token_lengths
 from talaria.finetune.corpus import CorpusDocument
@@ -29,7 +28,9 @@ LENGTH, ROWS, REPEATS = 512, 2, 5
 
 
 def compare(
-    sizes: Sequence[int], learn: Callable[[int], Tokenizer], held_out: Sequence[CorpusDocument]
+    sizes: Sequence[int],
+    learn: Callable[[int], TalariaTokenizer],
+    held_out: Sequence[CorpusDocument],
 ) -> list[dict[str, float]]:
     """Learn a tokenizer of each size; measure token lengths and the cost per token and per byte."""
     rows: list[dict[str, float]] = []
@@ -48,7 +49,9 @@ def compare(
     return rows
 
 
-def costs(tokenizers: Sequence[Tokenizer], shape: tuple[int, int, int]) -> list[dict[str, float]]:
+def costs(
+    tokenizers: Sequence[TalariaTokenizer], shape: tuple[int, int, int]
+) -> list[dict[str, float]]:
     """Measure what a token costs with each vocabulary in next-token training of a model shape.
 
     `shape` is (layers, width, heads). Returns for each tokenizer the floating-point operations
@@ -61,7 +64,9 @@ def costs(tokenizers: Sequence[Tokenizer], shape: tuple[int, int, int]) -> list[
     passes: list[Callable[[], Tensor]] = []
     found: list[dict[str, float]] = []
     for tokenizer in tokenizers:
-        config = DenoiserConfig(tokenizer.vocab_size, layers, width, heads, LENGTH, block_length=1)
+        config = TransformerConfig(
+            tokenizer.vocab_size, layers, width, heads, LENGTH, block_length=1
+        )
         found.append({"operations": step_flops(config, 1, 0) / LENGTH})
         objective = Objective(Transformer(config), tokenizer.mask)
         rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ Context and canvas share all weights. The state of a position speaks of that pos
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +190,8 @@ def read_weights(
         raise CheckpointError(
             f"{where}: damaged ({error}); fetch the model's folder again"
         ) from error
+    # Checkpoints of the first releases call the chain "links".
+    weights = {re.sub(r"^links\.", "chain.", name): weight for name, weight in weights.items()}
     wanted = shapes(shape)
     given = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(wanted.keys() | given.keys()):
@@ -204,7 +207,7 @@ def shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every weight, by name."""
     width = config.width
     found: dict[str, tuple[int, ...]] = {"embed.weight": (config.vocab_size, width)}
-    stacks = {"blocks": config.layers, "links.blocks": config.chain_layers}
+    stacks = {"blocks": config.layers, "chain.blocks": config.chain_layers}
     for stack, layers in stacks.items():
         for layer in range(layers):
             block = f"{stack}.{layer}"
@@ -215,7 +218,7 @@ def shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
                 f"{block}.down.weight": (width, config.mlp_width),
             }
     if config.chain_layers:
-        found["links.before.weight"] = (width, width)
+        found["chain.before.weight"] = (width, width)
     return found
 
 

@@ -155,9 +155,9 @@ def passes(config: TransformerConfig, weights: Mapping[str, Array], chained: boo
     embed = graph.weight("embed", weights["embed.weight"])
     x = norm(graph.add("Gather", [embed, "ids"], "tokens"))
     if chained:
-        weight = graph.weight("before.weight", weights["links.before.weight"].T)
+        weight = graph.weight("before.weight", weights["chain.before.weight"].T)
         x = graph.add("Add", ["states", graph.add("MatMul", [x, weight], "before")], "both")
-    blocks = "links.blocks" if chained else "blocks"
+    blocks = "chain.blocks" if chained else "blocks"
     for layer in range(config.chain_layers if chained else config.layers):
 
         def own(name: str, layer: int = layer) -> str:

@@ -134,7 +134,7 @@ class Transformer(nn.Module):
         self.config = config
         self.embed = Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.links = Chain(config) if config.chain_layers else None
+        self.chain = Chain(config) if config.chain_layers else None
         # On "meta" there is nothing to draw, and torch would load half of its compiler for it.
         if not self.embed.weight.is_meta:
             self.initialise()
@@ -143,9 +143,9 @@ class Transformer(nn.Module):
         """Draw fresh weights; what writes to the residual stream starts at zero."""
         nn.init.normal_(self.embed.weight, std=0.02)
         blocks = [*self.blocks]
-        if self.links is not None:
-            nn.init.normal_(self.links.before.weight, std=0.5 * self.config.width**-0.5)
-            blocks += self.links.blocks
+        if self.chain is not None:
+            nn.init.normal_(self.chain.before.weight, std=0.5 * self.config.width**-0.5)
+            blocks += self.chain.blocks
         for block in blocks:
             assert isinstance(block, Block)
             for linear in (block.qkv, block.up):
@@ -178,7 +178,7 @@ class Transformer(nn.Module):
         dtype = self.embed.weight.dtype
         return cos[:, None].to(dtype), sin[:, None].to(dtype)
 
-    def link(
+    def chain_states(
         self,
         hidden: Float[Tensor, "batch length width"],
         before: Int[Tensor, "batch length"],
@@ -186,8 +186,8 @@ class Transformer(nn.Module):
         attend: Attend,
     ) -> Float[Tensor, "batch length width"]:
         """States of canvas positions once the token before each is chosen, as `Backbone.chain`."""
-        assert self.links is not None
-        states: Tensor = self.links(hidden, self.embed(before), self.rotary(positions), attend)
+        assert self.chain is not None
+        states: Tensor = self.chain(hidden, self.embed(before), self.rotary(positions), attend)
         return states
 
     def logits(self, hidden: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape vocab"]:
@@ -269,7 +269,7 @@ class TorchBackbone(Backbone):
             return F.scaled_dot_product_attention(q, k, v, seen.tril(first))
 
         positions = first + torch.arange(length, device=states.device).expand(before.shape)
-        linked = self.transformer.link(states, self._tensor(before), positions, attend)
+        linked = self.transformer.chain_states(states, self._tensor(before), positions, attend)
         return linked, (*keys, *values)
 
     @torch.inference_mode()
@@ -303,7 +303,7 @@ class TorchBackbone(Backbone):
         return found
 
     def _tensor(self, array: Array) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.transformer.device)
+        return torch.from_numpy(np.array(array)).to(self.transformer.device)
 
 
 @dataclass(frozen=True)
@@ -317,14 +317,15 @@ class Trainable:
 
     def decoder(self) -> Checkpoint:
         """The model as a decoder wants it; it sees later changes of the weights."""
+        described = {"denoiser": asdict(self.transformer.config), **self.config}
         return Checkpoint(
             TorchBackbone(self.transformer, self.tokenizer.marks),
             self.tokenizer,
             self.tokenizer.layout,
             self.tokenizer.marks,
-            checkpoint.settings(self.config, Path(self.name)),
+            checkpoint.settings(described, Path(self.name)),
             self.name,
-            self.config,
+            described,
         )
 
 

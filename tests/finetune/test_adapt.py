@@ -177,7 +177,6 @@ def test_what_cannot_be_done_is_said(
 def test_other_settings_do_not_go_on(folder: Path, tmp_path: Path) -> None:
     """A run that was begun otherwise says in what it differs."""
     out = tmp_path / "run"
-    run(folder, out).args.out.mkdir()
     run(folder, out).save()
     with pytest.raises(DataError, match="learning_rate"):
         adapt.main(arguments(folder, out, "--resume", "--learning-rate", "0.1"))

@@ -4,7 +4,7 @@ import pytest
 
 from talaria.coder.checkpoint import find
 from talaria.coder.errors import DataError
-from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.finetune import corpus_stats, gather
 from talaria.finetune.corpus import CorpusDocument, write_corpus
 from talaria.finetune.corpus_stats import as_text, measure, summary
@@ -79,13 +79,13 @@ def test_tokens_are_estimated(folder: Path, capsys: pytest.CaptureFixture[str]) 
     """Bytes per token and the number of tokens use the shipped tokenizer or a given one."""
     texts = [d.text for d in TRAIN]
     shipped = find() / "tokenizer.json"
-    tokens = sum(map(len, Tokenizer.load(shipped).encode_batch(texts)))
+    tokens = sum(map(len, TalariaTokenizer.load(shipped).encode_batch(texts)))
     gather.main(["stats", "--corpus", str(folder)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[4].split()[:-1] == ["bytes", "per", "BPE", "token", f"{size(texts) / tokens:.2f}"]
     assert lines[5].split()[:-1] == ["BPE", "tokens,", "about", str(tokens)]
     other = folder.parent / "other.json"
-    Tokenizer.train(texts, 300).save(other)
+    TalariaTokenizer.train(texts, 300).save(other)
     gather.main(["stats", "--corpus", str(folder), "--tokenizer", str(other)])
     lines = capsys.readouterr().out.splitlines()
     assert int(lines[5].split()[3]) > tokens

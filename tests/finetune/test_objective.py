@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talaria.coder.tokenizer import Tokenizer
-from talaria.coder.transformer import Transformer
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.families.talaria_torch import TorchBackbone, Transformer
 from talaria.finetune.batch import IGNORED, choose_canvases, make_batch, stratified
 from talaria.finetune.corpus import CorpusDocument
 from talaria.finetune.joint import block_mask, masks_agree
@@ -41,7 +41,7 @@ class Account:
 
 
 @pytest.fixture(scope="module")
-def samples(tokenizer: Tokenizer) -> Samples:
+def samples(tokenizer: TalariaTokenizer) -> Samples:
     """Samples of two packages with six files, whose longer words all differ."""
     texts = [re.sub(r"\w{5,}", rf"\g<0>{i}", SOURCE) for i in range(6)]
     documents = [CorpusDocument(f"p{i % 2}", f"m{i}.py", text) for i, text in enumerate(texts)]
@@ -49,7 +49,9 @@ def samples(tokenizer: Tokenizer) -> Samples:
     return Samples(documents, tokenizer, LENGTH, 40, seed=1)
 
 
-def test_a_sample_is_a_function_of_its_number(samples: Samples, tokenizer: Tokenizer) -> None:
+def test_a_sample_is_a_function_of_its_number(
+    samples: Samples, tokenizer: TalariaTokenizer
+) -> None:
     """It does not depend on samples drawn before."""
     again = Samples(samples.documents, tokenizer, LENGTH, 40, seed=1)
     order = [37, 2, 11]
@@ -60,7 +62,7 @@ def test_a_sample_is_a_function_of_its_number(samples: Samples, tokenizer: Token
 
 
 @given(index=st.integers(0, 10_000))
-def test_the_layout_of_samples(samples: Samples, tokenizer: Tokenizer, index: int) -> None:
+def test_the_layout_of_samples(samples: Samples, tokenizer: TalariaTokenizer, index: int) -> None:
     """Rows fit, regions hold no marks, and middles follow `<mid>` and end in `<eom>`."""
     sample = samples[index]
     assert len(sample.ids) <= LENGTH
@@ -74,7 +76,7 @@ def test_the_layout_of_samples(samples: Samples, tokenizer: Tokenizer, index: in
 
 
 def test_a_middle_includes_the_healed_token(
-    samples: Samples, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    samples: Samples, tokenizer: TalariaTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A middle starts with the last token of the prefix if the span cuts through it."""
     seen: list[str] = []
@@ -97,7 +99,9 @@ def test_a_middle_includes_the_healed_token(
     assert healed > 10
 
 
-def test_a_hole_and_its_surroundings_are_the_file(samples: Samples, tokenizer: Tokenizer) -> None:
+def test_a_hole_and_its_surroundings_are_the_file(
+    samples: Samples, tokenizer: TalariaTokenizer
+) -> None:
     """Prefix, middle and suffix joined are a range of one file.
 
     Pieces of other files of the same package, each after its path, precede them.
@@ -194,7 +198,7 @@ def test_a_body_begins_where_decoding_begins() -> None:
     }
 
 
-def test_documented_functions_are_visited_more_often(tokenizer: Tokenizer) -> None:
+def test_documented_functions_are_visited_more_often(tokenizer: TalariaTokenizer) -> None:
     """Windows with them are visited twice in a pass over the corpus, others once."""
     plain = CorpusDocument("p", "a.py", "x = 1\n" * 30)
     begin = 'mode="r"):\n        """Begin."""'
@@ -205,7 +209,7 @@ def test_documented_functions_are_visited_more_often(tokenizer: Tokenizer) -> No
     assert [number for number, _ in samples.windows].count(0) == 1
 
 
-def test_a_kind_keeps_its_share_where_it_is_rare(tokenizer: Tokenizer) -> None:
+def test_a_kind_keeps_its_share_where_it_is_rare(tokenizer: TalariaTokenizer) -> None:
     """Places without the drawn kind are replaced by others; no other kind appears."""
     plain = [CorpusDocument("p", f"{i}.py", f"spam_{i} = {i}\n" * 6) for i in range(2)]
     function = 'def two(a):\n    """Twice."""\n    return 2 * a\n\n\nx = two(3)\n'
@@ -218,7 +222,7 @@ def test_a_kind_keeps_its_share_where_it_is_rare(tokenizer: Tokenizer) -> None:
     assert {tokenizer.decode(middle).strip() for middle in middles} == {"return 2 * a"}
 
 
-def test_exercises_take_their_share(tokenizer: Tokenizer) -> None:
+def test_exercises_take_their_share(tokenizer: TalariaTokenizer) -> None:
     """Exercises get their share of pieces, and no other files before them."""
     library = [CorpusDocument("p", f"m{i}.py", SOURCE) for i in range(4)]
     exercises = [CorpusDocument("exercises", f"e{i}.py", "spam = eggs\n" * 9) for i in range(4)]
@@ -237,7 +241,7 @@ def test_exercises_take_their_share(tokenizer: Tokenizer) -> None:
 
 @given(seed=st.integers(0, 1000), block_length=st.sampled_from([1, 2, 4, 8]))
 def test_canvases_look_like_use(
-    samples: Samples, tokenizer: Tokenizer, seed: int, block_length: int
+    samples: Samples, tokenizer: TalariaTokenizer, seed: int, block_length: int
 ) -> None:
     """Positions are contiguous; after `<eom>` all is masked and not counted."""
     rng = np.random.default_rng(seed)
@@ -276,7 +280,7 @@ def test_canvases_cover_the_middle_block_after_block() -> None:
     assert all(a >= 1 and b <= 30 for a, b in chosen[:-3])
 
 
-def test_the_bound_is_unbiased_in_t(tokenizer: Tokenizer) -> None:
+def test_the_bound_is_unbiased_in_t(tokenizer: TalariaTokenizer) -> None:
     """In the mean over masking levels, every token has the same weight."""
     sample = Sample([tokenizer.mid, *range(1, 8), tokenizer.eom], [], [(1, 9)])
     rng = np.random.default_rng(0)
@@ -290,7 +294,9 @@ def test_the_bound_is_unbiased_in_t(tokenizer: Tokenizer) -> None:
     torch.testing.assert_close(total / draws, torch.full_like(total, 1 / BLOCK), rtol=0.1, atol=0)
 
 
-def test_the_next_tokens_of_a_middle_count_more(samples: Samples, tokenizer: Tokenizer) -> None:
+def test_the_next_tokens_of_a_middle_count_more(
+    samples: Samples, tokenizer: TalariaTokenizer
+) -> None:
     """By the requested factor, and the weights of a batch sum to one."""
     rows = [samples[i] for i in range(12)]
     rng = np.random.default_rng(0)
@@ -305,7 +311,7 @@ def test_the_next_tokens_of_a_middle_count_more(samples: Samples, tokenizer: Tok
 
 
 def test_the_losses_ignore_marks_and_padding(
-    denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
+    transformer: Transformer, samples: Samples, tokenizer: TalariaTokenizer
 ) -> None:
     """Layout marks and padding are never targets; `<eom>` is one, in both losses."""
     rows = [samples[i] for i in range(40)]
@@ -314,18 +320,18 @@ def test_the_losses_ignore_marks_and_padding(
         seen = set(targets.flatten().tolist())
         assert tokenizer.eom in seen
         assert not seen & {tokenizer.mask, tokenizer.suf, tokenizer.pre, tokenizer.mid}
-    next_token, bound, chain = Objective(denoiser, tokenizer.mask)(batch)
+    next_token, bound, chain = Objective(transformer, tokenizer.mask)(batch)
     assert 0 < next_token < 50
     assert 0 < bound < 100
     assert 0 < chain < 100
     bare = make_batch(rows, tokenizer, LENGTH, BLOCK, 0, np.random.default_rng(0))
-    alone, *none = Objective(denoiser, tokenizer.mask)(bare)
+    alone, *none = Objective(transformer, tokenizer.mask)(bare)
     torch.testing.assert_close(alone, next_token, rtol=1e-4, atol=1e-4)
     assert none == [0, 0]
 
 
 def test_the_chain_loss_matches_decoding(
-    denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
+    transformer: Transformer, samples: Samples, tokenizer: TalariaTokenizer
 ) -> None:
     """The chain loss equals that of the decoder's own calls, on both kinds of canvases."""
     rows = [samples[i] for i in range(6)]
@@ -334,7 +340,8 @@ def test_the_chain_loss_matches_decoding(
     batch = make_batch(rows, tokenizer, LENGTH, BLOCK, CANVAS_TOKENS, rng, **mixed)
     bounding = batch.weight.shape[1]
     assert bounding == CANVAS_TOKENS // 2
-    *_, measured = Objective(denoiser, tokenizer.mask)(batch)
+    *_, measured = Objective(transformer, tokenizer.mask)(batch)
+    backbone = TorchBackbone(transformer, tokenizer.marks)
     total, whole = 0.0, 0
     for row in range(len(rows)):
         for first in range(0, CANVAS_TOKENS, BLOCK):
@@ -347,16 +354,16 @@ def test_the_chain_loss_matches_decoding(
                 assert masked == [*range(masked[0], masked[-1] + 1)]
                 whole += masked[0] == 0
             before = batch.context[row, : batch.start[row, first]].tolist()
-            _, cache = denoiser.encode([before])
-            hidden = denoiser.denoise(canvas[None], cache)
+            _, cache = backbone.encode([before])
+            hidden = backbone.denoise(canvas[None].numpy(), cache, before[-1:])
             clean = torch.where(target == IGNORED, canvas, target)
             given = torch.cat((torch.tensor([tokenizer.mask]), clean[:-1]))
             past: tuple[torch.Tensor, ...] = ()
             for place in range(BLOCK):
                 here = slice(place, place + 1)
-                states, past = denoiser.chain(hidden[:, here], given[None, here], past)
+                states, past = backbone.chain(hidden[:, here], given[None, here].numpy(), past)
                 if target[place] != IGNORED:
-                    chances = denoiser.logits(states[0, 0]).log_softmax(-1)
+                    chances = transformer.logits(states[0, 0]).log_softmax(-1)
                     weight = batch.chain_weight[row, first + place]
                     total -= float(weight * chances[target[place]])
     assert whole
@@ -365,7 +372,7 @@ def test_the_chain_loss_matches_decoding(
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.6, 1.0])
 def test_both_kinds_of_canvases_are_placed_alike(
-    samples: Samples, tokenizer: Tokenizer, share: float
+    samples: Samples, tokenizer: TalariaTokenizer, share: float
 ) -> None:
     """Chain-only canvases have the requested share, and neither kind comes earlier in the row."""
     rows, count = [samples[i] for i in range(12)], 10
@@ -379,7 +386,9 @@ def test_both_kinds_of_canvases_are_placed_alike(
         assert 0 < int(before.sum()) < len(rows)
 
 
-def test_at_least_one_canvas_trains_the_bound(samples: Samples, tokenizer: Tokenizer) -> None:
+def test_at_least_one_canvas_trains_the_bound(
+    samples: Samples, tokenizer: TalariaTokenizer
+) -> None:
     """Even if there is only one; unless the share is 1."""
     for share, left in ((0.9, BLOCK), (1.0, 0)):
         rng = np.random.default_rng(0)
@@ -395,7 +404,7 @@ def test_masking_levels_are_stratified() -> None:
     assert stratified(3, 0, np.random.default_rng(0)).shape == (3, 0)
 
 
-def test_some_canvases_show_their_end(samples: Samples, tokenizer: Tokenizer) -> None:
+def test_some_canvases_show_their_end(samples: Samples, tokenizer: TalariaTokenizer) -> None:
     """The rest is masked from some token on; no canvas is fully visible."""
     rows = [samples[i] for i in range(12)]
     ends = []
@@ -414,7 +423,7 @@ def test_some_canvases_show_their_end(samples: Samples, tokenizer: Tokenizer) ->
 
 
 def test_canvases_have_equal_weight_in_the_chain_loss(
-    samples: Samples, tokenizer: Tokenizer
+    samples: Samples, tokenizer: TalariaTokenizer
 ) -> None:
     """The weights of a chain-only canvas add up to its number of tokens."""
     rows = [samples[i] for i in range(6)]
@@ -427,9 +436,9 @@ def test_canvases_have_equal_weight_in_the_chain_loss(
 
 
 def test_large_batches_are_computed_in_chunks(
-    denoiser: Transformer,
+    transformer: Transformer,
     samples: Samples,
-    tokenizer: Tokenizer,
+    tokenizer: TalariaTokenizer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Losses and gradients do not depend on the chunk size."""
@@ -441,7 +450,7 @@ def test_large_batches_are_computed_in_chunks(
         CANVAS_TOKENS,
         np.random.default_rng(0),
     )
-    trainable = copy.deepcopy(denoiser).requires_grad_()
+    trainable = copy.deepcopy(transformer).requires_grad_()
     gradients = []
     for chunk in (10_000, 100):
         monkeypatch.setattr("talaria.finetune.objective.CHUNK", chunk)
@@ -453,7 +462,7 @@ def test_large_batches_are_computed_in_chunks(
 
 
 def test_parts_of_a_batch_add_up_to_it(
-    denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
+    transformer: Transformer, samples: Samples, tokenizer: TalariaTokenizer
 ) -> None:
     """Losses of slices add up to those of the batch."""
     batch = make_batch(
@@ -465,13 +474,13 @@ def test_parts_of_a_batch_add_up_to_it(
         np.random.default_rng(0),
         middle_weight=4.0,
     )
-    objective = Objective(denoiser, tokenizer.mask)
+    objective = Objective(transformer, tokenizer.mask)
     parts = objective(batch.rows(0, 1)) + objective(batch.rows(1, 6))
     torch.testing.assert_close(parts, objective(batch), rtol=1e-4, atol=1e-5)
 
 
 def test_sparse_and_dense_masks_give_the_same_losses(
-    denoiser: Transformer, samples: Samples, tokenizer: Tokenizer
+    transformer: Transformer, samples: Samples, tokenizer: TalariaTokenizer
 ) -> None:
     """FlexAttention gives the same losses to float32 accuracy."""
     batch = make_batch(
@@ -482,7 +491,7 @@ def test_sparse_and_dense_masks_give_the_same_losses(
         CANVAS_TOKENS,
         np.random.default_rng(0),
     )
-    objective = Objective(denoiser, tokenizer.mask)
+    objective = Objective(transformer, tokenizer.mask)
     with warnings.catch_warnings(action="ignore"):  # a warning that it is slow uncompiled
         sparse = objective(batch, block_mask(LENGTH, batch.block, batch.start))
     torch.testing.assert_close(sparse, objective(batch), rtol=1e-4, atol=1e-5)
@@ -501,9 +510,9 @@ def test_sparse_and_dense_masks_give_the_same_losses(
     ],
 )
 def test_sparse_masks_are_checked_before_they_are_used(
-    denoiser: Transformer,
+    transformer: Transformer,
     samples: Samples,
-    tokenizer: Tokenizer,
+    tokenizer: TalariaTokenizer,
     monkeypatch: pytest.MonkeyPatch,
     compiled: bool,
 ) -> None:
@@ -516,7 +525,7 @@ def test_sparse_masks_are_checked_before_they_are_used(
         CANVAS_TOKENS,
         np.random.default_rng(0),
     )
-    place = (denoiser, LENGTH, batch.block, batch.start, compiled)
+    place = (transformer, LENGTH, batch.block, batch.start, compiled)
     with warnings.catch_warnings(action="ignore"):
         assert masks_agree(*place)
         monkeypatch.setattr(

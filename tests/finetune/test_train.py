@@ -25,9 +25,10 @@ from torch.nn.attention import flex_attention
 
 from talaria.coder import checkpoint, cli
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.infill import Options, infill
-from talaria.coder.tokenizer import Tokenizer
-from talaria.coder.transformer import Transformer
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.families.talaria_torch import Transformer, load_trainable, save
+from talaria.coder.infill import infill
+from talaria.coder.request import Options
 from talaria.finetune import corpus, train, validate, vocabularies
 from talaria.finetune import tokenizer as tokenizer_command
 from talaria.finetune.batch import TrainingBatch
@@ -48,7 +49,7 @@ SHAPE = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: TalariaTokenizer) -> Path:
     """A folder with a small corpus and a tokenizer."""
     folder = tmp_path_factory.mktemp("data")
     splits = {
@@ -299,9 +300,9 @@ def test_the_better_of_last_weights_and_average_is_kept(
     out = tmp_path / "run"
     more = ("--steps", "4", "--next-token-share", share, "--average-from", "0")
     assert train.main(arguments(folder, out, *more)) == 0
-    state, model = read_state(out / "state.pt"), checkpoint.load_trainable(out / "model")
+    state, model = read_state(out / "state.pt"), load_trainable(out / "model")
     kept = state["average" if averaged else "denoiser"]["embed.weight"]
-    assert torch.equal(model.denoiser.embed.weight, kept.half().float())
+    assert torch.equal(model.transformer.embed.weight, kept.half().float())
     assert model.config["training"]["validation_bound"] == bound[averaged]
 
 
@@ -420,9 +421,7 @@ def test_updates_with_infinite_losses_are_skipped(
     assert train.main(arguments(folder, out, "--steps", "30", "--cursors", "0")) == 0
     assert events(out) == ["skipped"] * 6 + ["restored", "averaged"]
     assert len(curve(out)) == 30
-    assert all(
-        w.isfinite().all() for w in checkpoint.load_trainable(out / "model").denoiser.parameters()
-    )
+    assert all(w.isfinite().all() for w in load_trainable(out / "model").transformer.parameters())
 
     nan = torch.full((3,), float("nan"), requires_grad=True)
     monkeypatch.setattr(Objective, "forward", lambda *args: nan * 1)
@@ -483,13 +482,13 @@ def trainer(folder: Path, **more: Any) -> Trainer:
         max_middle=24,
         rows=4,
     )
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = TalariaTokenizer.load(folder / "tokenizer.json")
     samples = Samples(corpus.read_corpus(folder / "corpus", "train"), tokenizer, 64, 24, seed=0)
     torch.manual_seed(0)
-    denoiser = Transformer(recipe.shape(tokenizer.vocab_size))
-    for parameter in denoiser.parameters():
+    transformer = Transformer(recipe.shape(tokenizer.vocab_size))
+    for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    return Trainer(recipe, denoiser, tokenizer, samples, **{"micro_batch": 4, **more})
+    return Trainer(recipe, transformer, tokenizer, samples, **{"micro_batch": 4, **more})
 
 
 def gradient(trainer: Trainer) -> torch.Tensor:
@@ -798,7 +797,7 @@ def test_a_run_can_start_from_the_weights_of_a_model(folder: Path, tmp_path: Pat
         train.main(
             arguments(folder, tmp_path / "x", "--steps", "2", "--init", model, "--width", "64")
         )
-    other = Tokenizer.train(TEXTS[:1], 300)
+    other = TalariaTokenizer.train(TEXTS[:1], 300)
     other.save(tmp_path / "tokenizer.json")
     argv = arguments(folder, tmp_path / "x", "--steps", "2", "--init", model)
     argv[argv.index("--tokenizer") + 1] = str(tmp_path / "tokenizer.json")
@@ -812,8 +811,8 @@ def test_a_chain_can_be_trained_alone(folder: Path, tmp_path: Path) -> None:
     assert train.main(arguments(folder, first, "--steps", "20", "--chain-layers", "0")) == 0
     more = "--chain-alone", "1", "--init", str(first / "model")
     assert train.main(arguments(folder, second, "--steps", "80", *more)) == 0
-    before = checkpoint.load_trainable(first / "model").denoiser.state_dict()
-    after = checkpoint.load_trainable(second / "model").denoiser.state_dict()
+    before = load_trainable(first / "model").transformer.state_dict()
+    after = load_trainable(second / "model").transformer.state_dict()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     assert after.keys() - before.keys()
     losses = [entry["chain"] for entry in lines(second) if "rate" in entry]
@@ -836,18 +835,18 @@ def test_training_a_chain_alone_needs_a_model_with_a_chain(
 
 
 def test_a_chain_starts_randomly_if_the_initial_model_has_none(
-    tmp_path: Path, chainless: Transformer, denoiser: Transformer, tokenizer: Tokenizer
+    tmp_path: Path, chainless: Transformer, transformer: Transformer, tokenizer: TalariaTokenizer
 ) -> None:
     """All other weights are loaded; a model with a chain cannot start one without."""
     saved = {name: tmp_path / name for name in ("with", "without")}
-    checkpoint.save(saved["with"], denoiser, tokenizer)
-    checkpoint.save(saved["without"], chainless, tokenizer)
-    fresh = Transformer(denoiser.config)
+    save(saved["with"], transformer, tokenizer)
+    save(saved["without"], chainless, tokenizer)
+    fresh = Transformer(transformer.config)
     before = {name: weight.clone() for name, weight in fresh.state_dict().items()}
     train.load_weights(fresh, str(saved["without"]), saved["without"] / "tokenizer.json")
     given = {name: w.half().float() for name, w in chainless.state_dict().items()}
     for name, weight in fresh.state_dict().items():
-        assert torch.equal(weight, before[name] if name.startswith("links.") else given[name])
+        assert torch.equal(weight, before[name] if name.startswith("chain.") else given[name])
     with pytest.raises(UsageError, match="shape"):
         train.load_weights(
             Transformer(chainless.config), str(saved["with"]), saved["with"] / "tokenizer.json"
@@ -876,7 +875,7 @@ def test_the_tokenizer_command(
     where = ["--corpus", str(folder / "corpus"), "--out", str(out)]
     assert tokenizer_command.main([*where, "--vocab-size", "512"]) == 0
     assert "bytes per token" in capsys.readouterr().out
-    assert Tokenizer.load(out).vocab_size <= 512
+    assert TalariaTokenizer.load(out).vocab_size <= 512
     with pytest.raises(UsageError, match="100"):
         tokenizer_command.main([*where, "--vocab-size", "100"])
     with pytest.raises(UsageError, match="'a'"):
@@ -894,7 +893,7 @@ def test_a_tokenizer_that_cannot_be_written(
     def full(*_: object) -> None:
         raise RuntimeError("No space left on device")
 
-    monkeypatch.setattr(Tokenizer, "save", full)
+    monkeypatch.setattr(TalariaTokenizer, "save", full)
     with pytest.raises(DataError, match=r"tokenizer\.json: cannot be written \(No space left"):
         tokenizer_command.main([*argv, str(out)])
     assert (out.read_text(), [p.name for p in tmp_path.iterdir()]) == ("former", [out.name])
@@ -951,19 +950,19 @@ def test_models_that_see_other_rows_are_not_compared_row_by_row(
     folder: Path,
     tmp_path: Path,
     model_folder: Path,
-    denoiser: Transformer,
-    tokenizer: Tokenizer,
+    transformer: Transformer,
+    tokenizer: TalariaTokenizer,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The reason is printed; nats per byte, which do not depend on the tokenizer, are for all."""
-    other = Tokenizer.train(TEXTS, 300)
-    config = denoiser.config
+    other = TalariaTokenizer.train(TEXTS, 300)
+    config = transformer.config
     for name, changes, its in (
         ("tokenizer", {"vocab_size": other.vocab_size}, other),
         ("context", {"context_length": 64}, tokenizer),
         ("block", {"block_length": 4}, tokenizer),
     ):
-        checkpoint.save(tmp_path / name, Transformer(replace(config, **changes)), its)
+        save(tmp_path / name, Transformer(replace(config, **changes)), its)
     models = [str(model_folder), *(str(tmp_path / name) for name in ("tokenizer", "context"))]
     models.append(str(tmp_path / "block"))
     assert validate.main([*models, "--corpus", str(folder / "corpus"), "--rows", "2"]) == 0
@@ -978,12 +977,12 @@ def test_models_that_see_other_rows_are_not_compared_row_by_row(
 
 
 def test_nats_per_byte_are_nats_per_token_by_the_bytes_of_the_tokens(
-    folder: Path, denoiser: Transformer, tokenizer: Tokenizer
+    folder: Path, transformer: Transformer, tokenizer: TalariaTokenizer
 ) -> None:
     """Checked with a uniform model, whose loss is the logarithm of the vocabulary size."""
     documents = [corpus.CorpusDocument("p", f"{i}.py", text) for i, text in enumerate(TEXTS)]
-    samples = validate.held_out_samples(documents, tokenizer, denoiser.config.context_length)
-    uniform = Transformer(denoiser.config)
+    samples = validate.held_out_samples(documents, tokenizer, transformer.config.context_length)
+    uniform = Transformer(transformer.config)
     torch.nn.init.zeros_(uniform.embed.weight)
     found = validate.row_losses(uniform, tokenizer, samples, 40)
     assert found.nats[:, 0] == pytest.approx(math.log(tokenizer.vocab_size), rel=1e-4)
