@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 from talaria.finetune.corpus import CorpusDocument, shuffle_key
 
 if TYPE_CHECKING:
-    from talaria.coder.families.talaria import TalariaTokenizer
+    from talaria.coder.tokenizer import Tokenizer
 
 SAMPLE_FILES = 2000
 """Files per split that are tokenised to estimate the number of tokens in all of them."""
 
 
-def token_lengths(
-    tokenizer: TalariaTokenizer, documents: Sequence[CorpusDocument]
-) -> dict[str, float]:
+def token_lengths(tokenizer: Tokenizer, documents: Sequence[CorpusDocument]) -> dict[str, float]:
     """Measure bytes per token and tokens per line on these documents."""
     tokens = sum(len(ids) for ids in tokenizer.encode_batch([d.text for d in documents]))
     size = sum(len(d.text.encode()) for d in documents)

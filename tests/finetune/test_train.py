@@ -652,7 +652,7 @@ def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
         ("shards", arguments(folder, shards, *by_steps, "--resume")),
         ("memory", arguments(folder, memory, *by_steps)),
     ]
-    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.getcwd()}
     with subprocess.Popen(
         [*command, json.dumps(runs)], env=environment, stderr=subprocess.PIPE, text=True
     ) as launcher:
@@ -731,7 +731,7 @@ def test_a_folder_that_cannot_be_written(
         (["--steps", "1", "--decay-from", "2"], "--decay-from is 2"),
         (["--steps", "1", "--learning-rate", "nan"], "--learning-rate is nan"),
         (["--steps", "1", "--spans", "lines=2"], "at most 1"),
-        (["--steps", "1", "--spans", "words=0.2"], "kinds of line_end"),
+        (["--steps", "1", "--spans", "words=0.2"], "kinds line_end"),
         (["--steps", "1", "--spans", "lines"], "give kind=share"),
         (["--steps", "1", "--workers", "-1"], "--workers is -1"),
         (["--steps", "1", "--canvas-tokens", "9"], "multiple of"),
