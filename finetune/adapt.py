@@ -140,7 +140,8 @@ class AdaptationRun:
     @property
     def progress(self) -> float:
         """The fraction of the minutes that is spent."""
-        return min(1.0, self.elapsed / (60 * self.args.minutes))
+        minutes: float = self.args.minutes
+        return min(1.0, self.elapsed / (60 * minutes))
 
     def batch(self) -> CanvasBatch:
         """The batch of the next step, which depends on the seed and its number alone."""

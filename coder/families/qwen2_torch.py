@@ -68,7 +68,8 @@ class Qwen2(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.token_embd.weight.device
+        device: torch.device = self.token_embd.weight.device
+        return device
 
     def run(
         self,

@@ -315,6 +315,11 @@ class Trainable:
     name: str
     config: Mapping[str, Any]
 
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 that names the weights."""
+        return checkpoint.weights_hash(self.config)
+
     def decoder(self) -> Checkpoint:
         """The model as a decoder wants it; it sees later changes of the weights."""
         described = {"denoiser": asdict(self.transformer.config), **self.config}
