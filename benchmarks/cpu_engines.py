@@ -88,7 +88,8 @@ def measured(name: str, model: str | None, prompts: int) -> dict[str, Any]:
 
     from talaria.coder import checkpoint
     from talaria.coder.infill import Options, infill
-    from talaria.evals import latency
+    from talaria.evals import prompts as timing_prompts
+    from talaria.evals import timing
 
     loaded = checkpoint.load_trainable(model)
     denoiser = build(name, loaded)
@@ -109,12 +110,12 @@ def measured(name: str, model: str | None, prompts: int) -> dict[str, Any]:
             "fresh": lambda: denoiser.encode([ids]),
         }
         times = {key: milliseconds(call, REPEATS[key]) for key, call in calls.items()}
-    peak = latency.most_memory() / 1e6
+    peak = timing.peak_memory() / 1e6
     found = checkpoint.Checkpoint(denoiser, loaded.tokenizer, name, loaded.config)
     asked: list[Any] = []
     if prompts:
-        plan = latency.Plan((CONTEXT,), prompts)
-        asked = latency.prompts(latency.documents(None)[0], loaded.tokenizer, plan)
+        files, _ = timing_prompts.documents(None)
+        asked = timing_prompts.draw_prompts(files, loaded.tokenizer, (CONTEXT,), prompts)
     options = Options(max_tokens=48)
     texts = [infill(found, one.prefix, one.suffix, options).best.text for one in asked]
     return {**times, "start s": started, "memory MB": peak, "texts": texts}

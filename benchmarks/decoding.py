@@ -29,9 +29,9 @@ from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.infill import Memory, Options, infill
 from talaria.evals.cursors import line_end
-from talaria.evals.generate import progress
 from talaria.evals.intervals import Interval, bootstrap, percentile, wilson
 from talaria.evals.jsonl import environment, made_by, without_folders
+from talaria.evals.progress import progress
 from talaria.evals.suites import Problem
 from talaria.evals.tables import columns, ratio
 from talaria.finetune.corpus import corpus_hash
@@ -42,7 +42,7 @@ LOSS = 0.01  # of the share of exact middles, what speed may cost at most
 
 
 @dataclass(frozen=True)
-class Turn:
+class SettingRun:
     """A hole filled by one setting."""
 
     kind: str
@@ -56,7 +56,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SettingOutcome:
     """What a setting came to, over holes of both kinds.
 
     exact  share of each kind, with its interval
@@ -144,7 +144,7 @@ def line_of(problem: Problem) -> str:
 
 def measure(
     model: checkpoint.Checkpoint, asked: Sequence[tuple[str, Problem]], grid: Sequence[Decoding]
-) -> list[Turn]:
+) -> list[SettingRun]:
     """Every hole by every setting; none always comes first."""
     turns = []
     bar = progress(len(asked) * len(grid), "request")
@@ -157,13 +157,13 @@ def measure(
             found = infill(model, *sides, Options(**asdict(setting)), memory=memory)
             exact = found.best.text == problem.solution
             cost = found.nfe, found.elapsed_ms, found.best.committed
-            turns.append(Turn(kind, problem.id, problem.cluster, setting, exact, *cost))
+            turns.append(SettingRun(kind, problem.id, problem.cluster, setting, exact, *cost))
             bar.update()
     bar.close()
     return turns
 
 
-def compared(turns: Sequence[Turn]) -> list[Outcome]:
+def compared(turns: Sequence[SettingRun]) -> list[SettingOutcome]:
     """Every setting beside the most exact one, hole by hole; of equally exact ones the first."""
     settings = list(dict.fromkeys(turn.setting for turn in turns))
     of = {
@@ -182,7 +182,7 @@ def compared(turns: Sequence[Turn]) -> list[Outcome]:
         times = [turn.elapsed_ms for turn in some]
         kinds = {kind: [turn for turn in some if turn.kind == kind] for kind in KINDS}
         outcomes.append(
-            Outcome(
+            SettingOutcome(
                 setting,
                 {
                     kind: ratio([t.exact for t in part], [t.cluster for t in part])
@@ -207,7 +207,7 @@ def spread(lost: Sequence[float], clusters: Sequence[str]) -> Interval | None:
     return -most, most
 
 
-def choice(outcomes: Sequence[Outcome]) -> Decoding:
+def choice(outcomes: Sequence[SettingOutcome]) -> Decoding:
     """The fastest of the most exact setting and those that lose at most LOSS against it.
 
     By the upper end of the interval: what is not sure to lose so little is not taken.
@@ -217,7 +217,7 @@ def choice(outcomes: Sequence[Outcome]) -> Decoding:
     return min((best, *sure), key=lambda outcome: outcome.mean_ms).setting
 
 
-def table(outcomes: Sequence[Outcome], best: Decoding) -> list[list[str]]:
+def table(outcomes: Sequence[SettingOutcome], best: Decoding) -> list[list[str]]:
     """A row for each setting, the fastest first, the chosen one marked."""
     rows = [
         [

@@ -32,15 +32,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.lsp_client import FILES, Asked, Client, Page, Place, ready_server, server
+from benchmarks.lsp_client import (
+    FILES,
+    ClientRequest,
+    EditorDocument,
+    EditorWorkspace,
+    LspClient,
+    ready_server,
+    server,
+)
 from benchmarks.soak import growth
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
-from talaria.evals.generate import progress
 from talaria.evals.jsonl import environment, git
-from talaria.evals.latency import load
+from talaria.evals.progress import progress
 from talaria.evals.suites import Problem
 from talaria.evals.tables import columns, ratio
+from talaria.evals.timing import load_average
 from talaria.evals.typing_replay import accepted, regions, typed_by_hand
 
 SHARES = (0.5, 0.95, 0.99)
@@ -80,7 +88,7 @@ CLASSES = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class ServerPlan:
     """What is measured.
 
     starts    of a server, for each way to end it
@@ -110,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.lsp", description="The language server over stdio."
     )
-    own = Plan()
+    own = ServerPlan()
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--starts", type=int, default=own.starts, metavar="N")
     parser.add_argument("--minutes", type=float, default=own.minutes, metavar="M")
@@ -120,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=Path, metavar="FILE", help="each request typed, as JSONL")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
-    plan = Plan(args.starts, args.minutes, args.hurry, args.requests, args.idle)
+    plan = ServerPlan(args.starts, args.minutes, args.hurry, args.requests, args.idle)
     found, rows = measure(plan, args.model)
     if args.rows:
         args.rows.write_text("".join(f"{json.dumps(asdict(row))}\n" for row in rows), "utf-8")
@@ -139,13 +147,13 @@ def made_by(words: Sequence[str]) -> dict[str, str | None]:
     return {"command": shlex.join(["python", "-m", "benchmarks.lsp", *words]), "commit": commit}
 
 
-def measure(plan: Plan, model: str | None) -> tuple[dict[str, Any], list[Row]]:
+def measure(plan: ServerPlan, model: str | None) -> tuple[dict[str, Any], list[TypedKey]]:
     """All figures, and the requests that were typed."""
     if not Path("/proc/self/stat").exists():
         raise UsageError(f"the system is {sys.platform}; this benchmark reads /proc: use Linux")
-    before = load()
+    before = load_average()
     with tempfile.TemporaryDirectory(prefix="talaria-") as name:
-        place = Place(Path(name).resolve(), model)
+        place = EditorWorkspace(Path(name).resolve(), model)
         documents = [
             {"package": "python", "path": path, "text": text} for path, text in place.texts.items()
         ]
@@ -169,7 +177,7 @@ def measure(plan: Plan, model: str | None) -> tuple[dict[str, Any], list[Row]]:
     found = {
         "model": {"name": loaded.name, "weights": loaded.weights_hash},
         "environment": environment(),
-        "load": {"before": before, "after": load()},
+        "load": {"before": before, "after": load_average()},
         "files": {
             path: {
                 "lines": text.count("\n"),
@@ -191,7 +199,7 @@ def measure(plan: Plan, model: str | None) -> tuple[dict[str, Any], list[Row]]:
 # Starts and ends
 
 
-def started(place: Place, kind: Ending) -> dict[str, Any]:
+def started(place: EditorWorkspace, kind: Ending) -> dict[str, Any]:
     """A server begun and ended in one of the ways: times in milliseconds, memory in bytes.
 
     The end is timed from `shutdown` on, whose answer editors wait for before they send
@@ -204,7 +212,7 @@ def started(place: Place, kind: Ending) -> dict[str, Any]:
             if kind != "exit while loading":
                 row |= {"ready_ms": client.wait_until_ready(), "bytes": client.memory()}
             if kind == "exit while computing":
-                page = Page(client, place, FILES[0])
+                page = EditorDocument(client, place, FILES[0])
                 page.ask(len(page.text) // 2, invoked=True)
                 time.sleep(0.02)
             since = time.perf_counter()
@@ -251,7 +259,7 @@ def middle_and_most(values: Sequence[float]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Row:
+class TypedKey:
     """A request that was made while typing; times in milliseconds.
 
     after      what the request came after
@@ -291,15 +299,15 @@ def log_normal(rng: random.Random, median: float) -> float:
 
 
 def typed(
-    client: Client, place: Place, documents: Sequence[dict[str, str]], plan: Plan
-) -> tuple[list[Row], int]:
+    client: LspClient, place: EditorWorkspace, documents: Sequence[dict[str, str]], plan: ServerPlan
+) -> tuple[list[TypedKey], int]:
     """Visit files and type at cursors in them for the time planned; requests, and keys struck."""
-    rng, rows = random.Random(0), list[Row]()
+    rng, rows = random.Random(0), list[TypedKey]()
     typist = Typist(client, rng, plan.hurry)
     bar = progress(round(60 * plan.minutes), "second")
     for visit in count():
         document = documents[visit % len(documents)]
-        page = Page(client, place, document["path"])
+        page = EditorDocument(client, place, document["path"])
         time.sleep(1 / plan.hurry)  # one looks before one types
         for number, region in enumerate(regions([document], VISIT, visit)):
             rows += typist.at(page, region, not number, (visit * VISIT + number) % PATIENT != 0)
@@ -317,20 +325,22 @@ class Typist:
     seconds  that a person would have needed for all so far
     """
 
-    def __init__(self, client: Client, rng: random.Random, hurry: float) -> None:
+    def __init__(self, client: LspClient, rng: random.Random, hurry: float) -> None:
         self.client, self.rng, self.hurry = client, rng, hurry
         self.gaps = gaps(rng)
         self.seconds, self.keys = 0.0, 0
         self._counted: int | None = None  # requests of the model, if none may have come since
 
-    def at(self, page: Page, region: Problem, opening: bool, cancels: bool) -> list[Row]:
+    def at(
+        self, page: EditorDocument, region: Problem, opening: bool, cancels: bool
+    ) -> list[TypedKey]:
         """Take a region out of a file, type it again, ask after every key; put the rest back."""
         # The line's end stays: nobody writes in front of what stands on the next line.
         start, text = len(region.prefix), region.solution.rstrip("\n")
         by_hand = typed_by_hand(text)
         done = by_hand.index(True)  # the editor indents
         page.edit(start + done, start + len(text), "")
-        made: list[tuple[Asked, dict[str, Any]]] = []
+        made: list[tuple[ClientRequest, dict[str, Any]]] = []
         after: Literal["opening", "key", "acceptance"] = "opening" if opening else "key"
         last_key, taken, live, command = self.keys + KEYS, 0, "", None
         while done < len(text) and self.keys < last_key:
@@ -375,7 +385,7 @@ class Typist:
         own = {"cursor": region.id, "file": region.cluster, "cancels": cancels}
         return [row(asked, {**own, **about}, self.hurry) for asked, about in made]
 
-    def look(self, page: Page, asked: Asked, coming: str) -> tuple[int, float]:
+    def look(self, page: EditorDocument, asked: ClientRequest, coming: str) -> tuple[int, float]:
         """How much of a new suggestion is taken, and the seconds until then."""
         right = accepted(asked.text, coming)
         if right and self.rng.random() < ACCEPTS:
@@ -386,14 +396,14 @@ class Typist:
         return 0, 0.0
 
 
-def row(asked: Asked, about: dict[str, Any], hurry: float) -> Row:
+def row(asked: ClientRequest, about: dict[str, Any], hurry: float) -> TypedKey:
     """A request as it is kept."""
     error = asked.error["code"] if asked.error else None
     times = {"ms": asked.ms, "until_key": 1000 * about["until_key"] / hurry}
-    return Row(**{**about, **times, "shown": len(asked.text), "error": error})
+    return TypedKey(**{**about, **times, "shown": len(asked.text), "error": error})
 
 
-def of_typing(rows: Sequence[Row]) -> dict[str, Any]:
+def of_typing(rows: Sequence[TypedKey]) -> dict[str, Any]:
     """Times by what became of a request, and how often something was suggested."""
     in_time = [row for row in rows if not row.overtaken]
     keyed = [row for row in in_time if row.after == "key"]
@@ -429,7 +439,7 @@ def of_typing(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def times(rows: Sequence[Row], since_key: bool = False) -> dict[str, Any]:
+def times(rows: Sequence[TypedKey], since_key: bool = False) -> dict[str, Any]:
     """Percentiles of the times of requests with 95 % intervals, cursors drawn anew.
 
     Requests that were overtaken count as unfinished at that key; or, with `since_key`, time
@@ -477,7 +487,7 @@ def quantiles(
 # At rest and under fire
 
 
-def at_rest(client: Client, seconds: float) -> dict[str, float]:
+def at_rest(client: LspClient, seconds: float) -> dict[str, float]:
     """Processor time while nothing is asked; files are open."""
     time.sleep(min(1.0, seconds))  # what the last request left to do
     before = client.cpu()
@@ -486,11 +496,11 @@ def at_rest(client: Client, seconds: float) -> dict[str, float]:
     return {"seconds": seconds, "cpu_seconds": used, "share": used / seconds}
 
 
-def churn(client: Client, place: Place, requests: int) -> dict[str, Any]:
+def churn(client: LspClient, place: EditorWorkspace, requests: int) -> dict[str, Any]:
     """Random edits, requests, cancellations as fast as they are answered: memory, and answers."""
     rng = random.Random(0)
-    pages = [Page(client, place, path) for path in FILES[:3]]
-    flying: list[Asked] = []
+    pages = [EditorDocument(client, place, path) for path in FILES[:3]]
+    flying: list[ClientRequest] = []
     points, codes, cancelled = [{"requests": 0, "bytes": client.memory()}], Counter[str](), 0
     cursor, number = 0, 0
 
@@ -507,7 +517,7 @@ def churn(client: Client, place: Place, requests: int) -> dict[str, Any]:
             number = rng.randrange(len(pages))
         if rng.random() < 0.01:
             pages[number].close()
-            pages[number] = Page(client, place, FILES[rng.randrange(len(FILES))])
+            pages[number] = EditorDocument(client, place, FILES[rng.randrange(len(FILES))])
             cursor = 0
         page = pages[number]
         cursor = changed(page, cursor, rng)
@@ -535,7 +545,7 @@ def churn(client: Client, place: Place, requests: int) -> dict[str, Any]:
     }
 
 
-def changed(page: Page, cursor: int, rng: random.Random) -> int:
+def changed(page: EditorDocument, cursor: int, rng: random.Random) -> int:
     """Change a document at random, mostly by a key; where the cursor stands then."""
     cursor, drawn = min(cursor, len(page.text)), rng.random()
     if drawn < 0.1:

@@ -31,7 +31,7 @@ FILES = (
 PATIENCE = 60.0  # seconds until an answer is taken for missing, or a process for stuck
 
 
-class Place:
+class EditorWorkspace:
     """A folder with a workspace of copies of `FILES`, and what a server keeps for itself."""
 
     def __init__(self, folder: Path, model: str | None) -> None:
@@ -45,7 +45,7 @@ class Place:
 
 
 @dataclass(eq=False)
-class Asked:
+class ClientRequest:
     """A request, with the times when it was sent and when its answer was there."""
 
     id: int
@@ -76,10 +76,10 @@ class Asked:
         return found or []
 
 
-class Client:
+class LspClient:
     """A server in a process of its own, and the messages that go there and come back."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: EditorWorkspace) -> None:
         """Start the process."""
         self._place = place
         environment = {**os.environ, "TALARIA_STATE": str(place.state)}
@@ -97,8 +97,8 @@ class Client:
         assert self.process.stdout
         self._input, self._output = self.process.stdin, self.process.stdout
         self._ids, self._lock = count(1), threading.Lock()
-        self._open: dict[int, Asked] = {}
-        self._ready = Asked(0)
+        self._open: dict[int, ClientRequest] = {}
+        self._ready = ClientRequest(0)
         self.strays = 0  # answers to nothing, or second ones
         self.shown: list[str] = []  # messages that a user would have seen
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -122,15 +122,15 @@ class Client:
         self.notify("initialized", {})
         return 1000 * (asked.answered - self.began)
 
-    def ask(self, method: str, params: object) -> Asked:
+    def ask(self, method: str, params: object) -> ClientRequest:
         """Send a request; its answer comes by itself."""
-        asked = Asked(next(self._ids))
+        asked = ClientRequest(next(self._ids))
         self._open[asked.id] = asked
         asked.sent = time.perf_counter()
         self._send({"id": asked.id, "method": method, "params": params})
         return asked
 
-    def wait(self, asked: Asked) -> Any:
+    def wait(self, asked: ClientRequest) -> Any:
         """The result of a request; TalariaError where none comes."""
         asked.done.wait(PATIENCE)
         if not asked.answered:
@@ -148,7 +148,7 @@ class Client:
         """Tell the server something."""
         self._send({"method": method, "params": params})
 
-    def cancel(self, asked: Asked) -> None:
+    def cancel(self, asked: ClientRequest) -> None:
         """Its answer is no longer wanted; it comes nevertheless."""
         self.notify("$/cancelRequest", {"id": asked.id})
 
@@ -276,9 +276,9 @@ def family(pid: int) -> list[list[str]]:
 
 
 @contextmanager
-def server(place: Place) -> Iterator[Client]:
+def server(place: EditorWorkspace) -> Iterator[LspClient]:
     """A server that has just been started."""
-    client = Client(place)
+    client = LspClient(place)
     try:
         yield client
     finally:
@@ -286,7 +286,7 @@ def server(place: Place) -> Iterator[Client]:
 
 
 @contextmanager
-def ready_server(place: Place) -> Iterator[Client]:
+def ready_server(place: EditorWorkspace) -> Iterator[LspClient]:
     """A server with its model, whose editor is this process."""
     with server(place) as client:
         client.initialize(os.getpid())
@@ -294,10 +294,10 @@ def ready_server(place: Place) -> Iterator[Client]:
         yield client
 
 
-class Page:
+class EditorDocument:
     """A document as an editor has it open."""
 
-    def __init__(self, client: Client, place: Place, path: str) -> None:
+    def __init__(self, client: LspClient, place: EditorWorkspace, path: str) -> None:
         self.client, self.text, self.version = client, place.texts[path], 1
         self.uri = (place.root / path).as_uri()
         client.notify(
@@ -324,7 +324,7 @@ class Page:
             },
         )
 
-    def ask(self, offset: int, invoked: bool = False) -> Asked:
+    def ask(self, offset: int, invoked: bool = False) -> ClientRequest:
         """Ask for grey text."""
         return self.client.ask(
             "textDocument/inlineCompletion",

@@ -32,8 +32,9 @@ from talaria.coder.errors import TalariaError, UsageError
 from talaria.coder.infill import Options
 from talaria.coder.syntax.functions import function_at
 from talaria.coder.tokenizer import Tokenizer
-from talaria.evals.generate import Request, generate, progress
-from talaria.evals.jsonl import Row, environment, made_by, without_folders
+from talaria.evals.generate import Sampling, generate
+from talaria.evals.jsonl import ResultRow, environment, made_by, without_folders
+from talaria.evals.progress import progress
 from talaria.evals.suites import Problem, Suite
 from talaria.evals.tables import cells, columns, ratio
 from talaria.finetune.corpus import CorpusDocument, corpus_hash, read_manifest, read_nonempty
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def report(args: argparse.Namespace, words: Sequence[str]) -> Row:
+def report(args: argparse.Namespace, words: Sequence[str]) -> ResultRow:
     """All figures; completions that stand in the folder are not made again."""
     if args.completions < 2:
         raise UsageError(f"--completions is {args.completions}; it must be at least 2")
@@ -105,7 +106,7 @@ def report(args: argparse.Namespace, words: Sequence[str]) -> Row:
     texts = [(TRUE, problem, problem.solution) for problem in places["held out"]]
     for options in modes:
         # With the true length given, a completion is as long as the true text beside it.
-        request = Request(options, batch=BATCH, oracle_length=True)
+        request = Sampling(options, batch=BATCH, oracle_length=True)
         samples = generate(suite, model, request, args.out / f"completions-{options.mode}.jsonl")
         made = {row["id"]: row["text"] for row in samples.rows}
         for kind, asked in places.items():
@@ -234,7 +235,7 @@ def beyond(run: str, prompt: str) -> str:
     return kept
 
 
-def measure(group: str, problem: Problem, text: str, runs: Sequence[str]) -> Row:
+def measure(group: str, problem: Problem, text: str, runs: Sequence[str]) -> ResultRow:
     """The figures of a text, as MEASURES has them; 0 where there is no run."""
     new = {run: weight(beyond(run, problem.prefix)) for run in runs}
     most = max(new, key=new.__getitem__, default="")
@@ -250,9 +251,9 @@ def measure(group: str, problem: Problem, text: str, runs: Sequence[str]) -> Row
     }
 
 
-def summary(rows: Sequence[Row]) -> Row:
+def summary(rows: Sequence[ResultRow]) -> ResultRow:
     """Quantiles and shares of each measure; intervals by files drawn anew."""
-    found: Row = {"texts": len(rows)}
+    found: ResultRow = {"texts": len(rows)}
     files = [row["cluster"] for row in rows]
     for name in MEASURES:
         values = [row[name] for row in rows]
@@ -262,11 +263,13 @@ def summary(rows: Sequence[Row]) -> Row:
     return found
 
 
-def longest(rows: Sequence[Row], documents: Sequence[CorpusDocument], corpus: Path) -> list[Row]:
+def longest(
+    rows: Sequence[ResultRow], documents: Sequence[CorpusDocument], corpus: Path
+) -> list[ResultRow]:
     """The model's longest runs by `memory`, and the files they stand in: many have common code."""
     licences = {p["name"]: p["licence"] for p in read_manifest(corpus).get("packages", ())}
     written = [row for row in rows if row["group"] != TRUE and row["text"]]
-    best: dict[str, Row] = {}
+    best: dict[str, ResultRow] = {}
     for row in sorted(written, key=lambda row: -row["memory"]):
         best.setdefault(row["text"], row)
     found = []
@@ -279,7 +282,7 @@ def longest(rows: Sequence[Row], documents: Sequence[CorpusDocument], corpus: Pa
     return found
 
 
-def lines(found: Row) -> list[str]:
+def lines(found: ResultRow) -> list[str]:
     """The figures as a person reads them."""
     other = len(set(found["corpus"].values())) > 1
     printed = ["This is not the corpus that the model says it was trained on."] * other

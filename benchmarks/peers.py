@@ -34,12 +34,12 @@ from talaria.coder.errors import UsageError
 from talaria.coder.infill import Options, fit_context, infill
 from talaria.coder.sampler import allow
 from talaria.evals.cursors import line_end
-from talaria.evals.generate import progress
 from talaria.evals.intervals import bootstrap
 from talaria.evals.jsonl import environment, made_by
-from talaria.evals.latency import context_room, load
+from talaria.evals.progress import progress
 from talaria.evals.suites import Problem, Suite
 from talaria.evals.tables import columns
+from talaria.evals.timing import context_room, load_average
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -51,10 +51,10 @@ KINDS = ("line end", "whole line")
 
 # What a step commits: of the probabilities at the open positions of a block, and the number of
 # the step in that block, from 0.
-Rule = Callable[["Float[Tensor, 'open vocab']", int], "Bool[Tensor, ' open']"]
+CommitRule = Callable[["Float[Tensor, 'open vocab']", int], "Bool[Tensor, ' open']"]
 
 
-def scheduled(length: int, steps: int) -> Rule:
+def scheduled(length: int, steps: int) -> CommitRule:
     """LLaDA's low-confidence remasking: of all predictions, the surest are kept.
 
     So many that after step k of `steps` a share of k / steps of the canvas stands.
@@ -67,7 +67,7 @@ def scheduled(length: int, steps: int) -> Rule:
     return rule
 
 
-def parallel(threshold: float) -> Rule:
+def parallel(threshold: float) -> CommitRule:
     """Fast-dLLM's: all whose probability reaches the threshold, and the surest in any case."""
 
     def rule(probabilities: Float[Tensor, "open vocab"], _: int) -> Bool[Tensor, " open"]:
@@ -91,7 +91,7 @@ def surest(scores: Float[Tensor, " open"], number: int) -> Bool[Tensor, " open"]
 class Peer:
     """A rule and the length of the blocks that are finished one after another."""
 
-    rule: Rule
+    rule: CommitRule
     block: int
 
 
@@ -111,7 +111,7 @@ def decoders(length: int) -> dict[str, Peer | Options]:
 
 
 @dataclass(frozen=True)
-class Turn:
+class PeerRun:
     """What a decoder made of a prompt.
 
     exact      1.0 where the text is the one that stood there
@@ -142,7 +142,9 @@ class Turn:
 FIGURES = ("exact", "passes", "ms", "committed", "tokens", "lean_passes", "lean_ms")
 
 
-def ask(model: Checkpoint, kind: str, problem: Problem, name: str, decoder: Peer | Options) -> Turn:
+def ask(
+    model: Checkpoint, kind: str, problem: Problem, name: str, decoder: Peer | Options
+) -> PeerRun:
     """Have a decoder fill a hole, with nothing remembered."""
     began = time.perf_counter()
     if isinstance(decoder, Peer):
@@ -156,7 +158,7 @@ def ask(model: Checkpoint, kind: str, problem: Problem, name: str, decoder: Peer
         committed = sum(int(frame.step.committed.sum()) for frame in found.frames)
         cost = found.nfe, ms, committed, found.best.length, found.nfe, ms
     exact = float(text == problem.solution)
-    return Turn(kind, problem.id, problem.cluster, name, text, exact, *cost)
+    return PeerRun(kind, problem.id, problem.cluster, name, text, exact, *cost)
 
 
 @torch.inference_mode()
@@ -167,7 +169,7 @@ def write(model: Checkpoint, problem: Problem, peer: Peer) -> tuple[list[int], i
     the seconds spent on reading the context again and on all passes after that.
     """
     denoiser, tokenizer, config = model.denoiser, model.tokenizer, model.denoiser.config
-    room = context_room(config, Options(max_tokens=config.context_length // 4))  # as ours has it
+    room = context_room(model, config.context_length // 4)  # the room that ours has
     context = fit_context(tokenizer, problem.prefix, problem.suffix, room)
     length = config.block_length
     canvas = Canvas.blank(1, length, tokenizer.mask, tokenizer.eom, denoiser.device)
@@ -224,7 +226,7 @@ def whole(problem: Problem, indented: bool) -> Problem:
     return replace(problem, prefix=before, solution=code + problem.solution)
 
 
-def figures(turns: Sequence[Turn], names: Sequence[str]) -> dict[str, Any]:
+def figures(turns: Sequence[PeerRun], names: Sequence[str]) -> dict[str, Any]:
     """For each kind and decoder: means, and what it is against ours on the same prompts."""
     found: dict[str, Any] = {}
     for kind in KINDS:
@@ -324,9 +326,9 @@ def main(argv: list[str]) -> int:
         "data": Suite("peers", [problem for _, problem in asked], {}).digest(),
         "seed": args.seed,
         "threads": model.denoiser.threads,
-        "load": [load()],
+        "load": [load_average()],
     }
-    rng, turns = random.Random(args.seed), list[Turn]()
+    rng, turns = random.Random(args.seed), list[PeerRun]()
     bar = progress(len(asked) * len(compared), "request")
     for kind, problem in asked:
         # In an order of its own, so that none always comes first or follows the same other.
@@ -334,7 +336,7 @@ def main(argv: list[str]) -> int:
             turns.append(ask(model, kind, problem, name, decoder))
             bar.update()
     bar.close()
-    found["load"].append(load())
+    found["load"].append(load_average())
     found["kinds"] = figures(turns, list(compared))
     print("\n".join(lines(found)))
     if args.json is not None:

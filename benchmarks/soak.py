@@ -19,9 +19,10 @@ from typing import Any
 
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
-from talaria.evals.generate import progress
-from talaria.evals.latency import documents, most_memory
+from talaria.evals.progress import progress
+from talaria.evals.prompts import documents
 from talaria.evals.tables import columns
+from talaria.evals.timing import peak_memory
 
 POINTS = 20  # looks at the memory
 STAYS = 40  # keys typed in a place, on average
@@ -71,7 +72,7 @@ def soak(requests: int, model: str | None) -> dict[str, Any]:
     bar.close()
     return {
         "points": points,
-        "peak_bytes": most_memory(),
+        "peak_bytes": peak_memory(),
         "bytes_per_1000_requests": growth(points),
         "engine": counters,
     }
@@ -103,7 +104,7 @@ def present_memory() -> float:
         with open("/proc/self/status", encoding="ascii") as status:
             held = next(line for line in status if line.startswith("VmRSS:"))
     except (OSError, StopIteration):
-        return most_memory()
+        return peak_memory()
     return 1024 * int(held.split()[1])
 
 

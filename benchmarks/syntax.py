@@ -29,8 +29,8 @@ from talaria.coder.syntax.functions import function_at
 from talaria.coder.syntax.judge import compiles
 from talaria.coder.syntax.tree import count_errors
 from talaria.evals.cursors import line_end
-from talaria.evals.generate import progress
 from talaria.evals.intervals import bootstrap, percentile
+from talaria.evals.progress import progress
 from talaria.evals.suites import Problem
 from talaria.evals.tables import cells, columns, ratio
 
@@ -43,7 +43,7 @@ UNFINISHED = ("def f(", "class A", "if x", "x = = 1", "x = f(", "x = [", 'x = "'
 
 
 @dataclass(frozen=True)
-class Turn:
+class SyntaxRun:
     """A cursor filled in one way; `breaks` if the file with it no longer compiles or parses.
 
     A file that is broken elsewhere is asked about without what is unfinished there.
@@ -111,7 +111,7 @@ PLACES: dict[str, tuple[Callable[[Problem], Problem | None], dict[str, Any]]] = 
 }
 
 
-def measure(place: str, problems: Sequence[Problem], model: str | None) -> list[Turn]:
+def measure(place: str, problems: Sequence[Problem], model: str | None) -> list[SyntaxRun]:
     """Every cursor of a file that compiles, filled in both ways, neither always first."""
     from talaria.coder import checkpoint
     from talaria.coder.infill import Memory, Options, infill
@@ -158,7 +158,7 @@ def broken_elsewhere(problem: Problem) -> tuple[str, str]:
 
 def turn_of(
     place: str, problem: Problem, file: str, way: str, found: Infill, to_come: bool
-) -> Turn:
+) -> SyntaxRun:
     """What came of it; the body of a block that is opened at the end may be `to_come`."""
     text = found.best.text
     body = " pass" if to_come and text.rstrip().endswith(":") else ""
@@ -166,10 +166,12 @@ def turn_of(
     breaks = all(count_errors(one) > 0 or not compiles(one) for one in whole)
     exact = text == problem.solution
     cost = found.nfe, found.elapsed_ms
-    return Turn(place, problem.id, problem.cluster, file, way, bool(text), breaks, exact, *cost)
+    return SyntaxRun(
+        place, problem.id, problem.cluster, file, way, bool(text), breaks, exact, *cost
+    )
 
 
-def figures(turns: Sequence[Turn]) -> dict[str, Any]:
+def figures(turns: Sequence[SyntaxRun]) -> dict[str, Any]:
     """Shares with their intervals by files drawn anew, and what the look costs."""
     places = {}
     for place in dict.fromkeys(turn.place for turn in turns):
@@ -179,7 +181,7 @@ def figures(turns: Sequence[Turn]) -> dict[str, Any]:
     return {"places": places, "turns": [asdict(turn) for turn in turns]}
 
 
-def of_file(turns: Sequence[Turn]) -> dict[str, Any]:
+def of_file(turns: Sequence[SyntaxRun]) -> dict[str, Any]:
     """Both ways in files of one kind, and how their times compare."""
     of = {way: [turn for turn in turns if turn.way == way] for way in WAYS}
     checked, free = of.values()
@@ -196,7 +198,7 @@ def of_file(turns: Sequence[Turn]) -> dict[str, Any]:
     }
 
 
-def of_way(turns: Sequence[Turn]) -> dict[str, Any]:
+def of_way(turns: Sequence[SyntaxRun]) -> dict[str, Any]:
     """How often something was offered, was right, and broke its file."""
     offered = [turn for turn in turns if turn.offered]
     times = [turn.elapsed_ms for turn in turns]

@@ -1,1 +1,1 @@
-"""Measuring a model: exact matches on held-out code and on infilling benchmarks."""
+"""Measure a model: exact matches on held-out code, infilling benchmarks, typing, latency."""

@@ -1,106 +1,83 @@
 """`talaria bench`: what requests cost on this machine, the three modes side by side.
 
-Prompts are holes in the files of `coder/`, cut to one length of context. Each is asked
-in every mode in turn: with nothing remembered (*fresh*), and again when all but its
-last characters was asked about just before (*warm*), as while typing.
+Prompts are holes in the files of `coder/`, cut to one length of context. Every mode fills each
+of them *fresh*, with an empty KV cache, and *warm*, right after the same prompt without its last
+characters, as while typing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import Any
 
 from talaria.coder.cli import add_rules, check_rules, guarded
 from talaria.coder.errors import UsageError
-from talaria.evals.generate import progress
-from talaria.evals.intervals import bootstrap, percentile
+from talaria.coder.request import MODES
+from talaria.evals import timing
+from talaria.evals.intervals import percentile
 from talaria.evals.jsonl import environment
-from talaria.evals.latency import SHORTEST, Plan, documents, most_memory, prompts, start
-from talaria.evals.suites import Problem
+from talaria.evals.libraries import require
+from talaria.evals.progress import progress
+from talaria.evals.prompts import documents, draw_prompts
 from talaria.evals.tables import columns
+from talaria.evals.timing import Timing, TimingPlan
 
-if TYPE_CHECKING:
-    from talaria.coder.checkpoint import Checkpoint
-    from talaria.coder.infill import Infill, Options
-
-TYPED = 2  # characters that are new in a warm request
 BASELINE = "ar"
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A prompt asked in one mode: times in milliseconds, and what was written."""
-
-    prompt: str
-    cluster: str
-    mode: str
-    fresh_ms: float
-    warm_ms: float
-    nfe: int
-    tokens: int
-    committed: int
-    text: str
+WHEN = ("fresh", "warm")
 
 
 def main(argv: list[str]) -> int:
     """Measure and print a table, or JSON; exit code 0."""
     args = arguments(argv)
     check_rules(args)
-    if args.context < SHORTEST:
-        raise UsageError(f"--context is {args.context}; the least is {SHORTEST} tokens")
+    plan = TimingPlan((args.context,), args.prompts, args.rounds, args.starts)
+    require("tqdm")
     from talaria.coder import checkpoint
-    from talaria.coder.infill import MODES, Options
+    from talaria.coder.infill import Options
 
     given = {name: value for name, value in vars(args).items() if value is not None}
     options = Options(**{k: v for k, v in given.items() if k in Options.__dataclass_fields__})
-    plan = Plan((args.context,), args.prompts, args.rounds, args.starts)
     model = checkpoint.load(args.model, args.device)
-    config = model.denoiser.config
     options = options.settled(model.decoding)
-    options = replace(options, max_tokens=options.max_tokens or config.context_length // 4)
-    blocks = -(-(options.max_tokens or 0) // config.block_length)
-    room = config.context_length - blocks * config.block_length
+    max_tokens = options.max_tokens or model.denoiser.config.context_length // 4
+    options = replace(options, max_tokens=max_tokens)
+    room = timing.context_room(model, max_tokens)
     if args.context > room:
         raise UsageError(
-            f"--context is {args.context}; beside middles of {options.max_tokens} tokens this "
+            f"--context is {args.context}; beside middles of {max_tokens} tokens this "
             f"model reads {room}: give a smaller --context or --max-tokens"
         )
-    asked = prompts(documents(None)[0], model.tokenizer, plan)
-    bar = progress(plan.starts + plan.rounds * len(asked) * len(MODES), "request")
-    cold = []
-    for number in range(plan.starts):
-        cold.append(start(args.model, args.device, options, asked, number))
+    problems = draw_prompts(documents(None)[0], model.tokenizer, plan.contexts, plan.prompts)
+    bar = progress(plan.starts + plan.rounds * len(problems) * len(MODES), "request")
+    starts = []
+    for _ in range(plan.starts):
+        starts.append(timing.cold_start(args.model, args.device, options, problems))
         bar.update()
-    turns = []
-    for problem in asked[:4]:  # what comes first is slower
-        ask(model, problem, options)
-    for turn in range(plan.rounds):
-        for place, problem in enumerate(asked):
-            shift = (turn + place) % len(MODES)  # no mode always follows the same other
-            for mode in (*MODES[shift:], *MODES[:shift]):
-                turns.append(ask(model, problem, replace(options, mode=mode)))
-                bar.update()
+    timings = []
+    planned = timing.turns(problems, MODES, plan.rounds)
+    for found in timing.measure(model, options, planned, warm=True):
+        timings.append(found)
+        bar.update()
     bar.close()
-    found = {
+    result = {
         "model": {"name": model.name, "weights": model.weights_hash},
         "environment": environment(),
         "options": asdict(options),
-        **figures(turns, cold),
+        **figures(timings, starts),
     }
-    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+    print(json.dumps(result) if args.json else "\n".join(lines(result)))
     return 0
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """The options of `talaria bench`."""
+    """Parse the options of `talaria bench`."""
     parser = argparse.ArgumentParser(
-        prog="talaria bench", description="What requests cost on this machine, by mode."
+        prog="talaria bench", description="Measure what requests cost on this machine, by mode."
     )
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
@@ -110,104 +87,96 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=384, metavar="N", help="tokens (384)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest middle")
     add_rules(parser)
-    parser.add_argument("--json", action="store_true", help="all figures, for programs")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     return parser.parse_args(argv)
 
 
-def ask(model: Checkpoint, problem: Problem, options: Options) -> Turn:
-    """One prompt, fresh and then warm; both write the same."""
-    from talaria.coder.infill import Memory, infill
-
-    def timed(prefix: str, memory: Memory | None = None) -> Infill:
-        return infill(model, prefix, problem.suffix, options, memory=memory)
-
-    fresh, memory = timed(problem.prefix), Memory(model.denoiser)
-    timed(problem.prefix[:-TYPED], memory)
-    warm = timed(problem.prefix, memory)
-    return Turn(
-        problem.id,
-        problem.cluster,
-        options.mode,
-        fresh.elapsed_ms,
-        warm.elapsed_ms,
-        fresh.nfe,
-        fresh.best.length,
-        fresh.best.committed,
-        fresh.best.text,
-    )
-
-
-def figures(turns: Sequence[Turn], cold: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Times and work of each mode, and each mode against the baseline on the same prompts."""
-    modes = list(dict.fromkeys(sorted((t.mode for t in turns), key=lambda m: m == BASELINE)))
-    of = {mode: [turn for turn in turns if turn.mode == mode] for mode in modes}
+def figures(timings: Sequence[Timing], starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Compute times and work by mode, and each mode against the baseline on the same prompts."""
+    modes = list(dict.fromkeys(sorted((t.mode for t in timings), key=lambda m: m == BASELINE)))
+    by_mode = {mode: [t for t in timings if t.mode == mode] for mode in modes}
     return {
         "start": {
-            name: statistics.median(row[name] for row in cold)
+            name: statistics.median(start[name] for start in starts)
             for name in ("load_ms", "first_ms", "peak_bytes")
         },
-        "peak_bytes": most_memory(),
-        "modes": {mode: of_mode(own) for mode, own in of.items()},
-        "ratios": {mode: against(of[mode], of[BASELINE]) for mode in modes if mode != BASELINE},
+        "peak_bytes": timing.peak_memory(),
+        "modes": {mode: mode_figures(own) for mode, own in by_mode.items()},
+        "ratios": {
+            mode: against(by_mode[mode], by_mode[BASELINE]) for mode in modes if mode != BASELINE
+        },
     }
 
 
-def of_mode(turns: Sequence[Turn]) -> dict[str, Any]:
-    """Percentiles of times; tokens by evaluations and by time of warm requests."""
-    tokens = sum(turn.tokens for turn in turns)
+def elapsed_ms(found: Timing, when: str) -> float:
+    """Return the time of a fresh or a warm request."""
+    filled = found.fresh if when == "fresh" else found.warm
+    assert filled is not None
+    return filled.elapsed_ms
+
+
+def mode_figures(timings: Sequence[Timing]) -> dict[str, Any]:
+    """Compute percentiles of times, tokens per evaluation, and tokens per second of warm ones."""
+    tokens = sum(found.fresh.best.length for found in timings)
+    evaluations = sum(found.fresh.nfe for found in timings)
     times = {
-        f"{name}_p{share}_ms": percentile([getattr(t, f"{name}_ms") for t in turns], share / 100)
-        for name in ("fresh", "warm")
+        f"{when}_p{share}_ms": percentile([elapsed_ms(t, when) for t in timings], share / 100)
+        for when in WHEN
         for share in (50, 95)
     }
     return {
-        "requests": len(turns),
+        "requests": len(timings),
         **times,
-        "nfe": statistics.fmean(turn.nfe for turn in turns),
-        "tokens": tokens / len(turns),
-        "tokens_per_forward": sum(turn.committed for turn in turns) / sum(t.nfe for t in turns),
-        "tokens_per_second": 1000 * tokens / sum(turn.warm_ms for turn in turns),
+        "nfe": evaluations / len(timings),
+        "tokens": tokens / len(timings),
+        "tokens_per_forward": sum(t.fresh.best.committed for t in timings) / evaluations,
+        "tokens_per_second": 1000 * tokens / sum(elapsed_ms(t, "warm") for t in timings),
     }
 
 
-def against(turns: Sequence[Turn], baseline: Sequence[Turn]) -> dict[str, Any]:
-    """How many times as fast as the baseline: geometric means over prompts, files drawn anew.
+def against(timings: Sequence[Timing], baseline: Sequence[Timing]) -> dict[str, Any]:
+    """Compute how many times as fast as the baseline a mode is.
 
-    Per request and, for modes may write middles of other lengths, per token; over
-    prompts where both wrote some. `same` counts prompts with the same text.
+    Per request and, because modes may write middles of different lengths, per token, over the
+    prompts for which both wrote some. `same` counts the prompts with the same text.
     """
     pairs = [
-        ([t for t in turns if t.prompt == name], [t for t in baseline if t.prompt == name])
-        for name in dict.fromkeys(turn.prompt for turn in turns)
+        (
+            [t for t in timings if t.problem.id == name],
+            [t for t in baseline if t.problem.id == name],
+        )
+        for name in dict.fromkeys(t.problem.id for t in timings)
     ]
     found: dict[str, Any] = {
         "prompts": len(pairs),
-        "same": sum(one[0].text == other[0].text for one, other in pairs),
+        "same": sum(one[0].fresh.best.text == other[0].fresh.best.text for one, other in pairs),
     }
-    wrote = [pair for pair in pairs if all(some[0].tokens for some in pair)]
-    for unit, some in (("request", pairs), ("token", wrote)):
-        for when in ("fresh", "warm"):
-            logs = [
-                math.log(cost(other, when, unit) / cost(one, when, unit)) for one, other in some
-            ]
-            interval = bootstrap(logs, [one[0].cluster for one, _ in some]) if logs else None
+    both_wrote = [pair for pair in pairs if all(some[0].fresh.best.length for some in pair)]
+    for unit, some in (("request", pairs), ("token", both_wrote)):
+        clusters = [one[0].problem.cluster for one, _ in some]
+        for when in WHEN:
+            ratio = timing.ratio_of_times(
+                [cost(other, when, unit) for _, other in some],
+                [cost(one, when, unit) for one, _ in some],
+                clusters,
+            )
             found[f"{when}_{unit}"] = {
-                "prompts": len(logs),
-                "times": math.exp(statistics.fmean(logs)) if logs else None,
-                "interval": interval and [math.exp(edge) for edge in interval],
+                "prompts": ratio["prompts"],
+                "times": ratio["ratio"],
+                "interval": ratio["interval"],
             }
     return found
 
 
-def cost(turns: Sequence[Turn], when: str, unit: str) -> float:
-    """The median time of a prompt's rounds, of each token if that is the unit."""
-    typical = statistics.median(float(getattr(turn, f"{when}_ms")) for turn in turns)
-    return typical / (turns[0].tokens if unit == "token" else 1)
+def cost(rounds: Sequence[Timing], when: str, unit: str) -> float:
+    """Return a prompt's median time, per token if that is the unit."""
+    tokens = rounds[0].fresh.best.length if unit == "token" else None
+    return timing.typical_ms([elapsed_ms(found, when) for found in rounds], tokens)
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """The figures as a person reads them."""
-    begun = found["start"]
+    """Format the figures for the terminal."""
+    start = found["start"]
     table = [
         [
             *("mode", "fresh p50 ms", "p95", "warm p50 ms", "p95"),
@@ -215,7 +184,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         ]
     ]
     for mode, part in found["modes"].items():
-        times = [f"{part[f'{w}_p{share}_ms']:.1f}" for w in ("fresh", "warm") for share in (50, 95)]
+        times = [f"{part[f'{when}_p{share}_ms']:.1f}" for when in WHEN for share in (50, 95)]
         rest = [f"{part[name]:.1f}" for name in ("nfe", "tokens")]
         rest += [f"{part['tokens_per_forward']:.2f}", f"{part['tokens_per_second']:.0f}"]
         table.append([mode, *times, *rest])
@@ -223,7 +192,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     for mode, part in found["ratios"].items():
         for unit in ("request", "token"):
             row = [f"{mode}, per {unit}"]
-            for when in ("fresh", "warm"):
+            for when in WHEN:
                 ratio = part[f"{when}_{unit}"]
                 edges = ratio["interval"]
                 row.append("" if ratio["times"] is None else f"{ratio['times']:.2f}")
@@ -235,8 +204,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     )
     return [
         f"{found['model']['name']}, {found['environment']['machine']}",
-        f"fresh process: {begun['load_ms'] / 1000:.2f} s to load, first request "
-        f"{begun['first_ms']:.0f} ms, at most {begun['peak_bytes'] / 1e6:.0f} MB",
+        f"fresh process: {start['load_ms'] / 1000:.2f} s to load, first request "
+        f"{start['first_ms']:.0f} ms, at most {start['peak_bytes'] / 1e6:.0f} MB",
         "",
         columns(table),
         "",

@@ -1,4 +1,4 @@
-"""`talaria eval`: generate samples, score them, report; or all three with `run`."""
+"""`talaria eval`: generate samples, score them, report; `run` does all three."""
 
 from __future__ import annotations
 
@@ -6,54 +6,53 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from talaria.coder.cli import add_rules, check_rules
 from talaria.coder.errors import DataError, UsageError
-from talaria.evals.suites import SOURCES, Suite, locate, read_suite, take
+from talaria.coder.request import MODES
+from talaria.evals.libraries import require
+from talaria.evals.suites import SUITE_FILES, Suite, locate, read_suite, take
 
 if TYPE_CHECKING:
     from talaria.coder.infill import Options
-    from talaria.evals.generate import Request
+    from talaria.evals.generate import Sampling
 
-SUITES = (*SOURCES, "line-end")
-# Of the decoder's options, those that the command line offers.
+SUITES = (*SUITE_FILES, "line-end")
+# The decoder's options that the command line offers.
 OPTIONS = (
     *("mode", "max_nfe", "max_tokens", "temperature", "seed"),
     *("confidence_threshold", "confidence_factor", "entropy_bound", "top_k"),
     *("lookahead", "remask", "check_syntax"),
 )
-SUGGESTED = 32  # tokens of a suggestion while typing, at most: an editor shows a line or two
+SUGGESTED = 32  # tokens of a suggestion while typing: an editor shows a line or two
 
 
 def main(argv: list[str]) -> int:
-    """Run one stage or all; 0, or 1 for a self-test that found something."""
+    """Run one command; exit code 0, or 1 if a self-test fails."""
     args = arguments(argv)
-    stage = {
-        "generate": generate_command,
-        "score": score_command,
-        "report": report_command,
-        "run": run_command,
-        "typing": typing_command,
-        "latency": latency_command,
-        "compare": compare_command,
-        "selftest": selftest_command,
-    }[args.stage]
-    return stage(args)
+    command, libraries = COMMANDS[args.stage]
+    if args.stage == "report" and args.out:
+        libraries += ("matplotlib",)
+    require(*libraries)
+    return command(args)
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """The options of `talaria eval`; UsageError for numbers out of range."""
+    """Parse the options of `talaria eval`; UsageError for numbers out of range."""
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument("suite", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
     source = data.add_argument_group("problems")
     source.add_argument("--data", type=Path, metavar="FILE", help="the suite's file")
-    source.add_argument("--download", action="store_true", help="fetch it if it is not there")
-    source.add_argument("--any-data", action="store_true", help="take any file of its fields")
+    source.add_argument("--download", action="store_true", help="download it if it is missing")
+    source.add_argument(
+        "--any-data", action="store_true", help="accept any file with the same fields"
+    )
     source.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
-    source.add_argument("--cursors", type=int, default=500, metavar="N", help="of line-end")
+    source.add_argument("--cursors", type=int, default=500, metavar="N", help="for line-end")
     source.add_argument("--cursor-seed", type=int, default=0, metavar="S")
     source.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
     engine = argparse.ArgumentParser(add_help=False)
@@ -67,26 +66,28 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         dest="check_syntax",
         action="store_const",
         const=False,
-        help="take middles as they come, neither mended nor cut",
+        help="keep middles as they are, neither repaired nor trimmed",
     )
-    engine.add_argument("--mode", choices=("diffuse", "verify", "ar"))
+    engine.add_argument("--mode", choices=MODES)
     model = argparse.ArgumentParser(add_help=False, parents=[engine])
     model.add_argument("--temperature", type=float, metavar="T")
     model.add_argument("--seed", type=int, metavar="S")
-    model.add_argument("--samples", type=int, default=1, metavar="N", help="of each problem")
+    model.add_argument("--samples", type=int, default=1, metavar="N", help="per problem")
     model.add_argument(
         "--batch",
         type=int,
         default=1,
         metavar="N",
-        help="holes side by side: sooner done, but a hole's time is then its share",
+        help="holes at a time: faster, but a hole's time is then its share of the batch's",
     )
     model.add_argument(
-        "--oracle-length", action="store_true", help="tell the model how long each true middle is"
+        "--oracle-length", action="store_true", help="give the model the length of each true middle"
     )
     runs = argparse.ArgumentParser(add_help=False)
     runs.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N")
-    runs.add_argument("--require-isolation", metavar="LEVEL", help="refuse to run below it")
+    runs.add_argument(
+        "--require-isolation", metavar="LEVEL", help="refuse to run programs below this level"
+    )
 
     parser = argparse.ArgumentParser(
         prog="talaria eval", description="Measure a model: generate, score, report."
@@ -102,23 +103,25 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     three.add_argument("--out", type=Path, metavar="FOLDER")
     all_three = stages.add_parser("run", parents=[data, model, runs], help="all three stages")
     all_three.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    again = stages.add_parser("typing", parents=[engine], help="held-out files are typed again")
-    again.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
-    again.add_argument("--regions", type=int, default=100, metavar="N", help="of 8 lines each")
-    again.add_argument("--seed", type=int, default=0, metavar="S", help="which regions")
-    again.add_argument("--every", type=int, default=8, metavar="N", help="characters a request")
-    again.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    times = stages.add_parser("latency", parents=[engine], help="how long requests take")
-    times.add_argument("--corpus", type=Path, metavar="FOLDER", help="else files of coder/")
+    replay = stages.add_parser("typing", parents=[engine], help="retype held-out files")
+    replay.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
+    replay.add_argument("--regions", type=int, default=100, metavar="N", help="of 8 lines each")
+    replay.add_argument("--seed", type=int, default=0, metavar="S", help="draws the regions")
+    replay.add_argument(
+        "--every", type=int, default=8, metavar="N", help="characters typed between requests"
+    )
+    replay.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    times = stages.add_parser("latency", parents=[engine], help="time requests by mode")
+    times.add_argument("--corpus", type=Path, metavar="FOLDER", help="default: files of coder/")
     times.add_argument("--contexts", type=int, nargs="+", metavar="N", help="lengths in tokens")
-    times.add_argument("--prompts", type=int, metavar="N", help="of each length")
+    times.add_argument("--prompts", type=int, metavar="N", help="for each length")
     times.add_argument("--rounds", type=int, metavar="N", help="of each prompt in each mode")
-    times.add_argument("--starts", type=int, metavar="N", help="fresh processes in each mode")
+    times.add_argument("--starts", type=int, metavar="N", help="fresh processes for each mode")
     times.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    pair = stages.add_parser("compare", help="two runs on the same problems")
+    pair = stages.add_parser("compare", help="compare two runs on the same problems")
     pair.add_argument("first", type=Path)
     pair.add_argument("second", type=Path)
-    check = stages.add_parser("selftest", parents=[data, runs], help="is the harness right?")
+    check = stages.add_parser("selftest", parents=[data, runs], help="test the harness")
     check.add_argument("--out", type=Path, default=Path("selftest"), metavar="FOLDER")
     args = parser.parse_args(argv)
     least = {"limit": 1, "cursors": 1, "cursor_seed": 0, "workers": 1, "regions": 1, "every": 1}
@@ -130,7 +133,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def suite_of(args: argparse.Namespace) -> Suite:
-    """The problems that the command line names."""
+    """Read the problems that the command line names."""
     if args.suite == "line-end":
         from talaria.evals.cursors import line_end
 
@@ -140,7 +143,7 @@ def suite_of(args: argparse.Namespace) -> Suite:
 
 
 def options_of(args: argparse.Namespace) -> Options:
-    """The decoder's options that the command line gives; UsageError for rules given in vain."""
+    """Build the decoder's options; UsageError for rules that have no effect in the mode."""
     check_rules(args, args.mode or "diffuse")
     from talaria.coder.infill import Options
 
@@ -149,27 +152,27 @@ def options_of(args: argparse.Namespace) -> Options:
     return Options(**{k: v for k, v in given.items() if v is not None})
 
 
-def request_of(args: argparse.Namespace) -> Request:
-    """How samples are drawn, as the command line says."""
-    from talaria.evals.generate import Request
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """Read how samples are drawn from the command line."""
+    from talaria.evals.generate import Sampling
 
-    return Request(options_of(args), args.samples, args.batch, args.oracle_length)
+    return Sampling(options_of(args), args.samples, args.batch, args.oracle_length)
 
 
 def generate_command(args: argparse.Namespace) -> int:
-    """Fill the holes."""
+    """`talaria eval generate`: fill the holes of a suite."""
     suite = suite_of(args)
     from talaria.coder import checkpoint
     from talaria.evals.generate import generate
 
-    request = request_of(args)
-    generate(suite, checkpoint.load(args.model, args.device), request, args.out, args.device)
+    sampling = sampling_of(args)
+    generate(suite, checkpoint.load(args.model, args.device), sampling, args.out, args.device)
     print(args.out)
     return 0
 
 
 def score_command(args: argparse.Namespace) -> int:
-    """Compare and run."""
+    """`talaria eval score`: compare texts and run programs."""
     from talaria.evals.score import score
 
     score(args.samples, suite_of(args), args.out, args.workers, args.require_isolation)
@@ -178,7 +181,7 @@ def score_command(args: argparse.Namespace) -> int:
 
 
 def report_command(args: argparse.Namespace) -> int:
-    """Print figures, and write them."""
+    """`talaria eval report`: print figures and, with --out, write them."""
     from talaria.evals.report import as_text, report
 
     print("\n\n".join(map(as_text, report(args.results, args.out))))
@@ -188,24 +191,24 @@ def report_command(args: argparse.Namespace) -> int:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    """All three stages into one folder; what is there is not redone."""
+    """`talaria eval run`: all three stages into one folder; existing rows are kept."""
     from talaria.coder import checkpoint
     from talaria.evals.generate import generate
     from talaria.evals.sandbox import Sandbox
     from talaria.evals.score import score
 
-    suite, request = suite_of(args), request_of(args)
+    suite, sampling = suite_of(args), sampling_of(args)
     if args.require_isolation and any(problem.test is not None for problem in suite.problems):
         with Sandbox(1, args.require_isolation):
-            pass  # before the model has worked for nothing
+            pass  # raises now rather than after sampling
     samples, results = args.out / "samples.jsonl", args.out / "results.jsonl"
-    generate(suite, checkpoint.load(args.model, args.device), request, samples, args.device)
+    generate(suite, checkpoint.load(args.model, args.device), sampling, samples, args.device)
     score(samples, suite, results, args.workers, args.require_isolation)
-    return reported(results, args.out)
+    return report_run(results, args.out)
 
 
-def reported(results: Path, out: Path) -> int:
-    """Print and write the report of one run, and say how to have it again."""
+def report_run(results: Path, out: Path) -> int:
+    """Print and write the report of one run, and the command that repeats it."""
     from talaria.evals.report import as_text, report
 
     print("\n\n".join(map(as_text, report([results], out))))
@@ -215,7 +218,7 @@ def reported(results: Path, out: Path) -> int:
 
 
 def typing_command(args: argparse.Namespace) -> int:
-    """Regions of held-out files are typed again; what is there is not redone."""
+    """`talaria eval typing`: retype regions of held-out files; existing rows are kept."""
     from talaria.evals.typing_replay import suite_of_regions, type_again
 
     suite = suite_of_regions(args.corpus, args.regions, args.seed)
@@ -227,26 +230,27 @@ def typing_command(args: argparse.Namespace) -> int:
     results = args.out / "results.jsonl"
     with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:
         type_again(suite, engine, options, args.every, results, args.device)
-    return reported(results, args.out)
+    return report_run(results, args.out)
 
 
 def latency_command(args: argparse.Namespace) -> int:
-    """Both modes take turns on the same prompts; what is there is not redone."""
-    from talaria.evals.latency import Plan, measure
+    """`talaria eval latency`: time both modes on the same prompts; existing rows are kept."""
+    from talaria.evals.latency import measure
+    from talaria.evals.timing import TimingPlan
 
     if args.mode is not None:
         raise UsageError(f"--mode is {args.mode}; latency always measures both: leave it out")
     given = {name: getattr(args, name) for name in ("contexts", "prompts", "rounds", "starts")}
     if given["contexts"]:
         given["contexts"] = tuple(sorted(set(given["contexts"])))
-    plan = Plan(**{name: value for name, value in given.items() if value is not None})
+    plan = TimingPlan(**{name: value for name, value in given.items() if value is not None})
     results = args.out / "results.jsonl"
     measure(args.corpus, args.model, options_of(args), plan, results, args.device)
-    return reported(results, args.out)
+    return report_run(results, args.out)
 
 
 def compare_command(args: argparse.Namespace) -> int:
-    """Two runs, side by side."""
+    """`talaria eval compare`: compare two runs pair by pair."""
     from talaria.evals.report import compare_runs
 
     print(compare_runs(args.first, args.second))
@@ -254,12 +258,25 @@ def compare_command(args: argparse.Namespace) -> int:
 
 
 def selftest_command(args: argparse.Namespace) -> int:
-    """True middles must pass, empty ones pass as often as is known, wrong ones never."""
+    """`talaria eval selftest`: score true, empty and wrong middles; exit code 1 on a surprise."""
     from talaria.evals.selftest import selftest
 
     suite = suite_of(args)
     if suite.problems[0].test is None:
-        raise DataError(f"{suite.name} runs no tests: there is nothing to try")
-    lines, right = selftest(suite, args.out, args.workers, args.require_isolation)
+        raise DataError(f"{suite.name} runs no tests; choose a suite with tests")
+    lines, as_expected = selftest(suite, args.out, args.workers, args.require_isolation)
     print("\n".join(lines))
-    return 0 if right else 1
+    return 0 if as_expected else 1
+
+
+# Each command and the libraries it will need before it is done, checked before it starts.
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], tuple[str, ...]]] = {
+    "generate": (generate_command, ("tqdm",)),
+    "score": (score_command, ("rapidfuzz", "tqdm")),
+    "report": (report_command, ("scipy",)),
+    "run": (run_command, ("matplotlib", "rapidfuzz", "scipy", "tqdm")),
+    "typing": (typing_command, ("matplotlib", "tqdm")),
+    "latency": (latency_command, ("matplotlib", "tqdm")),
+    "compare": (compare_command, ("scipy",)),
+    "selftest": (selftest_command, ("rapidfuzz", "tqdm")),
+}

@@ -1,10 +1,9 @@
-"""What a kernel offers to confine a process: limits, namespaces, Landlock, a seccomp filter.
+"""Confine a process by what the kernel offers: limits, namespaces, Landlock, a seccomp filter.
 
-Runs inside the fork server, so it imports the standard library alone. All calls
-go through ctypes: `os.unshare` is newer than the oldest Python we run on, and the
-packages for Landlock and seccomp on PyPI are early versions of one author each.
-Sources: the manual pages namespaces(7), landlock(7), seccomp(2), pivot_root(2),
-mount_setattr(2) and the kernel's tables of system calls.
+Runs inside the fork server, so it imports only the standard library. All calls go through
+ctypes: `os.unshare` is newer than the oldest supported Python, and the Landlock and seccomp
+packages on PyPI are early single-author releases. Sources: the manual pages namespaces(7),
+landlock(7), seccomp(2), pivot_root(2), mount_setattr(2) and the kernel's system call tables.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from pathlib import Path
 
 LINUX = sys.platform == "linux"
 NOBODY = 65534
-FILES = 64  # descriptors that a program may have
-BOX = "/tmp"  # the folder of a program, in the root that it sees
+FILES = 64  # open descriptors per program
+BOX = "/tmp"  # the program's working folder, inside the root that it sees
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 
@@ -37,7 +36,7 @@ MOUNT_ATTR_RDONLY_NOSUID = 3
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 4, 22
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 
-# Numbers of system calls on (x86_64, aarch64); None where it does not exist.
+# System call numbers on (x86_64, aarch64); None where the call does not exist.
 CALLS: dict[str, tuple[int | None, int]] = {
     "clone": (56, 220),
     "clone3": (435, 435),
@@ -56,8 +55,8 @@ CALLS: dict[str, tuple[int | None, int]] = {
     "landlock_restrict_self": (446, 446),
 }
 SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
-# What no program for a function's test needs: the network, other programs, other
-# processes, mounts, namespaces, memory that no limit counts, the kernel's own affairs.
+# Nothing that tests a function needs these: networking, other programs, other processes,
+# mounts, namespaces, memory that escapes the limits, kernel administration.
 REFUSED: dict[str, tuple[int | None, int]] = {
     "socket": (41, 198),
     "connect": (42, 203),
@@ -136,7 +135,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def checked(result: int, what: str) -> int:
-    """The result of a call; OSError if it is negative."""
+    """Return the result of a C call; OSError from errno if it is negative."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -144,7 +143,7 @@ def checked(result: int, what: str) -> int:
 
 
 def number_of(name: str, table: dict[str, tuple[int | None, int]] = CALLS) -> int:
-    """A system call's number on this machine; OSError if it is not known."""
+    """Return a system call's number on this machine; OSError on an unknown architecture."""
     if MACHINE not in AUDIT_ARCH:
         raise OSError(38, f"no table of system calls for {MACHINE or sys.platform}")
     found = table[name][MACHINE == "aarch64"]
@@ -152,49 +151,49 @@ def number_of(name: str, table: dict[str, tuple[int | None, int]] = CALLS) -> in
 
 
 def syscall(name: str, *arguments: object) -> int:
-    """Call the kernel by name; integers are passed as longs. OSError if it refuses."""
+    """Make a system call by name; integers are passed as longs. OSError if it fails."""
     passed = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     return checked(libc.syscall(ctypes.c_long(number_of(name)), *passed), name)
 
 
 def prctl(option: int, value: int = 0, pointer: object = None) -> None:
-    """Change this process's settings; OSError if the kernel does not know them."""
+    """Call prctl(2) on this process; OSError if it fails."""
     zero = ctypes.c_ulong(0)
     given = zero if pointer is None else pointer
     checked(libc.prctl(option, ctypes.c_ulong(value), given, zero, zero), f"prctl {option}")
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    """Mount; OSError if the kernel refuses."""
+    """Call mount(2); OSError if it fails."""
     texts = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
     passed = (*texts[:3], ctypes.c_ulong(flags), texts[3])
     checked(libc.mount(*passed), f"mount {target}")
 
 
 def readable() -> list[str]:
-    """What a program may read: Python's library and what that links to."""
+    """List the paths a program may read: Python's library and the libraries it links to."""
     library = os.path.dirname(os.__file__)
     wanted = [*LIBRARIES, os.path.dirname(library), *sys.path]
     found = sorted({os.path.abspath(path) for path in wanted if path and os.path.exists(path)})
-    # A folder below another one comes with it.
+    # A listed folder covers everything below it.
     return [p for p in found if not any(p.startswith(f"{other}/") for other in found)]
 
 
 def enter_namespaces(folder: str) -> None:
-    """Leave for own namespaces in which nothing is seen but what `readable` names, read-only.
+    """Enter new namespaces that show only the paths of `readable`, read-only.
 
-    `folder` is an empty folder, where the new root is built. The next process
-    forked is the first of the new process space. Root becomes nobody, because
-    the limit on processes does not bind root. OSError if the kernel refuses any step.
+    The new root is built in `folder`, which must be empty. The next process forked becomes
+    process 1 of the new PID namespace. Root becomes nobody, because RLIMIT_NPROC does not bind
+    root. OSError if the kernel refuses any step.
     """
     user, group = os.geteuid(), os.getegid()
-    process = os.open("/proc/self", os.O_DIRECTORY)  # /proc is out of sight later
+    process = os.open("/proc/self", os.O_DIRECTORY)  # the new root has no /proc
     if user == 0:
         checked(libc.unshare(CLONE_NEWNS), "unshare")
         change_root(folder)
         user = group = NOBODY
         become_nobody()
-        prctl(PR_SET_DUMPABLE, 1)  # or /proc/self would go on belonging to root
+        prctl(PR_SET_DUMPABLE, 1)  # otherwise root keeps owning /proc/self
         checked(libc.unshare(CLONE_NEWUSER | SPACES), "unshare")
         map_user(process, user, group)
     else:
@@ -205,14 +204,17 @@ def enter_namespaces(folder: str) -> None:
 
 
 def become_nobody() -> None:
-    """Give up root for good."""
+    """Drop root irrevocably."""
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def map_user(process: int, user: int, group: int) -> None:
-    """In a new user namespace, keep the same numbers; `process` is the open /proc/self."""
+    """Map a user and group to themselves in a new user namespace.
+
+    `process` is a descriptor of /proc/self.
+    """
     texts = {"setgroups": "deny", "uid_map": f"{user} {user} 1", "gid_map": f"{group} {group} 1"}
     for name, text in texts.items():
         file = os.open(name, os.O_WRONLY, dir_fd=process)
@@ -223,7 +225,7 @@ def map_user(process: int, user: int, group: int) -> None:
 
 
 def change_root(folder: str) -> None:
-    """Make a root of read-only views of what may be read, and drop the old one."""
+    """Build a root of read-only bind mounts of `readable` in `folder` and drop the old root."""
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     Path(folder + BOX).mkdir(parents=True)
@@ -244,27 +246,27 @@ def change_root(folder: str) -> None:
 
 
 def mount_box(room: int) -> None:
-    """An empty folder in memory with so many bytes of room at `BOX`."""
+    """Mount an empty in-memory folder of `room` bytes at `BOX`."""
     mount("tmpfs", BOX, "tmpfs", MS_NOSUID | MS_NODEV, f"size={room},nr_inodes=4096,mode=700")
 
 
 def fresh_box(room: int) -> None:
-    """Put another empty folder at `BOX`; what the last program left goes with the old one."""
+    """Replace the folder at `BOX` by an empty one, discarding what the last program left."""
     checked(libc.umount2(BOX.encode(), MNT_DETACH), "umount2")
     mount_box(room)
 
 
 def landlock_rules(folder: str, paths: Iterable[str]) -> int:
-    """A Landlock ruleset, as a descriptor: read `paths`, read and write below `folder`, no more.
+    """Return a Landlock ruleset's descriptor: read `paths`, read and write below `folder`.
 
-    TCP, signals and abstract sockets to outside are refused where the kernel's
-    version of Landlock can. OSError if there is none.
+    Also refuses TCP, and signals and abstract sockets to other domains, where this kernel's
+    Landlock version supports it. OSError if the kernel has no Landlock.
     """
     version = syscall("landlock_create_ruleset", None, 0, 1)
     kinds = 13 + sum(version >= v for v in (2, 3, 5))
     everything = (1 << kinds) - 1
     read, of_files = 0b1100, 0b111 | (everything & 0b11 << 14)
-    in_folder = everything & ~0b100001000001  # all but execute, devices
+    in_folder = everything & ~0b100001000001  # all but executing files and making devices
     attributes = struct.pack("QQQ", everything, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     rules = syscall("landlock_create_ruleset", attributes, len(attributes), 0)
     os.set_inheritable(rules, False)
@@ -279,10 +281,10 @@ def landlock_rules(folder: str, paths: Iterable[str]) -> int:
 
 
 def seccomp_filter(may_fork: bool, only: int | None = None) -> bytes:
-    """A filter that refuses `REFUSED` and new namespaces, as classic BPF.
+    """Build a classic BPF filter that refuses the calls in `REFUSED` and new namespaces.
 
-    `only` is the one process that may be sent signals, None where a process
-    space keeps all others out of reach. OSError on an unknown machine.
+    `only` is the one process that may be sent signals; None where a PID namespace already hides
+    all others. OSError on an unknown architecture.
     """
     load, equal, at_least, bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, unknown, kill = 0x7FFF0000, 0x50001, 0x50026, 0x80000000
@@ -290,14 +292,14 @@ def seccomp_filter(may_fork: bool, only: int | None = None) -> bytes:
     number_of("clone")
     rules = [(load, 0, 0, machine), (equal, 1, 0, AUDIT_ARCH[MACHINE]), (give, 0, 0, kill)]
     rules += [(load, 0, 0, call)]
-    if MACHINE == "x86_64":  # the x32 numbers are other ways to the same calls
+    if MACHINE == "x86_64":  # the x32 numbers reach the same calls
         rules += [(at_least, 0, 1, 0x40000000), (give, 0, 0, unknown)]
     for name in REFUSED:
         if (number := number_of(name, REFUSED)) >= 0:
             rules += [(equal, 0, 1, number), (give, 0, 0, refuse)]
-    # glibc falls back to clone, whose flags a filter can see.
+    # Without clone3, glibc falls back to clone, whose flags a filter can read.
     rules += [(equal, 0, 1, number_of("clone3")), (give, 0, 0, unknown)]
-    # Calls on another process: its number is the first argument, 0 for oneself.
+    # Calls that name a process in their first argument; 0 is the caller itself.
     allowed = {"prlimit64": 0}
     if only is not None:
         rules += [(equal, 0, 1, number_of("pidfd_send_signal")), (give, 0, 0, refuse)]
@@ -315,19 +317,19 @@ def seccomp_filter(may_fork: bool, only: int | None = None) -> bytes:
 
 
 def install_filter(rules: bytes) -> None:
-    """Put this process under a filter, for good."""
+    """Put this process under a seccomp filter, irrevocably."""
     buffer = ctypes.create_string_buffer(rules, len(rules))
     program = struct.pack("HxxxxxxQ", len(rules) // 8, ctypes.addressof(buffer))
     prctl(PR_SET_SECCOMP, 2, ctypes.c_char_p(program))
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, so that root inside a namespace can do no more than others."""
+    """Drop every capability, so that root inside a namespace has no more rights than others."""
     syscall("capset", struct.pack("Ii", 0x20080522, 0), struct.pack("IIIIII", *[0] * 6))
 
 
 def set_limits(cpu: int, memory: int, file: int, processes: int) -> None:
-    """Resource limits: seconds, bytes of memory, of a file, processes of this user."""
+    """Set resource limits: CPU seconds, bytes of address space and of a file, processes."""
     limits = {
         resource.RLIMIT_CPU: cpu,
         resource.RLIMIT_FSIZE: file,
@@ -337,13 +339,13 @@ def set_limits(cpu: int, memory: int, file: int, processes: int) -> None:
         resource.RLIMIT_AS: memory,
     }
     for kind, value in limits.items():
-        # What does not hold here is found out when the level is determined.
+        # The isolation level is determined by trying, so a limit that fails here lowers it.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(kind, (value, value))
 
 
 def processes_of(user: int) -> int:
-    """How many processes and threads a user has, 0 where that cannot be seen."""
+    """Count a user's processes and threads; 0 where /proc does not show them."""
     total = 0
     with contextlib.suppress(OSError):
         for entry in os.scandir("/proc"):
@@ -354,11 +356,11 @@ def processes_of(user: int) -> int:
 
 
 def end_all(leader: int, alone: bool) -> None:
-    """Kill every process that came from this one, and wait until none is left.
+    """Kill every descendant of this process and wait until none is left.
 
-    In a process space of its own one call reaches them all; else orphans come
-    to the subreaper that this is, which goes on until it has no child. `leader`
-    is the number of the process group that a program was started in.
+    In its own PID namespace (`alone`) one call reaches them all. Otherwise this process is a
+    subreaper: orphans become its children, and it repeats until it has none. `leader` is the
+    process group the program was started in.
     """
     while True:
         for group in (-1,) if alone else (-leader, *children()):
@@ -371,7 +373,7 @@ def end_all(leader: int, alone: bool) -> None:
 
 
 def children() -> list[int]:
-    """This process's children, none where the system does not say."""
+    """List this process's children; empty where the system does not tell."""
     try:
         return [int(word) for word in Path("/proc/thread-self/children").read_text().split()]
     except OSError:

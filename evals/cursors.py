@@ -1,4 +1,4 @@
-"""Cursors in held-out packages: problems made from real files, compared by text alone."""
+"""Cursors in held-out packages: problems from real files, scored by comparing texts only."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from talaria.coder.errors import DataError, UsageError
 from talaria.evals.suites import Problem, Suite, read_rows
 
 CORPUS_FORMAT = 2
-CODE = ("NAME", "NUMBER", "OP", "STRING", "FSTRING_START", "TSTRING_START")
+CODE_TOKENS = ("NAME", "NUMBER", "OP", "STRING", "FSTRING_START", "TSTRING_START")
 
 
 def held_out(corpus: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """The held-out files of a corpus (package, path, text), and the hashes of its parts.
+    """Read a corpus's held-out files (package, path, text) and the SHA-256 of its parts.
 
-    DataError if there is none, or a part is not what the manifest says.
+    DataError if there is no corpus, or a part does not match the manifest.
     """
     remedy = f"build it with: talaria corpus --out {corpus}"
     place = corpus / "manifest.json"
@@ -32,7 +32,9 @@ def held_out(corpus: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
         parts = {p["file"]: p["sha256"] for p in manifest["parts"] if p["split"] == "valid"}
         form = manifest["format"]
         if form != CORPUS_FORMAT:
-            raise DataError(f"{place}: corpus format {form}, read is {CORPUS_FORMAT}; {remedy}")
+            raise DataError(
+                f"{place}: corpus format {form}, this version reads {CORPUS_FORMAT}; {remedy}"
+            )
         for name, sha256 in parts.items():
             raw = (corpus / name).read_bytes()
             files[name] = hashlib.sha256(raw).hexdigest()
@@ -51,19 +53,19 @@ def held_out(corpus: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
 
 
 def boundaries(text: str) -> dict[int, list[int]]:
-    """Columns where a word, literal or operator begins, but for each line's first; by line from 0.
+    """Find the columns where a name, literal or operator begins, by line from 0.
 
-    Comments and the insides of strings have none, nor has any line that a string of
-    several lines touches. A text that cannot be tokenised has none at all.
+    Leaves out the first of each line, comments, the inside of strings, and lines that a multi-line
+    string touches. Empty for a text that cannot be tokenised.
     """
     columns: dict[int, list[int]] = {}
     strings: set[int] = set()
-    starts: list[int] = []  # of open f-strings, which come in pieces since Python 3.12
+    starts: list[int] = []  # first lines of open f-strings, tokenised in parts since Python 3.12
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             kind = tokenize.tok_name[token.type]
             line, end = token.start[0] - 1, token.end[0] - 1
-            if kind in CODE and not starts:
+            if kind in CODE_TOKENS and not starts:
                 columns.setdefault(line, []).append(token.start[1])
             if kind.endswith("STRING_START"):
                 starts.append(line)
@@ -77,23 +79,21 @@ def boundaries(text: str) -> dict[int, list[int]]:
 
 
 def line_end(corpus: Path, cursors: int, seed: int) -> Suite:
-    """Cursors in held-out code; the middle is the rest of the line."""
+    """Draw cursors in held-out code; the middle is the rest of the line."""
     documents, files = held_out(corpus)
     problems = rests_of_lines(documents, cursors, seed)
     if 0 < len(problems) < cursors:
-        raise UsageError(
-            f"--cursors is {cursors}; {corpus} has {len(problems)} lines to set one in"
-        )
+        raise UsageError(f"--cursors is {cursors}; {corpus} has only {len(problems)} usable lines")
     return Suite("line-end", problems, files, "files")
 
 
 def rests_of_lines(
     documents: Sequence[Mapping[str, str]], cursors: int, seed: int
 ) -> list[Problem]:
-    """Cursors in documents with their `package`, `path` and `text`, fewer if there are no more.
+    """Draw cursors in documents (`package`, `path`, `text`); fewer if there are no more lines.
 
-    Lines are drawn uniformly and without repetition from all that have a boundary,
-    then one of the line's boundaries. More cursors only add to fewer.
+    Draws lines uniformly without replacement from all that have a boundary, then one of the
+    line's boundaries. The first n cursors do not depend on how many are drawn.
     """
     texts = [io.StringIO(document["text"]).readlines() for document in documents]
     places = [(number, line) for number, lines in enumerate(texts) for line in range(len(lines))]

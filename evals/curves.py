@@ -1,4 +1,4 @@
-"""Quality against tokens per forward: a picture of each suite, a point for each run."""
+"""Plot quality against tokens per forward: one figure per suite, one point per run."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from talaria.evals.tables import asked_for, rule_of
+from talaria.evals.tables import rule_of, special_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Found = Mapping[str, Any]
+RunFigures = Mapping[str, Any]  # the figures of one run, as the report stores them
 
 
-def curves(runs: Sequence[Found]) -> dict[str, tuple[Figure, str]]:
-    """A figure and its description for each suite of filled holes, by its name.
+def curves(runs: Sequence[RunFigures]) -> dict[str, tuple[Figure, str]]:
+    """Plot each suite of filled holes; figures and their descriptions by suite.
 
-    Runs of the same weights in one mode are joined to a curve; in `diffuse` each point is
-    labelled by the rule by which tokens are committed.
+    A line joins runs of the same weights and mode. In `diffuse` mode each of its points is
+    labelled with the commit rule.
     """
     suites = sorted({run["suite"] for run in runs})
-    return {suite: drawn([run for run in runs if run["suite"] == suite]) for suite in suites}
+    return {suite: plot_suite([run for run in runs if run["suite"] == suite]) for suite in suites}
 
 
-def drawn(runs: Sequence[Found]) -> tuple[Figure, str]:
-    """The runs of a suite, in the same measure, with 95 % intervals over clusters."""
+def plot_suite(runs: Sequence[RunFigures]) -> tuple[Figure, str]:
+    """Plot the runs of one suite by the same measure, with 95 % intervals over clusters."""
     from talaria.coder.page import INK, new_figure
 
     measure = "passed" if all("passed" in run["shares"] for run in runs) else "exact_stripped"
@@ -39,8 +39,8 @@ def drawn(runs: Sequence[Found]) -> tuple[Figure, str]:
         low = [share - 100 * span[0] for share, span in zip(shares, spans, strict=True)]
         high = [100 * span[1] - share for share, span in zip(shares, spans, strict=True)]
         forward = [run["tokens_per_forward"] for run in points]
-        look: dict[str, Any] = {"fmt": "o-", "capsize": 3, "color": f"C{number % 10}"}
-        axis.errorbar(forward, shares, yerr=[low, high], label=line, **look)
+        style: dict[str, Any] = {"fmt": "o-", "capsize": 3, "color": f"C{number % 10}"}
+        axis.errorbar(forward, shares, yerr=[low, high], label=line, **style)
         for run, *place in zip(points, forward, shares, strict=True):
             curve = len(points) > 1 and run["options"]["mode"] == "diffuse"
             axis.annotate(
@@ -54,16 +54,17 @@ def drawn(runs: Sequence[Found]) -> tuple[Figure, str]:
     luck = {run["shares"][measure]["luck"] for run in runs} - {None}
     for share in luck:
         axis.axhline(100 * share, color=INK, linewidth=0.8, linestyle=":")
-    suite, what = runs[0]["suite"], {"passed": "passes"}.get(measure, "equals but for white space")
+    label = {"passed": "passes"}.get(measure, "equal ignoring outer white space")
+    suite = runs[0]["suite"]
     axis.set_title(suite, fontsize=9, loc="left")
     axis.set_xlabel("tokens per forward" + " (dotted: luck)" * bool(luck))
-    axis.set_ylabel(f"% {what}")
+    axis.set_ylabel(f"% {label}")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=8, frameon=False, labelcolor=INK)
-    return figure, f"{suite}: how much {what}, against tokens per forward, a point for each run"
+    return figure, f"{suite}: % {label} against tokens per forward, one point per run"
 
 
-def line_of(run: Found) -> tuple[str, str]:
-    """What the runs of a curve have in common: what it is called, and the weights."""
+def line_of(run: RunFigures) -> tuple[str, str]:
+    """Return what the runs of one line have in common: its label, and the weights."""
     model = run["model"]
-    return f"{model['name']}, {run['options']['mode']}{asked_for(run)}", model["weights"]
+    return f"{model['name']}, {run['options']['mode']}{special_options(run)}", model["weights"]

@@ -1,8 +1,8 @@
-"""The process that runs programs for the sandbox: one fork for each, confined, watched, ended.
+"""The sandbox's fork server: fork a confined process for each program, watch it, end it.
 
-`evals/sandbox.py` starts it with a socket as standard input. It is light: the
-standard library alone, with what programs commonly import already there.
-`serve` returns only in the process of a program, with what `talaria.evals.trial.run` wants.
+`evals/sandbox.py` starts this process with a socket as standard input. It uses only the standard
+library and preloads the modules that programs commonly import. `serve` returns only in a forked
+program's process, with the arguments for `talaria.evals.trial.run`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from talaria.evals import confine
-from talaria.evals.trial import TAKEN, message, one_line
+from talaria.evals.trial import MESSAGE_BYTES, message, one_line
 
-# What programs commonly import; to have it here saves each of them the time.
+# Modules that programs commonly import, preloaded so that no fork has to load them.
 COMMON = (
     *("abc", "array", "ast", "base64", "bisect", "calendar", "cmath", "collections"),
     *("contextlib", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions"),
@@ -36,23 +36,23 @@ COMMON = (
     *("string", "struct", "textwrap", "threading", "time", "traceback", "typing"),
     *("unicodedata", "unittest", "uuid", "warnings", "zlib"),
 )
-VERDICT = confine.FILES - 1  # the descriptor over which a program's process reports
+VERDICT = confine.FILES - 1  # the descriptor on which a program's process reports
 FAILURES = ("failed", "syntax error", "memory", "exited early", "forbidden")
-Request = dict[str, Any]
+Job = dict[str, Any]  # the fields of `sandbox.Program` and `sandbox.Limits`
 
 
 @dataclass(frozen=True)
 class Guards:
     """What confines every program of this server.
 
-    names     what holds, as it is reported
-    alone     whether programs have name spaces: nothing outside is in sight or reach
-    box       the folder in which programs run
-    paths     what they may read, for Landlock; None without it
-    filter    the seccomp filter; empty if each process needs its own, None without it
+    names     the guards that hold, as reported
+    alone     whether programs run in namespaces and can neither see nor reach anything outside
+    box       the working folder of programs
+    paths     paths that Landlock lets them read; None without Landlock
+    filter    the seccomp filter; empty if each process needs its own, None without seccomp
     may_fork  whether the filter lets them fork
-    user      who programs run as, None if the server's own user
-    others    processes that the limit counts besides the program's
+    user      the user programs run as; None for the server's own
+    others    processes that count against the limit besides the program's own
     """
 
     names: tuple[str, ...]
@@ -66,9 +66,9 @@ class Guards:
 
 
 def start(mode: str, folder: str) -> tuple[str, str, int, list[bytes]]:
-    """Confine this server as far as `mode` says, report what holds, serve.
+    """Confine this server, report which guards hold, and serve.
 
-    Modes: "namespaces", which fails where the kernel has none, and "limits".
+    `mode` is "namespaces", which fails where the kernel does not allow them, or "limits".
     """
     control = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
@@ -86,7 +86,7 @@ def start(mode: str, folder: str) -> tuple[str, str, int, list[bytes]]:
             confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
         if mode == "namespaces":
             confine.enter_namespaces(folder)
-            split(control)
+            fork_first_process(control)
             confine.mount_box(1 << 20)
             folder = confine.BOX
             os.environ |= {"HOME": folder, "TMPDIR": folder}
@@ -95,15 +95,15 @@ def start(mode: str, folder: str) -> tuple[str, str, int, list[bytes]]:
     except OSError as error:
         send(control, {"failed": f"{error}"})
         os._exit(1)
-    guards = tried(mode == "namespaces", folder, paths)
+    guards = probe_guards(mode == "namespaces", folder, paths)
     send(control, {"guards": guards.names})
     gc.collect()
     gc.freeze()
     return serve(control, guards)
 
 
-def split(control: socket.socket) -> None:
-    """Go on as the first process of the new process space; this one only waits for it."""
+def fork_first_process(control: socket.socket) -> None:
+    """Continue as process 1 of the new PID namespace; the parent only waits for it."""
     child = os.fork()
     if child:
         control.close()
@@ -112,38 +112,39 @@ def split(control: socket.socket) -> None:
     confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def tried(alone: bool, box: str, paths: list[str]) -> Guards:
-    """Find out by trying what holds: each guard in a process of its own, then limits under all."""
+def probe_guards(alone: bool, box: str, paths: list[str]) -> Guards:
+    """Try each guard in a process of its own, then the limits under all of them together."""
     names = ["namespaces"] if alone else []
     user = None
-    if not alone and os.geteuid() == 0 and holds(lambda: as_nobody()):
+    if not alone and os.geteuid() == 0 and works_in_child(try_nobody):
         user = confine.NOBODY
         os.chown(box, user, user)
-    # The limit on processes does not bind root, who may therefore not fork at all.
+    # RLIMIT_NPROC does not bind root, so programs that stay root may not fork at all.
     still_root = os.geteuid() == 0 and user is None
     may_fork = not still_root
-    seen = ("/",) if alone else tuple(paths)
-    landlock = holds(lambda: restrict(confine.landlock_rules(box, seen)))
-    filtered = holds(lambda: confine.install_filter(confine.seccomp_filter(may_fork)))
+    visible = ("/",) if alone else tuple(paths)
+    landlock = works_in_child(lambda: restrict(confine.landlock_rules(box, visible)))
+    filtered = works_in_child(lambda: confine.install_filter(confine.seccomp_filter(may_fork)))
     names += ["Landlock"] * landlock + ["seccomp"] * filtered
     code = confine.seccomp_filter(may_fork) if filtered and alone else b""
-    # Processes are counted by user; in a user namespace there are the two of this server.
+    # The limit counts processes by user; in a user namespace, this server has two.
     others = 2 if alone else confine.processes_of(os.geteuid() if user is None else user)
-    shown, rules = (seen if landlock else None), (code if filtered else None)
-    guards = Guards((), alone, box, shown, rules, may_fork, user, others)
-    # Without Landlock root may write files wherever they belong to root.
-    names += ["limits"] * ((landlock or not still_root) and holds(lambda: bound(guards)))
+    landlock_paths, rules = (visible if landlock else None), (code if filtered else None)
+    guards = Guards((), alone, box, landlock_paths, rules, may_fork, user, others)
+    # Without Landlock, root could write to any file that belongs to root.
+    limits = (landlock or not still_root) and works_in_child(lambda: check_limits(guards))
+    names += ["limits"] * limits
     return replace(guards, names=tuple(names))
 
 
-def as_nobody() -> None:
-    """Become nobody; OSError if Python's library cannot be read then."""
+def try_nobody() -> None:
+    """Become nobody; OSError if nobody cannot read Python's library."""
     confine.become_nobody()
     os.listdir(os.path.dirname(os.__file__))
 
 
-def holds(attempt: Callable[[], None]) -> bool:
-    """Whether something succeeds in a process of its own."""
+def works_in_child(attempt: Callable[[], None]) -> bool:
+    """Whether a call succeeds in a forked process."""
     child = os.fork()
     if not child:
         try:
@@ -159,11 +160,11 @@ def restrict(rules: int) -> None:
     confine.syscall("landlock_restrict_self", rules, 0)
 
 
-def bound(guards: Guards) -> None:
-    """End this process with status 0 only if memory, files and processes are limited in it."""
+def check_limits(guards: Guards) -> None:
+    """Return only if memory, files and processes are limited here; otherwise exit with 1."""
     rules = None if guards.paths is None else confine.landlock_rules(guards.box, guards.paths)
-    request = {"seconds": 1, "waits": 1, "memory_bytes": 1 << 28, "file_bytes": 0}
-    shut_in(guards, request | {"processes": -guards.others}, rules, os.getppid())
+    job = {"seconds": 1, "wall_seconds": 1, "memory_bytes": 1 << 28, "file_bytes": 0}
+    apply_guards(guards, job | {"processes": -guards.others}, rules, os.getppid())
     with contextlib.suppress(OSError, ValueError):
         mmap.mmap(-1, 1 << 29)
         os._exit(1)
@@ -171,27 +172,29 @@ def bound(guards: Guards) -> None:
         file.write(b"x")
         os._exit(1)
     with contextlib.suppress(OSError):
+        os.unlink("try")  # a box that is empty need not be reset
+    with contextlib.suppress(OSError):
         os.fork()
         os._exit(1)
 
 
-def shut_in(guards: Guards, request: Request, rules: int | None, server: int) -> None:
-    """Confine this process, in the order in which each step still may be taken."""
+def apply_guards(guards: Guards, job: Job, rules: int | None, server: int) -> None:
+    """Confine this process, in the one order in which each step is still allowed."""
     os.chdir(guards.box)
     if guards.user is not None:
         confine.become_nobody()
-    # The kernel holds this limit by ticks, which can count half as much again as was
-    # computed. So where the exact clock can be read (`cpu_time`), that one decides.
-    cpu = math.ceil(request["waits" if confine.LINUX else "seconds"]) + 1
-    processes = request["processes"] + guards.others
-    confine.set_limits(cpu, request["memory_bytes"], request["file_bytes"], processes)
+    # The kernel counts this limit in ticks and can overcount by half. Where the exact clock is
+    # readable (`cpu_time`), that decides, and the kernel's limit is only a backstop.
+    cpu = math.ceil(job["wall_seconds" if confine.LINUX else "seconds"]) + 1
+    processes = job["processes"] + guards.others
+    confine.set_limits(cpu, job["memory_bytes"], job["file_bytes"], processes)
     if confine.LINUX:
-        with contextlib.suppress(OSError):  # where the machine's system calls are unknown
+        with contextlib.suppress(OSError):  # system call numbers unknown on this architecture
             confine.drop_capabilities()
-        # Not earlier: whoever becomes somebody else loses it.
+        # Only now: changing the user clears it.
         confine.prctl(confine.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != server:
-            os._exit(1)  # it died before it could be followed
+            os._exit(1)  # the server died before the signal was set
     if rules is not None:
         restrict(rules)
     if guards.filter is not None:
@@ -200,7 +203,7 @@ def shut_in(guards: Guards, request: Request, rules: int | None, server: int) ->
 
 
 def serve(control: socket.socket, guards: Guards) -> tuple[str, str, int, list[bytes]]:
-    """Run what is asked until the other end closes; returns in the processes of programs."""
+    """Run jobs until the other end closes; returns only in the processes of programs."""
     wake, woken = os.pipe()
     for descriptor in (wake, woken):
         os.set_blocking(descriptor, False)
@@ -209,42 +212,42 @@ def serve(control: socket.socket, guards: Guards) -> tuple[str, str, int, list[b
     room, rules, server = 0, None, os.getpid()
     stream = control.makefile("rb")
     while line := stream.readline():
-        request = json.loads(line)
-        if rules is None or room != request["file_bytes"] or used(guards.box):
-            room = request["file_bytes"]
-            rules = clean(guards, room, rules)
+        job = json.loads(line)
+        if rules is None or room != job["file_bytes"] or is_dirty(guards.box):
+            room = job["file_bytes"]
+            rules = reset_box(guards, room, rules)
         secret = [os.urandom(32)]
         verdict, output = os.pipe(), os.pipe()
         child = os.fork()
         if not child:
             try:
-                enter(guards, request, rules, server, verdict[1], output[1])
+                become_program(guards, job, rules, server, verdict[1], output[1])
             except BaseException as error:
                 os.write(verdict[1], message("forbidden", f"not confined: {error}"))
                 os._exit(1)
-            return request["code"], request["test"], VERDICT, secret
+            return job["code"], job["test"], VERDICT, secret
         os.close(verdict[1])
         os.close(output[1])
-        answer = watch(child, request, secret[0], (verdict[0], output[0], wake), control, guards)
+        answer = watch(child, job, secret[0], (verdict[0], output[0], wake), control, guards)
         os.close(verdict[0])
         os.close(output[0])
         if answer is None:
             break
         send(control, answer)
     if not guards.alone:
-        clean(guards, room, rules)
+        reset_box(guards, room, rules)
     os._exit(0)
 
 
-def clean(guards: Guards, room: int, rules: int | None) -> int | None:
-    """Make the folder empty and as it was, and Landlock's rules for it anew."""
+def reset_box(guards: Guards, room: int, rules: int | None) -> int | None:
+    """Empty the box, restore its mode, and return new Landlock rules for it."""
     if guards.alone:
         confine.fresh_box(room)
     else:
         os.chmod(guards.box, 0o700)
         for name in os.listdir(guards.box):
             path = os.path.join(guards.box, name)
-            # The system's tools take trees of any depth, which Python's recursion does not.
+            # A program may nest folders deeper than Python's recursion limit.
             subprocess.run(["chmod", "-R", "u+rwX", path], check=False)
             subprocess.run(["rm", "-rf", path], check=False)
     if rules is not None:
@@ -252,18 +255,18 @@ def clean(guards: Guards, room: int, rules: int | None) -> int | None:
     return None if guards.paths is None else confine.landlock_rules(guards.box, guards.paths)
 
 
-def used(box: str) -> bool:
-    """Whether the last program left anything behind, or changed the folder's mode."""
+def is_dirty(box: str) -> bool:
+    """Whether the last program left files behind or changed the folder's mode."""
     try:
         return bool(os.listdir(box)) or os.stat(box).st_mode & 0o777 != 0o700
     except OSError:
         return True
 
 
-def enter(
-    guards: Guards, request: Request, rules: int | None, server: int, verdict: int, output: int
+def become_program(
+    guards: Guards, job: Job, rules: int | None, server: int, verdict: int, output: int
 ) -> None:
-    """Make the process that `server` forked a program's: own session, four descriptors, guards."""
+    """Turn a forked process into a program's: own session, four descriptors, all guards."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -271,23 +274,23 @@ def enter(
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.dup2(verdict, VERDICT)
-    shut_in(guards, request, rules, server)
+    apply_guards(guards, job, rules, server)
     os.closerange(3, VERDICT)
     os.closerange(VERDICT + 1, 256)
 
 
 def watch(
     child: int,
-    request: Request,
+    job: Job,
     secret: bytes,
     ends: tuple[int, int, int],
     control: socket.socket,
     guards: Guards,
 ) -> dict[str, Any] | None:
-    """Wait for a program's verdict, and for its end; None if nobody waits for it any more."""
+    """Wait for a program's report and its end; None if the client hung up meanwhile."""
     verdict, output, wake = ends
     began = time.monotonic()
-    said, written, status = b"", 0, ""
+    reported, written, status = b"", 0, ""
     ended: tuple[int, resource.struct_rusage] | None = None
     poll = select.poll()
     for descriptor in (verdict, output, wake):
@@ -295,8 +298,8 @@ def watch(
     poll.register(control, 0)
     while not status and ended is None:
         left = min(
-            request["seconds"] - cpu_time(child),
-            request["waits"] - (time.monotonic() - began),
+            job["seconds"] - cpu_time(child),
+            job["wall_seconds"] - (time.monotonic() - began),
         )
         if left <= 0:
             status = "timeout"
@@ -306,7 +309,7 @@ def watch(
                 return None
             data = os.read(descriptor, 1 << 16)
             if descriptor == verdict:
-                said += data
+                reported += data
             elif descriptor == output:
                 written += len(data)
             else:
@@ -314,23 +317,23 @@ def watch(
                 ended = (code, usage) if found else None
             if not data and event & select.POLLHUP:
                 poll.unregister(descriptor)
-        if said == secret:
+        if reported == secret:
             break
-        if written > request["output_bytes"]:
+        if written > job["output_bytes"]:
             status = "output"
-        elif len(said) > TAKEN:
+        elif len(reported) > MESSAGE_BYTES:
             status = "tampered"
     if ended is None:
         os.kill(child, signal.SIGKILL)
         ended = os.wait4(child, 0)[1:]
     confine.end_all(child, guards.alone)
-    said += drain(verdict, TAKEN)
+    reported += drain(verdict, MESSAGE_BYTES)
     written += len(drain(output, 1 << 20))
-    return judged(request, secret, said, written, status, ended, time.monotonic() - began)
+    return verdict_of(job, secret, reported, written, status, ended, time.monotonic() - began)
 
 
 def drain(descriptor: int, most: int) -> bytes:
-    """What is left in a pipe that nobody writes to any more."""
+    """Read what is left in a pipe that has no writer any more."""
     os.set_blocking(descriptor, False)
     found = b""
     with contextlib.suppress(BlockingIOError):
@@ -340,41 +343,41 @@ def drain(descriptor: int, most: int) -> bytes:
 
 
 def cpu_time(process: int) -> float:
-    """Seconds that a process has computed, all its threads together; 0 where it cannot be seen."""
+    """Return a process's CPU seconds over all its threads; 0 where they cannot be read."""
     try:
-        # The kernel's number for the clock of another process: clock_getcpuclockid(3).
+        # The clock id of another process's CPU clock: clock_getcpuclockid(3).
         return time.clock_gettime((~process << 3) | 2)
     except OSError:
         return 0.0
 
 
-def judged(
-    request: Request,
+def verdict_of(
+    job: Job,
     secret: bytes,
-    said: bytes,
+    reported: bytes,
     written: int,
     status: str,
     ended: tuple[int, resource.struct_rusage],
     elapsed: float,
 ) -> dict[str, Any]:
-    """The verdict, of what a program said, how much it wrote and how it ended."""
+    """Decide a program's verdict from its report, its output and how it ended."""
     code, usage = ended
     computed = usage.ru_utime + usage.ru_stime
-    if written > request["output_bytes"]:
-        status, detail = "output", f"wrote more than {request['output_bytes']} bytes"
+    if written > job["output_bytes"]:
+        status, detail = "output", f"wrote more than {job['output_bytes']} bytes"
     elif status == "timeout":
-        # No numbers: limits are measured, and two scorings of a program should say the same.
+        # No figures here: the limits are measured, yet two scorings must give the same detail.
         detail = "took more CPU time than it had"
-        if computed < request["seconds"]:
+        if computed < job["seconds"]:
             detail = "took more time on the clock than it had"
-    elif said == secret:
+    elif reported == secret:
         status, detail = "passed", ""
-    elif said:
-        status, detail = reported(said)
+    elif reported:
+        status, detail = parse_failure(reported)
     elif os.WIFSIGNALED(code):
         number = os.WTERMSIG(code)
         status, detail = "killed", signal.Signals(number).name
-        if number in (signal.SIGXCPU, signal.SIGKILL) and computed >= request["seconds"]:
+        if number in (signal.SIGXCPU, signal.SIGKILL) and computed >= job["seconds"]:
             status, detail = "timeout", "took more CPU time than it had"
         elif number == signal.SIGSYS:
             status, detail = "forbidden", "a system call of another machine"
@@ -383,14 +386,14 @@ def judged(
     return {"status": status, "detail": detail, "seconds": computed, "elapsed": elapsed}
 
 
-def reported(said: bytes) -> tuple[str, str]:
-    """A failure that a program's process reported; "tampered" if it is none in form."""
-    status, _, detail = said.decode(errors="replace").partition("\n")
+def parse_failure(reported: bytes) -> tuple[str, str]:
+    """Read the failure a program's process reported; "tampered" if it is malformed."""
+    status, _, detail = reported.decode(errors="replace").partition("\n")
     if status in FAILURES:
         return status, one_line(detail)
     return "tampered", "something else came where the verdict was due"
 
 
 def send(control: socket.socket, what: object) -> None:
-    """Send an object as a line of JSON."""
+    """Send a value as one line of JSON."""
     control.sendall(json.dumps(what).encode() + b"\n")

@@ -1,15 +1,15 @@
-"""The first stage: a model fills the holes of a suite; every sample is kept."""
+"""Stage one: a model fills the holes of a suite; every sample is kept."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from talaria.coder.errors import TalariaError, UsageError
+from talaria.coder.errors import UsageError
 from talaria.evals.jsonl import FORMAT, Results, environment, made_by
+from talaria.evals.progress import progress
 from talaria.evals.suites import Problem, Suite
 
 if TYPE_CHECKING:
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
-    """How samples are drawn: so many of each problem, by these options of the decoder.
+class Sampling:
+    """How samples are drawn.
 
-    batch          holes filled side by side; texts do not depend on it, times do
-    oracle_length  whether the model is told how many tokens each true middle has
+    samples        number for each problem; sample n uses the seed of `options` plus n
+    batch          holes filled at a time; changes times, not texts
+    oracle_length  whether the model is given the length of each true middle, in tokens
     """
 
     options: Options
@@ -36,13 +37,13 @@ class Request:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 1")
         if self.samples > 1 and not self.options.temperature:
             raise UsageError(
-                f"--samples is {self.samples} at temperature 0, where all are the same; "
+                f"--samples is {self.samples}, but at temperature 0 all would be the same; "
                 "give a --temperature above 0"
             )
 
 
-def header(suite: Suite, model: Checkpoint, request: Request, device: str) -> dict[str, Any]:
-    """What a file of samples is of: two files with the same header hold the same samples."""
+def header(suite: Suite, model: Checkpoint, sampling: Sampling, device: str) -> dict[str, Any]:
+    """Describe a run of samples; two files with the same header hold the same samples."""
     from talaria.coder.checkpoint import TOKENIZER
 
     return {
@@ -56,11 +57,11 @@ def header(suite: Suite, model: Checkpoint, request: Request, device: str) -> di
             "weights": model.weights_hash,
             "tokenizer": model.config["sha256"][TOKENIZER],
         },
-        "options": asdict(request.options.settled(model.decoding)),
-        "samples": request.samples,
-        "expected": len(suite.problems) * request.samples,
-        "batch": request.batch,
-        "oracle_length": request.oracle_length,
+        "options": asdict(sampling.options.settled(model.decoding)),
+        "samples": sampling.samples,
+        "expected": len(suite.problems) * sampling.samples,
+        "batch": sampling.batch,
+        "oracle_length": sampling.oracle_length,
         "device": device,
         "environment": environment(),
         "made_by": [made_by()],
@@ -70,55 +71,55 @@ def header(suite: Suite, model: Checkpoint, request: Request, device: str) -> di
 def generate(
     suite: Suite,
     model: Checkpoint,
-    request: Request,
+    sampling: Sampling,
     path: Path,
     device: str = "cpu",
     watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Results:
-    """Fill every hole and append what came out to the file; what is there is not redone.
+    """Fill every hole and append the samples to the file; existing ones are kept.
 
-    `watch` sees every new row. An interruption loses at most the batch in flight.
+    Calls `watch` with every new row. An interruption loses at most the current batch.
     """
     from talaria.coder.infill import infill_batch
 
-    results = Results(path, header(suite, model, request, device))
+    results = Results(path, header(suite, model, sampling, device))
     kept = {(row["id"], row["sample"]) for row in results.rows}
-    wanted = [(problem, n) for problem in suite.problems for n in range(request.samples)]
+    wanted = [(problem, n) for problem in suite.problems for n in range(sampling.samples)]
     rest = [(problem, n) for problem, n in wanted if (problem.id, n) not in kept]
     solutions = {problem.id: problem.solution.strip() for problem in suite.problems}
-    right = sum(row["text"].strip() == solutions[row["id"]] for row in results.rows)
+    exact = sum(row["text"].strip() == solutions[row["id"]] for row in results.rows)
     bar = progress(len(wanted), "sample")
     bar.update(len(kept))
     try:
-        for start in range(0, len(rest), request.batch):
-            asked = rest[start : start + request.batch]
-            holes = [hole_of(problem, number, model, request) for problem, number in asked]
-            filled = infill_batch(model, holes, request.options)
-            for (problem, number), found in zip(asked, filled, strict=True):
-                results.append(sample(problem, number, found))
+        for start in range(0, len(rest), sampling.batch):
+            batch = rest[start : start + sampling.batch]
+            holes = [hole_of(problem, number, model, sampling) for problem, number in batch]
+            filled = infill_batch(model, holes, sampling.options)
+            for (problem, number), found in zip(batch, filled, strict=True):
+                results.append(sample_row(problem, number, found))
                 if watch:
                     watch(results.rows[-1])
-                right += found.best.text.strip() == solutions[problem.id]
+                exact += found.best.text.strip() == solutions[problem.id]
                 bar.update()
-                bar.set_postfix_str(f"exact {right / len(results.rows):.1%}", refresh=False)
+                bar.set_postfix_str(f"exact {exact / len(results.rows):.1%}", refresh=False)
     finally:
         bar.close()
         results.close()
     return results
 
 
-def hole_of(problem: Problem, number: int, model: Checkpoint, request: Request) -> Hole:
-    """What is asked for a sample: sample n has the seed of the options, plus n."""
+def hole_of(problem: Problem, number: int, model: Checkpoint, sampling: Sampling) -> Hole:
+    """Return the hole of sample `number` of a problem, with its own seed."""
     from talaria.coder.infill import Hole
 
-    seed, length = request.options.seed + number, None
-    if request.oracle_length:
+    seed, length = sampling.options.seed + number, None
+    if sampling.oracle_length:
         length = len(model.tokenizer.encode(problem.solution))
     return Hole(problem.prefix, problem.suffix, seed, length)
 
 
-def sample(problem: Problem, number: int, found: Any) -> dict[str, Any]:
-    """A row of samples: the middle and what it took; beside others, its share of their time."""
+def sample_row(problem: Problem, number: int, found: Any) -> dict[str, Any]:
+    """Make a row of a filled hole; its time is its share of the batch's."""
     return {
         "id": problem.id,
         "sample": number,
@@ -130,15 +131,3 @@ def sample(problem: Problem, number: int, found: Any) -> dict[str, Any]:
         "elapsed_ms": round(found.elapsed_ms, 2),
         "clean": found.syntax.clean,
     }
-
-
-def progress(total: int, unit: str) -> Any:
-    """A progress bar on standard error: rate, time left; who has one adds the running score."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise TalariaError(
-            "evaluation needs tqdm, numpy and scipy; install the extras: "
-            "make test, or pip install -e '.[train,eval]'"
-        ) from error
-    return tqdm(total=total, unit=unit, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What filled holes came to: shares with intervals beside what luck gives, speed, failures."""
+"""Report on filled holes: shares with intervals beside what luck gives, speed, failures."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from talaria.coder.errors import DataError
 from talaria.evals.curves import curves
 from talaria.evals.intervals import bootstrap, pass_at_k, percentile, wilson
-from talaria.evals.jsonl import Row
+from talaria.evals.jsonl import ResultRow
 from talaria.evals.score import unsolved
 from talaria.evals.tables import (
-    asked_for,
-    between,
     cells,
     columns,
+    format_interval,
     provenance,
     ratio,
     rule_of,
+    special_options,
     tokens_per_forward,
 )
 
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 SHARES = {
     "passed": "passes the tests",
     "exact": "equals the true middle",
-    "exact_stripped": "equals it but for white space at its ends",
-    "first_line": "its first line is right",
+    "exact_stripped": "equal ignoring outer white space",
+    "first_line": "first line correct",
     "parses": "the file compiles",
     "adds_error": "adds a syntax error",
     "repeats_suffix": "repeats the line after the hole",
 }
 MEANS = {
     "edit_similarity": "edit similarity, 0 to 1",
-    "prefix_characters": "characters right from the start",
-    "length_error": "characters longer than the true middle",
+    "prefix_characters": "correct characters from the start",
+    "length_error": "length error, characters",
 }
 KS = (1, 2, 5, 10, 100)
-LENGTHS = (10, 20, 40, 80)  # characters of true middles: the upper ends of classes, and beyond
+LENGTHS = (10, 20, 40, 80)  # upper ends of the classes of true middles, in characters
 LUCK = (
-    "Luck: what the best single string gives as the answer to every problem, chosen with the "
-    "true middles in sight; for tests, what an empty middle gives."
+    "Luck: the share reached by the best single string as the answer to every problem, chosen "
+    "knowing the true middles; for tests, by an empty middle."
 )
 
 
-def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """The figures of a run: shares and means with 95 % intervals, speed, kinds of failure.
+def figures(header: Mapping[str, Any], rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """Compute a run's figures: shares and means with 95 % intervals, speed, kinds of failure.
 
-    Rows of one cluster are not independent: `by_cluster` draws whole clusters
-    anew; Wilson's interval, given where each problem has one sample, does not.
+    Rows of one cluster are not independent: `by_cluster` resamples whole clusters. Wilson's
+    interval, given where each problem has one sample, ignores that.
     """
     if not rows:
         raise DataError("no results to report; score some samples first")
@@ -97,8 +97,8 @@ def figures(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def by_length(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What passes, else is right but for white space, by characters of the true middle."""
+def by_length(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
+    """Compute the share that passes (without tests: that is equal) by length of the true middle."""
     found = []
     for low, high in zip((-1, *LENGTHS), (*LENGTHS, None), strict=True):
         some = [r for r in rows if low < r["true_characters"] <= (high or r["true_characters"])]
@@ -109,8 +109,11 @@ def by_length(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def passes(rows: Sequence[Row]) -> dict[str, Any]:
-    """pass@k with intervals over clusters, for each of KS and the most that all problems allow."""
+def passes(rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """Compute pass@k with intervals over clusters, for each k of KS that all problems allow.
+
+    Also for the largest such k.
+    """
     by_problem = defaultdict(list)
     for row in rows:
         by_problem[row["cluster"], row["id"]].append(row["passed"])
@@ -126,27 +129,27 @@ def passes(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def name_of(found: Mapping[str, Any]) -> str:
-    """What a run is called in tables."""
-    return f"{found['suite']}, {found['model']['name']}, {way_of(found)}"
+    """Name a run in tables."""
+    return f"{found['suite']}, {found['model']['name']}, {decoding_of(found)}"
 
 
-def way_of(found: Mapping[str, Any]) -> str:
-    """How a run's middles were written: the mode, its rule, and what else was asked for."""
+def decoding_of(found: Mapping[str, Any]) -> str:
+    """Name how a run's middles were decoded: the mode, its rule, and special options."""
     options = found["options"]
     rule = f", {rule_of(options)}" if options["mode"] == "diffuse" else ""
-    return f"{options['mode']}{rule}{asked_for(found)}"
+    return f"{options['mode']}{rule}{special_options(found)}"
 
 
 def table(found: Mapping[str, Any]) -> list[list[str]]:
-    """The figures of a run as rows of cells, the head first."""
+    """Lay out a run's shares as rows of cells, the head first."""
     rows = [["", "share", "luck", "Wilson 95 %", "by clusters 95 %"]]
     for name, label in SHARES.items():
         if name in found["shares"]:
             part = found["shares"][name]
             luck = "" if part["luck"] is None else f"{part['luck']:.1%}"
             share, by_cluster = cells(part)
-            rows.append([label, share, luck, between(part["wilson"]), by_cluster])
-    if len(found["pass_at_k"]) > 1:  # else it is the share that passes the tests
+            rows.append([label, share, luck, format_interval(part["wilson"]), by_cluster])
+    if len(found["pass_at_k"]) > 1:  # with one sample per problem, pass@1 is the share that passes
         for name, part in found["pass_at_k"].items():
             share, by_cluster = cells(part)
             rows.append([name, share, "", "", by_cluster])
@@ -154,7 +157,7 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def means_table(found: Mapping[str, Any]) -> list[list[str]]:
-    """What is not a share, as rows of cells, the head first."""
+    """Lay out a run's means as rows of cells, the head first."""
     rows = [["", "mean", "by clusters 95 %"]]
     for name, label in MEANS.items():
         part = found["means"][name]
@@ -166,9 +169,9 @@ def means_table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def lengths_table(found: Mapping[str, Any]) -> list[list[str]]:
-    """How well middles of each length came out, as rows of cells, the head first."""
-    what = "passes" if "passed" in found["shares"] else "equals but for white space"
-    rows = [["characters of the true middle", "rows", what, "by clusters 95 %"]]
+    """Lay out a run's shares by length as rows of cells, the head first."""
+    label = "passes" if "passed" in found["shares"] else "equal ignoring outer white space"
+    rows = [["characters of the true middle", "rows", label, "by clusters 95 %"]]
     for part in found["by_length"]:
         name = f"{part['over'] + 1} – {part['to']}" if part["to"] else f"over {part['over']}"
         rows.append([name, str(part["rows"]), *cells(part)])
@@ -176,7 +179,7 @@ def lengths_table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def facts(found: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of a run beside its shares."""
+    """List what a reader must know about a run besides its shares."""
     return [
         f"{found['rows']} samples of {found['problems']} problems in {found['clusters']} clusters",
         f"isolation {found['isolation']}: {', '.join(found['guards'])}"
@@ -188,7 +191,7 @@ def facts(found: Mapping[str, Any]) -> list[str]:
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """The report of a run for the terminal."""
+    """Format the report of a run for the terminal."""
     elapsed = found["elapsed_ms"]
     lines = [
         name_of(found),
@@ -209,7 +212,7 @@ def as_text(found: Mapping[str, Any]) -> str:
 
 
 def overview(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A line for each run, the head first: passes and exact matches, each beside luck."""
+    """Lay out all runs, one per row, the head first: passes and exact matches, each with luck."""
     rows = [
         ["run", "passes", "luck", "exact", "luck", "nfe", "tokens per forward", "p50 ms", "p95 ms"]
     ]
@@ -229,8 +232,8 @@ def overview(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Section]:
-    """Quality against tokens per forward, how long requests took, and why samples failed."""
+def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[ResultRow]]]) -> list[Section]:
+    """Make the page's sections: quality against speed, times, failures, then each run."""
     from talaria.coder.page import INK, Section, new_figure
 
     times, (spread,) = new_figure(1, 2.6)
@@ -243,14 +246,14 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
     found = [
         Section(
             "Overview",
-            f"Shares with 95 % intervals over clusters of problems drawn anew. {LUCK}",
+            f"Shares with 95 % bootstrap intervals over clusters of problems. {LUCK}",
             list(curves([run for run, _ in runs]).values()),
             overview([run for run, _ in runs]),
         ),
-        Section("Time", "", [(times, "Share of requests that took at most so long")]),
+        Section("Time", "", [(times, "Share of requests that took at most this long")]),
     ]
     if any(run["verdicts"] for run, _ in runs):
-        found.append(verdicts([run for run, _ in runs if run["verdicts"]]))
+        found.append(verdict_section([run for run, _ in runs if run["verdicts"]]))
     for run, _ in runs:
         found.append(Section(name_of(run), "; ".join(facts(run)) + ".", table=table(run)))
         found.append(Section("Means", table=means_table(run)))
@@ -258,8 +261,8 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
     return found
 
 
-def verdicts(runs: Sequence[Mapping[str, Any]]) -> Section:
-    """What became of each run's programs, as stacked bars and in numbers."""
+def verdict_section(runs: Sequence[Mapping[str, Any]]) -> Section:
+    """Make the section on each run's verdicts, as stacked bars and in numbers."""
     from talaria.coder.page import INK, Section, new_figure
 
     counts: Counter[str] = Counter()
@@ -285,7 +288,7 @@ def verdicts(runs: Sequence[Mapping[str, Any]]) -> Section:
     ]
     return Section(
         "Verdicts",
-        "What became of each sample's program; docs/sandbox.md says what the kinds are.",
-        [(figure, "Share of samples that passed or failed, by kind of failure")],
+        "The verdict on each sample's program; docs/sandbox.md explains the kinds.",
+        [(figure, "Share of samples by verdict")],
         [["run", *kinds], *rows],
     )

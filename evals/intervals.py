@@ -1,4 +1,4 @@
-"""Intervals and comparisons: how sure a figure is."""
+"""Confidence intervals and paired comparisons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Interval = tuple[float, float]
 
 
 def wilson(hits: int, total: int) -> Interval:
-    """The 95 % interval of Wilson (1927) for a share of independent trials."""
+    """Return Wilson's (1927) 95 % interval for a share of independent trials."""
     from scipy.stats import binomtest
 
     found = binomtest(hits, total).proportion_ci(0.95, method="wilson")
@@ -21,17 +21,17 @@ def wilson(hits: int, total: int) -> Interval:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of the values does not exceed."""
+    """Return the smallest value that at least this share of the values does not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def bootstrap(
     values: Sequence[float], clusters: Sequence[str], sizes: Sequence[float] | None = None
 ) -> Interval | None:
-    """The 95 % percentile interval of the mean as whole clusters are drawn anew; seeded.
+    """Return the 95 % percentile interval of the mean from a seeded bootstrap over clusters.
 
-    With `sizes`, of the sum of values divided by the sum of sizes. None where every
-    draw gives the same: that has no width, but is not certain.
+    With `sizes`, of the sum of values divided by the sum of sizes. None where every resample gives
+    the same value: such an interval has no width, yet the value is not certain.
     """
     names = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
     places = [names[cluster] for cluster in clusters]
@@ -44,7 +44,7 @@ def bootstrap(
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The unbiased estimate of the chance that one of k samples is right (arXiv 2107.03374).
+    """Return the unbiased estimate that one of k samples is right (arXiv 2107.03374).
 
     ValueError if there are fewer than k samples.
     """
@@ -55,10 +55,10 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the same problems: how many only one of them solved, and how likely that is.
+    """Two runs on the same problems, by which of them solved each.
 
-    difference  rate of the second less that of the first, with its cluster-bootstrap interval
-    p_value     of McNemar's exact test (1947), which takes problems as independent
+    difference  rate of the second minus that of the first, with its cluster-bootstrap interval
+    p_value     of McNemar's exact test (1947), which assumes independent problems
     """
 
     both: int
@@ -71,7 +71,7 @@ class Comparison:
 
 
 def compare(first: Sequence[bool], second: Sequence[bool], clusters: Sequence[str]) -> Comparison:
-    """Compare two runs whose outcomes stand in the same order."""
+    """Compare two runs; their outcomes and clusters are in the same order."""
     from scipy.stats import binomtest
 
     pairs = list(zip(first, second, strict=True))

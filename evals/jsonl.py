@@ -1,7 +1,7 @@
-"""Files of results: a header that says what they are of, then a line for each row, append-only.
+"""Append-only result files: a header that describes the run, then one line per row.
 
-Each row names its header by hash, so that rows of another model, of other data or
-other settings are found wherever they came in.
+Each row carries a hash of its header, so rows of another model, other data or other settings are
+detected wherever they got mixed in.
 """
 
 from __future__ import annotations
@@ -22,53 +22,65 @@ from typing import IO, Any
 from talaria.coder.errors import DataError
 
 FORMAT = 3
-# What rows and headers have to hold before anything can be done with them.
-TEXTS = {"samples": ("id", "text"), "results": ("id", "cluster")}
-HEAD = {
+# Text fields that every row must have, and the types of a header's fields.
+ROW_TEXTS = {"samples": ("id", "text"), "results": ("id", "cluster")}
+HEADER_FIELDS = {
     "stage": str,
     "suite": str,
     "data": str,
     "model": dict,
     "options": dict,
     "environment": dict,
-    "expected": int,  # rows of a whole file
+    "expected": int,  # rows of a complete file
     "made_by": list,
 }
-# Files that show what rows say, and decide nothing of it.
-SHOWING = ("page.py", "cli.py", "command.py", "report.py", "tables.py", "intervals.py")
-Row = dict[str, Any]
+# Endings of files that only display rows and cannot change them.
+DISPLAY_FILES = (
+    *("cli.py", "command.py", "curves.py", "intervals.py", "libraries.py"),
+    *("page.py", "progress.py", "report.py", "tables.py"),
+)
+ResultRow = dict[str, Any]
 
 
 def name_of(header: Mapping[str, Any]) -> str:
-    """The name by which rows call their header: a hash of all that decides what they say."""
-    return hashlib.sha256(json.dumps(deciding(header), sort_keys=True).encode()).hexdigest()[:12]
+    """Return the hash by which rows refer to their header."""
+    header = without_commands(header)
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def deciding(header: Mapping[str, Any]) -> dict[str, Any]:
-    """A header without the commands, which may name files and workers differently."""
+def without_commands(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop a header's commands: paths and worker counts in them do not affect the rows."""
     return {name: value for name, value in header.items() if name != "made_by"}
 
 
 def environment() -> dict[str, Any]:
-    """What rows made on this machine depend on beside model and data."""
+    """Describe what rows made on this machine depend on besides model and data."""
     code = hashlib.sha256()
     root = Path(__file__).parent.parent
-    for path in sorted([*root.glob("coder/*.py"), *root.glob("evals/*.py")]):
-        if not path.name.endswith(SHOWING):
+    for path in sorted([*root.glob("coder/**/*.py"), *root.glob("evals/*.py")]):
+        if not path.name.endswith(DISPLAY_FILES):
             code.update(path.read_bytes())
     return {
         "talaria": metadata.version("talaria"),
         "code": code.hexdigest()[:16],
         "python": platform.python_version(),
-        "torch": metadata.version("torch"),
+        **{name: installed_version(name) for name in ("numpy", "onnxruntime", "torch")},
         "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}",
     }
 
 
-def made_by() -> dict[str, str | None]:
-    """The command that runs, and the commit of its code; None for what cannot be told.
+def installed_version(package: str) -> str | None:
+    """Return the version of a package; None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
-    Files are named without their folders, which say more about a machine than about a run.
+
+def made_by() -> dict[str, str | None]:
+    """Return this process's command and the commit of its code; None where unknown.
+
+    File names lose their folders, which describe a machine rather than a run.
     """
     root = Path(__file__).parent.parent
     commit = None
@@ -80,19 +92,19 @@ def made_by() -> dict[str, str | None]:
 
 
 def command(words: Sequence[str]) -> str | None:
-    """A command line of `talaria eval` without folders; None for another program's."""
+    """Return a command line of `talaria eval` without folders; None for another program's."""
     if list(words[1:2]) != ["eval"]:
         return None
     return shlex.join(["talaria", *without_folders(words[1:])])
 
 
 def without_folders(words: Sequence[str]) -> list[str]:
-    """Words of a command line with the names of files alone."""
+    """Strip the folders from paths in a command line."""
     return [re.sub(r"[^=/\\]*[/\\]", "", word.rstrip("/\\")) for word in words]
 
 
 def git(root: Path, *words: str) -> str | None:
-    """What git says of a folder; None if it says nothing."""
+    """Return git's output for a folder; None if it fails or prints nothing."""
     try:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -101,7 +113,7 @@ def git(root: Path, *words: str) -> str | None:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the processor's name, as far as the system tells it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -112,18 +124,17 @@ def processor() -> str:
 
 
 class Results:
-    """An append-only JSONL file whose first line is a header; one process may have it open.
+    """An append-only JSONL file whose first line is a header; only one process may have it open.
 
-    Opened again with the same header, it goes on; what it holds is not redone. A
-    last line that was torn by a crash is cut off; the commands in the header stay
-    those that began it. A damaged line in between is
-    left out and named in `damaged`; its row will be made again.
+    Reopened with the same header, it continues, and keeps the commands that started it. Drops a
+    last line that a crash tore. Skips damaged lines and lists their numbers in `damaged`, so that
+    their rows are made again.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        """DataError if the file is of something else or in use; it is then left as it is."""
+        """Open or create the file; DataError, and no change, if it is in use or of another run."""
         self.path, self.header = path, dict(header)
-        self.rows: list[Row] = []
+        self.rows: list[ResultRow] = []
         self.damaged: list[int] = []
         self.run = name_of(self.header)
         try:
@@ -143,7 +154,7 @@ class Results:
 
     def _reopen(self) -> None:
         found, self.rows, self.damaged = read(self.path)
-        other = list(differences(deciding(found), deciding(self.header)))
+        other = list(differences(without_commands(found), without_commands(self.header)))
         if other:
             raise DataError(
                 f"{self.path}: made with other {', '.join(other)}; "
@@ -155,8 +166,8 @@ class Results:
         if torn:
             os.truncate(self.path, len(raw) - torn)
 
-    def append(self, row: Row) -> None:
-        """Add a row; an interruption loses at most the one in flight."""
+    def append(self, row: ResultRow) -> None:
+        """Append a row; an interruption loses at most the one being written."""
         self.rows.append(row)
         self._write({**row, "run": self.run})
 
@@ -165,12 +176,12 @@ class Results:
         self._file.flush()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, which unlocks it."""
         self._file.close()
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Where two headers differ, and what each has there; parts of a part as `options.seed`."""
+    """Map the fields in which two headers differ to both values; nested ones as `options.seed`."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in sorted(one.keys() | other.keys()):
         left, right = one.get(key), other.get(key)
@@ -182,9 +193,9 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
 
 
 def lock(file: IO[str], path: Path) -> None:
-    """Keep other processes from writing to the file until it is closed, where the system can.
+    """Lock the file until it is closed, where the system supports that.
 
-    DataError if another one writes to it already.
+    DataError if another process holds the lock.
     """
     if sys.platform == "win32":
         return
@@ -198,19 +209,18 @@ def lock(file: IO[str], path: Path) -> None:
         ) from error
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[Row], list[int]]:
-    """Header, rows and the numbers of damaged lines of a results file.
+def read(path: Path) -> tuple[dict[str, Any], list[ResultRow], list[int]]:
+    """Read a result file: its header, its rows and the numbers of damaged lines.
 
-    Damaged lines are also told on standard error. A torn last line counts as not
-    written, a row that is there twice as one. DataError if it is no such file, or if
-    rows of another one are mixed into it.
+    Also reports damaged lines on standard error. Ignores a torn last line and exact duplicates of
+    rows. DataError if it is not a result file, or if rows of another run are mixed in.
     """
     try:
         first, *lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     header = header_of(first, path)
-    run, rows = name_of(header), dict[tuple[str, int], Row]()
+    run, rows = name_of(header), dict[tuple[str, int], ResultRow]()
     damaged, foreign, twice = list[int](), list[int](), list[int]()
     for number, line in enumerate(lines[:-1], 2):
         row = row_of(line, header["stage"])
@@ -222,40 +232,41 @@ def read(path: Path) -> tuple[dict[str, Any], list[Row], list[int]]:
             twice.append(number)
     if foreign:
         raise DataError(
-            f"{path}: {listed(foreign)} not of the run in line 1 ({header['model'].get('name')}, "
+            f"{path}: {name_lines(foreign)} not of the run in line 1 "
+            f"({header['model'].get('name')}, "
             f"{header['suite']}) but of another model, data or settings; take them out"
         )
     if twice:
         raise DataError(
-            f"{path}: {listed(twice)} another result of a sample that stands above; "
-            "take one of both out"
+            f"{path}: {name_lines(twice)} another result of a sample that an earlier line has; "
+            "remove one of them"
         )
     if damaged:
-        print(f"{path}: {listed(damaged)} damaged and left out", file=sys.stderr)
+        print(f"{path}: {name_lines(damaged)} damaged and left out", file=sys.stderr)
     return header, list(rows.values()), damaged
 
 
 def header_of(line: bytes, path: Path) -> dict[str, Any]:
-    """The header in a file's first line; DataError if it is none of this version."""
+    """Parse the header in a file's first line; DataError if it is invalid or of another format."""
     try:
         header: dict[str, Any] = json.loads(line)
         form = header["format"]
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: line 1 is no header of `talaria eval` ({error!r})") from error
+        raise DataError(f"{path}: line 1 is not a header of `talaria eval` ({error!r})") from error
     if form != FORMAT:
         raise DataError(f"{path}: format {form}, this version reads {FORMAT}; make it again")
-    wrong = [name for name, kind in HEAD.items() if not isinstance(header.get(name), kind)]
-    if wrong or header["stage"] not in TEXTS:
+    wrong = [name for name, kind in HEADER_FIELDS.items() if not isinstance(header.get(name), kind)]
+    if wrong or header["stage"] not in ROW_TEXTS:
         raise DataError(
-            f"{path}: line 1 says no {wrong[0]}; make it again"
+            f"{path}: line 1 has no valid {wrong[0]}; make it again"
             if wrong
-            else f"{path} holds {header['stage']}, not {' or '.join(TEXTS)}"
+            else f"{path} holds {header['stage']}, not {' or '.join(ROW_TEXTS)}"
         )
     return header
 
 
-def row_of(line: bytes, stage: str) -> Row | None:
-    """A row with all that the stage needs, or the header of another run; None if damaged."""
+def row_of(line: bytes, stage: str) -> ResultRow | None:
+    """Parse a row, or another run's header; None if damaged or without the stage's fields."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -263,12 +274,12 @@ def row_of(line: bytes, stage: str) -> Row | None:
     if not isinstance(row, dict):
         return None
     whole = isinstance(row.get("sample"), int) and all(
-        isinstance(row.get(name), str) for name in TEXTS[stage]
+        isinstance(row.get(name), str) for name in ROW_TEXTS[stage]
     )
     return row if whole or "format" in row else None
 
 
-def listed(lines: list[int]) -> str:
-    """Line numbers in words, ten at most."""
+def name_lines(lines: list[int]) -> str:
+    """Name lines by number, ten at most, followed by the verb."""
     shown = ", ".join(map(str, lines[:10])) + (f" and {len(lines) - 10} more" * (len(lines) > 10))
     return f"lines {shown} are" if len(lines) > 1 else f"line {shown} is"

@@ -1,4 +1,4 @@
-"""What requests took: percentiles by context and by what was written, and both modes compared."""
+"""Report on latency: percentiles by context and by tokens written, and both modes compared."""
 
 from __future__ import annotations
 
@@ -9,44 +9,47 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from talaria.coder.errors import DataError
-from talaria.evals.intervals import bootstrap, percentile
-from talaria.evals.jsonl import Row
+from talaria.evals.intervals import percentile
+from talaria.evals.jsonl import ResultRow
 from talaria.evals.tables import columns, provenance, rule_of, tokens_per_forward
+from talaria.evals.timing import ratio_of_times, typical_ms
 
 if TYPE_CHECKING:
     from talaria.coder.page import Section
 
-WRITTEN = (0, 4, 8, 16, 32)  # tokens: upper ends of the classes of middles
+TOKEN_CLASSES = (0, 4, 8, 16, 32)  # upper ends of the classes of middles, in tokens
 
 
-def figures(head: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """Times of each mode, in all and by class, and the ratio of both on the same prompts."""
+def figures(head: Mapping[str, Any], rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """Compute times of each mode, overall and by class, and the ratio on the same prompts."""
     starts = [row for row in rows if "first_ms" in row]
-    warm = [row for row in rows if "elapsed_ms" in row]
-    modes = [mode for mode in ("diffuse", "ar") if any(row["mode"] == mode for row in warm)]
-    if not warm:
+    requests = [row for row in rows if "elapsed_ms" in row]
+    modes = [mode for mode in ("diffuse", "ar") if any(row["mode"] == mode for row in requests)]
+    if not requests:
         raise DataError("no requests to report; measure some first")
-    loads = [row["load"] for row in warm if row["load"] is not None]
+    loads = [row["load"] for row in requests if row["load"] is not None]
     return {
         **head,
         "load": [min(loads), max(loads)] if loads else None,
-        "modes": {mode: of_mode(mode, warm, starts) for mode in modes},
-        "ratio": ratios(warm),
+        "modes": {mode: mode_figures(mode, requests, starts) for mode in modes},
+        "ratio": ratios(requests),
     }
 
 
-def of_mode(mode: str, warm: Sequence[Row], starts: Sequence[Row]) -> dict[str, Any]:
-    """The figures of a mode; tokens per second count tokens of middles alone."""
-    rows = [row for row in warm if row["mode"] == mode]
+def mode_figures(
+    mode: str, requests: Sequence[ResultRow], starts: Sequence[ResultRow]
+) -> dict[str, Any]:
+    """Compute the figures of a mode; tokens per second count only tokens of middles."""
+    rows = [row for row in requests if row["mode"] == mode]
     cold = [row for row in starts if row["mode"] == mode]
     seconds = sum(row["elapsed_ms"] for row in rows) / 1000
     contexts = sorted({row["context"] for row in rows})
     return {
-        "all": spread(rows),
-        "by_context": {n: spread([row for row in rows if row["context"] == n]) for n in contexts},
+        "all": summary(rows),
+        "by_context": {n: summary([row for row in rows if row["context"] == n]) for n in contexts},
         "by_tokens": {
-            name: spread(some)
-            for name, low, high in classes()
+            name: summary(some)
+            for name, low, high in token_classes()
             if (some := [row for row in rows if low < row["tokens"] <= high])
         },
         "tokens_per_second": sum(row["tokens"] for row in rows) / seconds,
@@ -61,17 +64,17 @@ def of_mode(mode: str, warm: Sequence[Row], starts: Sequence[Row]) -> dict[str, 
     }
 
 
-def classes() -> list[tuple[str, float, float]]:
-    """Classes of middles by the tokens written: name, more than, at most."""
+def token_classes() -> list[tuple[str, float, float]]:
+    """List the classes of middles by tokens written: name, more than, at most."""
     found: list[tuple[str, float, float]] = []
-    for low, high in zip((-1, *WRITTEN), (*WRITTEN, math.inf), strict=True):
+    for low, high in zip((-1, *TOKEN_CLASSES), (*TOKEN_CLASSES, math.inf), strict=True):
         name = f"{high:.0f}" if high - low == 1 else f"{low + 1} – {high:.0f}"
         found.append((f"{low + 1} and more" if high == math.inf else name, low, high))
     return found
 
 
-def spread(rows: Sequence[Row]) -> dict[str, Any]:
-    """Percentiles of the time of requests, and what they did on average."""
+def summary(rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """Compute percentiles of the requests' times and means of their work."""
     elapsed = [row["elapsed_ms"] for row in rows]
     return {
         "requests": len(rows),
@@ -82,38 +85,41 @@ def spread(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def ratios(warm: Sequence[Row]) -> dict[str, Any]:
-    """Time of `diffuse` by time of `ar`: geometric means over prompts, 95 % over files drawn anew.
+def ratios(requests: Sequence[ResultRow]) -> dict[str, Any]:
+    """Compare `diffuse` to `ar` on the same prompts, by the medians of a prompt's rounds.
 
-    A prompt's time in a mode is the median of its rounds. Modes may write middles
-    of different lengths, so there is a ratio per request and one per token written.
+    Modes may write middles of different lengths, so there is a ratio per request and one per
+    token written.
     """
-    times: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in warm:
-        times[row["prompt"]][row["mode"]].append(row)
-    pairs = [(two["diffuse"], two["ar"]) for two in times.values() if len(two) == 2]
-    wrote = [pair for pair in pairs if pair[0][0]["tokens"] and pair[1][0]["tokens"]]
+    rounds: dict[str, dict[str, list[ResultRow]]] = defaultdict(lambda: defaultdict(list))
+    for row in requests:
+        rounds[row["prompt"]][row["mode"]].append(row)
+    pairs = [(modes["diffuse"], modes["ar"]) for modes in rounds.values() if len(modes) == 2]
+    both_wrote = [pair for pair in pairs if pair[0][0]["tokens"] and pair[1][0]["tokens"]]
     found: dict[str, Any] = {}
-    for name, some, unit in (("request", pairs, None), ("token", wrote, "tokens")):
-        logs = [math.log(typical(one, unit) / typical(two, unit)) for one, two in some]
-        if logs:
-            interval = bootstrap(logs, [one[0]["cluster"] for one, _ in some])
+    for name, some in (("request", pairs), ("token", both_wrote)):
+        if some:
+            ratio = ratio_of_times(
+                [cost(one, name) for one, _ in some],
+                [cost(other, name) for _, other in some],
+                [one[0]["cluster"] for one, _ in some],
+            )
             found[name] = {
-                "prompts": len(logs),
-                "ratio": math.exp(statistics.fmean(logs)),
-                "by_cluster": interval and [math.exp(edge) for edge in interval],
+                "prompts": ratio["prompts"],
+                "ratio": ratio["ratio"],
+                "by_cluster": ratio["interval"],
             }
     return found
 
 
-def typical(rows: Sequence[Row], unit: str | None) -> float:
-    """The median time of a prompt's rounds, by what they wrote if a unit is given."""
-    elapsed = statistics.median(float(row["elapsed_ms"]) for row in rows)
-    return elapsed / float(rows[0][unit]) if unit else elapsed
+def cost(rounds: Sequence[ResultRow], unit: str) -> float:
+    """Return a prompt's median time, per token if that is the unit."""
+    tokens = rounds[0]["tokens"] if unit == "token" else None
+    return typical_ms([row["elapsed_ms"] for row in rounds], tokens)
 
 
 def table(found: Mapping[str, Any]) -> list[list[str]]:
-    """Times by mode, by context and by what was written, the head first."""
+    """Lay out times by mode, context and tokens written, the head first."""
     rows = [["", "requests", "p50 ms", "p95 ms", "p99 ms", "nfe", "tokens"]]
     for mode, part in found["modes"].items():
         classes = [(mode, part["all"])]
@@ -138,30 +144,30 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def speeds(found: Mapping[str, Any]) -> list[list[str]]:
-    """Speed, cold starts and memory by mode, the head first."""
+    """Lay out speed, cold starts and memory by mode, the head first."""
     modes = found["modes"]
     rows = [["", *modes]]
     for label, name, form in (
-        ("tokens of middles a second", "tokens_per_second", "{:.0f}"),
+        ("tokens of middles per second", "tokens_per_second", "{:.0f}"),
         ("tokens per forward", "tokens_per_forward", "{:.2f}"),
         ("fresh processes", "starts", "{}"),
         ("import and load, ms", "load_ms", "{:.0f}"),
         ("first request, ms", "first_ms", "{:.0f}"),
-        ("the same again, ms", "again_ms", "{:.0f}"),
+        ("the same request again, ms", "again_ms", "{:.0f}"),
     ):
         cells = [part[name] for part in modes.values()]
         rows.append([label, *("" if cell is None else form.format(cell) for cell in cells)])
     for label, name in (
-        ("most memory, MB", "peak_bytes"),
-        ("most device memory, MB", "device_bytes"),
+        ("peak memory, MB", "peak_bytes"),
+        ("peak device memory, MB", "device_bytes"),
     ):
         if any(part[name] for part in modes.values()):
             rows.append([label, *(f"{(part[name] or 0) / 1e6:.0f}" for part in modes.values())])
     return rows
 
 
-def compared(found: Mapping[str, Any]) -> list[str]:
-    """Both modes on the same prompts, a sentence each."""
+def comparison(found: Mapping[str, Any]) -> list[str]:
+    """Say how the modes compare on the same prompts, a sentence per unit."""
     lines = []
     for name, part in found["ratio"].items():
         pair = part["by_cluster"]
@@ -174,42 +180,40 @@ def compared(found: Mapping[str, Any]) -> list[str]:
 
 
 def name_of(found: Mapping[str, Any]) -> str:
-    """What a run is called."""
+    """Name a run."""
     return f"latency, {found['model']['name']}, {found['device']}"
 
 
 def facts(found: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of a run beside its times."""
+    """List what a reader must know about a run besides its times."""
     plan, options = found["plan"], found["options"]
     lines = [
         f"{plan['prompts']} holes in {found['from']} for each length of context, {plan['rounds']} "
-        "times over, both modes taking turns; one request at a time, each reads its context anew",
+        "rounds, both modes taking turns; one request at a time, each with an empty KV cache",
         f"middles of at most {options['max_tokens']} tokens, at most {options['max_nfe']} "
         f"evaluations, {rule_of(options)}",
         f"{found['threads']} threads",
     ]
     if found["load"]:
         low, high = found["load"]
-        lines.append(
-            f"programs that wanted a processor meanwhile, this one included: {low} – {high}"
-        )
+        lines.append(f"load average, this program included: {low} – {high}")
     return [*lines, *provenance(found)]
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """The report of a run for the terminal."""
+    """Format the report of a run for the terminal."""
     tables = "\n\n".join(map(columns, (table(found), speeds(found))))
-    return "\n".join([name_of(found), *facts(found), "", tables, "", *compared(found)])
+    return "\n".join([name_of(found), *facts(found), "", tables, "", *comparison(found)])
 
 
-def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Section]:
-    """The report of runs for a page: for each, times by context, by tokens written, and in all."""
+def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[ResultRow]]]) -> list[Section]:
+    """Make the page's sections: for each run, times by context, by tokens written, and overall."""
     from talaria.coder.page import INK, Section, new_figure
 
     made = []
     for found, rows in runs:
         figure, (contexts, written, times) = new_figure(3, 2.4)
-        names = [name for name, *_ in classes()]
+        names = [name for name, *_ in token_classes()]
         written.set_xticks(range(len(names)), names)
         for mode, part in found["modes"].items():
             for axis, name in ((contexts, "by_context"), (written, "by_tokens")):
@@ -234,7 +238,7 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
         made += [
             Section(
                 name_of(found),
-                "; ".join([*facts(found), *compared(found)]) + ".",
+                "; ".join([*facts(found), *comparison(found)]) + ".",
                 [(figure, "Times by length of context, by tokens written, and of all requests")],
                 table(found),
             ),

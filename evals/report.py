@@ -1,56 +1,56 @@
-"""The third stage: results become figures with intervals, a table, JSON and a page."""
+"""Stage three: results become figures with intervals, a table, JSON and a page."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from talaria.coder import files
 from talaria.coder.errors import DataError, UsageError
 from talaria.evals import holes_report, latency_report, typing_report
-from talaria.evals.curves import curves
+from talaria.evals.curves import RunFigures, curves
 from talaria.evals.intervals import compare
-from talaria.evals.jsonl import Row, differences, read
+from talaria.evals.jsonl import ResultRow, differences, read
 from talaria.evals.tables import ratio
 
 if TYPE_CHECKING:
     from talaria.coder.page import Section
 
-Found = Mapping[str, Any]
+Header = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """How results of one kind are reported."""
+class ReportKind:
+    """The functions that report results of one kind: figures, terminal text, page sections."""
 
-    figures: Callable[[Found, Sequence[Row]], dict[str, Any]]
-    as_text: Callable[[Found], str]
-    sections: Callable[[Sequence[tuple[Found, Sequence[Row]]]], list[Section]]
-
-
-HOLES = Kind(holes_report.figures, holes_report.as_text, holes_report.sections)
-TYPING = Kind(typing_report.figures, typing_report.as_text, typing_report.sections)
-LATENCY = Kind(latency_report.figures, latency_report.as_text, latency_report.sections)
+    figures: Callable[[Header, Sequence[ResultRow]], dict[str, Any]]
+    as_text: Callable[[RunFigures], str]
+    sections: Callable[[Sequence[tuple[RunFigures, Sequence[ResultRow]]]], list[Section]]
 
 
-def kind_of(head: Found) -> Kind:
-    """How the results of a suite are reported."""
+HOLES = ReportKind(holes_report.figures, holes_report.as_text, holes_report.sections)
+TYPING = ReportKind(typing_report.figures, typing_report.as_text, typing_report.sections)
+LATENCY = ReportKind(latency_report.figures, latency_report.as_text, latency_report.sections)
+
+
+def kind_of(head: Header) -> ReportKind:
+    """Choose the kind of report by a run's suite."""
     return {"typing": TYPING, "latency": LATENCY}.get(head["suite"], HOLES)
 
 
-def as_text(found: Found) -> str:
-    """The report of a run for the terminal."""
+def as_text(found: RunFigures) -> str:
+    """Format the report of a run for the terminal."""
     return kind_of(found).as_text(found)
 
 
 def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
-    """The figures of results files; with `out`, also `report.json` and `report.html` there.
+    """Compute the figures of result files.
 
-    And beside them the curve of each suite of holes as a picture of its own.
+    With `out`, also write `report.json`, `report.html` and one SVG plot per suite of holes there.
     """
     found, runs = [], []
     for path in paths:
@@ -68,9 +68,7 @@ def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
         from talaria.coder.page import as_svg, write_page
 
         out.mkdir(parents=True, exist_ok=True)
-        partial = out / "report.partial"
-        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, out / "report.json")
+        files.write(out / "report.json", json.dumps(found, indent=1) + "\n")
         kinds = (HOLES, TYPING, LATENCY)
         ordered = sorted(runs, key=lambda run: kinds.index(kind_of(run[0])))
         sections = [
@@ -81,14 +79,14 @@ def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
         write_page(out / "report.html", "Evaluation", sections)
         holes = [figures for figures, _ in runs if kind_of(figures) is HOLES]
         for suite, (figure, text) in curves(holes).items():
-            (out / f"{suite}.svg").write_text(as_svg(figure, text) + "\n", encoding="utf-8")
+            files.write(out / f"{suite}.svg", as_svg(figure, text) + "\n")
     return found
 
 
 def compare_runs(first: Path, second: Path) -> str:
-    """Two runs on the same problems, side by side: pairs decide, McNemar's test where they can.
+    """Compare two runs on the same problems pair by pair; McNemar's test where it applies.
 
-    UsageError for runs that no comparison would be fair to.
+    UsageError for runs that cannot be compared fairly.
     """
     (head, rows, _), (other, others, _) = read(first), read(second)
     if head["data"] != other["data"]:
@@ -97,10 +95,13 @@ def compare_runs(first: Path, second: Path) -> str:
             f"{other['suite']} {other['data'][:12]}); compare runs of the same suite and data"
         )
     if bool(head.get("oracle_length")) != bool(other.get("oracle_length")):
-        raise UsageError("one run was given the true lengths, the other was not")
+        raise UsageError(
+            "one run was given the true lengths, the other was not; compare runs made alike"
+        )
     if head["suite"] == "latency":
         raise UsageError(
-            "times of two runs were taken on a machine in two states; compare modes within one run"
+            "the machine may have been in different states during two runs; compare modes within "
+            "one run"
         )
     if head.get("every") != other.get("every"):
         raise UsageError(
@@ -113,27 +114,30 @@ def compare_runs(first: Path, second: Path) -> str:
         raise UsageError(f"{first} and {second} have no problem in common")
     pairs = [(left[key], right[key]) for key in common]
     if head["suite"] == "typing":
-        names, lines = typing_report.name_of, compared_typing(pairs)
+        name_of, lines = typing_report.name_of, compare_typing(pairs)
     else:
-        names, lines = holes_report.name_of, compared_holes(pairs)
-    title = f"{names(head)}  against  {names(other)}: {len(common)} in common"
+        name_of, lines = holes_report.name_of, compare_holes(pairs)
+    title = f"{name_of(head)}  against  {name_of(other)}: {len(common)} in common"
     counts = [f"{len(side)} of {each['expected']}" for side, each in ((left, head), (right, other))]
     if any(len(common) < each["expected"] for each in (head, other)):
         title += f" (INCOMPLETE: the first has {counts[0]}, the second {counts[1]})"
     differing = [
-        f"differs: {name}: {told(one)}  against  {told(two)}"
+        f"differs: {name}: {format_value(one)}  against  {format_value(two)}"
         for name, (one, two) in differences(head, other).items()
     ]
     return "\n".join([title, *differing, *lines])
 
 
-def told(value: object) -> str:
-    """What a header has somewhere, in words."""
+def format_value(value: object) -> str:
+    """Format the value of a header field."""
     return "nothing" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-def compared_holes(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
-    """A line for each share that both runs have; McNemar's test where problems have one sample."""
+def compare_holes(pairs: Sequence[tuple[ResultRow, ResultRow]]) -> list[str]:
+    """Compare each share that both runs have, one line each.
+
+    With McNemar's test where every problem has one sample.
+    """
     single = len({one["id"] for one, _ in pairs}) == len(pairs)
     lines = []
     for name, label in holes_report.SHARES.items():
@@ -154,8 +158,8 @@ def compared_holes(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
     return lines
 
 
-def compared_typing(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
-    """A line for each figure of regions."""
+def compare_typing(pairs: Sequence[tuple[ResultRow, ResultRow]]) -> list[str]:
+    """Compare the figures of typed regions, one line each."""
     clusters = [one["cluster"] for one, _ in pairs]
     characters = [one["characters"] for one, _ in pairs]
     lines = []
@@ -170,5 +174,5 @@ def compared_typing(pairs: Sequence[tuple[Row, Row]]) -> list[str]:
 
 
 def signed(pair: tuple[float, float] | None) -> str:
-    """The interval of a difference, for people; nothing if there is none."""
+    """Format the interval of a difference in points; empty if there is none."""
     return f" ({100 * pair[0]:+.1f} – {100 * pair[1]:+.1f})" if pair else ""

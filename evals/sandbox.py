@@ -1,8 +1,7 @@
-"""Runs programs that nobody has read, and says of each what became of it.
+"""Run untrusted programs and report a verdict on each.
 
-`Sandbox` starts a fork server for each worker (`evals/forkserver.py`), which
-forks a confined process for each program. What confines it, and what that
-stops, is in docs/sandbox.md.
+`Sandbox` starts a fork server per worker (`evals/forkserver.py`), which forks a confined process
+per program. docs/sandbox.md says what confines it and what that stops.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ from talaria.coder.errors import DataError, UsageError
 Key = TypeVar("Key")
 Status = Literal[
     "passed",
-    "failed",  # an exception, mostly a failed assertion
+    "failed",  # an exception, usually a failed assertion
     "syntax error",
     "timeout",
     "memory",
     "killed",  # by a signal
-    "exited early",  # before the test had returned
+    "exited early",  # before the test returned
     "output",  # too much of it
-    "forbidden",  # it did not survive what the sandbox refused it
-    "tampered",  # it wrote where the verdict is written
+    "forbidden",  # ended by something the sandbox refused
+    "tampered",  # wrote to the verdict's descriptor
 ]
-PATIENCE = 6  # times its CPU time that a program may take on the clock, if nothing else is said
-GRACE = 30.0  # seconds that a fork server may be late
+WALL_FACTOR = 6  # default limit on wall-clock time, in multiples of the CPU time limit
+GRACE = 30.0  # seconds a fork server may be late
 
-# The interpreter's own flags keep out the user's environment, site and current
-# folder. Not -I: it would ignore PYTHONHASHSEED, and the order of sets with it.
+# These flags keep out the user's environment, site-packages and current folder. -I would do the
+# same but ignores PYTHONHASHSEED, which fixes the order of sets.
 FLAGS = ("-P", "-s", "-S", "-B", "-X", "utf8", "-c")
-# Where `talaria` is installed or linked to is unknown there, so its folder is named.
+# Without site-packages, `talaria` cannot be found by name; its folder is passed instead.
 START = """
 import sys, types
 sys.modules["talaria"] = types.ModuleType("talaria")
@@ -56,7 +55,7 @@ run(*start(sys.argv.pop(1), sys.argv.pop(1)))
 
 
 class Level(enum.IntEnum):
-    """How far programs are confined, from worst to best; its name is stored with results."""
+    """How far programs are confined, from weakest to strongest; results store the name."""
 
     none = 0
     limits = 1
@@ -65,7 +64,7 @@ class Level(enum.IntEnum):
 
     @classmethod
     def called(cls, name: str) -> Level:
-        """The level of that name; UsageError if there is none."""
+        """Return the level of this name; UsageError if there is none."""
         if name not in cls.__members__:
             raise UsageError(
                 f"there is no isolation level {name!r}; choose from {', '.join(cls.__members__)}"
@@ -78,15 +77,15 @@ class Limits:
     """What a program may use.
 
     seconds       CPU time
-    waits         seconds on the clock, more for a busy machine; None: six times the CPU time
-    memory_bytes  address space of each of its processes
-    file_bytes    of a file, and of all files together where they lie in memory
-    processes     processes and threads at once
+    wall_seconds  wall-clock time, which a busy machine stretches; None: `WALL_FACTOR` * `seconds`
+    memory_bytes  address space of each process
+    file_bytes    size of one file, and of all files together where they are kept in memory
+    processes     processes and threads at a time
     output_bytes  standard output and standard error together
     """
 
     seconds: float = 5.0
-    waits: float | None = None
+    wall_seconds: float | None = None
     memory_bytes: int = 512 << 20
     file_bytes: int = 16 << 20
     processes: int = 16
@@ -100,19 +99,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class Program:
-    """A program and the test that runs after it in the same module."""
+    """A program, and the test that runs after it in the same module."""
 
     code: str
     test: str = ""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ProgramVerdict:
     """What became of a program.
 
     detail   one line, empty if it passed
-    seconds  CPU time of its processes, and that of making it one
-    elapsed  seconds on the clock
+    seconds  CPU time of its processes, including fork and confinement
+    elapsed  wall-clock seconds
     """
 
     status: Status
@@ -122,10 +121,10 @@ class Verdict:
 
 
 class Sandbox:
-    """Runs programs, several at a time; a context manager.
+    """Run programs, several at a time; a context manager.
 
-    `level` is the isolation that was reached, found out by trying, and `guards`
-    names what makes it up. UsageError if `require` is not reached.
+    `level` is the isolation reached, determined by trying each guard, and `guards` names the
+    guards that hold. Raises UsageError if the level is below `require`.
     """
 
     def __init__(
@@ -143,17 +142,17 @@ class Sandbox:
         self.modes = ("namespaces", "limits") if namespaces else ("limits",)
         self.level = Level.none
         self.guards: tuple[str, ...] = ()
-        self.refused = ""  # why it is no better
-        self.servers: list[Server] = []
+        self.refused = ""  # why namespaces are not available
+        self.servers: list[ForkServer] = []
 
     def __enter__(self) -> Self:
         try:
-            first = self.first()
+            first = self.start_first()
             self.servers.append(first)
-            self.guards, self.level = first.guards, reached(first.guards)
-            self.insist()
+            self.guards, self.level = first.guards, level_of(first.guards)
+            self.check_level()
             while len(self.servers) < self.workers:
-                self.servers.append(Server(first.mode))
+                self.servers.append(ForkServer(first.mode))
         except BaseException:
             self.close()
             raise
@@ -167,23 +166,23 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    def first(self) -> Server:
-        """A fork server in the best mode that can be had."""
+    def start_first(self) -> ForkServer:
+        """Start a fork server in the strongest mode available."""
         for mode in self.modes[:-1]:
             try:
-                return Server(mode)
+                return ForkServer(mode)
             except DataError as error:
                 self.refused = str(error)
-        return Server(self.modes[-1])
+        return ForkServer(self.modes[-1])
 
     def described(self) -> str:
-        """The level and what makes it up, for people; below `full` also why it is no better."""
+        """Describe the level and its guards; without namespaces, also why there are none."""
         guards = ", ".join(self.guards) or "nothing"
         why = f"; without namespaces: {self.refused}" if self.refused else ""
         return f"{self.level.name} ({guards}{why})"
 
-    def insist(self) -> None:
-        """UsageError if the level is below what is required."""
+    def check_level(self) -> None:
+        """Raise UsageError if the level is below the required one."""
         if self.require is not None and self.level < self.require:
             raise UsageError(
                 f"isolation level {self.level.name!r} is below {self.require.name!r}; this "
@@ -192,17 +191,19 @@ class Sandbox:
             )
 
     def close(self) -> None:
-        """End all that runs."""
+        """End all fork servers and what they run."""
         for server in self.servers:
             server.close()
         self.servers = []
 
-    def run_all(self, jobs: Iterable[tuple[Key, Program, Limits]]) -> Iterator[tuple[Key, Verdict]]:
-        """Verdicts as they come, in any order; a job is taken when a worker is free for it."""
+    def run_all(
+        self, jobs: Iterable[tuple[Key, Program, Limits]]
+    ) -> Iterator[tuple[Key, ProgramVerdict]]:
+        """Yield verdicts as they arrive, in any order; each job is taken once a worker is free."""
         if not self.servers:
             raise UsageError("the sandbox is not open; use it in a with statement")
         left = iter(jobs)
-        free, busy = list(self.servers), dict[Server, tuple[Key, float]]()
+        free, busy = list(self.servers), dict[ForkServer, tuple[Key, float]]()
         try:
             with selectors.DefaultSelector() as selector:
                 while True:
@@ -224,15 +225,15 @@ class Sandbox:
                         free.append(server)
                         yield key, verdict
         finally:
-            # Whoever stops early leaves programs running, whose verdicts nobody wants.
+            # A caller that stops early leaves programs running; end them.
             for server in busy:
                 server.close()
 
 
-class Server:
-    """A fork server: one process tree, one program at a time, started anew when it is lost.
+class ForkServer:
+    """A fork server: one process tree that runs one program at a time, restarted when it dies.
 
-    DataError if it cannot be started in this mode.
+    Raises DataError if it cannot be started in this mode.
     """
 
     def __init__(self, mode: str) -> None:
@@ -240,7 +241,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Start the process and wait until it says what confines its programs."""
+        """Start the process and wait until it reports its guards."""
         self.folder = tempfile.mkdtemp(prefix="talaria-")
         self.control, other = socket.socketpair()
         self.stream = self.control.makefile("rb")
@@ -251,7 +252,7 @@ class Server:
             "TZ": "UTC",
             "LC_ALL": "C.UTF-8",
             "PYTHONHASHSEED": "0",
-            # Else every thread reserves address space, which counts as memory.
+            # Otherwise every thread reserves address space, which counts against the limit.
             "MALLOC_ARENA_MAX": "1",
         }
         kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
@@ -274,11 +275,11 @@ class Server:
         self.guards: tuple[str, ...] = tuple(hello["guards"])
 
     def close(self) -> None:
-        """End the process and all that came from it; `ask` starts it again."""
+        """End the process and its descendants; `ask` starts it again."""
         if self.control.fileno() < 0:
             return
         self.stream.close()
-        self.control.close()  # at which it ends its program, cleans up and leaves
+        self.control.close()  # the server then ends its program, cleans up and exits
         try:
             self.process.wait(GRACE)
         except subprocess.TimeoutExpired:
@@ -290,15 +291,15 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def restart(self) -> None:
-        """End what it does and be as new."""
+        """End the process and start a new one."""
         self.close()
         self.start()
 
     def ask(self, program: Program, limits: Limits) -> float:
-        """Send a program; returns the time by which there should be an answer."""
-        waits = limits.waits or PATIENCE * limits.seconds
-        request = {**vars(program), **vars(limits), "waits": waits}
-        data = json.dumps(request).encode() + b"\n"
+        """Send a program; return the time (of `clock`) by which its verdict is due."""
+        wall_seconds = limits.wall_seconds or WALL_FACTOR * limits.seconds
+        job = {**vars(program), **vars(limits), "wall_seconds": wall_seconds}
+        data = json.dumps(job).encode() + b"\n"
         if self.control.fileno() < 0:
             self.start()
         try:
@@ -306,15 +307,15 @@ class Server:
         except OSError:
             self.restart()
             self.send(data)
-        return clock() + waits + GRACE
+        return clock() + wall_seconds + GRACE
 
     def send(self, data: bytes) -> None:
-        """Send a line; OSError if nobody is there."""
+        """Send a line; OSError if the server is gone."""
         self.control.settimeout(GRACE)
         self.control.sendall(data)
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
-        """The next object, None if none comes in time."""
+        """Return the server's next message; None if none arrives in time."""
         self.control.settimeout(seconds)
         try:
             line = self.stream.readline()
@@ -322,17 +323,17 @@ class Server:
             return None
         return json.loads(line) if line.endswith(b"\n") else None
 
-    def answer(self) -> Verdict:
-        """The verdict that is due; a program that took the server with it was killed."""
+    def answer(self) -> ProgramVerdict:
+        """Return the verdict that is due; "killed" if the server died with the program."""
         answer = self.receive(1.0)
         if answer is None:
             self.restart()
-            return Verdict("killed", "the fork server was lost with it", 0.0, 0.0)
-        return Verdict(**answer)
+            return ProgramVerdict("killed", "the fork server was lost with it", 0.0, 0.0)
+        return ProgramVerdict(**answer)
 
 
-def reached(guards: Iterable[str]) -> Level:
-    """The level that guards make up."""
+def level_of(guards: Iterable[str]) -> Level:
+    """Return the isolation level that these guards amount to."""
     held = set(guards)
     if "limits" not in held:
         return Level.none

@@ -1,4 +1,4 @@
-"""The second stage: samples become results. Texts are compared and programs run; no model."""
+"""Stage two: samples become results. Compares texts and runs programs; needs no model."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
+from operator import eq
 from pathlib import Path
 from typing import Any
 
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.syntax.judge import judge
-from talaria.evals.generate import progress
-from talaria.evals.jsonl import FORMAT, Results, Row, environment, made_by, read
-from talaria.evals.sandbox import PATIENCE, Level, Limits, Program, Sandbox, Verdict
+from talaria.evals.jsonl import FORMAT, ResultRow, Results, environment, made_by, read
+from talaria.evals.progress import progress
+from talaria.evals.sandbox import WALL_FACTOR, Level, Limits, Program, ProgramVerdict, Sandbox
 from talaria.evals.suites import Problem, Suite, compiles, empty_passes
 
-# A program is called endless when it has computed so many times as long as its true
-# solution, and so many times as long as true solutions mostly do.
-SLOW = 20
-LEAST = 100
-LONGEST = 60.0  # seconds that a true solution may take
-PATIENT = 12.0  # seconds on the clock that every program has: others may keep the machine busy
+# A program times out after OWN_FACTOR times the CPU time of its true solution, or MEDIAN_FACTOR
+# times the median of all true solutions, whichever is more.
+OWN_FACTOR = 20
+MEDIAN_FACTOR = 100
+SOLUTION_SECONDS = 60.0  # CPU time limit of a true solution
+WALL_SECONDS = 12.0  # least wall-clock limit of a program: other work may keep the machine busy
 
 
 def score(
     samples: Path, suite: Suite, path: Path, workers: int, require: Level | str | None = None
 ) -> Results:
-    """Compare and run every sample and append what came out; what is there is not redone.
+    """Compare and run every sample, and append the results; existing ones are kept.
 
-    UsageError if the samples are of other problems than the suite's, DataError if
-    the file has results of other texts.
+    UsageError if the samples are not of this suite's problems, DataError if the file holds
+    results of other texts.
     """
     head, rows, _ = read(samples)
     if head["stage"] != "samples":
@@ -61,7 +63,7 @@ def score(
             "made_by": [*head["made_by"], *([here] if here not in head["made_by"] else [])],
             "isolation": sandbox.level.name if tested else None,
             "guards": list(sandbox.guards) if tested else [],
-            "luck": luck(suite),
+            "luck": luck_of(suite),
         }
         results = Results(path, header)
         try:
@@ -73,30 +75,30 @@ def score(
                     f"first of {changed[0][0]!r}; choose another --out, or delete it"
                 )
             rest = {key: row for key, row in wanted.items() if key not in kept}
-            solutions = true_solutions(suite.problems, sandbox) if rest else {}
+            solutions = run_solutions(suite.problems, sandbox) if rest else {}
             bar = progress(len(wanted), "sample")
             bar.update(len(wanted) - len(rest))
-            what = "passed" if tested else "exact_stripped"
-            right = sum(row[what] for row in results.rows)
-            for row in judged(rest, problems, sandbox, solutions):
+            measure = "passed" if tested else "exact_stripped"
+            correct = sum(row[measure] for row in results.rows)
+            for row in score_rows(rest, problems, sandbox, solutions):
                 results.append(row)
-                right += row[what]
+                correct += row[measure]
                 bar.update()
-                share = right / len(results.rows)
-                bar.set_postfix_str(f"{what.partition('_')[0]} {share:.1%}", refresh=False)
+                share = correct / len(results.rows)
+                bar.set_postfix_str(f"{measure.partition('_')[0]} {share:.1%}", refresh=False)
             bar.close()
-            if said := unsolved(results.rows):
-                print(said, file=sys.stderr)
+            if warning := unsolved(results.rows):
+                print(warning, file=sys.stderr)
         finally:
             results.close()
     return results
 
 
-def luck(suite: Suite) -> dict[str, float | None]:
-    """What is reached without reading the problems, as shares: a floor for every figure.
+def luck_of(suite: Suite) -> dict[str, float | None]:
+    """Return the shares that answers which ignore the problem reach: a floor for every figure.
 
-    Of exact matches and first lines: by the best single string as the answer to every
-    problem, for each figure another one. Of tests: by nothing in the hole, None where not known.
+    For exact matches and first lines, the best single string answers every problem (a different
+    string for each figure). For tests, the hole stays empty; None where that is not known.
     """
     total = len(suite.problems)
     views: dict[str, Callable[[str], str]] = {
@@ -111,66 +113,63 @@ def luck(suite: Suite) -> dict[str, float | None]:
     }
 
 
-def true_solutions(problems: Iterable[Problem], sandbox: Sandbox) -> dict[str, Verdict]:
-    """What becomes of each problem's true solution here, by problem.
+def run_solutions(problems: Iterable[Problem], sandbox: Sandbox) -> dict[str, ProgramVerdict]:
+    """Run each problem's true solution on this machine; verdicts by problem.
 
-    Holes in one task share their solution, which runs once.
+    Holes in one task share a solution, which runs once.
     """
     programs: dict[str, list[Problem]] = {}
     for problem in problems:
         if problem.test is not None:
             programs.setdefault(problem.program(problem.solution), []).append(problem)
-    asked = (
-        (text, Program(text, shared[0].test or ""), Limits(seconds=LONGEST))
+    jobs = (
+        (text, Program(text, shared[0].test or ""), Limits(seconds=SOLUTION_SECONDS))
         for text, shared in sorted(programs.items())
     )
     return {
-        problem.id: verdict
-        for text, verdict in sandbox.run_all(asked)
-        for problem in programs[text]
+        problem.id: verdict for text, verdict in sandbox.run_all(jobs) for problem in programs[text]
     }
 
 
-def time_limits(solutions: Mapping[str, Verdict]) -> dict[str, float]:
-    """Seconds for each program by the times of true solutions here, by problem.
+def time_limits(solutions: Mapping[str, ProgramVerdict]) -> dict[str, float]:
+    """Derive each problem's CPU time limit, in seconds, from the true solutions' times here.
 
-    A slow machine is slow for both, so it changes no verdict. Most solutions take no
-    longer than their process takes to start, so the median also bounds what chance
-    does to one of them.
+    A slow machine slows both down, so it changes no verdict. Most solutions take no longer than
+    their process takes to start; the median keeps noise in a single one from deciding.
     """
     if not solutions:
         return {}
-    least = LEAST * statistics.median(verdict.seconds for verdict in solutions.values())
-    return {name: max(least, SLOW * verdict.seconds) for name, verdict in solutions.items()}
+    least = MEDIAN_FACTOR * statistics.median(verdict.seconds for verdict in solutions.values())
+    return {name: max(least, OWN_FACTOR * verdict.seconds) for name, verdict in solutions.items()}
 
 
-def unsolved(rows: Iterable[Row]) -> str:
-    """Problems whose true solution does not pass here, in words; empty if all do."""
+def unsolved(rows: Iterable[ResultRow]) -> str:
+    """Warn about problems whose true solution does not pass here; empty if all pass."""
     kinds = {row["id"]: row["solution"] for row in rows if row["solution"] is not None}
     wrong = Counter(kind for kind in kinds.values() if kind != "passed")
     if not wrong:
         return ""
-    told = ", ".join(f"{kind} {count}" for kind, count in wrong.most_common())
+    counts = ", ".join(f"{kind} {count}" for kind, count in wrong.most_common())
     return (
-        f"{wrong.total()} of {len(kinds)} true solutions do not pass here ({told}): "
+        f"{wrong.total()} of {len(kinds)} true solutions do not pass here ({counts}): "
         "verdicts on these problems say nothing"
     )
 
 
-def judged(
-    rows: Mapping[tuple[str, int], Row],
+def score_rows(
+    rows: Mapping[tuple[str, int], ResultRow],
     problems: Mapping[str, Problem],
     sandbox: Sandbox,
-    solutions: Mapping[str, Verdict],
-) -> Iterator[Row]:
-    """Results of samples, as they come, beside those of true solutions; equal programs run once."""
+    solutions: Mapping[str, ProgramVerdict],
+) -> Iterator[ResultRow]:
+    """Yield results of samples as they arrive; equal programs of a problem run once."""
     limits = time_limits(solutions)
-    programs: dict[tuple[str, str], list[Row]] = {}
+    programs: dict[tuple[str, str], list[ResultRow]] = {}
     for row in rows.values():
         problem = problems[row["id"]]
         if problem.test is None:
             yield {
-                **compared(problem, row),
+                **compare_text(problem, row),
                 "passed": None,
                 "verdict": None,
                 "detail": "",
@@ -178,14 +177,14 @@ def judged(
             }
             continue
         programs.setdefault((problem.program(row["text"]), problem.id), []).append(row)
-    asked = (
-        ((text, name), Program(text, problems[name].test or ""), limited(limits[name]))
+    jobs = (
+        ((text, name), Program(text, problems[name].test or ""), limits_for(limits[name]))
         for text, name in programs
     )
-    for key, verdict in sandbox.run_all(asked):
+    for key, verdict in sandbox.run_all(jobs):
         for row in programs[key]:
             yield {
-                **compared(problems[row["id"]], row),
+                **compare_text(problems[row["id"]], row),
                 "passed": verdict.status == "passed",
                 "verdict": verdict.status,
                 "detail": verdict.detail,
@@ -193,20 +192,18 @@ def judged(
             }
 
 
-def limited(seconds: float) -> Limits:
-    """The limits of a program: CPU time decides, the clock ends only what waits."""
-    return Limits(seconds=seconds, waits=max(PATIENT, PATIENCE * seconds))
+def limits_for(seconds: float) -> Limits:
+    """Return a program's limits: CPU time decides; the wall clock ends only programs that wait."""
+    return Limits(seconds=seconds, wall_seconds=max(WALL_SECONDS, WALL_FACTOR * seconds))
 
 
-def compared(problem: Problem, row: Row) -> dict[str, Any]:
-    """What can be said of a sample without running it."""
+def compare_text(problem: Problem, row: ResultRow) -> dict[str, Any]:
+    """Return the measures of a sample that need no run of its program."""
     from rapidfuzz.distance import Levenshtein
 
     raw = str(row["text"])
-    text, true = problem.taken(raw), problem.solution
-    same = next(
-        (i for i, pair in enumerate(zip(text, true, strict=False)) if pair[0] != pair[1]), None
-    )
+    text, true = problem.counted(raw), problem.solution
+    common = sum(takewhile(bool, map(eq, text, true)))
     syntax = judge(problem.prefix, text, problem.suffix)
     return {
         **row,
@@ -215,22 +212,22 @@ def compared(problem: Problem, row: Row) -> dict[str, Any]:
         "exact_stripped": text.strip() == true.strip(),
         "first_line": first_line(text) == first_line(true),
         "edit_similarity": round(Levenshtein.normalized_similarity(text, true), 4),
-        "prefix_characters": min(len(text), len(true)) if same is None else same,
+        "prefix_characters": common,
         "length_error": len(text) - len(true),
         "true_characters": len(true),
         "parses": compiles(problem.program(raw)),
         "adds_error": not syntax.clean,
-        "repeats_suffix": repeats(text, true, problem.suffix),
+        "repeats_suffix": repeats_next_line(text, true, problem.suffix),
     }
 
 
 def first_line(text: str) -> str:
-    """The first line that is not blank, without white space around it."""
+    """Return the first line that is not blank, stripped."""
     return text.strip().partition("\n")[0].strip()
 
 
-def repeats(text: str, true: str, suffix: str) -> bool:
-    """Whether a middle writes the line that follows the hole, where the true one does not."""
+def repeats_next_line(text: str, true: str, suffix: str) -> bool:
+    """Whether a middle repeats the line after the hole and the true middle does not."""
     following = first_line(suffix)
     if not following:
         return False

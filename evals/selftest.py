@@ -1,4 +1,4 @@
-"""Is the harness right? True middles pass, empty ones at the known floor, wrong ones never."""
+"""Test the harness: true middles must pass, empty ones at the known rate, wrong ones never."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ KINDS = ("true", "empty", "wrong")
 def selftest(
     suite: Suite, folder: Path, workers: int, require: str | None
 ) -> tuple[list[str], bool]:
-    """Score three answers to every problem; a line for each, and whether all is as it must be."""
+    """Score three answers to every problem.
+
+    Returns a line per kind of answer, and whether every count is as expected.
+    """
     floor = empty_passes(suite)
-    lines, right = [], True
+    lines, as_expected = [], True
     for kind in KINDS:
         samples, path = folder / f"{kind}.samples.jsonl", folder / f"{kind}.results.jsonl"
         for old in (samples, path):
@@ -46,11 +49,11 @@ def selftest(
         passed = sum(row["passed"] for row in results.rows)
         total = len(suite.problems)
         expected = {"true": total, "empty": floor, "wrong": 0}[kind]
-        good = expected is None or passed == expected
-        right = right and good
+        correct = expected is None or passed == expected
+        as_expected = as_expected and correct
         wanted = "no floor is known" if expected is None else f"must be {expected}"
         lines.append(
             f"{kind:6} middles: {passed} of {total} pass ({wanted})"
-            f"{'' if good else ': WRONG'}; isolation {results.header['isolation']}"
+            f"{'' if correct else ': WRONG'}; isolation {results.header['isolation']}"
         )
-    return lines, right
+    return lines, as_expected

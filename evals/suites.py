@@ -1,4 +1,4 @@
-"""What is asked: benchmark files as problems, each a file with a hole and perhaps a test."""
+"""Read benchmark files as problems: each a file with a hole and possibly a test."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from talaria.coder import files
 from talaria.coder.errors import DataError, UsageError
 
 
@@ -24,10 +25,11 @@ from talaria.coder.errors import DataError, UsageError
 class Problem:
     """A hole in a file.
 
-    Problems of one cluster (a task, a file) are not independent. `test` is a
-    program to be run after the filled file; None where only the text is compared.
-    `whole` marks middles that are a function's whole rest, of which only what
-    `function_rest` says counts.
+    cluster   the task or file it belongs to; problems of one cluster are not independent
+    solution  the true middle
+    test      a program to run after the filled file; None where only texts are compared
+    whole     whether the middle is the whole rest of a function; only what `function_rest` keeps
+              of it counts
     """
 
     id: str
@@ -39,17 +41,17 @@ class Problem:
     whole: bool = False
 
     def program(self, middle: str) -> str:
-        """The file with this middle in it."""
-        return self.prefix + self.taken(middle) + self.suffix
+        """Return the file with this middle in the hole."""
+        return self.prefix + self.counted(middle) + self.suffix
 
-    def taken(self, middle: str) -> str:
-        """What counts of a middle: all of it, or the function's body where that is asked for."""
+    def counted(self, middle: str) -> str:
+        """Return the part of a middle that counts: all of it, or the function's rest."""
         return function_rest(self.prefix, middle) if self.whole else middle
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Problems of one kind; `files` are the SHA-256 of what was read, by name."""
+    """Problems of one kind; `files` maps the names of the files read to their SHA-256."""
 
     name: str
     problems: Sequence[Problem]
@@ -65,21 +67,20 @@ class Suite:
             raise DataError(f"{count} problems of {read} are named {name!r}; fetch it again")
 
     def digest(self) -> str:
-        """SHA-256 of all that is asked, whatever file it came from."""
-        asked = json.dumps([vars(problem) for problem in self.problems])
-        return hashlib.sha256(asked.encode()).hexdigest()
+        """Return the SHA-256 of the problems, whatever file they came from."""
+        problems = json.dumps([vars(problem) for problem in self.problems])
+        return hashlib.sha256(problems.encode()).hexdigest()
 
 
 def function_rest(prefix: str, middle: str) -> str:
-    """A middle without what a model wrote after the function that it was asked for.
+    """Cut a middle after the function that was asked for.
 
-    Of what begins a line at the left margin, whole functions, classes and imports stay:
-    the function may need them. From the first other statement on, or a second
-    definition of a name that the prefix defines, nothing counts; nor does an end that
-    does not compile.
+    Top-level functions, classes and imports stay, because the function may need them. The middle
+    is cut at the first other top-level statement, at a redefinition of a name from the prefix,
+    and where it stops compiling.
     """
     lines = middle.splitlines(keepends=True)
-    # The first line goes on where the prefix stops; others begin a line.
+    # The first line continues the prefix's last; it starts a line only if that one is complete.
     margins = [
         number
         for number, line in enumerate(lines)
@@ -88,34 +89,34 @@ def function_rest(prefix: str, middle: str) -> str:
     for end in [len(lines), *reversed(margins)]:
         text = "".join(lines[:end])
         if compiles(prefix + text):
-            return "".join(lines[: first_extra(prefix, text, end)])
+            return "".join(lines[: first_unrelated_line(prefix, text, end)])
     return "".join(lines[: margins[0]]) if margins else middle
 
 
-def first_extra(prefix: str, text: str, lines: int) -> int:
-    """The line of a text, from 0, at which a statement stands that is not the function's."""
-    given = prefix.count("\n")
-    known: set[str] = set()
+def first_unrelated_line(prefix: str, text: str, lines: int) -> int:
+    """Return the line of `text`, from 0, where `function_rest` cuts; `lines` if nowhere."""
+    prefix_lines = prefix.count("\n")
+    defined: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         statements = ast.parse(prefix + text).body
     for statement in statements:
-        line, name, stays = statement.lineno, None, False
+        line, name, keep = statement.lineno, None, False
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             line = min([line, *(each.lineno for each in statement.decorator_list)])
-            name, stays = statement.name, statement.name not in known
+            name, keep = statement.name, statement.name not in defined
         elif isinstance(statement, ast.Import | ast.ImportFrom):
-            stays = True
-        first = line - 1 - given
+            keep = True
+        first = line - 1 - prefix_lines
         if first < 0 or (first == 0 and not prefix.endswith("\n")):
-            known |= {name} if name else set()
-        elif not stays:
+            defined |= {name} if name else set()
+        elif not keep:
             return first
     return lines
 
 
 def compiles(program: str) -> bool:
-    """Whether Python takes the text as a program."""
+    """Whether Python compiles the text."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -126,11 +127,13 @@ def compiles(program: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a suite's file comes from; no hash where none is known to be right.
+class SuiteFile:
+    """Where a suite's file comes from.
 
-    empty  how many of how many problems pass with nothing in the hole, where it was
-           measured; `talaria eval selftest` measures it again
+    sha256  of the published file; None where it is not known
+    fields  the text fields each row must have
+    empty   how many of how many problems pass with an empty hole; None where not measured
+            (`talaria eval selftest` measures it again)
     """
 
     address: str
@@ -140,46 +143,46 @@ class Source:
 
     @property
     def file(self) -> str:
-        """The file's name."""
+        """Return the file's name."""
         return self.address.rpartition("/")[2]
 
 
 INFILLING = "https://github.com/openai/human-eval-infilling/raw/master/data"
-HOLE = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
+HOLE_FIELDS = ("task_id", "entry_point", "prompt", "suffix", "canonical_solution", "test")
 MBPP = "https://github.com/google-research/google-research/raw/master/mbpp"
-MBPP_TEST = range(11, 511)
-SOURCES = {
-    "humaneval": Source(
+MBPP_TEST_SPLIT = range(11, 511)
+SUITE_FILES = {
+    "humaneval": SuiteFile(
         "https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz",
         "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",
         ("task_id", "entry_point", "prompt", "canonical_solution", "test"),
         (0, 164),
     ),
-    "infill-single-line": Source(
+    "infill-single-line": SuiteFile(
         f"{INFILLING}/HumanEval-SingleLineInfilling.jsonl.gz",
         "1277073e7ddce163ef68598c2bca777f688a53df99422f097e37362090f88e1f",
-        HOLE,
+        HOLE_FIELDS,
         (27, 1033),
     ),
-    "infill-multi-line": Source(
+    "infill-multi-line": SuiteFile(
         f"{INFILLING}/HumanEval-MultiLineInfilling.jsonl.gz",
         "2f341612eee1d35da1357a4f365e0c0b3ba6e2b62eb491e88aaefa4855af0349",
-        HOLE,
+        HOLE_FIELDS,
     ),
-    "infill-random-span": Source(
+    "infill-random-span": SuiteFile(
         f"{INFILLING}/HumanEval-RandomSpanInfilling.jsonl.gz",
         "b4f330d8a8ff97bf85d9def497dffcae4d741e506449386a877236e422e33e8d",
-        HOLE,
+        HOLE_FIELDS,
     ),
-    "infill-random-span-light": Source(
+    "infill-random-span-light": SuiteFile(
         f"{INFILLING}/HumanEval-RandomSpanInfillingLight.jsonl.gz",
         "1432250ecac0cb56e6f97f8faf0970419ef892a98fda7e1f5aa4c4b87209b760",
-        HOLE,
+        HOLE_FIELDS,
         (0, 164),
     ),
-    "mbpp": Source(f"{MBPP}/mbpp.jsonl", None, ("text", "code")),
-    "sanitized-mbpp": Source(f"{MBPP}/sanitized-mbpp.json", None, ("prompt", "code")),
-    "santacoder-fim": Source(
+    "mbpp": SuiteFile(f"{MBPP}/mbpp.jsonl", None, ("text", "code")),
+    "sanitized-mbpp": SuiteFile(f"{MBPP}/sanitized-mbpp.json", None, ("prompt", "code")),
+    "santacoder-fim": SuiteFile(
         "https://huggingface.co/datasets/bigcode/santacoder-fim-task/resolve/main/data.jsonl",
         None,
         ("prompt", "suffix", "canonical_solution"),
@@ -188,17 +191,17 @@ SOURCES = {
 
 
 def cache_folder() -> Path:
-    """Where benchmark files are kept."""
+    """Return the folder where benchmark files are kept."""
     home = os.environ.get("TALARIA_HOME")
     return (Path(home) if home else Path.home() / ".cache" / "talaria") / "benchmarks"
 
 
 def locate(name: str, data: Path | None, download: bool = False) -> Path:
-    """The file of a suite: the one given, else the one in the cache, else downloaded on request.
+    """Find a suite's file: the given one, or the cached one, or a download on request.
 
-    DataError says which file is wanted, where it comes from and where to put it.
+    Otherwise raises DataError that names the file, where to get it and where to put it.
     """
-    source = SOURCES[name]
+    source = SUITE_FILES[name]
     if data is not None:
         return data
     path = cache_folder() / source.file
@@ -206,8 +209,8 @@ def locate(name: str, data: Path | None, download: bool = False) -> Path:
         return path
     if download and source.sha256 is None:
         raise DataError(
-            f"{source.file} is not fetched, as no SHA-256 is known by which to tell that it is "
-            f"the right one; get it from {source.address} and give it with --data FILE"
+            f"{source.file} is not fetched, as no SHA-256 is known to verify it by; get it from "
+            f"{source.address} and give it with --data FILE"
         )
     if not download:
         raise DataError(
@@ -222,16 +225,14 @@ def locate(name: str, data: Path | None, download: bool = False) -> Path:
             f"{source.address} cannot be fetched ({error}); get {source.file} another way and "
             "give it with --data FILE"
         ) from error
-    check(raw, source, source.address)
+    verify_hash(raw, source, source.address)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(raw)
-    os.replace(partial, path)
+    files.write(path, raw)
     return path
 
 
-def check(raw: bytes, source: Source, place: object) -> str:
-    """The SHA-256 of a file; DataError if it should be another."""
+def verify_hash(raw: bytes, source: SuiteFile, place: object) -> str:
+    """Return the SHA-256 of a file's bytes; DataError if it is not the published one."""
     found = hashlib.sha256(raw).hexdigest()
     if source.sha256 not in (None, found):
         raise DataError(
@@ -242,24 +243,24 @@ def check(raw: bytes, source: Source, place: object) -> str:
 
 
 def read_suite(name: str, path: Path, any_data: bool = False) -> Suite:
-    """The problems of a suite's file, in its order.
+    """Read the problems of a suite's file, in file order.
 
-    Any JSONL of the same fields will do with `any_data`; else the file must be
-    the published one where its hash is known. DataError names file, line and field.
+    With `any_data`, any JSONL with the same fields will do; otherwise the file must be the
+    published one, where its hash is known. DataError names the file, line and field.
     """
-    source = SOURCES[name]
+    source = SUITE_FILES[name]
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); it should be {source.file}"
         ) from error
-    found = hashlib.sha256(raw).hexdigest() if any_data else check(raw, source, path)
+    found = hashlib.sha256(raw).hexdigest() if any_data else verify_hash(raw, source, path)
     rows = read_rows(raw, path, source.fields)
     make = {"mbpp": from_mbpp, "sanitized-mbpp": from_mbpp}.get(name, from_hole)
     if make is from_mbpp and not any_data:
-        # Figures of MBPP are of its test split; other rows are for prompts, training, validation.
-        rows = [row for row in rows if row.get("task_id") in MBPP_TEST]
+        # Published MBPP figures are of its test split.
+        rows = [row for row in rows if row.get("task_id") in MBPP_TEST_SPLIT]
     if name == "santacoder-fim":
         rows = [row for row in rows if row.get("language", "py") == "py"]
     try:
@@ -270,11 +271,11 @@ def read_suite(name: str, path: Path, any_data: bool = False) -> Suite:
 
 
 def empty_passes(suite: Suite) -> int | None:
-    """How many problems pass with nothing in the hole; None where that is not known.
+    """Return how many problems pass with an empty hole; None where that is not known.
 
-    It is known of published files alone, and of all their problems together.
+    It is known only for published files, and only for all of a file's problems together.
     """
-    source = SOURCES.get(suite.name)
+    source = SUITE_FILES.get(suite.name)
     if source is None or source.empty is None or source.sha256 not in suite.files.values():
         return None
     passes, problems = source.empty
@@ -282,7 +283,7 @@ def empty_passes(suite: Suite) -> int | None:
 
 
 def read_rows(raw: bytes, path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """The objects of JSONL, gzipped or not, or of a JSON list; each must have these texts."""
+    """Parse JSONL (gzipped or not) or a JSON list; each object must have these text fields."""
     number = 0
     try:
         if raw[:2] == b"\x1f\x8b":
@@ -296,7 +297,7 @@ def read_rows(raw: bytes, path: Path, fields: Sequence[str]) -> list[dict[str, A
                 if line.strip():
                     rows.append(json.loads(line))
     except ValueError as error:
-        raise DataError(f"{path}: line {number} is no JSON ({error}); fetch it again") from error
+        raise DataError(f"{path}: line {number} is not JSON ({error}); fetch it again") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip ({error}); fetch it again") from error
     for number, row in enumerate(rows, 1):
@@ -311,10 +312,10 @@ def read_rows(raw: bytes, path: Path, fields: Sequence[str]) -> list[dict[str, A
 
 
 def from_hole(row: Mapping[str, Any], number: int) -> Problem:
-    """A row of HumanEval, of its infilling files or of the like."""
+    """Make a problem of a row of HumanEval, its infilling variants or SantaCoder-FIM."""
     if "task_id" in row:
         name = str(row["task_id"])
-        # SingleLineInfilling/HumanEval/0/L3 and its like are holes in one task.
+        # SingleLineInfilling/HumanEval/0/L3 is one of several holes in the task HumanEval/0.
         cluster = "/".join(name.split("/")[1:-1]) or name if name.count("/") > 1 else name
     else:
         cluster = str(row.get("name", number))
@@ -323,8 +324,8 @@ def from_hole(row: Mapping[str, Any], number: int) -> Problem:
     if "test" in row:
         if not all(isinstance(row.get(field), str) for field in ("test", "entry_point")):
             raise DataError(
-                f"row {number + 1} ({name}) has a 'test', but not as text with the name of a "
-                "function as 'entry_point' to call; add it, or leave out the test"
+                f"row {number + 1} ({name}) has a 'test', but 'test' and 'entry_point', the name "
+                "of the function it calls, are not both text; add them, or leave out the test"
             )
         test = f"{row['test']}\ncheck({row['entry_point']})\n"
     return Problem(
@@ -339,7 +340,7 @@ def from_hole(row: Mapping[str, Any], number: int) -> Problem:
 
 
 def from_mbpp(row: Mapping[str, Any], number: int) -> Problem:
-    """A row of MBPP: its text and tests as a docstring, its function's first line given."""
+    """Make a problem of a row of MBPP: its text and tests become the function's docstring."""
     name = f"MBPP/{row.get('task_id', number)}"
     code = str(row["code"]).replace("\r\n", "\n").replace("\t", "    ")
     tests = [str(test) for test in row.get("test_list", [])]
@@ -347,10 +348,10 @@ def from_mbpp(row: Mapping[str, Any], number: int) -> Problem:
     try:
         functions = [s for s in ast.parse(code).body if isinstance(s, ast.FunctionDef)]
     except SyntaxError as error:
-        raise DataError(f"{name}: its code is no Python ({error})") from error
+        raise DataError(f"{name}: its code is not Python ({error})") from error
     if not functions or not tests:
         raise DataError(f"{name} has no function or no tests; is it the right file?")
-    # The docstring goes before the last function's first statement, which may be on the `def` line.
+    # The docstring goes before the last function's first statement, possibly on the `def` line.
     first = functions[-1].body[0]
     lines = code.splitlines(keepends=True)
     line = lines[first.lineno - 1].encode()
@@ -358,9 +359,9 @@ def from_mbpp(row: Mapping[str, Any], number: int) -> Problem:
     margin = "    " if left.strip() else left
     before = "".join(lines[: first.lineno - 1]) + (f"{left.rstrip()}\n" if left.strip() else "")
     after = margin + right + "".join(lines[first.lineno :])
-    told = "\n".join([str(row.get("text") or row.get("prompt")), "", *tests]).replace('"""', "'''")
-    docstring = told.replace("\n", f"\n{margin}")
-    raw = "r" if "\\" in told else ""
+    task = "\n".join([str(row.get("text") or row.get("prompt")), "", *tests]).replace('"""', "'''")
+    docstring = task.replace("\n", f"\n{margin}")
+    raw = "r" if "\\" in task else ""
     return Problem(
         id=name,
         cluster=name,
@@ -373,7 +374,7 @@ def from_mbpp(row: Mapping[str, Any], number: int) -> Problem:
 
 
 def take(suite: Suite, limit: int | None) -> Suite:
-    """The suite's first problems; UsageError if the number makes no sense."""
+    """Return the suite with its first `limit` problems (None: all); UsageError below 1."""
     if limit is None:
         return suite
     if limit < 1:

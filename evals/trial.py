@@ -1,10 +1,10 @@
-"""One program and its test, run in a confined process; nothing but a secret says "passed".
+"""Run one program and its test in a confined process; only a secret can report "passed".
 
-The secret is a number that only the fork server knows too. While foreign code
-runs it lies on the interpreter's evaluation stack and nowhere else: in no
-variable, attribute or container, so that neither frames nor globals lead to it.
-It is written when the test has returned, by one expression that looks up no
-name after the program has begun. What remains possible is in docs/sandbox.md.
+The fork server is the only other holder of the secret. While untrusted code runs, the secret
+lies on the interpreter's evaluation stack and nowhere else: no variable, attribute or container
+holds it, so neither frames nor globals lead to it. One expression writes it after the test has
+returned, and looks up no name once the program has started. docs/sandbox.md says what cheating
+remains possible.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import types
 from collections.abc import Mapping
 from typing import NoReturn
 
-TAKEN = 4096  # bytes of a message; a pipe takes so many at once, whole
-LONGEST = 200  # characters of a detail
+MESSAGE_BYTES = 4096  # longest message; a pipe writes that many bytes atomically
+DETAIL_LENGTH = 200  # characters
 ADDRESS = re.compile("0x[0-9a-fA-F]+")
-OURS = ("talaria", "ctypes", "_ctypes")
-# Ways to the interpreter's insides, by the names of their audit events.
-INSIDES = frozenset(
+HARNESS_MODULES = ("talaria", "ctypes", "_ctypes")
+# Audit events of calls that expose the interpreter's internals.
+REFUSED_EVENTS = frozenset(
     {
         "gc.get_objects",
         "gc.get_referrers",
@@ -36,10 +36,11 @@ INSIDES = frozenset(
         "sys._current_exceptions",
     }
 )
-MODULES = frozenset(
+REFUSED_MODULES = frozenset(
     {"_ctypes", "_testcapi", "_testinternalcapi", "_xxsubinterpreters", "_interpreters"}
 )
-REFUSALS = frozenset(
+# Errors by which the kernel enforces the sandbox's limits.
+LIMIT_ERRORS = frozenset(
     {
         errno.EPERM,
         errno.EACCES,
@@ -54,13 +55,13 @@ REFUSALS = frozenset(
 
 
 def run(code: str, test: str, verdict: int, secret: list[bytes]) -> NoReturn:
-    """Run a program, then its test in the same module, and leave this process.
+    """Run a program, then its test in the same module, and exit this process.
 
-    Writes the secret to the descriptor `verdict` once both have returned, else
-    a line with the kind of failure and one with the details.
+    Writes the secret to the descriptor `verdict` once both have returned; otherwise one line
+    with the kind of failure and one with the detail.
     """
     write, leave = os.write, os._exit
-    # What a program forks off has no say: else it would pass or not by who is first.
+    # Forked children lose the descriptor; otherwise whichever process wrote first would decide.
     os.register_at_fork(after_in_child=functools.partial(os.closerange, verdict, verdict + 1))
     try:
         spaces = (prepare(),) * 2
@@ -72,10 +73,10 @@ def run(code: str, test: str, verdict: int, secret: list[bytes]) -> NoReturn:
         except MemoryError:
             raise
         except BaseException as error:
-            write(verdict, message("syntax error", of_syntax(error)))
+            write(verdict, message("syntax error", describe_compile_error(error)))
         else:
-            # Arguments are evaluated from the left, so everything is on the stack
-            # before `bytes` pulls: `exec` gives None, `filter` drops it, the sum is the secret.
+            # Python evaluates operands from left to right, so everything is on the stack before
+            # `bytes` pulls: `exec` yields None, `filter` drops it, and the sum is the secret.
             write(verdict, secret.pop() + bytes(filter(None, map(exec, codes, spaces))))
     except MemoryError:
         write(verdict, b"memory\nMemoryError")
@@ -86,21 +87,21 @@ def run(code: str, test: str, verdict: int, secret: list[bytes]) -> NoReturn:
 
 
 def prepare() -> dict[str, object]:
-    """An empty main module for the program; what belongs to the harness goes out of reach."""
+    """Return an empty main module's namespace for the program and hide the harness from it."""
     for name in list(sys.modules):
-        if name.partition(".")[0] in OURS:
+        if name.partition(".")[0] in HARNESS_MODULES:
             del sys.modules[name]
     sys.modules["__main__"].__dict__.clear()
     main = types.ModuleType("__main__")
     main.__builtins__ = __builtins__  # type: ignore[attr-defined]
     sys.modules["__main__"] = main
-    site.setquit()  # exit() and quit(), as usual
-    random.seed(0)  # so that the same program has the same verdict
-    insides, modules = INSIDES, MODULES
+    site.setquit()  # -S left out exit() and quit()
+    random.seed(0)  # the same program must get the same verdict
+    events, modules = REFUSED_EVENTS, REFUSED_MODULES
 
     def refuse(event: str, arguments: tuple[object, ...]) -> None:
         if (
-            event in insides
+            event in events
             or event.startswith("ctypes.")
             or (event == "import" and arguments[0] in modules)
         ):
@@ -111,48 +112,48 @@ def prepare() -> dict[str, object]:
 
 
 def message(status: str, detail: str) -> bytes:
-    """What goes over the pipe."""
+    """Encode a verdict for the pipe: the status on one line, the detail on the next."""
     return f"{status}\n{one_line(detail)}".encode()
 
 
 def one_line(text: str) -> str:
-    """A text as one line of bounded length, without addresses, which differ between runs."""
-    text = ADDRESS.sub("0x…", " ".join(text[: 4 * LONGEST].split()))
-    return "".join(c if c.isprintable() else "?" for c in text)[:LONGEST]
+    """Shorten a text to one line and mask addresses, which differ between runs."""
+    text = ADDRESS.sub("0x…", " ".join(text[: 4 * DETAIL_LENGTH].split()))
+    return "".join(c if c.isprintable() else "?" for c in text)[:DETAIL_LENGTH]
 
 
-def of_syntax(error: BaseException) -> str:
-    """Where and why a text is no program."""
+def describe_compile_error(error: BaseException) -> str:
+    """Say where and why a program does not compile."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} at {error.filename} line {error.lineno}"
-    return named(error)
+    return describe_error(error)
 
 
-def named(error: BaseException) -> str:
-    """An error's type and text, the text if it has one that can be had."""
+def describe_error(error: BaseException) -> str:
+    """Return an error's type and, if it has any, its text; `__str__` may itself raise."""
     try:
         text = str(error)
     except BaseException:
         text = "(its text cannot be had)"
-    return f"{type(error).__name__}: {text[:LONGEST]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:DETAIL_LENGTH]}" if text else type(error).__name__
 
 
 def failure(error: BaseException, sources: Mapping[str, str]) -> bytes:
-    """The message for what a program or test raised; foreign code may run to describe it."""
+    """Encode what a program or test raised; describing it may run untrusted code."""
     if isinstance(error, SystemExit):
         status = "exited early"
-    elif (isinstance(error, OSError) and error.errno in REFUSALS) or (
-        # Python says no more when the limit on processes refuses a thread.
+    elif (isinstance(error, OSError) and error.errno in LIMIT_ERRORS) or (
+        # Python raises nothing more specific when the process limit refuses a thread.
         type(error) is RuntimeError and error.args == ("can't start new thread",)
     ):
         status = "forbidden"
     else:
         status = "failed"
-    return message(status, named(error) + place(error, sources))
+    return message(status, describe_error(error) + location(error, sources))
 
 
-def place(error: BaseException, sources: Mapping[str, str]) -> str:
-    """The innermost line of program or test that an error passed through."""
+def location(error: BaseException, sources: Mapping[str, str]) -> str:
+    """Return the innermost line of the program or test in an error's traceback."""
     found, step = "", error.__traceback__
     while step is not None:
         name = step.tb_frame.f_code.co_filename

@@ -1,22 +1,20 @@
-"""Simulated typing: regions of held-out files are typed again with the model's help.
+"""Simulate typing: retype regions of held-out files with the model's help.
 
-A region of lines is cut out of a file and typed character by character; what
-follows it stays as suffix. The rules, the same for every model:
+A region of lines is cut out of a file and typed character by character; the rest of the file
+after it is the suffix. The rules, the same for every model:
 
-- The editor indents: the blanks that begin a line are nobody's keystrokes and
-  nobody's merit.
-- The editor asks for a completion where a line's code begins, after a suggestion
-  was accepted, and each time that so many characters were typed since it asked last
-  (`every`). It does not ask while the last suggestion still fits what was typed: then
-  its rest stays on the screen.
-- A suggestion is shown if it says anything.
-- Whoever types looks at each new suggestion once. If all of it is what they were
-  about to type, and more than one character, they accept it: one keystroke. If
-  only its first line is right, and it has several, they accept that line.
-- Everything else is typed, a keystroke a character.
+- The editor indents: blanks that begin a line count neither as keystrokes nor as completed.
+- The editor asks for a completion where a line's code begins, after a suggestion was accepted,
+  and every `every` typed characters since it last asked. It does not ask while what is typed
+  still matches the last suggestion, whose rest stays on screen.
+- A suggestion is shown unless it is blank.
+- The typist looks at each new suggestion once. If all of it is what they were about to type, and
+  more than one character, they accept it with one keystroke. If only the first of several lines
+  is right, they accept that line.
+- Everything else is typed, one keystroke per character.
 
-So nobody is misled and nobody overlooks a good suggestion: the figures are upper
-bounds for people, and comparable between models.
+The typist is never misled and never overlooks a good suggestion, so the figures are upper bounds
+for people; they are comparable between models.
 """
 
 from __future__ import annotations
@@ -29,26 +27,26 @@ from typing import TYPE_CHECKING, Any
 
 from talaria.coder.errors import UsageError
 from talaria.evals.cursors import held_out
-from talaria.evals.generate import Request as Drawn
-from talaria.evals.generate import header, progress
+from talaria.evals.generate import Sampling, header
 from talaria.evals.jsonl import Results
-from talaria.evals.latency import load
+from talaria.evals.progress import progress
 from talaria.evals.suites import Problem, Suite
+from talaria.evals.timing import load_average
 
 if TYPE_CHECKING:
     from talaria.coder.engine import Engine
     from talaria.coder.infill import Options
 
-LINES = 8  # of a region
-LONGEST = 600  # characters of a region
+REGION_LINES = 8
+REGION_CHARACTERS = 600  # at most
 
 
 @dataclass(frozen=True)
-class Suggestion:
-    """What came back for a request: text, the model's confidence in it, and what it took.
+class Completion:
+    """The answer to a request: its text, the model's confidence in it, and its cost.
 
     clean   whether it adds no syntax error
-    reused  share of the context's tokens that were remembered from a former request
+    reused  share of the context's tokens found in the KV cache of an earlier request
     """
 
     text: str
@@ -60,14 +58,14 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One request in the course of typing, and what became of its answer.
+class TypedRequest:
+    """One request made while typing, and what became of its answer.
 
     at         characters of the region typed before it
     shown      characters suggested
-    accepted   characters taken, 0 if none
-    line_start whether it stood where a line's code begins
-    line_right whether its first line was all that the line still lacked
+    accepted   characters accepted, 0 if none
+    line_start whether it was made where a line's code begins
+    line_right whether its first line was exactly the rest of the line
     """
 
     at: int
@@ -84,9 +82,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Replay:
-    """A region typed: its characters without indentation, the keystrokes that it took, requests.
+    """A region that was typed.
 
-    completed  characters that came from accepted suggestions
+    characters  without indentation
+    keystrokes  what typing it took, acceptances included
+    completed   characters that came from accepted suggestions
     """
 
     id: str
@@ -94,15 +94,15 @@ class Replay:
     characters: int
     keystrokes: int
     completed: int
-    requests: Sequence[Request]
+    requests: Sequence[TypedRequest]
 
     def row(self) -> dict[str, Any]:
-        """As a line of a results file."""
+        """Return it as a row of a result file."""
         return {**asdict(self), "sample": 0}
 
 
 def regions(documents: Sequence[dict[str, str]], count: int, seed: int) -> list[Problem]:
-    """Regions of LINES whole lines with code in them, from files drawn at random."""
+    """Draw regions of REGION_LINES whole lines, at least half of them not blank."""
     rng = random.Random(seed)
     found: dict[str, Problem] = {}
     for _ in range(100 * count):
@@ -110,54 +110,55 @@ def regions(documents: Sequence[dict[str, str]], count: int, seed: int) -> list[
             break
         document = rng.choice(documents)
         lines = document["text"].splitlines(keepends=True)
-        if len(lines) < 2 * LINES:
+        if len(lines) < 2 * REGION_LINES:
             continue
-        first = rng.randrange(len(lines) - LINES)
+        first = rng.randrange(len(lines) - REGION_LINES)
+        own = lines[first : first + REGION_LINES]
         # The last line's break stays behind the cursor, as it does in an editor.
-        region = "".join(lines[first : first + LINES]).removesuffix("\n")
-        if len(region) > LONGEST or sum(bool(line.strip()) for line in lines[first:][:LINES]) < 4:
+        region = "".join(own).removesuffix("\n")
+        if len(region) > REGION_CHARACTERS or sum(bool(line.strip()) for line in own) < 4:
             continue
         file = f"{document['package']}:{document['path']}"
         found[f"{file}:{first + 1}"] = Problem(
             id=f"{file}:{first + 1}",
             cluster=file,
             prefix="".join(lines[:first]),
-            suffix="\n" + "".join(lines[first + LINES :]),
+            suffix="\n" + "".join(lines[first + REGION_LINES :]),
             solution=region,
         )
     return list(found.values())
 
 
 def suite_of_regions(corpus: Path, count: int, seed: int) -> Suite:
-    """Regions of a corpus' held-out files; UsageError if it has fewer."""
+    """Draw regions from a corpus's held-out files; UsageError if it has fewer."""
     documents, files = held_out(corpus)
     found = regions(documents, count, seed) if documents else []
     if len(found) < count:
         raise UsageError(
-            f"--regions is {count}; {corpus} gives {len(found)}, whose {LINES} lines have at most "
-            f"{LONGEST} characters; ask for fewer"
+            f"--regions is {count}; {corpus} has only {len(found)} of {REGION_LINES} lines with at "
+            f"most {REGION_CHARACTERS} characters; ask for fewer"
         )
     return Suite("typing", found, files, "files")
 
 
-def replay(region: Problem, ask: Callable[[str, str], Suggestion], every: int = 1) -> Replay:
-    """Type a region with the help of `ask`, which fills the hole between two texts."""
+def replay(region: Problem, ask: Callable[[str, str], Completion], every: int = 1) -> Replay:
+    """Type a region with the help of `ask`, which completes between a prefix and a suffix."""
     text = region.solution
     to_type = typed_by_hand(text)
     typed = keystrokes = completed = 0
-    live = ""  # what is still shown of the last suggestion
+    shown = ""  # the rest of the last suggestion, while it matches what is typed
     since = every  # characters typed since the last request
-    requests: list[Request] = []
+    requests: list[TypedRequest] = []
     while typed < len(text):
         character = text[typed]
         rest = text[typed:].partition("\n")[0]
         line_start = bool(rest.strip()) and not text[:typed].rpartition("\n")[2].strip()
-        if to_type[typed] and not live and (line_start or since >= every):
+        if to_type[typed] and not shown and (line_start or since >= every):
             since = 0
             answer = ask(region.prefix + text[:typed], region.suffix)
             taken = accepted(answer.text, text[typed:])
             requests.append(
-                Request(
+                TypedRequest(
                     at=typed,
                     shown=len(answer.text) if answer.text.strip() else 0,
                     accepted=taken,
@@ -176,9 +177,8 @@ def replay(region: Problem, ask: Callable[[str, str], Suggestion], every: int = 
                 typed += taken
                 since = every
                 continue
-            live = answer.text
-        # Typing on: what was suggested stays while it fits, and is not asked for again.
-        live = live[1:] if live[:1] == character else ""
+            shown = answer.text
+        shown = shown[1:] if shown[:1] == character else ""
         keystrokes += to_type[typed]
         since += to_type[typed]
         typed += 1
@@ -186,16 +186,16 @@ def replay(region: Problem, ask: Callable[[str, str], Suggestion], every: int = 
 
 
 def typed_by_hand(text: str) -> list[bool]:
-    """For each character whether a person types it; blanks that begin a line come by themselves."""
+    """Say for each character whether a person types it; the editor types indentation."""
     found: list[bool] = []
     for line in text.splitlines(keepends=True):
-        given = len(line) - len(line.lstrip(" \t"))
-        found += [False] * given + [True] * (len(line) - given)
+        indentation = len(line) - len(line.lstrip(" \t"))
+        found += [False] * indentation + [True] * (len(line) - indentation)
     return found
 
 
 def accepted(suggestion: str, coming: str) -> int:
-    """How many characters of a suggestion are taken by one who knows what is coming."""
+    """Return how many characters of a suggestion a typist who intends `coming` accepts."""
     line = suggestion[: suggestion.find("\n")] if "\n" in suggestion else suggestion
     for text in (suggestion, line):
         if len(text) > 1 and text.strip() and coming.startswith(text):
@@ -203,12 +203,12 @@ def accepted(suggestion: str, coming: str) -> int:
     return 0
 
 
-def with_engine(engine: Engine, options: Options) -> Callable[[str, str], Suggestion]:
-    """A function that asks an engine, which remembers what it read from request to request."""
+def with_engine(engine: Engine, options: Options) -> Callable[[str, str], Completion]:
+    """Return a function that asks an engine, which keeps KV caches from request to request."""
 
-    def ask(prefix: str, suffix: str) -> Suggestion:
+    def ask(prefix: str, suffix: str) -> Completion:
         found = engine.infill(prefix, suffix, options)
-        return Suggestion(
+        return Completion(
             found.best.text,
             found.confidence(found.best),
             found.nfe,
@@ -223,11 +223,11 @@ def with_engine(engine: Engine, options: Options) -> Callable[[str, str], Sugges
 def type_again(
     suite: Suite, engine: Engine, options: Options, every: int, path: Path, device: str = "cpu"
 ) -> Results:
-    """Type every region and append what came out to the file; what is there is not redone."""
+    """Type every region and append the replays to the file; existing ones are kept."""
     if every < 1:
         raise UsageError(f"--every is {every}; it must be at least 1")
     model = engine.model.result()
-    head = header(suite, model, Drawn(options), device)
+    head = header(suite, model, Sampling(options), device)
     head |= {"stage": "results", "every": every, "threads": model.denoiser.threads}
     results = Results(path, head)
     kept = {row["id"] for row in results.rows}
@@ -235,15 +235,14 @@ def type_again(
     bar = progress(len(suite.problems), "region")
     bar.update(len(kept))
     try:
-        # The first request after a model was loaded is slower; no editor sees more than one.
-        ask("", "")
+        ask("", "")  # warm-up: the first request after loading is slower
         for region in suite.problems:
             if region.id not in kept:
-                results.append({**replay(region, ask, every).row(), "load": load()})
+                results.append({**replay(region, ask, every).row(), "load": load_average()})
                 bar.update()
                 typed = sum(row["characters"] for row in results.rows)
-                spared = typed - sum(row["keystrokes"] for row in results.rows)
-                bar.set_postfix_str(f"{spared / typed:.1%} of keystrokes saved", refresh=False)
+                saved = typed - sum(row["keystrokes"] for row in results.rows)
+                bar.set_postfix_str(f"{saved / typed:.1%} of keystrokes saved", refresh=False)
     finally:
         bar.close()
         results.close()

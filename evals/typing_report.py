@@ -1,4 +1,4 @@
-"""What typing with a model's help came to: figures with intervals over files, tables, plots."""
+"""Report on simulated typing: figures with intervals over files, tables, plots."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 from talaria.coder.errors import DataError
 from talaria.evals.intervals import percentile
-from talaria.evals.jsonl import Row
+from talaria.evals.jsonl import ResultRow
 from talaria.evals.tables import cells, columns, provenance, ratio
 
 if TYPE_CHECKING:
     from talaria.coder.page import Section
 
-EDGES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of confidence
-SPREAD = (0.5, 0.95, 0.99)
-WARM = 0.5  # share of a context from which on a request counts as one that found it remembered
+CONFIDENCES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # thresholds of the precision table
+PERCENTILES = (0.5, 0.95, 0.99)
+WARM = 0.5  # share of its context that a warm request finds in the KV cache
 SHARES = {
     "completed": "characters completed",
     "keystrokes_saved": "keystrokes saved",
-    "line_right": "requests at a line's start whose line is right",
+    "line_right": "requests at a line's start with the line right",
     "shown": "requests with a suggestion",
     "accepted": "suggestions accepted",
     "adds_error": "suggestions that add a syntax error",
 }
 RULES = (
-    "Regions of files that the model has not seen are typed again. A suggestion is accepted, "
-    "for one keystroke, if all of it or its first line is what comes next and more than one "
-    "character; indentation counts on neither side. For people these are upper bounds."
+    "Regions of files that the model has not seen are retyped. A suggestion is accepted with one "
+    "keystroke if all of it, or its first line, is what comes next and is longer than one "
+    "character; indentation counts on neither side. The figures are upper bounds for people."
 )
 
 
-def figures(head: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """What typing with the model's help came to, with 95 % intervals over files drawn anew.
+def figures(head: Mapping[str, Any], rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """Compute a run's figures, with 95 % bootstrap intervals over files.
 
-    `precision` tells, for suggestions of at least a confidence, how many were shown
-    and how many of these were accepted.
+    `precision` has, for each confidence, how many suggestions of at least that confidence were
+    shown and the share of them that was accepted.
     """
     if not rows:
         raise DataError("no regions to report; type some first")
@@ -64,7 +64,7 @@ def figures(head: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         },
         "precision": [
             {"confidence": edge, "shown": len(some), **share_of(some, lambda r: r["accepted"] > 0)}
-            for edge in EDGES
+            for edge in CONFIDENCES
             for some in [[r for r in shown if r["confidence"] >= edge]]
         ],
         "requests_per_character": len(requests) / sum(characters),
@@ -74,28 +74,31 @@ def figures(head: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def times(requests: Sequence[Row]) -> dict[str, float | None]:
-    """Percentiles of what requests took, in milliseconds; None without requests."""
+def times(requests: Sequence[ResultRow]) -> dict[str, float | None]:
+    """Compute percentiles of the requests' times, in milliseconds; None without requests."""
     elapsed = [request["elapsed_ms"] for request in requests]
     return {
-        f"p{round(100 * part)}": percentile(elapsed, part) if elapsed else None for part in SPREAD
+        f"p{round(100 * share)}": percentile(elapsed, share) if elapsed else None
+        for share in PERCENTILES
     }
 
 
-def share_of(requests: Sequence[Row], what: Callable[[Row], bool]) -> dict[str, Any]:
-    """The share of requests of which something is true, with its interval."""
+def share_of(
+    requests: Sequence[ResultRow], condition: Callable[[ResultRow], bool]
+) -> dict[str, Any]:
+    """Compute the share of requests that satisfy a condition, with its interval."""
     clusters = [request["cluster"] for request in requests]
-    return ratio([float(what(request)) for request in requests], clusters)
+    return ratio([float(condition(request)) for request in requests], clusters)
 
 
 def name_of(found: Mapping[str, Any]) -> str:
-    """What a run is called in tables."""
+    """Name a run in tables."""
     options = found["options"]
     return f"typing, {found['model']['name']}, {options['mode']}"
 
 
 def table(found: Mapping[str, Any]) -> list[list[str]]:
-    """The figures of a run as rows of cells, the head first."""
+    """Lay out a run's shares as rows of cells, the head first."""
     rows = [["", "share", "by files 95 %"]]
     for name, label in SHARES.items():
         rows.append([label, *cells(found["shares"][name])])
@@ -103,55 +106,55 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def precision_table(found: Mapping[str, Any]) -> list[list[str]]:
-    """Accepted suggestions by confidence, the head first."""
+    """Lay out accepted suggestions by confidence as rows of cells, the head first."""
     rows = [["confidence at least", "shown", "accepted", "by files 95 %"]]
     rows += [[f"{p['confidence']:g}", str(p["shown"]), *cells(p)] for p in found["precision"]]
     return rows
 
 
 def facts(found: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of a run beside its shares."""
+    """List what a reader must know about a run besides its shares."""
     options, load, warm = found["options"], found["load"], found["warm"]
     return [
         f"{found['regions']} regions of {found['clusters']} held-out files, "
-        f"{found['characters']} characters; asked where a line's code begins, after a suggestion "
-        f"was taken, and every {found['every']} characters: {found['requests']} requests",
+        f"{found['characters']} characters; asked where a line's code begins, after an accepted "
+        f"suggestion, and every {found['every']} characters: {found['requests']} requests",
         f"at most {options['max_tokens']} tokens and "
-        f"{options['max_nfe']} evaluations a request; mean nfe {found['nfe']:.1f}",
-        f"a request took {spread(found['elapsed_ms'])}",
+        f"{options['max_nfe']} evaluations per request; mean nfe {found['nfe']:.1f}",
+        f"a request took {format_times(found['elapsed_ms'])}",
         *(
             [
-                f"the {warm['requests']} of them that found at least {WARM:.0%} of their context "
-                f"remembered took {spread(warm['elapsed_ms'])}"
+                f"the {warm['requests']} requests that found at least {WARM:.0%} of their context "
+                f"in the KV cache took {format_times(warm['elapsed_ms'])}"
             ]
             if warm["requests"]
             else []
         ),
-        *(["{} – {} programs wanted a processor meanwhile".format(*load)] if load else []),
+        *(["load average {} – {}".format(*load)] if load else []),
         f"{found['threads']} threads",
         *provenance(found),
     ]
 
 
-def spread(elapsed: Mapping[str, float]) -> str:
-    """Percentiles in words."""
+def format_times(elapsed: Mapping[str, float]) -> str:
+    """Format percentiles of times."""
     first, *others = elapsed.items()
     return ", ".join(["{} {:.0f} ms".format(*first), *("{} {:.0f}".format(*o) for o in others)])
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """The report of a run for the terminal."""
+    """Format the report of a run for the terminal."""
     tables = "\n\n".join(map(columns, (table(found), precision_table(found))))
     return "\n".join([name_of(found), *facts(found), "", tables])
 
 
-def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Section]:
-    """The report of runs for a page: shares side by side, precision, times; then each run."""
+def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[ResultRow]]]) -> list[Section]:
+    """Make the page's sections: shares side by side, precision, times, then each run."""
     from talaria.coder.page import INK, Section, new_figure
 
-    shares, (bars,) = new_figure(1, 2.6)
-    precise, (line,) = new_figure(1, 2.8)
-    waits, (wait,) = new_figure(1, 2.6)
+    share_figure, (bars,) = new_figure(1, 2.6)
+    precision_figure, (line,) = new_figure(1, 2.8)
+    time_figure, (wait,) = new_figure(1, 2.6)
     for number, (found, rows) in enumerate(runs):
         name = name_of(found)
         for place, part in enumerate(("completed", "keystrokes_saved", "line_right", "accepted")):
@@ -187,7 +190,7 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
         wait.ecdf(elapsed, label=name, color=f"C{number}")
     bars.set_xticks(range(4), ["completed code", "keystrokes saved", "line right", "accepted"])
     bars.set_ylabel("%")
-    line.set_xlabel("confidence of at least (beside each point: suggestions shown)")
+    line.set_xlabel("least confidence (the number at each point: suggestions shown)")
     line.set_ylabel("% accepted")
     wait.set_xscale("log")
     wait.set_xlabel("milliseconds of a request")
@@ -195,17 +198,17 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[Row]]]) -> list[Se
     for axis in (bars, line, wait):
         axis.legend(fontsize=8, frameon=False, labelcolor=INK)
     return [
-        Section("Typing", RULES, [(shares, "Shares with 95 % intervals over files drawn anew")]),
+        Section("Typing", RULES, [(share_figure, "Shares with 95 % intervals over files")]),
         Section(
             "Typing: accepted suggestions by confidence",
-            "Confidence: the product of the probabilities at which a suggestion's tokens, its end "
-            "included, were committed.",
-            [(precise, "Share of accepted suggestions by least confidence")],
+            "Confidence: the product of the probabilities at which a suggestion's tokens, its "
+            "`<eom>` included, were committed.",
+            [(precision_figure, "Share of accepted suggestions by least confidence")],
         ),
         Section(
             "Typing: time",
-            "What was read for one request is not read again for the next, as in an editor.",
-            [(waits, "Share of requests that took at most so long")],
+            "Requests reuse the KV cache of earlier ones, as in an editor.",
+            [(time_figure, "Share of requests that took at most this long")],
         ),
         *(
             section

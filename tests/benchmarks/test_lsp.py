@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from benchmarks import lsp
-from benchmarks.lsp import Plan, Row, Typist
-from benchmarks.lsp_client import Asked, Client, Page, Place, server
+from benchmarks.lsp import ServerPlan, TypedKey, Typist
+from benchmarks.lsp_client import ClientRequest, EditorDocument, EditorWorkspace, LspClient, server
 from talaria.coder.errors import TalariaError, UsageError
 from talaria.evals.suites import Problem
 
@@ -24,7 +24,7 @@ REGION = Problem(
 )
 
 
-class Scripted:
+class ScriptedServer:
     """In the place of a server and its client: `suggest` says what stands at a text's end.
 
     A suggestion is remembered and served, without the model, while it is typed along.
@@ -33,15 +33,15 @@ class Scripted:
     def __init__(self, late: bool = False) -> None:
         self.late = late
         self.text, self.left = "", ""
-        self.asked: list[Asked] = []
+        self.asked: list[ClientRequest] = []
         self.said: list[str] = []
         self.cancelled: list[int] = []
         self.requests = 0
         self.taken: list[Any] = []
 
-    def ask(self, method: str, params: Any) -> Asked:
+    def ask(self, method: str, params: Any) -> ClientRequest:
         """Suggest the rest of the line, at once or never before the next key."""
-        asked = Asked(len(self.asked), sent=time.perf_counter())
+        asked = ClientRequest(len(self.asked), sent=time.perf_counter())
         if method == "workspace/executeCommand":
             self.taken.append(params)
             return asked
@@ -58,7 +58,7 @@ class Scripted:
             asked.done.set()
         return asked
 
-    def wait(self, asked: Asked) -> Any:
+    def wait(self, asked: ClientRequest) -> Any:
         """What was late is there now."""
         asked.answered = asked.answered or time.perf_counter()
         asked.done.set()
@@ -72,25 +72,25 @@ class Scripted:
         """Nothing comes back."""
         self.said.append(method)
 
-    def cancel(self, asked: Asked) -> None:
+    def cancel(self, asked: ClientRequest) -> None:
         """It is noted."""
         self.cancelled.append(asked.id)
 
 
-def typist_and_page(late: bool = False) -> tuple[Scripted, Typist, Page]:
+def typist_and_page(late: bool = False) -> tuple[ScriptedServer, Typist, EditorDocument]:
     """Someone who types 1,000 times as fast as a person, in the region's file."""
-    scripted = Scripted(late)
-    client = cast(Client, scripted)
-    place = Place.__new__(Place)
+    scripted = ScriptedServer(late)
+    client = cast(LspClient, scripted)
+    place = EditorWorkspace.__new__(EditorWorkspace)
     place.root = Path("/")
     place.texts = {"f.py": REGION.prefix + REGION.solution + REGION.suffix}
-    return scripted, Typist(client, random.Random(1), 1000), Page(client, place, "f.py")
+    return scripted, Typist(client, random.Random(1), 1000), EditorDocument(client, place, "f.py")
 
 
-def row(cursor: str, ms: float, **other: Any) -> Row:
+def row(cursor: str, ms: float, **other: Any) -> TypedKey:
     """A request that the model answered before the next key, unless told otherwise."""
     given = {"after": "key", "overtaken": False, "model": True, "shown": 3, "error": None}
-    return Row(cursor, "f.py", cancels=True, ms=ms, until_key=200.0, **{**given, **other})
+    return TypedKey(cursor, "f.py", cancels=True, ms=ms, until_key=200.0, **{**given, **other})
 
 
 def test_gaps_are_like_a_persons() -> None:
@@ -147,7 +147,7 @@ def test_figures_of_typing() -> None:
 def test_someone_types_with_a_servers_help() -> None:
     """Each key asks; what is right is taken or typed through; the file is as before at the end."""
     scripted, typist, page = typist_and_page()
-    whole, rows = page.text, list[Row]()
+    whole, rows = page.text, list[TypedKey]()
     for number in range(8):
         rows += typist.at(page, REGION, number == 0, True)
         assert page.text == whole
@@ -213,7 +213,7 @@ def test_every_figure_is_made(
 
 def test_a_server_that_ends_is_told(tmp_path: Path, model_folder: Path) -> None:
     """With its log, at once, whoever waits for an answer."""
-    place = Place(tmp_path, str(model_folder))
+    place = EditorWorkspace(tmp_path, str(model_folder))
     place.flags = ["--no-such-flag"]
     with server(place) as client, pytest.raises(TalariaError, match="unrecognized arguments"):
         client.initialize(0)
@@ -232,4 +232,4 @@ def test_a_server_that_ends_is_told(tmp_path: Path, model_folder: Path) -> None:
 def test_plans_that_cannot_be(given: dict[str, Any], message: str) -> None:
     """The value and the limit are named."""
     with pytest.raises(UsageError, match=message):
-        Plan(**given)
+        ServerPlan(**given)

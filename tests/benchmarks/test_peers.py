@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks import peers
-from benchmarks.peers import KINDS, OURS, UNCHECKED, Peer, Turn, calmest, parallel, scheduled
+from benchmarks.peers import KINDS, OURS, UNCHECKED, Peer, PeerRun, calmest, parallel, scheduled
 from talaria.coder.checkpoint import Checkpoint, Decoding
 from talaria.coder.denoiser import Denoiser, KVCache
 from talaria.coder.errors import DataError, UsageError
@@ -30,7 +30,7 @@ LENGTH = 8  # of the tiny model's canvas
 HOLE = Problem("p", "p.py", "total = ", "\n", "sum(values)")
 
 
-class Scripted:
+class ScriptedDenoiser:
     """In the place of a denoiser: predicts, for each position, one token with a given confidence.
 
     `seen` are the canvases it was shown, `read` how often it read a context. Reading takes a
@@ -67,14 +67,14 @@ class Scripted:
 
 
 @pytest.fixture
-def script(model: Checkpoint) -> Callable[..., tuple[Checkpoint, Scripted]]:
+def script(model: Checkpoint) -> Callable[..., tuple[Checkpoint, ScriptedDenoiser]]:
     """Makes a checkpoint whose denoiser predicts these tokens with these confidences."""
 
-    def make(sure: Sequence[float], end: int | None = None) -> tuple[Checkpoint, Scripted]:
+    def make(sure: Sequence[float], end: int | None = None) -> tuple[Checkpoint, ScriptedDenoiser]:
         tokens = [5 + place for place in range(LENGTH)]
         if end is not None:
             tokens[end] = model.tokenizer.eom
-        denoiser = Scripted(model, tokens, sure)
+        denoiser = ScriptedDenoiser(model, tokens, sure)
         return replace(model, denoiser=cast("Denoiser", denoiser)), denoiser
 
     return make
@@ -83,14 +83,14 @@ def script(model: Checkpoint) -> Callable[..., tuple[Checkpoint, Scripted]]:
 RISING = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95]
 
 
-def opened(denoiser: Scripted, mask: int) -> list[list[int]]:
+def opened(denoiser: ScriptedDenoiser, mask: int) -> list[list[int]]:
     """The positions still masked in each canvas that was shown."""
     return [[p for p, token in enumerate(seen) if token == mask] for seen in denoiser.seen]
 
 
 @pytest.mark.parametrize(("steps", "each"), [(8, 1), (4, 2), (2, 4), (1, 8)])
 def test_llada_takes_its_steps(
-    script: Callable[..., tuple[Checkpoint, Scripted]], steps: int, each: int
+    script: Callable[..., tuple[Checkpoint, ScriptedDenoiser]], steps: int, each: int
 ) -> None:
     """Exactly so many, the surest first, each with the context read anew; an end changes none."""
     for end in (None, 7):
@@ -129,7 +129,7 @@ def test_fast_dllm_commits_the_sure_and_at_least_one(sure: list[float], threshol
 
 
 def test_blocks_are_finished_in_order(
-    script: Callable[..., tuple[Checkpoint, Scripted]],
+    script: Callable[..., tuple[Checkpoint, ScriptedDenoiser]],
 ) -> None:
     """What is sure behind the block waits, though the rule would commit it at once."""
     sure = [0.5, 0.99, 0.6, 0.5, 0.99, 0.99, 0.99, 0.99]
@@ -157,7 +157,7 @@ def test_dreamon_takes_the_least_entropy() -> None:
 
 
 def test_lean_is_until_the_text_stands(
-    script: Callable[..., tuple[Checkpoint, Scripted]], monkeypatch: pytest.MonkeyPatch
+    script: Callable[..., tuple[Checkpoint, ScriptedDenoiser]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The text is cut at the first end; what comes after it is paid, but not in lean figures."""
     model, denoiser = script([0.8, 0.7, 0.9, 0.6, 0.5, 0.4, 0.3, 0.35], end=2)
@@ -175,7 +175,7 @@ def test_lean_is_until_the_text_stands(
 
 
 def test_marks_and_masks_are_never_written(
-    script: Callable[..., tuple[Checkpoint, Scripted]],
+    script: Callable[..., tuple[Checkpoint, ScriptedDenoiser]],
 ) -> None:
     """However likely they are."""
     model, denoiser = script(RISING)
@@ -241,9 +241,9 @@ def test_holes_are_ends_and_whole_lines(corpus: Path) -> None:
     assert peers.prompts(corpus, 3, 1) != peers.prompts(corpus, 3, 0)
 
 
-def turn(prompt: str, decoder: str, ms: float, exact: float = 0.0, kind: str = KINDS[0]) -> Turn:
+def turn(prompt: str, decoder: str, ms: float, exact: float = 0.0, kind: str = KINDS[0]) -> PeerRun:
     """A prompt's turn; the file is the prompt's first letter."""
-    return Turn(kind, prompt, prompt[0], decoder, "", exact, 4, ms, 8, 2, 2, ms / 2)
+    return PeerRun(kind, prompt, prompt[0], decoder, "", exact, 4, ms, 8, 2, 2, ms / 2)
 
 
 def test_figures_are_of_pairs() -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from benchmarks import decoding, examples, soak
-from benchmarks.decoding import KINDS, LOSS, Turn, choice, compared
+from benchmarks.decoding import KINDS, LOSS, SettingRun, choice, compared
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import Decoding
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Options
-from talaria.evals import bench
+from talaria.evals import bench, timing
 from talaria.evals.cursors import line_end
 from talaria.evals.suites import Problem
 from talaria.finetune.corpus import CorpusDocument, corpus_hash, write_corpus
@@ -42,10 +42,12 @@ def test_too_short_a_soak() -> None:
         soak.main(["--requests", "3"])
 
 
-def turns_of(right: dict[Decoding, range], files: int) -> list[Turn]:
+def turns_of(right: dict[Decoding, range], files: int) -> list[SettingRun]:
     """Holes of either kind in each file, filled by settings, the slowest first."""
     return [
-        Turn(kind, f"{n}", f"file {n}", setting, n in exact, 4, 10.0 * (len(right) - place), 6)
+        SettingRun(
+            kind, f"{n}", f"file {n}", setting, n in exact, 4, 10.0 * (len(right) - place), 6
+        )
         for kind in KINDS
         for n in range(files)
         for place, (setting, exact) in enumerate(right.items())
@@ -150,7 +152,7 @@ def test_what_bench_measures_goes_by_the_models_own_settings(
         begun.append(options)
         return {"load_ms": 1.0, "first_ms": 1.0, "peak_bytes": 1}
 
-    monkeypatch.setattr(bench, "start", start)
+    monkeypatch.setattr(timing, "cold_start", start)
     words = ["--model", str(folder), "--prompts", "1", "--rounds", "1", "--starts", "1"]
     words += ["--context", "16", "--max-tokens", "4", "--lookahead", "5", "--json"]
     assert bench.main(words) == 0

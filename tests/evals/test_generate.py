@@ -11,7 +11,7 @@ import pytest
 from talaria.coder.checkpoint import Checkpoint, Decoding
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Hole, Options, infill, infill_batch
-from talaria.evals.generate import Request, generate, header
+from talaria.evals.generate import Sampling, generate, header
 from talaria.evals.jsonl import read
 from talaria.evals.suites import Suite, read_suite
 from tests.evals import problems
@@ -27,7 +27,7 @@ def suite(tmp_path: Path) -> Suite:
 def test_every_hole_is_filled_and_kept(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
     """With what it took, under a header that names model, data and settings."""
     path = tmp_path / "samples.jsonl"
-    generate(suite, model, Request(Options(max_tokens=8)), path)
+    generate(suite, model, Sampling(Options(max_tokens=8)), path)
     header, rows, _ = read(path)
     assert [row["id"] for row in rows] == [problem.id for problem in suite.problems]
     for row, problem in zip(rows, suite.problems, strict=True):
@@ -43,7 +43,7 @@ def test_the_header_names_the_models_own_settings(suite: Suite, model: Checkpoin
     own = Decoding(0.3, 4, 9)
     other = replace(model, config={**model.config, "decoding": asdict(own)})
     for given, told in ((Options(), own), (Options(lookahead=5), Decoding(0.3, 5, 9))):
-        options = header(suite, other, Request(given), "cpu")["options"]
+        options = header(suite, other, Sampling(given), "cpu")["options"]
         assert {name: options[name] for name in asdict(own)} == asdict(told)
         assert options["entropy_bound"] is None
 
@@ -57,7 +57,7 @@ def test_the_bar_has_a_running_score(
     )
     known = replace(suite.problems[0], solution=f"\n{answer.best.text}\n")
     asked = replace(suite, problems=[known, suite.problems[1]])
-    path, request = tmp_path / "samples.jsonl", Request(Options(max_tokens=8))
+    path, request = tmp_path / "samples.jsonl", Sampling(Options(max_tokens=8))
     generate(asked, model, request, path)
     assert "exact 50.0%" in capsys.readouterr().err
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
@@ -67,7 +67,7 @@ def test_the_bar_has_a_running_score(
 
 def test_an_interrupted_run_goes_on(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
     """With the samples that are missing; those that are there stay."""
-    path, request = tmp_path / "samples.jsonl", Request(Options(max_tokens=8))
+    path, request = tmp_path / "samples.jsonl", Sampling(Options(max_tokens=8))
 
     def interrupt(row: dict[str, Any]) -> None:
         if row["id"] == suite.problems[1].id:
@@ -83,7 +83,7 @@ def test_an_interrupted_run_goes_on(suite: Suite, model: Checkpoint, tmp_path: P
     _, after, _ = read(path)
     assert after[:2] == before
     with pytest.raises(DataError, match="other options"):
-        generate(suite, model, Request(Options(max_tokens=4)), path)
+        generate(suite, model, Sampling(Options(max_tokens=4)), path)
 
 
 def test_several_samples_have_seeds_of_their_own(
@@ -91,7 +91,7 @@ def test_several_samples_have_seeds_of_their_own(
 ) -> None:
     """Sample n is that of seed + n; at temperature 0 several make no sense."""
     path = tmp_path / "samples.jsonl"
-    generate(suite, model, Request(Options(max_tokens=8, temperature=1.0, seed=5), 3), path)
+    generate(suite, model, Sampling(Options(max_tokens=8, temperature=1.0, seed=5), 3), path)
     _, rows, _ = read(path)
     assert len(rows) == 9
     problem, row = suite.problems[0], rows[2]
@@ -101,18 +101,18 @@ def test_several_samples_have_seeds_of_their_own(
     assert row["text"] == alone.best.text
     beside = tmp_path / "beside.jsonl"
     options = Options(max_tokens=8, temperature=1.0, seed=5)
-    generate(suite, model, Request(options, 3, batch=4), beside)
+    generate(suite, model, Sampling(options, 3, batch=4), beside)
     assert [row["text"] for row in read(beside)[1]] == [row["text"] for row in rows]
     for samples in (0, 2):
         with pytest.raises(UsageError, match=f"--samples is {samples}"):
-            Request(Options(), samples)
+            Sampling(Options(), samples)
 
 
 def test_a_batch_changes_times_alone(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
     """Rows are the same and in the same order, also where a run goes on in mid-batch."""
     options = Options(max_tokens=8)
-    alone = generate(suite, model, Request(options), tmp_path / "1.jsonl").rows
-    path, request = tmp_path / "2.jsonl", Request(options, batch=2)
+    alone = generate(suite, model, Sampling(options), tmp_path / "1.jsonl").rows
+    path, request = tmp_path / "2.jsonl", Sampling(options, batch=2)
 
     def interrupt(row: dict[str, Any]) -> None:
         raise KeyboardInterrupt
@@ -126,15 +126,15 @@ def test_a_batch_changes_times_alone(suite: Suite, model: Checkpoint, tmp_path: 
     ]
     assert read(path)[0]["batch"] == 2
     with pytest.raises(DataError, match="other batch"):
-        generate(suite, model, Request(options), path)
+        generate(suite, model, Sampling(options), path)
     with pytest.raises(UsageError, match="--batch is 0"):
-        Request(options, batch=0)
+        Sampling(options, batch=0)
 
 
 def test_the_true_length_is_given(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
     """In tokens, and such samples are never mixed with others."""
     path = tmp_path / "oracle.jsonl"
-    request = Request(Options(), batch=3, oracle_length=True)
+    request = Sampling(Options(), batch=3, oracle_length=True)
     rows = generate(suite, model, request, path).rows
     for row, problem in zip(rows, suite.problems, strict=True):
         length = len(model.tokenizer.encode(problem.solution))
@@ -143,7 +143,7 @@ def test_the_true_length_is_given(suite: Suite, model: Checkpoint, tmp_path: Pat
         assert row["text"] == infill_batch(model, [hole], Options())[0].best.text
     assert read(path)[0]["oracle_length"] is True
     with pytest.raises(DataError, match="other oracle_length"):
-        generate(suite, model, Request(Options(), batch=3), path)
+        generate(suite, model, Sampling(Options(), batch=3), path)
 
 
 def test_a_middle_too_long_for_the_model_is_a_failure(model: Checkpoint, tmp_path: Path) -> None:
@@ -152,6 +152,6 @@ def test_a_middle_too_long_for_the_model_is_a_failure(model: Checkpoint, tmp_pat
     row = {**problems.HOLES[0], "canonical_solution": text}
     path = problems.write(tmp_path / "long.jsonl", [row])
     suite = read_suite("infill-single-line", path, any_data=True)
-    request = Request(Options(max_nfe=500), oracle_length=True)
+    request = Sampling(Options(max_nfe=500), oracle_length=True)
     (found,) = generate(suite, model, request, tmp_path / "samples.jsonl").rows
     assert (found["tokens"], found["stopped"]) == (64, "max_tokens")

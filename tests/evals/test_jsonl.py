@@ -122,13 +122,13 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "no header"),
-        ("[]\n", "no header"),
+        ("", "not a header"),
+        ("[]\n", "not a header"),
         ('{"format": 1}\n', "format 1"),
-        ('{"a": 1}\n', "no header"),
+        ('{"a": 1}\n', "not a header"),
         (json.dumps({**HEADER, "stage": "x"}) + "\n", "holds x, not samples or results"),
-        (json.dumps({"format": FORMAT, "stage": "samples"}) + "\n", "line 1 says no suite"),
-        (json.dumps({**HEADER, "model": "m"}) + "\n", "line 1 says no model"),
+        (json.dumps({"format": FORMAT, "stage": "samples"}) + "\n", "line 1 has no valid suite"),
+        (json.dumps({**HEADER, "model": "m"}) + "\n", "line 1 has no valid model"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: str, reason: str) -> None:
@@ -180,7 +180,7 @@ def test_the_commit_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_the_environment_names_what_figures_depend_on() -> None:
     """Versions, the code itself and the machine."""
     found = environment()
-    assert {"talaria", "code", "python", "torch", "machine"} == found.keys()
+    assert {"talaria", "code", "python", "numpy", "onnxruntime", "torch", "machine"} == found.keys()
     assert "cores" in found["machine"]
 
 

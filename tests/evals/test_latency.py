@@ -11,11 +11,12 @@ import pytest
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import Options
-from talaria.evals import command, latency
+from talaria.evals import command, timing
 from talaria.evals.jsonl import read
-from talaria.evals.latency import Plan, documents, most_memory, prompt, prompts, start, started
-from talaria.evals.latency_report import classes, compared, figures, ratios
+from talaria.evals.latency_report import comparison, figures, ratios, token_classes
+from talaria.evals.prompts import cut_prompt, documents, draw_prompts
 from talaria.evals.suites import Problem
+from talaria.evals.timing import cold_start, measure_start, peak_memory, turns
 from tests.evals.test_report import HEADER
 
 HEAD = {**HEADER, "suite": "latency", "device": "cpu"}
@@ -43,9 +44,8 @@ def test_prompts_have_the_length_asked_for(model: Checkpoint) -> None:
     """Nearly: tokens are cut where they are, and joined anew. The same seed gives the same."""
     files, hashes = documents(None)
     assert "coder/infill.py" in hashes
-    plan = Plan(contexts=(24, 48), prompts=6)
-    found = prompts(files, model.tokenizer, plan)
-    assert found == prompts(files, model.tokenizer, plan)
+    found = draw_prompts(files, model.tokenizer, (24, 48), 6)
+    assert found == draw_prompts(files, model.tokenizer, (24, 48), 6)
     assert len({problem.id for problem in found}) == 12
     for problem in found:
         length = int(problem.id.rpartition("/")[2])
@@ -53,7 +53,7 @@ def test_prompts_have_the_length_asked_for(model: Checkpoint) -> None:
         assert abs(len(ids) + 3 - length) <= 3
     assert {problem.solution.count("\n") for problem in found} >= {0, 3}
     with pytest.raises(UsageError, match="were found"):
-        prompts([{"package": "p", "path": "a.py", "text": "x\n"}], model.tokenizer, plan)
+        draw_prompts([{"package": "p", "path": "a.py", "text": "x\n"}], model.tokenizer, (24,), 6)
 
 
 def test_a_hole_is_where_it_says(model: Checkpoint) -> None:
@@ -61,7 +61,7 @@ def test_a_hole_is_where_it_says(model: Checkpoint) -> None:
     file = {"package": "p", "path": "a.py", "text": "".join(f"x{i} = {i} + y\n" for i in range(99))}
     rng = random.Random(0)
     for missing in (0, 1, 4):
-        found = [prompt(rng, file, model.tokenizer, 32, missing) for _ in range(20)]
+        found = [cut_prompt(rng, file, model.tokenizer, 32, missing) for _ in range(20)]
         for one in found:
             if one is not None:
                 assert one.prefix + one.solution + one.suffix in file["text"]
@@ -86,8 +86,8 @@ def test_figures_of_times() -> None:
     assert found["modes"]["diffuse"]["tokens_per_forward"] == pytest.approx(2 / 3)
     assert found["ratio"]["request"]["ratio"] == pytest.approx((2.0 * 2.1) ** 0.5)
     assert found["ratio"]["token"]["ratio"] == pytest.approx(2 * (2.0 * 2.1) ** 0.5)
-    assert "took diffuse 2.05 times as long as ar" in compared(found)[0]
-    names = [name for name, *_ in classes()]
+    assert "took diffuse 2.05 times as long as ar" in comparison(found)[0]
+    names = [name for name, *_ in token_classes()]
     assert names == ["0", "1 – 4", "5 – 8", "9 – 16", "17 – 32", "33 and more"]
     with pytest.raises(DataError, match="no requests"):
         figures(HEAD, [start])
@@ -103,11 +103,19 @@ def test_rounds_of_a_prompt_count_once() -> None:
     assert (found["request"]["prompts"], found["token"]["prompts"]) == (2, 1)
 
 
+def test_no_mode_always_follows_the_same_other() -> None:
+    """Every prompt is asked in every mode and round; the order rotates by prompt and round."""
+    problems = [Problem(name, name, "", "", "") for name in "abc"]
+    planned = list(turns(problems, ("diffuse", "verify", "ar"), 2))
+    assert len({(problem.id, mode, number) for problem, mode, number in planned}) == 18
+    orders = [[mode for _, mode, _ in planned[i : i + 3]] for i in range(0, 18, 3)]
+    assert [order[0] for order in orders] == ["diffuse", "verify", "ar", "verify", "ar", "diffuse"]
+
+
 def test_a_fresh_process_says_what_it_took(model_folder: Path) -> None:
     """To load, to answer first and again, and memory; nothing comes from this process."""
     asked = [Problem("p", "c", "x = (", ")", "1"), Problem("q", "c", "y = (", ")", "2")]
-    row = start(str(model_folder), "cpu", Options(max_tokens=2), asked, 1)
-    assert (row["id"], row["sample"], row["mode"]) == ("start@diffuse", 1, "diffuse")
+    row = cold_start(str(model_folder), "cpu", Options(max_tokens=2), asked)
     assert row["load_ms"] > 0
     assert row["first_ms"] > 0
     assert row["again_ms"] > 0
@@ -123,14 +131,12 @@ def test_the_command(
 ) -> None:
     """Cold, then warm; stopped and called again, it goes on."""
 
-    def here(name: str, device: str, options: Options, asked: Any, number: int) -> dict[str, Any]:
+    def here(name: str, device: str, options: Options, asked: Any) -> dict[str, Any]:
         """A start without a process of its own."""
         texts = [(problem.prefix, problem.suffix) for problem in asked]
-        took = started(name, device, vars(options), texts)
-        row = {"id": f"start@{options.mode}", "sample": number, "cluster": "start"}
-        return {**row, "mode": options.mode, **took}
+        return measure_start(name, device, vars(options), texts)
 
-    monkeypatch.setattr(latency, "start", here)
+    monkeypatch.setattr(timing, "cold_start", here)
     out = tmp_path / "out"
     words = ["latency", "--model", str(model_folder), "--contexts", "16", "32", "--prompts", "2"]
     words += ["--rounds", "1", "--starts", "1", "--max-tokens", "8", "--out", str(out)]
@@ -157,4 +163,4 @@ def test_the_command(
 
 def test_the_most_memory_is_that_of_this_process() -> None:
     """More than Python alone takes, less than a machine has."""
-    assert 10 << 20 < most_memory() < 64 << 30
+    assert 10 << 20 < peak_memory() < 64 << 30

@@ -133,7 +133,7 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<svg") == 3
     assert "<th>run</th><th>passed</th><th>failed</th>" in page
-    for words in ("edit similarity", "characters right from the start", "longer than the true"):
+    for words in ("edit similarity", "correct characters from the start", "length error"):
         assert words in page
         assert words in as_text(found[0])
     assert "infill-single-line, tiny, ar" in page
@@ -200,7 +200,7 @@ def test_runs_of_a_suite_are_a_curve(tmp_path: Path) -> None:
     ):
         assert words in single
     ends = (tmp_path / "out" / "line-end.svg").read_text()
-    assert "% equals but for white space" in ends
+    assert "% equal ignoring outer white space" in ends
     assert ">0.7<" not in ends
 
 

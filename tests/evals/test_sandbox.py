@@ -13,243 +13,16 @@ from pathlib import Path
 import pytest
 
 from talaria.coder.errors import DataError, UsageError
-from talaria.evals.sandbox import Level, Limits, Program, Sandbox, Server, Verdict
+from talaria.evals.sandbox import ForkServer, Level, Limits, Program, ProgramVerdict, Sandbox
+from tests.evals.programs import DOUBLE, HOSTILE, RIGHT, VICTIM, WRONG, plain
 
 SHORT = Limits(
-    seconds=0.2, waits=3, file_bytes=1 << 20, memory_bytes=128 << 20, output_bytes=1 << 16
+    seconds=0.2, wall_seconds=3, file_bytes=1 << 20, memory_bytes=128 << 20, output_bytes=1 << 16
 )
 ENOUGH = Limits(seconds=1)
-VICTIM = Path("/var/tmp") if os.access("/var/tmp", os.W_OK) else Path.home()
 SECRET = "a file that no program may read"
 
 
-def plain(code: str, test: str = "assert f(2) == 4") -> Program:
-    """A program, with the test of a function that doubles."""
-    return Program(code, test)
-
-
-DOUBLE = "def f(n): return 2 * n\n"
-WRONG = "def f(n): return n\n"
-# name -> program, the kinds of failure it may get, which may depend on the level
-HOSTILE: dict[str, tuple[Program, set[str]]] = {
-    "loops forever": (plain("while True: pass"), {"timeout"}),
-    "waits forever": (plain("import time\ntime.sleep(1000)"), {"timeout"}),
-    "catches everything and goes on": (
-        plain("while True:\n    try:\n        while True: pass\n    except BaseException: pass"),
-        {"timeout"},
-    ),
-    "ignores every signal": (
-        plain(
-            "import signal\nfor s in signal.valid_signals():\n"
-            "    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
-            "while True: pass"
-        ),
-        {"timeout"},
-    ),
-    "stops itself": (
-        plain("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"),
-        {"timeout"},
-    ),
-    "forks without end": (
-        plain("import os\nwhile True: os.fork()"),
-        {"forbidden", "timeout"},
-    ),
-    "forks and goes on": (
-        plain("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"),
-        {"timeout"},
-    ),
-    "passes in a child alone": (
-        plain(
-            f"import os\nchild = os.fork()\nif child: os._exit(os.waitpid(child, 0)[1])\n{DOUBLE}"
-        ),
-        {"exited early", "forbidden"},
-    ),
-    "starts threads without end": (
-        plain(
-            "import threading, time\n"
-            "while True: threading.Thread(target=time.sleep, args=(99,)).start()"
-        ),
-        {"forbidden", "memory"},
-    ),
-    "allocates without end": (
-        # bytes are not written to before they are read: else a busy machine runs out of time.
-        plain("x = []\nwhile True: x.append(bytes(1 << 20))"),
-        {"memory"},
-    ),
-    "allocates at once": (plain("x = bytearray(1 << 40)"), {"memory"}),
-    "copies a huge structure": (
-        plain("import copy\nx = [0]\nwhile True: x = [copy.deepcopy(x), x, x, x]"),
-        {"memory", "timeout"},
-    ),
-    "computes a huge number": (plain("9 ** 9 ** 9"), {"timeout", "memory"}),
-    "writes a big file": (
-        plain("with open('big', 'wb') as f:\n    while True: f.write(bytes(1 << 16))"),
-        {"forbidden"},
-    ),
-    "writes outside": (plain(f"open({str(VICTIM / 'talaria-x')!r}, 'w')"), {"forbidden", "failed"}),
-    "removes files outside": (
-        plain(f"import os\nos.remove({str(VICTIM / 'talaria-victim')!r})"),
-        {"forbidden", "failed"},
-    ),
-    "reads files outside": (
-        plain(f"print(open({str(VICTIM / 'talaria-victim')!r}).read())"),
-        {"forbidden", "failed"},
-    ),
-    "opens a TCP socket": (plain("import socket\nsocket.socket()"), {"forbidden"}),
-    "opens a UNIX socket": (
-        plain("import socket\nsocket.socket(socket.AF_UNIX)"),
-        {"forbidden"},
-    ),
-    "asks the network": (
-        plain("import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9', timeout=1)"),
-        {"failed", "forbidden"},
-    ),
-    "starts another program": (
-        plain("import subprocess\nsubprocess.run(['/bin/sh', '-c', 'true'])"),
-        {"forbidden", "failed"},
-    ),
-    "kills its parent": (
-        plain("import os\nos.kill(os.getppid(), 9)\nimport time\ntime.sleep(99)"),
-        {"forbidden", "timeout"},
-    ),
-    "kills all it can": (
-        plain("import os\nos.kill(-1, 9)\nwhile True: pass"),
-        {"forbidden", "failed", "timeout"},  # "failed" where there is nobody else
-    ),
-    "kills itself": (plain("import os\nos.kill(os.getpid(), 9)"), {"killed"}),
-    "crashes": (plain("import os\nos.abort()"), {"killed"}),
-    "prints gigabytes": (plain("while True: print('x' * 65536)"), {"output"}),
-    "writes gigabytes of errors": (
-        plain("import os\nwhile True: os.write(2, bytes(65536))"),
-        {"output"},
-    ),
-    "exits": (plain("import sys\nsys.exit(0)"), {"exited early"}),
-    "exits by the exception": (plain("raise SystemExit"), {"exited early"}),
-    "exits by the builtin": (plain("exit()"), {"exited early"}),
-    "exits at once": (plain("import os\nos._exit(0)"), {"exited early"}),
-    "exits in the function": (plain("import os\ndef f(n): os._exit(0)"), {"exited early"}),
-    "exits from a thread": (
-        plain(
-            "import os, threading\nthreading.Thread(target=lambda: os._exit(0)).start()\nwhile 1: 0"
-        ),
-        {"exited early"},
-    ),
-    "exits at the end of the interpreter": (
-        plain("import atexit, os\natexit.register(lambda: os._exit(0))\nraise SystemExit(0)"),
-        {"exited early"},
-    ),
-    "leaves by an alarm": (
-        plain("import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\nwhile True: pass"),
-        {"killed"},
-    ),
-    "replaces itself": (
-        plain("import os, sys\nos.execv('/bin/true', ['true'])"),
-        {"forbidden", "failed", "exited early"},
-    ),
-    "forges a verdict": (
-        plain(
-            "import os\nfor fd in range(1, 64):\n"
-            "    try: os.write(fd, b'passed\\n')\n    except OSError: pass\nos._exit(0)"
-        ),
-        {"tampered"},
-    ),
-    "forges a verdict, then is right": (
-        plain("import os\nos.write(63, bytes(32))\n" + DOUBLE),
-        {"tampered"},
-    ),
-    "floods the verdict": (
-        plain("import os\nwhile True: os.write(63, bytes(65536))"),
-        {"tampered"},
-    ),
-    "prints a verdict": (plain("print('passed', flush=True)\n" + WRONG), {"failed"}),
-    "patches the builtins": (
-        plain(
-            "import builtins, sys, os\n"
-            "for name in ('exec', 'print', 'bytes', 'map', 'filter', 'AssertionError'):\n"
-            "    setattr(builtins, name, lambda *a, **k: None)\n"
-            "sys.exit = os._exit = sys.excepthook = os.write = lambda *a: None\n" + WRONG
-        ),
-        {"failed", "exited early"},
-    ),
-    "patches the harness": (
-        plain(
-            "import sys\nframe = sys._getframe()\nwhile frame:\n"
-            "    for space in (frame.f_globals, frame.f_locals):\n"
-            "        for name in list(space):\n"
-            "            if name in ('failure', 'message', 'codes', 'spaces', 'write', 'place'):\n"
-            "                space[name] = lambda *a: b'passed'\n"
-            "    frame = frame.f_back\n" + WRONG
-        ),
-        {"failed", "exited early", "tampered"},
-    ),
-    "looks for the secret": (
-        plain("import gc\nsecrets = gc.get_objects()\n" + WRONG),
-        {"forbidden"},
-    ),
-    "traces the harness": (
-        plain("import sys\nsys.settrace(lambda *a: None)\n" + WRONG),
-        {"forbidden"},
-    ),
-    "reads memory": (plain("import ctypes\nctypes.string_at(1)\n" + WRONG), {"forbidden"}),
-    "recurses without end": (plain("def f(n): return f(n)"), {"failed"}),
-    "recurses beyond the limit": (
-        plain("import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return [f(n)]"),
-        {"memory", "killed", "timeout"},
-    ),
-    "crashes the stack": (
-        plain("x = ()\nfor _ in range(300_000): x = (x,)\nhash(x)"),
-        {"killed"},
-    ),
-    "closes all descriptors": (
-        plain("import os\nos.closerange(0, 999)\n" + DOUBLE),
-        {"exited early"},
-    ),
-    "is no Python": (plain("def f(:"), {"syntax error"}),
-    "holds a null byte": (plain("x = '\0'"), {"syntax error"}),
-    "holds half a surrogate": (plain("x = '\ud800'"), {"syntax error"}),
-    "is nested too deeply": (plain("(" * 100_000 + ")" * 100_000), {"syntax error", "memory"}),
-    "raises what cannot be described": (
-        plain("class E(Exception):\n    def __str__(self): raise E\nraise E"),
-        {"failed"},
-    ),
-    "leaves a maze behind": (
-        plain(
-            "import os\nfor _ in range(300):\n    os.mkdir('d')\n    os.chdir('d')\n"
-            "os.chmod('.', 0)\nassert False"
-        ),
-        {"failed"},
-    ),
-}
-# Right programs, some of them odd.
-RIGHT = {
-    "is right": plain(DOUBLE),
-    "prints": plain("print('x' * 1000)\n" + DOUBLE),
-    "finds its folder empty": plain("import os\nassert os.listdir('.') == []\n" + DOUBLE),
-    "writes a file": plain("open('mine', 'w').write('x')\n" + DOUBLE),
-    "uses threads": plain(
-        "from concurrent.futures import ThreadPoolExecutor\n"
-        "def f(n):\n    with ThreadPoolExecutor(4) as p: return sum(p.map(int, [n, n]))"
-    ),
-    "leaves a thread running": plain(
-        "import threading, time\n"
-        "threading.Thread(target=time.sleep, args=(999,)).start()\n" + DOUBLE
-    ),
-    "runs an event loop": plain(
-        "import asyncio\nasync def g(n): return 2 * n\ndef f(n): return asyncio.run(g(n))"
-    ),
-    "uses annotations and data classes": plain(
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-        "from typing import ClassVar, NamedTuple, get_type_hints\n"
-        "@dataclass\nclass A:\n    n: int\n    c: ClassVar[int] = 2\n"
-        "assert get_type_hints(A)['n'] is int\ndef f(n): return A(n).n * A.c"
-    ),
-    "imports what nobody imported": plain("import xml.dom.minidom, sqlite3, lzma\n" + DOUBLE),
-    "reads no input": plain(
-        "try: input()\nexcept EOFError: pass\nelse: raise ValueError\n" + DOUBLE
-    ),
-    "catches a bad exit": plain("try: raise SystemExit\nexcept SystemExit: pass\n" + DOUBLE),
-    "is not in Latin letters": plain("größe = 'Ω'\nassert len(größe.encode()) == 2\n" + DOUBLE),
-}
 DAEMON = """
 import os, time
 if os.fork() == 0:
@@ -262,7 +35,7 @@ if os.fork() == 0:
 
 def verdicts(
     sandbox: Sandbox, programs: dict[str, Program], limits: Limits = ENOUGH
-) -> dict[str, Verdict]:
+) -> dict[str, ProgramVerdict]:
     """What becomes of programs."""
     return dict(sandbox.run_all((name, program, limits) for name, program in programs.items()))
 
@@ -277,7 +50,7 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(sandbox: Sandbox) -> Iterator[dict[str, Verdict]]:
+def outcomes(sandbox: Sandbox) -> Iterator[dict[str, ProgramVerdict]]:
     """Verdicts of all hostile programs, run at once, beside a file that must survive them."""
     victim = VICTIM / "talaria-victim"
     victim.write_text(SECRET)
@@ -295,7 +68,9 @@ def outcomes(sandbox: Sandbox) -> Iterator[dict[str, Verdict]]:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_programs_get_a_kind_of_failure(name: str, outcomes: dict[str, Verdict]) -> None:
+def test_hostile_programs_get_a_kind_of_failure(
+    name: str, outcomes: dict[str, ProgramVerdict]
+) -> None:
     """Each has its kind, in bounded time, and leaves harness and machine as they were."""
     if name not in outcomes:
         pytest.skip("nothing here keeps it from doing harm")
@@ -307,7 +82,7 @@ def test_hostile_programs_get_a_kind_of_failure(name: str, outcomes: dict[str, V
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_right_programs_pass(name: str, rightful: dict[str, Verdict]) -> None:
+def test_right_programs_pass(name: str, rightful: dict[str, ProgramVerdict]) -> None:
     """What a right program may need is there."""
     assert rightful[name].status == "passed", rightful[name]
     assert rightful[name].detail == ""
@@ -315,7 +90,7 @@ def test_right_programs_pass(name: str, rightful: dict[str, Verdict]) -> None:
 
 
 @pytest.fixture(scope="module")
-def rightful(sandbox: Sandbox) -> dict[str, Verdict]:
+def rightful(sandbox: Sandbox) -> dict[str, ProgramVerdict]:
     """Verdicts of all right programs."""
     return verdicts(sandbox, RIGHT)
 
@@ -560,14 +335,14 @@ def test_what_is_asked_of_the_sandbox_is_checked() -> None:
 
 def test_why_there_is_no_better_level_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the system's reason, as in a container that forbids user namespaces."""
-    start = Server.start
+    start = ForkServer.start
 
-    def contained(server: Server) -> None:
+    def contained(server: ForkServer) -> None:
         if server.mode == "namespaces":
             raise DataError("no sandbox in mode namespaces: unshare: Operation not permitted")
         start(server)
 
-    monkeypatch.setattr(Server, "start", contained)
+    monkeypatch.setattr(ForkServer, "start", contained)
     with Sandbox(1) as sandbox:
         assert sandbox.level < Level.namespaces
         assert "without namespaces: no sandbox in mode namespaces: unshare" in sandbox.described()

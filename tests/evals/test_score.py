@@ -13,16 +13,24 @@ from typing import Any
 import pytest
 
 from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.errors import DataError, UsageError
+from talaria.coder.errors import DataError, TalariaError, UsageError
 from talaria.coder.infill import Options
 from talaria.evals import command
-from talaria.evals.generate import Request, generate
+from talaria.evals.generate import Sampling, generate
 from talaria.evals.jsonl import Results, environment, read
 from talaria.evals.report import as_text, report
-from talaria.evals.sandbox import Verdict
-from talaria.evals.score import LEAST, SLOW, compared, luck, repeats, score, time_limits
+from talaria.evals.sandbox import ProgramVerdict
+from talaria.evals.score import (
+    MEDIAN_FACTOR,
+    OWN_FACTOR,
+    compare_text,
+    luck_of,
+    repeats_next_line,
+    score,
+    time_limits,
+)
 from talaria.evals.selftest import selftest
-from talaria.evals.suites import SOURCES, Problem, Suite, read_suite
+from talaria.evals.suites import SUITE_FILES, Problem, Suite, read_suite
 from tests.evals import problems
 
 
@@ -46,8 +54,10 @@ def test_the_harness_finds_the_truth(
     assert right, lines
     assert [line.split()[2] for line in lines] == ["3", "1", "0"]
     assert "no floor is known" in lines[1]
-    published = replace(SOURCES[suite.name], sha256=next(iter(suite.files.values())), empty=(0, 3))
-    monkeypatch.setitem(SOURCES, suite.name, published)
+    published = replace(
+        SUITE_FILES[suite.name], sha256=next(iter(suite.files.values())), empty=(0, 3)
+    )
+    monkeypatch.setitem(SUITE_FILES, suite.name, published)
     lines, right = selftest(suite, tmp_path, 2, None)
     assert not right
     assert "WRONG" in lines[1]
@@ -57,21 +67,23 @@ def test_what_luck_gives(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best single string for texts; for tests the empty middle, where it is known."""
     more = replace(suite.problems[0], id="more", solution="return 2 * n")
     asked = replace(suite, problems=[*suite.problems, more])
-    assert luck(asked) == {
+    assert luck_of(asked) == {
         "passed": None,
         "exact": 1 / 4,
         "exact_stripped": 2 / 4,
         "first_line": 2 / 4,
     }
-    published = replace(SOURCES[suite.name], sha256=next(iter(suite.files.values())), empty=(1, 3))
-    monkeypatch.setitem(SOURCES, suite.name, published)
-    assert luck(suite)["passed"] == 1 / 3
-    assert luck(asked)["passed"] is None
+    published = replace(
+        SUITE_FILES[suite.name], sha256=next(iter(suite.files.values())), empty=(1, 3)
+    )
+    monkeypatch.setitem(SUITE_FILES, suite.name, published)
+    assert luck_of(suite)["passed"] == 1 / 3
+    assert luck_of(asked)["passed"] is None
 
 
 def written(path: Path, suite: Suite, model: Checkpoint, texts: list[str]) -> Path:
     """Samples with these texts in place of the model's."""
-    made = generate(suite, model, Request(Options(max_tokens=4)), path)
+    made = generate(suite, model, Sampling(Options(max_tokens=4)), path)
     path.unlink()
     samples = Results(path, made.header)
     for row, text in zip(made.rows, texts, strict=True):
@@ -174,8 +186,12 @@ def test_two_scorings_say_the_same(suite: Suite, model: Checkpoint, tmp_path: Pa
 def test_a_program_has_time_by_what_true_solutions_take() -> None:
     """Many times its own solution's, and many times what most of them take."""
     seconds = {"a": 0.002, "b": 0.5, "c": 0.002}
-    limits = time_limits({name: Verdict("passed", "", s, 0.0) for name, s in seconds.items()})
-    assert limits == pytest.approx({"a": LEAST * 0.002, "b": SLOW * 0.5, "c": LEAST * 0.002})
+    limits = time_limits(
+        {name: ProgramVerdict("passed", "", s, 0.0) for name, s in seconds.items()}
+    )
+    assert limits == pytest.approx(
+        {"a": MEDIAN_FACTOR * 0.002, "b": OWN_FACTOR * 0.5, "c": MEDIAN_FACTOR * 0.002}
+    )
     assert time_limits({}) == {}
 
 
@@ -189,7 +205,7 @@ def test_an_interrupted_scoring_goes_on_with_the_same_limits(
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
     asked: list[list[str]] = []
 
-    def remember(solutions: Mapping[str, Verdict]) -> dict[str, float]:
+    def remember(solutions: Mapping[str, ProgramVerdict]) -> dict[str, float]:
         asked.append(sorted(solutions))
         return time_limits(solutions)
 
@@ -220,16 +236,16 @@ def test_what_is_compared() -> None:
     """Blanks, first lines, prefixes, lengths, and lines that stand after the hole already."""
     problem = Problem("p", "c", "def f(a):\n", "    return b\n", "    b = a\n")
     row: dict[str, Any] = {"id": "p", "sample": 0, "text": "    b = a", "tokens": 6, "nfe": 4}
-    found = compared(problem, row)
+    found = compare_text(problem, row)
     assert (found["exact"], found["exact_stripped"], found["first_line"]) == (False, True, True)
     assert found["prefix_characters"] == len("    b = a")
     assert found["length_error"] == -1
     assert found["true_characters"] == len("    b = a\n")
     assert found["edit_similarity"] == pytest.approx(0.9)
     assert not found["repeats_suffix"]
-    assert repeats("    b = a\n    return b\n", "    b = a\n", problem.suffix)
-    assert not repeats("    return b\n", "    return b\n", problem.suffix)
-    assert not repeats("x\n", "y\n", "")
+    assert repeats_next_line("    b = a\n    return b\n", "    b = a\n", problem.suffix)
+    assert not repeats_next_line("    return b\n", "    return b\n", problem.suffix)
+    assert not repeats_next_line("x\n", "y\n", "")
 
 
 def test_the_commands(
@@ -276,3 +292,41 @@ def test_the_commands(
     with pytest.raises(UsageError, match="isolation level 'top'"):
         command.main(["run", *where, *how, "--out", str(unmade), "--require-isolation", "top"])
     assert not unmade.exists()
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "rapidfuzz", "scipy", "tqdm"])
+def test_a_missing_library_is_found_before_sampling(
+    library: str,
+    holes: Path,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`run` needs each at a later stage; it refuses at once, and nothing is sampled."""
+    monkeypatch.setitem(sys.modules, library, None)
+    where = ["infill-single-line", "--data", str(holes), "--any-data"]
+    out = tmp_path / "run"
+    with pytest.raises(TalariaError, match=f"needs {library}; install the extra `eval`"):
+        command.main(["run", *where, "--model", str(model_folder), "--out", str(out)])
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "library"),
+    [
+        (["generate", "humaneval", "--out", "s"], "tqdm"),
+        (["score", "humaneval", "s", "--out", "r"], "rapidfuzz"),
+        (["report", "r", "--out", "page"], "matplotlib"),
+        (["typing", "--out", "t"], "matplotlib"),
+        (["latency", "--out", "l"], "matplotlib"),
+        (["compare", "a", "b"], "scipy"),
+        (["selftest", "humaneval"], "rapidfuzz"),
+    ],
+)
+def test_every_command_names_what_it_lacks(
+    words: list[str], library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it reads any file."""
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(TalariaError, match=f"needs {library}"):
+        command.main(words)

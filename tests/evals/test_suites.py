@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from talaria.coder.errors import DataError, UsageError
-from talaria.evals.suites import SOURCES, Problem, Suite, locate, read_suite, take
+from talaria.evals.suites import SUITE_FILES, Problem, Suite, locate, read_suite, take
 from tests.evals import problems
 
 
@@ -47,8 +47,8 @@ def test_holes_in_one_task_are_one_cluster(tmp_path: Path) -> None:
 def test_a_function_ends_at_the_left_margin(written: str, taken: str) -> None:
     """Statements after it, ends that do not compile, and further attempts are not taken."""
     problem = Problem("p", "p", "def f():\n", "", "", whole=True)
-    assert problem.taken(written) == taken
-    assert Problem("p", "p", "def f():\n", "", "").taken(written) == written
+    assert problem.counted(written) == taken
+    assert Problem("p", "p", "def f():\n", "", "").counted(written) == written
 
 
 RIGHT = {
@@ -67,13 +67,13 @@ def test_what_belongs_to_a_function_stays(solution: str) -> None:
         space: dict[str, Any] = {}
         exec(problem.program(solution + more), space)
         assert space["f"](2) == "xx"
-    assert problem.taken(solution) == solution
+    assert problem.counted(solution) == solution
 
 
 def test_a_body_may_go_on_a_line(tmp_path: Path) -> None:
     """Where the prefix stops in a line, the first line belongs to it."""
     problem = Problem("p", "p", "def f():\n    ", "", "", whole=True)
-    assert problem.taken("return 1\nx = 2\n") == "return 1\n"
+    assert problem.counted("return 1\nx = 2\n") == "return 1\n"
 
 
 def test_functions_and_mbpp(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_mbpp_is_its_test_split(tmp_path: Path) -> None:
     assert [p.id for p in read_suite("mbpp", path).problems] == ["MBPP/11", "MBPP/510"]
     assert len(read_suite("mbpp", path, any_data=True).problems) == 4
     for change, reason in (
-        ({"code": "def f(:"}, "MBPP/11: its code is no Python"),
+        ({"code": "def f(:"}, "MBPP/11: its code is not Python"),
         ({"code": "x = 1"}, "MBPP/11 has no fun"),
     ):
         broken = problems.write(tmp_path / "broken.jsonl", [{**rows[1], **change}])
@@ -151,7 +151,7 @@ def test_another_file_is_refused_unless_any_will_do(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "no problems"),
-        (b"{", "line 1 is no JSON"),
+        (b"{", "line 1 is not JSON"),
         (b'{"task_id": "a"}\n', "row 1 has no text named 'entry_point'"),
         (b"[1]", "row 1 has no text"),
         (b"\x1f\x8b damaged", "damaged gzip"),
@@ -198,16 +198,16 @@ def test_a_download_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A file of another hash is not kept, an unreachable address is named."""
     monkeypatch.setenv("TALARIA_HOME", str(tmp_path / "home"))
     path = problems.write(tmp_path / "HumanEval.jsonl.gz", problems.FUNCTIONS)
-    source = SOURCES["humaneval"]
+    source = SUITE_FILES["humaneval"]
     other = type(source)(path.as_uri(), source.sha256, source.fields)
-    monkeypatch.setitem(SOURCES, "humaneval", other)
+    monkeypatch.setitem(SUITE_FILES, "humaneval", other)
     with pytest.raises(DataError, match="SHA-256"):
         locate("humaneval", None, download=True)
     with pytest.raises(DataError, match=r"mbpp\.jsonl is not fetched, as no SHA-256 .*--data"):
         locate("mbpp", None, download=True)
     assert not list((tmp_path / "home").rglob("*.gz"))
     right = type(source)(path.as_uri(), hashlib.sha256(path.read_bytes()).hexdigest(), ())
-    monkeypatch.setitem(SOURCES, "humaneval", right)
+    monkeypatch.setitem(SUITE_FILES, "humaneval", right)
     assert locate("humaneval", None, download=True).read_bytes() == path.read_bytes()
     path.unlink()
     monkeypatch.setenv("TALARIA_HOME", str(tmp_path / "other"))

@@ -15,7 +15,7 @@ from talaria.evals.jsonl import read
 from talaria.evals.report import report
 from talaria.evals.suites import Problem
 from talaria.evals.typing_replay import (
-    Suggestion,
+    Completion,
     accepted,
     regions,
     replay,
@@ -30,12 +30,12 @@ REGION = Problem("r", "f", "x = 1\n", "z = 3\n", "y = x + 1\nprint(y)\n")
 def scripted(answers: dict[str, str], asked: list[str]) -> object:
     """An engine that knows what to say after some texts, and nothing elsewhere."""
 
-    def ask(prefix: str, suffix: str) -> Suggestion:
+    def ask(prefix: str, suffix: str) -> Completion:
         assert prefix.startswith(REGION.prefix)
         assert suffix == REGION.suffix
         typed = prefix.removeprefix(REGION.prefix)
         asked.append(typed)
-        return Suggestion(answers.get(typed, ""), 0.9, 2, 10.0)
+        return Completion(answers.get(typed, ""), 0.9, 2, 10.0)
 
     return ask
 
@@ -168,7 +168,7 @@ def test_the_command_goes_on_where_it_stopped(
     assert command.main(words) == 0
     first = capsys.readouterr().out
     assert "keystrokes saved" in first
-    assert "of their context remembered took" in first
+    assert "of their context in the KV cache took" in first
     assert (out / "report.html").read_text().count("<svg") == 3
     path = out / "results.jsonl"
     whole = path.read_text().splitlines(keepends=True)
