@@ -1,8 +1,8 @@
-"""What computes the denoiser fastest on a CPU: the same weights by several engines.
+"""Compare engines that run the same weights on a CPU.
 
-`python -m benchmarks.cpu_engines` measures each engine in a process of its own, in
-rounds, and prints a table. OpenVINO takes part where it is installed; nothing else
-here needs it. `docs/decisions/0006-cpu-engine.md` has the figures and what follows.
+`python -m benchmarks.cpu_engines` measures each engine in a process of its own, in rounds, and
+prints a table. It includes OpenVINO where that is installed, and needs torch (the extra `train`).
+`docs/decisions/0006-cpu-engine.md` has the figures and the decision.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 CONTEXT = 384  # tokens
 REPEATS = {"canvas 32": 60, "canvas 8": 60, "ar step": 60, "fresh": 15}
-# What must be installed for each engine beside torch, which all of them have.
+# The package that each engine needs.
 ENGINES = {
     "torch fp32": "torch",
     "torch bf16": "torch",
@@ -46,10 +46,14 @@ ENGINES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table, or JSON; exit code 0."""
-    parser = argparse.ArgumentParser(description="Latency and agreement of engines on this CPU.")
+    parser = argparse.ArgumentParser(
+        description="Measure the latency and the agreement of engines on this CPU."
+    )
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--prompts", type=int, default=30, metavar="N", help="to agree on")
+    parser.add_argument(
+        "--prompts", type=int, default=30, metavar="N", help="number to compare texts on"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     present = [name for name, needs in ENGINES.items() if importlib.util.find_spec(needs)]
@@ -60,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, mp_context=context) as process:
                 prompts = args.prompts if number == 0 else 0
-                found[name].append(process.submit(measured, name, args.model, prompts).result())
+                found[name].append(process.submit(measure, name, args.model, prompts).result())
     texts = found["torch fp32"][0]["texts"]
     table = []
     for name, rounds in found.items():
@@ -81,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measured(name: str, model: str | None, prompts: int) -> dict[str, Any]:
-    """In a fresh process: start in seconds, times in milliseconds, memory, and texts written."""
+def measure(name: str, model: str | None, prompts: int) -> dict[str, Any]:
+    """In a fresh process, measure the start (s), calls (ms) and peak memory (MB); fill prompts."""
     began = time.perf_counter()
     import torch
 
@@ -122,7 +126,7 @@ def measured(name: str, model: str | None, prompts: int) -> dict[str, Any]:
 
 
 def milliseconds(call: Callable[[], object], repeats: int) -> float:
-    """The median time of a call, some to warm up left out."""
+    """Return the median time of a call after five warm-up calls."""
     times = []
     for turn in range(repeats + 5):
         began = time.perf_counter()
@@ -133,7 +137,7 @@ def milliseconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def build(name: str, loaded: Trainable) -> Denoiser:
-    """The model by the named engine."""
+    """Return the model on the named engine."""
     import torch
 
     transformer = loaded.denoiser
@@ -155,7 +159,7 @@ def build(name: str, loaded: Trainable) -> Denoiser:
 
 
 def quantise(transformer: Any) -> None:
-    """Its matrices to eight bits, inputs quantised as they come (torch's dynamic int8)."""
+    """Quantise a transformer's matrices by torch's dynamic int8."""
     import torch
     from torch.ao.nn.quantized import dynamic
     from torch.ao.quantization import default_dynamic_qconfig
@@ -170,7 +174,7 @@ def quantise(transformer: Any) -> None:
 
 
 def whole_graph(transformer: Any) -> bytes:
-    """The graph of a pass with its weights in it, for those that want it in one piece."""
+    """Return the graph of a pass with its weights inside, for engines that need one file."""
     from onnx import helper, numpy_helper
 
     from talaria.coder.onnx_denoiser import IR_VERSION, OPSET, interface, passes
@@ -187,7 +191,7 @@ def whole_graph(transformer: Any) -> bytes:
 
 
 class RuntimeInt8:
-    """ONNX Runtime with matrices quantised dynamically, per channel."""
+    """ONNX Runtime with dynamic int8 quantisation of matrices, per channel."""
 
     def __init__(self, graph: bytes) -> None:
         import onnxruntime
@@ -213,7 +217,7 @@ class RuntimeInt8:
             )
 
     def run(self, outputs: list[str], inputs: dict[str, Tensor]) -> list[Tensor]:
-        """As `coder.onnx_denoiser.Session`."""
+        """Run the graph, as `coder.onnx_denoiser.Session` does."""
         import torch
 
         given = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
@@ -221,7 +225,7 @@ class RuntimeInt8:
 
 
 class OpenVino:
-    """The graph compiled by OpenVINO, which computes all outputs whichever are wanted."""
+    """The graph compiled by OpenVINO, which always computes all outputs."""
 
     def __init__(self, graph: bytes, precision: str) -> None:
         import openvino
@@ -238,7 +242,7 @@ class OpenVino:
         self.request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(self, outputs: list[str], inputs: dict[str, Tensor]) -> list[Tensor]:
-        """As `coder.onnx_denoiser.Session`."""
+        """Run the graph, as `coder.onnx_denoiser.Session` does."""
         import torch
 
         given = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
@@ -247,7 +251,7 @@ class OpenVino:
 
 
 def package_megabytes(name: str) -> float:
-    """What an installed package takes on the disk."""
+    """Return the disk space of an installed package."""
     files = metadata.files(name) or []
     return sum(Path(file.locate()).stat().st_size for file in files) / 1e6
 

@@ -1,13 +1,14 @@
-"""What a model gives back of its training corpus word for word: longest runs of its completions.
+"""Measure how much of its training corpus a model recites: verbatim runs in its completions.
 
-`python -m benchmarks.memorisation --out FOLDER` draws ends of lines inside functions, half of
-them in files that were trained on, half in held-out ones. In both modes the model goes on from
-there for `--max-tokens` tokens, the likeliest always: nothing behind the cursor and no look at
-the syntax keep it from reciting, as they do in an editor.
+`python -m benchmarks.memorisation --out FOLDER` draws line ends inside functions, half of them in
+training files and half in held-out ones. In both modes the model continues each for
+`--max-tokens` tokens, always with the likeliest token. There is no suffix and no syntax check,
+which in an editor would keep it from reciting.
 
-Runs of SHORTEST characters or more are found exactly. Code shares some with any other code: so
-true continuations of held-out places are measured too. And models copy from their prompts,
-which in training files stand in the corpus: what a prompt has is taken out in one measure.
+The search finds all runs of SHORTEST characters or more exactly. Any code shares some runs with
+other code, so the true continuations of held-out places are measured as well. Models also copy
+from their prompts, which for training files are part of the corpus; one measure leaves out what
+the prompt has.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 
-from talaria.coder import checkpoint
+from talaria.coder import checkpoint, files
 from talaria.coder.errors import TalariaError, UsageError
 from talaria.coder.infill import Options
 from talaria.coder.syntax.functions import function_at
@@ -40,38 +41,42 @@ from talaria.evals.tables import cells, columns, ratio
 from talaria.finetune.corpus import CorpusDocument, corpus_hash, read_manifest, read_nonempty
 
 SHORTEST = 24  # characters of a run
-COPIED = 12  # characters of what is copied from the prompt, at least
-EDGES = (50, 100, 200)  # characters from which runs are counted
-FIGURES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-SHOWN = 10  # longest runs that are told in full
-PROMPT = 1_400  # characters before the cursor; 384 tokens hold about as many
-TRIES = 20  # places looked at for each that is wanted
+COPIED = 12  # least characters of a part copied from the prompt
+THRESHOLDS = (50, 100, 200)  # characters; the report gives the share of runs from each on
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+SHOWN = 10  # longest runs that are listed
+PROMPT = 1_400  # characters before the cursor, about 384 tokens
+ATTEMPTS = 20  # places examined per place wanted
 BATCH = 16
-FILES = 400  # that are searched at once, about 5 million characters
-END_OF_FILE, END_OF_TEXT = "\ud800", "\ud801"  # halves of characters, which no text has
+FILES = 400  # searched at a time, about 5 million characters
+END_OF_FILE, END_OF_TEXT = "\ud800", "\ud801"  # lone surrogates, which no text contains
 BASE = np.uint64(0x9E3779B97F4A7C15)  # of the rolling hash, modulo 2 ** 64
-FIRST_BITS = np.uint64(64 - 24)  # a shift that leaves 24 bits of a hash, to put most text aside
+FIRST_BITS = np.uint64(64 - 24)  # shift that leaves the first 24 bits of a hash, for the sieve
 SPLITS = {"training": "train", "held out": "valid"}
 TRUE = "true text, held out"
 MEASURES = {
     "run": "longest run, characters",
-    "words": "the same, white space and repetitions uncounted",
-    "memory": "the same, less what the prompt has too",
-    "recalled": "characters of the true continuation, from the start",
+    "words": "the same, not counting white space and repetitions",
+    "memory": "the same, without what the prompt has too",
+    "recalled": "correct characters of the true continuation, from the start",
 }
 Hashes = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.uint32]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write `report.json` and `texts.json`, print tables; exit code 0, or as `talaria` has them."""
+    """Write `report.json` and `texts.json` and print tables; exit codes as of `talaria`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(description="Longest verbatim runs against the corpus.")
+    parser = argparse.ArgumentParser(
+        description="Find the longest verbatim runs of the corpus in a model's completions."
+    )
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
-    parser.add_argument("--completions", type=int, default=1000, metavar="N", help="of each mode")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the places")
-    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="of each, exactly")
+    parser.add_argument("--completions", type=int, default=1000, metavar="N", help="per mode")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="draws the places")
+    parser.add_argument(
+        "--max-tokens", type=int, default=128, metavar="N", help="exact length of a completion"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     try:
         found = report(parser.parse_args(words), words)
@@ -79,14 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"memorisation: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("memorisation: interrupted; the same command goes on", file=sys.stderr)
+        print("memorisation: interrupted; the same command continues", file=sys.stderr)
         return 1
     print("\n".join(lines(found)))
     return 0
 
 
 def report(args: argparse.Namespace, words: Sequence[str]) -> ResultRow:
-    """All figures; completions that stand in the folder are not made again."""
+    """Return all figures; completions already in the folder are kept."""
     if args.completions < 2:
         raise UsageError(f"--completions is {args.completions}; it must be at least 2")
     tokens, corpus = args.max_tokens, corpus_hash(args.corpus)
@@ -99,18 +104,18 @@ def report(args: argparse.Namespace, words: Sequence[str]) -> ResultRow:
         places[kind] = draw(some, wanted, args.seed, model.tokenizer, tokens)
         if len(places[kind]) < wanted:
             raise UsageError(
-                f"--completions is {args.completions}; {args.corpus} gives {len(places[kind])} "
+                f"--completions is {args.completions}; {args.corpus} has {len(places[kind])} "
                 f"{kind} places, not {wanted}; ask for fewer, or fewer tokens"
             )
     suite = Suite("memorisation", [*chain(*places.values())], {"manifest.json": corpus})
     texts = [(TRUE, problem, problem.solution) for problem in places["held out"]]
     for options in modes:
-        # With the true length given, a completion is as long as the true text beside it.
-        request = Sampling(options, batch=BATCH, oracle_length=True)
-        samples = generate(suite, model, request, args.out / f"completions-{options.mode}.jsonl")
+        # Given the true length, a completion is as long as the true text it is compared with.
+        sampling = Sampling(options, batch=BATCH, oracle_length=True)
+        samples = generate(suite, model, sampling, args.out / f"completions-{options.mode}.jsonl")
         made = {row["id"]: row["text"] for row in samples.rows}
-        for kind, asked in places.items():
-            texts += [(f"{options.mode}, {kind}", problem, made[problem.id]) for problem in asked]
+        for kind, some in places.items():
+            texts += [(f"{options.mode}, {kind}", problem, made[problem.id]) for problem in some]
     runs = search([text for _, _, text in texts], documents["training"])
     rows = [measure(*text, own) for text, own in zip(texts, runs, strict=True)]
     groups = dict.fromkeys(row["group"] for row in rows)
@@ -127,18 +132,18 @@ def report(args: argparse.Namespace, words: Sequence[str]) -> ResultRow:
     }
     # Other people's code stays out of the report, which may be published.
     texts = [run.pop("text") for run in found["longest"]]
-    for name, what in (("report", found), ("texts", {"longest": texts, "rows": rows})):
-        (args.out / f"{name}.json").write_text(json.dumps(what, indent=1) + "\n", encoding="utf-8")
+    for name, content in (("report", found), ("texts", {"longest": texts, "rows": rows})):
+        files.write(args.out / f"{name}.json", json.dumps(content, indent=1) + "\n")
     return found
 
 
 def draw(
     documents: Sequence[CorpusDocument], number: int, seed: int, tokenizer: Tokenizer, tokens: int
 ) -> list[Problem]:
-    """Ends of lines in bodies of functions, and the next tokens; fewer, if none is left."""
+    """Draw line ends in function bodies, with the next tokens as solution; maybe fewer."""
     rng = Random(seed)
     found: dict[str, Problem] = {}
-    for document in rng.choices(documents, [len(d.text) for d in documents], k=TRIES * number):
+    for document in rng.choices(documents, [len(d.text) for d in documents], k=ATTEMPTS * number):
         if len(found) == number:
             break
         text, file = document.text, f"{document.package}:{document.path}"
@@ -153,24 +158,24 @@ def draw(
 
 
 def search(texts: Sequence[str], documents: Sequence[CorpusDocument]) -> list[list[str]]:
-    """The parts of each text that some document has, and no longer one around them."""
-    whole = codes(texts, END_OF_TEXT)
+    """Find each text's maximal runs: parts that stand in some document and cannot be extended."""
+    whole = code_points(texts, END_OF_TEXT)
     wanted = grams(whole)
     sieve = np.zeros(1 << (64 - int(FIRST_BITS)), bool)
     sieve[wanted >> FIRST_BITS] = True
-    length = np.zeros(len(whole), np.int64)  # of the longest from each character on
+    length = np.zeros(len(whole), np.int64)  # of the longest run that begins at each character
     with progress(len(documents), "file") as bar:
         for first in range(0, len(documents), FILES):
             some = [document.text for document in documents[first : first + FILES]]
-            part = codes(some, END_OF_FILE)
-            reach, place = grow(part, whole, wanted, sieve)
+            part = code_points(some, END_OF_FILE)
+            reach, place = extend_matches(part, whole, wanted, sieve)
             for at in np.flatnonzero(reach > length).tolist():
                 size, start = int(reach[at]), int(place[at])
-                # What merely has the same hash is none.
+                # Hashes can collide, so compare the characters.
                 if np.array_equal(part[start : start + size], whole[at : at + size]):
                     length[at] = size
             bar.update(len(some))
-    # What goes on from the character before is a part of that one's.
+    # A run that continues the one from the character before is part of it.
     heads = (length > 0) & (np.append(0, length[:-1]) <= length)
     found, begin = list[list[str]](), 0
     for text in texts:
@@ -180,13 +185,13 @@ def search(texts: Sequence[str], documents: Sequence[CorpusDocument]) -> list[li
     return found
 
 
-def codes(texts: Sequence[str], end: str) -> Codes:
-    """The characters of texts as numbers, an `end` behind each text."""
+def code_points(texts: Sequence[str], end: str) -> Codes:
+    """Return the code points of texts, with `end` after each text."""
     return np.frombuffer("".join(t + end for t in texts).encode("utf-32-le", "surrogatepass"), "u4")
 
 
 def grams(characters: Codes) -> Hashes:
-    """A polynomial hash of the SHORTEST characters from each on."""
+    """Return a polynomial hash of the SHORTEST characters from each character on."""
     found = np.zeros(max(0, len(characters) - SHORTEST + 1), np.uint64)
     for shift in range(SHORTEST):
         found *= BASE
@@ -194,15 +199,18 @@ def grams(characters: Codes) -> Hashes:
     return found
 
 
-def grow(
+def extend_matches(
     part: Codes, whole: Codes, wanted: Hashes, sieve: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """How much of `whole` from each character on stands in `part`, and where; by hashes alone."""
+    """Find the longest match in `part` from each character of `whole` on, by hashes only.
+
+    Returns [2, len(whole)]: lengths, and places in `part`.
+    """
     found = np.zeros((2, len(whole)), np.int64)
     hashes = grams(part)
     here = np.flatnonzero(sieve[hashes >> FIRST_BITS])
     hashes, there, size = hashes[here], np.arange(len(wanted)), SHORTEST
-    while len(here):  # all that both have grows by a character at a time
+    while len(here):  # extend all matches by one character at a time
         order = np.argsort(hashes)
         hashes, here = hashes[order], here[order]
         at = np.searchsorted(hashes, wanted).clip(max=len(here) - 1)
@@ -210,7 +218,7 @@ def grow(
         there, wanted = there[both], wanted[both]
         found[:, there] = np.broadcast_arrays(size, here[at[both]])
         kept = np.isin(hashes, wanted) & (here + size < len(part))
-        # No end of a text is in both: what both have goes on, but for what seems equal by its hash.
+        # Only one side contains each end mark, so no true match crosses the end of a text.
         here = here[kept]
         hashes = hashes[kept] * BASE + part[here + size]
         wanted = wanted * BASE + whole.take(there + size, mode="clip")
@@ -219,12 +227,12 @@ def grow(
 
 
 def weight(text: str) -> int:
-    """Characters of a text's words and signs, each counted once, and so are those in a row."""
+    """Count the characters of a text's distinct words and signs; runs of one character shrink."""
     return sum(map(len, set(re.findall(r"\w+|[^\w\s]", re.sub(r"(.)\1{3,}", r"\1", text)))))
 
 
 def beyond(run: str, prompt: str) -> str:
-    """What is left of a run when parts of COPIED characters or more that a prompt has are gone."""
+    """Remove from a run all parts of COPIED characters or more that the prompt has."""
     kept, at = "", 0
     while at < len(run):
         size = COPIED
@@ -236,37 +244,37 @@ def beyond(run: str, prompt: str) -> str:
 
 
 def measure(group: str, problem: Problem, text: str, runs: Sequence[str]) -> ResultRow:
-    """The figures of a text, as MEASURES has them; 0 where there is no run."""
+    """Compute the MEASURES of a text; 0 where it has no run."""
     new = {run: weight(beyond(run, problem.prefix)) for run in runs}
-    most = max(new, key=new.__getitem__, default="")
+    longest_new = max(new, key=new.__getitem__, default="")
     return {
         "group": group,
         "place": problem.id,
         "cluster": problem.cluster,
         "run": max(map(len, runs), default=0),
         "words": max(map(weight, runs), default=0),
-        "memory": new.get(most, 0),
+        "memory": new.get(longest_new, 0),
         "recalled": sum(takewhile(bool, map(eq, text, problem.solution))),
-        "text": most,
+        "text": longest_new,
     }
 
 
 def summary(rows: Sequence[ResultRow]) -> ResultRow:
-    """Quantiles and shares of each measure; intervals by files drawn anew."""
+    """Compute quantiles of each measure, and shares with bootstrap intervals over files."""
     found: ResultRow = {"texts": len(rows)}
-    files = [row["cluster"] for row in rows]
+    clusters = [row["cluster"] for row in rows]
     for name in MEASURES:
         values = [row[name] for row in rows]
-        quantiles = np.quantile(values, [*FIGURES.values()], method="inverted_cdf").tolist()
-        found[name] = dict(zip(FIGURES, quantiles, strict=True))
-        found[name] |= {f"≥ {edge}": ratio([v >= edge for v in values], files) for edge in EDGES}
+        quantiles = np.quantile(values, [*QUANTILES.values()], method="inverted_cdf").tolist()
+        found[name] = dict(zip(QUANTILES, quantiles, strict=True))
+        found[name] |= {f"≥ {n}": ratio([v >= n for v in values], clusters) for n in THRESHOLDS}
     return found
 
 
 def longest(
     rows: Sequence[ResultRow], documents: Sequence[CorpusDocument], corpus: Path
 ) -> list[ResultRow]:
-    """The model's longest runs by `memory`, and the files they stand in: many have common code."""
+    """List the model's longest runs by `memory`, and the files that contain them."""
     licences = {p["name"]: p["licence"] for p in read_manifest(corpus).get("packages", ())}
     written = [row for row in rows if row["group"] != TRUE and row["text"]]
     best: dict[str, ResultRow] = {}
@@ -274,25 +282,28 @@ def longest(
         best.setdefault(row["text"], row)
     found = []
     for text, row in list(best.items())[:SHOWN]:
-        files = [f"{d.package}:{d.path}" for d in documents if text in d.text]
-        packages = list(dict.fromkeys(file.partition(":")[0] for file in files))
-        place = {"stands_in": files[0], "licence": licences.get(packages[0])}
-        place |= {"files": len(files), "packages": len(packages)}
-        found.append({**row, **place, "prompted": row["cluster"] in files})
+        matching = [f"{d.package}:{d.path}" for d in documents if text in d.text]
+        packages = list(dict.fromkeys(file.partition(":")[0] for file in matching))
+        place = {"stands_in": matching[0], "licence": licences.get(packages[0])}
+        place |= {"files": len(matching), "packages": len(packages)}
+        found.append({**row, **place, "prompted": row["cluster"] in matching})
     return found
 
 
 def lines(found: ResultRow) -> list[str]:
-    """The figures as a person reads them."""
+    """Format the figures for the terminal."""
     other = len(set(found["corpus"].values())) > 1
     printed = ["This is not the corpus that the model says it was trained on."] * other
     for name, title in MEASURES.items():
-        table = [["", *FIGURES, *(head for edge in EDGES for head in (f"≥ {edge}", "95 %"))]]
+        table = [["", *QUANTILES, *(head for n in THRESHOLDS for head in (f"≥ {n}", "95 %"))]]
         for group, of in found["groups"].items():
             figures = [cells(v) if isinstance(v, dict) else [str(v)] for v in of[name].values()]
             table.append([f"{group} ({of['texts']})", *(cell for some in figures for cell in some)])
         printed += [f"\n{title}", columns(table)]
-    printed += [f"Of runs of {SHORTEST} characters or more.\n", "Most in the third table:"]
+    printed += [
+        f"Runs of {SHORTEST} characters or more.\n",
+        "Longest by the third table, in characters:",
+    ]
     for run in found["longest"]:
         where = f"{run['stands_in']} ({run['licence'] or 'licence unknown'})"
         counts = f"files: {run['files']}, packages: {run['packages']}"

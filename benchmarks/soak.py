@@ -1,9 +1,8 @@
-"""A day of typing in one process: does memory grow?
+"""Simulate a day of typing in one process and watch whether its memory grows.
 
-`python -m benchmarks.soak` types in the files of `coder/` through the engine, as an
-editor would: a request for every key, some given up for the next one, some cut short by
-their deadline, now and then another file. 43,200 requests are what one every two
-seconds makes in 24 hours.
+`python -m benchmarks.soak` types in the files of `coder/` through the engine, as an editor would:
+a request for every key, some superseded by the next one, some with a deadline too short, now and
+then another file. 43,200 requests are one every two seconds for 24 hours.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from talaria.evals.prompts import documents
 from talaria.evals.tables import columns
 from talaria.evals.timing import peak_memory
 
-POINTS = 20  # looks at the memory
-STAYS = 40  # keys typed in a place, on average
-HURRIED = 0.1  # share of requests with a deadline that many of them do not meet
-GIVEN_UP = 0.2  # share of requests that the next key overtakes
+POINTS = 20  # measurements of memory
+RUN_LENGTH = 40  # keys typed in one place, on average
+DEADLINES = 0.1  # share of requests with a deadline, which many miss
+SUPERSEDED = 0.2  # share of requests that the next one supersedes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Type and print a table, or JSON; exit code 0."""
-    parser = argparse.ArgumentParser(description="Memory of a serving process over a day.")
+    parser = argparse.ArgumentParser(description="Measure a serving process's memory over a day.")
     parser.add_argument("--requests", type=int, default=43_200, metavar="N")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--json", action="store_true")
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def soak(requests: int, model: str | None) -> dict[str, Any]:
-    """Memory in bytes after each part of the requests, and what the engine counted."""
+    """Return memory in bytes after each part of the requests, and the engine's counters."""
     from talaria.coder import checkpoint
     from talaria.coder.engine import Engine
     from talaria.coder.infill import Options
@@ -58,15 +57,15 @@ def soak(requests: int, model: str | None) -> dict[str, Any]:
     with Engine(lambda: checkpoint.load(model)) as engine:
         for number in range(requests):
             name, prefix, suffix = next(keys)
-            seconds = rng.uniform(0.001, 0.03) if rng.random() < HURRIED else None
-            asked = engine.submit(name, prefix, suffix, Options(max_tokens=32), seconds)
-            if rng.random() >= GIVEN_UP:
+            seconds = rng.uniform(0.001, 0.03) if rng.random() < DEADLINES else None
+            pending = engine.submit(name, prefix, suffix, Options(max_tokens=32), seconds)
+            if rng.random() >= SUPERSEDED:
                 try:
-                    asked.future.result()
+                    pending.future.result()
                 except CancelledError:
-                    raise AssertionError("a request was cancelled that nobody cancelled") from None
+                    raise AssertionError("the engine cancelled the newest request") from None
             if (number + 1) % (requests // POINTS) == 0:
-                points.append({"requests": number + 1, "bytes": present_memory()})
+                points.append({"requests": number + 1, "bytes": current_memory()})
             bar.update()
         counters = engine.statistics()
     bar.close()
@@ -79,7 +78,7 @@ def soak(requests: int, model: str | None) -> dict[str, Any]:
 
 
 def growth(points: Sequence[Mapping[str, float]]) -> float:
-    """Bytes that 1,000 requests add over the second half of the looks at the memory."""
+    """Estimate the bytes that 1,000 requests add, from the second half of the measurements."""
     half = points[len(points) // 2 :]
     numbers, sizes = ([point[name] for point in half] for name in ("requests", "bytes"))
     return 1000 * statistics.linear_regression(numbers, sizes).slope
@@ -88,18 +87,18 @@ def growth(points: Sequence[Mapping[str, float]]) -> float:
 def typing(
     files: Sequence[Mapping[str, str]], rng: random.Random
 ) -> Iterator[tuple[str, str, str]]:
-    """Endlessly the name, prefix and suffix of a request: keys typed here, then there."""
+    """Yield the name, prefix and suffix of requests without end: runs of keys in random places."""
     while True:
         file = rng.choice(files)
         text = file["text"]
         start = rng.randrange(len(text) - 1)
-        for end in range(start, min(len(text), start + rng.randrange(1, 2 * STAYS))):
+        for end in range(start, min(len(text), start + rng.randrange(1, 2 * RUN_LENGTH))):
             line = text.find("\n", end)
             yield file["path"], text[:end], text[line:] if line >= 0 else ""
 
 
-def present_memory() -> float:
-    """What this process holds now, in bytes, where the system tells; else the most it held."""
+def current_memory() -> float:
+    """Return this process's resident memory in bytes; its peak where only that is known."""
     try:
         with open("/proc/self/status", encoding="ascii") as status:
             held = next(line for line in status if line.startswith("VmRSS:"))
@@ -109,7 +108,7 @@ def present_memory() -> float:
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """The figures as a person reads them."""
+    """Format the figures for the terminal."""
     table = [["requests", "MB"]]
     table += [[f"{p['requests']:.0f}", f"{p['bytes'] / 1e6:.1f}"] for p in found["points"]]
     counted = ", ".join(

@@ -1,12 +1,11 @@
-"""What the look at syntax gives and costs: held-out lines filled with and without it.
+"""Measure what the syntax check gains and costs, by filling held-out holes with and without it.
 
-`python -m benchmarks.syntax` fills the rests of lines in real files, whole lines and the
-bodies of functions, each twice, in turns, with what was read before remembered, as while
-typing; then all once more with an unfinished statement elsewhere in the file. What is
-offered is put into its file, that statement left out, and the whole file is parsed and
-compiled anew: not by the judge that the decoder asks, which parses incrementally and
-compiles only what is near. Lines and bodies must be complete, as what is written into a
-file; at the rest of a line, a block may have its body still to come.
+`python -m benchmarks.syntax` fills rests of lines, whole lines and function bodies in real files
+both ways, in alternating order and with contexts in the KV cache, as while typing; then once more
+with an unfinished statement elsewhere in the file. Each middle is put into its file without that
+statement, and the whole file is parsed and compiled from scratch, independently of the decoder's
+own judge, which parses incrementally and compiles only nearby code. Lines and bodies must be
+complete, as when written into a file; at the rest of a line, a block's body may still follow.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import math
 import random
 import statistics
 import sys
@@ -29,10 +27,11 @@ from talaria.coder.syntax.functions import function_at
 from talaria.coder.syntax.judge import compiles
 from talaria.coder.syntax.tree import count_errors
 from talaria.evals.cursors import line_end
-from talaria.evals.intervals import bootstrap, percentile
+from talaria.evals.intervals import percentile
 from talaria.evals.progress import progress
 from talaria.evals.suites import Problem
 from talaria.evals.tables import cells, columns, ratio
+from talaria.evals.timing import ratio_of_times
 
 if TYPE_CHECKING:
     from talaria.coder.infill import Infill
@@ -44,9 +43,11 @@ UNFINISHED = ("def f(", "class A", "if x", "x = = 1", "x = f(", "x = [", 'x = "'
 
 @dataclass(frozen=True)
 class SyntaxRun:
-    """A cursor filled in one way; `breaks` if the file with it no longer compiles or parses.
+    """A cursor filled one way.
 
-    A file that is broken elsewhere is asked about without what is unfinished there.
+    file     one of FILES: whether the file has an unfinished statement elsewhere
+    way      one of WAYS
+    breaks   whether the file (without that statement) no longer parses or compiles
     """
 
     place: str
@@ -63,38 +64,40 @@ class SyntaxRun:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table, or JSON; exit code 0."""
-    parser = argparse.ArgumentParser(description="What the look at syntax gives and costs.")
+    parser = argparse.ArgumentParser(description="Measure what the syntax check gains and costs.")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
     parser.add_argument("--at", nargs="+", choices=PLACES, default=list(PLACES), metavar="PLACE")
-    parser.add_argument("--cursors", type=int, default=2000, metavar="N", help="for all places")
+    parser.add_argument(
+        "--cursors", type=int, default=2000, metavar="N", help="for all places together"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the cursors")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
-    parser.add_argument("--json", action="store_true", help="all figures, for programs")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     args = parser.parse_args(argv)
     if args.cursors < len(args.at):
         raise UsageError(
             f"--cursors is {args.cursors}; it must be at least {len(args.at)}, one for each place"
         )
     problems = line_end(args.corpus, args.cursors, args.seed).problems
-    turns = [
-        turn
+    runs = [
+        run
         for number, place in enumerate(args.at)
-        for turn in measure(place, problems[number :: len(args.at)], args.model)
+        for run in measure(place, problems[number :: len(args.at)], args.model)
     ]
-    found = figures(turns)
+    found = figures(runs)
     print(json.dumps(found) if args.json else "\n".join(lines(found)))
     return 0
 
 
 def whole_line(problem: Problem) -> Problem:
-    """A hole for all of a line but its indentation."""
+    """Widen a hole to its whole line except the indentation."""
     line = problem.prefix[problem.prefix.rfind("\n") + 1 :].lstrip()
     start = len(problem.prefix) - len(line)
     return replace(problem, prefix=problem.prefix[:start], solution=line + problem.solution)
 
 
 def function(problem: Problem) -> Problem | None:
-    """A hole for the body of the function around a cursor, if there is one."""
+    """Widen a hole to the body of the function around it; None if there is none."""
     text = problem.prefix + problem.solution + problem.suffix
     body = function_at(text, len(problem.prefix))
     if body is None or body.lead:
@@ -103,7 +106,7 @@ def function(problem: Problem) -> Problem | None:
     return replace(problem, prefix=before, suffix=after, solution=text[body.start : body.end])
 
 
-# What is cut out around the rest of a line, and how it is asked for.
+# For each kind of place: how to widen the rest of a line, and the decoder's options.
 PLACES: dict[str, tuple[Callable[[Problem], Problem | None], dict[str, Any]]] = {
     "line-end": (lambda problem: problem, {"max_tokens": 32}),
     "line": (whole_line, {"max_tokens": 32, "complete": True}),
@@ -112,14 +115,14 @@ PLACES: dict[str, tuple[Callable[[Problem], Problem | None], dict[str, Any]]] = 
 
 
 def measure(place: str, problems: Sequence[Problem], model: str | None) -> list[SyntaxRun]:
-    """Every cursor of a file that compiles, filled in both ways, neither always first."""
+    """Fill every cursor in files that compile both ways, in alternating order."""
     from talaria.coder import checkpoint
     from talaria.coder.infill import Memory, Options, infill
 
     loaded = checkpoint.load(model)
-    turns = []
-    cut, given = PLACES[place]
-    holes = [hole for hole in map(cut, problems) if hole]
+    runs = []
+    widen, given = PLACES[place]
+    holes = [hole for hole in map(widen, problems) if hole]
     sound = [p for p in holes if compiles(p.prefix + p.solution + p.suffix)]
     bar = progress(len(sound), place)
     for number, problem in enumerate(sound):
@@ -130,15 +133,14 @@ def measure(place: str, problems: Sequence[Problem], model: str | None) -> list[
                 memory = Memory(loaded.denoiser)
                 infill(loaded, prefix[:-1], suffix, options, memory=memory)
                 found = infill(loaded, prefix, suffix, options, memory=memory)
-                body = not options.complete
-                turns.append(turn_of(place, problem, file, way, found, body))
+                runs.append(run_of(place, problem, file, way, found, not options.complete))
         bar.update()
     bar.close()
-    return turns
+    return runs
 
 
 def broken_elsewhere(problem: Problem) -> tuple[str, str]:
-    """What is before and behind the hole, with an unfinished line before some statement."""
+    """Return prefix and suffix with an unfinished line inserted before some other statement."""
     chance = random.Random(problem.id)
     text = problem.prefix + problem.solution + problem.suffix
     lines = text.splitlines(keepends=True)
@@ -156,12 +158,12 @@ def broken_elsewhere(problem: Problem) -> tuple[str, str]:
     return problem.prefix, problem.suffix[:start] + added + problem.suffix[start:]
 
 
-def turn_of(
-    place: str, problem: Problem, file: str, way: str, found: Infill, to_come: bool
+def run_of(
+    place: str, problem: Problem, file: str, way: str, found: Infill, may_open: bool
 ) -> SyntaxRun:
-    """What came of it; the body of a block that is opened at the end may be `to_come`."""
+    """Judge a filled hole; `may_open`: it may end with the head of a block, its body to follow."""
     text = found.best.text
-    body = " pass" if to_come and text.rstrip().endswith(":") else ""
+    body = " pass" if may_open and text.rstrip().endswith(":") else ""
     whole = [f"{problem.prefix}{text}{more}{problem.suffix}" for more in {"", body}]
     breaks = all(count_errors(one) > 0 or not compiles(one) for one in whole)
     exact = text == problem.solution
@@ -171,49 +173,52 @@ def turn_of(
     )
 
 
-def figures(turns: Sequence[SyntaxRun]) -> dict[str, Any]:
-    """Shares with their intervals by files drawn anew, and what the look costs."""
+def figures(runs: Sequence[SyntaxRun]) -> dict[str, Any]:
+    """Compute shares with intervals by files, and what the check costs in time."""
     places = {}
-    for place in dict.fromkeys(turn.place for turn in turns):
-        some = [turn for turn in turns if turn.place == place]
-        files = {file: of_file([turn for turn in some if turn.file == file]) for file in FILES}
+    for place in dict.fromkeys(run.place for run in runs):
+        some = [run for run in runs if run.place == place]
+        files = {file: file_figures([run for run in some if run.file == file]) for file in FILES}
         places[place] = {"cursors": len(some) // (len(FILES) * len(WAYS)), "files": files}
-    return {"places": places, "turns": [asdict(turn) for turn in turns]}
+    return {"places": places, "turns": [asdict(run) for run in runs]}
 
 
-def of_file(turns: Sequence[SyntaxRun]) -> dict[str, Any]:
-    """Both ways in files of one kind, and how their times compare."""
-    of = {way: [turn for turn in turns if turn.way == way] for way in WAYS}
-    checked, free = of.values()
-    logs = [math.log(a.elapsed_ms / b.elapsed_ms) for a, b in zip(checked, free, strict=True)]
-    interval = bootstrap(logs, [turn.cluster for turn in checked])
-    sums = [sum(turn.elapsed_ms for turn in some) for some in (checked, free)]
+def file_figures(runs: Sequence[SyntaxRun]) -> dict[str, Any]:
+    """Compute the figures of both ways in files of one kind, and the ratio of their times."""
+    by_way = {way: [run for run in runs if run.way == way] for way in WAYS}
+    checked, unchecked = by_way.values()
+    times = ratio_of_times(
+        [run.elapsed_ms for run in checked],
+        [run.elapsed_ms for run in unchecked],
+        [run.cluster for run in checked],
+    )
+    sums = [sum(run.elapsed_ms for run in some) for some in (checked, unchecked)]
     return {
-        "ways": {way: of_way(some) for way, some in of.items()},
+        "ways": {way: way_figures(some) for way, some in by_way.items()},
         "times": {
             "of_sums": sums[0] / sums[1],
-            "geometric_mean": math.exp(statistics.fmean(logs)),
-            "interval": interval and [math.exp(edge) for edge in interval],
+            "geometric_mean": times["ratio"],
+            "interval": times["interval"],
         },
     }
 
 
-def of_way(turns: Sequence[SyntaxRun]) -> dict[str, Any]:
-    """How often something was offered, was right, and broke its file."""
-    offered = [turn for turn in turns if turn.offered]
-    times = [turn.elapsed_ms for turn in turns]
+def way_figures(runs: Sequence[SyntaxRun]) -> dict[str, Any]:
+    """Compute how often something was offered, was exact, and broke its file."""
+    offered = [run for run in runs if run.offered]
+    times = [run.elapsed_ms for run in runs]
     return {
-        "offered": ratio([turn.offered for turn in turns], [turn.cluster for turn in turns]),
-        "exact": ratio([turn.exact for turn in turns], [turn.cluster for turn in turns]),
-        "breaks": ratio([turn.breaks for turn in offered], [turn.cluster for turn in offered]),
-        "nfe": statistics.fmean(turn.nfe for turn in turns),
+        "offered": ratio([run.offered for run in runs], [run.cluster for run in runs]),
+        "exact": ratio([run.exact for run in runs], [run.cluster for run in runs]),
+        "breaks": ratio([run.breaks for run in offered], [run.cluster for run in offered]),
+        "nfe": statistics.fmean(run.nfe for run in runs),
         "p50_ms": percentile(times, 0.5),
         "p95_ms": percentile(times, 0.95),
     }
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """The figures as a person reads them."""
+    """Format the figures for the terminal."""
     heads = ["offered", "exact", "breaks, of the offered"]
     head = [*(word for name in heads for word in (name, "95 %")), "nfe", "p50 ms", "p95 ms"]
     printed = []
@@ -232,7 +237,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         spread = f" ({edges[0]:.3f} – {edges[1]:.3f})" if edges else ""
         printed += [
             columns(table),
-            f"time with the look by time without: {times['of_sums']:.3f} in all, "
+            f"time with the check / without: {times['of_sums']:.3f} overall, "
             f"{times['geometric_mean']:.3f}{spread} by cursor",
         ]
     return printed

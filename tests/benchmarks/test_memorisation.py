@@ -184,7 +184,7 @@ def test_what_cannot_be_done_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """No corpus, too few places, too few completions: one line each."""
-    monkeypatch.setattr(memorisation, "TRIES", 2)
+    monkeypatch.setattr(memorisation, "ATTEMPTS", 2)
     assert memorisation.main(arguments(tmp_path / "none", model_folder, tmp_path / "out")) == 1
     assert "no corpus here" in capsys.readouterr().err
     for completions, said in ((1, "must be at least 2"), (600, "training places, not 300")):
@@ -210,4 +210,4 @@ def test_an_interruption_is_no_traceback(
 
     monkeypatch.setattr(memorisation, "generate", interrupted)
     assert memorisation.main(arguments(corpus, model_folder, tmp_path / "out")) == 1
-    assert capsys.readouterr().err == "memorisation: interrupted; the same command goes on\n"
+    assert capsys.readouterr().err == "memorisation: interrupted; the same command continues\n"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import decoding, examples, soak
-from benchmarks.decoding import KINDS, LOSS, SettingRun, choice, compared
+from benchmarks.decoding import KINDS, LOSS, SettingRun, choice, compare_settings
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import Decoding
 from talaria.coder.errors import DataError, UsageError
@@ -58,7 +58,7 @@ def test_the_fastest_setting_that_surely_loses_little_is_chosen() -> None:
     """A quarter of a point may be lost; half of one, which may be more than one, may not."""
     slow, quick, hasty, wild = map(Decoding, (0.9, 0.7, 0.5, 0.1))
     right = {slow: range(100), quick: range(1, 100), hasty: range(2, 100), wild: range(40)}
-    outcomes = compared(turns_of(right, 400))
+    outcomes = compare_settings(turns_of(right, 400))
     assert [outcome.lost for outcome in outcomes] == pytest.approx([0, 0.0025, 0.005, 0.15])
     assert outcomes[0].exact[KINDS[1]]["share"] == 0.25
     assert outcomes[0].tokens_per_forward == 1.5
@@ -74,14 +74,14 @@ def test_the_fastest_setting_that_surely_loses_little_is_chosen() -> None:
 def test_holes_that_do_not_differ(files: int, chosen: float) -> None:
     """Decide for the fast setting only if they are many."""
     right = {Decoding(0.9): range(9), Decoding(0.7): range(9)}
-    assert choice(compared(turns_of(right, files))) == Decoding(chosen)
+    assert choice(compare_settings(turns_of(right, files))) == Decoding(chosen)
 
 
 def test_holes_of_one_file_decide_nothing() -> None:
     """The slow setting is taken, for there is no interval to go by."""
     right = {Decoding(0.9): range(1), Decoding(0.7): range(0)}
     turns = [replace(turn, cluster="one file") for turn in turns_of(right, 400)]
-    assert choice(compared(turns)) == Decoding(0.9)
+    assert choice(compare_settings(turns)) == Decoding(0.9)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_the_choice_becomes_the_models_own(
     assert str(tmp_path) not in json.dumps(found)
     told = capsys.readouterr().out
     assert told.count(" chosen\n") == 2
-    assert "at most 1.0 points against the most exact one, by the upper end" in told
+    assert "at most 1.0 points against the most exact setting, by the upper end" in told
 
 
 def test_what_bench_measures_goes_by_the_models_own_settings(
@@ -184,9 +184,9 @@ def test_examples_are_picked_by_their_seed_alone() -> None:
         text = problem.prefix + problem.solution + problem.suffix
         path = problem.id.split(":")[1]
         assert (examples.ROOT / path).read_text("utf-8") == text
-    told = examples.told(1, "line", found[1][1], "")
-    assert "different" in told
-    assert "(nothing)" in told
+    text = examples.as_markdown(1, "line", found[1][1], "")
+    assert "different" in text
+    assert "(nothing)" in text
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
