@@ -1,7 +1,6 @@
-"""A client of the language server that is timed: requests, what comes back, and its processes.
+"""A language server client that measures: request times, faults, memory and CPU time.
 
-Times are taken where bytes are read and written. Needs Linux, which tells what a process
-uses in `/proc`.
+Times are taken where bytes are read and written. Needs Linux's `/proc`.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from typing import IO, Any
 
 from talaria.coder.errors import TalariaError
 
-# Files of about 1,000 lines, of people who have nothing to do with each other.
+# Files of about 1,000 lines by unrelated authors.
 FILES = (
     *("asyncio/tasks.py", "ftplib.py", "functools.py", "importlib/metadata/__init__.py"),
     *("logging/config.py", "tempfile.py", "traceback.py", "xmlrpc/server.py"),
 )
-PATIENCE = 60.0  # seconds until an answer is taken for missing, or a process for stuck
+TIMEOUT = 60.0  # seconds until an answer counts as missing, or a process as stuck
 
 
 class EditorWorkspace:
-    """A folder with a workspace of copies of `FILES`, and what a server keeps for itself."""
+    """A workspace with copies of `FILES`, and a folder for the server's state."""
 
     def __init__(self, folder: Path, model: str | None) -> None:
         self.flags = ["--model", model] if model else []
@@ -46,7 +45,7 @@ class EditorWorkspace:
 
 @dataclass(eq=False)
 class ClientRequest:
-    """A request, with the times when it was sent and when its answer was there."""
+    """A request, with the times it was sent and answered (seconds of `time.perf_counter`)."""
 
     id: int
     sent: float = 0.0
@@ -57,17 +56,17 @@ class ClientRequest:
 
     @property
     def ms(self) -> float:
-        """From request to answer."""
+        """Milliseconds from request to answer."""
         return 1000 * (self.answered - self.sent)
 
     @property
     def text(self) -> str:
-        """The first suggestion of the answer, "" if it has none."""
+        """The first suggestion in the answer; "" if there is none."""
         return str(self._items[0]["insertText"]) if self._items else ""
 
     @property
     def command(self) -> Any:
-        """What an editor executes once that was taken."""
+        """The command an editor executes when the suggestion is accepted."""
         return self._items[0].get("command") if self._items else None
 
     @property
@@ -77,13 +76,13 @@ class ClientRequest:
 
 
 class LspClient:
-    """A server in a process of its own, and the messages that go there and come back."""
+    """A language server in a process of its own, and the messages to and from it."""
 
     def __init__(self, place: EditorWorkspace) -> None:
         """Start the process."""
         self._place = place
         environment = {**os.environ, "TALARIA_STATE": str(place.state)}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody's editor sets it
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # editors do not set it
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 closed by `close`
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
@@ -99,13 +98,13 @@ class LspClient:
         self._ids, self._lock = count(1), threading.Lock()
         self._open: dict[int, ClientRequest] = {}
         self._ready = ClientRequest(0)
-        self.strays = 0  # answers to nothing, or second ones
-        self.shown: list[str] = []  # messages that a user would have seen
+        self.strays = 0  # answers that match no open request
+        self.shown: list[str] = []  # messages shown to the user
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
     def initialize(self, editor: int) -> float:
-        """Say that process `editor` is the server's editor; milliseconds from the start on."""
+        """Initialize with process `editor` as the editor; milliseconds since the start."""
         asked = self.ask(
             "initialize",
             {
@@ -123,7 +122,7 @@ class LspClient:
         return 1000 * (asked.answered - self.began)
 
     def ask(self, method: str, params: object) -> ClientRequest:
-        """Send a request; its answer comes by itself."""
+        """Send a request; the listener fills in its answer."""
         asked = ClientRequest(next(self._ids))
         self._open[asked.id] = asked
         asked.sent = time.perf_counter()
@@ -131,50 +130,50 @@ class LspClient:
         return asked
 
     def wait(self, asked: ClientRequest) -> Any:
-        """The result of a request; TalariaError where none comes."""
-        asked.done.wait(PATIENCE)
+        """Wait for a request's result; TalariaError if none arrives."""
+        asked.done.wait(TIMEOUT)
         if not asked.answered:
-            raise TalariaError(f"no answer within {PATIENCE:.0f} s; the server's log:\n{self.log}")
+            raise TalariaError(f"no answer within {TIMEOUT:.0f} s; the server's log:\n{self.log}")
         return asked.result
 
     def command(self, name: str, *arguments: object) -> Any:
-        """Execute one of the server's commands and wait for it."""
+        """Execute a server command and wait for its result."""
         asked = self.ask(
             "workspace/executeCommand", {"command": name, "arguments": list(arguments)}
         )
         return self.wait(asked)
 
     def notify(self, method: str, params: object) -> None:
-        """Tell the server something."""
+        """Send a notification."""
         self._send({"method": method, "params": params})
 
     def cancel(self, asked: ClientRequest) -> None:
-        """Its answer is no longer wanted; it comes nevertheless."""
+        """Cancel a request; the server still answers it."""
         self.notify("$/cancelRequest", {"id": asked.id})
 
     def wait_until_ready(self) -> float:
-        """Wait for the model; milliseconds from the process' start."""
+        """Wait for the model; milliseconds since the start."""
         ending = self.wait(self._ready)
         if not str(ending).endswith("is ready"):
             raise TalariaError(f"no model: {ending}; the server's log:\n{self.log}")
         return 1000 * (self._ready.answered - self.began)
 
     def model_requests(self) -> int:
-        """How often the model was asked so far."""
+        """Return how many requests the model has had so far."""
         return int(self.command("talaria.status")["engine"]["requests"])
 
     def memory(self) -> int:
-        """What the server and its children hold, in bytes."""
+        """Return the resident memory of the server and its descendants, in bytes."""
         pages = (stat[21] for stat in family(self.process.pid))
         return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu(self) -> float:
-        """Seconds of computing that the server and its children have used."""
+        """Return the CPU seconds of the server and its descendants."""
         ticks = (int(tick) for stat in family(self.process.pid) for tick in stat[11:15])
         return sum(ticks) / os.sysconf("SC_CLK_TCK")
 
     def faults(self) -> dict[str, int]:
-        """What should never happen, counted."""
+        """Count everything that should never happen."""
         return {
             "unanswered": len(self._open),
             "answered_twice_or_unasked": self.strays,
@@ -190,13 +189,13 @@ class LspClient:
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def close_input(self) -> None:
-        """As if whoever holds the other end were gone."""
+        """Close the server's input, as if the editor had died."""
         with self._lock:
             self._input.close()
 
     def gone(self, since: float) -> float:
-        """Wait until the process has ended; milliseconds since then. A stuck one is killed."""
-        watchdog = threading.Timer(PATIENCE, self.process.kill)
+        """Wait until the process ends; milliseconds from `since`. Kills a stuck one."""
+        watchdog = threading.Timer(TIMEOUT, self.process.kill)
         watchdog.start()
         self.process.wait()
         ended = time.perf_counter()
@@ -204,12 +203,12 @@ class LspClient:
         return 1000 * (ended - since)
 
     def close(self) -> None:
-        """Make an end of it, whatever state it is in."""
+        """Kill the process and release everything."""
         self.process.kill()
         self.process.wait()
         self._listener.join()
         for stream in (self._input, self._output, self._log):
-            with suppress(BrokenPipeError):  # something was still to be written
+            with suppress(BrokenPipeError):  # unsent data
                 stream.close()
 
     def _send(self, message: Mapping[str, object]) -> None:
@@ -242,11 +241,11 @@ class LspClient:
             elif not method:
                 self.strays += 1
         for asked in (self._ready, *self._open.values()):
-            asked.done.set()  # nobody will answer them
+            asked.done.set()  # no answer will come
 
 
 def received(stream: IO[bytes]) -> bytes | None:
-    """The next message's body; None at the end."""
+    """Read the next message's body; None at the end of the stream."""
     length = 0
     while line := stream.readline():
         if line == b"\r\n":
@@ -258,16 +257,16 @@ def received(stream: IO[bytes]) -> bytes | None:
 
 
 def family(pid: int) -> list[list[str]]:
-    """The fields of `/proc/.../stat` behind the name, of a process and all its descendants.
+    """Read `/proc/.../stat`, the fields after the name, of a process and all its descendants.
 
-    They are proc(5)'s from the third on: 1 is the parent, 11 to 14 are times, 21 is the memory.
+    They are proc(5)'s fields from the third on: 1 is the parent, 11 to 14 are times, 21 is memory.
     """
     stats = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             stats[int(path.parent.name)] = path.read_text("ascii", "replace").rpartition(")")[2]
         except OSError:
-            continue  # it has just ended
+            continue  # the process has just ended
     fields = {number: stat.split() for number, stat in stats.items()}
     own = [pid]
     for parent in own:
@@ -277,7 +276,7 @@ def family(pid: int) -> list[list[str]]:
 
 @contextmanager
 def server(place: EditorWorkspace) -> Iterator[LspClient]:
-    """A server that has just been started."""
+    """Start a server; end it afterwards."""
     client = LspClient(place)
     try:
         yield client
@@ -287,7 +286,7 @@ def server(place: EditorWorkspace) -> Iterator[LspClient]:
 
 @contextmanager
 def ready_server(place: EditorWorkspace) -> Iterator[LspClient]:
-    """A server with its model, whose editor is this process."""
+    """Start a server with this process as editor and wait for its model; end it afterwards."""
     with server(place) as client:
         client.initialize(os.getpid())
         client.wait_until_ready()
@@ -295,7 +294,7 @@ def ready_server(place: EditorWorkspace) -> Iterator[LspClient]:
 
 
 class EditorDocument:
-    """A document as an editor has it open."""
+    """A document that is open in the editor."""
 
     def __init__(self, client: LspClient, place: EditorWorkspace, path: str) -> None:
         self.client, self.text, self.version = client, place.texts[path], 1
@@ -313,7 +312,7 @@ class EditorDocument:
         )
 
     def edit(self, start: int, end: int, new: str) -> None:
-        """Put something in the place of the text between two characters."""
+        """Replace the text between two offsets."""
         place = {"start": self.position(start), "end": self.position(end)}
         self.text, self.version = self.text[:start] + new + self.text[end:], self.version + 1
         self.client.notify(
@@ -325,7 +324,7 @@ class EditorDocument:
         )
 
     def ask(self, offset: int, invoked: bool = False) -> ClientRequest:
-        """Ask for grey text."""
+        """Request an inline completion at an offset."""
         return self.client.ask(
             "textDocument/inlineCompletion",
             {
@@ -336,11 +335,11 @@ class EditorDocument:
         )
 
     def position(self, offset: int) -> dict[str, int]:
-        """Where a character stands."""
+        """Return the LSP position of an offset, in UTF-16 code units."""
         line = self.text[self.text.rfind("\n", 0, offset) + 1 : offset]
         units = len(line.encode("utf-16-le", "surrogatepass")) // 2
         return {"line": self.text.count("\n", 0, offset), "character": units}
 
     def close(self) -> None:
-        """Close it."""
+        """Close the document."""
         self.client.notify("textDocument/didClose", {"textDocument": {"uri": self.uri}})

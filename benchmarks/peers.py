@@ -1,11 +1,10 @@
-"""`python -m benchmarks.peers`: the decoding rules of other diffusion models on our weights.
+"""`python -m benchmarks.peers`: compare other diffusion models' decoders with ours on our weights.
 
-LLaDA (arXiv 2502.09992), Fast-dLLM (arXiv 2505.22618) and DreamOn (2025) fill one canvas of
-fixed length and cut the text at its first `<eom>`. Their models attend in both directions, so
-that no context is exact from one step to the next: each step reads context and canvas anew.
-They have neither our chain nor our choosing the last token anew: whole decoders are compared,
-with the same weights for all that they have in common.
-Every prompt is asked of every decoder, ours among them, in an order of its own.
+LLaDA (arXiv 2502.09992), Fast-dLLM (arXiv 2505.22618) and DreamOn (2025) fill one canvas of fixed
+length and cut the text at its first `<eom>`. Their models attend in both directions, so they have
+no exact KV cache: each step reads context and canvas again. They have neither our chain nor token
+healing. So this compares whole decoders, which share the weights. Every decoder, ours included,
+fills every prompt, in a random order per prompt.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from talaria.coder import checkpoint
+from talaria.coder import checkpoint, files
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.cli import guarded
@@ -44,59 +43,59 @@ from talaria.evals.timing import context_room, load_average
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-THRESHOLDS = (0.7, 0.9, 0.5)  # ours; with the first others are compared
-SURE, BLOCK = 0.9, 8  # Fast-dLLM's threshold; its blocks, 32 of 256 positions, 8 of our 32
-OURS, UNCHECKED = "ours 0.7", "ours 0.7, syntax unchecked"  # what others are compared with
+THRESHOLDS = (0.7, 0.9, 0.5)  # ours; the first is the baseline
+THRESHOLD, BLOCK = 0.9, 8  # Fast-dLLM's threshold, and its blocks: 8 of our 32 positions
+OURS, UNCHECKED = "ours 0.7", "ours 0.7, syntax unchecked"  # the baselines
 KINDS = ("line end", "whole line")
 
-# What a step commits: of the probabilities at the open positions of a block, and the number of
-# the step in that block, from 0.
+# Chooses the positions a step commits, by the probabilities at the open positions of a block and
+# the number of the step in that block, from 0.
 CommitRule = Callable[["Float[Tensor, 'open vocab']", int], "Bool[Tensor, ' open']"]
 
 
 def scheduled(length: int, steps: int) -> CommitRule:
-    """LLaDA's low-confidence remasking: of all predictions, the surest are kept.
+    """LLaDA's low-confidence remasking: keep the most confident predictions.
 
-    So many that after step k of `steps` a share of k / steps of the canvas stands.
+    After step k of `steps`, a share k / steps of the canvas is committed.
     """
 
     def rule(probabilities: Float[Tensor, "open vocab"], step: int) -> Bool[Tensor, " open"]:
         kept = length * (step + 1) // steps - length * step // steps
-        return surest(probabilities.amax(1), kept)
+        return highest(probabilities.amax(1), kept)
 
     return rule
 
 
 def parallel(threshold: float) -> CommitRule:
-    """Fast-dLLM's: all whose probability reaches the threshold, and the surest in any case."""
+    """Fast-dLLM's rule: commit what reaches the threshold, and the likeliest in any case."""
 
     def rule(probabilities: Float[Tensor, "open vocab"], _: int) -> Bool[Tensor, " open"]:
         confidence = probabilities.amax(1)
-        return (confidence >= threshold) | surest(confidence, 1)
+        return (confidence >= threshold) | highest(confidence, 1)
 
     return rule
 
 
-def calmest(probabilities: Float[Tensor, "open vocab"], _: int) -> Bool[Tensor, " open"]:
-    """DreamOn's: one token a step, the one whose prediction has the least entropy."""
-    return surest(-torch.special.entr(probabilities).sum(1), 1)
+def least_entropy(probabilities: Float[Tensor, "open vocab"], _: int) -> Bool[Tensor, " open"]:
+    """DreamOn's rule: one token a step, where the prediction has the least entropy."""
+    return highest(-torch.special.entr(probabilities).sum(1), 1)
 
 
-def surest(scores: Float[Tensor, " open"], number: int) -> Bool[Tensor, " open"]:
-    """The positions with the highest scores, so many; of equals the leftmost."""
+def highest(scores: Float[Tensor, " open"], number: int) -> Bool[Tensor, " open"]:
+    """Mark the `number` highest scores; ties go to the leftmost."""
     return scores.argsort(descending=True, stable=True).argsort() < number
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A rule and the length of the blocks that are finished one after another."""
+    """Another model's decoder: its rule, and the length of the blocks it finishes in order."""
 
     rule: CommitRule
     block: int
 
 
 def decoders(length: int) -> dict[str, Peer | Options]:
-    """All that are compared, on canvases of this length, by name."""
+    """Return all decoders by name, for canvases of this length."""
     found: dict[str, Peer | Options] = {}
     for threshold in THRESHOLDS:
         options = Options(confidence_threshold=threshold)
@@ -104,25 +103,24 @@ def decoders(length: int) -> dict[str, Peer | Options]:
         found[f"ours {threshold}, syntax unchecked"] = replace(options, check_syntax=False)
     for steps in (length, max(1, length // 2), max(1, length // 4)):
         found[f"LLaDA, {steps} steps"] = Peer(scheduled(length, steps), length)
-    found[f"Fast-dLLM {SURE}, whole canvas"] = Peer(parallel(SURE), length)
-    found[f"Fast-dLLM {SURE}, blocks of {BLOCK}"] = Peer(parallel(SURE), BLOCK)
-    found["DreamOn, one a step"] = Peer(calmest, length)
+    found[f"Fast-dLLM {THRESHOLD}, whole canvas"] = Peer(parallel(THRESHOLD), length)
+    found[f"Fast-dLLM {THRESHOLD}, blocks of {BLOCK}"] = Peer(parallel(THRESHOLD), BLOCK)
+    found["DreamOn, one a step"] = Peer(least_entropy, length)
     return found
 
 
 @dataclass(frozen=True)
 class PeerRun:
-    """What a decoder made of a prompt.
+    """A prompt filled by a decoder.
 
-    exact      1.0 where the text is the one that stood there
+    exact      1.0 where the text equals the true middle
     passes     evaluations of the canvas
-    ms         time of all of it
-    committed  positions that became tokens, what is read behind an end included
+    ms         total time
+    committed  positions that became tokens, including those after an `<eom>`
     tokens     of the text
     lean_passes, lean_ms
-               what it would have cost had it stopped when nothing was open before the first
-               `<eom>`, and read the context once, as ours does: the rule, without its model's
-               lack of a cache
+               the cost had it stopped once nothing was open before the first `<eom>` and read the
+               context once, as ours does: the rule itself, without its model's missing cache
     """
 
     kind: str
@@ -145,7 +143,7 @@ FIGURES = ("exact", "passes", "ms", "committed", "tokens", "lean_passes", "lean_
 def ask(
     model: Checkpoint, kind: str, problem: Problem, name: str, decoder: Peer | Options
 ) -> PeerRun:
-    """Have a decoder fill a hole, with nothing remembered."""
+    """Fill a hole with a decoder, starting with an empty KV cache."""
     began = time.perf_counter()
     if isinstance(decoder, Peer):
         tokens, passes, lean, spared = write(model, problem, decoder)
@@ -163,10 +161,10 @@ def ask(
 
 @torch.inference_mode()
 def write(model: Checkpoint, problem: Problem, peer: Peer) -> tuple[list[int], int, int, float]:
-    """Fill one canvas by a rule, context and canvas read anew in each step.
+    """Fill one canvas by a rule, reading context and canvas again in each step.
 
-    Returns the tokens up to the first `<eom>`, the passes, those until these tokens stood, and
-    the seconds spent on reading the context again and on all passes after that.
+    Returns the tokens up to the first `<eom>`, the passes, the passes until these tokens were
+    committed, and the seconds spent on reading the context again and on all later passes.
     """
     denoiser, tokenizer, config = model.denoiser, model.tokenizer, model.denoiser.config
     room = context_room(model, config.context_length // 4)  # the room that ours has
@@ -190,7 +188,7 @@ def write(model: Checkpoint, problem: Problem, peer: Peer) -> tuple[list[int], i
             probabilities = logits.softmax(-1)
             chosen = torch.zeros_like(where).masked_scatter(where, peer.rule(probabilities, step))
             tokens = canvas.ids.masked_scatter(where, probabilities.argmax(-1))
-            # Not by `commit`, which gives up what stands behind an end.
+            # Not `Canvas.commit`, which drops what stands after an `<eom>`.
             canvas = canvas.with_row(0, torch.where(chosen, tokens, canvas.ids)[0])
             spared += (time.perf_counter() if settled else read) - began if passes else 0.0
             passes, lean = passes + 1, lean + (not settled)
@@ -198,10 +196,10 @@ def write(model: Checkpoint, problem: Problem, peer: Peer) -> tuple[list[int], i
 
 
 def prompts(corpus: Path, number: int, seed: int) -> list[tuple[str, Problem]]:
-    """So many holes of each kind in held-out packages, no line of code in two of them.
+    """Draw `number` holes of each kind in held-out packages, at most one per line of code.
 
-    Whole lines have at least two tokens of code; every second one is asked for with its
-    indentation, as HumanEval's single lines are.
+    Whole lines have at least two tokens of code; every second hole includes the indentation, as
+    HumanEval's single lines do.
     """
     try:
         found = line_end(corpus, 2 * number, seed).problems
@@ -219,25 +217,25 @@ def prompts(corpus: Path, number: int, seed: int) -> list[tuple[str, Problem]]:
 
 
 def whole(problem: Problem, indented: bool) -> Problem:
-    """The hole widened to its whole line, with the indentation or without."""
+    """Widen a hole to its whole line, with or without the indentation."""
     start = problem.prefix.rpartition("\n")[2]
     code = start if indented else start.lstrip()
     before = problem.prefix[: len(problem.prefix) - len(code)]
     return replace(problem, prefix=before, solution=code + problem.solution)
 
 
-def figures(turns: Sequence[PeerRun], names: Sequence[str]) -> dict[str, Any]:
-    """For each kind and decoder: means, and what it is against ours on the same prompts."""
+def figures(runs: Sequence[PeerRun], names: Sequence[str]) -> dict[str, Any]:
+    """Compute for each kind and decoder the means, and ratios to ours on the same prompts."""
     found: dict[str, Any] = {}
     for kind in KINDS:
-        asked = [turn for turn in sorted(turns, key=lambda t: t.prompt) if turn.kind == kind]
-        of = {name: [turn for turn in asked if turn.decoder == name] for name in names}
-        clusters = [turn.cluster for turn in of[OURS]]
+        own_kind = [run for run in sorted(runs, key=lambda run: run.prompt) if run.kind == kind]
+        by_name = {name: [run for run in own_kind if run.decoder == name] for name in names}
+        clusters = [run.cluster for run in by_name[OURS]]
         found[kind] = {"prompts": len(clusters), "files": len(set(clusters)), "decoders": {}}
-        for name, own in of.items():
+        for name, own in by_name.items():
             part = {each: mean([getattr(t, each) for t in own], clusters) for each in FIGURES}
             for base in (OURS, UNCHECKED):
-                pairs = list(zip(own, of[base], strict=True))
+                pairs = list(zip(own, by_name[base], strict=True))
                 part[f"against {base}"] = {
                     "exact": mean([one.exact - other.exact for one, other in pairs], clusters),
                     "ms": ratio([one.ms / other.ms for one, other in pairs], clusters),
@@ -248,27 +246,27 @@ def figures(turns: Sequence[PeerRun], names: Sequence[str]) -> dict[str, Any]:
 
 
 def mean(values: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
-    """The mean and its 95 % interval by files drawn anew; None where every draw is the same."""
+    """Return the mean and its 95 % bootstrap interval over files; None if it has no width."""
     return {"mean": statistics.fmean(values), "interval": bootstrap(values, clusters)}
 
 
 def ratio(ratios: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
-    """The geometric mean and its interval."""
+    """Return the geometric mean and its interval."""
     found = mean([math.log(each) for each in ratios], clusters)
     edges = found["interval"] and tuple(map(math.exp, found["interval"]))
     return {"mean": math.exp(found["mean"]), "interval": edges}
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """The figures as a person reads them."""
-    told = [
+    """Format the figures for the terminal."""
+    printed = [
         f"{found['model']['name']} {found['model']['weights'][:12]}, "
         f"data {found['data'][:12]}, "
         f"{found['environment']['machine']}, threads used {found['threads']}, "
-        f"programs that wanted a processor {' to '.join(map(str, found['load']))}"
+        f"load average {' to '.join(map(str, found['load']))}"
     ]
     for kind, part in found["kinds"].items():
-        work = [["", "exact, %", "less ours", "passes", "lean", "committed", "tokens"]]
+        work = [["", "exact, %", "minus ours", "passes", "lean", "committed", "tokens"]]
         times = [["", "ms", "times ours", "lean ms", "times ours, unchecked"]]
         for name, own in part["decoders"].items():
             ours, plain = own[f"against {OURS}"], own[f"against {UNCHECKED}"]
@@ -279,12 +277,12 @@ def lines(found: Mapping[str, Any]) -> list[str]:
             full = cell(own["ms"], 0), cell(ours["ms"], 2)
             times.append([name, *full, cell(own["lean_ms"], 0), cell(plain["lean_ms"], 2)])
         head = f"{kind}: {part['prompts']} prompts in {part['files']} files"
-        told += ["", head, "", columns(work), "", columns(times)]
-    return [*told, "", f"ours is {OURS!r}; in brackets 95 % intervals, files drawn anew"]
+        printed += ["", head, "", columns(work), "", columns(times)]
+    return [*printed, "", f"ours is {OURS!r}; in brackets 95 % bootstrap intervals over files"]
 
 
 def cell(found: Mapping[str, Any], digits: int, scale: float = 1) -> str:
-    """A mean and its interval."""
+    """Format a mean and its interval."""
     shown = f"{scale * found['mean']:.{digits}f}"
     if found["interval"] is None:
         return shown
@@ -293,16 +291,16 @@ def cell(found: Mapping[str, Any], digits: int, scale: float = 1) -> str:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """The options; UsageError if one makes no sense."""
+    """Parse the options; UsageError if one is invalid."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers",
-        description="Decoding rules of other diffusion models on our weights, and ours.",
+        description="Compare decoders of other diffusion models with ours, on our weights.",
     )
     parser.add_argument("--corpus", type=Path, required=True, help="made by talaria corpus")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
-    parser.add_argument("--prompts", type=int, default=200, metavar="N", help="of each kind (200)")
+    parser.add_argument("--prompts", type=int, default=200, metavar="N", help="per kind (200)")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="a file for all figures")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures to this file")
     args = parser.parse_args(argv)
     if args.prompts < 1:
         raise UsageError(f"--prompts is {args.prompts}; it must be at least 1")
@@ -312,35 +310,35 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> int:
-    """Ask every decoder every prompt and print the tables; exit code 0."""
+    """Fill every prompt with every decoder and print the tables; exit code 0."""
     args = arguments(argv)
-    asked = prompts(args.corpus, args.prompts, args.seed)
+    holes = prompts(args.corpus, args.prompts, args.seed)
     model = checkpoint.load(args.model)
     compared = decoders(model.denoiser.config.block_length)
-    for name, decoder in compared.items():  # what comes first is slower
-        ask(model, *asked[0], name, decoder)
+    for name, decoder in compared.items():  # warm-up
+        ask(model, *holes[0], name, decoder)
     found: dict[str, Any] = {
         "model": {"name": model.name, "weights": model.weights_hash},
         "environment": environment(),
         "commit": made_by()["commit"],
-        "data": Suite("peers", [problem for _, problem in asked], {}).digest(),
+        "data": Suite("peers", [problem for _, problem in holes], {}).digest(),
         "seed": args.seed,
         "threads": model.denoiser.threads,
         "load": [load_average()],
     }
-    rng, turns = random.Random(args.seed), list[PeerRun]()
-    bar = progress(len(asked) * len(compared), "request")
-    for kind, problem in asked:
-        # In an order of its own, so that none always comes first or follows the same other.
+    rng, runs = random.Random(args.seed), list[PeerRun]()
+    bar = progress(len(holes) * len(compared), "request")
+    for kind, problem in holes:
+        # A new order each time, so that none always comes first or follows the same other.
         for name, decoder in rng.sample(list(compared.items()), len(compared)):
-            turns.append(ask(model, kind, problem, name, decoder))
+            runs.append(ask(model, kind, problem, name, decoder))
             bar.update()
     bar.close()
     found["load"].append(load_average())
-    found["kinds"] = figures(turns, list(compared))
+    found["kinds"] = figures(runs, list(compared))
     print("\n".join(lines(found)))
     if args.json is not None:
-        args.json.write_text(json.dumps({**found, "turns": [asdict(turn) for turn in turns]}))
+        files.write(args.json, json.dumps({**found, "turns": [asdict(run) for run in runs]}))
     return 0
 
 

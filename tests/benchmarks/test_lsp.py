@@ -13,9 +13,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from benchmarks import lsp
-from benchmarks.lsp import ServerPlan, TypedKey, Typist
+from benchmarks import lsp, lsp_typing
+from benchmarks.lsp import ServerPlan
 from benchmarks.lsp_client import ClientRequest, EditorDocument, EditorWorkspace, LspClient, server
+from benchmarks.lsp_typing import KeystrokeRequest, Typist
 from talaria.coder.errors import TalariaError, UsageError
 from talaria.evals.suites import Problem
 
@@ -87,16 +88,18 @@ def typist_and_page(late: bool = False) -> tuple[ScriptedServer, Typist, EditorD
     return scripted, Typist(client, random.Random(1), 1000), EditorDocument(client, place, "f.py")
 
 
-def row(cursor: str, ms: float, **other: Any) -> TypedKey:
+def row(cursor: str, ms: float, **other: Any) -> KeystrokeRequest:
     """A request that the model answered before the next key, unless told otherwise."""
     given = {"after": "key", "overtaken": False, "model": True, "shown": 3, "error": None}
-    return TypedKey(cursor, "f.py", cancels=True, ms=ms, until_key=200.0, **{**given, **other})
+    return KeystrokeRequest(
+        cursor, "f.py", cancels=True, ms=ms, until_key=200.0, **{**given, **other}
+    )
 
 
 def test_gaps_are_like_a_persons() -> None:
     """Around 180 ms, with quick keys and pauses; the same seed gives the same."""
-    found = list(islice(lsp.gaps(random.Random(0)), 5000))
-    assert found == list(islice(lsp.gaps(random.Random(0)), 5000))
+    found = list(islice(lsp_typing.gaps(random.Random(0)), 5000))
+    assert found == list(islice(lsp_typing.gaps(random.Random(0)), 5000))
     assert 0.14 < statistics.median(found) < 0.2
     assert 0.2 < statistics.fmean(found) < 0.3
     assert min(found) < 0.06
@@ -106,13 +109,13 @@ def test_gaps_are_like_a_persons() -> None:
 def test_percentiles_of_finished_and_unfinished_requests() -> None:
     """What a key overtook counts as longer than until that key; by hand for five requests."""
     ms, ones = np.array([10.0, 20.0, 30.0, 40.0, 50.0]), np.ones(5, int)
-    assert lsp.quantiles(ms, ones > 0, ones) == [30.0, 50.0, 50.0]
+    assert lsp_typing.quantiles(ms, ones > 0, ones) == [30.0, 50.0, 50.0]
     # After 20 and 30 are cut off, 1 - 1/5 of all is left, then half of it, then nothing.
     finished = np.array([True, False, False, True, True])
-    assert lsp.quantiles(ms, finished, ones) == [40.0, 50.0, 50.0]
-    assert lsp.quantiles(ms, np.zeros(5, bool), ones) == [None, None, None]
-    assert lsp.quantiles(ms, ones > 0, np.array([0, 0, 0, 1, 0])) == [40.0] * 3
-    assert lsp.quantiles(ms[:0], finished[:0], ones[:0]) == [None] * 3
+    assert lsp_typing.quantiles(ms, finished, ones) == [40.0, 50.0, 50.0]
+    assert lsp_typing.quantiles(ms, np.zeros(5, bool), ones) == [None, None, None]
+    assert lsp_typing.quantiles(ms, ones > 0, np.array([0, 0, 0, 1, 0])) == [40.0] * 3
+    assert lsp_typing.quantiles(ms[:0], finished[:0], ones[:0]) == [None] * 3
 
 
 def test_figures_of_typing() -> None:
@@ -122,7 +125,7 @@ def test_figures_of_typing() -> None:
     rows += [row(cursor, 1.0, model=False) for cursor in "ab"]
     rows += [row("c", 2.0, model=False, shown=0), row("d", 90.0, after="acceptance")]
     rows += [row("a", 80.0, after="opening")]
-    found = lsp.of_typing(rows)
+    found = lsp_typing.typing_figures(rows)
     counts = {name: part["requests"] for name, part in found["times"].items()}
     assert counts == {
         "answered": 17,
@@ -147,9 +150,9 @@ def test_figures_of_typing() -> None:
 def test_someone_types_with_a_servers_help() -> None:
     """Each key asks; what is right is taken or typed through; the file is as before at the end."""
     scripted, typist, page = typist_and_page()
-    whole, rows = page.text, list[TypedKey]()
+    whole, rows = page.text, list[KeystrokeRequest]()
     for number in range(8):
-        rows += typist.at(page, REGION, number == 0, True)
+        rows += typist.type_region(page, REGION, number == 0, True)
         assert page.text == whole
     assert [row.after for row in rows].count("opening") == 1
     assert any(row.after == "acceptance" for row in rows)
@@ -167,7 +170,7 @@ def test_someone_types_with_a_servers_help() -> None:
 def test_what_is_late_is_overtaken(cancels: bool) -> None:
     """By the next key, and cancelled if the editor does that; the last one is waited for."""
     scripted, typist, page = typist_and_page(late=True)
-    rows = typist.at(page, REGION, True, cancels)
+    rows = typist.type_region(page, REGION, True, cancels)
     assert [row.overtaken for row in rows] == [True] * (len(rows) - 1) + [False]
     assert len(scripted.cancelled) == (len(rows) - 1 if cancels else 0)
     assert all(row.model is None for row in rows)
@@ -183,7 +186,7 @@ def test_every_figure_is_made(
     for kind in ("exit", "exit while computing", "input closed"):
         monkeypatch.delitem(lsp.ENDINGS, kind)
     out = tmp_path / "rows.jsonl"
-    words = ["--model", str(model_folder), "--starts", "1", "--minutes", "0.1", "--hurry", "10"]
+    words = ["--model", str(model_folder), "--starts", "1", "--minutes", "0.1", "--speed", "10"]
     words += ["--requests", "40", "--idle", "0.2", "--rows", str(out), "--json"]
     assert lsp.main(words) == 0
     found = json.loads(capsys.readouterr().out)
@@ -207,7 +210,7 @@ def test_every_figure_is_made(
         for fault in ("unanswered", "answered_twice_or_unasked", "logged_errors", "crashes"):
             assert part[fault] == 0, fault
     text = "\n".join(lsp.lines(found))
-    for what in (*lsp.CLASSES.values(), *lsp.ENDINGS.values(), "at rest", "memory with the model"):
+    for what in (*lsp.CLASSES.values(), *lsp.ENDINGS.values(), "idle:", "memory with the model"):
         assert what in text
 
 
@@ -223,7 +226,7 @@ def test_a_server_that_ends_is_told(tmp_path: Path, model_folder: Path) -> None:
     ("given", "message"),
     [
         ({"starts": 0}, "--starts is 0"),
-        ({"hurry": 0.5}, "--hurry is 0.5"),
+        ({"speed": 0.5}, "--speed is 0.5"),
         ({"requests": 10}, "--requests is 10; it must be at least 20"),
         ({"minutes": 0.0}, "--minutes is 0.0"),
         ({"idle": float("nan")}, "--idle is nan"),

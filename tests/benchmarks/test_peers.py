@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks import peers
-from benchmarks.peers import KINDS, OURS, UNCHECKED, Peer, PeerRun, calmest, parallel, scheduled
+from benchmarks.peers import (
+    KINDS,
+    OURS,
+    UNCHECKED,
+    Peer,
+    PeerRun,
+    least_entropy,
+    parallel,
+    scheduled,
+)
 from talaria.coder.checkpoint import Checkpoint, Decoding
 from talaria.coder.denoiser import Denoiser, KVCache
 from talaria.coder.errors import DataError, UsageError
@@ -152,7 +161,7 @@ def test_blocks_are_finished_in_order(
 def test_dreamon_takes_the_least_entropy() -> None:
     """One token a step, and not the likeliest one."""
     rows = torch.tensor([[0.55, 0.15, 0.15, 0.15], [0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
-    assert calmest(rows, 0).tolist() == [False, True, False]
+    assert least_entropy(rows, 0).tolist() == [False, True, False]
     assert parallel(0.9)(rows, 0).tolist() == [True, False, False]
 
 
@@ -171,7 +180,7 @@ def test_lean_is_until_the_text_stands(
     assert turn.exact == 0
     for solution, exact in ((turn.text, 1), (turn.text + ")", 0)):
         hole = replace(HOLE, solution=solution)
-        assert peers.ask(model, KINDS[0], hole, "one", Peer(calmest, LENGTH)).exact == exact
+        assert peers.ask(model, KINDS[0], hole, "one", Peer(least_entropy, LENGTH)).exact == exact
 
 
 def test_marks_and_masks_are_never_written(
