@@ -12,12 +12,13 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-from talaria.coder.cli import add_rules, check_rules, guarded
+from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
-from talaria.coder.request import MODES
+from talaria.coder.infill_command import add_decoding_flags
+from talaria.coder.request import MODES, Options
 from talaria.evals import timing
 from talaria.evals.intervals import percentile
 from talaria.evals.jsonl import environment
@@ -34,25 +35,26 @@ WHEN = ("fresh", "warm")
 def main(argv: list[str]) -> int:
     """Measure and print a table, or JSON; exit code 0."""
     args = arguments(argv)
-    check_rules(args)
+
     plan = TimingPlan((args.context,), args.prompts, args.rounds, args.starts)
     require("tqdm")
     from talaria.coder import checkpoint
-    from talaria.coder.infill import Options
 
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    options = Options(**{k: v for k, v in given.items() if k in Options.__dataclass_fields__})
+    options = Options(
+        max_tokens=args.max_tokens,
+        confidence_threshold=args.confidence_threshold,
+        lookahead=args.lookahead,
+    )
     model = checkpoint.load(args.model, args.device)
-    options = options.settled(model.decoding)
-    max_tokens = options.max_tokens or model.denoiser.config.context_length // 4
-    options = replace(options, max_tokens=max_tokens)
-    room = timing.context_room(model, max_tokens)
+    options = options.settled(model.settings)
+    assert options.max_tokens is not None
+    room = timing.context_room(model, options.max_tokens)
     if args.context > room:
         raise UsageError(
-            f"--context is {args.context}; beside middles of {max_tokens} tokens this "
+            f"--context is {args.context}; beside middles of {options.max_tokens} tokens this "
             f"model reads {room}: give a smaller --context or --max-tokens"
         )
-    problems = draw_prompts(documents(None)[0], model.tokenizer, plan.contexts, plan.prompts)
+    problems = draw_prompts(documents(None)[0], model.layout, plan.contexts, plan.prompts)
     bar = progress(plan.starts + plan.rounds * len(problems) * len(MODES), "request")
     starts = []
     for _ in range(plan.starts):
@@ -86,7 +88,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=3, metavar="N", help="fresh processes (3)")
     parser.add_argument("--context", type=int, default=384, metavar="N", help="tokens (384)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest middle")
-    add_rules(parser)
+    add_decoding_flags(parser)
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     return parser.parse_args(argv)
 

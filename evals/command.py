@@ -7,26 +7,23 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from talaria.coder.cli import add_rules, check_rules
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.request import MODES
+from talaria.coder.infill_command import add_decoding_flags, check_decoding_flags
+from talaria.coder.request import MODES, Options
 from talaria.evals.libraries import require
 from talaria.evals.suites import SUITE_FILES, Suite, locate, read_suite, take
 
 if TYPE_CHECKING:
-    from talaria.coder.infill import Options
     from talaria.evals.generate import Sampling
 
 SUITES = (*SUITE_FILES, "line-end")
 # The decoder's options that the command line offers.
 OPTIONS = (
     *("mode", "max_nfe", "max_tokens", "temperature", "seed"),
-    *("confidence_threshold", "confidence_factor", "entropy_bound", "top_k"),
-    *("lookahead", "remask", "check_syntax"),
+    *("confidence_threshold", "lookahead", "check_syntax"),
 )
 SUGGESTED = 32  # tokens of a suggestion while typing: an editor shows a line or two
 
@@ -60,7 +57,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     engine.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
     engine.add_argument("--max-nfe", type=int, metavar="N")
     engine.add_argument("--max-tokens", type=int, metavar="N")
-    add_rules(engine)
+    add_decoding_flags(engine)
     engine.add_argument(
         "--no-syntax-check",
         dest="check_syntax",
@@ -143,11 +140,8 @@ def suite_of(args: argparse.Namespace) -> Suite:
 
 
 def options_of(args: argparse.Namespace) -> Options:
-    """Build the decoder's options; UsageError for rules that have no effect in the mode."""
-    check_rules(args, args.mode or "diffuse")
-    from talaria.coder.infill import Options
-
-    assert {field.name for field in fields(Options)} >= set(OPTIONS)
+    """Build the decoder's options; UsageError for those that have no effect in the mode."""
+    check_decoding_flags(args, args.mode or "diffuse")
     given = {name: getattr(args, name, None) for name in OPTIONS}
     return Options(**{k: v for k, v in given.items() if v is not None})
 

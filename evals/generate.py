@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from talaria.evals.suites import Problem, Suite
 
 if TYPE_CHECKING:
     from talaria.coder.checkpoint import Checkpoint
-    from talaria.coder.infill import Hole, Options
+    from talaria.coder.request import Options, Request
+    from talaria.coder.results import Infill
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ def header(suite: Suite, model: Checkpoint, sampling: Sampling, device: str) -> 
         "model": {
             "name": model.name,
             "weights": model.weights_hash,
-            "tokenizer": model.config["sha256"][TOKENIZER],
+            # An adapter's tokenizer is part of its base, which the weights' hash names.
+            "tokenizer": model.config["sha256"].get(TOKENIZER, ""),
         },
-        "options": asdict(sampling.options.settled(model.decoding)),
+        "options": asdict(sampling.options.settled(model.settings)),
         "samples": sampling.samples,
         "expected": len(suite.problems) * sampling.samples,
         "batch": sampling.batch,
@@ -80,7 +82,7 @@ def generate(
 
     Calls `watch` with every new row. An interruption loses at most the current batch.
     """
-    from talaria.coder.infill import infill_batch
+    from talaria.coder.infill import fill_batch
 
     results = Results(path, header(suite, model, sampling, device))
     kept = {(row["id"], row["sample"]) for row in results.rows}
@@ -93,8 +95,8 @@ def generate(
     try:
         for start in range(0, len(rest), sampling.batch):
             batch = rest[start : start + sampling.batch]
-            holes = [hole_of(problem, number, model, sampling) for problem, number in batch]
-            filled = infill_batch(model, holes, sampling.options)
+            requests = [request_of(problem, number, model, sampling) for problem, number in batch]
+            filled = fill_batch(model, requests)
             for (problem, number), found in zip(batch, filled, strict=True):
                 results.append(sample_row(problem, number, found))
                 if watch:
@@ -108,17 +110,18 @@ def generate(
     return results
 
 
-def hole_of(problem: Problem, number: int, model: Checkpoint, sampling: Sampling) -> Hole:
-    """Return the hole of sample `number` of a problem, with its own seed."""
-    from talaria.coder.infill import Hole
+def request_of(problem: Problem, number: int, model: Checkpoint, sampling: Sampling) -> Request:
+    """Return the request for sample `number` of a problem, with its own seed."""
+    from talaria.coder.request import Request
 
-    seed, length = sampling.options.seed + number, None
+    length = None
     if sampling.oracle_length:
         length = len(model.tokenizer.encode(problem.solution))
-    return Hole(problem.prefix, problem.suffix, seed, length)
+    options = replace(sampling.options, seed=sampling.options.seed + number)
+    return Request(problem.prefix, problem.suffix, options, length=length)
 
 
-def sample_row(problem: Problem, number: int, found: Any) -> dict[str, Any]:
+def sample_row(problem: Problem, number: int, found: Infill) -> dict[str, Any]:
     """Make a row of a filled hole; its time is its share of the batch's."""
     return {
         "id": problem.id,

@@ -20,8 +20,7 @@ from talaria.evals.suites import Suite
 from talaria.evals.timing import Timing, TimingPlan
 
 if TYPE_CHECKING:
-    from talaria.coder.infill import Options
-    from talaria.coder.request import Mode
+    from talaria.coder.request import Mode, Options
 
 MODES: tuple[Mode, ...] = ("diffuse", "ar")
 
@@ -42,15 +41,14 @@ def measure(
 
     loaded = checkpoint.load(model, device)
     files, hashes = documents(corpus)
-    max_tokens = options.max_tokens or loaded.denoiser.config.context_length // 4
-    options = replace(options, max_tokens=max_tokens)
+    max_tokens = options.max_tokens or loaded.settings.max_tokens
     room = timing.context_room(loaded, max_tokens)
     if max(plan.contexts) > room:
         raise UsageError(
             f"--contexts has {max(plan.contexts)}; beside middles of up to {max_tokens} tokens "
             f"this model reads {room}: give shorter ones, or a smaller --max-tokens"
         )
-    problems = draw_prompts(files, loaded.tokenizer, plan.contexts, plan.prompts)
+    problems = draw_prompts(files, loaded.layout, plan.contexts, plan.prompts)
     suite = Suite("latency", problems, hashes, "files")
     head = header(suite, loaded, Sampling(options), device)
     head["options"] = {**head["options"], "mode": "both"}
@@ -61,7 +59,7 @@ def measure(
             "stage": "results",
             "expected": len(MODES) * (plan.rounds * len(problems) + plan.starts),
             "plan": {**vars(plan), "contexts": list(plan.contexts)},
-            "threads": loaded.denoiser.threads,
+            "threads": loaded.backbone.threads,
             "from": "held-out files of a corpus" if corpus else "files of coder/",
         },
     )

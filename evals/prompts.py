@@ -14,11 +14,10 @@ from talaria.evals.cursors import held_out
 from talaria.evals.suites import Problem
 
 if TYPE_CHECKING:
-    from talaria.coder.tokenizer import Tokenizer
+    from talaria.coder.layout import Layout
 
 HOLE_LINES = (0, 1, 4)  # whole lines that a hole spans; 0 is the rest of a line
 SHORTEST = 8  # tokens of a context
-SUFFIX_SHARE = 0.4  # of the context, as in `coder/infill.py`
 
 
 def documents(corpus: Path | None) -> tuple[list[dict[str, str]], dict[str, str]]:
@@ -38,7 +37,7 @@ def documents(corpus: Path | None) -> tuple[list[dict[str, str]], dict[str, str]
 
 def draw_prompts(
     files: Sequence[dict[str, str]],
-    tokenizer: Tokenizer,
+    layout: Layout,
     lengths: Sequence[int],
     number: int,
     seed: int = 0,
@@ -52,7 +51,7 @@ def draw_prompts(
             if len(some) == number:
                 break
             hole_lines = HOLE_LINES[len(some) % len(HOLE_LINES)]
-            made = cut_prompt(rng, rng.choice(files), tokenizer, length, hole_lines)
+            made = cut_prompt(rng, rng.choice(files), layout, length, hole_lines)
             if made is not None:
                 some[made.id] = made
         if len(some) < number:
@@ -65,9 +64,11 @@ def draw_prompts(
 
 
 def cut_prompt(
-    rng: random.Random, file: dict[str, str], tokenizer: Tokenizer, length: int, hole_lines: int
+    rng: random.Random, file: dict[str, str], layout: Layout, length: int, hole_lines: int
 ) -> Problem | None:
     """Cut a hole at a random line; None if that line is blank or the file too short around it."""
+    from talaria.coder.layout import SUFFIX
+
     lines = file["text"].splitlines(keepends=True)
     if len(lines) <= hole_lines:
         return None
@@ -80,9 +81,10 @@ def cut_prompt(
     end = len(lines[last].rstrip("\r\n"))
     before = "".join(lines[:first]) + lines[first][:column]
     after = lines[last][end:] + "".join(lines[last + 1 :])
-    room = length - 3  # the layout's marks
-    suffix = tokenizer.encode(after[: 12 * length])[: int(SUFFIX_SHARE * room)]
-    prefix = tokenizer.encode(before[-12 * length :])[-(room - int(SUFFIX_SHARE * room)) :]
+    tokenizer = layout.tokenizer
+    room = length - len(layout.arrange((), ()))
+    suffix = tokenizer.encode(after[: 12 * length])[: int(SUFFIX * room)]
+    prefix = tokenizer.encode(before[-12 * length :])[-(room - int(SUFFIX * room)) :]
     if len(prefix) + len(suffix) < room:
         return None
     whole = "".join(lines[first : last + 1])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from talaria.coder.request import Settings
 from talaria.evals.intervals import Interval, bootstrap
 
-LOOKAHEAD = 8  # the default, as `coder.checkpoint.Decoding` has it, which imports torch
 # Commit rules that the decoder no longer offers; `benchmarks/rules.py` has them.
 FORMER_RULES = ("confidence_factor", "entropy_bound", "top_k")
 
@@ -71,8 +71,9 @@ def rule_of(options: Mapping[str, Any]) -> str:
     former = (name for name in FORMER_RULES if options.get(name) is not None)
     rule = next((f"{name.replace('_', ' ')} {options[name]}" for name in former), None)
     rule = rule or f"threshold {options['confidence_threshold']}"
-    ahead = options.get("lookahead") or LOOKAHEAD
-    return rule if ahead == LOOKAHEAD else f"{rule}, {ahead} ahead"
+    default = Settings().lookahead
+    ahead = options.get("lookahead") or default
+    return rule if ahead == default else f"{rule}, {ahead} ahead"
 
 
 def special_options(found: Mapping[str, Any]) -> str:

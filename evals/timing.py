@@ -27,8 +27,8 @@ from talaria.evals.suites import Problem
 
 if TYPE_CHECKING:
     from talaria.coder.checkpoint import Checkpoint
-    from talaria.coder.infill import Infill, Options
-    from talaria.coder.request import Mode
+    from talaria.coder.request import Mode, Options
+    from talaria.coder.results import Infill
 
 WARM_UP = 4  # prompts filled in every mode before anything is measured
 TYPED = 2  # characters that are new in a warm request
@@ -103,15 +103,16 @@ def time_prompt(
     model: Checkpoint, problem: Problem, options: Options, number: int, warm: bool
 ) -> Timing:
     """Fill a prompt with an empty KV cache and, if `warm`, again as while typing."""
-    from talaria.coder.infill import Memory, infill
+    from talaria.coder.infill import Memory, fill
+    from talaria.coder.request import Request
 
-    fresh = infill(model, problem.prefix, problem.suffix, options)
+    request = Request(problem.prefix, problem.suffix, options)
+    fresh = fill(model, request)
     if not warm:
         return Timing(problem, options.mode, number, fresh)
-    memory = Memory(model.denoiser)
-    infill(model, problem.prefix[:-TYPED], problem.suffix, options, memory=memory)
-    again = infill(model, problem.prefix, problem.suffix, options, memory=memory)
-    return Timing(problem, options.mode, number, fresh, again)
+    memory = Memory(model)
+    fill(model, replace(request, prefix=problem.prefix[:-TYPED]), memory=memory)
+    return Timing(problem, options.mode, number, fresh, fill(model, request, memory=memory))
 
 
 def typical_ms(rounds: Sequence[float], tokens: int | None = None) -> float:
@@ -156,7 +157,8 @@ def measure_start(
     """
     began = time.perf_counter()
     from talaria.coder import checkpoint
-    from talaria.coder.infill import Options, infill
+    from talaria.coder.infill import infill
+    from talaria.coder.request import Options
 
     chosen = Options(**options)
     loaded = checkpoint.load(model, device)
@@ -173,9 +175,9 @@ def measure_start(
 
 def context_room(model: Checkpoint, max_tokens: int) -> int:
     """Return the longest context, in tokens, beside a middle of `max_tokens` in every mode."""
-    config = model.denoiser.config
-    canvases = -(-max_tokens // config.block_length)
-    return config.context_length - canvases * config.block_length
+    settings = model.settings
+    canvases = -(-max_tokens // settings.block_length)
+    return settings.working_context - canvases * settings.block_length
 
 
 def load_average() -> float | None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from talaria.coder.errors import UsageError
+from talaria.coder.request import Options, Request
 from talaria.evals.cursors import held_out
 from talaria.evals.generate import Sampling, header
 from talaria.evals.jsonl import Results
@@ -35,7 +36,7 @@ from talaria.evals.timing import load_average
 
 if TYPE_CHECKING:
     from talaria.coder.engine import Engine
-    from talaria.coder.infill import Options
+
 
 REGION_LINES = 8
 REGION_CHARACTERS = 600  # at most
@@ -207,7 +208,7 @@ def with_engine(engine: Engine, options: Options) -> Callable[[str, str], Comple
     """Return a function that asks an engine, which keeps KV caches from request to request."""
 
     def ask(prefix: str, suffix: str) -> Completion:
-        found = engine.infill(prefix, suffix, options)
+        found = engine.fill(Request(prefix, suffix, options))
         return Completion(
             found.best.text,
             found.confidence(found.best),
@@ -228,7 +229,7 @@ def type_again(
         raise UsageError(f"--every is {every}; it must be at least 1")
     model = engine.model.result()
     head = header(suite, model, Sampling(options), device)
-    head |= {"stage": "results", "every": every, "threads": model.denoiser.threads}
+    head |= {"stage": "results", "every": every, "threads": model.backbone.threads}
     results = Results(path, head)
     kept = {row["id"] for row in results.rows}
     ask = with_engine(engine, options)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from talaria.coder.checkpoint import Checkpoint, Decoding
+from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.infill import Hole, Options, infill, infill_batch
+from talaria.coder.infill import fill, infill
+from talaria.coder.request import Options, Request
 from talaria.evals.generate import Sampling, generate, header
 from talaria.evals.jsonl import read
 from talaria.evals.suites import Suite, read_suite
@@ -40,12 +41,11 @@ def test_every_hole_is_filled_and_kept(suite: Suite, model: Checkpoint, tmp_path
 
 def test_the_header_names_the_models_own_settings(suite: Suite, model: Checkpoint) -> None:
     """Where nothing else was asked for: they decide what a model without options writes."""
-    own = Decoding(0.3, 4, 9)
-    other = replace(model, config={**model.config, "decoding": asdict(own)})
-    for given, told in ((Options(), own), (Options(lookahead=5), Decoding(0.3, 5, 9))):
+    own = {"confidence_threshold": 0.3, "lookahead": 4, "max_nfe": 9, "max_tokens": 20}
+    other = replace(model, settings=replace(model.settings, **own))
+    for given, expected in ((Options(), own), (Options(lookahead=5), {**own, "lookahead": 5})):
         options = header(suite, other, Sampling(given), "cpu")["options"]
-        assert {name: options[name] for name in asdict(own)} == asdict(told)
-        assert options["entropy_bound"] is None
+        assert {name: options[name] for name in own} == expected
 
 
 def test_the_bar_has_a_running_score(
@@ -139,8 +139,8 @@ def test_the_true_length_is_given(suite: Suite, model: Checkpoint, tmp_path: Pat
     for row, problem in zip(rows, suite.problems, strict=True):
         length = len(model.tokenizer.encode(problem.solution))
         assert (row["tokens"], row["stopped"]) == (length, "length")
-        hole = Hole(problem.prefix, problem.suffix, length=length)
-        assert row["text"] == infill_batch(model, [hole], Options())[0].best.text
+        request = Request(problem.prefix, problem.suffix, length=length)
+        assert row["text"] == fill(model, request).best.text
     assert read(path)[0]["oracle_length"] is True
     with pytest.raises(DataError, match="other oracle_length"):
         generate(suite, model, Sampling(Options(), batch=3), path)

@@ -10,7 +10,7 @@ import pytest
 
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.infill import Options
+from talaria.coder.request import Options
 from talaria.evals import command, timing
 from talaria.evals.jsonl import read
 from talaria.evals.latency_report import comparison, figures, ratios, token_classes
@@ -44,8 +44,8 @@ def test_prompts_have_the_length_asked_for(model: Checkpoint) -> None:
     """Nearly: tokens are cut where they are, and joined anew. The same seed gives the same."""
     files, hashes = documents(None)
     assert "coder/infill.py" in hashes
-    found = draw_prompts(files, model.tokenizer, (24, 48), 6)
-    assert found == draw_prompts(files, model.tokenizer, (24, 48), 6)
+    found = draw_prompts(files, model.layout, (24, 48), 6)
+    assert found == draw_prompts(files, model.layout, (24, 48), 6)
     assert len({problem.id for problem in found}) == 12
     for problem in found:
         length = int(problem.id.rpartition("/")[2])
@@ -53,7 +53,7 @@ def test_prompts_have_the_length_asked_for(model: Checkpoint) -> None:
         assert abs(len(ids) + 3 - length) <= 3
     assert {problem.solution.count("\n") for problem in found} >= {0, 3}
     with pytest.raises(UsageError, match="were found"):
-        draw_prompts([{"package": "p", "path": "a.py", "text": "x\n"}], model.tokenizer, (24,), 6)
+        draw_prompts([{"package": "p", "path": "a.py", "text": "x\n"}], model.layout, (24,), 6)
 
 
 def test_a_hole_is_where_it_says(model: Checkpoint) -> None:
@@ -61,7 +61,7 @@ def test_a_hole_is_where_it_says(model: Checkpoint) -> None:
     file = {"package": "p", "path": "a.py", "text": "".join(f"x{i} = {i} + y\n" for i in range(99))}
     rng = random.Random(0)
     for missing in (0, 1, 4):
-        found = [cut_prompt(rng, file, model.tokenizer, 32, missing) for _ in range(20)]
+        found = [cut_prompt(rng, file, model.layout, 32, missing) for _ in range(20)]
         for one in found:
             if one is not None:
                 assert one.prefix + one.solution + one.suffix in file["text"]

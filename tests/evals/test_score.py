@@ -14,7 +14,7 @@ import pytest
 
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, TalariaError, UsageError
-from talaria.coder.infill import Options
+from talaria.coder.request import Options
 from talaria.evals import command
 from talaria.evals.generate import Sampling, generate
 from talaria.evals.jsonl import Results, environment, read
@@ -277,9 +277,9 @@ def test_the_commands(
     assert command.main(["score", *where, str(given), "--out", str(told)]) == 0
     assert command.main(["report", str(told)]) == 0
     assert "true length given" in capsys.readouterr().out
-    vain = ["--mode", "ar", "--top-k", "2"]
-    with pytest.raises(UsageError, match="--top-k would change nothing in --mode ar"):
-        command.main(["generate", *where, *how, *vain, "--out", str(given)])
+    useless = ["--mode", "ar", "--lookahead", "2"]
+    with pytest.raises(UsageError, match="--lookahead would change nothing in --mode ar"):
+        command.main(["generate", *where, *how, *useless, "--out", str(given)])
     with pytest.raises(UsageError, match="--batch is 0"):
         command.main(["generate", *where, *how, "--batch", "0", "--out", str(given)])
     with pytest.raises(UsageError, match="--workers is 0"):
