@@ -15,20 +15,23 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from talaria.coder.cli import guarded
+from talaria.evals.suites import Problem
 from talaria.evals.tables import columns
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from talaria.coder.checkpoint import Trainable
-    from talaria.coder.denoiser import Denoiser
+    from talaria.coder.backbone import Array, Backbone
+    from talaria.coder.families.talaria import TransformerConfig
+    from talaria.coder.families.talaria_torch import Trainable
 
 CONTEXT = 384  # tokens
 REPEATS = {"canvas 32": 60, "canvas 8": 60, "ar step": 60, "fresh": 15}
@@ -88,40 +91,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(name: str, model: str | None, prompts: int) -> dict[str, Any]:
     """In a fresh process, measure the start (s), calls (ms) and peak memory (MB); fill prompts."""
     began = time.perf_counter()
-    import torch
-
-    from talaria.coder import checkpoint
-    from talaria.coder.infill import Options, infill
+    from talaria.coder.families.talaria_torch import load_trainable
+    from talaria.coder.infill import infill
+    from talaria.coder.request import Options
     from talaria.evals import prompts as timing_prompts
     from talaria.evals import timing
 
-    loaded = checkpoint.load_trainable(model)
-    denoiser = build(name, loaded)
+    trainable = load_trainable(model)
+    backbone = build(name, trainable)
     started = time.perf_counter() - began
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, loaded.tokenizer.mask, (CONTEXT,), generator=generator).tolist()
-    with torch.inference_mode():
-        _, cache = denoiser.encode([ids])
+    mask = trainable.tokenizer.mask
+    ids = np.random.default_rng(0).integers(0, mask, CONTEXT).tolist()
+    _, cache = backbone.encode([ids])
 
-        def canvas(length: int) -> Callable[[], Tensor]:
-            masks = torch.full((1, length), loaded.tokenizer.mask)
-            return lambda: denoiser.logits(denoiser.denoise(masks, cache)[0])
+    def canvas(length: int) -> Callable[[], object]:
+        masks = np.full((1, length), mask)
+        return lambda: backbone.candidates(backbone.denoise(masks, cache, ids[-1:])[0], 1)
 
-        calls: dict[str, Callable[[], object]] = {
-            "canvas 32": canvas(32),
-            "canvas 8": canvas(8),
-            "ar step": lambda: denoiser.logits(denoiser.encode([[5]], cache)[0][0]),
-            "fresh": lambda: denoiser.encode([ids]),
-        }
-        times = {key: milliseconds(call, REPEATS[key]) for key, call in calls.items()}
+    calls: dict[str, Callable[[], object]] = {
+        "canvas 32": canvas(32),
+        "canvas 8": canvas(8),
+        "ar step": lambda: backbone.candidates(backbone.encode([[5]], cache)[0][0], 1),
+        "fresh": lambda: backbone.encode([ids]),
+    }
+    times = {key: milliseconds(call, REPEATS[key]) for key, call in calls.items()}
     peak = timing.peak_memory() / 1e6
-    found = checkpoint.Checkpoint(denoiser, loaded.tokenizer, name, loaded.config)
-    asked: list[Any] = []
+    loaded = replace(trainable.decoder(), backbone=backbone)
+    problems: list[Problem] = []
     if prompts:
         files, _ = timing_prompts.documents(None)
-        asked = timing_prompts.draw_prompts(files, loaded.tokenizer, (CONTEXT,), prompts)
+        problems = timing_prompts.draw_prompts(files, loaded.layout, (CONTEXT,), prompts)
     options = Options(max_tokens=48)
-    texts = [infill(found, one.prefix, one.suffix, options).best.text for one in asked]
+    texts = [infill(loaded, one.prefix, one.suffix, options).best.text for one in problems]
     return {**times, "start s": started, "memory MB": peak, "texts": texts}
 
 
@@ -136,26 +137,33 @@ def milliseconds(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def build(name: str, loaded: Trainable) -> Denoiser:
+def build(name: str, loaded: Trainable) -> Backbone:
     """Return the model on the named engine."""
     import torch
 
-    transformer = loaded.denoiser
+    from talaria.coder.families.talaria_torch import TorchBackbone
+
+    transformer, marks = loaded.transformer, loaded.tokenizer.marks
     engine, _, precision = name.rpartition(" ")
     if engine == "torch":
         if precision == "bf16":
             transformer.to(torch.bfloat16)
+            head = transformer.logits  # numpy has no bfloat16
+            transformer.logits = lambda hidden: head(hidden).float()  # type: ignore[method-assign]
         if precision == "int8":
             quantise(transformer)
-        return transformer
-    from talaria.coder.onnx_denoiser import OnnxDenoiser
+        return TorchBackbone(transformer, marks)
+    from talaria.coder.families.talaria_onnx import OnnxBackbone
 
-    denoiser = OnnxDenoiser(transformer)
+    weights = {key: tensor.numpy() for key, tensor in transformer.state_dict().items()}
+    backbone = OnnxBackbone(transformer.config, weights, marks)
     if precision == "int8":
-        denoiser._passes = RuntimeInt8(whole_graph(transformer))  # type: ignore[assignment]
+        graph = whole_graph(transformer.config, weights)
+        backbone._passes = RuntimeInt8(graph)  # type: ignore[assignment]
     if engine == "OpenVINO":
-        denoiser._passes = OpenVino(whole_graph(transformer), precision)  # type: ignore[assignment]
-    return denoiser
+        graph = whole_graph(transformer.config, weights)
+        backbone._passes = OpenVino(graph, precision)  # type: ignore[assignment]
+    return backbone
 
 
 def quantise(transformer: Any) -> None:
@@ -173,16 +181,15 @@ def quantise(transformer: Any) -> None:
             setattr(block, name, dynamic.Linear.from_float(plain))  # type: ignore[no-untyped-call]
 
 
-def whole_graph(transformer: Any) -> bytes:
+def whole_graph(config: TransformerConfig, weights: Mapping[str, Array]) -> bytes:
     """Return the graph of a pass with its weights inside, for engines that need one file."""
     from onnx import helper, numpy_helper
 
-    from talaria.coder.onnx_denoiser import IR_VERSION, OPSET, interface, passes
+    from talaria.coder.families.talaria_onnx import IR_VERSION, OPSET, interface, passes
 
-    graph = passes(transformer)
+    graph = passes(config, weights)
     constants = [tensor for tensor in graph.constants if tensor.name not in graph.weights]
-    constants += [numpy_helper.from_array(w.numpy(), name) for name, w in graph.weights.items()]
-    config = transformer.config
+    constants += [numpy_helper.from_array(weight, name) for name, weight in graph.weights.items()]
     between = interface(config, config.layers)
     whole = helper.make_graph(graph.nodes, "denoiser", *between, constants)
     opset = [helper.make_opsetid("", OPSET)]
@@ -197,7 +204,7 @@ class RuntimeInt8:
         import onnxruntime
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        from talaria.coder.onnx_denoiser import SPIN, THREADS
+        from talaria.coder.families.talaria_onnx import SPIN, threads
 
         with tempfile.TemporaryDirectory() as folder:
             whole, small = Path(folder, "whole.onnx"), Path(folder, "small.onnx")
@@ -210,18 +217,17 @@ class RuntimeInt8:
                 op_types_to_quantize=["MatMul"],
             )
             options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = THREADS
+            options.intra_op_num_threads = threads()
             options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
             self.session = onnxruntime.InferenceSession(
                 small, options, providers=["CPUExecutionProvider"]
             )
 
-    def run(self, outputs: list[str], inputs: dict[str, Tensor]) -> list[Tensor]:
-        """Run the graph, as `coder.onnx_denoiser.Session` does."""
-        import torch
-
-        given = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
-        return [torch.from_numpy(array) for array in self.session.run(outputs, given)]
+    def run(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
+        """Run the graph, as `talaria_onnx.Session` does."""
+        given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        found: list[Array] = self.session.run(outputs, given)
+        return found
 
 
 class OpenVino:
@@ -230,24 +236,22 @@ class OpenVino:
     def __init__(self, graph: bytes, precision: str) -> None:
         import openvino
 
-        from talaria.coder.onnx_denoiser import THREADS
+        from talaria.coder.families.talaria_onnx import threads
 
         core = openvino.Core()
         model = core.read_model(graph)
         settings = {
-            "INFERENCE_NUM_THREADS": THREADS,
+            "INFERENCE_NUM_THREADS": threads(),
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         }
         self.request = core.compile_model(model, "CPU", settings).create_infer_request()
 
-    def run(self, outputs: list[str], inputs: dict[str, Tensor]) -> list[Tensor]:
-        """Run the graph, as `coder.onnx_denoiser.Session` does."""
-        import torch
-
-        given = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
+    def run(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
+        """Run the graph, as `talaria_onnx.Session` does."""
+        given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         self.request.infer(given, share_inputs=True)
-        return [torch.from_numpy(self.request.get_tensor(name).data.copy()) for name in outputs]
+        return [self.request.get_tensor(name).data.copy() for name in outputs]
 
 
 def package_megabytes(name: str) -> float:

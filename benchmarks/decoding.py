@@ -16,17 +16,17 @@ import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.syntax import whole_line
 from talaria.coder import checkpoint, files
-from talaria.coder.checkpoint import Decoding
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
-from talaria.coder.infill import Memory, Options, infill
+from talaria.coder.infill import Memory, fill
+from talaria.coder.request import Options, Request
 from talaria.evals.cursors import line_end
 from talaria.evals.intervals import Interval, bootstrap, percentile, wilson
 from talaria.evals.jsonl import environment, made_by, without_folders
@@ -41,13 +41,29 @@ LOSS = 0.01  # of the share of exact middles that speed may cost
 
 
 @dataclass(frozen=True)
+class GridPoint:
+    """A combination of the settings that are searched; UsageError if one is out of range."""
+
+    confidence_threshold: float
+    lookahead: int
+    max_nfe: int
+
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(self) -> Options:
+        """Return them as options of a request."""
+        return Options(**asdict(self))
+
+
+@dataclass(frozen=True)
 class SettingRun:
     """A hole filled with one setting."""
 
     kind: str
     cursor: str
     cluster: str
-    setting: Decoding
+    setting: GridPoint
     exact: bool
     nfe: int
     elapsed_ms: float
@@ -64,7 +80,7 @@ class SettingOutcome:
                    gives the same
     """
 
-    setting: Decoding
+    setting: GridPoint
     exact: Mapping[str, Mapping[str, Any]]
     lost: float
     lost_interval: Interval | None
@@ -96,10 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"cursors, one for each kind, and another seed than {MEASURED[1]}, which is used to "
             "evaluate models"
         )
-    try:
-        grid = [Decoding(*one) for one in product(args.thresholds, args.lookaheads, args.budgets)]
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    grid = [GridPoint(*one) for one in product(args.thresholds, args.lookaheads, args.budgets)]
     model = checkpoint.load(args.model)
     runs = measure(model, holes(args.corpus, args.cursors, args.seed), grid)
     outcomes = compare_settings(runs)
@@ -123,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     files.write(args.out / "decoding.json", json.dumps(found, indent=1) + "\n")
     if args.store:
-        checkpoint.store_decoding(checkpoint.find(args.model), best)
+        settings = replace(model.settings, **asdict(best))
+        checkpoint.store_settings(checkpoint.find(args.model), settings)
     return 0
 
 
@@ -144,18 +158,19 @@ def line_of(problem: Problem) -> str:
 
 
 def measure(
-    model: checkpoint.Checkpoint, prompts: Sequence[tuple[str, Problem]], grid: Sequence[Decoding]
+    model: checkpoint.Checkpoint, prompts: Sequence[tuple[str, Problem]], grid: Sequence[GridPoint]
 ) -> list[SettingRun]:
     """Fill every hole with every setting, in rotating order."""
     runs = []
     bar = progress(len(prompts) * len(grid), "request")
     for number, (kind, problem) in enumerate(prompts):
-        memory = Memory(model.denoiser)
+        memory = Memory(model)
         start = number // len(KINDS) % len(grid)
-        sides = problem.prefix, problem.suffix
-        infill(model, problem.prefix[:-1], problem.suffix, Options(max_nfe=1), memory=memory)
+        before = Request(problem.prefix[:-1], problem.suffix, Options(max_nfe=1))
+        fill(model, before, memory=memory)
         for setting in (*grid[start:], *grid[:start]):
-            found = infill(model, *sides, Options(**asdict(setting)), memory=memory)
+            request = Request(problem.prefix, problem.suffix, setting.options())
+            found = fill(model, request, memory=memory)
             exact = found.best.text == problem.solution
             cost = found.nfe, found.elapsed_ms, found.best.committed
             runs.append(SettingRun(kind, problem.id, problem.cluster, setting, exact, *cost))
@@ -209,7 +224,7 @@ def loss_interval(lost: Sequence[float], clusters: Sequence[str]) -> Interval | 
     return -most, most
 
 
-def choice(outcomes: Sequence[SettingOutcome]) -> Decoding:
+def choice(outcomes: Sequence[SettingOutcome]) -> GridPoint:
     """Choose the fastest of the most exact setting and those that lose at most LOSS against it.
 
     A setting qualifies by the upper end of its interval.
@@ -219,7 +234,7 @@ def choice(outcomes: Sequence[SettingOutcome]) -> Decoding:
     return min((best, *qualified), key=lambda outcome: outcome.mean_ms).setting
 
 
-def table(outcomes: Sequence[SettingOutcome], best: Decoding) -> list[list[str]]:
+def table(outcomes: Sequence[SettingOutcome], best: GridPoint) -> list[list[str]]:
     """Lay out one row per setting, the fastest first, the chosen one marked."""
     rows = [
         [

@@ -19,7 +19,8 @@ from benchmarks.syntax import PLACES
 from talaria.coder import checkpoint
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.infill import Options, infill
+from talaria.coder.infill import infill
+from talaria.coder.request import Options
 from talaria.evals.cursors import rests_of_lines
 from talaria.evals.suites import Problem
 

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from talaria.coder import checkpoint, files
 from talaria.coder.errors import TalariaError, UsageError
-from talaria.coder.infill import Options
+from talaria.coder.request import Options
 from talaria.coder.syntax.functions import function_at
 from talaria.coder.tokenizer import Tokenizer
 from talaria.evals.generate import Sampling, generate
@@ -114,8 +114,8 @@ def report(args: argparse.Namespace, words: Sequence[str]) -> ResultRow:
         sampling = Sampling(options, batch=BATCH, oracle_length=True)
         samples = generate(suite, model, sampling, args.out / f"completions-{options.mode}.jsonl")
         made = {row["id"]: row["text"] for row in samples.rows}
-        for kind, some in places.items():
-            texts += [(f"{options.mode}, {kind}", problem, made[problem.id]) for problem in some]
+        for kind, problems in places.items():
+            texts += [(f"{options.mode}, {kind}", each, made[each.id]) for each in problems]
     runs = search([text for _, _, text in texts], documents["training"])
     rows = [measure(*text, own) for text, own in zip(texts, runs, strict=True)]
     groups = dict.fromkeys(row["group"] for row in rows)
@@ -125,7 +125,7 @@ def report(args: argparse.Namespace, words: Sequence[str]) -> ResultRow:
         "environment": environment(),
         "model": {"name": model.name, "weights": model.weights_hash},
         "corpus": {"searched": corpus, "model's": model.config.get("training", {}).get("corpus")},
-        "options": [asdict(options.settled(model.decoding)) for options in modes],
+        "options": [asdict(options.settled(model.settings)) for options in modes],
         "seed": args.seed,
         "groups": {group: summary([r for r in rows if r["group"] == group]) for group in groups},
         "longest": longest(rows, documents["training"], args.corpus),

@@ -22,16 +22,17 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from benchmarks.rules import CANDIDATES, entropy_of
 from talaria.coder import checkpoint, files
+from talaria.coder.backbone import Array, Candidates
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
-from talaria.coder.infill import Options, fit_context, infill
-from talaria.coder.sampler import allow
+from talaria.coder.infill import infill
+from talaria.coder.request import Options
 from talaria.evals.cursors import line_end
 from talaria.evals.intervals import bootstrap
 from talaria.evals.jsonl import environment, made_by
@@ -48,9 +49,9 @@ THRESHOLD, BLOCK = 0.9, 8  # Fast-dLLM's threshold, and its blocks: 8 of our 32 
 OURS, UNCHECKED = "ours 0.7", "ours 0.7, syntax unchecked"  # the baselines
 KINDS = ("line end", "whole line")
 
-# Chooses the positions a step commits, by the probabilities at the open positions of a block and
-# the number of the step in that block, from 0.
-CommitRule = Callable[["Float[Tensor, 'open vocab']", int], "Bool[Tensor, ' open']"]
+# Chooses the positions a step commits, by the candidates at the open positions of a block and the
+# number of the step in that block, from 0.
+CommitRule = Callable[[Candidates, int], "Bool[Array, ' open']"]
 
 
 def scheduled(length: int, steps: int) -> CommitRule:
@@ -59,9 +60,9 @@ def scheduled(length: int, steps: int) -> CommitRule:
     After step k of `steps`, a share k / steps of the canvas is committed.
     """
 
-    def rule(probabilities: Float[Tensor, "open vocab"], step: int) -> Bool[Tensor, " open"]:
+    def rule(candidates: Candidates, step: int) -> Bool[Array, " open"]:
         kept = length * (step + 1) // steps - length * step // steps
-        return highest(probabilities.amax(1), kept)
+        return highest(candidates.log_probabilities[:, 0], kept)
 
     return rule
 
@@ -69,29 +70,39 @@ def scheduled(length: int, steps: int) -> CommitRule:
 def parallel(threshold: float) -> CommitRule:
     """Fast-dLLM's rule: commit what reaches the threshold, and the likeliest in any case."""
 
-    def rule(probabilities: Float[Tensor, "open vocab"], _: int) -> Bool[Tensor, " open"]:
-        confidence = probabilities.amax(1)
-        return (confidence >= threshold) | highest(confidence, 1)
+    def rule(candidates: Candidates, _: int) -> Bool[Array, " open"]:
+        confidence = np.exp(candidates.log_probabilities[:, 0])
+        found: Array = (confidence >= threshold) | highest(confidence, 1)
+        return found
 
     return rule
 
 
-def least_entropy(probabilities: Float[Tensor, "open vocab"], _: int) -> Bool[Tensor, " open"]:
-    """DreamOn's rule: one token a step, where the prediction has the least entropy."""
-    return highest(-torch.special.entr(probabilities).sum(1), 1)
+def least_entropy(candidates: Candidates, _: int) -> Bool[Array, " open"]:
+    """DreamOn's rule: one token a step, where the prediction has the least entropy.
+
+    The entropy is approximated from the likeliest tokens.
+    """
+    return highest(-entropy_of(candidates), 1)
 
 
-def highest(scores: Float[Tensor, " open"], number: int) -> Bool[Tensor, " open"]:
+def highest(scores: Float[Array, " open"], number: int) -> Bool[Array, " open"]:
     """Mark the `number` highest scores; ties go to the leftmost."""
-    return scores.argsort(descending=True, stable=True).argsort() < number
+    marked: Array = np.argsort(-scores, kind="stable").argsort() < number
+    return marked
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another model's decoder: its rule, and the length of the blocks it finishes in order."""
+    """Another model's decoder.
+
+    block  length of the blocks that it finishes in order
+    k      candidates that its rule needs for each position
+    """
 
     rule: CommitRule
     block: int
+    k: int = 1
 
 
 def decoders(length: int) -> dict[str, Peer | Options]:
@@ -105,7 +116,7 @@ def decoders(length: int) -> dict[str, Peer | Options]:
         found[f"LLaDA, {steps} steps"] = Peer(scheduled(length, steps), length)
     found[f"Fast-dLLM {THRESHOLD}, whole canvas"] = Peer(parallel(THRESHOLD), length)
     found[f"Fast-dLLM {THRESHOLD}, blocks of {BLOCK}"] = Peer(parallel(THRESHOLD), BLOCK)
-    found["DreamOn, one a step"] = Peer(least_entropy, length)
+    found["DreamOn, one a step"] = Peer(least_entropy, length, CANDIDATES)
     return found
 
 
@@ -148,7 +159,7 @@ def ask(
     if isinstance(decoder, Peer):
         tokens, passes, lean, spared = write(model, problem, decoder)
         text = model.tokenizer.decode(tokens)
-        ms, committed = 1000 * (time.perf_counter() - began), model.denoiser.config.block_length
+        ms, committed = 1000 * (time.perf_counter() - began), model.settings.block_length
         cost = passes, ms, committed, len(tokens), lean, ms - 1000 * spared
     else:
         found = infill(model, problem.prefix, problem.suffix, decoder)
@@ -159,37 +170,37 @@ def ask(
     return PeerRun(kind, problem.id, problem.cluster, name, text, exact, *cost)
 
 
-@torch.inference_mode()
 def write(model: Checkpoint, problem: Problem, peer: Peer) -> tuple[list[int], int, int, float]:
     """Fill one canvas by a rule, reading context and canvas again in each step.
 
     Returns the tokens up to the first `<eom>`, the passes, the passes until these tokens were
     committed, and the seconds spent on reading the context again and on all later passes.
     """
-    denoiser, tokenizer, config = model.denoiser, model.tokenizer, model.denoiser.config
-    room = context_room(model, config.context_length // 4)  # the room that ours has
-    context = fit_context(tokenizer, problem.prefix, problem.suffix, room)
-    length = config.block_length
-    canvas = Canvas.blank(1, length, tokenizer.mask, tokenizer.eom, denoiser.device)
-    place = torch.arange(length, device=denoiser.device)
+    backbone, settings = model.backbone, model.settings
+    room = context_room(model, settings.max_tokens)  # the room that ours has
+    context = model.layout.fit(problem.prefix, problem.suffix, room)
+    length = settings.block_length
+    canvas = Canvas.blank(1, length, model.marks)
+    place = np.arange(length)
     passes, lean, spared = 0, 0, 0.0
     for first in range(0, length, peer.block):
         block = (place >= first) & (place < first + peer.block)
         for step in count():
-            where = block & (canvas.ids == tokenizer.mask)
+            where = block & canvas.masked
             if not where.any():
                 break
             settled = not canvas.open.any()
             began = time.perf_counter()
-            _, cache = denoiser.encode([context])
+            _, cache = backbone.encode([context])
             read = time.perf_counter()
-            logits = denoiser.logits(denoiser.denoise(canvas.ids, cache)[where])
-            allow(where, logits, canvas, ())
-            probabilities = logits.softmax(-1)
-            chosen = torch.zeros_like(where).masked_scatter(where, peer.rule(probabilities, step))
-            tokens = canvas.ids.masked_scatter(where, probabilities.argmax(-1))
+            states = backbone.denoise(canvas.ids, cache, context[-1:])
+            candidates = backbone.candidates(states[where], peer.k)
+            chosen = np.zeros_like(where)
+            chosen[where] = peer.rule(candidates, step)
+            tokens = canvas.ids.copy()
+            tokens[where] = candidates.ids[:, 0]
             # Not `Canvas.commit`, which drops what stands after an `<eom>`.
-            canvas = canvas.with_row(0, torch.where(chosen, tokens, canvas.ids)[0])
+            canvas = canvas.with_row(0, np.where(chosen, tokens, canvas.ids)[0])
             spared += (time.perf_counter() if settled else read) - began if passes else 0.0
             passes, lean = passes + 1, lean + (not settled)
     return canvas.middle(0), passes, lean, spared
@@ -314,7 +325,7 @@ def main(argv: list[str]) -> int:
     args = arguments(argv)
     holes = prompts(args.corpus, args.prompts, args.seed)
     model = checkpoint.load(args.model)
-    compared = decoders(model.denoiser.config.block_length)
+    compared = decoders(model.settings.block_length)
     for name, decoder in compared.items():  # warm-up
         ask(model, *holes[0], name, decoder)
     found: dict[str, Any] = {
@@ -323,7 +334,7 @@ def main(argv: list[str]) -> int:
         "commit": made_by()["commit"],
         "data": Suite("peers", [problem for _, problem in holes], {}).digest(),
         "seed": args.seed,
-        "threads": model.denoiser.threads,
+        "threads": model.backbone.threads,
         "load": [load_average()],
     }
     rng, runs = random.Random(args.seed), list[PeerRun]()

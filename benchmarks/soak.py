@@ -47,7 +47,7 @@ def soak(requests: int, model: str | None) -> dict[str, Any]:
     """Return memory in bytes after each part of the requests, and the engine's counters."""
     from talaria.coder import checkpoint
     from talaria.coder.engine import Engine
-    from talaria.coder.infill import Options
+    from talaria.coder.request import Options, Request
 
     files, _ = documents(None)
     rng = random.Random(0)
@@ -58,7 +58,10 @@ def soak(requests: int, model: str | None) -> dict[str, Any]:
         for number in range(requests):
             name, prefix, suffix = next(keys)
             seconds = rng.uniform(0.001, 0.03) if rng.random() < DEADLINES else None
-            pending = engine.submit(name, prefix, suffix, Options(max_tokens=32), seconds)
+            options = Options(max_tokens=32)
+            pending = engine.submit(
+                Request(prefix, suffix, options, document=name, seconds=seconds)
+            )
             if rng.random() >= SUPERSEDED:
                 try:
                     pending.future.result()

@@ -34,7 +34,7 @@ from talaria.evals.tables import cells, columns, ratio
 from talaria.evals.timing import ratio_of_times
 
 if TYPE_CHECKING:
-    from talaria.coder.infill import Infill
+    from talaria.coder.results import Infill
 
 WAYS = {"checked": True, "as it comes": False}
 FILES = ("sound", "broken elsewhere")
@@ -117,7 +117,8 @@ PLACES: dict[str, tuple[Callable[[Problem], Problem | None], dict[str, Any]]] = 
 def measure(place: str, problems: Sequence[Problem], model: str | None) -> list[SyntaxRun]:
     """Fill every cursor in files that compile both ways, in alternating order."""
     from talaria.coder import checkpoint
-    from talaria.coder.infill import Memory, Options, infill
+    from talaria.coder.infill import Memory, fill
+    from talaria.coder.request import Options, Request
 
     loaded = checkpoint.load(model)
     runs = []
@@ -130,9 +131,9 @@ def measure(place: str, problems: Sequence[Problem], model: str | None) -> list[
         for file, (prefix, suffix) in zip(FILES, sides, strict=True):
             for way in list(WAYS)[:: 1 if number % 2 else -1]:
                 options = Options(**given, check_syntax=WAYS[way])
-                memory = Memory(loaded.denoiser)
-                infill(loaded, prefix[:-1], suffix, options, memory=memory)
-                found = infill(loaded, prefix, suffix, options, memory=memory)
+                memory = Memory(loaded)
+                fill(loaded, Request(prefix[:-1], suffix, options), memory=memory)
+                found = fill(loaded, Request(prefix, suffix, options), memory=memory)
                 runs.append(run_of(place, problem, file, way, found, not options.complete))
         bar.update()
     bar.close()

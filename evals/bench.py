@@ -18,7 +18,7 @@ from typing import Any
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.infill_command import add_decoding_flags
-from talaria.coder.request import MODES, Options
+from talaria.coder.request import MODES, Mode, Options
 from talaria.evals import timing
 from talaria.evals.intervals import percentile
 from talaria.evals.jsonl import environment
@@ -28,7 +28,7 @@ from talaria.evals.prompts import documents, draw_prompts
 from talaria.evals.tables import columns
 from talaria.evals.timing import Timing, TimingPlan
 
-BASELINE = "ar"
+BASELINE: Mode = "ar"
 WHEN = ("fresh", "warm")
 
 

@@ -170,7 +170,7 @@ def test_a_model_is_asked(corpus: Path, model_folder: Path, tmp_path: Path) -> N
         header, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
         assert (header["options"]["mode"], len(rows)) == (mode, 4)
         assert all(row["tokens"] == 32 for row in rows)
-    with patch("talaria.coder.infill.infill_batch", side_effect=AssertionError):
+    with patch("talaria.coder.infill.fill_batch", side_effect=AssertionError):
         assert memorisation.main(words) == 0
     reports.append((tmp_path / "out" / "report.json").read_bytes())
     assert reports[0] == reports[1]

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.peers import (
@@ -29,33 +28,41 @@ from benchmarks.peers import (
     parallel,
     scheduled,
 )
-from talaria.coder.checkpoint import Checkpoint, Decoding
-from talaria.coder.denoiser import Denoiser, KVCache
+from talaria.coder.backbone import Array, Backbone, Candidates, Constraint, KVCache, likeliest
+from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.infill import Options
+from talaria.coder.request import Options, Settings
 from talaria.evals.suites import Problem
 
 LENGTH = 8  # of the tiny model's canvas
 HOLE = Problem("p", "p.py", "total = ", "\n", "sum(values)")
 
 
-class ScriptedDenoiser:
-    """In the place of a denoiser: predicts, for each position, one token with a given confidence.
+class ScriptedBackbone(Backbone):
+    """Predicts one token for each position of a canvas, with a given probability.
 
-    `seen` are the canvases it was shown, `read` how often it read a context. Reading takes a
-    second of its clock, a canvas a tenth.
+    `seen` are the canvases it was shown, `read` how often it read a context. On its clock `now`,
+    reading takes a second and a canvas a tenth.
     """
 
-    device = torch.device("cpu")
+    device, threads = "cpu", 1
 
     def __init__(self, model: Checkpoint, tokens: Sequence[int], sure: Sequence[float]) -> None:
-        self.config = model.denoiser.config
-        self.table = torch.zeros(LENGTH, self.config.vocab_size)
+        self.marks = model.marks
+        self.table = np.zeros((LENGTH, model.tokenizer.vocab_size), np.float32)
         for place, (token, chance) in enumerate(zip(tokens, sure, strict=True)):
-            self.table[place, model.tokenizer.eom - 10 : model.tokenizer.eom] = (1 - chance) / 9
+            self.table[place, self.marks.eom - 11 : self.marks.eom - 1] = (1 - chance) / 9
             self.table[place, token] = chance
         self.seen: list[list[int]] = []
         self.read, self.now = 0, 0.0
+
+    def evaluate(self, *_: Any, **__: Any) -> Any:
+        """Nothing is computed."""
+        raise NotImplementedError
+
+    def log_probabilities(self, *_: Any) -> Any:
+        """Nothing is ranked."""
+        raise NotImplementedError
 
     def encode(self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None) -> Any:
         """A second goes by."""
@@ -64,49 +71,64 @@ class ScriptedDenoiser:
         self.now += 1
         return None, None
 
-    def denoise(self, canvas: Tensor, cache: KVCache, present: Tensor | None = None) -> Tensor:
+    def denoise(
+        self, canvas: Array, cache: KVCache, last: Sequence[int], present: Array | None = None
+    ) -> Array:
         """The predictions themselves."""
         self.seen.append(canvas[0].tolist())
         self.now += 0.1
         return self.table[None]
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def candidates(
+        self,
+        states: Array,
+        k: int,
+        constraints: Sequence[Constraint] | None = None,
+        temperatures: Array | None = None,
+    ) -> Candidates:
         """Of the predictions."""
-        return hidden.log()
+        with np.errstate(divide="ignore"):
+            return likeliest(np.log(states), k, self.marks.never, constraints, temperatures)
 
 
 @pytest.fixture
-def script(model: Checkpoint) -> Callable[..., tuple[Checkpoint, ScriptedDenoiser]]:
-    """Makes a checkpoint whose denoiser predicts these tokens with these confidences."""
+def script(model: Checkpoint) -> Callable[..., tuple[Checkpoint, ScriptedBackbone]]:
+    """Makes a checkpoint whose backbone predicts these tokens with these probabilities."""
 
-    def make(sure: Sequence[float], end: int | None = None) -> tuple[Checkpoint, ScriptedDenoiser]:
+    def make(sure: Sequence[float], end: int | None = None) -> tuple[Checkpoint, ScriptedBackbone]:
         tokens = [5 + place for place in range(LENGTH)]
         if end is not None:
-            tokens[end] = model.tokenizer.eom
-        denoiser = ScriptedDenoiser(model, tokens, sure)
-        return replace(model, denoiser=cast("Denoiser", denoiser)), denoiser
+            tokens[end] = model.marks.eom
+        backbone = ScriptedBackbone(model, tokens, sure)
+        return replace(model, backbone=backbone), backbone
 
     return make
+
+
+def candidates_of(rows: Sequence[Sequence[float]] | Array) -> Candidates:
+    """Candidates with these probabilities, all tokens among them."""
+    logs = np.log(np.maximum(np.array(rows, np.float64), 1e-300))
+    return likeliest(logs, logs.shape[1], ())
 
 
 RISING = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95]
 
 
-def opened(denoiser: ScriptedDenoiser, mask: int) -> list[list[int]]:
+def opened(backbone: ScriptedBackbone, mask: int) -> list[list[int]]:
     """The positions still masked in each canvas that was shown."""
-    return [[p for p, token in enumerate(seen) if token == mask] for seen in denoiser.seen]
+    return [[p for p, token in enumerate(seen) if token == mask] for seen in backbone.seen]
 
 
 @pytest.mark.parametrize(("steps", "each"), [(8, 1), (4, 2), (2, 4), (1, 8)])
 def test_llada_takes_its_steps(
-    script: Callable[..., tuple[Checkpoint, ScriptedDenoiser]], steps: int, each: int
+    script: Callable[..., tuple[Checkpoint, ScriptedBackbone]], steps: int, each: int
 ) -> None:
     """Exactly so many, the surest first, each with the context read anew; an end changes none."""
     for end in (None, 7):
-        model, denoiser = script(RISING, end)
+        model, backbone = script(RISING, end)
         tokens, passes, lean, _ = peers.write(model, HOLE, Peer(scheduled(LENGTH, steps), LENGTH))
-        assert (passes, denoiser.read) == (steps, steps)
-        assert opened(denoiser, model.tokenizer.mask) == [
+        assert (passes, backbone.read) == (steps, steps)
+        assert opened(backbone, model.marks.mask) == [
             list(range(LENGTH - each * step)) for step in range(steps)
         ]
         assert tokens == [5, 6, 7, 8, 9, 10, 11, 12][: LENGTH if end is None else end]
@@ -117,10 +139,10 @@ def test_llada_takes_its_steps(
 def test_llada_commits_what_its_schedule_says(length: int, data: st.DataObject) -> None:
     """After step k of n a share of k / n stands, rounded down; all after the last."""
     steps = data.draw(st.integers(1, length))
-    rule = scheduled(length, steps)
+    rule, rng = scheduled(length, steps), np.random.default_rng(0)
     left = length
     for step in range(steps):
-        chosen = rule(torch.rand(left, 3).softmax(1), step)
+        chosen = rule(candidates_of(rng.dirichlet(np.ones(3), left)), step)
         left -= int(chosen.sum())
         assert left == length - length * (step + 1) // steps
     assert left == 0
@@ -129,22 +151,21 @@ def test_llada_commits_what_its_schedule_says(length: int, data: st.DataObject) 
 @given(st.lists(st.floats(0.26, 1), min_size=1, max_size=12), st.floats(0.2, 1))
 def test_fast_dllm_commits_the_sure_and_at_least_one(sure: list[float], threshold: float) -> None:
     """All that reach the threshold and nothing else; where there is none, the surest anywhere."""
-    rows = torch.tensor([[p, *[(1 - p) / 4] * 4] for p in sure], dtype=torch.float64)
-    chosen = parallel(threshold)(rows, 0).tolist()
-    above = [float(p) >= threshold for p in rows.amax(1)]
-    assert chosen == (
-        above if any(above) else [p == sure.index(max(sure)) for p in range(len(sure))]
-    )
+    candidates = candidates_of([[p, *[(1 - p) / 4] * 4] for p in sure])
+    chosen = parallel(threshold)(candidates, 0).tolist()
+    confidence = np.exp(candidates.log_probabilities[:, 0])
+    above = (confidence >= threshold).tolist()
+    assert chosen == (above if any(above) else [p == confidence.argmax() for p in range(len(sure))])
 
 
 def test_blocks_are_finished_in_order(
-    script: Callable[..., tuple[Checkpoint, ScriptedDenoiser]],
+    script: Callable[..., tuple[Checkpoint, ScriptedBackbone]],
 ) -> None:
     """What is sure behind the block waits, though the rule would commit it at once."""
     sure = [0.5, 0.99, 0.6, 0.5, 0.99, 0.99, 0.99, 0.99]
-    model, denoiser = script(sure)
+    model, backbone = script(sure)
     _, passes, _, _ = peers.write(model, HOLE, Peer(parallel(0.9), 4))
-    assert opened(denoiser, model.tokenizer.mask) == [
+    assert opened(backbone, model.marks.mask) == [
         [0, 1, 2, 3, 4, 5, 6, 7],
         [0, 2, 3, 4, 5, 6, 7],
         [0, 3, 4, 5, 6, 7],
@@ -152,25 +173,26 @@ def test_blocks_are_finished_in_order(
         [4, 5, 6, 7],
     ]
     assert passes == 5
-    model, denoiser = script(sure)
+    model, backbone = script(sure)
     _, passes, _, _ = peers.write(model, HOLE, Peer(parallel(0.9), LENGTH))
-    assert opened(denoiser, model.tokenizer.mask)[1] == [0, 2, 3]
+    assert opened(backbone, model.marks.mask)[1] == [0, 2, 3]
     assert passes == 4
 
 
 def test_dreamon_takes_the_least_entropy() -> None:
     """One token a step, and not the likeliest one."""
-    rows = torch.tensor([[0.55, 0.15, 0.15, 0.15], [0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
-    assert least_entropy(rows, 0).tolist() == [False, True, False]
-    assert parallel(0.9)(rows, 0).tolist() == [True, False, False]
+    rows = [[0.55, 0.15, 0.15, 0.15], [0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]]
+    candidates = candidates_of(rows)
+    assert least_entropy(candidates, 0).tolist() == [False, True, False]
+    assert parallel(0.9)(candidates, 0).tolist() == [True, False, False]
 
 
 def test_lean_is_until_the_text_stands(
-    script: Callable[..., tuple[Checkpoint, ScriptedDenoiser]], monkeypatch: pytest.MonkeyPatch
+    script: Callable[..., tuple[Checkpoint, ScriptedBackbone]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The text is cut at the first end; what comes after it is paid, but not in lean figures."""
-    model, denoiser = script([0.8, 0.7, 0.9, 0.6, 0.5, 0.4, 0.3, 0.35], end=2)
-    monkeypatch.setattr(peers, "time", SimpleNamespace(perf_counter=lambda: denoiser.now))
+    model, backbone = script([0.8, 0.7, 0.9, 0.6, 0.5, 0.4, 0.3, 0.35], end=2)
+    monkeypatch.setattr(peers, "time", SimpleNamespace(perf_counter=lambda: backbone.now))
     turn = peers.ask(model, KINDS[0], HOLE, "one", Peer(scheduled(LENGTH, LENGTH), LENGTH))
     assert turn.text == model.tokenizer.decode([5, 6])
     assert (turn.tokens, turn.committed) == (2, LENGTH)
@@ -184,11 +206,11 @@ def test_lean_is_until_the_text_stands(
 
 
 def test_marks_and_masks_are_never_written(
-    script: Callable[..., tuple[Checkpoint, ScriptedDenoiser]],
+    script: Callable[..., tuple[Checkpoint, ScriptedBackbone]],
 ) -> None:
     """However likely they are."""
-    model, denoiser = script(RISING)
-    denoiser.table[:, [model.tokenizer.mask, model.tokenizer.mid]] = 1.0
+    model, backbone = script(RISING)
+    backbone.table[:, list(model.marks.never)] = 1.0
     tokens, *_ = peers.write(model, HOLE, Peer(parallel(0.9), LENGTH))
     assert tokens == [5, 6, 7, 8, 9, 10, 11, 12]
 
@@ -208,7 +230,7 @@ def test_every_decoder_fills_a_hole(model: Checkpoint) -> None:
 def test_ours_is_what_infill_does(model: Checkpoint) -> None:
     """The first baseline has a model's usual options, the second lacks the check alone."""
     found = peers.decoders(32)
-    usual = Options(confidence_threshold=Decoding().confidence_threshold)
+    usual = Options(confidence_threshold=Settings().confidence_threshold)
     assert found[OURS] == usual
     assert found[UNCHECKED] == replace(usual, check_syntax=False)
     assert {"LLaDA, 32 steps", "LLaDA, 16 steps", "LLaDA, 8 steps"} < found.keys()

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from benchmarks import decoding, examples, soak
-from benchmarks.decoding import KINDS, LOSS, SettingRun, choice, compare_settings
+from benchmarks.decoding import KINDS, LOSS, GridPoint, SettingRun, choice, compare_settings
 from talaria.coder import checkpoint
-from talaria.coder.checkpoint import Decoding
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.infill import Options
+from talaria.coder.request import Options
 from talaria.evals import bench, timing
 from talaria.evals.cursors import line_end
 from talaria.evals.suites import Problem
@@ -42,7 +41,12 @@ def test_too_short_a_soak() -> None:
         soak.main(["--requests", "3"])
 
 
-def turns_of(right: dict[Decoding, range], files: int) -> list[SettingRun]:
+def at(threshold: float) -> GridPoint:
+    """A setting that differs in its threshold."""
+    return GridPoint(threshold, 8, 128)
+
+
+def runs_of(right: dict[GridPoint, range], files: int) -> list[SettingRun]:
     """Holes of either kind in each file, filled by settings, the slowest first."""
     return [
         SettingRun(
@@ -56,9 +60,9 @@ def turns_of(right: dict[Decoding, range], files: int) -> list[SettingRun]:
 
 def test_the_fastest_setting_that_surely_loses_little_is_chosen() -> None:
     """A quarter of a point may be lost; half of one, which may be more than one, may not."""
-    slow, quick, hasty, wild = map(Decoding, (0.9, 0.7, 0.5, 0.1))
+    slow, quick, hasty, wild = map(at, (0.9, 0.7, 0.5, 0.1))
     right = {slow: range(100), quick: range(1, 100), hasty: range(2, 100), wild: range(40)}
-    outcomes = compare_settings(turns_of(right, 400))
+    outcomes = compare_settings(runs_of(right, 400))
     assert [outcome.lost for outcome in outcomes] == pytest.approx([0, 0.0025, 0.005, 0.15])
     assert outcomes[0].exact[KINDS[1]]["share"] == 0.25
     assert outcomes[0].tokens_per_forward == 1.5
@@ -73,15 +77,15 @@ def test_the_fastest_setting_that_surely_loses_little_is_chosen() -> None:
 @pytest.mark.parametrize(("files", "chosen"), [(1, 0.9), (40, 0.9), (400, 0.7)])
 def test_holes_that_do_not_differ(files: int, chosen: float) -> None:
     """Decide for the fast setting only if they are many."""
-    right = {Decoding(0.9): range(9), Decoding(0.7): range(9)}
-    assert choice(compare_settings(turns_of(right, files))) == Decoding(chosen)
+    right = {at(0.9): range(9), at(0.7): range(9)}
+    assert choice(compare_settings(runs_of(right, files))) == at(chosen)
 
 
 def test_holes_of_one_file_decide_nothing() -> None:
     """The slow setting is taken, for there is no interval to go by."""
-    right = {Decoding(0.9): range(1), Decoding(0.7): range(0)}
-    turns = [replace(turn, cluster="one file") for turn in turns_of(right, 400)]
-    assert choice(compare_settings(turns)) == Decoding(0.9)
+    right = {at(0.9): range(1), at(0.7): range(0)}
+    turns = [replace(turn, cluster="one file") for turn in runs_of(right, 400)]
+    assert choice(compare_settings(turns)) == at(0.9)
 
 
 @pytest.fixture
@@ -118,14 +122,14 @@ def test_the_choice_becomes_the_models_own(
     shutil.copytree(model_folder, folder)
     words = ["--corpus", str(corpus), "--model", str(folder), "--out", str(out), "--cursors", "4"]
     words += ["--thresholds", "0.2", "0.8", "--lookaheads", "3", "--budgets", "5"]
-    before = checkpoint.load(folder).decoding
+    before = checkpoint.load(folder).settings
     assert decoding.main(words) == 0
-    assert checkpoint.load(folder).decoding == before == Decoding()
+    assert checkpoint.load(folder).settings == before
     assert decoding.main([*words, "--store"]) == 0
     found = json.loads((out / "decoding.json").read_text("utf-8"))
-    chosen = checkpoint.load(folder).decoding
-    assert found["chosen"] == asdict(chosen)
-    assert chosen in (Decoding(0.2, 3, 5), Decoding(0.8, 3, 5))
+    chosen = GridPoint(**found["chosen"])
+    assert checkpoint.load(folder).settings == replace(before, **found["chosen"])
+    assert chosen in (GridPoint(0.2, 3, 5), GridPoint(0.8, 3, 5))
     assert len(found["outcomes"]) == 2
     assert (found["cursors"], found["seed"]) == (4, 1)
     assert found["corpus"] == corpus_hash(corpus)
@@ -144,7 +148,9 @@ def test_what_bench_measures_goes_by_the_models_own_settings(
     """They stand with the figures, but for what was asked for; starts have the same."""
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
-    checkpoint.store_decoding(folder, Decoding(0.3, 4, 9))
+    own = {"confidence_threshold": 0.3, "lookahead": 4, "max_nfe": 9}
+    settings = replace(checkpoint.load(folder).settings, **own)  # type: ignore[arg-type]
+    checkpoint.store_settings(folder, settings)
     begun: list[Options] = []
 
     def start(model: str, device: str, options: Options, *_: Any) -> dict[str, float]:
@@ -157,7 +163,7 @@ def test_what_bench_measures_goes_by_the_models_own_settings(
     words += ["--context", "16", "--max-tokens", "4", "--lookahead", "5", "--json"]
     assert bench.main(words) == 0
     options = json.loads(capsys.readouterr().out)["options"]
-    assert {name: options[name] for name in asdict(Decoding())} == asdict(Decoding(0.3, 5, 9))
+    assert {name: options[name] for name in own} == {**own, "lookahead": 5}
     assert [asdict(one) for one in begun] == [options]
 
 
@@ -165,7 +171,10 @@ def test_what_bench_measures_goes_by_the_models_own_settings(
     ("given", "reason"),
     [
         (("--seed", "0"), "another seed than 0"),
-        (("--thresholds", "2"), "confidence_threshold is 2.0, outside of 0 to 1"),
+        (
+            ("--thresholds", "2"),
+            "--confidence-threshold is 2.0; it must be a number between 0 and 1",
+        ),
     ],
 )
 def test_wrong_options_of_decoding(given: tuple[str, str], reason: str, tmp_path: Path) -> None:

@@ -41,7 +41,12 @@ def test_every_hole_is_filled_and_kept(suite: Suite, model: Checkpoint, tmp_path
 
 def test_the_header_names_the_models_own_settings(suite: Suite, model: Checkpoint) -> None:
     """Where nothing else was asked for: they decide what a model without options writes."""
-    own = {"confidence_threshold": 0.3, "lookahead": 4, "max_nfe": 9, "max_tokens": 20}
+    own: dict[str, Any] = {
+        "confidence_threshold": 0.3,
+        "lookahead": 4,
+        "max_nfe": 9,
+        "max_tokens": 20,
+    }
     other = replace(model, settings=replace(model.settings, **own))
     for given, expected in ((Options(), own), (Options(lookahead=5), {**own, "lookahead": 5})):
         options = header(suite, other, Sampling(given), "cpu")["options"]
@@ -139,8 +144,8 @@ def test_the_true_length_is_given(suite: Suite, model: Checkpoint, tmp_path: Pat
     for row, problem in zip(rows, suite.problems, strict=True):
         length = len(model.tokenizer.encode(problem.solution))
         assert (row["tokens"], row["stopped"]) == (length, "length")
-        request = Request(problem.prefix, problem.suffix, length=length)
-        assert row["text"] == fill(model, request).best.text
+        alone = fill(model, Request(problem.prefix, problem.suffix, length=length))
+        assert row["text"] == alone.best.text
     assert read(path)[0]["oracle_length"] is True
     with pytest.raises(DataError, match="other oracle_length"):
         generate(suite, model, Sampling(Options(), batch=3), path)
