@@ -185,7 +185,8 @@ def whole_graph(config: TransformerConfig, weights: Mapping[str, Array]) -> byte
     """Return the graph of a pass with its weights inside, for engines that need one file."""
     from onnx import helper, numpy_helper
 
-    from talaria.coder.families.talaria_onnx import IR_VERSION, OPSET, interface, passes
+    from talaria.coder.families.onnx_graph import IR_VERSION, OPSET
+    from talaria.coder.families.talaria_onnx import interface, passes
 
     graph = passes(config, weights)
     constants = [tensor for tensor in graph.constants if tensor.name not in graph.weights]
@@ -204,7 +205,7 @@ class RuntimeInt8:
         import onnxruntime
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        from talaria.coder.families.talaria_onnx import SPIN, threads
+        from talaria.coder.families.onnx_graph import SPIN, threads
 
         with tempfile.TemporaryDirectory() as folder:
             whole, small = Path(folder, "whole.onnx"), Path(folder, "small.onnx")
@@ -224,7 +225,7 @@ class RuntimeInt8:
             )
 
     def run(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
-        """Run the graph, as `talaria_onnx.Session` does."""
+        """Run the graph, as `onnx_graph.Session` does."""
         given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         found: list[Array] = self.session.run(outputs, given)
         return found
@@ -236,7 +237,7 @@ class OpenVino:
     def __init__(self, graph: bytes, precision: str) -> None:
         import openvino
 
-        from talaria.coder.families.talaria_onnx import threads
+        from talaria.coder.families.onnx_graph import threads
 
         core = openvino.Core()
         model = core.read_model(graph)
@@ -248,7 +249,7 @@ class OpenVino:
         self.request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
-        """Run the graph, as `talaria_onnx.Session` does."""
+        """Run the graph, as `onnx_graph.Session` does."""
         given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         self.request.infer(given, share_inputs=True)
         return [self.request.get_tensor(name).data.copy() for name in outputs]

@@ -28,7 +28,7 @@ from benchmarks.peers import (
     parallel,
     scheduled,
 )
-from talaria.coder.backbone import Array, Backbone, Candidates, Constraint, KVCache, likeliest
+from talaria.coder.backbone import Array, Candidates, CpuBackbone, KVCache, likeliest
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.request import Options, Settings
@@ -38,7 +38,7 @@ LENGTH = 8  # of the tiny model's canvas
 HOLE = Problem("p", "p.py", "total = ", "\n", "sum(values)")
 
 
-class ScriptedBackbone(Backbone):
+class ScriptedBackbone(CpuBackbone):
     """Predicts one token for each position of a canvas, with a given probability.
 
     `seen` are the canvases it was shown, `read` how often it read a context. On its clock `now`,
@@ -60,10 +60,6 @@ class ScriptedBackbone(Backbone):
         """Nothing is computed."""
         raise NotImplementedError
 
-    def log_probabilities(self, *_: Any) -> Any:
-        """Nothing is ranked."""
-        raise NotImplementedError
-
     def encode(self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None) -> Any:
         """A second goes by."""
         assert cache is None
@@ -79,16 +75,11 @@ class ScriptedBackbone(Backbone):
         self.now += 0.1
         return self.table[None]
 
-    def candidates(
-        self,
-        states: Array,
-        k: int,
-        constraints: Sequence[Constraint] | None = None,
-        temperatures: Array | None = None,
-    ) -> Candidates:
-        """Of the predictions."""
+    def logits(self, states: Array) -> Array:
+        """Logits with these probabilities."""
         with np.errstate(divide="ignore"):
-            return likeliest(np.log(states), k, self.marks.never, constraints, temperatures)
+            found: Array = np.log(states)
+        return found
 
 
 @pytest.fixture
