@@ -1,4 +1,4 @@
-"""The server's figures: made in small runs, and right for what a scripted server does."""
+"""The server benchmark's figures, from small runs and from a scripted server."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ REGION = Problem(
 
 
 class ScriptedServer:
-    """In the place of a server and its client: `suggest` says what stands at a text's end.
+    """Stands in for a server and its client; suggests the true rest of the line.
 
-    A suggestion is remembered and served, without the model, while it is typed along.
+    A suggestion is served from memory, without the model, while it is typed through.
     """
 
     def __init__(self, late: bool = False) -> None:
         self.late = late
         self.text, self.left = "", ""
         self.asked: list[ClientRequest] = []
-        self.said: list[str] = []
+        self.notified: list[str] = []
         self.cancelled: list[int] = []
         self.requests = 0
         self.taken: list[Any] = []
 
     def ask(self, method: str, params: Any) -> ClientRequest:
-        """Suggest the rest of the line, at once or never before the next key."""
+        """Suggest the rest of the line, at once or, if late, not before the next key."""
         asked = ClientRequest(len(self.asked), sent=time.perf_counter())
         if method == "workspace/executeCommand":
             self.taken.append(params)
@@ -60,26 +60,26 @@ class ScriptedServer:
         return asked
 
     def wait(self, asked: ClientRequest) -> Any:
-        """What was late is there now."""
+        """Late answers arrive now."""
         asked.answered = asked.answered or time.perf_counter()
         asked.done.set()
         return asked.result
 
     def model_requests(self) -> int:
-        """How often something was suggested that was not known."""
+        """Return how many suggestions did not come from memory."""
         return self.requests
 
     def notify(self, method: str, params: Any) -> None:
-        """Nothing comes back."""
-        self.said.append(method)
+        """Record a notification."""
+        self.notified.append(method)
 
     def cancel(self, asked: ClientRequest) -> None:
-        """It is noted."""
+        """Record a cancellation."""
         self.cancelled.append(asked.id)
 
 
 def typist_and_page(late: bool = False) -> tuple[ScriptedServer, Typist, EditorDocument]:
-    """Someone who types 1,000 times as fast as a person, in the region's file."""
+    """A typist, 1,000 times as fast as a person, with the region's file open."""
     scripted = ScriptedServer(late)
     client = cast(LspClient, scripted)
     place = EditorWorkspace.__new__(EditorWorkspace)
@@ -89,7 +89,7 @@ def typist_and_page(late: bool = False) -> tuple[ScriptedServer, Typist, EditorD
 
 
 def row(cursor: str, ms: float, **other: Any) -> KeystrokeRequest:
-    """A request that the model answered before the next key, unless told otherwise."""
+    """A request that the model answered before the next key, unless overridden."""
     given = {"after": "key", "overtaken": False, "model": True, "shown": 3, "error": None}
     return KeystrokeRequest(
         cursor, "f.py", cancels=True, ms=ms, until_key=200.0, **{**given, **other}
@@ -97,7 +97,7 @@ def row(cursor: str, ms: float, **other: Any) -> KeystrokeRequest:
 
 
 def test_gaps_are_like_a_persons() -> None:
-    """Around 180 ms, with quick keys and pauses; the same seed gives the same."""
+    """About 180 ms, with bursts and pauses; the seed decides."""
     found = list(islice(lsp_typing.gaps(random.Random(0)), 5000))
     assert found == list(islice(lsp_typing.gaps(random.Random(0)), 5000))
     assert 0.14 < statistics.median(found) < 0.2
@@ -107,7 +107,7 @@ def test_gaps_are_like_a_persons() -> None:
 
 
 def test_percentiles_of_finished_and_unfinished_requests() -> None:
-    """What a key overtook counts as longer than until that key; by hand for five requests."""
+    """An overtaken request counts as longer than the time until that key; five computed by hand."""
     ms, ones = np.array([10.0, 20.0, 30.0, 40.0, 50.0]), np.ones(5, int)
     assert lsp_typing.quantiles(ms, ones > 0, ones) == [30.0, 50.0, 50.0]
     # After 20 and 30 are cut off, 1 - 1/5 of all is left, then half of it, then nothing.
@@ -119,7 +119,7 @@ def test_percentiles_of_finished_and_unfinished_requests() -> None:
 
 
 def test_figures_of_typing() -> None:
-    """Requests by what became of them; overtaken ones do not flatter the percentiles."""
+    """Times by what became of requests; overtaken ones do not flatter the percentiles."""
     rows = [row(cursor, ms) for cursor in "abcd" for ms in (50.0, 60.0, 70.0)]
     rows += [row(cursor, 400.0, overtaken=True, model=None, shown=0) for cursor in "abcd"]
     rows += [row(cursor, 1.0, model=False) for cursor in "ab"]
@@ -147,8 +147,8 @@ def test_figures_of_typing() -> None:
     assert found["overtaken"]["then_answered_not_cancelled"]["requests"] == 0
 
 
-def test_someone_types_with_a_servers_help() -> None:
-    """Each key asks; what is right is taken or typed through; the file is as before at the end."""
+def test_the_typist_uses_suggestions() -> None:
+    """Each key asks; right suggestions are accepted or typed through; the file is restored."""
     scripted, typist, page = typist_and_page()
     whole, rows = page.text, list[KeystrokeRequest]()
     for number in range(8):
@@ -167,8 +167,8 @@ def test_someone_types_with_a_servers_help() -> None:
 
 
 @pytest.mark.parametrize("cancels", [True, False])
-def test_what_is_late_is_overtaken(cancels: bool) -> None:
-    """By the next key, and cancelled if the editor does that; the last one is waited for."""
+def test_late_answers_are_overtaken(cancels: bool) -> None:
+    """Late requests are overtaken, cancelled if the editor does so; the last one is awaited."""
     scripted, typist, page = typist_and_page(late=True)
     rows = typist.type_region(page, REGION, True, cancels)
     assert [row.overtaken for row in rows] == [True] * (len(rows) - 1) + [False]
@@ -182,7 +182,7 @@ def test_every_figure_is_made(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """A small run against real servers: all answered, all figures there and within bounds."""
+    """A small run against real servers answers everything and gives plausible figures."""
     for kind in ("exit", "exit while computing", "input closed"):
         monkeypatch.delitem(lsp.ENDINGS, kind)
     out = tmp_path / "rows.jsonl"
@@ -214,8 +214,8 @@ def test_every_figure_is_made(
         assert what in text
 
 
-def test_a_server_that_ends_is_told(tmp_path: Path, model_folder: Path) -> None:
-    """With its log, at once, whoever waits for an answer."""
+def test_a_server_that_ends_is_an_error(tmp_path: Path, model_folder: Path) -> None:
+    """Waiting for an answer fails at once, with the server's log."""
     place = EditorWorkspace(tmp_path, str(model_folder))
     place.flags = ["--no-such-flag"]
     with server(place) as client, pytest.raises(TalariaError, match="unrecognized arguments"):
@@ -232,7 +232,7 @@ def test_a_server_that_ends_is_told(tmp_path: Path, model_folder: Path) -> None:
         ({"idle": float("nan")}, "--idle is nan"),
     ],
 )
-def test_plans_that_cannot_be(given: dict[str, Any], message: str) -> None:
-    """The value and the limit are named."""
+def test_invalid_plans(given: dict[str, Any], message: str) -> None:
+    """The error names the value and the limit."""
     with pytest.raises(UsageError, match=message):
         ServerPlan(**given)

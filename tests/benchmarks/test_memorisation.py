@@ -1,4 +1,4 @@
-"""The memorisation check: runs are the longest there are, and stand in one training file."""
+"""Memorised runs are maximal and lie within one training file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def as_documents(*texts: str) -> list[CorpusDocument]:
 
 
 def module(seed: int, functions: int = 60) -> str:
-    """A module of which no 24 characters in a row stand in that of another seed."""
+    """A random module that shares no 24 consecutive characters with one of another seed."""
     rng = random.Random(seed)
 
     def word() -> str:
@@ -45,7 +45,7 @@ def module(seed: int, functions: int = 60) -> str:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Three files to train on, the first there twice, and two held out."""
+    """Three training files, the first of them twice, and two held-out ones."""
     out = tmp_path / "corpus"
     train = [*as_documents(*map(module, range(3))), CorpusDocument("beta", "copy.py", module(0))]
     held_out = [CorpusDocument("post", f"post{seed}.py", module(seed)) for seed in (7, 8)]
@@ -54,7 +54,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def by_hand(text: str, documents: list[str], shortest: int) -> list[str]:
-    """The parts of a text that stand in a document, and with a character more in none."""
+    """The maximal parts of a text that stand in some document, by brute force."""
 
     def there(start: int, end: int) -> bool:
         inside = start >= 0 and end <= len(text)
@@ -71,7 +71,7 @@ def by_hand(text: str, documents: list[str], shortest: int) -> list[str]:
 
 @given(st.lists(LITTLE, min_size=1, max_size=4), st.lists(LITTLE, min_size=1, max_size=5))
 def test_runs_are_those_found_by_hand(texts: list[str], documents: list[str]) -> None:
-    """All of them, in their order, whatever is searched at once; none spans two files or texts."""
+    """All runs, in order, whatever the batch of files; none spans two files or texts."""
     shortest, files = (
         patch.object(memorisation, "SHORTEST", 3),
         patch.object(memorisation, "FILES", 2),
@@ -82,7 +82,7 @@ def test_runs_are_those_found_by_hand(texts: list[str], documents: list[str]) ->
 
 
 def test_a_run_ends_with_its_file() -> None:
-    """What one file ends with and the next begins with is no run."""
+    """A run does not span the end of one file and the beginning of the next."""
     whole = module(0, 2)
     half = len(whole) // 2
     assert search([whole], as_documents(whole[:half], whole[half:])) == [
@@ -91,13 +91,13 @@ def test_a_run_ends_with_its_file() -> None:
 
 
 def test_an_equal_hash_is_no_run() -> None:
-    """A hash that only adds characters up takes other texts for equal; they are compared."""
+    """With a hash that only sums characters, collisions are sorted out by comparison."""
     with patch.object(memorisation, "BASE", np.uint64(1)):
         assert search(["b" * 20 + "a" * 20], as_documents("a" * 20 + "b" * 20)) == [[]]
 
 
 def test_what_counts_as_memory() -> None:
-    """Neither white space, nor the same once more, nor what the prompt has."""
+    """White space, repetitions and what the prompt has do not count."""
     assert weight("  x = y\n  x = y\n# ------------\n") == len("x=y#-")
     prompt = "def f():\n    return first.second(third)"
     assert beyond("    return first.second(third)\n    fourth = 4", prompt).split() == [
@@ -117,7 +117,7 @@ def test_what_counts_as_memory() -> None:
 
 
 def reciting(suite: Suite, *_: Any) -> SimpleNamespace:
-    """A model that knows every file by heart."""
+    """Stands in for a model that knows every file by heart."""
     return SimpleNamespace(rows=[{"id": p.id, "text": p.solution} for p in suite.problems])
 
 
@@ -134,7 +134,7 @@ def test_recitation_is_found(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of training files all is a run, of held-out ones nothing is: they are not searched."""
+    """All of a training file is a run; held-out files have none, as they are not searched."""
     monkeypatch.setattr(memorisation, "generate", reciting)
     assert memorisation.main(arguments(corpus, model_folder, tmp_path)) == 0
     found, texts = (
@@ -161,7 +161,7 @@ def test_recitation_is_found(
 
 
 def test_a_model_is_asked(corpus: Path, model_folder: Path, tmp_path: Path) -> None:
-    """In both modes, for as many tokens as stand there; called again, nothing is made anew."""
+    """In both modes, with the true length; called again, nothing is generated."""
     words = arguments(corpus, model_folder, tmp_path / "out", 4)
     assert memorisation.main(words) == 0
     reports = [(tmp_path / "out" / "report.json").read_bytes()]
@@ -176,7 +176,7 @@ def test_a_model_is_asked(corpus: Path, model_folder: Path, tmp_path: Path) -> N
     assert reports[0] == reports[1]
 
 
-def test_what_cannot_be_done_is_said(
+def test_errors_are_one_line(
     corpus: Path,
     model_folder: Path,
     tmp_path: Path,
@@ -187,12 +187,12 @@ def test_what_cannot_be_done_is_said(
     monkeypatch.setattr(memorisation, "ATTEMPTS", 2)
     assert memorisation.main(arguments(tmp_path / "none", model_folder, tmp_path / "out")) == 1
     assert "no corpus here" in capsys.readouterr().err
-    for completions, said in ((1, "must be at least 2"), (600, "training places, not 300")):
+    for completions, reason in ((1, "must be at least 2"), (600, "training places, not 300")):
         words = arguments(corpus, model_folder, tmp_path / "out", completions)
         assert memorisation.main(words) == 2
         error = capsys.readouterr().err
         assert f"--completions is {completions}" in error
-        assert said in error
+        assert reason in error
         assert error.count("\n") == 1
 
 
@@ -203,7 +203,7 @@ def test_an_interruption_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It says that the same command goes on."""
+    """The message says that the same command continues."""
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The rules of other models do what their papers say, and all decoders are asked the same."""
+"""Other models' rules follow their papers, and all decoders fill the same prompts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ScriptedBackbone(CpuBackbone):
         raise NotImplementedError
 
     def encode(self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None) -> Any:
-        """A second goes by."""
+        """Take a second of the clock."""
         assert cache is None
         self.read += 1
         self.now += 1
@@ -106,7 +106,7 @@ RISING = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95]
 
 
 def opened(backbone: ScriptedBackbone, mask: int) -> list[list[int]]:
-    """The positions still masked in each canvas that was shown."""
+    """The positions still masked in each canvas that was read."""
     return [[p for p, token in enumerate(seen) if token == mask] for seen in backbone.seen]
 
 
@@ -114,7 +114,7 @@ def opened(backbone: ScriptedBackbone, mask: int) -> list[list[int]]:
 def test_llada_takes_its_steps(
     script: Callable[..., tuple[Checkpoint, ScriptedBackbone]], steps: int, each: int
 ) -> None:
-    """Exactly so many, the surest first, each with the context read anew; an end changes none."""
+    """Exactly this many, likeliest first, each reading the context again, whatever the end."""
     for end in (None, 7):
         model, backbone = script(RISING, end)
         tokens, passes, lean, _ = peers.write(model, HOLE, Peer(scheduled(LENGTH, steps), LENGTH))
@@ -128,7 +128,7 @@ def test_llada_takes_its_steps(
 
 @given(st.integers(1, 40), st.data())
 def test_llada_commits_what_its_schedule_says(length: int, data: st.DataObject) -> None:
-    """After step k of n a share of k / n stands, rounded down; all after the last."""
+    """After step k of n a share k / n is committed, rounded down; all after the last."""
     steps = data.draw(st.integers(1, length))
     rule, rng = scheduled(length, steps), np.random.default_rng(0)
     left = length
@@ -141,7 +141,7 @@ def test_llada_commits_what_its_schedule_says(length: int, data: st.DataObject) 
 
 @given(st.lists(st.floats(0.26, 1), min_size=1, max_size=12), st.floats(0.2, 1))
 def test_fast_dllm_commits_the_sure_and_at_least_one(sure: list[float], threshold: float) -> None:
-    """All that reach the threshold and nothing else; where there is none, the surest anywhere."""
+    """All that reach the threshold and nothing else; if none does, the likeliest."""
     candidates = candidates_of([[p, *[(1 - p) / 4] * 4] for p in sure])
     chosen = parallel(threshold)(candidates, 0).tolist()
     confidence = np.exp(candidates.log_probabilities[:, 0])
@@ -152,7 +152,7 @@ def test_fast_dllm_commits_the_sure_and_at_least_one(sure: list[float], threshol
 def test_blocks_are_finished_in_order(
     script: Callable[..., tuple[Checkpoint, ScriptedBackbone]],
 ) -> None:
-    """What is sure behind the block waits, though the rule would commit it at once."""
+    """Likely tokens after the block wait, although the rule would commit them at once."""
     sure = [0.5, 0.99, 0.6, 0.5, 0.99, 0.99, 0.99, 0.99]
     model, backbone = script(sure)
     _, passes, _, _ = peers.write(model, HOLE, Peer(parallel(0.9), 4))
@@ -171,7 +171,7 @@ def test_blocks_are_finished_in_order(
 
 
 def test_dreamon_takes_the_least_entropy() -> None:
-    """One token a step, and not the likeliest one."""
+    """One token a step, which need not be the likeliest."""
     rows = [[0.55, 0.15, 0.15, 0.15], [0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]]
     candidates = candidates_of(rows)
     assert least_entropy(candidates, 0).tolist() == [False, True, False]
@@ -181,7 +181,7 @@ def test_dreamon_takes_the_least_entropy() -> None:
 def test_lean_is_until_the_text_stands(
     script: Callable[..., tuple[Checkpoint, ScriptedBackbone]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The text is cut at the first end; what comes after it is paid, but not in lean figures."""
+    """The text is cut at the first `<eom>`; what follows costs time, but not in lean figures."""
     model, backbone = script([0.8, 0.7, 0.9, 0.6, 0.5, 0.4, 0.3, 0.35], end=2)
     monkeypatch.setattr(peers, "time", SimpleNamespace(perf_counter=lambda: backbone.now))
     turn = peers.ask(model, KINDS[0], HOLE, "one", Peer(scheduled(LENGTH, LENGTH), LENGTH))
@@ -199,7 +199,7 @@ def test_lean_is_until_the_text_stands(
 def test_marks_and_masks_are_never_written(
     script: Callable[..., tuple[Checkpoint, ScriptedBackbone]],
 ) -> None:
-    """However likely they are."""
+    """Even if they are the likeliest."""
     model, backbone = script(RISING)
     backbone.table[:, list(model.marks.never)] = 1.0
     tokens, *_ = peers.write(model, HOLE, Peer(parallel(0.9), LENGTH))
@@ -207,7 +207,7 @@ def test_marks_and_masks_are_never_written(
 
 
 def test_every_decoder_fills_a_hole(model: Checkpoint) -> None:
-    """Peers on one canvas that they fill, lean at most what they took."""
+    """Peers fill their one canvas; the lean cost is at most the full cost."""
     for name, decoder in peers.decoders(LENGTH).items():
         turn = peers.ask(model, KINDS[0], HOLE, name, decoder)
         assert turn.decoder == name
@@ -219,7 +219,7 @@ def test_every_decoder_fills_a_hole(model: Checkpoint) -> None:
 
 
 def test_ours_is_what_infill_does(model: Checkpoint) -> None:
-    """The first baseline has a model's usual options, the second lacks the check alone."""
+    """The first baseline has the default options; the second only lacks the syntax check."""
     found = peers.decoders(32)
     usual = Options(confidence_threshold=Settings().confidence_threshold)
     assert found[OURS] == usual
@@ -245,7 +245,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_holes_are_ends_and_whole_lines(corpus: Path) -> None:
-    """As many of each, no line twice, each a part of its file; lines also without indentation."""
+    """Equally many, no line twice, each part of its file, lines with and without indentation."""
     found = peers.prompts(corpus, 12, 0)
     assert [kind for kind, _ in found] == list(KINDS) * 12
     assert len({problem.id.rpartition(":")[0] for _, problem in found}) == 24
@@ -264,12 +264,12 @@ def test_holes_are_ends_and_whole_lines(corpus: Path) -> None:
 
 
 def turn(prompt: str, decoder: str, ms: float, exact: float = 0.0, kind: str = KINDS[0]) -> PeerRun:
-    """A prompt's turn; the file is the prompt's first letter."""
+    """A filled prompt; its file is the prompt's first letter."""
     return PeerRun(kind, prompt, prompt[0], decoder, "", exact, 4, ms, 8, 2, 2, ms / 2)
 
 
 def test_figures_are_of_pairs() -> None:
-    """Ratios are geometric means over prompts, in whatever order they were asked."""
+    """Ratios are geometric means over prompts, whatever the order of the runs."""
     turns = []
     for kind in KINDS:
         turns += [turn("a1", OURS, 10, 1, kind), turn("b1", OURS, 20, 0, kind)]
@@ -290,15 +290,15 @@ def test_figures_are_of_pairs() -> None:
 def test_the_command(
     corpus: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A table for people, all figures for programs; every decoder on every prompt."""
+    """It prints a table and writes all figures, for every decoder on every prompt."""
     out = tmp_path / "peers.json"
     words = ["--corpus", str(corpus), "--model", str(model_folder), "--prompts", "2"]
     assert peers.main([*words, "--json", str(out)]) == 0
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     names = list(peers.decoders(LENGTH))
-    assert all(told.out.count(f"\n{name}  ") == 4 for name in names)
-    assert "whole line: 2 prompts in" in told.out
-    assert "48/48" in told.err
+    assert all(printed.out.count(f"\n{name}  ") == 4 for name in names)
+    assert "whole line: 2 prompts in" in printed.out
+    assert "48/48" in printed.err
     found = json.loads(out.read_text())
     assert found["kinds"].keys() == set(KINDS)
     rows = found["turns"]
@@ -319,7 +319,7 @@ def test_the_command(
     ],
 )
 def test_wrong_numbers(corpus: Path, words: list[str], message: str) -> None:
-    """Are refused before anything is asked, with the remedy."""
+    """They are refused before anything is filled, with the remedy."""
     with pytest.raises(UsageError, match=message):
         peers.main(["--corpus", str(corpus), *words])
     with pytest.raises(DataError, match="talaria corpus"):
@@ -327,7 +327,7 @@ def test_wrong_numbers(corpus: Path, words: list[str], message: str) -> None:
 
 
 def test_means_are_means() -> None:
-    """Not medians; and geometric ones of ratios."""
+    """Not medians; for ratios, geometric means."""
     files = ["a", "b", "c"]
     assert peers.mean([1, 2, 6], files)["mean"] == 3
     assert peers.ratio([1, 2, 32], files)["mean"] == pytest.approx(4)

@@ -1,4 +1,4 @@
-"""Rules that did not win commit what they say, only open positions, and at least one."""
+"""The rules that did not win commit what they promise, and at least one open position."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK, VOCAB = 6, 5  # the last token is <eom>
 
 
 def prediction(where: Array, probabilities: Array, chained: bool = False) -> Prediction:
-    """What is predicted at the open positions, the likeliest token chosen; all are candidates."""
+    """A prediction that chooses the likeliest token; all tokens are candidates."""
     order = np.argsort(-probabilities, axis=1)
     with np.errstate(divide="ignore"):
         logs = np.log(np.take_along_axis(probabilities, order, 1))
@@ -34,7 +34,7 @@ def prediction(where: Array, probabilities: Array, chained: bool = False) -> Pre
 
 @st.composite
 def predictions(draw: st.DrawFn) -> Prediction:
-    """Two rows, some of whose positions are open, with any probabilities."""
+    """Two rows with random open positions and probabilities."""
     where = np.array(draw(st.lists(st.booleans(), min_size=12, max_size=12))).reshape(2, BLOCK)
     rows = st.lists(st.floats(0.001, 1), min_size=VOCAB, max_size=VOCAB)
     drawn = np.array([draw(rows) for _ in range(int(where.sum()))]).reshape(-1, VOCAB)
@@ -49,7 +49,7 @@ RULES = [confidence_factor(1.5), entropy_bound(0.8), top_k(2)]
 def test_every_rule_commits_open_positions_and_at_least_one(
     rule: Rule, prediction: Prediction
 ) -> None:
-    """So that denoising ends; a row that is finished stays as it is."""
+    """So denoising ends, and finished rows stay unchanged."""
     commit = rule(prediction)
     assert not (commit & ~prediction.open).any()
     assert (commit.any(1) == prediction.open.any(1)).all()
@@ -58,7 +58,7 @@ def test_every_rule_commits_open_positions_and_at_least_one(
 @pytest.mark.parametrize("rule", RULES[:2])
 @given(predictions())
 def test_the_leftmost_is_always_committed(rule: Rule, prediction: Prediction) -> None:
-    """It is the one position that the middle is sure to reach."""
+    """It is the only position that the middle certainly reaches."""
     assert not (prediction.leftmost & ~rule(prediction)).any()
 
 
@@ -69,7 +69,7 @@ def order_of(prediction: Prediction, row: int) -> list[int]:
 
 
 def committed(rule: Rule, prediction: Prediction, row: int) -> set[int]:
-    """What a rule commits."""
+    """The positions of a row that a rule commits."""
     return set(np.flatnonzero(rule(prediction)[row]).tolist())
 
 
@@ -80,7 +80,7 @@ def leftmost(prediction: Prediction, row: int) -> set[int]:
 
 @given(predictions(), st.floats(0, 4))
 def test_the_factor(prediction: Prediction, factor: float) -> None:
-    """The largest n for which the n-th is confident enough for n tokens at once."""
+    """It commits the largest n whose n-th token is confident enough for n at once."""
     for row in range(2):
         order = order_of(prediction, row)
         most = 0
@@ -93,7 +93,7 @@ def test_the_factor(prediction: Prediction, factor: float) -> None:
 
 @given(predictions(), st.floats(0, 4))
 def test_the_entropy_bound(prediction: Prediction, bound: float) -> None:
-    """As many as leave the sum of all entropies but the largest within the bound."""
+    """It commits while the sum of all entropies except the largest stays within the bound."""
     entropy = entropies(prediction)
     for row in range(2):
         taken: list[int] = []
@@ -111,13 +111,13 @@ def test_the_entropy_bound(prediction: Prediction, bound: float) -> None:
 
 @given(predictions(), st.integers(1, 8))
 def test_the_schedule(prediction: Prediction, k: int) -> None:
-    """So many of the most confident."""
+    """It commits the k most confident."""
     for row in range(2):
         assert committed(top_k(k), prediction, row) == set(order_of(prediction, row)[:k])
 
 
 def test_entropy_is_in_nats() -> None:
-    """Of even chances, the logarithm of their number; of certainty, nothing."""
+    """For even chances, the logarithm of their number; for certainty, 0."""
     where = np.array([[True, False, True]])
     even, certain = [0.25] * 4, [1.0, 0.0, 0.0, 0.0]
     found = entropies(prediction(where, np.array([even, certain])))
@@ -126,7 +126,7 @@ def test_entropy_is_in_nats() -> None:
 
 @given(predictions(), st.integers(1, VOCAB))
 def test_entropy_from_few_candidates_is_a_lower_bound(whole: Prediction, k: int) -> None:
-    """All other tokens count as one."""
+    """All other tokens count as a single one."""
     ((where, candidates),) = whole.parts
     few = Candidates(candidates.ids[:, :k], candidates.log_probabilities[:, :k])
     bounded = Prediction(where, whole.tokens, whole.probability, whole.ending, ((where, few),))
@@ -141,7 +141,7 @@ def test_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A row for every rule; the budget of each is the model's."""
+    """It prints a row for every rule."""
     monkeypatch.setattr(decoding, "MEASURED", (20, 0))
     text = "".join(f"x{n} = {n} + y\n" for n in range(20))
     held_out = [Document("post", f"{name}.py", text) for name in "ab"]

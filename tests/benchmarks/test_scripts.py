@@ -1,4 +1,4 @@
-"""The scripts of `benchmarks/` and `talaria bench`, in small: their figures hang together."""
+"""Small runs of the benchmark scripts and `talaria bench` give consistent figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from talaria.finetune.corpus import CorpusDocument, corpus_hash, write_corpus
 
 
 def test_a_short_soak(capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
-    """Twenty looks at the memory; every request is counted, those given up apart."""
+    """It measures memory twenty times and counts every request, superseded ones apart."""
     assert soak.main(["--requests", "60", "--model", str(model_folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [point["requests"] for point in found["points"]] == list(range(3, 61, 3))
@@ -36,7 +36,7 @@ def test_a_short_soak(capsys: pytest.CaptureFixture[str], model_folder: Path) ->
 
 
 def test_too_short_a_soak() -> None:
-    """Has no twenty parts."""
+    """It needs twenty parts."""
     with pytest.raises(UsageError, match="--requests is 3; it must be at least 20"):
         soak.main(["--requests", "3"])
 
@@ -47,7 +47,7 @@ def at(threshold: float) -> GridPoint:
 
 
 def runs_of(right: dict[GridPoint, range], files: int) -> list[SettingRun]:
-    """Holes of either kind in each file, filled by settings, the slowest first."""
+    """Holes of both kinds in each file, filled with every setting, the slowest first."""
     return [
         SettingRun(
             kind, f"{n}", f"file {n}", setting, n in exact, 4, 10.0 * (len(right) - place), 6
@@ -59,7 +59,7 @@ def runs_of(right: dict[GridPoint, range], files: int) -> list[SettingRun]:
 
 
 def test_the_fastest_setting_that_surely_loses_little_is_chosen() -> None:
-    """A quarter of a point may be lost; half of one, which may be more than one, may not."""
+    """A loss of 0.25 points passes; one of 0.5, whose interval exceeds 1, does not."""
     slow, quick, hasty, wild = map(at, (0.9, 0.7, 0.5, 0.1))
     right = {slow: range(100), quick: range(1, 100), hasty: range(2, 100), wild: range(40)}
     outcomes = compare_settings(runs_of(right, 400))
@@ -75,14 +75,14 @@ def test_the_fastest_setting_that_surely_loses_little_is_chosen() -> None:
 
 
 @pytest.mark.parametrize(("files", "chosen"), [(1, 0.9), (40, 0.9), (400, 0.7)])
-def test_holes_that_do_not_differ(files: int, chosen: float) -> None:
-    """Decide for the fast setting only if they are many."""
+def test_equal_results(files: int, chosen: float) -> None:
+    """Equal results decide for the fast setting only if there are many."""
     right = {at(0.9): range(9), at(0.7): range(9)}
     assert choice(compare_settings(runs_of(right, files))) == at(chosen)
 
 
 def test_holes_of_one_file_decide_nothing() -> None:
-    """The slow setting is taken, for there is no interval to go by."""
+    """Without an interval, the slow setting is chosen."""
     right = {at(0.9): range(1), at(0.7): range(0)}
     turns = [replace(turn, cluster="one file") for turn in runs_of(right, 400)]
     assert choice(compare_settings(turns)) == at(0.9)
@@ -90,7 +90,7 @@ def test_holes_of_one_file_decide_nothing() -> None:
 
 @pytest.fixture
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Forty held-out lines with four places for a cursor each; models are measured on 20."""
+    """Forty held-out lines with four possible cursors each; models are evaluated on 20."""
     monkeypatch.setattr(decoding, "MEASURED", (20, 0))
     text = "".join(f"x{n} = {n} + y\n" for n in range(20))
     held_out = [CorpusDocument("post", f"{name}.py", text) for name in "ab"]
@@ -99,12 +99,12 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def lines_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
-    """Their files and lines."""
+    """The problems' files and lines."""
     return {(problem.cluster, problem.prefix.count("\n")) for problem in problems}
 
 
 def test_settings_are_chosen_on_lines_by_which_no_model_is_measured(corpus: Path) -> None:
-    """Neither at a cursor of the suite nor at another one in its line; both kinds by turns."""
+    """Neither the suite's cursors nor others in their lines; the two kinds alternate."""
     measured = lines_of(line_end(corpus, *decoding.MEASURED).problems)
     found = decoding.holes(corpus, 20, 1)
     assert len(measured) == len(found) == 20
@@ -117,7 +117,7 @@ def test_settings_are_chosen_on_lines_by_which_no_model_is_measured(corpus: Path
 def test_the_choice_becomes_the_models_own(
     corpus: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With `--store`; figures and table say what was chosen, and the command has no folder."""
+    """With `--store`; figures and table name the choice, and the command has no folders."""
     folder, out = tmp_path / "model", tmp_path / "out"
     shutil.copytree(model_folder, folder)
     words = ["--corpus", str(corpus), "--model", str(folder), "--out", str(out), "--cursors", "4"]
@@ -134,18 +134,18 @@ def test_the_choice_becomes_the_models_own(
     assert (found["cursors"], found["seed"]) == (4, 1)
     assert found["corpus"] == corpus_hash(corpus)
     assert str(tmp_path) not in json.dumps(found)
-    told = capsys.readouterr().out
-    assert told.count(" chosen\n") == 2
-    assert "at most 1.0 points against the most exact setting, by the upper end" in told
+    printed = capsys.readouterr().out
+    assert printed.count(" chosen\n") == 2
+    assert "at most 1.0 points against the most exact setting, by the upper end" in printed
 
 
-def test_what_bench_measures_goes_by_the_models_own_settings(
+def test_bench_uses_the_models_settings(
     model_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """They stand with the figures, but for what was asked for; starts have the same."""
+    """The figures name the model's settings and given options; cold starts use the same."""
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     own = {"confidence_threshold": 0.3, "lookahead": 4, "max_nfe": 9}
@@ -154,7 +154,7 @@ def test_what_bench_measures_goes_by_the_models_own_settings(
     begun: list[Options] = []
 
     def start(model: str, device: str, options: Options, *_: Any) -> dict[str, float]:
-        """A start without a process of its own."""
+        """Pretend to start a process."""
         begun.append(options)
         return {"load_ms": 1.0, "first_ms": 1.0, "peak_bytes": 1}
 
@@ -178,13 +178,13 @@ def test_what_bench_measures_goes_by_the_models_own_settings(
     ],
 )
 def test_wrong_options_of_decoding(given: tuple[str, str], reason: str, tmp_path: Path) -> None:
-    """Are refused before anything is loaded."""
+    """They are refused before anything is loaded."""
     with pytest.raises(UsageError, match=reason):
         decoding.main([*given, "--out", str(tmp_path)])
 
 
 def test_examples_are_picked_by_their_seed_alone() -> None:
-    """The three kinds by turns, each a hole in a real file whose text stands whole around it."""
+    """The three kinds alternate; each is a hole in a real file, complete around it."""
     modules = examples.files()
     found = examples.picked(6, 0, modules)
     assert [place for place, _ in found] == 2 * ["line-end", "line", "function"]
@@ -202,7 +202,7 @@ def test_examples_are_picked_by_their_seed_alone() -> None:
 def test_examples_come_from_files_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At a commit, whatever became of them since; a commit that there is not is told of."""
+    """At a commit, whatever changed since; an unknown commit is an error."""
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@b.example")
     for package in examples.PACKAGES:
         (tmp_path / package).mkdir()

@@ -54,7 +54,7 @@ MBPP: list[dict[str, Any]] = [
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """The rows as JSONL, gzipped where the name says so."""
+    """Write rows as JSONL, gzipped if the name ends in .gz."""
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path

@@ -1,4 +1,4 @@
-"""Samples are kept as they come, and an interrupted run repeats nothing."""
+"""Samples are stored as they arrive, and an interrupted run repeats none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def suite(tmp_path: Path) -> Suite:
 
 
 def test_every_hole_is_filled_and_kept(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
-    """With what it took, under a header that names model, data and settings."""
+    """Rows have their cost, and the header names model, data and settings."""
     path = tmp_path / "samples.jsonl"
     generate(suite, model, Sampling(Options(max_tokens=8)), path)
     header, rows, _ = read(path)
@@ -40,7 +40,7 @@ def test_every_hole_is_filled_and_kept(suite: Suite, model: Checkpoint, tmp_path
 
 
 def test_the_header_names_the_models_own_settings(suite: Suite, model: Checkpoint) -> None:
-    """Where nothing else was asked for: they decide what a model without options writes."""
+    """The model's settings stand where no option was given, because they decide the samples."""
     own: dict[str, Any] = {
         "confidence_threshold": 0.3,
         "lookahead": 4,
@@ -56,7 +56,7 @@ def test_the_header_names_the_models_own_settings(suite: Suite, model: Checkpoin
 def test_the_bar_has_a_running_score(
     suite: Suite, model: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The share of exact matches, those of a former call included."""
+    """The bar shows the share of exact matches, including those of an earlier call."""
     answer = infill(
         model, suite.problems[0].prefix, suite.problems[0].suffix, Options(max_tokens=8)
     )
@@ -71,7 +71,7 @@ def test_the_bar_has_a_running_score(
 
 
 def test_an_interrupted_run_goes_on(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
-    """With the samples that are missing; those that are there stay."""
+    """The next call makes only the missing samples and keeps the others."""
     path, request = tmp_path / "samples.jsonl", Sampling(Options(max_tokens=8))
 
     def interrupt(row: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ def test_an_interrupted_run_goes_on(suite: Suite, model: Checkpoint, tmp_path: P
 def test_several_samples_have_seeds_of_their_own(
     suite: Suite, model: Checkpoint, tmp_path: Path
 ) -> None:
-    """Sample n is that of seed + n; at temperature 0 several make no sense."""
+    """Sample n has the seed plus n; several samples at temperature 0 are refused."""
     path = tmp_path / "samples.jsonl"
     generate(suite, model, Sampling(Options(max_tokens=8, temperature=1.0, seed=5), 3), path)
     _, rows, _ = read(path)
@@ -114,7 +114,7 @@ def test_several_samples_have_seeds_of_their_own(
 
 
 def test_a_batch_changes_times_alone(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
-    """Rows are the same and in the same order, also where a run goes on in mid-batch."""
+    """Rows and their order stay the same, even if a run continues in the middle of a batch."""
     options = Options(max_tokens=8)
     alone = generate(suite, model, Sampling(options), tmp_path / "1.jsonl").rows
     path, request = tmp_path / "2.jsonl", Sampling(options, batch=2)
@@ -137,7 +137,7 @@ def test_a_batch_changes_times_alone(suite: Suite, model: Checkpoint, tmp_path: 
 
 
 def test_the_true_length_is_given(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
-    """In tokens, and such samples are never mixed with others."""
+    """Middles get the true length in tokens, and such samples never mix with others."""
     path = tmp_path / "oracle.jsonl"
     request = Sampling(Options(), batch=3, oracle_length=True)
     rows = generate(suite, model, request, path).rows
@@ -152,7 +152,7 @@ def test_the_true_length_is_given(suite: Suite, model: Checkpoint, tmp_path: Pat
 
 
 def test_a_middle_too_long_for_the_model_is_a_failure(model: Checkpoint, tmp_path: Path) -> None:
-    """It is asked for and kept, cut off at half of the context, so that it counts."""
+    """It is stored, cut at half of the context, so that it counts as a failure."""
     text = "    return [" + ", ".join(f"'{n}'" for n in range(60)) + "]\n"
     row = {**problems.HOLES[0], "canonical_solution": text}
     path = problems.write(tmp_path / "long.jsonl", [row])

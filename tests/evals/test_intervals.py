@@ -1,4 +1,4 @@
-"""Intervals cover what they should, and pass@k is unbiased."""
+"""Intervals have their nominal coverage, and pass@k is unbiased."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from talaria.evals.intervals import bootstrap, compare, pass_at_k, wilson
 
 
 def test_wilson_has_its_published_values() -> None:
-    """Also at the ends, where the normal interval has no width."""
+    """Including at 0 and 1, where the normal interval has no width."""
     assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)  # Newcombe 1998
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
     assert wilson(20, 20)[1] == 1.0
@@ -23,7 +23,7 @@ def test_wilson_has_its_published_values() -> None:
 
 @given(samples=st.integers(1, 8), right=st.integers(0, 8), k=st.integers(1, 8))
 def test_pass_at_k_is_the_share_of_draws_with_a_right_one(samples: int, right: int, k: int) -> None:
-    """Counted over all draws of k."""
+    """The estimate equals the count over all draws of k."""
     right = min(right, samples)
     if k > samples:
         with pytest.raises(ValueError, match="needs"):
@@ -34,7 +34,7 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_one(samples: int, right: i
 
 
 def test_clusters_widen_the_interval() -> None:
-    """Ten equal rows a task say hardly more than one; independent rows say what Wilson says."""
+    """Ten equal rows per task add almost nothing; for independent rows, it agrees with Wilson's."""
     rng = random.Random(0)
     tasks = [float(rng.random() < 0.3) for _ in range(100)]
     rows, names = [value for value in tasks for _ in range(10)], [str(i // 10) for i in range(1000)]
@@ -50,7 +50,7 @@ def test_clusters_widen_the_interval() -> None:
 
 
 def test_the_interval_covers_the_truth() -> None:
-    """In about 95 of 100 repetitions."""
+    """The interval contains the truth in about 95 of 100 repetitions."""
     rng = random.Random(1)
     covered = 0
     for _ in range(100):

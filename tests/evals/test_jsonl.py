@@ -29,7 +29,7 @@ def row(name: str) -> dict[str, object]:
 
 
 def test_a_file_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """Also after a crash that tore the last line."""
+    """Even if a crash tore the last line."""
     path = tmp_path / "deep" / "samples.jsonl"
     first = Results(path, HEADER)
     first.append(row("a"))
@@ -46,7 +46,7 @@ def test_a_file_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def written(path: Path, header: dict[str, object], *rows: dict[str, object]) -> list[str]:
-    """A file of these rows, and its lines."""
+    """Write a file with these rows and return its lines."""
     results = Results(path, header)
     for each in rows:
         results.append(each)
@@ -57,12 +57,12 @@ def written(path: Path, header: dict[str, object], *rows: dict[str, object]) -> 
 def test_a_damaged_line_is_named_and_the_rest_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By its number in the file, as an editor shows it; a sample without a text is damaged too."""
+    """It is named by its line number; a sample without a text counts as damaged."""
     path = tmp_path / "samples.jsonl"
     head, one, two = written(path, HEADER, row("a"), row("b"))
     run = f'"run": "{name_of(HEADER)}"'
-    untold = f'{{"id": "x", "sample": 0, "text": null, {run}}}\n'
-    path.write_text("".join([head, one, "{damaged\n", f'{{"id": "x", {run}}}\n', untold, two]))
+    textless = f'{{"id": "x", "sample": 0, "text": null, {run}}}\n'
+    path.write_text("".join([head, one, "{damaged\n", f'{{"id": "x", {run}}}\n', textless, two]))
     _, rows, damaged = read(path)
     assert rows == [row("a"), row("b")]
     assert damaged == [3, 4, 5]
@@ -74,7 +74,7 @@ def test_a_damaged_line_is_named_and_the_rest_kept(
 
 @pytest.mark.parametrize("part", [{"model": {"name": "other"}}, {"data": "x"}, {"options": {}}])
 def test_rows_of_another_run_are_refused(tmp_path: Path, part: dict[str, object]) -> None:
-    """With their lines, whether their header came with them or not."""
+    """The error names their lines, whether or not their header came with them."""
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     lines = written(one, HEADER, row("a"), row("b"))
     others = written(two, {**HEADER, **part}, row("a"), row("c"))
@@ -87,7 +87,7 @@ def test_rows_of_another_run_are_refused(tmp_path: Path, part: dict[str, object]
 
 
 def test_a_row_counts_once(tmp_path: Path) -> None:
-    """Copies are one row; two results of one sample are refused."""
+    """Duplicates of a row count once; two different results of one sample are refused."""
     path = tmp_path / "samples.jsonl"
     lines = written(path, HEADER, row("a"), row("b"))
     path.write_text("".join(lines + lines[1:]))
@@ -98,7 +98,7 @@ def test_a_row_counts_once(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time_writes(tmp_path: Path) -> None:
-    """A second one is told to wait."""
+    """A second process gets an error."""
     path = tmp_path / "samples.jsonl"
     first = Results(path, HEADER)
     with pytest.raises(DataError, match="another process writes to it"):
@@ -108,7 +108,7 @@ def test_one_process_at_a_time_writes(tmp_path: Path) -> None:
 
 
 def test_another_run_is_refused(tmp_path: Path) -> None:
-    """With what differs; the file stays as it is."""
+    """The error names what differs, and the file stays unchanged."""
     path = tmp_path / "samples.jsonl"
     Results(path, HEADER).close()
     before = path.read_bytes()
@@ -132,7 +132,7 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: str, reason: str) -> None:
-    """As soon as they are read."""
+    """Files that are not result files are refused with a reason."""
     path = tmp_path / "x.jsonl"
     path.write_text(content)
     with pytest.raises(DataError, match=reason):
@@ -146,26 +146,26 @@ def test_other_files_are_refused(tmp_path: Path, content: str, reason: str) -> N
 def test_the_command_is_kept_without_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it can be given again where the files lie; it does not decide whether a file goes on."""
+    """It can be repeated beside its files; another command does not stop a file's reuse."""
     words = ["/usr/bin/talaria", "eval", "run", "humaneval", "--data=/home/me/H.jsonl.gz"]
     words += ["--model", "runs/a b/", "--out", "C:\\out\\x", "--limit", "3"]
-    told = "talaria eval run humaneval --data=H.jsonl.gz --model 'a b' --out x --limit 3"
-    assert command(words) == told
+    expected = "talaria eval run humaneval --data=H.jsonl.gz --model 'a b' --out x --limit 3"
+    assert command(words) == expected
     assert command(["pytest", "-q"]) is None
     monkeypatch.setattr("sys.argv", words)
-    assert made_by()["command"] == told
+    assert made_by()["command"] == expected
     path = tmp_path / "samples.jsonl"
-    written(path, {**HEADER, "made_by": [{"command": told, "commit": None}]}, row("a"))
+    written(path, {**HEADER, "made_by": [{"command": expected, "commit": None}]}, row("a"))
     again = Results(path, HEADER)
     again.append(row("b"))
     again.close()
     header, rows, _ = read(path)
-    assert header["made_by"][0]["command"] == again.header["made_by"][0]["command"] == told
+    assert header["made_by"][0]["command"] == again.header["made_by"][0]["command"] == expected
     assert rows == [row("a"), row("b")]
 
 
 def test_the_commit_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And says so if the code was changed since; without a repository there is none."""
+    """It says if the code has changed since; without a repository there is no commit."""
     (tmp_path / ".git").mkdir()
     monkeypatch.setattr("talaria.evals.jsonl.__file__", str(tmp_path / "evals" / "jsonl.py"))
     answers = {"rev-parse": "abc", "status": None}
@@ -178,7 +178,7 @@ def test_the_commit_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_the_environment_names_what_figures_depend_on() -> None:
-    """Versions, the code itself and the machine."""
+    """It has versions, a hash of the code, and the machine."""
     found = environment()
     assert {"talaria", "code", "python", "numpy", "onnxruntime", "torch", "machine"} == found.keys()
     assert "cores" in found["machine"]
@@ -187,7 +187,7 @@ def test_the_environment_names_what_figures_depend_on() -> None:
 def test_code_that_only_shows_rows_does_not_decide_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a change to a report, files go on; after one to the engine they do not."""
+    """A change to a report does not stop a file's reuse; a change to the engine does."""
     monkeypatch.setattr("talaria.evals.jsonl.__file__", str(tmp_path / "evals" / "jsonl.py"))
     files = [tmp_path / name for name in ("coder/sampler.py", "evals/holes_report.py")]
     for file in files:

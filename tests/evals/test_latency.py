@@ -1,4 +1,4 @@
-"""Both modes are timed on the same prompts, and starts in processes of their own."""
+"""All modes are timed on the same prompts, and starts in fresh processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def row(prompt: str, mode: str, elapsed: float, tokens: int, sample: int = 0) ->
 
 
 def test_prompts_have_the_length_asked_for(model: Checkpoint) -> None:
-    """Nearly: tokens are cut where they are, and joined anew. The same seed gives the same."""
+    """Up to 3 tokens, because cut text may tokenise differently; the seed decides."""
     files, hashes = documents(None)
     assert "coder/infill.py" in hashes
     found = draw_prompts(files, model.layout, (24, 48), 6)
@@ -57,7 +57,7 @@ def test_prompts_have_the_length_asked_for(model: Checkpoint) -> None:
 
 
 def test_a_hole_is_where_it_says(model: Checkpoint) -> None:
-    """Prefix, middle and suffix are neighbours in the file, however much is cut off."""
+    """Prefix, middle and suffix are adjacent in the file, however much is cut off."""
     file = {"package": "p", "path": "a.py", "text": "".join(f"x{i} = {i} + y\n" for i in range(99))}
     rng = random.Random(0)
     for missing in (0, 1, 4):
@@ -70,7 +70,7 @@ def test_a_hole_is_where_it_says(model: Checkpoint) -> None:
 
 
 def test_figures_of_times() -> None:
-    """Percentiles by class, tokens of middles a second, the ratio of modes with its interval."""
+    """Percentiles by class, tokens per second, and the ratio of modes with its interval."""
     rows = [row(f"{name}{i}", "ar", 10.0, 4) for name in "abc" for i in range(2)]
     slow = [row(f"{name}{i}", "diffuse", 20.0 + i, 2) for name in "abc" for i in range(2)]
     start = {"id": "start@ar", "sample": 0, "cluster": "start", "mode": "ar", "load_ms": 900.0}
@@ -94,7 +94,7 @@ def test_figures_of_times() -> None:
 
 
 def test_rounds_of_a_prompt_count_once() -> None:
-    """By their median; a prompt that one mode answered with nothing has no time per token."""
+    """Rounds count by their median; a prompt left empty by one mode has no time per token."""
     rows = [row("a", "ar", elapsed, 4, i) for i, elapsed in enumerate((10.0, 11.0, 500.0))]
     rows += [row("a", "diffuse", 22.0, 4), row("b", "ar", 5.0, 0), row("b", "diffuse", 20.0, 1)]
     rows.append(row("c", "ar", 1.0, 1))
@@ -104,7 +104,7 @@ def test_rounds_of_a_prompt_count_once() -> None:
 
 
 def test_no_mode_always_follows_the_same_other() -> None:
-    """Every prompt is asked in every mode and round; the order rotates by prompt and round."""
+    """Every prompt is filled in every mode and round; the order rotates by prompt and round."""
     problems = [Problem(name, name, "", "", "") for name in "abc"]
     planned = list(turns(problems, ("diffuse", "verify", "ar"), 2))
     assert len({(problem.id, mode, number) for problem, mode, number in planned}) == 18
@@ -113,7 +113,7 @@ def test_no_mode_always_follows_the_same_other() -> None:
 
 
 def test_a_fresh_process_says_what_it_took(model_folder: Path) -> None:
-    """To load, to answer first and again, and memory; nothing comes from this process."""
+    """It reports the times to load, to answer first and again, and its memory."""
     asked = [Problem("p", "c", "x = (", ")", "1"), Problem("q", "c", "y = (", ")", "2")]
     row = cold_start(str(model_folder), "cpu", Options(max_tokens=2), asked)
     assert row["load_ms"] > 0
@@ -129,10 +129,10 @@ def test_the_command(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Cold, then warm; stopped and called again, it goes on."""
+    """It measures starts, then requests; called again after an interruption, it continues."""
 
     def here(name: str, device: str, options: Options, asked: Any) -> dict[str, Any]:
-        """A start without a process of its own."""
+        """Measure a start in this process."""
         texts = [(problem.prefix, problem.suffix) for problem in asked]
         return measure_start(name, device, vars(options), texts)
 
@@ -162,5 +162,5 @@ def test_the_command(
 
 
 def test_the_most_memory_is_that_of_this_process() -> None:
-    """More than Python alone takes, less than a machine has."""
+    """It is more than bare Python takes and less than a machine has."""
     assert 10 << 20 < peak_memory() < 64 << 30

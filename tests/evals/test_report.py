@@ -1,4 +1,4 @@
-"""Figures are those of the rows, and two runs are compared only on the same problems."""
+"""Figures follow from the rows, and runs are compared only on the same problems."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def row(number: int, passed: bool | None, sample: int = 0) -> dict[str, Any]:
 
 
 def test_shares_and_intervals() -> None:
-    """Of all rows; a share that was not measured is left out."""
+    """Shares are over all rows; one that was not measured is left out."""
     found = figures(HEADER, [row(n, n < 3) for n in range(10)])
     passed = found["shares"]["passed"]
     assert passed["share"] == 0.3
@@ -81,7 +81,7 @@ def test_shares_and_intervals() -> None:
 
 
 def test_several_samples_give_pass_at_k() -> None:
-    """Unbiased, and Wilson's interval is not given: samples of a problem are not independent."""
+    """pass@k is unbiased; Wilson's interval is left out, as samples of a problem are dependent."""
     rows = [row(n, sample == 0, sample) for n in range(4) for sample in range(10)]
     found = figures(HEADER, rows)
     assert {name: part["share"] for name, part in found["pass_at_k"].items()} == {
@@ -99,7 +99,7 @@ def test_several_samples_give_pass_at_k() -> None:
 
 
 def test_pass_at_k_is_shown_with_its_interval(tmp_path: Path) -> None:
-    """In text and page; with one sample a problem it is the share that passes, and left out."""
+    """In text and page; left out with one sample per problem, when it is the share that passes."""
     several = [row(n, sample < n, sample) for n in range(8) for sample in range(3)]
     path = write(tmp_path / "several.jsonl", HEADER, several)
     (found,) = report([path], tmp_path / "out")
@@ -112,7 +112,7 @@ def test_pass_at_k_is_shown_with_its_interval(tmp_path: Path) -> None:
 
 
 def write(path: Path, header: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
-    """A results file."""
+    """Write a result file."""
     path.unlink(missing_ok=True)
     results = Results(path, header)
     for each in rows:
@@ -122,7 +122,7 @@ def write(path: Path, header: dict[str, Any], rows: list[dict[str, Any]]) -> Pat
 
 
 def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
-    """All with the same figures."""
+    """Text, JSON and page have the same figures."""
     one = write(tmp_path / "one.jsonl", HEADER, [row(n, n < 3) for n in range(10)])
     other = {**HEADER, "options": {"mode": "ar"}}
     two = write(tmp_path / "two.jsonl", other, [row(n, n < 5) for n in range(10)])
@@ -154,11 +154,11 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
     assert found[0]["made_by"] == HEADER["made_by"]
     assert "2.6%" in text
     assert page.count("3.9%") >= 2
-    untold = {name: value for name, value in HEADER.items() if name != "luck"}
-    assert figures(untold, [row(0, True)])["shares"]["passed"]["luck"] is None
+    without_luck = {name: value for name, value in HEADER.items() if name != "luck"}
+    assert figures(without_luck, [row(0, True)])["shares"]["passed"]["luck"] is None
     given = {**HEADER, "oracle_length": True}
-    told = report([write(tmp_path / "told.jsonl", given, [row(0, True)])], None)
-    assert "true length given" in as_text(told[0])
+    oracle = report([write(tmp_path / "oracle.jsonl", given, [row(0, True)])], None)
+    assert "true length given" in as_text(oracle[0])
     assert "true length given" not in text
     torn = {name: value for name, value in row(0, True).items() if name != "edit_similarity"}
     with pytest.raises(DataError, match=r"torn\.jsonl: there are rows without 'edit_similarity'"):
@@ -169,7 +169,7 @@ def test_the_report_is_a_table_json_and_a_page(tmp_path: Path) -> None:
 
 
 def test_runs_of_a_suite_are_a_curve(tmp_path: Path) -> None:
-    """A picture for each suite; where a mode has several points, the threshold is at each."""
+    """Each suite has a plot; where a mode has several points, each shows its threshold."""
     runs = []
     for number, options in enumerate(
         [
@@ -204,8 +204,8 @@ def test_runs_of_a_suite_are_a_curve(tmp_path: Path) -> None:
     assert ">0.7<" not in ends
 
 
-def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In text, page, JSON and comparison; a damaged line with its number."""
+def test_missing_rows_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Text, page, JSON and comparison count missing rows; damaged lines are named."""
     whole = write(tmp_path / "whole.jsonl", HEADER, [row(n, n < 3) for n in range(10)])
     assert "INCOMPLETE" not in as_text(report([whole], tmp_path / "out")[0])
     assert "INCOMPLETE" not in compare_runs(whole, whole)
@@ -214,9 +214,9 @@ def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (found,) = report([part], tmp_path / "out")
     assert (found["missing"], found["damaged_lines"]) == (3, [4])
     assert "line 4 is damaged" in capsys.readouterr().err
-    told = "INCOMPLETE: 7 of 10 rows, 3 missing"
-    assert told in as_text(found)
-    assert told in (tmp_path / "out" / "report.html").read_text()
+    expected = "INCOMPLETE: 7 of 10 rows, 3 missing"
+    assert expected in as_text(found)
+    assert expected in (tmp_path / "out" / "report.html").read_text()
     compared = compare_runs(whole, part)
     assert "7 in common (INCOMPLETE: the first has 10 of 10, the second 7 of 10)" in compared
 
@@ -226,7 +226,7 @@ RESULTS = Path(__file__).parents[2] / "docs" / "reports" / "talaria-7m" / "resul
 
 @pytest.mark.parametrize("name", ["span-free-0", "typing-ar"])
 def test_published_results_can_still_be_read(name: str, tmp_path: Path) -> None:
-    """Their headers name options that the decoder no longer has, and versions of then."""
+    """Even if their headers name options that the decoder no longer has."""
     path = tmp_path / f"{name}.jsonl"
     path.write_bytes(lzma.decompress((RESULTS / f"{name}.jsonl.xz").read_bytes()))
     assert "entropy_bound" in read(path)[0]["options"]
@@ -236,7 +236,7 @@ def test_published_results_can_still_be_read(name: str, tmp_path: Path) -> None:
 
 
 def test_two_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
-    """Pairs decide; other data, or true lengths in one of them, are refused."""
+    """Pairs decide; different data, or true lengths in only one run, are refused."""
     one = write(tmp_path / "one.jsonl", HEADER, [row(n, n < 3) for n in range(10)])
     two = write(tmp_path / "two.jsonl", HEADER, [row(n, n < 8) for n in range(10)])
     text = compare_runs(one, two)
@@ -256,16 +256,16 @@ def test_two_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
     alien = write(tmp_path / "alien.jsonl", {**HEADER, "data": "x" * 64}, [row(0, True)])
     with pytest.raises(UsageError, match="different problems"):
         compare_runs(one, alien)
-    told = write(tmp_path / "told.jsonl", {**HEADER, "oracle_length": True}, [row(0, True)])
+    oracle = write(tmp_path / "oracle.jsonl", {**HEADER, "oracle_length": True}, [row(0, True)])
     with pytest.raises(UsageError, match="true lengths"):
-        compare_runs(one, told)
+        compare_runs(one, oracle)
     timed = write(tmp_path / "timed.jsonl", {**HEADER, "suite": "latency"}, [row(0, True)])
     with pytest.raises(UsageError, match="within one run"):
         compare_runs(timed, timed)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         ({"confidence_threshold": 0.6, "lookahead": 8}, "threshold 0.6"),
         ({"confidence_threshold": 0.6}, "threshold 0.6"),
@@ -273,6 +273,6 @@ def test_two_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
         ({"confidence_threshold": 0.6, "top_k": 2, "lookahead": 4}, "top k 2, 4 ahead"),
     ],
 )
-def test_a_rule_is_told_with_how_far_it_looks(options: dict[str, Any], said: str) -> None:
-    """Where that is not as usual."""
-    assert rule_of(options) == said
+def test_rules_are_named_with_their_lookahead(options: dict[str, Any], expected: str) -> None:
+    """The lookahead is named where it is not the default."""
+    assert rule_of(options) == expected

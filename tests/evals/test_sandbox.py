@@ -1,4 +1,4 @@
-"""Right programs pass, wrong ones fail, hostile ones get a kind of failure and harm nothing."""
+"""Right programs pass, wrong ones fail, and hostile ones fail without doing harm."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if os.fork() == 0:
 def verdicts(
     sandbox: Sandbox, programs: dict[str, Program], limits: Limits = ENOUGH
 ) -> dict[str, ProgramVerdict]:
-    """What becomes of programs."""
+    """Run programs and return their verdicts."""
     return dict(sandbox.run_all((name, program, limits) for name, program in programs.items()))
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["namespaces", "limits"])
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """A sandbox, with namespaces and without."""
+    """A sandbox, once with namespaces and once without."""
     with Sandbox(namespaces=request.param) as sandbox:
         if request.param and sandbox.level < Level.namespaces:
             pytest.skip(f"no namespaces here, only {sandbox.guards}")
@@ -51,7 +51,7 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def outcomes(sandbox: Sandbox) -> Iterator[dict[str, ProgramVerdict]]:
-    """Verdicts of all hostile programs, run at once, beside a file that must survive them."""
+    """Verdicts of all hostile programs, which a file outside must survive."""
     victim = VICTIM / "talaria-victim"
     victim.write_text(SECRET)
     hostile = {name: program for name, (program, _) in HOSTILE.items()}
@@ -71,7 +71,7 @@ def outcomes(sandbox: Sandbox) -> Iterator[dict[str, ProgramVerdict]]:
 def test_hostile_programs_get_a_kind_of_failure(
     name: str, outcomes: dict[str, ProgramVerdict]
 ) -> None:
-    """Each has its kind, in bounded time, and leaves harness and machine as they were."""
+    """Each gets its verdict in bounded time and leaves harness and machine unchanged."""
     if name not in outcomes:
         pytest.skip("nothing here keeps it from doing harm")
     verdict = outcomes[name]
@@ -83,7 +83,7 @@ def test_hostile_programs_get_a_kind_of_failure(
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_programs_pass(name: str, rightful: dict[str, ProgramVerdict]) -> None:
-    """What a right program may need is there."""
+    """Right programs find what they need."""
     assert rightful[name].status == "passed", rightful[name]
     assert rightful[name].detail == ""
     assert 0 < rightful[name].seconds < ENOUGH.seconds
@@ -125,7 +125,7 @@ def test_a_wrong_program_fails_with_the_line_of_its_assertion(sandbox: Sandbox) 
 
 
 def descendants(process: int) -> int:
-    """How many processes come from one, by the process table."""
+    """Count a process and its descendants in the process table."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -142,7 +142,7 @@ def descendants(process: int) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="without a subreaper orphans cannot be found")
 def test_nothing_that_a_program_started_outlives_it(sandbox: Sandbox) -> None:
-    """Daemons of their own session end with the program, whether it passed or failed."""
+    """Daemons in their own session end with the program, whether it passed or failed."""
     started = DAEMON.format(seconds=1000)
     if "seccomp" in sandbox.guards and sandbox.level < Level.namespaces and os.geteuid() == 0:
         started = f"try:\n    exec({started!r})\nexcept OSError: pass\n"  # root may not fork there
@@ -155,7 +155,7 @@ def test_nothing_that_a_program_started_outlives_it(sandbox: Sandbox) -> None:
 
 
 def test_verdicts_are_the_same_again_and_on_a_busy_machine(sandbox: Sandbox) -> None:
-    """Load, order and the randomness of Python change no verdict."""
+    """Load, order and Python's randomness change no verdict."""
     programs = RIGHT | {
         "random": plain("import random\ndef f(n): raise ValueError(random.random())"),
         "sets": plain("def f(n): raise ValueError(*{'a', 'b', 'c', 'd', 'e'})"),
@@ -179,7 +179,7 @@ def test_verdicts_are_the_same_again_and_on_a_busy_machine(sandbox: Sandbox) -> 
 
 
 def test_what_one_program_leaves_the_next_does_not_find(sandbox: Sandbox) -> None:
-    """Files, modules and built-in names are as new for each program."""
+    """Each program finds an empty folder, fresh modules and intact built-ins."""
     leave = (
         "import os, math, builtins\nmath.pi = 3\nbuiltins.len = None\nos.environ['X'] = '1'\n"
         "open('left', 'w').close()\nos.mkdir('folder')\nos.chmod('folder', 0)\n" + DOUBLE
@@ -197,7 +197,7 @@ def test_what_one_program_leaves_the_next_does_not_find(sandbox: Sandbox) -> Non
 
 
 def test_programs_see_nothing_of_the_machine(sandbox: Sandbox) -> None:
-    """With namespaces: no other process, no file but the library's, no variable of the user's."""
+    """In namespaces: no other process, no file but the library's, no variable of the user's."""
     if sandbox.level < Level.full:
         pytest.skip(f"only {sandbox.guards}")
     code = (
@@ -231,7 +231,7 @@ def test_sockets_of_the_machine_are_out_of_reach(sandbox: Sandbox) -> None:
 
 
 def test_jobs_are_taken_as_workers_are_free(sandbox: Sandbox) -> None:
-    """An endless supply is no trouble; who stops early finds the sandbox usable again."""
+    """An endless supply of jobs works; after stopping early, the sandbox is still usable."""
     taken = []
 
     def supply() -> Iterator[tuple[int, Program, Limits]]:
@@ -248,7 +248,7 @@ def test_jobs_are_taken_as_workers_are_free(sandbox: Sandbox) -> None:
 
 
 def test_a_lost_fork_server_is_replaced(sandbox: Sandbox) -> None:
-    """A server that is killed from outside, also while it is idle, loses no more than a program."""
+    """A server killed from outside, even while idle, loses at most one program."""
 
     def lose() -> Iterator[tuple[str, Program, Limits]]:
         yield "first", HOSTILE["loops forever"][0], Limits(seconds=100)
@@ -266,7 +266,7 @@ def test_a_lost_fork_server_is_replaced(sandbox: Sandbox) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize("namespaces", [True, False])
 def test_a_program_does_not_outlive_its_fork_server(namespaces: bool) -> None:
-    """Else it would compute on, without anybody who watches its time."""
+    """Otherwise it would run on with nobody watching its time."""
 
     def below(process: int) -> list[int]:
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
@@ -300,7 +300,7 @@ def test_a_program_does_not_outlive_its_fork_server(namespaces: bool) -> None:
 
 
 def test_limits_are_kept(sandbox: Sandbox) -> None:
-    """More than a limit allows is a failure, a little less is none."""
+    """Exceeding a limit fails; staying just below it passes."""
     output = Limits(seconds=2, output_bytes=1000)
     jobs = [
         ("output", plain("print('x' * 2000)\nimport sys; sys.stdout.flush()\n" + DOUBLE), output),
@@ -317,8 +317,8 @@ def test_limits_are_kept(sandbox: Sandbox) -> None:
         assert found["file"] == "forbidden"
 
 
-def test_what_is_asked_of_the_sandbox_is_checked() -> None:
-    """A level that is not reached or does not exist, no workers, no limit, a closed sandbox."""
+def test_arguments_of_the_sandbox_are_checked() -> None:
+    """Unreached and unknown levels, no workers, a zero limit and a closed sandbox are errors."""
     with pytest.raises(UsageError, match="below 'full'"), Sandbox(1, "full", namespaces=False):
         pytest.fail("it ran below what was required")
     with Sandbox(1, namespaces=False) as lesser:
@@ -333,8 +333,8 @@ def test_what_is_asked_of_the_sandbox_is_checked() -> None:
         next(Sandbox().run_all([]))
 
 
-def test_why_there_is_no_better_level_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the system's reason, as in a container that forbids user namespaces."""
+def test_the_reason_for_a_lower_level_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the system's reason, as in a container without user namespaces."""
     start = ForkServer.start
 
     def contained(server: ForkServer) -> None:
@@ -351,7 +351,7 @@ def test_why_there_is_no_better_level_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_closing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folders are gone, the processes ended, also where a program was still running."""
+    """Folders and processes are gone, even if a program was still running."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with Sandbox(workers=1) as sandbox:
         assert len(list(tmp_path.iterdir())) == 1

@@ -1,4 +1,4 @@
-"""Samples become results: texts compared, programs run, nothing mixed up."""
+"""Scoring compares texts and runs programs, and never mixes results up."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def holes(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def suite(holes: Path) -> Suite:
-    """The same as problems."""
+    """The same holes as problems."""
     return read_suite("infill-single-line", holes, any_data=True)
 
 
-def test_the_harness_finds_the_truth(
+def test_the_selftest_detects_a_wrong_floor(
     suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """True middles pass, wrong ones do not, and the floor of empty ones is compared."""
+    """True middles pass, wrong ones fail, and empty ones are compared to the known floor."""
     lines, right = selftest(suite, tmp_path, 2, None)
     assert right, lines
     assert [line.split()[2] for line in lines] == ["3", "1", "0"]
@@ -63,8 +63,8 @@ def test_the_harness_finds_the_truth(
     assert "WRONG" in lines[1]
 
 
-def test_what_luck_gives(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best single string for texts; for tests the empty middle, where it is known."""
+def test_luck_is_a_floor(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best single string for texts; for tests, the empty middle, where that is known."""
     more = replace(suite.problems[0], id="more", solution="return 2 * n")
     asked = replace(suite, problems=[*suite.problems, more])
     assert luck_of(asked) == {
@@ -95,7 +95,7 @@ def written(path: Path, suite: Suite, model: Checkpoint, texts: list[str]) -> Pa
 def test_verdicts_and_comparisons(
     suite: Suite, model: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another text that does the same passes without being equal."""
+    """A different text with the same behaviour passes without being equal."""
     texts = ["    return n + n\n", "        if len(word) > len(best):\n", "    best = (\n"]
     samples = written(tmp_path / "samples.jsonl", suite, model, texts)
     score(samples, suite, tmp_path / "results.jsonl", 1)
@@ -108,8 +108,8 @@ def test_verdicts_and_comparisons(
     assert found["1/L1"]["adds_error"]
     assert header["isolation"] in ("limits", "namespaces", "full")
     assert "limits" in header["guards"]
-    said = f"isolation: {header['isolation']} ({', '.join(header['guards'])}"
-    assert said in capsys.readouterr().err
+    expected = f"isolation: {header['isolation']} ({', '.join(header['guards'])}"
+    assert expected in capsys.readouterr().err
     # Again: nothing is redone, and the verdicts are the same.
     before = (tmp_path / "results.jsonl").read_bytes()
     score(samples, suite, tmp_path / "results.jsonl", 1)
@@ -124,7 +124,7 @@ def test_verdicts_and_comparisons(
 def test_results_of_other_samples_are_refused(
     suite: Suite, model: Checkpoint, tmp_path: Path
 ) -> None:
-    """Of changed texts, of a changed scorer, and of problems that are not asked."""
+    """Results of changed texts, and samples of unknown problems, are errors."""
     texts = ["    return n + n\n", "x\n", "    best = (\n"]
     samples, path = tmp_path / "samples.jsonl", tmp_path / "results.jsonl"
     score(written(samples, suite, model, texts), suite, path, 1)
@@ -150,7 +150,7 @@ def test_results_of_other_samples_are_refused(
 def test_a_changed_scorer_makes_other_results(
     suite: Suite, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its code, Python and machine stand beside those that made the samples."""
+    """The header has the scorer's environment beside that of the samples."""
     samples = written(tmp_path / "samples.jsonl", suite, model, ["x\n"] * 3)
     score(samples, suite, tmp_path / "results.jsonl", 1)
     monkeypatch.setattr(
@@ -164,7 +164,7 @@ def test_a_changed_scorer_makes_other_results(
 
 
 def test_two_scorings_say_the_same(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
-    """Row by row, details too, with more workers and all cores busy; one program is endless."""
+    """Verdicts and details agree with more workers and all cores busy; one program is endless."""
     texts = ["    while n: pass\n", "        if word.none:\n", "    best = ''\n"]
     samples = written(tmp_path / "samples.jsonl", suite, model, texts)
     found = []
@@ -180,11 +180,11 @@ def test_two_scorings_say_the_same(suite: Suite, model: Checkpoint, tmp_path: Pa
         found.append(sorted(rows, key=lambda row: row["id"]))
     assert found[0] == found[1]
     assert [row["verdict"] for row in found[0]] == ["timeout", "failed", "passed"]
-    assert "0" not in found[0][0]["detail"]  # limits are measured, so they are not told
+    assert "0" not in found[0][0]["detail"]  # limits are measured, so details must not name them
 
 
 def test_a_program_has_time_by_what_true_solutions_take() -> None:
-    """Many times its own solution's, and many times what most of them take."""
+    """Multiples of its own solution's time, and of the median."""
     seconds = {"a": 0.002, "b": 0.5, "c": 0.002}
     limits = time_limits(
         {name: ProgramVerdict("passed", "", s, 0.0) for name, s in seconds.items()}
@@ -198,7 +198,7 @@ def test_a_program_has_time_by_what_true_solutions_take() -> None:
 def test_an_interrupted_scoring_goes_on_with_the_same_limits(
     suite: Suite, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They come from all true solutions, not from those of the rows that are left."""
+    """Limits come from all true solutions, not only from those of the remaining rows."""
     samples = written(tmp_path / "samples.jsonl", suite, model, ["x\n"] * 3)
     path = tmp_path / "results.jsonl"
     score(samples, suite, path, 1)
@@ -214,10 +214,10 @@ def test_an_interrupted_scoring_goes_on_with_the_same_limits(
     assert asked == [sorted(problem.id for problem in suite.problems)]
 
 
-def test_true_solutions_that_fail_here_are_told(
+def test_failing_true_solutions_are_reported(
     suite: Suite, model: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While scoring and in the report: then the fault lies with data or machine."""
+    """Both scoring and report count them: then data or machine are at fault."""
     wrong = replace(suite.problems[0], solution="    return 3 * n\n")
     asked = replace(suite, problems=[wrong, *suite.problems[1:]])
     samples = written(tmp_path / "samples.jsonl", asked, model, ["    return 2 * n\n"] * 3)
@@ -227,13 +227,13 @@ def test_true_solutions_that_fail_here_are_told(
         "passed",
         "passed",
     ]
-    told = "1 of 3 true solutions do not pass here (failed 1)"
-    assert told in capsys.readouterr().err
-    assert told in as_text(report([tmp_path / "results.jsonl"], None)[0])
+    expected = "1 of 3 true solutions do not pass here (failed 1)"
+    assert expected in capsys.readouterr().err
+    assert expected in as_text(report([tmp_path / "results.jsonl"], None)[0])
 
 
-def test_what_is_compared() -> None:
-    """Blanks, first lines, prefixes, lengths, and lines that stand after the hole already."""
+def test_texts_are_compared() -> None:
+    """White space, first lines, common beginnings, lengths, and repeated lines after the hole."""
     problem = Problem("p", "c", "def f(a):\n", "    return b\n", "    b = a\n")
     row: dict[str, Any] = {"id": "p", "sample": 0, "text": "    b = a", "tokens": 6, "nfe": 4}
     found = compare_text(problem, row)
@@ -251,7 +251,7 @@ def test_what_is_compared() -> None:
 def test_the_commands(
     holes: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stage after stage, or all in one; both say the same."""
+    """The three stages and `run` give the same figures."""
     where = ["infill-single-line", "--data", str(holes), "--any-data"]
     how = ["--model", str(model_folder), "--max-tokens", "4"]
     samples, results = str(tmp_path / "s.jsonl"), str(tmp_path / "r.jsonl")
@@ -268,14 +268,14 @@ def test_the_commands(
     assert (folder / "report.html").exists()
     assert command.main(["compare", results, str(folder / "results.jsonl")]) == 0
     assert "p = 1" in capsys.readouterr().out
-    given, told = tmp_path / "given.jsonl", tmp_path / "told.jsonl"
+    given, scored = tmp_path / "given.jsonl", tmp_path / "scored.jsonl"
     more = ["--oracle-length", "--batch", "2", "--out", str(given)]
     assert command.main(["generate", *where, *how[:2], *more]) == 0
     header, rows, _ = read(given)
     assert (header["oracle_length"], header["batch"]) == (True, 2)
     assert {row["stopped"] for row in rows} == {"length"}
-    assert command.main(["score", *where, str(given), "--out", str(told)]) == 0
-    assert command.main(["report", str(told)]) == 0
+    assert command.main(["score", *where, str(given), "--out", str(scored)]) == 0
+    assert command.main(["report", str(scored)]) == 0
     assert "true length given" in capsys.readouterr().out
     useless = ["--mode", "ar", "--lookahead", "2"]
     with pytest.raises(UsageError, match="--lookahead would change nothing in --mode ar"):
@@ -302,7 +302,7 @@ def test_a_missing_library_is_found_before_sampling(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`run` needs each at a later stage; it refuses at once, and nothing is sampled."""
+    """`run` needs each only later, but refuses at once and samples nothing."""
     monkeypatch.setitem(sys.modules, library, None)
     where = ["infill-single-line", "--data", str(holes), "--any-data"]
     out = tmp_path / "run"
@@ -326,7 +326,7 @@ def test_a_missing_library_is_found_before_sampling(
 def test_every_command_names_what_it_lacks(
     words: list[str], library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it reads any file."""
+    """Each command refuses before it reads any file."""
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(TalariaError, match=f"needs {library}"):
         command.main(words)

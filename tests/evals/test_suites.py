@@ -1,4 +1,4 @@
-"""Benchmark files become problems, and a file that is another one is refused."""
+"""Benchmark files become problems, and unknown files are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.evals import problems
 
 
 def test_holes_in_one_task_are_one_cluster(tmp_path: Path) -> None:
-    """And prefix, solution and suffix are the file; the test calls the entry point."""
+    """Prefix, solution and suffix make up the file; the test calls the entry point."""
     path = problems.write(tmp_path / "holes.jsonl.gz", problems.HOLES)
     suite = read_suite("infill-single-line", path, any_data=True)
     assert [p.cluster for p in suite.problems] == ["Tests/0", "Tests/1", "Tests/1"]
@@ -45,7 +45,7 @@ def test_holes_in_one_task_are_one_cluster(tmp_path: Path) -> None:
     ],
 )
 def test_a_function_ends_at_the_left_margin(written: str, taken: str) -> None:
-    """Statements after it, ends that do not compile, and further attempts are not taken."""
+    """Later statements, ends that do not compile, and further attempts do not count."""
     problem = Problem("p", "p", "def f():\n", "", "", whole=True)
     assert problem.counted(written) == taken
     assert Problem("p", "p", "def f():\n", "", "").counted(written) == written
@@ -61,7 +61,7 @@ RIGHT = {
 
 @pytest.mark.parametrize("solution", RIGHT.values(), ids=RIGHT.keys())
 def test_what_belongs_to_a_function_stays(solution: str) -> None:
-    """Wherever its lines begin, and all that it may need."""
+    """Wherever its lines begin, and including helpers it may need."""
     problem = Problem("p", "p", 'def f(n):\n    """X."""\n', "", solution, whole=True)
     for more in ("", "\nprint(f(3))\n", "\n\ndef h(:\n"):
         space: dict[str, Any] = {}
@@ -71,13 +71,13 @@ def test_what_belongs_to_a_function_stays(solution: str) -> None:
 
 
 def test_a_body_may_go_on_a_line(tmp_path: Path) -> None:
-    """Where the prefix stops in a line, the first line belongs to it."""
+    """If the prefix ends within a line, the first line continues it."""
     problem = Problem("p", "p", "def f():\n    ", "", "", whole=True)
     assert problem.counted("return 1\nx = 2\n") == "return 1\n"
 
 
 def test_functions_and_mbpp(tmp_path: Path) -> None:
-    """HumanEval asks for a function's rest, MBPP describes it by a text and its tests."""
+    """HumanEval asks for a function's rest; MBPP describes it by text and tests."""
     path = problems.write(tmp_path / "functions.jsonl", problems.FUNCTIONS)
     (function,) = read_suite("humaneval", path, any_data=True).problems
     assert (function.whole, function.suffix, function.cluster) == (True, "", "Tests/0")
@@ -105,7 +105,7 @@ def test_functions_and_mbpp(tmp_path: Path) -> None:
     ],
 )
 def test_mbpp_takes_functions_as_they_are_written(tmp_path: Path, code: str, first: str) -> None:
-    """On one line or many, with any indentation, described with quotes and backslashes."""
+    """On one line or many, with any indentation, and text with quotes and backslashes."""
     text = 'Add one; """quoted""", a path C:\\new\\x, \\N.'
     path = problems.write(tmp_path / "m.jsonl", [{**problems.MBPP[0], "code": code, "text": text}])
     (problem,) = read_suite("mbpp", path, any_data=True).problems
@@ -117,7 +117,7 @@ def test_mbpp_takes_functions_as_they_are_written(tmp_path: Path, code: str, fir
 
 
 def test_mbpp_is_its_test_split(tmp_path: Path) -> None:
-    """Rows 11 to 510, unless any data will do."""
+    """Rows 11 to 510, unless any data is accepted."""
     rows = [{**problems.MBPP[0], "task_id": number} for number in (10, 11, 510, 511)]
     path = problems.write(tmp_path / "mbpp.jsonl", rows)
     assert [p.id for p in read_suite("mbpp", path).problems] == ["MBPP/11", "MBPP/510"]
@@ -132,7 +132,7 @@ def test_mbpp_is_its_test_split(tmp_path: Path) -> None:
 
 
 def test_santacoder_fim_is_its_python_rows(tmp_path: Path) -> None:
-    """Named and clustered by their function, as some have several holes."""
+    """They are named and clustered by function, because some functions have several holes."""
     row = {"prompt": "x = ", "suffix": "\n", "canonical_solution": "1", "name": "f"}
     rows = [{**row, "language": language} for language in ("java", "py", "js", "py")]
     path = problems.write(tmp_path / "data.jsonl", rows)
@@ -141,7 +141,7 @@ def test_santacoder_fim_is_its_python_rows(tmp_path: Path) -> None:
 
 
 def test_another_file_is_refused_unless_any_will_do(tmp_path: Path) -> None:
-    """By its hash, with the address of the right one."""
+    """The hash decides, and the error has the right file's address."""
     path = problems.write(tmp_path / "HumanEval.jsonl.gz", problems.FUNCTIONS)
     with pytest.raises(DataError, match=r"SHA-256 is .*--any-data"):
         read_suite("humaneval", path)
@@ -158,7 +158,7 @@ def test_another_file_is_refused_unless_any_will_do(tmp_path: Path) -> None:
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, content: bytes, reason: str) -> None:
-    """With the line or the field."""
+    """The error names the line or the field."""
     path = tmp_path / "broken.jsonl"
     path.write_bytes(content)
     with pytest.raises(DataError, match=reason):
@@ -166,7 +166,7 @@ def test_broken_files_are_named(tmp_path: Path, content: bytes, reason: str) -> 
 
 
 def test_a_test_needs_what_it_calls(tmp_path: Path) -> None:
-    """Else the file and the row are named."""
+    """Without an entry point, the error names file and row."""
     row = {name: value for name, value in problems.HOLES[1].items() if name != "entry_point"}
     path = problems.write(tmp_path / "own.jsonl", [problems.HOLES[0], row])
     with pytest.raises(DataError, match=r"own\.jsonl: row 2 .*'entry_point'"):
@@ -174,7 +174,7 @@ def test_a_test_needs_what_it_calls(tmp_path: Path) -> None:
 
 
 def test_rows_of_one_name_are_refused() -> None:
-    """Results are kept by name."""
+    """Results are stored by name."""
     problem = Problem("p", "p", "", "", "")
     with pytest.raises(DataError, match="2 problems"):
         Suite("s", [problem, problem], {})
@@ -183,7 +183,7 @@ def test_rows_of_one_name_are_refused() -> None:
 
 
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given, in the cache, or not at all: then it says what it wants and where it is."""
+    """Given, cached, or missing: then the error says what is needed and where to get it."""
     monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
     assert locate("humaneval", tmp_path / "own.jsonl") == tmp_path / "own.jsonl"
     with pytest.raises(DataError, match=r"HumanEval\.jsonl\.gz.*--data.*https://.*--download"):
@@ -195,7 +195,7 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_download_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of another hash is not kept, an unreachable address is named."""
+    """A file with another hash is not kept, and an unreachable address is named."""
     monkeypatch.setenv("TALARIA_HOME", str(tmp_path / "home"))
     path = problems.write(tmp_path / "HumanEval.jsonl.gz", problems.FUNCTIONS)
     source = SUITE_FILES["humaneval"]

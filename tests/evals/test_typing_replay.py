@@ -28,7 +28,7 @@ REGION = Problem("r", "f", "x = 1\n", "z = 3\n", "y = x + 1\nprint(y)\n")
 
 
 def scripted(answers: dict[str, str], asked: list[str]) -> object:
-    """An engine that knows what to say after some texts, and nothing elsewhere."""
+    """An engine with scripted answers after some texts and none elsewhere."""
 
     def ask(prefix: str, suffix: str) -> Completion:
         assert prefix.startswith(REGION.prefix)
@@ -41,7 +41,7 @@ def scripted(answers: dict[str, str], asked: list[str]) -> object:
 
 
 def test_without_help_every_character_is_a_keystroke() -> None:
-    """And one request."""
+    """And every character makes one request."""
     asked: list[str] = []
     found = replay(REGION, scripted({}, asked))  # type: ignore[arg-type]
     assert found.keystrokes == found.characters == len(REGION.solution)
@@ -50,7 +50,7 @@ def test_without_help_every_character_is_a_keystroke() -> None:
 
 
 def test_a_right_suggestion_is_one_keystroke() -> None:
-    """Whole, or its first line."""
+    """Whether all of it or its first line is accepted."""
     asked: list[str] = []
     answers = {"": "y = x + 1\nprint(y)\n"}
     assert replay(REGION, scripted(answers, asked)).keystrokes == 1  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def test_a_right_suggestion_is_one_keystroke() -> None:
 
 
 def test_typing_through_asks_nothing() -> None:
-    """A suggestion that begins well stays until it fits no longer."""
+    """A suggestion stays while what is typed matches it."""
     asked: list[str] = []
     found = replay(REGION, scripted({"": "y = 7"}, asked))  # type: ignore[arg-type]
     assert asked[:2] == ["", "y = x"]
@@ -70,7 +70,7 @@ def test_typing_through_asks_nothing() -> None:
 
 
 def test_the_editor_asks_now_and_then() -> None:
-    """Where a line's code begins, after a suggestion was taken, and after so many characters."""
+    """Where a line's code begins, after an acceptance, and every so many characters."""
     asked: list[str] = []
     replay(REGION, scripted({}, asked), every=4)  # type: ignore[arg-type]
     assert asked == [
@@ -87,8 +87,8 @@ def test_the_editor_asks_now_and_then() -> None:
     assert found.keystrokes == 1 + len(" + 1\nprint(y)\n")
 
 
-def test_indentation_is_nobodys_work() -> None:
-    """Blanks that begin a line are not typed, not completed, and no place to ask."""
+def test_indentation_counts_on_neither_side() -> None:
+    """Indentation is neither typed nor completed, and makes no request."""
     text = "if y:\n    f(y)\n\n  \n"
     assert sum(typed_by_hand(text)) == len("if y:\nf(y)\n\n\n")
     region = Problem("r", "f", REGION.prefix, REGION.suffix, text)
@@ -107,7 +107,7 @@ def test_indentation_is_nobodys_work() -> None:
 
 
 def test_what_is_accepted() -> None:
-    """More than one character, and right to its end or to the end of its first line."""
+    """More than one character, and right as a whole or in its first line."""
     assert accepted("abc", "abcd") == 3
     assert accepted("abx", "abcd") == 0
     assert accepted("a", "abcd") == 0
@@ -117,7 +117,7 @@ def test_what_is_accepted() -> None:
 
 
 def test_regions_come_from_the_files_and_are_whole() -> None:
-    """The same for the same seed; prefix, region and suffix are the file."""
+    """The seed decides; prefix, region and suffix make up the file."""
     text = "".join(f"value_{i} = {i}\n" for i in range(60))
     documents = [{"package": "p", "path": f"{i}.py", "text": text} for i in range(3)]
     found = regions(documents, 10, seed=1)
@@ -161,7 +161,7 @@ def corpus(tmp_path: Path) -> Path:
 def test_the_command_goes_on_where_it_stopped(
     corpus: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Region by region; the report has a table, a page and a line on what was reused."""
+    """The report has a table, a page and a line on reused KV caches."""
     out = tmp_path / "out"
     words = ["typing", "--corpus", str(corpus), "--model", str(model_folder), "--max-tokens", "4"]
     words += ["--regions", "2", "--every", "30", "--out", str(out)]
@@ -184,7 +184,7 @@ def test_the_command_goes_on_where_it_stopped(
 
 
 def test_two_runs_side_by_side(tmp_path: Path) -> None:
-    """On one page, with figures that were compared region by region."""
+    """They share a page and are compared region by region."""
     texts = {"": "y = x + 1\nreturn", "y = x + 1\n": "print(y)"}
     paths = []
     for number, answers in enumerate(({}, texts)):
