@@ -255,16 +255,16 @@ def measure_under_load(client: LspClient, place: EditorWorkspace, requests: int)
     """
     rng = random.Random(0)
     pages = [EditorDocument(client, place, path) for path in FILES[:3]]
-    flying: list[ClientRequest] = []
+    in_flight: list[ClientRequest] = []
     points, codes, cancelled = [{"requests": 0, "bytes": client.memory()}], Counter[str](), 0
     cursor, number = 0, 0
 
     def drain(most: int) -> None:
         """Wait until at most this many requests are unanswered."""
-        while len(flying) > most:
-            asked = flying.pop(0)
-            client.wait(asked)
-            codes[str(asked.error["code"]) if asked.error else "result"] += 1
+        while len(in_flight) > most:
+            request = in_flight.pop(0)
+            client.wait(request)
+            codes[str(request.error["code"]) if request.error else "result"] += 1
 
     bar = progress(requests, "request")
     for done in range(1, requests + 1):
@@ -276,11 +276,11 @@ def measure_under_load(client: LspClient, place: EditorWorkspace, requests: int)
             cursor = 0
         page = pages[number]
         cursor = edit_randomly(page, cursor, rng)
-        flying.append(page.ask(cursor, invoked=rng.random() < 0.03))
+        in_flight.append(page.ask(cursor, invoked=rng.random() < 0.03))
         drawn = rng.random()
         if drawn < 0.2:
             time.sleep(rng.choice((0, 0.002, 0.02)))
-            client.cancel(flying[-1])
+            client.cancel(in_flight[-1])
             cancelled += 1
         drain(0 if drawn > 0.4 else IN_FLIGHT)
         if done % (requests // POINTS) == 0:

@@ -105,7 +105,7 @@ class LspClient:
 
     def initialize(self, editor: int) -> float:
         """Initialize with process `editor` as the editor; milliseconds since the start."""
-        asked = self.ask(
+        request = self.ask(
             "initialize",
             {
                 "processId": editor,
@@ -117,39 +117,39 @@ class LspClient:
                 },
             },
         )
-        self.wait(asked)
+        self.wait(request)
         self.notify("initialized", {})
-        return 1000 * (asked.answered - self.began)
+        return 1000 * (request.answered - self.began)
 
     def ask(self, method: str, params: object) -> ClientRequest:
         """Send a request; the listener fills in its answer."""
-        asked = ClientRequest(next(self._ids))
-        self._open[asked.id] = asked
-        asked.sent = time.perf_counter()
-        self._send({"id": asked.id, "method": method, "params": params})
-        return asked
+        request = ClientRequest(next(self._ids))
+        self._open[request.id] = request
+        request.sent = time.perf_counter()
+        self._send({"id": request.id, "method": method, "params": params})
+        return request
 
-    def wait(self, asked: ClientRequest) -> Any:
+    def wait(self, request: ClientRequest) -> Any:
         """Wait for a request's result; TalariaError if none arrives."""
-        asked.done.wait(TIMEOUT)
-        if not asked.answered:
+        request.done.wait(TIMEOUT)
+        if not request.answered:
             raise TalariaError(f"no answer within {TIMEOUT:.0f} s; the server's log:\n{self.log}")
-        return asked.result
+        return request.result
 
     def command(self, name: str, *arguments: object) -> Any:
         """Execute a server command and wait for its result."""
-        asked = self.ask(
+        request = self.ask(
             "workspace/executeCommand", {"command": name, "arguments": list(arguments)}
         )
-        return self.wait(asked)
+        return self.wait(request)
 
     def notify(self, method: str, params: object) -> None:
         """Send a notification."""
         self._send({"method": method, "params": params})
 
-    def cancel(self, asked: ClientRequest) -> None:
+    def cancel(self, request: ClientRequest) -> None:
         """Cancel a request; the server still answers it."""
-        self.notify("$/cancelRequest", {"id": asked.id})
+        self.notify("$/cancelRequest", {"id": request.id})
 
     def wait_until_ready(self) -> float:
         """Wait for the model; milliseconds since the start."""
@@ -234,14 +234,14 @@ class LspClient:
             elif method and number is not None:
                 with suppress(TalariaError):
                     self._send({"id": number, "result": None})
-            elif not method and (asked := self._open.pop(number, None)):
-                asked.answered = now
-                asked.result, asked.error = message.get("result"), message.get("error")
-                asked.done.set()
+            elif not method and (request := self._open.pop(number, None)):
+                request.answered = now
+                request.result, request.error = message.get("result"), message.get("error")
+                request.done.set()
             elif not method:
                 self.strays += 1
-        for asked in (self._ready, *self._open.values()):
-            asked.done.set()  # no answer will come
+        for request in (self._ready, *self._open.values()):
+            request.done.set()  # no answer will come
 
 
 def received(stream: IO[bytes]) -> bytes | None:

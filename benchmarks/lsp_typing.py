@@ -1,6 +1,6 @@
 """Typing through the language server, as a person does, and the figures of its requests.
 
-Whoever types asks after every key. A request that is not answered by the next key is overtaken:
+The editor asks after every key. A request that is not answered by the next key is overtaken:
 its answer comes too late. Percentiles of answers in time alone would flatter a slow server, so
 the same percentiles are also given over all requests, with overtaken ones as unfinished at that
 key (Kaplan and Meier, 1958).
@@ -150,32 +150,32 @@ class Typist:
                 self.client.ask("workspace/executeCommand", command)
             shown = shown[taken:] if shown.startswith(new) else ""
             done += taken
-            asked, gap = page.ask(start + done), next(self.gaps)
+            request, gap = page.ask(start + done), next(self.gaps)
             about = {"after": after, "until_key": gap, "overtaken": False, "model": None}
-            made.append((asked, about))
+            made.append((request, about))
             taken, after, command = 0, "key", None
-            if asked.done.wait(gap / self.speed):
+            if request.done.wait(gap / self.speed):
                 counted, before = self.client.model_requests(), self._counted
                 about["model"], self._counted = counted > before, counted
-                if asked.text and asked.text != shown:
-                    taken, pause = self.react(page, asked, text[done:])
+                if request.text and request.text != shown:
+                    taken, pause = self.react(page, request, text[done:])
                     about["until_key"] = gap = gap + pause
                     if taken:
                         after, self._counted = "acceptance", None
-                        command = asked.command if taken == len(asked.text) else None
-                shown = asked.text
+                        command = request.command if taken == len(request.text) else None
+                shown = request.text
             self.seconds += gap
-            time.sleep(max(0.0, asked.sent + gap / self.speed - time.perf_counter()))
-        for asked, _ in made:
-            self.client.wait(asked)
+            time.sleep(max(0.0, request.sent + gap / self.speed - time.perf_counter()))
+        for request, _ in made:
+            self.client.wait(request)
         self._counted = None
         page.edit(start + done, start + done, text[done:])
         own = {"cursor": region.id, "file": region.cluster, "cancels": cancels}
-        return [row_of(asked, {**own, **about}, self.speed) for asked, about in made]
+        return [row_of(request, {**own, **about}, self.speed) for request, about in made]
 
-    def react(self, page: EditorDocument, asked: ClientRequest, coming: str) -> tuple[int, float]:
+    def react(self, page: EditorDocument, request: ClientRequest, coming: str) -> tuple[int, float]:
         """React to a new suggestion: how many characters are accepted, and the seconds it takes."""
-        right = accepted(asked.text, coming)
+        right = accepted(request.text, coming)
         if right and self.rng.random() < ACCEPTED:
             return right, log_normal(self.rng, LOOK)
         if not right and self.rng.random() < DISMISSED:
@@ -184,11 +184,11 @@ class Typist:
         return 0, 0.0
 
 
-def row_of(asked: ClientRequest, about: dict[str, Any], speed: float) -> KeystrokeRequest:
+def row_of(request: ClientRequest, about: dict[str, Any], speed: float) -> KeystrokeRequest:
     """Make the record of an answered request."""
-    error = asked.error["code"] if asked.error else None
-    times = {"ms": asked.ms, "until_key": 1000 * about["until_key"] / speed}
-    return KeystrokeRequest(**{**about, **times, "shown": len(asked.text), "error": error})
+    error = request.error["code"] if request.error else None
+    times = {"ms": request.ms, "until_key": 1000 * about["until_key"] / speed}
+    return KeystrokeRequest(**{**about, **times, "shown": len(request.text), "error": error})
 
 
 def typing_figures(rows: Sequence[KeystrokeRequest]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`talaria bench`: what requests cost on this machine, the three modes side by side.
+"""`talaria bench`: what requests cost on this machine, all modes side by side.
 
 Prompts are holes in the files of `coder/`, cut to one length of context. Every mode fills each
 of them *fresh*, with an empty KV cache, and *warm*, right after the same prompt without its last
@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from talaria.coder.cli import guarded
@@ -54,14 +54,16 @@ def main(argv: list[str]) -> int:
             f"--context is {args.context}; beside middles of {options.max_tokens} tokens this "
             f"model reads {room}: give a smaller --context or --max-tokens"
         )
+    modes = tuple(mode for mode in MODES if mode != "diffuse" or model.backbone.denoises)
+    options = replace(options, mode=modes[0])
     problems = draw_prompts(documents(None)[0], model.layout, plan.contexts, plan.prompts)
-    bar = progress(plan.starts + plan.rounds * len(problems) * len(MODES), "request")
+    bar = progress(plan.starts + plan.rounds * len(problems) * len(modes), "request")
     starts = []
     for _ in range(plan.starts):
         starts.append(timing.cold_start(args.model, args.device, options, problems))
         bar.update()
     timings = []
-    planned = timing.turns(problems, MODES, plan.rounds)
+    planned = timing.turns(problems, modes, plan.rounds)
     for found in timing.measure(model, options, planned, warm=True):
         timings.append(found)
         bar.update()

@@ -48,15 +48,32 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     source.add_argument(
         "--any-data", action="store_true", help="accept any file with the same fields"
     )
-    source.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
-    source.add_argument("--cursors", type=int, default=500, metavar="N", help="for line-end")
-    source.add_argument("--cursor-seed", type=int, default=0, metavar="S")
+    source.add_argument(
+        "--corpus",
+        type=Path,
+        default=Path("data/corpus"),
+        metavar="FOLDER",
+        help="for line-end (default: data/corpus)",
+    )
+    source.add_argument(
+        "--cursors", type=int, default=500, metavar="N", help="for line-end (default: 500)"
+    )
+    source.add_argument(
+        "--cursor-seed", type=int, default=0, metavar="S", help="draws the cursors (default: 0)"
+    )
     source.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
     engine = argparse.ArgumentParser(add_help=False)
     engine.add_argument("--model", help="a folder, or a name from `talaria models`")
     engine.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
-    engine.add_argument("--max-nfe", type=int, metavar="N")
-    engine.add_argument("--max-tokens", type=int, metavar="N")
+    engine.add_argument(
+        "--max-nfe", type=int, metavar="N", help="evaluations per hole (default: the model's)"
+    )
+    engine.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="longest middle (default: the model's; for typing 32)",
+    )
     add_decoding_flags(engine)
     engine.add_argument(
         "--no-syntax-check",
@@ -65,10 +82,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         const=False,
         help="keep middles as they are, neither repaired nor trimmed",
     )
-    engine.add_argument("--mode", choices=MODES)
+    engine.add_argument("--mode", choices=MODES, help="how middles are decoded (default: diffuse)")
     model = argparse.ArgumentParser(add_help=False, parents=[engine])
-    model.add_argument("--temperature", type=float, metavar="T")
-    model.add_argument("--seed", type=int, metavar="S")
+    model.add_argument(
+        "--temperature", type=float, metavar="T", help="0 takes the likeliest token (default: 0)"
+    )
+    model.add_argument("--seed", type=int, metavar="S", help="of the first sample (default: 0)")
     model.add_argument("--samples", type=int, default=1, metavar="N", help="per problem")
     model.add_argument(
         "--batch",
@@ -81,7 +100,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "--oracle-length", action="store_true", help="give the model the length of each true middle"
     )
     runs = argparse.ArgumentParser(add_help=False)
-    runs.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N")
+    runs.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="programs run at a time (default: one per core)",
+    )
     runs.add_argument(
         "--require-isolation", metavar="LEVEL", help="refuse to run programs below this level"
     )
@@ -90,36 +115,48 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         prog="talaria eval", description="Measure a model: generate, score, report."
     )
     stages = parser.add_subparsers(dest="stage", required=True)
-    one = stages.add_parser("generate", parents=[data, model], help="model -> samples")
-    one.add_argument("--out", type=Path, required=True, metavar="SAMPLES.jsonl")
-    two = stages.add_parser("score", parents=[data, runs], help="samples -> results; no model")
-    two.add_argument("samples", type=Path)
-    two.add_argument("--out", type=Path, required=True, metavar="RESULTS.jsonl")
-    three = stages.add_parser("report", help="results -> tables, report.json, report.html")
-    three.add_argument("results", type=Path, nargs="+")
-    three.add_argument("--out", type=Path, metavar="FOLDER")
-    all_three = stages.add_parser("run", parents=[data, model, runs], help="all three stages")
-    all_three.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    replay = stages.add_parser("typing", parents=[engine], help="retype held-out files")
-    replay.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
-    replay.add_argument("--regions", type=int, default=100, metavar="N", help="of 8 lines each")
-    replay.add_argument("--seed", type=int, default=0, metavar="S", help="draws the regions")
-    replay.add_argument(
+    generate_stage = stages.add_parser("generate", parents=[data, model], help="model -> samples")
+    generate_stage.add_argument("--out", type=Path, required=True, metavar="SAMPLES.jsonl")
+    score_stage = stages.add_parser(
+        "score", parents=[data, runs], help="samples -> results; no model"
+    )
+    score_stage.add_argument("samples", type=Path)
+    score_stage.add_argument("--out", type=Path, required=True, metavar="RESULTS.jsonl")
+    report_stage = stages.add_parser("report", help="results -> tables, report.json, report.html")
+    report_stage.add_argument("results", type=Path, nargs="+")
+    report_stage.add_argument("--out", type=Path, metavar="FOLDER")
+    run_stage = stages.add_parser("run", parents=[data, model, runs], help="all three stages")
+    run_stage.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    typing_stage = stages.add_parser("typing", parents=[engine], help="retype held-out files")
+    typing_stage.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
+    typing_stage.add_argument(
+        "--regions", type=int, default=100, metavar="N", help="of 8 lines each"
+    )
+    typing_stage.add_argument("--seed", type=int, default=0, metavar="S", help="draws the regions")
+    typing_stage.add_argument(
         "--every", type=int, default=8, metavar="N", help="characters typed between requests"
     )
-    replay.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    times = stages.add_parser("latency", parents=[engine], help="time requests by mode")
-    times.add_argument("--corpus", type=Path, metavar="FOLDER", help="default: files of coder/")
-    times.add_argument("--contexts", type=int, nargs="+", metavar="N", help="lengths in tokens")
-    times.add_argument("--prompts", type=int, metavar="N", help="for each length")
-    times.add_argument("--rounds", type=int, metavar="N", help="of each prompt in each mode")
-    times.add_argument("--starts", type=int, metavar="N", help="fresh processes for each mode")
-    times.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    pair = stages.add_parser("compare", help="compare two runs on the same problems")
-    pair.add_argument("first", type=Path)
-    pair.add_argument("second", type=Path)
-    check = stages.add_parser("selftest", parents=[data, runs], help="test the harness")
-    check.add_argument("--out", type=Path, default=Path("selftest"), metavar="FOLDER")
+    typing_stage.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    latency_stage = stages.add_parser("latency", parents=[engine], help="time requests by mode")
+    latency_stage.add_argument(
+        "--corpus", type=Path, metavar="FOLDER", help="default: files of coder/"
+    )
+    latency_stage.add_argument(
+        "--contexts", type=int, nargs="+", metavar="N", help="lengths in tokens"
+    )
+    latency_stage.add_argument("--prompts", type=int, metavar="N", help="for each length")
+    latency_stage.add_argument(
+        "--rounds", type=int, metavar="N", help="of each prompt in each mode"
+    )
+    latency_stage.add_argument(
+        "--starts", type=int, metavar="N", help="fresh processes for each mode"
+    )
+    latency_stage.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    compare_stage = stages.add_parser("compare", help="compare two runs on the same problems")
+    compare_stage.add_argument("first", type=Path)
+    compare_stage.add_argument("second", type=Path)
+    selftest_stage = stages.add_parser("selftest", parents=[data, runs], help="test the harness")
+    selftest_stage.add_argument("--out", type=Path, default=Path("selftest"), metavar="FOLDER")
     args = parser.parse_args(argv)
     least = {"limit": 1, "cursors": 1, "cursor_seed": 0, "workers": 1, "regions": 1, "every": 1}
     for name, low in least.items():
