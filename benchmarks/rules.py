@@ -118,7 +118,7 @@ def entropy_of(candidates: Candidates) -> Float[Array, " positions"]:
     return found
 
 
-# The rules that are compared, and a value for each near the default threshold's speed and above.
+# The rules that are compared: the default threshold and a faster one, and two values of each other.
 COMPARED: dict[str, Rule] = {
     "threshold 0.7": confidence_threshold(0.7),
     "threshold 0.5": confidence_threshold(0.5),
