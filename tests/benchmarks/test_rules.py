@@ -15,7 +15,7 @@ from benchmarks.rules import confidence_factor, entropies, entropy_bound, top_k
 from talaria.coder.backbone import Array, Candidates
 from talaria.coder.errors import UsageError
 from talaria.coder.unmask import Prediction, Rule
-from talaria.finetune.corpus import Document, write_corpus
+from talaria.finetune.corpus import CorpusDocument, write_corpus
 
 BLOCK, VOCAB = 6, 5  # the last token is <eom>
 
@@ -144,7 +144,7 @@ def test_the_command(
     """It prints a row for every rule."""
     monkeypatch.setattr(decoding, "MEASURED", (20, 0))
     text = "".join(f"x{n} = {n} + y\n" for n in range(20))
-    held_out = [Document("post", f"{name}.py", text) for name in "ab"]
+    held_out = [CorpusDocument("post", f"{name}.py", text) for name in "ab"]
     corpus = tmp_path / "corpus"
     write_corpus(corpus, {"valid": held_out}, {"packages": []})
     words = ["--corpus", str(corpus), "--model", str(model_folder), "--cursors"]
