@@ -145,7 +145,7 @@ def standard_input(text: str) -> Iterator[None]:
 
 @pytest.mark.golden
 def test_the_server(recorded: dict[str, list[Recorded]], tmp_path: Path) -> None:
-    """Grey text, and functions that are written on request."""
+    """Ghost text, and functions that are written on request."""
 
     async def answer(editor: Editor, row: Recorded, address: str) -> Recorded:
         editor.open(address, row["text"])

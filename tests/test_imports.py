@@ -1,4 +1,4 @@
-"""Who may import whom, and what the way from a keystroke to grey text must not pull in."""
+"""Who may import whom, and what the way from a keystroke to ghost text must not pull in."""
 
 from __future__ import annotations
 

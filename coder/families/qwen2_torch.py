@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
-class Block(nn.Module):
+class Qwen2Block(nn.Module):
     """Grouped-query attention and a gated MLP, each normalised before and added after.
 
     Modules are named as in GGUF, so that an adapter names them the same way.
@@ -62,7 +62,7 @@ class Qwen2(nn.Module):
         super().__init__()
         self.config = config
         self.token_embd = nn.Embedding(config.vocab_size, config.width)
-        self.blk = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blk = nn.ModuleList(Qwen2Block(config) for _ in range(config.layers))
         self.output_norm = nn.RMSNorm(config.width, config.epsilon)
 
     @property

@@ -130,7 +130,7 @@ class Emacs(Terminal):
         return str(self.eval("(buffer-substring-no-properties (point-min) (point-max))"))
 
     def grey(self) -> str | None:
-        """The grey text that is shown, whoever draws it; None if there is none."""
+        """The ghost text that is shown, whoever draws it; None if there is none."""
         found = self.eval(
             """(let ((theirs (bound-and-true-p lsp-inline-completion--overlay)))
                  (cond ((and talaria--overlay (overlay-buffer talaria--overlay)

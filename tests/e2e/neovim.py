@@ -155,7 +155,7 @@ class Neovim(Terminal):
         return "\n".join(self.lua("vim.api.nvim_buf_get_lines(0, 0, -1, false)") or [])
 
     def grey(self) -> str | None:
-        """The grey text that is shown, whoever draws it; None if there is none."""
+        """The ghost text that is shown, whoever draws it; None if there is none."""
         marks = self.lua(f"(function() {GREY} end)()")
         return None if marks is None or marks is False else str(marks)
 
@@ -228,7 +228,7 @@ def neovim(folder: Path, name: str, init: str, *files: Path, **size: int) -> Ite
         here.end()
 
 
-# The grey text of the current buffer: of Neovim's own inline completion, or the plugin's.
+# The ghost text of the current buffer: of Neovim's own inline completion, or the plugin's.
 GREY = """
 for _, name in ipairs({ "nvim.lsp.inline_completion", "talaria.ghost" }) do
   local space = vim.api.nvim_get_namespaces()[name]

@@ -76,7 +76,7 @@ class Camera:
 
 
 def record() -> list[Frame]:
-    """Grey text, taken; then a function, seen to come about."""
+    """Ghost text, taken; then a function, seen to come about."""
     server = ", ".join(map(quoted, [sys.executable, "-m", "tests.e2e.record_neovim", "--server"]))
     init = f"""
         vim.o.termguicolors = true; vim.o.cmdheight = 1; vim.o.shortmess = vim.o.shortmess .. "F"
@@ -100,7 +100,7 @@ def record() -> list[Frame]:
             with Camera(here) as camera:
                 here.keys("<Esc>cc        ")
                 here.type("self.items.", 0.12)
-                here.until(here.grey, "grey text")
+                here.until(here.grey, "ghost text")
                 time.sleep(1.4)
                 here.keys("<Tab>")
                 time.sleep(1)

@@ -107,11 +107,11 @@ def _emacs(
 
 def _grey_after(here: Emacs, typed: str) -> str:
     here.type(typed)
-    return str(here.until(here.grey, "grey text"))
+    return str(here.until(here.grey, "ghost text"))
 
 
-def test_grey_text_is_accepted_by_tab(start: Start) -> None:
-    """Grey text appears behind the cursor, which stays before it; Tab takes all of it."""
+def test_ghost_text_is_accepted_by_tab(start: Start) -> None:
+    """Ghost text appears behind the cursor, which stays before it; Tab takes all of it."""
     here = start()
     assert _grey_after(here, "ret") == "urn a + b"
     assert "    return a + b" in here.keep("grey")
@@ -166,7 +166,7 @@ def test_accepting_parts(start: Start) -> None:
     here.until(lambda: here.grey() == ":\n        return b\n    return a", "a word less")
     here.keys("C-e")
     here.until(lambda: here.grey() == "\n        return b\n    return a", "a line less")
-    # The cursor stands at the end of its line, not of the grey text.
+    # The cursor stands at the end of its line, not of the ghost text.
     screen = here.keep("line")
     assert "        return b" in screen
     column, row = here.cursor()
@@ -240,7 +240,7 @@ def test_switching_off(start: Start) -> None:
     here.command("talaria-toggle")
     here.until(lambda: here.eval("(talaria--state)") == "ready", "it to be on")
     here.keys("BSpace", "t")
-    assert here.until(here.grey, "grey text") == "urn a + b"
+    assert here.until(here.grey, "ghost text") == "urn a + b"
     here.keys("C-u")
     here.command("talaria-toggle")
     here.until(lambda: "suggestions in python are off" in here.screen(), "the message")
@@ -264,7 +264,7 @@ def test_switched_off_for_good(start: Start) -> None:
 
 
 def test_what_others_change(start: Start) -> None:
-    """Grey text goes with the text that it was about: changed by a process, in another mode."""
+    """Ghost text goes with the text that it was about: changed by a process, in another mode."""
     here = start()
     _grey_after(here, "ret")
     here.eval('(progn (save-excursion (goto-char 1) (insert "#\n")) t)')
@@ -279,7 +279,7 @@ def test_what_others_change(start: Start) -> None:
 
 @pytest.mark.parametrize("client", ["lsp"], indirect=True)
 def test_leaving_lsp_mode(start: Start) -> None:
-    """A buffer that lsp-mode has left has no grey text, and says nothing of a server."""
+    """A buffer that lsp-mode has left has no ghost text, and says nothing of a server."""
     here = start()
     _grey_after(here, "ret")
     here.command("lsp-disconnect")
@@ -313,7 +313,7 @@ def test_started_again_by_itself(start: Start) -> None:
 
 @pytest.mark.parametrize("client", ["lsp"], indirect=True)
 def test_not_started_again(start: Start) -> None:
-    """Who says no to lsp-mode's question has no grey text and writes on undisturbed."""
+    """Who says no to lsp-mode's question has no ghost text and writes on undisturbed."""
     here = start()
     _grey_after(here, "ret")
     here.kill_server()
@@ -397,7 +397,7 @@ def test_crlf_and_emoji(start: Start, tmp_path: Path) -> None:
 
 
 def test_two_files(start: Start) -> None:
-    """Each of two files has its own grey text; that of the other is no hindrance."""
+    """Each of two files has its own ghost text; that of the other is no hindrance."""
     here = start(TEXT, "def g(a, b):\n    \n")  # the cursor is in the latter
     name = here.eval("(buffer-name)")
     assert _grey_after(here, "ret") == "urn a + b"
@@ -406,7 +406,7 @@ def test_two_files(start: Start) -> None:
     here.eval('(progn (goto-char 1) (search-forward "\\n    ") t)')
     here.until(lambda: here.eval("(talaria--state)") == "ready", "the other file")
     here.type("if")
-    here.until(lambda: (here.grey() or "").startswith(" a:"), "grey text")
+    here.until(lambda: (here.grey() or "").startswith(" a:"), "ghost text")
     here.keep("two")
     here.keys("Tab")
     here.until(lambda: "return a" in here.text(), "the text")
@@ -416,7 +416,7 @@ def test_two_files(start: Start) -> None:
 
 
 def test_the_model(start: Start) -> None:
-    """With the shipped model and no option set: grey text, a function, how it came about."""
+    """With the shipped model and no option set: ghost text, a function, how it came about."""
     here = start(POINT, command=REAL)
     here.eval('(progn (search-forward "x\n        ") t)')
     grey = _grey_after(here, "self.")
@@ -436,8 +436,8 @@ def test_the_model(start: Start) -> None:
 
 
 @pytest.mark.parametrize("client", ["lsp"], indirect=True)
-def test_lsp_modes_own_grey_text(start: Start) -> None:
-    """Whoever prefers lsp-mode's own way to show grey text has that alone."""
+def test_lsp_modes_own_ghost_text(start: Start) -> None:
+    """Whoever prefers lsp-mode's own way to show ghost text has that alone."""
     here = start(
         init="(setq talaria-lsp-native t lsp-inline-completion-idle-delay 0.2)", command=None
     )

@@ -88,7 +88,7 @@ def grey_sum(opened: Begin, **how: Any) -> Neovim:
     here, _ = opened([SUM], **how)
     here.keys("jA")
     here.type("return ")
-    here.until(lambda: here.grey() == "first + second", "grey text")
+    here.until(lambda: here.grey() == "first + second", "ghost text")
     return here
 
 
@@ -117,7 +117,7 @@ class TestGreyText:
         text = "total = first + second\n    return total"
         here, _ = opened([{"after": "    ", "texts": [text]}])
         here.keys("jA")
-        here.until(lambda: here.grey() == text, "grey text")
+        here.until(lambda: here.grey() == text, "ghost text")
         assert "    total = first + second\n    return total\n" in here.keep("grey")
         here.keys("<Tab>!")
         here.until(lambda: f"    {text}!\n" in here.text(), "the text, and what was typed behind")
@@ -156,7 +156,7 @@ class TestGreyText:
         here.until(lambda: "return first + second\n" in here.text(), "the text")
 
     def test_switching_neovims_own_off(self, opened: Begin) -> None:
-        """Who switches `vim.lsp.inline_completion` off gets no grey text from elsewhere."""
+        """Who switches `vim.lsp.inline_completion` off gets no ghost text from elsewhere."""
         here = grey_sum(opened)
         if not here.lua("require('talaria').native()"):
             pytest.skip("there is none here")
@@ -183,10 +183,10 @@ class TestGreyText:
         here.run(f"lua {start.replace('cloud', 'later', 1)}")
         here.until(lambda: here.lua(clients.replace("cloud", "later")) == 1, "a later one")
         here.type("first")
-        here.until(lambda: here.grey() == " + second", "grey text")
+        here.until(lambda: here.grey() == " + second", "ghost text")
         here.keys("<C-u>    ")
         here.type("return ")
-        here.until(lambda: here.grey() == "first + second", "grey text")
+        here.until(lambda: here.grey() == "first + second", "ghost text")
         here.never(lambda: here.lua("_G.asked") > 0, 0.8)
         if here.lua("require('talaria').native()"):
             here.run("lua vim.lsp.inline_completion.enable(true, { bufnr = 0 })")
@@ -211,7 +211,7 @@ class TestGreyText:
         here.type("return ")
         time.sleep(0.4)
         here.keys("f")
-        here.until(lambda: here.grey() in ("irst + second", "irst * 2"), "grey text")
+        here.until(lambda: here.grey() in ("irst + second", "irst * 2"), "ghost text")
         here.keys("<Tab>")
         here.until(lambda: "return first" in here.text(), "the text")
         assert "ff" not in here.text()
@@ -220,7 +220,7 @@ class TestGreyText:
         """What stands behind the cursor stays there."""
         here, _ = opened([{"after": "print(", "texts": ["first, second"]}], "print()\n")
         here.keys("A<Left>")
-        here.until(lambda: here.grey() == "first, second", "grey text")
+        here.until(lambda: here.grey() == "first, second", "ghost text")
         assert "print(first, second)" in here.keep("grey")
         here.keys("<M-Right>")
         here.until(lambda: here.text() == "print(first)", "a word")
@@ -262,7 +262,7 @@ class TestChoosing:
         here, _ = opened([{"after": "return ", "texts": [text]}])
         here.keys("jA")
         here.type("return ")
-        here.until(here.grey, "grey text")
+        here.until(here.grey, "ghost text")
         here.keys("<M-Right>")
         here.until(lambda: here.grey() == text.removeprefix("first "), "the rest")
         assert "return first \n" in here.text()
@@ -284,7 +284,7 @@ class TestChoosing:
         here.until(lambda: here.grey() == "first + second", "it to be back")
 
     def test_leaving_insert_mode(self, opened: Begin) -> None:
-        """Grey text is for whoever types."""
+        """Ghost text is for whoever types."""
         here = grey_sum(opened)
         here.keys("<Esc>")
         here.until(lambda: here.grey() is None, "it to go")
@@ -358,7 +358,7 @@ class TestCommands:
             here.until(lambda: here.lua("require('talaria').status()") == "Talaria: ready", "on")
             here.keys("<C-u>    ")
             here.type("return ")
-            here.until(lambda: here.grey() == "first + second", "grey text")
+            here.until(lambda: here.grey() == "first + second", "ghost text")
             here.keys("<C-u>")
 
     def test_status_line(self, opened: Begin) -> None:
@@ -379,7 +379,7 @@ class TestCommands:
         here.run(f"lua vim.api.nvim_create_autocmd('User', {{ {noting} }})")
         here.keys("jA")
         here.type("return ")
-        here.until(lambda: here.grey() == "first + second", "grey text")
+        here.until(lambda: here.grey() == "first + second", "ghost text")
         asked = here.requests()
         here.type("x y z", 0.3)
         here.until(lambda: here.requests() > asked, "more questions")
@@ -396,7 +396,7 @@ class TestTexts:
         assert here.lua("vim.bo.fileformat") == "dos"
         here.keys("o")
         here.type("y = '🙂'; x = ")
-        here.until(lambda: here.grey() == rest, "grey text")
+        here.until(lambda: here.grey() == rest, "ghost text")
         assert "^M" not in here.keep("grey")
         here.keys("l<Tab>")
         here.until(lambda: here.text().endswith(f"y = '🙂'; x = {rest}"), "the text")
@@ -406,18 +406,18 @@ class TestTexts:
         here.until(lambda: file.read_bytes() == wanted, "the file")
 
     def test_two_files_at_once(self, opened: Begin, tmp_path: Path) -> None:
-        """Each window has its own grey text, and one server does for both."""
+        """Each window has its own ghost text, and one server does for both."""
         other = tmp_path / "other.py"
         other.write_text("y = \n")
         here, _ = opened([SUM, {"after": "y = ", "texts": ["'other'"]}], files=(other,))
         here.run(f"vsplit {other}")
         here.until(lambda: here.status()["documents"] == 2, "both")
         here.keys("A")
-        here.until(lambda: here.grey() == "'other'", "grey text")
+        here.until(lambda: here.grey() == "'other'", "ghost text")
         here.keep("the other")
         here.keys("<Esc><C-w>wjA")
         here.type("return ")
-        here.until(lambda: here.grey() == "first + second", "grey text")
+        here.until(lambda: here.grey() == "first + second", "ghost text")
         here.keep("the first")
         here.keys("<Tab>")
         here.until(lambda: "return first + second\n" in here.text(), "the text")
@@ -439,13 +439,13 @@ class TestTrouble:
         here.ready()
         here.keys("<C-u>    ")
         here.type("return ")
-        here.until(lambda: here.grey() == "first + second", "grey text again")
+        here.until(lambda: here.grey() == "first + second", "ghost text again")
         here.keep("again")
         here.keys("<Esc>")
         here.run("edit!")
         here.keys("2GA")
         here.type("return ")
-        here.until(lambda: here.grey() == "first + second", "grey text in what was read anew")
+        here.until(lambda: here.grey() == "first + second", "ghost text in what was read anew")
 
     def test_switched_off_before_a_restart(self, opened: Begin) -> None:
         """What was switched stays: the new server is asked nothing, until it is switched on."""
@@ -467,7 +467,7 @@ class TestTrouble:
         here.until(lambda: here.status()["enabled"], "on")
         here.keys("<C-u>    ")
         here.type("return ")
-        here.until(lambda: here.grey() == "first + second", "grey text again")
+        here.until(lambda: here.grey() == "first + second", "ghost text again")
 
     def test_servers_of_two_projects(self, opened: Begin, tmp_path: Path) -> None:
         """The crashes of each are counted apart."""
@@ -735,8 +735,8 @@ class TestSteps:
 
 
 class TestShippedModel:
-    def test_first_grey_text(self, tmp_path: Path) -> None:
-        """Three lines of configuration and the server that lies beside: grey text comes."""
+    def test_first_ghost_text(self, tmp_path: Path) -> None:
+        """Three lines of configuration and the server that lies beside: ghost text comes."""
         file = tmp_path / "account.py"
         file.write_text(ACCOUNT)
         init = (
@@ -747,7 +747,7 @@ class TestShippedModel:
             here.ready()
             here.keys("GA")
             here.type("self.balance += ")
-            here.until(here.grey, "grey text", 30)
+            here.until(here.grey, "ghost text", 30)
             grey = here.grey()
             here.keep("grey")
             here.keys("<Tab>")

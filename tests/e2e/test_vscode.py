@@ -1,4 +1,4 @@
-"""The extension in a real VS Code: keys go in, grey text and files come out.
+"""The extension in a real VS Code: keys go in, ghost text and files come out.
 
 `npm run package` makes the package that is tried.
 """
@@ -61,7 +61,7 @@ FILES = {f"{name}.py": "" for name in EMPTY + LATER} | {
     "windows.py": "def say():\r\n    pass\r\n",
 }
 
-# Another extension, which has grey text of its own.
+# Another extension, which has ghost text of its own.
 OTHER = """
 exports.activate = () =>
   require("vscode").languages.registerInlineCompletionItemProvider("*", {
@@ -110,7 +110,7 @@ def last_start(home: Path) -> int:
     return int((home / "started").read_text().split()[-1])
 
 
-def test_grey_text_appears_and_tab_accepts_it(window: Code) -> None:
+def test_ghost_text_appears_and_tab_accepts_it(window: Code) -> None:
     """What is grey becomes text."""
     window.offered("first.py", "total = ", "first + second")
     window.shot("grey")
@@ -121,7 +121,7 @@ def test_grey_text_appears_and_tab_accepts_it(window: Code) -> None:
 
 
 def test_typing_through_keeps_it_right_and_asks_nothing(window: Code) -> None:
-    """Each key takes one from the grey text, and no engine is asked."""
+    """Each key takes one from the ghost text, and no engine is asked."""
     window.offered("along.py", "total = ", "first + second")
     asked = window.requests()
     for place, key in enumerate("first +"):
@@ -183,7 +183,7 @@ def test_escape_puts_it_away_for_good(window: Code) -> None:
 
 
 def test_what_another_extension_offers_is_not_put_away_here(window: Code) -> None:
-    """Escape tells the server of its own grey text alone."""
+    """Escape tells the server of its own ghost text alone."""
     window.offered("theirs.py", "their = ", "theirs()")
     told = dismissals(window)
     window.press("Escape")
@@ -252,7 +252,7 @@ def test_commands_write(window: Code, file: str, before: tuple[str, ...], comman
 
 
 def test_cells_of_a_notebook(window: Code) -> None:
-    """They get grey text, too."""
+    """They get ghost text, too."""
     row = ".explorer-folders-view .monaco-list-row[aria-label^='cells.ipynb']"
     window.js("await page.locator(args[0]).dblclick()", row)
     window.click(".notebookOverlay .cell-editor-container .view-lines")
@@ -575,13 +575,13 @@ def real(untouched: Code, request: pytest.FixtureRequest) -> Iterator[Code]:
     untouched.shot(request.node.name.removeprefix("test_"))
 
 
-def test_first_grey_text_with_no_setting_touched(real: Code) -> None:
+def test_first_ghost_text_with_no_setting_touched(real: Code) -> None:
     """In a folder that is not even trusted."""
     real.open("shop.py")
     real.ready()
     real.shot("ready")
     real.type("self.na")
-    until(lambda: real.ghost().startswith("me"), "grey text")
+    until(lambda: real.ghost().startswith("me"), "ghost text")
     real.shot("first-grey-text")
     real.press("Tab")
     until(lambda: "self.name" in (real.folder / "shop.py").read_text(), "a name")

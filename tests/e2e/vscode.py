@@ -178,7 +178,7 @@ class Code:
         becomes(held, text)
 
     def ghost(self) -> str:
-        """The grey text, a line break between its lines."""
+        """The ghost text, a line break between its lines."""
         first = "".join(self.texts(".view-lines [class*='ghost-text-decoration']"))
         more = self.texts(".view-zones .suggest-preview-text .view-line")
         return "\n".join([first, *more])
@@ -203,7 +203,7 @@ class Code:
         until(lambda: "ready" in self.status(), "a model that is ready", 90)
 
     def offered(self, name: str, line: str, grey: str) -> None:
-        """Open a file, type a line, and wait for just this grey text behind it."""
+        """Open a file, type a line, and wait for just this ghost text behind it."""
         self.open(name)
         self.type(line)
         self.grey(grey)

@@ -157,7 +157,7 @@ def test_loading_is_shown_as_progress(vscode: EditorSession, plain: EditorSessio
     assert plain.editor.progress == []
 
 
-# Grey text
+# Ghost text
 
 
 @pytest.mark.parametrize("kind", ["vscode", "neovim", "emacs", "plain"])
