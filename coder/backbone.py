@@ -318,7 +318,7 @@ def constrain(logits: States, constraints: Sequence[Constraint] | None) -> None:
             row[:] = -np.inf
             row[only] = kept
         for token in constraint.forbidden:
-            before = row[token]
+            before = float(row[token])
             row[token] = -np.inf
             if math.isinf(float(row.max())):  # nothing else may stand there
                 row[token] = before
