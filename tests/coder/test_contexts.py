@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from talaria.coder import checkpoint
+from talaria.coder.backbone import Array, Backbone, KVCache
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import Contexts, common_prefix
-from talaria.coder.denoiser import KVCache
 from talaria.coder.errors import UsageError
-from talaria.coder.infill import Memory, Options, infill
-from talaria.coder.transformer import Transformer
+from talaria.coder.infill import Memory, fill
+from talaria.coder.request import Options, Request
 
 
-def read(denoiser: Transformer, cache: KVCache) -> Tensor:
-    """The logits of a canvas after a context."""
-    canvas = torch.arange(denoiser.config.block_length)[None]
-    return denoiser.logits(denoiser.denoise(canvas, cache))
+def read(backbone: Backbone, cache: KVCache, last: int) -> Array:
+    """The log-probabilities of a canvas after a context."""
+    states = backbone.denoise(np.arange(8)[None], cache, [last])
+    found = backbone.candidates(states[0], 10_000)
+    logs: Array = np.take_along_axis(found.log_probabilities, found.ids.argsort(1), 1)
+    return logs
 
 
 def test_common_prefix() -> None:
@@ -31,10 +34,10 @@ def test_common_prefix() -> None:
     assert common_prefix([2], [1]) == 0
 
 
-def test_a_reused_context_gives_the_logits_of_a_fresh_one(denoiser: Transformer) -> None:
+def test_a_reused_context_gives_what_a_fresh_one_gives(backbone: Backbone) -> None:
     """Whatever is appended, taken back or changed, in whichever of three documents."""
     rng = random.Random(0)
-    contexts = Contexts(denoiser, 150)
+    contexts = Contexts(backbone, 150)
     documents = [[rng.randrange(300) for _ in range(rng.randint(2, 40))] for _ in range(3)]
     reused = []
     for _ in range(60):
@@ -45,28 +48,29 @@ def test_a_reused_context_gives_the_logits_of_a_fresh_one(denoiser: Transformer)
             ids[rng.randrange(len(ids))] = rng.randrange(300)
         ids += [rng.randrange(300) for _ in range(rng.randint(0, 4))]
         cache, shared = contexts.encode(ids)
-        _, fresh = denoiser.encode([ids])
-        torch.testing.assert_close(read(denoiser, cache), read(denoiser, fresh), rtol=0, atol=1e-5)
+        _, fresh = backbone.encode([ids])
+        one, other = read(backbone, cache, ids[-1]), read(backbone, fresh, ids[-1])
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
         assert cache.next_position.tolist() == fresh.next_position.tolist()
         reused.append(shared / len(ids))
     assert sum(reused) / len(reused) > 0.5
 
 
-def test_a_step_leaves_a_remembered_context_as_it_was(denoiser: Transformer) -> None:
+def test_a_step_leaves_a_remembered_context_as_it_was(backbone: Backbone) -> None:
     """Also one that was left in its midst, as a cancelled request leaves it."""
-    contexts = Contexts(denoiser)
+    contexts = Contexts(backbone)
     ids = list(range(20))
     cache, _ = contexts.encode(ids)
-    before = read(denoiser, cache)
-    denoiser.encode([[7, 8]], cache)
+    before = read(backbone, cache, 19)
+    backbone.encode([[7, 8]], cache)
     again, shared = contexts.encode(ids)
     assert shared == len(ids)
-    assert torch.equal(read(denoiser, again), before)
+    assert np.array_equal(read(backbone, again, 19), before)
 
 
-def test_memory_is_bounded_and_what_was_used_last_stays(denoiser: Transformer) -> None:
+def test_memory_is_bounded_and_what_was_used_last_stays(backbone: Backbone) -> None:
     """A document that moves on keeps one place; the one that waited longest goes first."""
-    contexts = Contexts(denoiser, 100)
+    contexts = Contexts(backbone, 100)
     one, two, three = ([k] * 40 for k in (1, 2, 3))
     for ids in (one, two, [*one, 5], three):
         contexts.encode(ids)
@@ -75,22 +79,21 @@ def test_memory_is_bounded_and_what_was_used_last_stays(denoiser: Transformer) -
     contexts.encode([9] * 200)  # longer than all that may be kept: it is being asked about
     assert [len(context.ids) for context in contexts.kept] == [200]
     with pytest.raises(UsageError, match="capacity is 0"):
-        Contexts(denoiser, 0)
+        Contexts(backbone, 0)
 
 
 @pytest.mark.parametrize("mode", ["diffuse", "verify", "ar"])
 def test_typing_gives_the_same_texts_and_reads_little(model: Checkpoint, mode: str) -> None:
     """Key by key, with the keys taken back once and a second document between."""
-    memory = Memory(model.denoiser)
+    memory = Memory(model)
     options = Options(mode, max_nfe=8)  # type: ignore[arg-type]
     suffix = "\n\n\ndef other():\n    return 1\n"
     typed = "import os\n\n\ndef join(parts):\n    result = os.path.jo"
     prefixes = [typed[:end] for end in (*range(30, len(typed)), 35, 36, len(typed))]
     read = total = 0
     for number, prefix in enumerate(prefixes):
-        after = "" if number % 5 == 4 else suffix
-        found = infill(model, prefix, after, options, memory=memory)
-        fresh = infill(model, prefix, after, options)
+        request = Request(prefix, "" if number % 5 == 4 else suffix, options)
+        found, fresh = fill(model, request, memory=memory), fill(model, request)
         assert (found.best.text, found.nfe) == (fresh.best.text, fresh.nfe)
         assert fresh.reused_tokens == 0
         assert found.context_tokens == fresh.context_tokens
@@ -99,15 +102,17 @@ def test_typing_gives_the_same_texts_and_reads_little(model: Checkpoint, mode: s
     assert read < 0.3 * total
 
 
-def test_the_shipped_model_gives_the_same_texts_while_typing() -> None:
-    """On a context as long as its own, whose beginning is cut."""
-    model = checkpoint.load()
-    with open(checkpoint.__file__, encoding="utf-8") as file:
-        text = file.read()
-    memory = Memory(model.denoiser)
+def test_typing_in_a_long_file_gives_the_same_texts(model: Checkpoint) -> None:
+    """On a context as long as the model may read, whose beginning is cut."""
+    longer = replace(model.settings, working_context=512)
+    model = replace(model, settings=longer)
+    text = Path(checkpoint.__file__).read_text(encoding="utf-8")
+    memory, options = Memory(model), Options(max_tokens=8, check_syntax=False)
     reused = []
     for end in range(3000, 3030):
-        found = infill(model, text[:end], text[3100:], Options(), memory=memory)
-        assert found.best.text == infill(model, text[:end], text[3100:], Options()).best.text
+        request = Request(text[:end], text[3100:], options)
+        found = fill(model, request, memory=memory)
+        assert found.best.text == fill(model, request).best.text
+        assert found.context_tokens > 350
         reused.append(found.reused_tokens / found.context_tokens)
     assert sum(share > 0.95 for share in reused) >= 0.9 * len(reused)

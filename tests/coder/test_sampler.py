@@ -4,29 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from talaria.coder.backbone import Array, Backbone, Candidates, Constraint
 from talaria.coder.canvas import Canvas
-from talaria.coder.sampler import Row, Step, ahead, autoregress, denoise
-from talaria.coder.tokenizer import Tokenizer
-from talaria.coder.transformer import Transformer
-from talaria.coder.unmask import confidence_threshold, entropy_bound, top_k
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.sampler import (
+    DRAFTS,
+    Row,
+    Step,
+    agreement,
+    ahead,
+    autoregress,
+    constraints,
+    denoise,
+    lookup,
+    verify,
+)
+from talaria.coder.unmask import Prediction, confidence_threshold
+from tests.scripted import scripted
 
 CONTEXT = [5, 9, 33, 120, 7]
+LAST = CONTEXT[-1]
 
 
 def rows(*seeds: int, max_nfe: int = 50, ends: bool = True, temperature: float = 0.0) -> list[Row]:
     """A row for each seed."""
     return [
-        Row(torch.Generator().manual_seed(seed), max_nfe, ends, temperature=temperature)
-        for seed in seeds
+        Row(np.random.default_rng(seed), max_nfe, ends, temperature=temperature) for seed in seeds
     ]
 
 
-@pytest.mark.parametrize("kind", ["denoiser", "chainless"])
+def first_three(prediction: Prediction) -> Array:
+    """A rule that commits three positions from the left."""
+    three: Array = prediction.open & (np.cumsum(prediction.open, axis=1) <= 3)
+    return three
+
+
+@pytest.mark.parametrize("kind", ["backbone", "chainless_backbone"])
 @given(
     max_nfe=st.integers(1, 12),
     threshold=st.floats(0, 1),
@@ -36,22 +54,23 @@ def rows(*seeds: int, max_nfe: int = 50, ends: bool = True, temperature: float =
 def test_denoising_keeps_its_promises(
     request: pytest.FixtureRequest,
     kind: str,
-    tokenizer: Tokenizer,
+    tokenizer: TalariaTokenizer,
     max_nfe: int,
     threshold: float,
     temperature: float,
     frozen: dict[int, int],
 ) -> None:
     """No mask remains before `<eom>`, steps keep the budget, frozen positions never change."""
-    denoiser: Transformer = request.getfixturevalue(kind)
-    _, cache = denoiser.encode([CONTEXT])
-    canvas = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    backbone: Backbone = request.getfixturevalue(kind)
+    _, cache = backbone.encode([CONTEXT])
+    canvas = Canvas.blank(1, 8, tokenizer.marks)
     for place, token in frozen.items():
         canvas.ids[0, place] = token
     steps = list(
         denoise(
-            denoiser,
+            backbone,
             cache,
+            [LAST],
             canvas,
             confidence_threshold(threshold),
             rows(1, max_nfe=max_nfe, temperature=temperature),
@@ -65,150 +84,144 @@ def test_denoising_keeps_its_promises(
         for place, token in frozen.items():
             assert place > ended or step.canvas.ids[0, place] == token
         assert (step.canvas.ids[0, ended + 1 :] == tokenizer.mask).all()
-        assert (step.canvas.ids <= tokenizer.eom).all()
+        written = step.canvas.ids[step.committed]
+        assert not set(written.tolist()) & set(tokenizer.marks.never)
     if len(steps) < max_nfe:
         assert sum(int(step.committed.sum()) for step in steps) >= len(end.middle(0)) - len(frozen)
 
 
+def chances_of(backbone: Backbone, states: Array, *forbidden: int) -> tuple[list[int], Array]:
+    """The likeliest token at each state and its probability."""
+    found = backbone.candidates(states, 1, [Constraint(forbidden=forbidden)] * len(states))
+    return found.ids[:, 0].tolist(), np.exp(found.log_probabilities[:, 0])
+
+
 def test_a_chain_says_each_token_in_sight_of_those_before(
-    denoiser: Transformer, tokenizer: Tokenizer
+    backbone: Backbone, tokenizer: TalariaTokenizer
 ) -> None:
     """A canvas of one evaluation is what the chain writes token by token, frozen ones included."""
-    _, cache = denoiser.encode([CONTEXT] * 2)
-    canvas = Canvas.blank(2, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    _, cache = backbone.encode([CONTEXT] * 2)
+    canvas = Canvas.blank(2, 8, tokenizer.marks)
     canvas.ids[0, 2] = 77
-    hidden = denoiser.denoise(canvas.ids, cache)
-    (step,) = denoise(denoiser, cache, canvas, confidence_threshold(0), rows(0, 1, ends=False))
+    states = backbone.denoise(canvas.ids, cache, [LAST] * 2)
+    both = rows(0, 1, ends=False)
+    (step,) = denoise(backbone, cache, [LAST] * 2, canvas, confidence_threshold(0), both)
     for row in range(2):
         said = [tokenizer.mask]
         for place in range(8):
-            states, _ = denoiser.chain(hidden[row : row + 1, : place + 1], torch.tensor([said]), ())
-            said_of = states[0, -1] if place else hidden[row, 0]  # the first is the pass's own
-            chances = denoiser.logits(said_of)[: tokenizer.mask].softmax(-1)
+            linked, _ = backbone.chain(states[row : row + 1, : place + 1], np.array([said]), ())
+            # The first is the pass's own.
+            own = linked[0, -1:] if place else states[row, :1]
+            (token,), chance = chances_of(backbone, own, tokenizer.eom)
             frozen = row == 0 and place == 2
-            said.append(77 if frozen else int(chances.argmax()))
+            said.append(77 if frozen else token)
             if not frozen:
-                torch.testing.assert_close(step.confidence[row, place], chances.max())
+                np.testing.assert_allclose(step.confidence[row, place], chance[0], rtol=1e-4)
         assert step.canvas.ids[row].tolist() == said[1:]
 
 
 def test_a_chain_goes_no_further_than_the_rule(
-    denoiser: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone, tokenizer: TalariaTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It asks for what is committed and one token more, but for the first."""
     asked: list[int] = []
-    real = denoiser.chain
+    real = backbone.chain
 
-    def chain(hidden: torch.Tensor, *more: Any) -> Any:
-        asked.append(hidden.shape[1])
-        return real(hidden, *more)
+    def chain(states: Array, *more: Any) -> Any:
+        asked.append(states.shape[1])
+        return real(states, *more)
 
-    monkeypatch.setattr(denoiser, "chain", chain)
-    _, cache = denoiser.encode([CONTEXT])
-    canvas = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
-    steps = denoise(denoiser, cache, canvas, top_k(3), rows(0, ends=False))
+    monkeypatch.setattr(backbone, "chain", chain)
+    _, cache = backbone.encode([CONTEXT])
+    canvas = Canvas.blank(1, 8, tokenizer.marks)
+    steps = denoise(backbone, cache, [LAST], canvas, first_three, rows(0, ends=False))
     assert [int(step.committed.sum()) for step in steps] == [3, 3, 2]
     assert asked == [2, 1, 1, 5, 1, 1, 8]
 
 
 @pytest.mark.parametrize("max_nfe", [1, 50])
 def test_a_chain_stops_where_the_middle_ends(
-    denoiser: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, max_nfe: int
+    backbone: Backbone,
+    tokenizer: TalariaTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    max_nfe: int,
 ) -> None:
     """Nothing is asked for behind `<eom>`, also in the last evaluation; other rows go on."""
     asked: list[int] = []
-    real = denoiser.logits
+    real = backbone.candidates
 
-    def ending(hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of a model that ends the first row with its third token, no other."""
-        logits = real(hidden)
-        logits[:, tokenizer.eom] = -100.0
+    def ending(states: Array, k: int, *more: Any) -> Candidates:
+        """Candidates of a model that ends the first row with its third token, no other."""
+        found = real(states, k, [Constraint(forbidden=(tokenizer.eom,))] * len(states))
         if len(asked) == 2:
-            logits[0, tokenizer.eom] = 100.0
-        asked.append(len(hidden))
-        return logits
+            found.ids[0, 0] = tokenizer.eom
+        asked.append(len(states))
+        return found
 
-    monkeypatch.setattr(denoiser, "logits", ending)
-    _, cache = denoiser.encode([CONTEXT] * 2)
-    canvas = Canvas.blank(2, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    monkeypatch.setattr(backbone, "candidates", ending)
+    _, cache = backbone.encode([CONTEXT] * 2)
+    canvas = Canvas.blank(2, 8, tokenizer.marks)
     both = rows(0, 1, max_nfe=max_nfe)
-    (step,) = denoise(denoiser, cache, canvas, confidence_threshold(0), both)
+    (step,) = denoise(backbone, cache, [LAST] * 2, canvas, confidence_threshold(0), both)
     assert asked == [2, 2, 2, 1, 1, 1, 1, 1]
     assert step.canvas.ended.tolist() == [2, 8]
     assert (step.confidence > 0).sum(1).tolist() == [3, 8]
 
 
-def test_the_entropy_of_a_chain_is_that_of_all_its_tokens(
-    denoiser: Transformer, tokenizer: Tokenizer
-) -> None:
-    """From the left, so many as leave the sum of all entropies but the largest within a bound."""
-    _, cache = denoiser.encode([CONTEXT])
-    canvas = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
-    hidden = denoiser.denoise(canvas.ids, cache)
-    whole = rows(0, ends=False)
-    (step,) = denoise(denoiser, cache, canvas, confidence_threshold(0), whole)
-    said = torch.cat((torch.tensor([[tokenizer.mask]]), step.canvas.ids[:, :-1]), 1)
-    states, _ = denoiser.chain(hidden, said, ())
-    states[:, 0] = hidden[:, 0]  # the first is the pass's own
-    chances = denoiser.logits(states)[0, :, : tokenizer.mask].softmax(-1)
-    entropy = torch.special.entr(chances).sum(-1)
-    excess = entropy.cumsum(0) - entropy.cummax(0).values
-    for count in (1, 3, 6):
-        bound = float(excess[count - 1] + excess[count]) / 2
-        first = next(denoise(denoiser, cache, canvas, entropy_bound(bound), whole))
-        assert first.committed[0].tolist() == [True] * count + [False] * (8 - count)
-
-
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_a_batch_row_is_denoised_as_it_is_alone(
-    denoiser: Transformer, tokenizer: Tokenizer, temperature: float
+    backbone: Backbone, tokenizer: TalariaTokenizer, temperature: float
 ) -> None:
     """Candidates in one batch do not disturb each other, whatever the temperature of each."""
     rule = confidence_threshold(0.5)
-    _, cache = denoiser.encode([CONTEXT] * 3)
-    blank = Canvas.blank(3, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    _, cache = backbone.encode([CONTEXT] * 3)
+    blank = Canvas.blank(3, 8, tokenizer.marks)
     three = [*rows(1), *rows(2, 3, temperature=temperature)]
-    *_, together = denoise(denoiser, cache, blank, rule, three)
+    *_, together = denoise(backbone, cache, [LAST] * 3, blank, rule, three)
     again = [*rows(1), *rows(2, 3, temperature=temperature)]
     for row in range(3):
-        _, solo = denoiser.encode([CONTEXT])
-        blank = Canvas.blank(1, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
-        *_, alone = denoise(denoiser, solo, blank, rule, [again[row]])
+        _, solo = backbone.encode([CONTEXT])
+        blank = Canvas.blank(1, 8, tokenizer.marks)
+        *_, alone = denoise(backbone, solo, [LAST], blank, rule, [again[row]])
         assert alone.canvas.middle(0) == together.canvas.middle(row)
 
 
 @pytest.mark.parametrize("mode", ["diffuse", "ar"])
 def test_ended_rows_cost_nothing(
-    denoiser: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, mode: str
+    backbone: Backbone, tokenizer: TalariaTokenizer, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    """Rows with 3, 0, 1 and 2 open positions: the denoiser sees only those that have one left."""
+    """Rows with 3, 0, 1 and 2 open positions: the model sees only those that have one left."""
     seen: list[int] = []
-    real = denoiser.run
+    real = backbone.evaluate
 
-    def run(ids: torch.Tensor, positions: torch.Tensor, attend: Any) -> torch.Tensor:
+    def evaluate(ids: Array, *more: Any, **others: Any) -> Any:
         seen.append(len(ids))
-        return real(ids, positions, attend)
+        return real(ids, *more, **others)
 
-    _, cache = denoiser.encode([CONTEXT, CONTEXT[:2], [*CONTEXT, *CONTEXT], CONTEXT[1:]])
-    blank = Canvas.blank(4, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    contexts = [CONTEXT, CONTEXT[:2], [*CONTEXT, *CONTEXT], CONTEXT[1:]]
+    _, cache = backbone.encode(contexts)
+    last = [context[-1] for context in contexts]
+    blank = Canvas.blank(4, 8, tokenizer.marks)
     canvas, four = blank.ending([3, 0, 1, 2]), rows(0, 1, 2, 3, ends=False)
-    monkeypatch.setattr(denoiser, "run", run)
+    monkeypatch.setattr(backbone, "evaluate", evaluate)
     if mode == "diffuse":
-        steps = list(denoise(denoiser, cache, canvas, confidence_threshold(1), four))
+        steps = list(denoise(backbone, cache, last, canvas, confidence_threshold(1), four))
     else:
-        steps = list(autoregress(denoiser, cache, 7, canvas, four))
+        steps = list(autoregress(backbone, cache.without(np.ones(4, int)), last, canvas, four))
     assert seen == [3, 2, 1]
     took_part = [step.committed.any(1).tolist() for step in steps]
     assert took_part[1] == [True, False, False, True]
     assert [len(steps[-1].canvas.middle(row)) for row in range(4)] == [3, 0, 1, 2]
 
 
-def test_each_row_has_a_budget_of_its_own(denoiser: Transformer, tokenizer: Tokenizer) -> None:
+def test_each_row_has_a_budget_of_its_own(backbone: Backbone, tokenizer: TalariaTokenizer) -> None:
     """The row that may take two steps is finished in the second, by force; the other goes on."""
-    _, cache = denoiser.encode([CONTEXT] * 2)
-    blank = Canvas.blank(2, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    _, cache = backbone.encode([CONTEXT] * 2)
+    blank = Canvas.blank(2, 8, tokenizer.marks)
     both = [*rows(0, max_nfe=2, ends=False), *rows(1, ends=False)]
-    steps: list[Step] = list(denoise(denoiser, cache, blank, confidence_threshold(1), both))
+    steps: list[Step] = list(
+        denoise(backbone, cache, [LAST] * 2, blank, confidence_threshold(1), both)
+    )
     assert len(steps) == 8
     assert [step.forced.tolist() for step in steps[:3]] == [
         [False, False],
@@ -220,73 +233,124 @@ def test_each_row_has_a_budget_of_its_own(denoiser: Transformer, tokenizer: Toke
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_where_the_length_is_given_no_eom_is_drawn(
-    denoiser: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, temperature: float
+    tokenizer: TalariaTokenizer, temperature: float
 ) -> None:
     """Neither before the frozen one nor in a canvas that has none, however likely it is."""
-    _, cache = denoiser.encode([CONTEXT] * 3)
-    blank = Canvas.blank(3, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
-    real = denoiser.logits
-
-    def eager(hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of a model that would end at once."""
-        logits = real(hidden)
-        logits[..., tokenizer.eom] = 100.0
-        return logits
-
-    monkeypatch.setattr(denoiser, "logits", eager)
+    eager = scripted(tokenizer, [""], sure=0.999).backbone
+    context = [*CONTEXT, tokenizer.mid]
+    _, cache = eager.encode([context] * 3)
+    blank = Canvas.blank(3, 8, tokenizer.marks)
     three = [
         *rows(0, 1, ends=False, temperature=temperature),
         *rows(2, temperature=temperature),
     ]
     canvas = blank.ending([5, 9, None])
     rule = confidence_threshold(0.9)
-    *_, last = denoise(denoiser, cache, canvas, rule, three)
+    *_, last = denoise(eager, cache, [tokenizer.mid] * 3, canvas, rule, three)
     assert last.canvas.ended.tolist() == [5, 8, 0]
     assert [len(last.canvas.middle(row)) for row in range(3)] == [5, 8, 0]
 
 
-def test_eom_remasks_what_follows(tokenizer: Tokenizer) -> None:
+def test_eom_remasks_what_follows(tokenizer: TalariaTokenizer) -> None:
     """What was committed after an `<eom>` becomes masks, and none of it is open."""
-    canvas = Canvas.blank(1, 6, tokenizer.mask, tokenizer.eom, torch.device("cpu"))
-    late = torch.tensor([[False, False, False, False, True, False]])
-    canvas = canvas.commit(torch.full((1, 6), 7), late)
-    early = torch.tensor([[False, False, True, False, False, False]])
-    canvas = canvas.commit(torch.full((1, 6), tokenizer.eom), early)
+    canvas = Canvas.blank(1, 6, tokenizer.marks)
+    late = np.array([[False, False, False, False, True, False]])
+    canvas = canvas.commit(np.full((1, 6), 7), late)
+    early = np.array([[False, False, True, False, False, False]])
+    canvas = canvas.commit(np.full((1, 6), tokenizer.eom), early)
     assert canvas.ids[0].tolist() == [tokenizer.mask] * 2 + [tokenizer.eom] + [tokenizer.mask] * 3
     assert canvas.open[0].tolist() == [True, True, False, False, False, False]
     assert canvas.middle(0) == []
 
 
-def test_autoregression_is_greedy_decoding(denoiser: Transformer, tokenizer: Tokenizer) -> None:
+def test_autoregression_is_greedy_decoding(backbone: Backbone, tokenizer: TalariaTokenizer) -> None:
     """Token by token it writes what an uncached left-to-right reading predicts."""
-    _, cache = denoiser.encode([CONTEXT[:-1]])
-    blank = Canvas.blank(1, 6, tokenizer.mask, tokenizer.eom, denoiser.device)
-    *_, last = autoregress(denoiser, cache, CONTEXT[-1], blank, rows(0, max_nfe=6))
+    _, cache = backbone.encode([CONTEXT[:-1]])
+    blank = Canvas.blank(1, 6, tokenizer.marks)
+    *_, last = autoregress(backbone, cache, [LAST], blank, rows(0, max_nfe=6))
     text = list(CONTEXT)
     for _ in range(6):
-        hidden, _ = denoiser.encode([text])
-        logits = denoiser.logits(hidden)[0, -1]
-        logits[tokenizer.mask] = -torch.inf
-        logits[tokenizer.eom + 1 :] = -torch.inf
-        text.append(int(logits.argmax()))
-        if text[-1] == tokenizer.eom:
+        states, _ = backbone.encode([text])
+        (token,), _ = chances_of(backbone, states[0, -1:])
+        text.append(token)
+        if token == tokenizer.eom:
             break
     expected = text[len(CONTEXT) :]
     assert last.canvas.ids[0, : len(expected)].tolist() == expected
 
 
-def test_a_step_looks_so_far_ahead(denoiser: Transformer, tokenizer: Tokenizer) -> None:
+def test_a_step_looks_so_far_ahead(backbone: Backbone, tokenizer: TalariaTokenizer) -> None:
     """From the first open position on; None, or a row whose end is given, sees all of it."""
-    blank = Canvas.blank(2, 8, tokenizer.mask, tokenizer.eom, denoiser.device)
+    blank = Canvas.blank(2, 8, tokenizer.marks)
     blank.ids[0, :2] = 7
-    none = torch.zeros(2, dtype=torch.bool)
+    none = np.zeros(2, bool)
     assert ahead(blank, none, 3).sum(1).tolist() == [5, 3]
     assert ahead(blank, none, None).all()
-    assert ahead(blank, torch.tensor([False, True]), 3).sum(1).tolist() == [5, 8]
-    _, cache = denoiser.encode([CONTEXT] * 2)
-    blank.ids[0] = tokenizer.mask
+    assert ahead(blank, np.array([False, True]), 3).sum(1).tolist() == [5, 8]
+    _, cache = backbone.encode([CONTEXT] * 2)
+    blank = Canvas.blank(2, 8, tokenizer.marks)
     for lookahead in (1, 3, None):
-        both = rows(0, 1)
-        first = next(denoise(denoiser, cache, blank, confidence_threshold(0), both, lookahead))
+        both, rule = rows(0, 1), confidence_threshold(0)
+        first = next(denoise(backbone, cache, [LAST] * 2, blank, rule, both, lookahead))
         assert int(first.committed.sum(1).max()) <= (lookahead or 8)
         assert not first.committed[:, lookahead or 8 :].any()
+
+
+def test_a_banned_first_token_gives_way(backbone: Backbone, tokenizer: TalariaTokenizer) -> None:
+    """To another that begins in the same way; where there is none, it stays."""
+    canvas = Canvas.blank(2, 4, tokenizer.marks)
+    generator = np.random.default_rng(0)
+    both = [
+        Row(generator, 9, banned=((0, 5),), first=[5, 6]),
+        Row(generator, 9, banned=((0, 5),), first=[5]),
+    ]
+    states, _ = backbone.encode([CONTEXT + CONTEXT[:3]])
+    found = backbone.candidates(states[0], 1000, constraints(canvas.open, tokenizer.marks, both))
+    possible = [
+        sorted(ids[np.isfinite(logs)].tolist())
+        for ids, logs in zip(found.ids, found.log_probabilities, strict=True)
+    ]
+    assert [possible[0], possible[4]] == [[6], [5]]
+    assert set(possible[1]) == set(range(tokenizer.vocab_size)) - set(tokenizer.marks.never)
+
+
+def test_rows_that_nothing_constrains_have_no_constraints(tokenizer: TalariaTokenizer) -> None:
+    """None for all of them, so that a backbone can do without."""
+    canvas = Canvas.blank(2, 4, tokenizer.marks)
+    assert constraints(canvas.open, canvas.marks, rows(0, 1)) is None
+    found = constraints(canvas.open, canvas.marks, rows(0, 1, ends=False))
+    assert found == [Constraint(forbidden=(canvas.marks.eom,))] * 8
+
+
+def test_drafts_are_what_followed_the_last_two_tokens(tokenizer: TalariaTokenizer) -> None:
+    """Where they stood last, up to a mark or so many tokens; none where they never stood."""
+    known = [1, 2, 3, 4, 5, 6, 7, 1, 2, 8, 9, 1, 2]
+    assert lookup(known, tokenizer.marks) == [8, 9, 1, 2][:DRAFTS]
+    assert lookup([1, 2, *range(3, 20), 1, 2], tokenizer.marks) == [*range(3, 20)][:DRAFTS]
+    assert lookup([1, 2, 3, tokenizer.mid, 5, 1, 2], tokenizer.marks) == [3]
+    assert lookup([1, 2, 3], tokenizer.marks) == lookup([1], tokenizer.marks) == []
+
+
+def test_drafts_are_kept_as_far_as_they_are_right() -> None:
+    """And no further than the model was asked."""
+    assert agreement([3, 4, 5], [3, 4, 9, 7]) == 2
+    assert agreement([3, 4, 5], [3, 4, 5, 7]) == 3
+    assert agreement([3, 4, 5], [3]) == 0
+    assert agreement([], [7]) == 0
+
+
+def test_drafts_that_are_right_save_evaluations(tokenizer: TalariaTokenizer) -> None:
+    """A text that the context has already is verified several tokens a time."""
+    text = "total = sum(values)\n"
+    model = scripted(tokenizer, [text])
+    tokens = tokenizer.encode(text)
+    context = tokenizer.layout.arrange(tokenizer.encode(text + "x\n"), [])
+    spent = {}
+    for draft in (context, [tokenizer.pre, tokenizer.mid]):
+        _, cache = model.backbone.encode([draft[:-1]])
+        blank = Canvas.blank(1, len(tokens) + 1, tokenizer.marks)
+        steps = list(verify(model.backbone, cache, [draft], blank, rows(0)))
+        assert steps[-1].canvas.middle(0) == tokens
+        spent[len(draft)] = len(steps)
+    assert spent[2] == len(tokens) + 1
+    assert spent[len(context)] <= 0.5 * spent[2]

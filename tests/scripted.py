@@ -1,0 +1,143 @@
+"""A model that says what a test has it say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from talaria.coder.backbone import (
+    Array,
+    Backbone,
+    Candidates,
+    Constraint,
+    KVCache,
+    constrain,
+    likeliest,
+    log_softmax,
+)
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.request import Settings
+
+SETTINGS = Settings(working_context=2048, block_length=64)
+Script = Sequence[Mapping[int, float]]  # for each place of a middle, tokens and their probabilities
+
+
+class ScriptedBackbone(Backbone):
+    """Predicts by where in a middle a token stands, whatever the tokens before it are.
+
+    scripts  by the context, what is said at each place; behind the last one, `<eom>`. A context
+             that is not there has the script of ().
+
+    Its keys are the ids that it read, its values their positions, and a state is the number of a
+    script and a place in it.
+    """
+
+    device, threads = "cpu", 1
+
+    def __init__(
+        self, tokenizer: TalariaTokenizer, scripts: Mapping[tuple[int, ...], Script]
+    ) -> None:
+        self.marks, self.vocab_size, self.mid = (
+            tokenizer.marks,
+            tokenizer.vocab_size,
+            tokenizer.mid,
+        )
+        self.numbers = {context: number for number, context in enumerate(scripts)}
+        self.scripts = list(scripts.values())
+        self.evaluations = 0
+
+    def evaluate(
+        self, ids: Array, positions: Array, visible: Array | None, cache: KVCache | None, keep: bool
+    ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+        """One pass, as `Backbone` has it."""
+        self.evaluations += 1
+        states = np.full((*ids.shape, 2), -1)
+        for row in range(len(ids)):
+            past = np.zeros(0, np.int64) if cache is None else cache.keys[0][row, 0, :, 0]
+            at = past if cache is None else cache.values[0][row, 0, :, 0]
+            if cache is not None:
+                past, at = past[cache.valid[row]], at[cache.valid[row]]
+            known, places = np.append(past, ids[row]), np.append(at, positions[row])
+            if self.mid in known:
+                begin = int(np.flatnonzero(known == self.mid)[0])
+                context = tuple(known[: begin + 1].tolist())
+                states[row, :, 0] = self.numbers.get(context, self.numbers.get((), -1))
+                # Read causally, a token speaks of the next place; in a canvas, of its own.
+                states[row, :, 1] = positions[row] - places[begin] - (not keep)
+        own = ids[:, None, :, None], positions[:, None, :, None]
+        if not keep:
+            return states, (), ()
+        if cache is not None:
+            own = (
+                np.concatenate((cache.keys[0], own[0]), 2),
+                np.concatenate((cache.values[0], own[1]), 2),
+            )
+        return states, own[:1], own[1:]
+
+    def candidates(
+        self,
+        states: Array,
+        k: int,
+        constraints: Sequence[Constraint] | None = None,
+        temperatures: Array | None = None,
+    ) -> Candidates:
+        """The k likeliest tokens, as `Backbone` has it."""
+        return likeliest(self._logits(states), k, self.marks.never, constraints, temperatures)
+
+    def log_probabilities(
+        self, states: Array, ids: Array, constraints: Sequence[Constraint] | None = None
+    ) -> Array:
+        """Log-probabilities of given tokens, as `Backbone` has it."""
+        logits = self._logits(states)
+        constrain(logits, constraints)
+        found: Array = log_softmax(logits)[np.arange(len(ids)), ids]
+        return found
+
+    def _logits(self, states: Array) -> Array:
+        logits = np.full((len(states), self.vocab_size), np.log(1e-6), np.float32)
+        for row, (number, place) in zip(logits, states.tolist(), strict=True):
+            script = self.scripts[number]
+            chances = script[place] if 0 <= place < len(script) else {self.marks.eom: 1.0}
+            for token, chance in chances.items():
+                row[token] = np.log(chance)
+        return logits
+
+
+def script(tokenizer: TalariaTokenizer, texts: Sequence[str], healed: str, sure: float) -> Script:
+    """What says the first text, ended by `<eom>`, and where that is forbidden the next ones.
+
+    The first has the probability `sure` at each place, the next that share of what is left, and
+    so on.
+    """
+    said = [[*tokenizer.encode(healed), *tokenizer.encode(text), tokenizer.eom] for text in texts]
+    found: list[dict[int, float]] = [{} for _ in range(max(map(len, said)))]
+    for number, tokens in enumerate(said):
+        for chances, token in zip(found, tokens, strict=False):
+            chances.setdefault(token, sure * (1 - sure) ** number)
+    return found
+
+
+def scripted(
+    tokenizer: TalariaTokenizer,
+    replies: Mapping[tuple[str, str], Sequence[str]] | Sequence[str],
+    settings: Settings = SETTINGS,
+    sure: float = 0.9,
+) -> Checkpoint:
+    """A model that fills holes, by prefix and suffix, with texts, the likeliest first.
+
+    Texts alone are for any hole whose prefix ends with a token that is not chosen anew.
+    """
+    scripts: dict[tuple[int, ...], Script] = {}
+    if isinstance(replies, Mapping):
+        for (prefix, suffix), texts in replies.items():
+            healed = tokenizer.last_token(prefix)
+            before = tokenizer.encode(prefix.removesuffix(healed))
+            context = tuple(tokenizer.layout.arrange(before, tokenizer.encode(suffix)))
+            scripts[context] = script(tokenizer, texts, healed, sure)
+    else:
+        scripts[()] = script(tokenizer, replies, "", sure)
+    backbone = ScriptedBackbone(tokenizer, scripts)
+    parts = tokenizer, tokenizer.layout, tokenizer.marks
+    return Checkpoint(backbone, *parts, settings, "scripted", {"parameters": 0, "sha256": {}})
