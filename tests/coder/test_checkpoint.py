@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from talaria.coder import checkpoint
-from talaria.coder.checkpoint import CONFIG, TOKENIZER, WEIGHTS, Decoding
+from talaria.coder.backbone import Marks
+from talaria.coder.checkpoint import ADAPTER, CONFIG, TOKENIZER, WEIGHTS
 from talaria.coder.errors import CheckpointError
-from talaria.coder.tokenizer import Tokenizer
-from talaria.coder.transformer import Transformer
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.families.talaria_torch import Transformer, load_trainable, save
+from talaria.coder.layout import Layout
+from talaria.coder.request import Settings
+from tests.scripted import ScriptedBackbone
 
 
 def edit_config(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
@@ -75,45 +81,52 @@ def lose_a_tensor(folder: Path) -> None:
     rehash(folder)
 
 
-def test_a_saved_model_is_loaded_as_it_was(model_folder: Path, denoiser: Transformer) -> None:
+def test_a_saved_model_is_loaded_as_it_was(model_folder: Path, transformer: Transformer) -> None:
     """Up to the half precision in which weights are stored."""
-    model = checkpoint.load_trainable(model_folder)
-    for name, tensor in model.denoiser.state_dict().items():
+    model = load_trainable(model_folder)
+    for name, tensor in model.transformer.state_dict().items():
         torch.testing.assert_close(
-            tensor, denoiser.state_dict()[name].half().float(), rtol=0, atol=0
+            tensor, transformer.state_dict()[name].half().float(), rtol=0, atol=0
         )
-    assert model.denoiser.config == denoiser.config
+    assert model.transformer.config == transformer.config
 
 
 def test_large_weights_travel_in_parts(
-    denoiser: Transformer, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    transformer: Transformer,
+    tokenizer: TalariaTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Put together they are the model; a part that is damaged or lost is named."""
     whole = tmp_path / "whole"
-    checkpoint.save(whole, denoiser, tokenizer)
+    save(whole, transformer, tokenizer)
     monkeypatch.setattr(checkpoint, "PART_BYTES", 10_000)
     folder = tmp_path / "parts"
-    checkpoint.save(folder, denoiser, tokenizer)
+    save(folder, transformer, tokenizer)
     parts = sorted(folder.glob(f"{WEIGHTS}*"))
     assert len(parts) > 3
     assert max(part.stat().st_size for part in parts) == 10_000
     assert b"".join(part.read_bytes() for part in parts) == (whole / WEIGHTS).read_bytes()
-    one, other = checkpoint.load_trainable(folder), checkpoint.load_trainable(whole)
-    for name, tensor in one.denoiser.state_dict().items():
-        assert torch.equal(tensor, other.denoiser.state_dict()[name])
-    assert len(one.weights_hash) == 64
-    assert one.weights_hash != other.weights_hash == checkpoint.digest(whole / WEIGHTS)
+    one, other = load_trainable(folder), load_trainable(whole)
+    for name, tensor in one.transformer.state_dict().items():
+        assert torch.equal(tensor, other.transformer.state_dict()[name])
+    names = [checkpoint.load(path).weights_hash for path in (folder, whole)]
+    assert len(names[0]) == 64
+    assert names[0] != names[1] == checkpoint.digest(whole / WEIGHTS)
     parts[1].unlink()
     with pytest.raises(CheckpointError, match=rf"{WEIGHTS}\.01: missing"):
         checkpoint.load(folder)
 
 
 def test_a_save_killed_between_its_renames(
-    denoiser: Transformer, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    transformer: Transformer,
+    tokenizer: TalariaTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The former model is still there when it is asked for."""
     folder = tmp_path / "model"
-    checkpoint.save(folder, denoiser, tokenizer, training={"number": 1})
+    save(folder, transformer, tokenizer, training={"number": 1})
     real = os.replace
 
     def replace(one: Path, other: Path) -> None:
@@ -123,7 +136,7 @@ def test_a_save_killed_between_its_renames(
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(folder, denoiser, tokenizer, training={"number": 2})
+        save(folder, transformer, tokenizer, training={"number": 2})
     monkeypatch.undo()
     assert not folder.exists()
     assert checkpoint.load(folder).config["training"] == {"number": 1}
@@ -155,6 +168,7 @@ def test_a_save_killed_between_its_renames(
         (lambda f: edit_config(f, lambda c: c.update(decoding={"canvas": 1})), "'canvas'"),
         (lambda f: edit_config(f, lambda c: c.update(decoding={"lookahead": 0})), "lookahead is 0"),
         (lambda f: edit_config(f, lambda c: c.update(decoding=[0.7])), "decoding settings"),
+        (lambda f: edit_config(f, lambda c: c.update(family="owl")), "'owl' is unknown"),
         (lambda f: edit_config(f, lambda c: c["denoiser"].update(heads=3)), "divisible"),  # type: ignore[attr-defined]
         (lambda f: edit_config(f, lambda c: c["denoiser"].update(vocab_size=9)), "9 tokens"),  # type: ignore[attr-defined]
     ],
@@ -171,16 +185,33 @@ def test_a_damaged_folder_is_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("family", [None, "owl"])
+def test_only_this_family_is_trained_this_way(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str | None
+) -> None:
+    """A folder that names no family is of the first one."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    monkeypatch.setitem(checkpoint.FAMILIES, "owl", "talaria.coder.families.talaria")
+    if family is None:
+        assert load_trainable(folder).name == "model"
+        return
+    edit_config(folder, lambda config: config.update(family=family))
+    with pytest.raises(CheckpointError, match="family 'owl'; only models of the family 'talaria'"):
+        load_trainable(folder)
+
+
 def test_a_model_has_decoding_settings(model_folder: Path, tmp_path: Path) -> None:
-    """The usual ones at first; what is stored is read again, and nothing else changes."""
+    """Those of its shape at first; what is stored is read again, and nothing else changes."""
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     before = checkpoint.load(folder)
-    assert before.decoding == Decoding()
-    checkpoint.store_decoding(folder, Decoding(0.25, 4, 16))
+    assert before.settings == Settings(max_tokens=32, working_context=128, block_length=8)
+    chosen = Settings(0.25, 4, 16, 20, 64, 16)
+    checkpoint.store_settings(folder, chosen)
     after = checkpoint.load(folder)
-    assert after.decoding == Decoding(0.25, 4, 16)
-    assert after.config == {**before.config, "decoding": asdict(after.decoding)}
+    assert after.settings == chosen
+    assert after.config == {**before.config, "decoding": asdict(chosen)}
     assert sorted(file.name for file in folder.iterdir()) == [CONFIG, WEIGHTS, TOKENIZER]
 
 
@@ -199,19 +230,19 @@ def test_models_are_found_by_name(
 
 
 def test_saving_replaces_a_folder_whole(
-    denoiser: Transformer,
-    model: checkpoint.Checkpoint,
+    transformer: Transformer,
+    tokenizer: TalariaTokenizer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A failure on the way leaves the former checkpoint and no other trace."""
     folder = tmp_path / "model"
-    checkpoint.save(folder, denoiser, model.tokenizer)
+    save(folder, transformer, tokenizer)
     monkeypatch.setattr(checkpoint, "digest", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        checkpoint.save(folder, denoiser, model.tokenizer)
+        save(folder, transformer, tokenizer)
     monkeypatch.undo()
-    assert checkpoint.load(folder).denoiser.config == denoiser.config
+    assert load_trainable(folder).transformer.config == transformer.config
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -270,3 +301,126 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TALARIA_HOME", raising=False)
     monkeypatch.setattr(Path, "home", home)
     assert checkpoint.find().is_dir()
+
+
+class Owl:
+    """A family for tests: whole models and adapters, which say what they were given."""
+
+    def __init__(self, tokenizer: TalariaTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.given: list[object] = []
+
+    def parts(self) -> tuple[ScriptedBackbone, TalariaTokenizer, Layout, Marks]:
+        """What a checkpoint is made of."""
+        tokenizer = self.tokenizer
+        return ScriptedBackbone(tokenizer, {(): []}), tokenizer, tokenizer.layout, tokenizer.marks
+
+    def settings_of(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+        """As the configuration has it."""
+        return {"working_context": config.get("positions", 512)}
+
+    def load_adapted(
+        self, folder: Path, config: Mapping[str, Any], adapter: bytes, base: Path, device: str
+    ) -> tuple[ScriptedBackbone, TalariaTokenizer, Layout, Marks]:
+        """A base and what adapts it."""
+        self.given = [folder.name, adapter, base.read_bytes(), device]
+        return self.parts()
+
+
+@pytest.fixture
+def owl(tokenizer: TalariaTokenizer, monkeypatch: pytest.MonkeyPatch) -> Owl:
+    """The family, as if it were a module."""
+    family = Owl(tokenizer)
+    monkeypatch.setitem(checkpoint.FAMILIES, "owl", "owl")
+    monkeypatch.setitem(sys.modules, "owl", family)  # type: ignore[arg-type]
+    return family
+
+
+BASE = b"weights that somebody else has trained"
+NAMED = hashlib.sha256(BASE).hexdigest()
+
+
+@pytest.fixture
+def adapted(owl: Owl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an adapter, whose base lies among the user's."""
+    home, folder = tmp_path / "home", tmp_path / "wise"
+    (home / "bases").mkdir(parents=True)
+    (home / "bases" / NAMED).write_bytes(BASE)
+    monkeypatch.setenv("TALARIA_HOME", str(home))
+    folder.mkdir()
+    (folder / ADAPTER).write_bytes(b"a little more")
+    config = {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "family": "owl",
+        "base": {"name": "owl-0.5b", "sha256": NAMED},
+        "licence": "MIT",
+        "parameters": 12,
+        "positions": 32_768,
+        "decoding": {"working_context": 1024},
+        "sha256": {ADAPTER: checkpoint.digest(folder / ADAPTER)},
+    }
+    (folder / CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+def test_an_adapter_is_loaded_with_its_base(adapted: Path, owl: Owl) -> None:
+    """Found by its hash, whatever follows it in the name; both name the weights."""
+    model = checkpoint.load(adapted)
+    assert owl.given == ["wise", b"a little more", BASE, "cpu"]
+    assert model.settings == Settings(working_context=1024)  # its own, not all that it could read
+    assert isinstance(model.backbone, ScriptedBackbone)
+    both = NAMED + checkpoint.digest(adapted / ADAPTER)
+    assert model.weights_hash == hashlib.sha256(both.encode()).hexdigest()
+    bases = adapted.parent / "home" / "bases"
+    (bases / NAMED).rename(bases / f"{NAMED}.safetensors")
+    assert checkpoint.load(adapted).weights_hash == model.weights_hash
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda f: base_of(f).unlink(), f"owl-0.5b .SHA-256 {NAMED}., which is not here; put its"),
+        (lambda f: base_of(f).write_bytes(BASE + b"!"), "not the base owl-0.5b, its SHA-256 is"),
+        (lambda f: edit_config(f, lambda c: c.update(base={"sha256": "12"})), "64 hexadecimal"),
+        (lambda f: edit_config(f, lambda c: c.update(base={"sha256": 64 * "G"})), "64 hexadecimal"),
+        (lambda f: edit_config(f, lambda c: c.update(base={"sha256": 5})), "64 hexadecimal"),
+        (lambda f: edit_config(f, lambda c: c.update(base={})), "64 hexadecimal"),
+        (lambda f: edit_config(f, lambda c: c.update(base=NAMED)), "64 hexadecimal"),
+        (lambda f: (f / ADAPTER).unlink(), rf"{ADAPTER}: missing"),
+        (lambda f: (f / ADAPTER).write_bytes(b"another"), rf"{ADAPTER}: damaged"),
+        (
+            lambda f: edit_config(f, lambda c: c.update(positions="many")),
+            "working_context is 'many",
+        ),
+    ],
+)
+def test_an_adapter_without_its_base_is_refused(
+    adapted: Path, owl: Owl, damage: Callable[[Path], object], reason: str
+) -> None:
+    """Or a damaged one: one line with the base's name and hash, and what to do."""
+    damage(adapted)
+    if "many" in reason:
+        edit_config(adapted, lambda config: config.pop("decoding"))
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        checkpoint.load(adapted)
+    assert "\n" not in str(caught.value)
+    assert owl.given == []
+
+
+def base_of(folder: Path) -> Path:
+    """Where an adapter's base lies."""
+    return folder.parent / "home" / "bases" / NAMED
+
+
+def test_an_adapter_for_a_user_without_a_home(
+    adapted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says which variable names the folder of the bases."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("TALARIA_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.raises(CheckpointError, match="TALARIA_HOME/bases"):
+        checkpoint.load(adapted)
