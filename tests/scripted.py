@@ -121,23 +121,34 @@ def script(tokenizer: TalariaTokenizer, texts: Sequence[str], healed: str, sure:
 
 def scripted(
     tokenizer: TalariaTokenizer,
-    replies: Mapping[tuple[str, str], Sequence[str]] | Sequence[str],
+    texts: Sequence[str],
     settings: Settings = SETTINGS,
     sure: float = 0.9,
 ) -> Checkpoint:
-    """A model that fills holes, by prefix and suffix, with texts, the likeliest first.
+    """A model that says the first of these texts into any hole, or what is left of it.
 
-    Texts alone are for any hole whose prefix ends with a token that is not chosen anew.
+    For holes whose prefix ends with a token that is not chosen anew.
     """
-    scripts: dict[tuple[int, ...], Script] = {}
-    if isinstance(replies, Mapping):
-        for (prefix, suffix), texts in replies.items():
-            healed = tokenizer.last_token(prefix)
-            before = tokenizer.encode(prefix.removesuffix(healed))
-            context = tuple(tokenizer.layout.arrange(before, tokenizer.encode(suffix)))
-            scripts[context] = script(tokenizer, texts, healed, sure)
-    else:
-        scripts[()] = script(tokenizer, replies, "", sure)
+    return checkpoint_of(tokenizer, {(): script(tokenizer, texts, "", sure)}, settings)
+
+
+def scripted_by(
+    tokenizer: TalariaTokenizer,
+    scripts: Mapping[tuple[str, str], Script],
+    settings: Settings = SETTINGS,
+) -> Checkpoint:
+    """A model that has a script for each of these holes, by prefix and suffix."""
+    found: dict[tuple[int, ...], Script] = {}
+    for (prefix, suffix), said in scripts.items():
+        before = tokenizer.encode(prefix.removesuffix(tokenizer.last_token(prefix)))
+        found[tuple(tokenizer.layout.arrange(before, tokenizer.encode(suffix)))] = said
+    return checkpoint_of(tokenizer, found, settings)
+
+
+def checkpoint_of(
+    tokenizer: TalariaTokenizer, scripts: Mapping[tuple[int, ...], Script], settings: Settings
+) -> Checkpoint:
+    """A checkpoint that was never on a disk."""
     backbone = ScriptedBackbone(tokenizer, scripts)
     parts = tokenizer, tokenizer.layout, tokenizer.marks
     return Checkpoint(backbone, *parts, settings, "scripted", {"parameters": 0, "sha256": {}})
