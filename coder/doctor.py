@@ -11,6 +11,17 @@ from importlib import metadata
 
 from talaria.coder.errors import TalariaError
 
+NEEDED = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "safetensors",
+    "tree-sitter",
+    "tree-sitter-python",
+    "pygls",
+)
+
 
 def models_command(argv: list[str]) -> int:
     """`talaria models`: a line for each model found by name."""
@@ -42,19 +53,11 @@ def command(argv: list[str]) -> int:
     print(f"talaria        {metadata.version('talaria')}")
     print(f"python         {platform.python_version()} ({sys.executable})")
     print(f"system         {platform.platform()}, {os.cpu_count()} cores")
-    for name in (
-        "onnx",
-        "onnxruntime",
-        "tokenizers",
-        "safetensors",
-        "tree-sitter",
-        "tree-sitter-python",
-        "pygls",
-    ):
+    for name in (*NEEDED, "torch"):
         try:
             print(f"{name:14} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
-            print(f"{name:14} missing")
+            print(f"{name:14} {'missing' if name in NEEDED else 'none (training and GPUs need it)'}")
     try:
         examine(args.model, args.device)
     except ImportError as error:

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from typing import Any
 
 import pytest
 
-from talaria.coder import checkpoint, cli, engine, source
+from talaria.coder import checkpoint, cli, engine, infill_command, source
 from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.infill import Candidate, Infill, Options
-from talaria.coder.infill import infill as fill
-from talaria.coder.syntax.judge import judge
+from talaria.coder.guard import refusal
+from talaria.coder.infill import fill
+from talaria.coder.request import Options, Request
+from talaria.coder.results import Candidate, Infill
+from talaria.coder.syntax import judge
 
 FIELDS = {
     "text",
@@ -144,15 +147,14 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     real = fill
 
     def decide(text: str) -> None:
-        def infill(
-            model: Checkpoint, prefix: str, suffix: str, options: Options, *rest: Any
-        ) -> Infill:
-            found = real(model, prefix, suffix, options, *rest)
-            best = dataclasses.replace(found.best, text=text)
-            verdict = judge(prefix, text, suffix)
+        def instead(model: Checkpoint, request: Request, *rest: Any) -> Infill:
+            found = real(model, request, *rest)
+            verdict = judge(request.prefix, text, request.suffix)
+            refused = refusal(request, text, verdict) if request.options.complete else None
+            best = dataclasses.replace(found.best, text=text, refused=refused)
             return dataclasses.replace(found, candidates=[best], syntax=verdict)
 
-        monkeypatch.setattr(engine, "infill", infill)
+        monkeypatch.setattr(engine, "fill", instead)
 
     return decide
 
@@ -208,11 +210,11 @@ def test_what_is_written_is_complete(
     """A function too; who asks at a cursor may type on."""
     asked = []
 
-    def spy(model: Checkpoint, prefix: str, suffix: str, options: Options, *rest: Any) -> Infill:
-        asked.append(options.complete)
-        return fill(model, prefix, suffix, options, *rest)
+    def spy(model: Checkpoint, request: Request, *rest: Any) -> Infill:
+        asked.append(request.options.complete)
+        return fill(model, request, *rest)
 
-    monkeypatch.setattr(engine, "infill", spy)
+    monkeypatch.setattr(engine, "fill", spy)
     infill(f"{file}{place}", *more)
     assert asked == [complete]
 
@@ -237,7 +239,7 @@ def test_what_it_took_in_words() -> None:
 
     def told(candidates: list[Candidate], asked: int = 1, nfe: int = 1) -> str:
         result = Infill(candidates, nfe, 5.0, 9, 0, judge("", candidates[0].text, ""), [])
-        return cli.summary(result, Options(candidates=asked)).partition(",")[0]
+        return infill_command.summary(result, Options(candidates=asked)).partition(",")[0]
 
     one = Candidate("x", [7], "eom", None, 0)
     two = Candidate("x y", [7, 8], "max_nfe", None, 1)
@@ -247,7 +249,7 @@ def test_what_it_took_in_words() -> None:
     assert told([empty]) == "nothing to offer after 1 step"
     assert told([one, two, empty], 4).startswith("2 different texts of 4 candidates")
     several = Infill([empty, one], 3, 5.0, 9, 0, judge("", "", ""), [])
-    assert "the best: empty after 3 steps" in cli.summary(several, Options(candidates=2))
+    assert "the best: empty after 3 steps" in infill_command.summary(several, Options(candidates=2))
 
 
 @pytest.mark.parametrize("linked", [False, True])
@@ -322,15 +324,19 @@ def test_a_terminal_without_the_characters(model_folder: Path, file: Path) -> No
 
 
 def test_an_interrupt_while_writing(
-    infill: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch
+    infill: Terminal,
+    file: Path,
+    offer: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One line, and the file as it was."""
+    offer("amount += 1\n        ")
 
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
-    assert infill(f"{file}:7:8", "--write", "--temperature", "1", "--seed", "2") == 1
+    assert infill(f"{file}:7:8", "--write") == 1
     assert infill.err.splitlines()[-1].startswith("talaria: interrupted")
     assert file.read_text(encoding="utf-8") == MODULE
     assert list(file.parent.iterdir()) == [file]
@@ -445,33 +451,16 @@ def test_wrong_options(infill: Terminal, file: Path) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        ("--top-k", "1", "--confidence-threshold", "0.2"),
-        ("--top-k", "1", "--entropy-bound", "1"),
-        ("--mode", "ar", "--top-k", "2"),
+        ("--mode", "ar", "--confidence-threshold", "0.2"),
         ("--mode", "ar", "--lookahead", "4"),
         ("--mode", "verify", "--confidence-threshold", "0.2"),
     ],
 )
-def test_a_rule_given_in_vain(infill: Terminal, file: Path, given: tuple[str, ...]) -> None:
+def test_options_that_would_change_nothing(infill: Terminal, file: Path, given: tuple[str, ...]) -> None:
     """Is refused by its name."""
     assert infill(f"{file}:7:8", *given) == 2
     assert given[2] in infill.err
     assert infill.err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("given", "reason"),
-    [
-        (("--context", "0"), "--context is 0; the least is 8"),
-        (("--top-k", "1", "--confidence-threshold", "0.2"), "--confidence-threshold and --top-k"),
-    ],
-)
-def test_wrong_options_of_bench(
-    capsys: pytest.CaptureFixture[str], given: tuple[str, ...], reason: str
-) -> None:
-    """Are named as they were given."""
-    assert cli.main(["bench", *given]) == 2
-    assert reason in capsys.readouterr().err
 
 
 def test_an_unknown_or_damaged_model(
@@ -495,8 +484,9 @@ def test_models_and_doctor(model_folder: Path, capsys: pytest.CaptureFixture[str
     assert checkpoint.DEFAULT_MODEL in capsys.readouterr().out
     assert cli.main(["doctor", "--model", str(model_folder)]) == 0
     report = capsys.readouterr().out
-    for word in ("talaria", "python", "torch", "tree-sitter", "model", "infill", "ms"):
-        assert word in report
+    for word in ("talaria", "python", "numpy", "onnxruntime", "torch", "tree-sitter", "model"):
+        assert re.search(rf"^{word} +\w", report, re.MULTILINE)
+    assert re.search("^infill .* ms, ", report, re.MULTILINE)
 
 
 def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -540,10 +530,11 @@ def test_a_command_whose_package_is_missing(
 
 def test_every_option_of_infill_is_explained() -> None:
     """With what holds where it is not given."""
-    for action in cli.infill_parser()._actions:
+    for action in infill_command.build_parser()._actions:
         assert action.help
         if action.default not in (None, False, True, argparse.SUPPRESS):
-            assert f"({action.default})" in action.help
+            said = f"default: {action.default})", f"{action.default} (the default)"
+            assert any(words in action.help for words in said)
 
 
 def test_the_shipped_model_from_a_cold_start() -> None:
@@ -559,7 +550,7 @@ def test_the_shipped_model_from_a_cold_start() -> None:
     assert answer["text"].strip()
 
 
-@pytest.mark.parametrize("module", ["tree_sitter", "torch", "safetensors"])
+@pytest.mark.parametrize("module", ["tree_sitter", "numpy", "onnxruntime"])
 def test_doctor_says_what_is_missing(module: str) -> None:
     """The versions before, then one line with the name and a remedy."""
     program = (
@@ -572,3 +563,27 @@ def test_doctor_says_what_is_missing(module: str) -> None:
     assert done.stderr.count("\n") == 1
     assert module in done.stderr
     assert "pip install" in done.stderr
+
+
+def test_doctor_does_without_torch() -> None:
+    """It is there for training and for a GPU; what else there is, is reported."""
+    program = (
+        "import sys; sys.modules['torch'] = None; from talaria.coder import cli; "
+        "sys.exit(cli.main(['doctor']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert re.search("^devices +cpu$", done.stdout, re.MULTILINE)
+    assert re.search("^infill .* ms, ", done.stdout, re.MULTILINE)
+
+
+def test_another_device_needs_torch(model_folder: Path, file: Path) -> None:
+    """Where it is not installed, one line says how to get it."""
+    program = (
+        "import sys; sys.modules['torch'] = None; from talaria.coder import cli; "
+        f"sys.exit(cli.main(['infill', {str(file) + ':7:8'!r}, '--device', 'cuda', "
+        f"'--model', {str(model_folder)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "install the extra `gpu`, or use --device cpu" in done.stderr

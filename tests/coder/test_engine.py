@@ -8,15 +8,26 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import pytest
-import torch
 
 from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.engine import Engine, Request
+from talaria.coder.engine import Engine, Pending
 from talaria.coder.errors import CheckpointError, UsageError
-from talaria.coder.infill import Frame, Infill, Options, infill
+from talaria.coder.infill import infill
+from talaria.coder.request import Options, Request
+from talaria.coder.results import Frame, Infill
 
 PREFIX, SUFFIX = "def mean(values):\n    total = ", "\n    return total\n"
 LONG = Options("ar", max_nfe=60, max_tokens=60, check_syntax=False)
+
+
+def request(
+    document: str | None = None,
+    prefix: str = PREFIX,
+    options: Options = LONG,
+    seconds: float | None = None,
+) -> Request:
+    """A request about a document."""
+    return Request(prefix, SUFFIX, options, document=document, seconds=seconds)
 
 
 @pytest.fixture
@@ -43,11 +54,11 @@ class Gate:
 def test_an_answer_is_that_of_infill(engine: Engine, model: Checkpoint) -> None:
     """And its steps are seen as they are made; contexts are remembered."""
     frames: list[Frame] = []
-    first = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=frames.append)
+    first = engine.submit(request("a.py"), frames.append)
     found = first.future.result(30)
     assert found.best == infill(model, PREFIX, SUFFIX, LONG).best
     assert len(frames) == found.nfe
-    again = engine.infill(PREFIX, SUFFIX, LONG)
+    again = engine.fill(request())
     assert again.best == found.best
     assert again.reused_tokens == again.context_tokens
     counted = engine.statistics()
@@ -58,11 +69,11 @@ def test_an_answer_is_that_of_infill(engine: Engine, model: Checkpoint) -> None:
 def test_the_newest_request_of_a_document_wins(engine: Engine) -> None:
     """The older ones, computed or waiting, are cancelled; other documents keep theirs."""
     gate = Gate()
-    computed = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=gate)
+    computed = engine.submit(request("a.py"), gate)
     assert gate.reached.wait(30)
-    waiting = engine.submit("a.py", PREFIX + "s", SUFFIX, LONG)
-    other = engine.submit("b.py", PREFIX, SUFFIX, LONG)
-    newest = engine.submit("a.py", PREFIX + "su", SUFFIX, LONG)
+    waiting = engine.submit(request("a.py", PREFIX + "s"))
+    other = engine.submit(request("b.py"))
+    newest = engine.submit(request("a.py", PREFIX + "su"))
     gate.opened.set()
     for older in (computed, waiting):
         with pytest.raises(CancelledError):
@@ -72,14 +83,26 @@ def test_the_newest_request_of_a_document_wins(engine: Engine) -> None:
     assert engine.statistics()["superseded"] == 2
 
 
+def test_requests_without_a_document_supersede_nothing(engine: Engine) -> None:
+    """All are answered, in their order."""
+    gate, answered = Gate(), []
+    several = [engine.submit(request(), gate), engine.submit(request()), engine.submit(request())]
+    for number, pending in enumerate(several):
+        pending.future.add_done_callback(lambda _, number=number: answered.append(number))  # type: ignore[misc]
+    gate.opened.set()
+    assert [pending.future.result(30).nfe for pending in several] == [60] * 3
+    assert answered == [0, 1, 2]
+    assert engine.statistics()["superseded"] == 0
+
+
 def test_a_cancelled_request_leaves_the_contexts_valid(engine: Engine, model: Checkpoint) -> None:
     """The next one for the same place gets what it would have got without it."""
     gate = Gate()
-    request = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=gate)
+    pending = engine.submit(request("a.py"), gate)
     assert gate.reached.wait(30)
-    request.cancel()
+    pending.cancel()
     gate.opened.set()
-    found = engine.infill(PREFIX, SUFFIX, LONG)
+    found = engine.fill(request())
     assert found.reused_tokens == found.context_tokens
     assert found.best == infill(model, PREFIX, SUFFIX, LONG).best
     assert gate.frames == 1
@@ -95,7 +118,7 @@ def test_at_the_deadline_the_answer_is_what_is_there(
     whole = infill(model, PREFIX, SUFFIX, options)
     engine.model.result(30)
     began = time.monotonic()
-    at_once = engine.submit("a.py", PREFIX, SUFFIX, options, seconds=0).future.result(30)
+    at_once = engine.submit(request("a.py", options=options, seconds=0)).future.result(30)
     assert (at_once.best.text, at_once.nfe, at_once.best.stopped) == ("", 0, "deadline")
     assert time.monotonic() - began < 5
 
@@ -107,14 +130,14 @@ def test_at_the_deadline_the_answer_is_what_is_there(
         if steps == 3:
             time.sleep(2.1)
 
-    found = engine.submit("a.py", PREFIX, SUFFIX, options, 2, slow).future.result(30)
+    found = engine.submit(request("a.py", options=options, seconds=2), slow).future.result(30)
     assert (found.nfe, found.best.stopped) == (3, "deadline")
     tokens = found.best.tokens
     assert tokens == whole.best.tokens[: len(tokens)]
     assert engine.statistics()["expired"] == 2
 
 
-def test_a_model_that_cannot_be_loaded_is_told_to_everyone() -> None:
+def test_everyone_learns_why_a_model_cannot_be_loaded() -> None:
     """Requests before and after get the reason; nothing loops."""
 
     def load() -> Checkpoint:
@@ -123,7 +146,7 @@ def test_a_model_that_cannot_be_loaded_is_told_to_everyone() -> None:
     engine = Engine(load)
     for _ in range(2):
         with pytest.raises(CheckpointError, match="no such model"):
-            engine.infill(PREFIX, SUFFIX, LONG)
+            engine.fill(request())
     assert engine.state == "failed"
     engine.close()
 
@@ -133,27 +156,27 @@ def test_a_failing_request_harms_no_other(
 ) -> None:
     """It raises where its answer is asked for."""
     with pytest.raises(UsageError, match="max-tokens"):
-        engine.infill(PREFIX, SUFFIX, Options(max_tokens=1000))
-    assert engine.infill(PREFIX, SUFFIX, LONG).nfe == 60
+        engine.fill(request(options=Options(max_tokens=1000)))
+    assert engine.fill(request()).nfe == 60
     assert engine.statistics()["failed"] == 1
 
 
 def test_closing_cancels_what_there_is(model: Checkpoint) -> None:
     """What is computed, what waits, and what would come."""
     engine, gate = Engine(lambda: model), Gate()
-    computed = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=gate)
+    computed = engine.submit(request("a.py"), gate)
     assert gate.reached.wait(30)
-    waiting = engine.submit("b.py", PREFIX, SUFFIX, LONG)
+    waiting = engine.submit(request("b.py"))
     closer = threading.Thread(target=engine.close)
     closer.start()
     gate.opened.set()
     closer.join(30)
     assert not closer.is_alive()
-    for request in (computed, waiting):
+    for pending in (computed, waiting):
         with pytest.raises(CancelledError):
-            request.future.result(30)
+            pending.future.result(30)
     with pytest.raises(UsageError, match="closed"):
-        engine.submit("a.py", PREFIX, SUFFIX, LONG)
+        engine.submit(request("a.py"))
 
 
 def test_a_deadline_holds_while_a_request_waits(model: Checkpoint) -> None:
@@ -165,7 +188,7 @@ def test_a_deadline_holds_while_a_request_waits(model: Checkpoint) -> None:
         return model
 
     with Engine(load) as engine:
-        found = engine.submit("a.py", PREFIX, SUFFIX, LONG, 0.01).future.result(30)
+        found = engine.submit(request("a.py", seconds=0.01)).future.result(30)
         assert (found.best.text, found.best.stopped, engine.state) == ("", "deadline", "loading")
         loaded.set()
         waited: list[Infill] = []
@@ -175,11 +198,11 @@ def test_a_deadline_holds_while_a_request_waits(model: Checkpoint) -> None:
         def first(frame: Frame) -> None:
             if not asked.is_set():
                 asked.set()
-                behind = engine.submit("b.py", PREFIX, SUFFIX, LONG, 0)
+                behind = engine.submit(request("b.py", seconds=0))
                 threading.Thread(target=lambda: waited.append(behind.future.result(30))).start()
             time.sleep(0.01)
 
-        long = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=first)
+        long = engine.submit(request("a.py"), first)
         while not waited:
             assert not long.future.done()
             time.sleep(0.005)
@@ -191,15 +214,15 @@ def test_a_deadline_holds_while_a_request_waits(model: Checkpoint) -> None:
 def test_who_waits_for_several_answers_is_told_of_a_cancelled_one(engine: Engine) -> None:
     """Superseded, or cancelled by its future, as asyncio does; each request is counted once."""
     gate = Gate()
-    computed = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=gate)
+    computed = engine.submit(request("a.py"), gate)
     assert gate.reached.wait(30)
-    waiting = engine.submit("b.py", PREFIX, SUFFIX, LONG)
+    waiting = engine.submit(request("b.py"))
     waiting.future.cancel()
-    last = engine.submit("a.py", PREFIX, SUFFIX, LONG)
+    last = engine.submit(request("a.py"))
     assert wait([computed.future, waiting.future], 30).not_done == set()
     gate.opened.set()
     assert last.future.result(30).nfe == 60
-    engine.infill(PREFIX, SUFFIX, LONG)
+    engine.fill(request())
     counted = engine.statistics()
     ends = [counted[name] for name in ("requests", "answered", "cancelled", "superseded")]
     assert ends == [4, 2, 2, 1]
@@ -208,13 +231,11 @@ def test_who_waits_for_several_answers_is_told_of_a_cancelled_one(engine: Engine
 def test_whoever_is_told_may_ask_again(engine: Engine) -> None:
     """The request that a superseded one's callback makes is answered as any other."""
     gate = Gate()
-    again: list[Request] = []
-    computed = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=gate)
+    again: list[Pending] = []
+    computed = engine.submit(request("a.py"), gate)
     assert gate.reached.wait(30)
-    computed.future.add_done_callback(
-        lambda _: again.append(engine.submit("b.py", PREFIX, SUFFIX, LONG))
-    )
-    newest = engine.submit("a.py", PREFIX, SUFFIX, LONG)
+    computed.future.add_done_callback(lambda _: again.append(engine.submit(request("b.py"))))
+    newest = engine.submit(request("a.py"))
     gate.opened.set()
     assert newest.future.result(30).nfe == again[0].future.result(30).nfe == 60
 
@@ -225,31 +246,31 @@ def test_a_watcher_that_fails_fails_its_own_request(engine: Engine) -> None:
     def leave(frame: Frame) -> None:
         raise SystemExit
 
-    request = engine.submit("a.py", PREFIX, SUFFIX, LONG, on_frame=leave)
+    pending = engine.submit(request("a.py"), leave)
     with pytest.raises(SystemExit):
-        request.future.result(30)
-    assert engine.infill(PREFIX, SUFFIX, LONG).nfe == 60
+        pending.future.result(30)
+    assert engine.fill(request()).nfe == 60
 
 
 def test_several_threads_may_wait_at_once(engine: Engine) -> None:
     """Each asks about a document of its own."""
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda _: engine.infill(PREFIX, SUFFIX, LONG).nfe, range(6)))
+        found = list(pool.map(lambda _: engine.fill(request()).nfe, range(6)))
     assert found == [60] * 6
 
 
 def test_a_memory_that_cannot_be_made_is_told_too(model: Checkpoint) -> None:
     """As a model that cannot be loaded."""
     with Engine(lambda: model, capacity=0) as engine, pytest.raises(UsageError, match="capacity"):
-        engine.infill(PREFIX, SUFFIX, LONG)
+        engine.fill(request())
 
 
 def test_many_requests_of_many_documents(engine: Engine) -> None:
     """All are answered in turn, and nothing is left waiting."""
     quick = Options(max_nfe=1, max_tokens=1, check_syntax=False)
-    torch.manual_seed(0)
     for number in range(300):
         text = PREFIX + "x" * (number % 7)
-        engine.submit(f"{number % 50}.py", text * (1 + number % 5), SUFFIX, quick).future.result(30)
+        asked = request(f"{number % 50}.py", text * (1 + number % 5), quick)
+        engine.submit(asked).future.result(30)
     assert len(engine._waiting) == 0
     assert engine.statistics()["answered"] == 300

@@ -7,17 +7,19 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.infill import Candidate, Frame, Infill, Options, Stopped, infill
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.infill import infill
+from talaria.coder.request import Mode, Options
+from talaria.coder.results import Candidate, Frame, Infill, Stopped
 from talaria.coder.sampler import Step
-from talaria.coder.syntax.judge import judge
-from talaria.coder.tokenizer import Tokenizer
+from talaria.coder.syntax import judge
 from talaria.coder.trace import LINES_AFTER, LINES_BEFORE, TEMPLATE, WIDEST, changes, page, pieces
 
 EVIL = "# </script><script>alert('{{data}}')</script></noscript><!-- &amp; é \u2028\u2029\n"
@@ -64,19 +66,22 @@ def replayed(steps: list[dict[str, Any]], kept: int | None = None) -> str:
 
 
 def made(
-    tokenizer: Tokenizer, canvases: list[list[list[int]]], stopped: Stopped, limit: int | None
+    tokenizer: TalariaTokenizer,
+    canvases: list[list[list[int]]],
+    stopped: Stopped,
+    limit: int | None,
 ) -> Infill:
     """A result of one row whose canvases went through the given states."""
     frames = []
     middle: list[int] = []
     for number, states in enumerate(canvases):
-        before = torch.full((1, len(states[0])), tokenizer.mask)
-        canvas = Canvas(before, tokenizer.mask, tokenizer.eom)
+        canvas = Canvas.blank(1, len(states[0]), tokenizer.marks)
+        before = canvas.ids
         for state in states:
-            canvas = Canvas(torch.tensor([state]), tokenizer.mask, tokenizer.eom)
+            canvas = Canvas(np.array([state]), tokenizer.marks)
             committed = (canvas.ids != before) & (canvas.ids != tokenizer.mask)
-            sure = torch.full(canvas.ids.shape, 0.25).masked_fill(~committed, 0)
-            frames.append(Frame(number, [0], Step(canvas, committed, sure, torch.tensor([False]))))
+            sure = np.where(committed, np.float32(0.25), np.float32(0))
+            frames.append(Frame(number, [0], Step(canvas, committed, sure, np.array([False]))))
             before = canvas.ids
         middle += canvas.middle(0)
     middle = middle[:limit]
@@ -88,12 +93,12 @@ def made(
 @pytest.mark.parametrize("candidates", [1, 3])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_page_replays_the_request(
-    model: Checkpoint, mode: str, candidates: int, seed: int
+    model: Checkpoint, mode: Mode, candidates: int, seed: int
 ) -> None:
     """Every candidate, step by step, up to the very text that was offered."""
     options = Options(
-        mode=mode,  # type: ignore[arg-type]
-        candidates=candidates,
+        mode,
+        candidates,
         max_tokens=(12, 24)[seed % 2],
         temperature=1.0,
         check_syntax=seed % 2 == 0,  # else what a random model writes is cut to nothing
@@ -172,45 +177,49 @@ def test_without_scripts_all_candidates_are_listed(model: Checkpoint) -> None:
 
 
 @given(ids=st.lists(st.integers(0, 255), max_size=30))
-def test_the_pieces_are_the_text(tokenizer: Tokenizer, ids: list[int]) -> None:
+def test_the_pieces_are_the_text(model: Checkpoint, ids: list[int]) -> None:
     """However many tokens share a character, and whatever stray bytes there are."""
-    assert max(ids, default=0) < tokenizer.mask
-    assert "".join(text or "" for text in pieces(ids, tokenizer)) == tokenizer.decode(ids)
+    assert not set(ids) & set(model.tokenizer.special.values())
+    assert "".join(text or "" for text in pieces(ids, model)) == model.tokenizer.decode(ids)
 
 
-def test_parts_of_a_character_are_shown_together(tokenizer: Tokenizer) -> None:
+def test_parts_of_a_character_are_shown_together(
+    model: Checkpoint, tokenizer: TalariaTokenizer
+) -> None:
     """A character of several tokens appears once all of them are there, two not as one."""
     ids = tokenizer.encode("a😀ßb")
     assert len(ids) > 6
-    assert [text for text in pieces(ids, tokenizer) if text] == ["a", "😀", "ß", "b"]
+    assert [text for text in pieces(ids, model) if text] == ["a", "😀", "ß", "b"]
     holed = [ids[0], tokenizer.mask, *ids[2:]]
-    assert pieces(holed, tokenizer)[1] is None
+    assert pieces(holed, model)[1] is None
 
 
-def test_a_completed_character_keeps_its_step(tokenizer: Tokenizer) -> None:
+def test_a_completed_character_keeps_its_step(
+    model: Checkpoint, tokenizer: TalariaTokenizer
+) -> None:
     """A neighbour that completes it changes the text alone; a canvas' edge does not matter."""
     first, second = tokenizer.encode("ß")
     result = made(tokenizer, [[[first]], [[second]]], "max_tokens", None)
-    one, two = changes(result, result.best, tokenizer)
+    one, two = changes(result, result.best, model)
     assert one["set"] == [[0, "\ufffd", first, 0.25]]
     assert two["set"] == [[0, "ß"], [1, "", second, 0.25]]
     assert two["start"] == 1
 
 
-def test_tokens_become_masks_again(tokenizer: Tokenizer) -> None:
+def test_tokens_become_masks_again(model: Checkpoint, tokenizer: TalariaTokenizer) -> None:
     """What stands after `<eom>` is taken back, and `<eom>` itself is committed."""
     mask, eom = tokenizer.mask, tokenizer.eom
     a, b = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
     states = [[mask, mask, b], [a, eom, mask]]
     result = made(tokenizer, [states], "eom", None)
-    steps = changes(result, result.best, tokenizer)
+    steps = changes(result, result.best, model)
     assert steps[1]["set"] == [[0, "a", a, 0.25], [1, "<eom>", eom, 0.25], [2]]
     assert [step["end"] for step in steps] == [None, 1]
     assert replayed(steps) == "a"
 
 
 def test_what_max_tokens_cut_off_is_no_part_of_the_text(
-    model: Checkpoint, tokenizer: Tokenizer
+    model: Checkpoint, tokenizer: TalariaTokenizer
 ) -> None:
     """Not even where it would complete a character of what is kept."""
     ids = tokenizer.encode("aß")

@@ -1,0 +1,13 @@
+"""What requests cost: wrong options are named before anything is measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from talaria.coder import cli
+
+
+def test_wrong_options_of_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    """Are named as they were given."""
+    assert cli.main(["bench", "--context", "0"]) == 2
+    assert "--context is 0; the least is 8" in capsys.readouterr().err
