@@ -456,8 +456,10 @@ def test_wrong_options(infill: Terminal, file: Path) -> None:
         ("--mode", "verify", "--confidence-threshold", "0.2"),
     ],
 )
-def test_options_that_would_change_nothing(infill: Terminal, file: Path, given: tuple[str, ...]) -> None:
-    """Is refused by its name."""
+def test_options_that_would_change_nothing(
+    infill: Terminal, file: Path, given: tuple[str, ...]
+) -> None:
+    """Are refused by their names."""
     assert infill(f"{file}:7:8", *given) == 2
     assert given[2] in infill.err
     assert infill.err.count("\n") == 1

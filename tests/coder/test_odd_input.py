@@ -19,7 +19,9 @@ import pytest
 from talaria.coder import checkpoint, cli
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.engine import Engine
-from talaria.coder.infill import Frame, Mode, Options, infill
+from talaria.coder.infill import infill
+from talaria.coder.request import Mode, Options, Request
+from talaria.coder.results import Frame
 from talaria.coder.source import Target, splice, unified_diff
 from talaria.coder.syntax.judge import judge
 from tests.pace import within
@@ -150,7 +152,7 @@ def test_at_an_odd_cursor(tiny: Terminal, text: str, bom: bytes) -> None:
 
 
 @pytest.mark.parametrize("mode", ["ar", "verify"])
-def test_other_modes_at_odd_cursors(model: Checkpoint, mode: Any) -> None:
+def test_other_modes_at_odd_cursors(model: Checkpoint, mode: Mode) -> None:
     """They too offer what adds no error."""
     for text in CURSORS.values():
         _, before, _, after = parted(text)
@@ -199,6 +201,7 @@ def test_a_missing_body_is_led_in(tiny: Terminal, text: str, lead: str) -> None:
     assert json.loads(tiny.out)["text"].startswith(lead)
 
 
+@pytest.mark.golden
 def test_the_shipped_model_writes_odd_functions(shipped: Terminal) -> None:
     """A nested, an asynchronous and a one-line function, and one with `match`, each its body."""
     for name, before, after in (
@@ -212,15 +215,15 @@ def test_the_shipped_model_writes_odd_functions(shipped: Terminal) -> None:
         assert judge(before.decode("utf-8-sig"), middle.decode(), after.decode()).clean
 
 
-def test_columns_count_characters(shipped: Terminal) -> None:
+def test_columns_count_characters(tiny: Terminal) -> None:
     """Astral and combining ones too: a column in bytes or in UTF-16 would be another place."""
     line = "s = '𝒳😀e\u0301'.up"
     before, after = f"import os\n{line}".encode(), b"per()\n"
-    assert shipped.written(f":2:{len(line)}", before, b"", after) is not None
-    shipped.file.write_bytes(before)
-    assert shipped(f":2:{len(line) + 1}") == 1
-    assert f"no column {len(line) + 1}" in shipped.err
-    assert shipped.err.count("\n") == 1
+    assert tiny.written(f":2:{len(line)}", before, b"", after) is not None
+    tiny.file.write_bytes(before)
+    assert tiny(f":2:{len(line) + 1}") == 1
+    assert f"no column {len(line) + 1}" in tiny.err
+    assert tiny.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -289,7 +292,8 @@ def test_a_deadline_counts_also_where_it_takes_long_to_parse(
     for mode in modes:
         options = Options(mode, max_nfe=10_000)
         with within(limit):
-            found = engine.submit("a.py", before, after, options, seconds=0.05).future.result(60)
+            request = Request(before, after, options, document="a.py", seconds=0.05)
+            found = engine.submit(request).future.result(60)
         assert found.syntax.clean
 
 
@@ -327,7 +331,8 @@ def test_10_megabytes_are_answered_soon(engine: Engine, name: str) -> None:
     for typed in ("", "a"):
         behind = after if name != "functions" else "\n" + after
         with within(8):
-            found = engine.submit("a.py", before + line + typed, behind, options).future.result(120)
+            request = Request(before + line + typed, behind, options, document="a.py")
+            found = engine.submit(request).future.result(120)
         assert found.syntax.clean
 
 
@@ -364,8 +369,8 @@ def test_a_millisecond_is_enough_for_an_answer(engine: Engine, name: str) -> Non
     before, after = LARGE[name]
     for prefix, suffix in ((before, after), ("x = ", "\n")):
         with within(5):
-            request = engine.submit("a.py", prefix, suffix, Options(max_nfe=10_000), seconds=0.001)
-            found = request.future.result(60)
+            request = Request(prefix, suffix, Options(max_nfe=10_000), seconds=0.001)
+            found = engine.submit(request).future.result(60)
         assert found.best.stopped in ("deadline", "syntax", "eom")
         assert found.syntax.clean
         assert found.nfe <= 8
@@ -381,12 +386,13 @@ def test_a_cancelled_request_in_a_large_file_harms_no_other(
 
     def cancel(frame: Frame) -> None:
         steps.append(frame)
-        request.cancel()
+        pending.cancel()
 
-    request = engine.submit("a.py", before + "y = ", "\n" + after, options, on_frame=cancel)
+    request = Request(before + "y = ", "\n" + after, options, document="a.py")
+    pending = engine.submit(request, cancel)
     with pytest.raises(CancelledError):
-        request.future.result(60)
-    again = engine.submit("a.py", before + "y = ", "\n" + after, options).future.result(60)
+        pending.future.result(60)
+    again = engine.fill(request)
     assert len(steps) <= 1
     assert again.best == infill(model, before + "y = ", "\n" + after, options).best
     assert again.syntax.clean
