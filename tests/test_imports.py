@@ -1,25 +1,32 @@
-"""Who may import whom, and what the way from a keystroke to ghost text must not pull in."""
+"""Who may import whom, and what the way from a keystroke to text must not pull in."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+import talaria
+
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {"coder": set(), "lsp": {"coder"}, "finetune": {"coder"}, "evals": {"coder"}}
-LEAVES = ("syntax/*", "unmask", "errors")
-# cli -> engine -> infill -> sampler -> {canvas, unmask, denoiser}
-ORDER = {
-    "engine": {"cli", "trace"},
-    "infill": {"cli", "trace", "engine"},
-    "sampler": {"infill", "cli", "trace", "engine"},
-    "canvas": {"sampler", "infill", "cli", "engine", "trace", "checkpoint"},
-    "denoiser": {"sampler", "infill", "cli", "engine", "trace", "checkpoint", "canvas"},
-}
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+HEAVY = ("torch", "transformers", "accelerate", "peft", "datasketch", "matplotlib", "tqdm")
+# What imports torch: computing with it, and listing the devices that it finds, inside a function.
+TORCH = {"coder/families/talaria_torch.py", "coder/doctor.py"}
+# Loading a model to train it takes the same checks as loading it to decode.
+UPWARDS = {("families", "checkpoint")}
+# Parts that know nothing of models.
+WITHOUT_MODELS = ("syntax", "bounds", "guard", "source", "request", "errors", "files", "page")
+MODELS = {"backbone", "tokenizer", "layout", "checkpoint", "families", "sampler", "infill"}
 
 
 def imported(path: Path) -> set[str]:
@@ -31,6 +38,37 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """What each part of `coder`, a module or a folder, imports of the others."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "coder").rglob("*.py"):
+        part = path.relative_to(ROOT / "coder").with_suffix("").parts[0]
+        names = (name.split(".") for name in imported(path))
+        parts = {name[2] for name in names if name[:2] == ["talaria", "coder"] and len(name) > 2}
+        found.setdefault(part, set()).update(parts - {part})
+    return {part: names & found.keys() for part, names in found.items() if part != "__init__"}
+
+
+def drawn() -> Iterator[tuple[str, str]]:
+    """The pairs of `coder`'s parts that the architecture draws, the upper one first."""
+    (picture,) = re.findall(r"nobody imports upwards:\n\n```\n(.*?)```", ARCHITECTURE, re.DOTALL)
+    for line in picture.splitlines():
+        levels = [re.findall(r"\w+", re.sub(r"\(.*?\)", "", level)) for level in line.split("->")]
+        for uppers, lowers in pairwise(levels):
+            yield from ((upper, lower) for upper in uppers for lower in lowers)
+
+
+def below(pairs: set[tuple[str, str]], part: str) -> set[str]:
+    """All parts that can be reached from one by these pairs."""
+    found: set[str] = set()
+    new = {part}
+    while new:
+        new = {lower for upper, lower in pairs if upper in new} - found
+        found |= new
+    return found
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -52,36 +90,101 @@ def test_one_import_name() -> None:
             assert not tops & set(MAY_IMPORT), path
 
 
-def test_the_order_within_coder() -> None:
-    """Leaves import no other part of `coder` but errors; nobody imports upwards."""
-    allowed = ("talaria.coder.errors", "talaria.coder.syntax.")
-    for path in (path for leaf in LEAVES for path in (ROOT / "coder").glob(f"{leaf}.py")):
-        own = {name for name in imported(path) if name.startswith("talaria.coder.")}
-        assert all(name.startswith(allowed) for name in own), path
-    for module, above in ORDER.items():
-        own = imported(ROOT / "coder" / f"{module}.py")
-        assert not own & {f"talaria.coder.{name}" for name in above}, module
+def test_the_public_interface() -> None:
+    """Three names, each of which is there; nothing else is promised."""
+    assert talaria.__all__ == ["Options", "infill", "load"]
+    for name in talaria.__all__:
+        assert getattr(talaria, name).__name__ == name
+    with pytest.raises(AttributeError, match="'fill'"):
+        talaria.fill  # noqa: B018
 
 
-def test_the_keystroke_path_is_light() -> None:
-    """Filling a hole imports neither the training libraries nor torch's compiler."""
+def test_nobody_in_coder_imports_upwards() -> None:
+    """As docs/architecture.md draws it; what it draws is there, and goes one way."""
+    pairs, parts = set(drawn()), imports()
+    assert len(pairs) > 20
+    named = {part for pair in pairs for part in pair}
+    assert named <= parts.keys()
+    for part in named:
+        assert part not in below(pairs, part)
+    for upper in named:
+        for lower in below(pairs, upper):
+            if (lower, upper) not in UPWARDS:
+                assert upper not in parts[lower], f"{lower} imports {upper}"
+
+
+def test_no_circle_in_coder() -> None:
+    """Whether it is drawn or not."""
+    pairs = {
+        (part, other)
+        for part, others in imports().items()
+        for other in others
+        if (part, other) not in UPWARDS
+    }
+    for part in imports():
+        assert part not in below(pairs, part)
+
+
+@pytest.mark.parametrize("part", WITHOUT_MODELS)
+def test_what_knows_nothing_of_models(part: str) -> None:
+    """Neither by itself nor through what it imports."""
+    pairs = {(one, other) for one, others in imports().items() for other in others}
+    assert not below(pairs, part) & MODELS
+
+
+@pytest.mark.parametrize("part", ["errors", "files", "page"])
+def test_leaves(part: str) -> None:
+    """They import nothing of `coder`."""
+    assert imports()[part] == set()
+
+
+def test_torch_stays_where_it_belongs() -> None:
+    """In the one file that computes with it; the rest of `coder` and the server do without."""
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("coder", "lsp", "talaria")
+        for path in (ROOT / package).rglob("*.py")
+        if {name.split(".")[0] for name in imported(path)} & set(HEAVY) - {"matplotlib"}
+    }
+    assert found == TORCH
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import talaria; print(talaria.infill(talaria.load(), 'x = (', ')').best.text)",
+        "from talaria.coder import cli; cli.main(['infill', '-', '--json'])",
+        "from talaria.coder import checkpoint, trace; from talaria.coder.engine import Engine\n"
+        "from talaria.coder.request import Request\n"
+        "with Engine(checkpoint.load) as engine: engine.fill(Request('x = (', ')'))",
+    ],
+)
+def test_the_way_from_a_keystroke_to_text_is_light(program: str) -> None:
+    """It imports neither libraries for training and plots nor anything of `train` or `eval`."""
+    program += "\nimport sys; print('loaded:', *sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input="x = (<|fill|>)\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    loaded = done.stdout.rpartition("loaded: ")[2].split()
+    assert "onnxruntime" in loaded
+    assert not {name.split(".")[0] for name in loaded} & {*HEAVY, "sympy"}
+    others = ("talaria.finetune", "talaria.evals", "talaria.lsp")
+    assert not [name for name in loaded if name.startswith(others)]
+
+
+def test_the_command_line_answers_before_a_model_is_there() -> None:
+    """A wrong request needs none of its libraries."""
     program = (
-        "import sys, talaria.coder.cli, talaria.coder.trace; from talaria.coder import checkpoint; "
-        "from talaria.coder.infill import Options, infill; "
-        "infill(checkpoint.load(), 'x = (', ')', Options(max_tokens=4)); "
-        "print([m for m in ('transformers', 'accelerate', 'peft', 'torch._dynamo', 'sympy') "
-        "if m in sys.modules])"
+        "import sys; from talaria.coder import cli; cli.main(['infill', 'a.py']); "
+        "print(*{'torch', 'numpy', 'onnx', 'onnxruntime', 'tokenizers'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stdout.strip() == "[]"
-
-
-def test_the_command_line_answers_before_torch_is_there() -> None:
-    """A wrong request needs no model."""
-    program = "import sys, talaria.coder.cli; print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == ""
+    assert done.stderr.startswith("talaria: ")
