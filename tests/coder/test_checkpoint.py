@@ -332,7 +332,7 @@ def owl(tokenizer: TalariaTokenizer, monkeypatch: pytest.MonkeyPatch) -> Owl:
     """The family, as if it were a module."""
     family = Owl(tokenizer)
     monkeypatch.setitem(checkpoint.FAMILIES, "owl", "owl")
-    monkeypatch.setitem(sys.modules, "owl", family)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "owl", family)
     return family
 
 
