@@ -24,7 +24,7 @@ from talaria.coder.guard import refusal
 from talaria.coder.infill import fill
 from talaria.coder.request import Options, Request
 from talaria.coder.results import Candidate, Infill
-from talaria.coder.syntax import judge
+from talaria.coder.syntax.judge import judge
 
 FIELDS = {
     "text",

@@ -7,7 +7,7 @@ import pytest
 from talaria.coder import guard
 from talaria.coder.guard import refusal, shorten
 from talaria.coder.request import Options, Request, Until
-from talaria.coder.syntax import Verdict, judge
+from talaria.coder.syntax.judge import Verdict, judge
 
 FILE = ("def f(x):\n    ", "return x", "\n\n\nprint(f(1))\n")
 

@@ -21,7 +21,7 @@ from talaria.coder.infill import fill, infill
 from talaria.coder.request import MODES, UNTIL, Mode, Options, Request, Settings, Until
 from talaria.coder.results import Frame, Interruption
 from talaria.coder.source import Piece
-from talaria.coder.syntax import Verdict
+from talaria.coder.syntax.judge import Verdict
 from talaria.coder.unmask import Prediction
 from tests.coder.holes import CODE, FRESH, PREFIX, SUFFIX, holes_of, raw
 from tests.scripted import SETTINGS, ScriptedBackbone, script, scripted, scripted_by

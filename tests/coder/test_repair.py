@@ -16,7 +16,8 @@ from talaria.coder.progress import extend, rows_of, text_of, within_bound
 from talaria.coder.repair import ATTEMPT_NFE, ATTEMPTS, doubtful, ends_line, reopen, trim, verdict
 from talaria.coder.request import MODES, UNTIL, Mode, Options, Request
 from talaria.coder.results import Infill, Interruption
-from talaria.coder.syntax import Hurried, Surroundings, Verdict, compiles, find_function, judge
+from talaria.coder.syntax.functions import find_function
+from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict, compiles, judge
 from tests.coder.holes import CODE, PREFIX, SUFFIX, holes_of, progress
 from tests.scripted import Script, scripted, scripted_by
 
@@ -260,8 +261,8 @@ def test_a_look_at_the_syntax_ends_in_time(
     def judge(self: Surroundings, middle: str) -> Verdict:
         nonlocal looking
         looking = True
-        if self.hurried():
-            raise Hurried
+        if self.out_of_time():
+            raise OutOfTimeError
         raise AssertionError("there was time")
 
     def interrupted() -> Interruption | None:

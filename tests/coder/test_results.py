@@ -13,7 +13,7 @@ from talaria.coder.infill import fill, infill
 from talaria.coder.request import Request
 from talaria.coder.results import Candidate, Frame, Infill, unanswered
 from talaria.coder.sampler import Step
-from talaria.coder.syntax import Verdict
+from talaria.coder.syntax.judge import Verdict
 from tests.coder.holes import PREFIX, SUFFIX, raw
 
 

@@ -19,7 +19,7 @@ from talaria.coder.infill import infill
 from talaria.coder.request import Mode, Options
 from talaria.coder.results import Candidate, Frame, Infill, Stopped
 from talaria.coder.sampler import Step
-from talaria.coder.syntax import judge
+from talaria.coder.syntax.judge import judge
 from talaria.coder.trace import LINES_AFTER, LINES_BEFORE, TEMPLATE, WIDEST, changes, page, pieces
 
 EVIL = "# </script><script>alert('{{data}}')</script></noscript><!-- &amp; é \u2028\u2029\n"
