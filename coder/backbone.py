@@ -51,9 +51,9 @@ class Marks:
 
 @dataclass(frozen=True)
 class Constraint:
-    """What may stand at a position: one of `only` (None: any token), and nothing `forbidden`.
+    """What may stand at a position: one of `only` (None: any token), except what is `forbidden`.
 
-    What is forbidden gives way where nothing else would be left.
+    A forbidden token is allowed after all where no other would be left.
     """
 
     only: Sequence[int] | None = None
@@ -86,7 +86,7 @@ class KVCache:
     next_position: Int[Array, " batch"]
 
     def rows(self, index: Int[Array, " rows"]) -> KVCache:
-        """The named rows in that order, repetitions allowed; columns that none uses are cut."""
+        """These rows in this order, repetitions allowed; columns that none of them uses are cut."""
         valid = self.valid[index]
         used = valid.any(0)
         keys, values = ([x[index] for x in pair] for pair in (self.keys, self.values))
@@ -96,7 +96,7 @@ class KVCache:
         return KVCache(tuple(keys), tuple(values), valid, self.next_position[index])
 
     def first(self, length: int) -> KVCache:
-        """The cache as it was after so many tokens; for rows without padding."""
+        """The cache as it was after `length` tokens; only for rows without padding."""
         keys, values = ([x[:, :, :length] for x in pair] for pair in (self.keys, self.values))
         dropped = self.valid.shape[1] - length
         return KVCache(
@@ -104,10 +104,10 @@ class KVCache:
         )
 
     def without(self, last: Int[Array, " batch"]) -> KVCache:
-        """The cache before so many last tokens of each row were read.
+        """The cache as it was before the `last` tokens of each row were read.
 
-        Their columns stay, invisible, until there are more than SLACK of them: cutting them
-        off copies all the others.
+        Their columns stay, masked, until there are more than SLACK of them: cutting them off
+        copies all the others.
         """
         dropped = np.cumsum(self.valid[:, ::-1], axis=1)[:, ::-1] <= last[:, None]
         cut = replace(self, valid=self.valid & ~dropped, next_position=self.next_position - last)
@@ -166,8 +166,8 @@ class Backbone(ABC):
     ) -> Candidates:
         """The k likeliest tokens for each of these states, [positions, width].
 
-        `constraints` has one for each position; None: none at all. What must never be written
-        (`marks.never`) is no candidate. A temperature divides the logits; None: 1 everywhere.
+        `constraints` holds one per position; None: no constraints. Tokens in `marks.never` are
+        never candidates. Each temperature divides the logits of a position; None: 1 everywhere.
         """
 
     @abstractmethod
@@ -182,12 +182,12 @@ class Backbone(ABC):
     def chain(
         self, states: States, before: Int[Array, "batch length"], past: tuple[States, ...]
     ) -> tuple[States, tuple[States, ...]]:
-        """States of canvas positions once the token before each is chosen; if `chained`.
+        """States of canvas positions, given the token chosen before each; only if `chained`.
 
-        `states` come from `denoise`, which knows what stands in the canvas but not what is being
-        chosen in the same step; `before` holds the tokens before them, the mask before the first.
+        `states` come from `denoise`, which sees the canvas but not what is being chosen in the
+        same step; `before` holds the tokens before these positions, the mask before the first.
         Each position sees those before it in the canvas, whose keys and values are `past`.
-        Returns the new states and `past` extended by these.
+        Returns the new states, and `past` with these positions appended.
         """
         raise NotImplementedError
 

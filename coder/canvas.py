@@ -32,7 +32,7 @@ class Canvas:
         return cls(np.full((batch, length), marks.mask, np.int64), marks)
 
     def ending(self, lengths: Sequence[int | None]) -> Canvas:
-        """The canvas with `<eom>` frozen behind so many tokens of each row.
+        """The canvas with `<eom>` frozen after this many tokens of each row.
 
         None, or a length beyond the canvas, freezes nothing.
         """

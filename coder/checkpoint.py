@@ -5,8 +5,8 @@ adapter (`adapter.safetensors`, or none: the base as it is) for a base: a file t
 SHA-256 alone and lies among the bases, wherever it came from. In both cases `config.json` names the
 family, the hash of every file, and the settings to decode with.
 
-Weights of more than PART_BYTES are cut into `model.safetensors.00`, `.01` and so on, because large
-files travel badly; put together they are one file.
+Weights of more than PART_BYTES are split into `model.safetensors.00`, `.01` and so on, because
+large files are awkward to host; concatenated, they are one file.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def write(
 
 
 def store_settings(folder: Path, settings: Settings) -> None:
-    """Put settings into a checkpoint's `config.json`, in the place of those that it has."""
+    """Store settings in a checkpoint's `config.json`, replacing those it has."""
     config = {**read_config(folder), "decoding": asdict(settings)}
     files.write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
@@ -259,14 +259,14 @@ def family(config: Mapping[str, Any]) -> str:
 
 
 def settings(config: Mapping[str, Any], where: Path) -> Settings:
-    """A checkpoint's settings: its own, else those that follow from its shape, else the usual."""
+    """A checkpoint's settings: its own, else those of its shape, else the defaults."""
     derived = import_module(FAMILIES[family(config)]).settings_of(config, where)
     try:
         return Settings(**{**derived, **config.get("decoding", {})})
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"{where}: its decoding settings cannot be used ({error}); "
-            "mend them, or leave them out for the usual ones"
+            "correct them, or remove them to use the defaults"
         ) from error
 
 

@@ -103,8 +103,8 @@ def about(command: metadata.EntryPoint) -> str:
     except (ImportError, OSError):
         source = ""
     line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-    said = line.removeprefix(f"`talaria {command.name}`: ").rstrip(".")
-    return said or f"`talaria {command.name} --help`"
+    summary = line.removeprefix(f"`talaria {command.name}`: ").rstrip(".")
+    return summary or f"`talaria {command.name} --help`"
 
 
 if __name__ == "__main__":

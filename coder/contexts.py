@@ -23,7 +23,7 @@ class Context:
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences share from their beginning on."""
+    """The length of the longest common prefix."""
     for place, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return place
@@ -33,9 +33,8 @@ def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
 class Contexts:
     """Contexts of several documents, at most `capacity` tokens together, latest use last.
 
-    Keys and values depend on the tokens before them alone, so a reused context equals one that is
-    read anew, to the accuracy of float32. A token takes 8 × layers × width bytes in float32.
-    Not for several threads.
+    Keys and values depend only on the tokens before them, so a reused context equals a fresh one
+    to the accuracy of float32. A token takes 8 × layers × width bytes in float32. Not thread-safe.
     """
 
     def __init__(self, backbone: Backbone, capacity: int = 4096) -> None:
@@ -51,10 +50,10 @@ class Contexts:
         return sum(len(context.ids) for context in self.kept)
 
     def encode(self, ids: Sequence[int]) -> tuple[KVCache, int]:
-        """The KV cache of a context, and how many of its tokens did not have to be read.
+        """The KV cache of a context, and how many of its tokens were reused.
 
-        It replaces the kept context that it shares most tokens with, if these are at least half of
-        that one: a document moves on. Otherwise it counts as another document.
+        It replaces the kept context with the longest common prefix if that prefix is at least half
+        of the kept one: the document was edited. Otherwise it counts as another document.
         """
         ids = list(ids)
         shared, cache = 0, None

@@ -57,7 +57,8 @@ def command(argv: list[str]) -> int:
         try:
             print(f"{name:14} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
-            print(f"{name:14} {'missing' if name in NEEDED else 'none (training and GPUs need it)'}")
+            absent = "missing" if name in NEEDED else "none (needed for training and GPUs only)"
+            print(f"{name:14} {absent}")
     try:
         examine(args.model, args.device)
     except ImportError as error:

@@ -1,8 +1,8 @@
 """An engine for servers: a model loaded once, one worker, and newer requests supersede older ones.
 
 The worker computes one request at a time, so a model may use every core that it is given and
-nothing waits for a lock inside it. What an editor no longer wants is dropped before the next
-evaluation, not computed to its end. Nothing else supersedes or cancels requests.
+nothing inside it needs a lock. A cancelled request stops before its next evaluation. Nothing else
+supersedes or cancels requests.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ class Counters:
 class Pending:
     """A request that was submitted; `future` gets the outcome.
 
-    Whoever cancels it, or the future, no longer wants the outcome: asking for it then raises
-    CancelledError.
+    After `cancel`, or cancelling the future, asking for the outcome raises CancelledError.
 
     deadline  on the clock of `time.monotonic`; from then on, what is committed is the answer
     """
@@ -65,7 +64,7 @@ class Pending:
         self.future.add_done_callback(_notify_if_cancelled)
 
     def cancel(self) -> None:
-        """Nobody wants the outcome any more."""
+        """Say that the outcome is no longer wanted."""
         self.future.cancel()
 
     @property
@@ -81,7 +80,7 @@ class Pending:
 
 
 def _notify_if_cancelled(future: Future[Infill]) -> None:
-    """Wake those who wait for several futures: cancelling alone does not."""
+    """Wake up `concurrent.futures.wait` and the like, which cancelling alone does not."""
     if future.cancelled():
         future.set_running_or_notify_cancel()
 
@@ -165,7 +164,7 @@ class Engine:
             return {"state": self.state, **asdict(self.counters)}
 
     def _load(self, load: Callable[[], Checkpoint], capacity: int) -> None:
-        """Without a model every request, now and later, fails for the same reason."""
+        """Load the model; if that fails, every request fails with the same error."""
         try:
             model = load()
             self._memory = Memory(model, capacity)
@@ -219,7 +218,7 @@ class Engine:
         try:
             model = self.model.result()
             found = fill(model, pending.request, pending.on_frame, self._memory, interrupted)
-        # Whatever a caller's `on_frame` raises, others are still to be answered.
+        # Whatever a caller's `on_frame` raises, other requests still need an answer.
         except BaseException as error:
             found = error
         with self._changed:
@@ -229,7 +228,7 @@ class Engine:
     def _settle(self, pending: Pending, found: Infill | BaseException) -> None:
         """Count a request, then give it its outcome, or the error that it failed with.
 
-        Whoever has an outcome thus finds it in the counters.
+        In this order, an outcome that somebody has is in the counters already.
         """
         with self._changed:
             count = self.counters

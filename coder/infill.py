@@ -39,9 +39,9 @@ from talaria.coder.unmask import Rule, confidence_threshold
 
 
 class Memory:
-    """What is kept from request to request: it saves time and changes no answer.
+    """What is kept from request to request; it saves time and changes no answer.
 
-    KV caches of at most `capacity` tokens, and syntax trees. Not for several threads.
+    KV caches of at most `capacity` tokens, and syntax trees. Not thread-safe.
     """
 
     def __init__(self, model: Checkpoint, capacity: int = 4096) -> None:
@@ -181,13 +181,13 @@ def surroundings(
 
 
 def context_of(model: Checkpoint, hole: Progress) -> list[int]:
-    """The tokens to read before the middle, which leave room for the longest one in whole canvases.
+    """The tokens to read before the middle, leaving room for the longest one in whole canvases.
 
-    None of these may reach past the positions that training knew.
+    No canvas may reach past the positions that the model was trained on.
     """
     block = model.settings.block_length if hole.options.mode == "diffuse" else 1
     assert hole.options.max_tokens is not None
-    # A length that is given makes room for nothing that would not be there otherwise.
+    # A given length must not let more context in than a request without one would read.
     longest = max(hole.options.max_tokens, hole.longest)
     room = model.settings.working_context - -(-longest // block) * block
     prefix = hole.request.prefix.removesuffix(hole.healed)
@@ -195,7 +195,7 @@ def context_of(model: Checkpoint, hole: Progress) -> list[int]:
 
 
 def judged(hole: Progress) -> list[Candidate]:
-    """The candidates, with the guard's word where they are meant for a file."""
+    """The candidates, each with the guard's verdict if the request asks for a complete middle."""
     found = candidates_of(hole)
     if not hole.options.complete:
         return found
@@ -206,7 +206,7 @@ def judged(hole: Progress) -> list[Candidate]:
 
 
 def record(rows: Rows, canvas: int, step: Step) -> None:
-    """Tell every hole that took part in a step what became of its rows."""
+    """Record a step in every request that took part in it."""
     took_part = [bool(row.any()) for row in step.committed]
     for _, run in groupby(range(len(rows)), lambda place: id(rows[place][0])):
         places = list(run)
@@ -225,7 +225,7 @@ def write_causally(
     cache: KVCache,
     interrupted: Callable[[], Interruption | None],
 ) -> Interruption | None:
-    """Write all rows from left to right, in the mode "verify" with drafts verified ahead."""
+    """Write all rows from left to right; in the mode "verify", by speculative verification."""
     rows = rows_of(holes)
     width = max(1, *(hole.longest for hole in holes))
     lengths = [missing(hole, number) for hole, number in rows]
@@ -256,7 +256,7 @@ def diffuse(
     rule: Rule,
     k: int,
 ) -> Interruption | None:
-    """Denoise canvas after canvas; rows that met `<eom>` drop out."""
+    """Denoise canvas after canvas; rows that reach `<eom>` drop out."""
     backbone, block = model.backbone, model.settings.block_length
     rows, number = rows_of(holes), 0
     last = [hole.context[-1] for hole, _ in rows]

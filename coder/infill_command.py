@@ -235,13 +235,13 @@ def from_here(path: Path) -> Path:
 def as_json(result: Infill, model: str, lead: str = "") -> dict[str, object]:
     """The fields that other tools rely on."""
 
-    def led(text: str) -> str:
-        return lead + text if text else ""  # nothing to offer is nothing
+    def with_lead(text: str) -> str:
+        return lead + text if text else ""
 
     return {
-        "text": led(result.best.text),
+        "text": with_lead(result.best.text),
         "candidates": [
-            {"text": led(c.text), "score": c.score, "tokens": c.length, "stopped": c.stopped}
+            {"text": with_lead(c.text), "score": c.score, "tokens": c.length, "stopped": c.stopped}
             for c in result.candidates
         ],
         "nfe": result.nfe,
@@ -281,5 +281,5 @@ def summary(result: Infill, options: Options) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """So many of a thing, in words."""
+    """A number with its noun, in the plural where it must be."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

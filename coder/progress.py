@@ -1,4 +1,4 @@
-"""How far a request has come: its middles, what they say, and the evaluations spent."""
+"""The state of a request in progress: its middles, their text, and the evaluations spent."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Progress:
 
     options   those of the request, with the model's settings where it has none
     healed    the end of the prefix that the first token must repeat: the last token before
-              the hole is chosen anew (token healing, as in guidance), for as it stands it
-              says that the word was complete
+              the hole is chosen again (token healing, as in guidance), because as it stands it
+              implies that the word is complete
     first     the tokens that begin with it; None: any token may stand first
     context   the tokens that are read before the middle
     longest   tokens of a middle, at most
@@ -65,7 +65,7 @@ def begin(
     surroundings: Callable[[], Surroundings],
     on_frame: Callable[[Frame], None] | None,
 ) -> Progress:
-    """The progress of a request of which nothing has been written."""
+    """The state of a request before anything is written."""
     options = request.options.settled(model.settings)
     assert options.max_nfe is not None
     assert options.max_tokens is not None
@@ -109,7 +109,7 @@ def text_of(hole: Progress, tokens: list[int]) -> str:
 
 
 def within_bound(hole: Progress, number: int, tokens: list[int]) -> int | None:
-    """How many tokens of a candidate's canvas reach the bound; None while they do not."""
+    """How many tokens of a candidate's canvas it takes to reach the bound; None if they do not."""
     assert hole.bound is not None
     middle = hole.middles[number]
     end = hole.bound.end(written(hole, [*middle, *tokens]))
@@ -122,7 +122,7 @@ def within_bound(hole: Progress, number: int, tokens: list[int]) -> int | None:
 
 
 def terms(hole: Progress, number: int, most: int | None = None) -> Row:
-    """The terms for a candidate from now on; `most` evaluations at most."""
+    """What a candidate may still do, with at most `most` evaluations."""
     left = hole.budget - hole.nfe
     temperature = hole.options.temperature
     if temperature is None:
@@ -143,14 +143,14 @@ def missing(hole: Progress, number: int) -> int | None:
 
 
 def show(hole: Progress, frame: Frame) -> None:
-    """Something happened to a canvas."""
+    """Keep a frame, and pass it to `on_frame`."""
     hole.frames.append(frame)
     if hole.on_frame is not None:
         hole.on_frame(frame)
 
 
 def extend(hole: Progress, number: int, tokens: list[int], ended: bool, forced: bool) -> bool:
-    """Append a finished canvas to a candidate; whether the candidate may go on.
+    """Append a finished canvas to a candidate; returns whether the candidate may continue.
 
     `ended`: the canvas has an `<eom>`; `forced`: the budget ran out in it.
     """

@@ -38,10 +38,10 @@ class OutOfTime:
 
 
 def verdict(hole: Progress, text: str) -> Verdict:
-    """What a middle does to the syntax of its surroundings.
+    """Judge what a middle does to the syntax around it.
 
-    Half a character, which the tokens of its bytes can leave, is an error. A middle that there is
-    no time to judge is refused.
+    Part of a character, which byte-level tokens can leave, counts as an error. A middle that there
+    is no time to judge is refused.
     """
     if text not in hole.verdicts:
         sides = hole.request.prefix, hole.request.suffix
@@ -59,8 +59,8 @@ def doubtful(hole: Progress, number: int, tokens: list[int], sure: list[float]) 
 
     `tokens` are those of the canvas up to its `<eom>`, `sure` their probabilities and that of
     the `<eom>`. It is the least sure token that an error touches, or the `<eom>` if a body is
-    missing there. An `<eom>` that the bound put there is in no doubt, for it would be put there
-    again; nor is a healed first token with hardly an alternative.
+    missing there. An `<eom>` that the bound put there is not in doubt, because the bound would put
+    it there again; nor is a healed first token with hardly any alternatives.
     """
     middle = hole.middles[number]
     text = text_of(hole, [*middle, *tokens])
@@ -99,11 +99,11 @@ def reopen(
     sure: Array,
     banned: Sequence[Banned],
 ) -> tuple[list[int], Canvas, list[Banned]]:
-    """Open the rows that ended with a syntax error again, from their doubtful token on.
+    """Reopen the rows that ended with a syntax error, from their doubtful token on.
 
     `first` is the canvas before any repair, `sure` [batch, block] holds the probabilities of its
-    tokens. Returns the rows whose repair failed, the canvas, and what each row may not say:
-    a doubtful token is not chosen again where it stood.
+    tokens. Returns the rows whose repair failed, the canvas, and the banned tokens of each row:
+    a doubtful token is not chosen again in the same place.
     """
     failed, after = [], list(banned)
     ended = canvas.ended < canvas.ids.shape[1]
@@ -128,12 +128,12 @@ def reopen(
 
 
 def trim(hole: Progress, why: Interruption | None, out_of_time: Callable[[], bool]) -> None:
-    """Cut each candidate to its longest part that adds no syntax error.
+    """Cut each candidate to its longest beginning that adds no syntax error.
 
-    A broken one whose request was interrupted is cut to nothing: looking for a part takes time.
+    After an interruption, a broken one is cut to nothing: searching takes time.
     """
     if hole.request.length is not None:
-        return  # so long it shall be
+        return  # its length is fixed
     for number, middle in enumerate(hole.middles):
         whole = len(middle)
         for count in range(whole, -1, -1):
@@ -154,7 +154,7 @@ def trim(hole: Progress, why: Interruption | None, out_of_time: Callable[[], boo
 
 
 def ends_line(hole: Progress, middle: list[int], count: int) -> bool:
-    """Whether so many tokens of a middle, and not all, end a line, with or without its break."""
+    """Whether the first `count` tokens of a middle end a line, with or without its break."""
     last = hole.tokenizer.decode(middle[count - 1 : count])
     following = hole.tokenizer.decode(middle[count : count + 1])
     return last.endswith("\n") or following.startswith("\n")

@@ -1,7 +1,7 @@
-"""The heart: denoise canvases step by step, or write middles token by token.
+"""The decoding loops: denoise canvases step by step, or write middles token by token.
 
-The rows of a batch go at their own pace. A finished row takes part in no further evaluation, and
-no row changes what another one gets, except for the last bits of a matrix product.
+The rows of a batch proceed independently: a finished row takes part in no further evaluation, and
+no row affects another beyond the rounding of a matrix product.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Banned = tuple[tuple[int, int], ...]  # positions, and a token that may not stan
 
 @dataclass(frozen=True)
 class Row:
-    """The terms for one row of a batch.
+    """What one row of a batch may do.
 
     generator    its own source of randomness
     max_nfe      evaluations that it may take, at least 1
@@ -69,12 +69,12 @@ class Step:
 
     @classmethod
     def restoring(cls, canvas: Canvas) -> Step:
-        """The canvas is again as it was earlier: no evaluation, nothing committed."""
+        """The canvas is put back as it was: no evaluation, nothing committed."""
         nothing = np.zeros_like(canvas.open)
         return cls(canvas, nothing, nothing.astype(np.float32), nothing[:, 0])
 
     def rows(self, index: slice) -> Step:
-        """What it did to these rows."""
+        """The step, for these rows only."""
         return Step(
             self.canvas.rows(index),
             self.committed[index],
@@ -93,7 +93,7 @@ def denoise(
     lookahead: int | None = None,
     k: int = 1,
 ) -> Iterator[Step]:
-    """Commit the masks of each row; the last evaluation in its budget commits all that are left.
+    """Commit the masks of each row; the last evaluation in its budget commits all that remain.
 
     The cache holds the contexts, whose last tokens are `last`. A step evaluates `lookahead`
     positions from the first open one on; None: the whole canvas. The rule sees `k` candidates for
@@ -164,9 +164,9 @@ def verify(
 ) -> Iterator[Step]:
     """Write what `autoregress` writes at temperature 0, in fewer evaluations.
 
-    An evaluation reads the last token and, as drafts, what followed the last two tokens where
-    they stood before (prompt lookup, as in LLMA, arXiv 2304.04487). The longest run of drafts
-    that the model itself would have written is kept, and the token that it puts behind them. The
+    An evaluation reads the last token and, as a draft, what followed the previous occurrence of
+    the last two tokens (prompt lookup, as in LLMA, arXiv 2304.04487). It keeps the longest run of
+    drafted tokens that the model itself would have written, and the model's own next token. The
     cache holds the contexts without their last tokens.
     """
     index = np.arange(len(rows))
@@ -282,8 +282,9 @@ def chained(
 ) -> Prediction:
     """Tokens for the positions at `where` from left to right, each given those before it.
 
-    As far as the rule commits them, and one further; to the end in rows whose `final` evaluation
-    this is. The first position of a row has nothing before it: its states are as they are.
+    It stops one position after the last that the rule commits; in rows whose `final` evaluation
+    this is, at the end. The first position of a row has nothing before it, so its state is used
+    unchanged.
     """
     batch, width = len(where), states.shape[1]
     found = Prediction.nothing(where.shape, chained=True)
@@ -319,9 +320,8 @@ def ahead(
 ) -> Bool[Array, "batch block"]:
     """The positions of each row that a step evaluates.
 
-    Those from the first open one on as far as the lookahead reaches, and all before them. All
-    of a row that is `whole`: it must commit everything now, or its `<eom>` is given and must
-    be seen.
+    They end `lookahead` positions after the first open one. A row that is `whole` is evaluated
+    to its end: it must commit everything now, or its `<eom>` is given and must be seen.
     """
     place = np.arange(canvas.ids.shape[1])
     first = np.where(canvas.open, place, len(place)).min(1)
@@ -331,9 +331,9 @@ def ahead(
 
 
 def lookup(known: Sequence[int], marks: Marks) -> list[int]:
-    """At most DRAFTS tokens that followed the last two tokens where they last stood, up to a mark.
+    """A draft: what followed the previous occurrence of the last two tokens.
 
-    None, where these two stood together nowhere.
+    At most DRAFTS tokens, up to a mark; [] if these two have not stood together before.
     """
     for place in range(len(known) - 3, -1, -1):
         if known[place] == known[-2] and known[place + 1] == known[-1]:
@@ -344,9 +344,9 @@ def lookup(known: Sequence[int], marks: Marks) -> list[int]:
 
 
 def agreement(drafts: Sequence[int], written: Sequence[int]) -> int:
-    """How many drafts, from the first on, the model would have written; the last written follows.
+    """How many leading tokens of a draft the model would have written itself.
 
-    `written` is what it puts at each draft's place and behind the last.
+    `written` is what it predicts at the place of each drafted token and after the last.
     """
     pairs = zip(drafts, written[:-1], strict=False)
     return next(
@@ -360,7 +360,7 @@ def spread(
     at: Int[Array, "rows places"],
     like: Bool[Array, "rows block"],
 ) -> Bool[Array, "rows block"]:
-    """Flags put at their positions of a canvas; those beyond its end are dropped."""
+    """Flags scattered to their positions in a canvas; those beyond its end are dropped."""
     width = like.shape[1]
     wide = np.zeros((len(like), width + at.shape[1]), bool)
     np.put_along_axis(wide, at, flags, 1)
@@ -381,7 +381,7 @@ def bounded(canvas: Canvas, rows: Sequence[Row]) -> Canvas:
 def narrow(
     index: Int[Array, " rows"], cache: KVCache, going: Bool[Array, " batch"]
 ) -> tuple[Int[Array, " fewer"], KVCache]:
-    """Those rows of `index`, whose cache is given, that are `going`, and their cache."""
+    """The rows of `index` that are still `going`, and their rows of the cache."""
     kept = going[index]
     if kept.all():
         return index, cache
@@ -395,7 +395,7 @@ def step_of(
     confidence: Float[Array, "rows block"],
     ruled: Bool[Array, "rows block"],
 ) -> Step:
-    """The step that made of the rows in `index` what they are `after`; others stay."""
+    """The step that turned the rows in `index` into `after`; all other rows are unchanged."""
     committed = canvas.masked[index] & ~after.masked
     ids = canvas.ids.copy()
     ids[index] = after.ids

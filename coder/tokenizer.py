@@ -12,14 +12,14 @@ import tokenizers
 
 from talaria.coder.errors import CheckpointError
 
-TAIL = 200  # characters at the end of a prefix that its last token is looked for in
+TAIL = 200  # characters at the end of a prefix that are tokenised to find its last token
 
 
 class Tokenizer:
     """Text to token ids and back; any text survives the round trip.
 
-    Special tokens are never read out of text, so a file that contains "<mask>" is only text. A
-    lone surrogate, which has no bytes, is read as "?".
+    Text never encodes to special tokens, so "<mask>" in a file is plain text. A lone surrogate,
+    which UTF-8 cannot represent, is read as "?".
 
     special  the special tokens by name; their ids may lie anywhere
     """
@@ -92,5 +92,5 @@ class Tokenizer:
 
 
 def _encodable(text: str) -> str:
-    """The text as UTF-8 can say it: an editor's JSON may bring half of a surrogate pair."""
+    """The text with lone surrogates replaced, which JSON from an editor may contain."""
     return text.encode("utf-8", "replace").decode()

@@ -1,8 +1,8 @@
 """Which open positions of a canvas become tokens in a step.
 
 A rule is a pure function of what the model predicts there. It commits at least one open position
-of each row that has one, so that denoising ends. The rule here won our measurements;
-`benchmarks/rules.py` has others.
+of each row that has one, so that denoising terminates. The rule here won our measurements;
+`benchmarks/rules.py` has the others.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Prediction:
 
         Chained: the probability that all tokens up to this one are right, given the first, which
         is committed anyway. Otherwise the token's probability times that of no `<eom>` before it:
-        nothing behind the end is read, so a sure token behind a likely end is worth nothing.
+        nothing after the end is read, so a confident token after a likely end is worth nothing.
         """
         if self.chained:
             factors = np.where(self.open & ~self.leftmost, self.probability, 1)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from talaria.coder.backbone import Array
 
 OPSET, IR_VERSION = 23, 11  # the first with RMSNormalization, RotaryEmbedding and Attention
-MOST_THREADS = 4  # more of them wait for each other in products so small
+MOST_THREADS = 4  # more would wait for each other in matrix products this small
 # How long a thread waits awake, in microseconds: enough for the next operator, too short to
 # hold up another program that wants the core.
 SPIN = 50
