@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from talaria.finetune.tokenizer import as_text
+from talaria.finetune.vocabularies import as_text
 
 
 def test_a_comparison_has_a_column_for_each_vocabulary() -> None:
