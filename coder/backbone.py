@@ -293,7 +293,10 @@ def likeliest(
     constraints: Sequence[Constraint] | None = None,
     temperatures: Float[Array, " positions"] | None = None,
 ) -> Candidates:
-    """Candidates from float32 logits, which are used up; equal ones in the order of their ids."""
+    """Candidates from float32 logits, which are overwritten; equal ones in the order of their ids.
+
+    Which of equal ones are left out where there are more than k is undefined.
+    """
     logits[:, never] = -np.inf
     constrain(logits, constraints)
     if temperatures is not None:

@@ -6,16 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from talaria.coder.backbone import (
-    Array,
-    Backbone,
-    Candidates,
-    Constraint,
-    KVCache,
-    constrain,
-    likeliest,
-    log_softmax,
-)
+from talaria.coder.backbone import Array, CpuBackbone, KVCache
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.request import Settings
@@ -24,7 +15,7 @@ SETTINGS = Settings(working_context=2048, block_length=64)
 Script = Sequence[Mapping[int, float]]  # for each place of a middle, tokens and their probabilities
 
 
-class ScriptedBackbone(Backbone):
+class ScriptedBackbone(CpuBackbone):
     """Predicts by where in a middle a token stands, whatever the tokens before it are.
 
     scripts  by the context, what is said at each place; behind the last one, `<eom>`. A context
@@ -76,26 +67,8 @@ class ScriptedBackbone(Backbone):
             )
         return states, own[:1], own[1:]
 
-    def candidates(
-        self,
-        states: Array,
-        k: int,
-        constraints: Sequence[Constraint] | None = None,
-        temperatures: Array | None = None,
-    ) -> Candidates:
-        """The k likeliest tokens, as `Backbone` has it."""
-        return likeliest(self._logits(states), k, self.marks.never, constraints, temperatures)
-
-    def log_probabilities(
-        self, states: Array, ids: Array, constraints: Sequence[Constraint] | None = None
-    ) -> Array:
-        """Log-probabilities of given tokens, as `Backbone` has it."""
-        logits = self._logits(states)
-        constrain(logits, constraints)
-        found: Array = log_softmax(logits)[np.arange(len(ids)), ids]
-        return found
-
-    def _logits(self, states: Array) -> Array:
+    def logits(self, states: Array) -> Array:
+        """By the scripts; what they do not name is hardly possible."""
         logits = np.full((len(states), self.vocab_size), np.log(1e-6), np.float32)
         for row, (number, place) in zip(logits, states.tolist(), strict=True):
             script = self.scripts[number]

@@ -376,6 +376,14 @@ def test_an_adapter_is_loaded_with_its_base(adapted: Path, owl: Owl) -> None:
     assert checkpoint.load(adapted).weights_hash == model.weights_hash
 
 
+def test_a_base_may_be_used_as_it_is(adapted: Path, owl: Owl) -> None:
+    """Without an adapter, its hash alone names the weights."""
+    edit_config(adapted, lambda config: config.update(sha256={}))
+    (adapted / ADAPTER).unlink()
+    assert checkpoint.load(adapted).weights_hash == NAMED
+    assert owl.given == ["wise", b"", BASE, "cpu"]
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
