@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from talaria.coder import checkpoint
 from talaria.coder.backbone import Array, Backbone, KVCache
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import Contexts, common_prefix
 from talaria.coder.errors import UsageError
 from talaria.coder.infill import Memory, fill
 from talaria.coder.request import Options, Request
+from tests.coder.holes import CODE
 
 
 def read(backbone: Backbone, cache: KVCache, last: int) -> Array:
@@ -106,7 +105,7 @@ def test_typing_in_a_long_file_gives_the_same_texts(model: Checkpoint) -> None:
     """On a context as long as the model may read, whose beginning is cut."""
     longer = replace(model.settings, working_context=512)
     model = replace(model, settings=longer)
-    text = Path(checkpoint.__file__).read_text(encoding="utf-8")
+    text = "\n\n".join(CODE * 4)
     memory, options = Memory(model), Options(max_tokens=8, check_syntax=False)
     reused = []
     for end in range(3000, 3030):
