@@ -19,7 +19,8 @@ def refusal(request: Request, text: str, verdict: Verdict | None = None) -> str 
     if not text:
         return "the model has nothing to offer"
     until = request.options.until
-    if until and len(text.rstrip()) > (Bound(until, request.prefix).end(text) or len(text)):
+    end = Bound(until, request.prefix).end(text) if until else None
+    if end is not None and len(text.rstrip()) > end:
         return f"what the model offers goes beyond its {until} ({shorten(text)})"
     if verdict is None:
         verdict = judge(request.prefix, text, request.suffix, complete=True)

@@ -58,6 +58,13 @@ def test_a_middle_lies_within_its_bound(until: Until, text: str, reason: str | N
     assert reason is None or reason in (found or "")
 
 
+def test_a_bound_may_be_where_the_hole_is() -> None:
+    """Then nothing at all lies within it."""
+    options = Options(until="block", complete=True)
+    found = refusal(Request("def f():\n    x = 1", "\n", options), "\ny = 2")
+    assert found == "what the model offers goes beyond its block ('\\ny = 2')"
+
+
 def test_what_compiled_must_compile() -> None:
     """A file that did not compile before may be written to all the same."""
     said = refusal(request(), "nonlocal x", Verdict(0, 0))
