@@ -42,8 +42,8 @@ class Layout:
         return [*self.file, *self.tokenizer.encode(f"{path}\n")]
 
     def fit(self, prefix: str, suffix: str, room: int, files: Sequence[Piece] = ()) -> list[int]:
-        """The context of a hole in at most `room` tokens."""
-        room -= len(self.head) + len(self.between) + len(self.tail)
+        """The context of a hole in at most `room` tokens; the sentinels are there in any case."""
+        room = max(0, room - len(self.head) - len(self.between) - len(self.tail))
         beside = self.fit_files(files, int(FILES * room))
         room -= len(beside)
         after = self.tokenizer.encode(suffix[: 12 * room])[: int(SUFFIX * room)]
@@ -56,6 +56,8 @@ class Layout:
         Text and tokens are dropped in coarse steps, so that a few more characters at the end leave
         the beginning, and thereby a KV cache, as it was.
         """
+        if not room:
+            return []
         reach = 8 * room
         excess = max(0, len(text) - reach)
         start = -(-excess // room) * room

@@ -30,12 +30,16 @@ def test_the_prefix_stands_last(tokenizer: TalariaTokenizer) -> None:
     assert tokenizer.layout.arrange([1], [2])[1:4:2] == [2, 1]
 
 
-@given(text=st.text(alphabet="ab (\n", max_size=3000), room=st.integers(4, 90))
+@given(text=st.text(alphabet="ab (\n", max_size=3000), room=st.integers(-5, 90))
 def test_the_context_fits(tokenizer: TalariaTokenizer, text: str, room: int) -> None:
-    """Whatever the file, the layout stays within its room."""
-    layout = tokenizer.layout
-    assert len(layout.fit(text, text, room)) <= room
-    assert text.endswith(tokenizer.decode(layout.fit_prefix(text, room)))
+    """Whatever the file, the layout stays within its room; its sentinels are always there."""
+    layout, piece = tokenizer.layout, Piece("a.py", text)
+    for files in ((), (piece,)):
+        found = layout.fit(text, text, room, files)
+        assert len(found) <= max(room, 3)
+        assert found.count(tokenizer.suf) == found.count(tokenizer.pre) == 1
+        assert found[-1] == tokenizer.mid
+    assert text.endswith(tokenizer.decode(layout.fit_prefix(text, max(0, room))))
 
 
 def test_sentinels_stand_where_the_format_has_them(layout: Layout) -> None:
