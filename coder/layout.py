@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from talaria.coder.source import Piece
 from talaria.coder.tokenizer import Tokenizer
 
-FILES = 1 / 3  # of the room for a context that excerpts of other files may take
-SUFFIX = 2 / 5  # of what these leave that the suffix may take
+FILES = 1 / 3  # the share of a context that excerpts of other files may take
+SUFFIX = 2 / 5  # the share of the rest that the suffix may take
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Layout:
     def arrange(
         self, prefix: Sequence[int], suffix: Sequence[int], files: Sequence[int] = ()
     ) -> list[int]:
-        """The context of a hole whose parts are tokens already."""
+        """The context of a hole whose parts are already tokens."""
         return [*files, *self.head, *suffix, *self.between, *prefix, *self.tail]
 
     def file_header(self, path: str) -> list[int]:
-        """What stands before an excerpt of another file."""
+        """The tokens before an excerpt of another file."""
         assert self.file is not None
         return [*self.file, *self.tokenizer.encode(f"{path}\n")]
 
@@ -53,8 +53,8 @@ class Layout:
     def fit_prefix(self, text: str, room: int) -> list[int]:
         """The last tokens of a prefix, at most `room`, cut at a place that typing seldom moves.
 
-        Text and tokens are dropped in coarse steps, so that a few more characters at the end leave
-        the beginning, and thereby a KV cache, as it was.
+        Text and tokens are dropped in coarse steps: a few more characters at the end leave the
+        beginning unchanged, and the KV cache with it.
         """
         if not room:
             return []

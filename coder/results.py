@@ -31,7 +31,7 @@ class Frame:
     healed: str = ""
 
     def text(self, row: int, tokenizer: Tokenizer) -> str:
-        """What the canvas says in a row up to its first mask, without what is `healed`."""
+        """The text of a row up to its first mask, without the part that is `healed`."""
         return tokenizer.decode(self.step.canvas.middle(row)).removeprefix(self.healed)
 
 
@@ -90,7 +90,7 @@ class Infill:
     def probabilities(self, candidate: Candidate) -> list[float]:
         """The probabilities at which a middle's tokens were committed, its `<eom>` included.
 
-        Tokens trimmed off because of an error count too: they cast doubt on the rest.
+        Tokens that were trimmed because of an error count too: they cast doubt on the rest.
         """
         sure: dict[tuple[int, int, int], float] = {}  # by canvas, position and token
         canvases: dict[int, list[int]] = {}
@@ -127,5 +127,5 @@ class Infill:
 
 
 def unanswered(why: Interruption) -> Infill:
-    """The outcome of a request that was interrupted before anything was read."""
+    """The outcome of a request that was interrupted before the model read anything."""
     return Infill([Candidate("", [], why, None, 0)], 0, 0.0, 0, 0, Verdict(0, 0), [])

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 SPECIAL = ("<mask>", "<eom>", "<suf>", "<pre>", "<mid>", "<file>")
 
-# A line break takes the indentation behind it along; a run of blanks at the beginning of a span
-# is a token of its own. Words carry one blank before them and the underscores on their left, so
-# `max_length` is `max` + `_length`.
+# A line break includes the indentation after it; a run of blanks at the beginning of a span is a
+# token of its own. Words include one blank and the underscores before them, so `max_length` is
+# `max` + `_length`.
 WORDS = (
     r"\r?\n[\r\n\t ]*"
     r"| {2,}|\t+"
