@@ -52,7 +52,7 @@ print("été")
 '''
 
 
-class Terminal:
+class Shell:
     """Runs commands as a shell would and keeps what they print."""
 
     def __init__(
@@ -72,9 +72,9 @@ class Terminal:
 @pytest.fixture
 def infill(
     model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Terminal:
+) -> Shell:
     """`talaria infill` with the tiny model."""
-    return Terminal(model_folder, capsys, monkeypatch)
+    return Shell(model_folder, capsys, monkeypatch)
 
 
 @pytest.fixture
@@ -96,9 +96,7 @@ def targets(file: Path) -> list[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("form", range(3))
 @pytest.mark.parametrize("mode", ["diffuse", "verify", "ar"])
-def test_json_has_the_fields_of_the_design(
-    infill: Terminal, file: Path, form: int, mode: str
-) -> None:
+def test_json_has_the_fields_of_the_design(infill: Shell, file: Path, form: int, mode: str) -> None:
     """On all three forms of a target and in both modes; standard output holds nothing else."""
     target, stdin = targets(file)[form]
     assert infill(target, "--json", "--mode", mode, stdin=stdin) == 0
@@ -114,7 +112,7 @@ def test_json_has_the_fields_of_the_design(
     assert json.loads(infill.out)["text"] == first
 
 
-def test_the_middle_alone_goes_to_standard_output(infill: Terminal, file: Path) -> None:
+def test_the_middle_alone_goes_to_standard_output(infill: Shell, file: Path) -> None:
     """And one line about the effort to standard error."""
     assert infill(f"{file}:7:8", "--json", "--no-syntax-check") == 0
     text = json.loads(infill.out)["text"]
@@ -125,7 +123,7 @@ def test_the_middle_alone_goes_to_standard_output(infill: Terminal, file: Path) 
     assert "a step)" in infill.err
 
 
-def test_diff_and_write_agree(infill: Terminal, file: Path) -> None:
+def test_diff_and_write_agree(infill: Shell, file: Path) -> None:
     """The diff applied is the file written; nothing outside of the hole changes."""
     assert infill(f"{file}::Account.deposit", "--diff") == 0
     assert infill.out.startswith("--- ")
@@ -161,7 +159,7 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 @pytest.mark.parametrize("text", ["", 'return """', "return ("])
 def test_nothing_and_nothing_broken_is_written(
-    infill: Terminal, file: Path, offer: Callable[[str], None], text: str
+    infill: Shell, file: Path, offer: Callable[[str], None], text: str
 ) -> None:
     """A function keeps its body; one line says why, and the exit code is 1."""
     offer(text)
@@ -174,7 +172,7 @@ def test_nothing_and_nothing_broken_is_written(
 
 
 def test_no_file_that_compiles_is_broken(
-    infill: Terminal, file: Path, offer: Callable[[str], None]
+    infill: Shell, file: Path, offer: Callable[[str], None]
 ) -> None:
     """Whatever the judge says, as of a block whose body may come; a broken file is written to."""
     offer("if amount:")
@@ -200,7 +198,7 @@ def test_no_file_that_compiles_is_broken(
     ],
 )
 def test_what_is_written_is_complete(
-    infill: Terminal,
+    infill: Shell,
     file: Path,
     monkeypatch: pytest.MonkeyPatch,
     place: str,
@@ -219,9 +217,7 @@ def test_what_is_written_is_complete(
     assert asked == [complete]
 
 
-def test_nothing_to_offer_is_said(
-    infill: Terminal, file: Path, offer: Callable[[str], None]
-) -> None:
+def test_nothing_to_offer_is_said(infill: Shell, file: Path, offer: Callable[[str], None]) -> None:
     """On standard error; standard output stays empty, but for JSON as it always is."""
     offer("")
     for target, stdin in targets(file):
@@ -254,7 +250,7 @@ def test_what_it_took_in_words() -> None:
 
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_diff_can_be_applied(
-    infill: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+    infill: Shell, file: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
 ) -> None:
     """In the current folder, however a file in it is named; elsewhere from the root on."""
     inside = file.parent / "a folder"
@@ -277,7 +273,7 @@ def test_a_diff_can_be_applied(
         assert patched == file.read_text(encoding="utf-8")
 
 
-def test_a_trace_never_takes_the_place_of_the_source(infill: Terminal, file: Path) -> None:
+def test_a_trace_never_takes_the_place_of_the_source(infill: Shell, file: Path) -> None:
     """Whatever its name, nor of a folder."""
     for name in (str(file), str(file.parent / "." / file.name), str(file.parent)):
         assert infill(f"{file}:7:8", "--trace", name) == 2
@@ -324,7 +320,7 @@ def test_a_terminal_without_the_characters(model_folder: Path, file: Path) -> No
 
 
 def test_an_interrupt_while_writing(
-    infill: Terminal,
+    infill: Shell,
     file: Path,
     offer: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -342,7 +338,7 @@ def test_an_interrupt_while_writing(
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_candidates_and_trace(infill: Terminal, file: Path, tmp_path: Path) -> None:
+def test_candidates_and_trace(infill: Shell, file: Path, tmp_path: Path) -> None:
     """Several candidates come ranked; the trace is a page that needs nothing else."""
     page = tmp_path / "trace.html"
     assert infill(f"{file}:7:8", "--json", "--candidates", "3", "--trace", str(page)) == 0
@@ -355,7 +351,7 @@ def test_candidates_and_trace(infill: Terminal, file: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("mode", ["diffuse", "ar"])
 def test_candidates_are_printed(
-    infill: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+    infill: Shell, file: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     """All that have a text, the best first, a line between them; the first alone is written."""
     asked = (f"{file}:7:8", "--mode", mode, "--candidates", "4", "--no-syntax-check")
@@ -375,7 +371,7 @@ def test_candidates_are_printed(
 
 @pytest.mark.parametrize("place", ["no/trace.html", "account.py/trace.html"])
 def test_a_trace_that_cannot_be_written(
-    infill: Terminal, file: Path, tmp_path: Path, place: str
+    infill: Shell, file: Path, tmp_path: Path, place: str
 ) -> None:
     """Is said in one line, by the name that was given, before a model is looked for."""
     infill.model = tmp_path / "nothing"
@@ -385,7 +381,7 @@ def test_a_trace_that_cannot_be_written(
 
 
 def test_a_trace_that_fails_at_the_end(
-    infill: Terminal, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    infill: Shell, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Leaves nothing, and the former page as it was."""
 
@@ -417,7 +413,7 @@ def test_a_trace_that_fails_at_the_end(
     ],
 )
 def test_a_bad_file_or_target(
-    infill: Terminal, tmp_path: Path, content: bytes | None, target: str, code: int, reason: str
+    infill: Shell, tmp_path: Path, content: bytes | None, target: str, code: int, reason: str
 ) -> None:
     """One line that says what, the limit and the remedy; the file stays as it was."""
     path = tmp_path / "a.py"
@@ -432,14 +428,14 @@ def test_a_bad_file_or_target(
 
 
 @pytest.mark.parametrize("text", [b"", b"x = 1\n", b"<|fill|> and <|fill|>", b"\xff<|fill|>"])
-def test_bad_standard_input(infill: Terminal, text: bytes) -> None:
+def test_bad_standard_input(infill: Shell, text: bytes) -> None:
     """No mark, two marks, nothing, or not a text: one line."""
     assert infill("-", stdin=text) in (1, 2)
     assert infill.err.startswith("talaria: ")
     assert infill.err.count("\n") == 1
 
 
-def test_wrong_options(infill: Terminal, file: Path) -> None:
+def test_wrong_options(infill: Shell, file: Path) -> None:
     """Exit code 2, the value and the limit."""
     assert infill(f"{file}:1:0", "--max-nfe", "0") == 2
     assert "--max-nfe is 0" in infill.err
@@ -457,7 +453,7 @@ def test_wrong_options(infill: Terminal, file: Path) -> None:
     ],
 )
 def test_options_that_would_change_nothing(
-    infill: Terminal, file: Path, given: tuple[str, ...]
+    infill: Shell, file: Path, given: tuple[str, ...]
 ) -> None:
     """Are refused by their names."""
     assert infill(f"{file}:7:8", *given) == 2
@@ -466,7 +462,7 @@ def test_options_that_would_change_nothing(
 
 
 def test_an_unknown_or_damaged_model(
-    infill: Terminal, model_folder: Path, file: Path, tmp_path: Path
+    infill: Shell, model_folder: Path, file: Path, tmp_path: Path
 ) -> None:
     """One line, exit code 1."""
     infill.model = tmp_path / "nothing"

@@ -29,7 +29,7 @@ from tests.pace import within
 BOM = b"\xef\xbb\xbf"
 
 
-class Terminal:
+class FileShell:
     """Runs `talaria infill` on a file and keeps what it prints."""
 
     def __init__(self, model: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,17 +75,17 @@ class Terminal:
 
 
 @pytest.fixture
-def tiny(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Terminal:
+def tiny(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> FileShell:
     """With a model whose every weight is random: it writes anything."""
     (tmp_path / "code").mkdir()
-    return Terminal(str(model_folder), tmp_path / "code" / "odd.py", capsys)
+    return FileShell(str(model_folder), tmp_path / "code" / "odd.py", capsys)
 
 
 @pytest.fixture
-def shipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Terminal:
+def shipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> FileShell:
     """With the model in the package."""
     (tmp_path / "code").mkdir()
-    return Terminal(checkpoint.DEFAULT_MODEL, tmp_path / "code" / "odd.py", capsys)
+    return FileShell(checkpoint.DEFAULT_MODEL, tmp_path / "code" / "odd.py", capsys)
 
 
 # Texts with the hole between ⟦ and ⟧, which are taken out.
@@ -143,7 +143,7 @@ def parted(text: str) -> tuple[str, str, str, str]:
 
 @pytest.mark.parametrize("text", CURSORS.values(), ids=CURSORS)
 @pytest.mark.parametrize("bom", [b"", BOM], ids=["", "mark"])
-def test_at_an_odd_cursor(tiny: Terminal, text: str, bom: bytes) -> None:
+def test_at_an_odd_cursor(tiny: FileShell, text: str, bom: bytes) -> None:
     """What is written adds no error, and every byte around it stays, as does a byte-order mark."""
     place, before, hole, after = parted(text)
     middle = tiny.written(place, bom + before.encode(), hole.encode(), after.encode())
@@ -177,7 +177,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize(("name", "text"), BODIES.values(), ids=BODIES)
-def test_an_odd_function_gets_a_body(tiny: Terminal, name: str, text: str) -> None:
+def test_an_odd_function_gets_a_body(tiny: FileShell, name: str, text: str) -> None:
     """Or keeps its own; what is around the body stays."""
     _, before, hole, after = parted(text)
     if name == "::ñ":  # a comment on the last line belongs to the body
@@ -194,7 +194,7 @@ def test_an_odd_function_gets_a_body(tiny: Terminal, name: str, text: str) -> No
         ("def f():\n    def g(): 'Do.'\n    return g\n", "; "),
     ],
 )
-def test_a_missing_body_is_led_in(tiny: Terminal, text: str, lead: str) -> None:
+def test_a_missing_body_is_led_in(tiny: FileShell, text: str, lead: str) -> None:
     """At the depth of its function, however deep, and on the line of a one-line function."""
     tiny.file.write_bytes(text.encode())
     assert tiny("::f.g", "--json", "--no-syntax-check", "--temperature", "1") == 0
@@ -202,7 +202,7 @@ def test_a_missing_body_is_led_in(tiny: Terminal, text: str, lead: str) -> None:
 
 
 @pytest.mark.golden
-def test_the_shipped_model_writes_odd_functions(shipped: Terminal) -> None:
+def test_the_shipped_model_writes_odd_functions(shipped: FileShell) -> None:
     """A nested, an asynchronous and a one-line function, and one with `match`, each its body."""
     for name, before, after in (
         ("::f.g", b"def f(values):\n    def g():\n        ", b"\n    return g\n"),
@@ -215,7 +215,7 @@ def test_the_shipped_model_writes_odd_functions(shipped: Terminal) -> None:
         assert judge(before.decode("utf-8-sig"), middle.decode(), after.decode()).clean
 
 
-def test_columns_count_characters(tiny: Terminal) -> None:
+def test_columns_count_characters(tiny: FileShell) -> None:
     """Astral and combining ones too: a column in bytes or in UTF-16 would be another place."""
     line = "s = '𝒳😀e\u0301'.up"
     before, after = f"import os\n{line}".encode(), b"per()\n"
@@ -239,7 +239,7 @@ def test_columns_count_characters(tiny: Terminal) -> None:
     ],
 )
 def test_what_cannot_be_done_takes_one_line(
-    tiny: Terminal, place: str, data: bytes, reason: str
+    tiny: FileShell, place: str, data: bytes, reason: str
 ) -> None:
     """Exit code 1, nothing on standard output, the file as it was."""
     tiny.file.write_bytes(data)
@@ -262,7 +262,7 @@ LONG = {
 
 
 @pytest.mark.parametrize(("before", "after"), LONG.values(), ids=LONG)
-def test_lines_of_100000_characters(tiny: Terminal, before: str, after: str) -> None:
+def test_lines_of_100000_characters(tiny: FileShell, before: str, after: str) -> None:
     """They are filled or left as they are, and their columns are counted."""
     place, *_ = parted(f"{before}⟦⟧{after}")
     tiny.written(place, before.encode(), b"", after.encode())
@@ -336,7 +336,7 @@ def test_10_megabytes_are_answered_soon(engine: Engine, name: str) -> None:
         assert found.syntax.clean
 
 
-def test_10_megabytes_are_written(tiny: Terminal) -> None:
+def test_10_megabytes_are_written(tiny: FileShell) -> None:
     """By position and by name, and shown as a diff of a few lines."""
     before, after = (part.encode() for part in LARGE["functions"])
     line = before.count(b"\n") + 1
