@@ -170,7 +170,9 @@ def verify(
     cache holds the contexts without their last tokens.
     """
     index = np.arange(len(rows))
-    known = [context[:-1] for context in contexts]
+    # A sentinel at the end is no text: nothing was ever drafted behind it.
+    never = canvas.marks.never
+    known = [context[:-1] if context[-1] in never else list(context) for context in contexts]
     unread = [context[-1] for context in contexts]
     for nfe in count():
         affordable = np.array([row.max_nfe > nfe for row in rows])

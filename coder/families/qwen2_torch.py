@@ -52,7 +52,7 @@ class Qwen2Block(nn.Module):
         y = attend(rotate(q, rotary), rotate(k, rotary), v)
         x = x + self.attn_output(y.transpose(1, 2).reshape(batch, length, -1))
         y = self.ffn_norm(x)
-        return x + self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y))
+        return torch.add(x, self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y)))
 
 
 class Qwen2(nn.Module):
