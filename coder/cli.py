@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from talaria.coder import doctor, infill_command
+from talaria.coder import doctor, infill_command, models_command
 from talaria.coder.errors import TalariaError, UsageError
 
 COMMANDS = "talaria.commands"  # entry points of the commands that live outside `coder`
@@ -21,7 +21,7 @@ USAGE = """usage: talaria COMMAND [OPTIONS]
 Fill in code by diffusion.
 
   infill     fill a hole in a file, or write the body of a function
-  models     what can be loaded, where it lies, size, licence
+  models     what can be loaded, where it lies, size, licence; fetch a base
   doctor     what to paste into a bug report
 {others}
 `talaria COMMAND --help` says more. Version {version}."""
@@ -70,7 +70,7 @@ def run(argv: list[str]) -> int:
     name = argv[0] if argv else "--help"
     builtin: dict[str, Callable[[list[str]], int]] = {
         "infill": infill_command.command,
-        "models": doctor.models_command,
+        "models": models_command.command,
         "doctor": doctor.command,
     }
     if name in builtin:

@@ -1,4 +1,4 @@
-"""`talaria models` and `talaria doctor`: what can be loaded, and what a bug report needs."""
+"""`talaria doctor`: what a bug report needs."""
 
 from __future__ import annotations
 
@@ -21,26 +21,6 @@ NEEDED = (
     "tree-sitter-python",
     "pygls",
 )
-
-
-def models_command(argv: list[str]) -> int:
-    """`talaria models`: a line for each model found by name."""
-    argparse.ArgumentParser(prog="talaria models", description="What can be loaded.").parse_args(
-        argv
-    )
-    from talaria.coder import checkpoint
-
-    listings = checkpoint.available()
-    for listing in listings:
-        default = "  (default)" if listing.name == checkpoint.DEFAULT_MODEL else ""
-        print(
-            f"{listing.name}  {listing.parameters / 1e6:.1f}M parameters  "
-            f"{listing.bytes / 1e6:.1f} MB  {listing.licence}  {listing.path}{default}"
-        )
-    if not listings:
-        folders = ", ".join(map(str, checkpoint.model_folders()))
-        raise TalariaError(f"no model found in {folders}; train one with `talaria train`")
-    return 0
 
 
 def command(argv: list[str]) -> int:

@@ -3,6 +3,7 @@
 TalariaError                 it could not be done; exit code 1
 ├── SourceError              the file or text to fill
 ├── CheckpointError          a model's folder
+├── FetchError               a base that cannot be fetched
 ├── DataError                a corpus, a tokenizer or a data set
 └── UsageError               the request itself is wrong; exit code 2
 
@@ -24,6 +25,10 @@ class SourceError(TalariaError):
 
 class CheckpointError(TalariaError):
     """A model's folder is missing, damaged or of another format."""
+
+
+class FetchError(TalariaError):
+    """A base cannot be fetched: no source has it, or there is no place to put it."""
 
 
 class DataError(TalariaError):

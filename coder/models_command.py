@@ -1,0 +1,143 @@
+"""`talaria models`: what can be loaded; `talaria models get`: fetch a base."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from talaria.coder.errors import TalariaError
+
+QUIET_SECONDS = 15.0  # between lines about progress, where there is no terminal for a bar
+
+
+def command(argv: list[str]) -> int:
+    """`talaria models`: list what can be loaded, or fetch a base; exit code."""
+    parser = argparse.ArgumentParser(prog="talaria models", description="What can be loaded.")
+    actions = parser.add_subparsers(dest="action", metavar="get")
+    getting = actions.add_parser(
+        "get",
+        help="fetch a base and verify it",
+        description="Fetch a base and verify its SHA-256; print where it lies.",
+    )
+    getting.add_argument("name", metavar="NAME", help="a base that `talaria models` lists")
+    getting.add_argument(
+        "--from", dest="source", metavar="FILE", help="a copy of its file, tried first"
+    )
+    args = parser.parse_args(argv)
+    if args.action == "get":
+        return get(args.name, args.source)
+    print_models()
+    return 0
+
+
+def print_models() -> None:
+    """Print a line for each model found by name and each base: state, size, licence, where."""
+    rows = list(_rows())
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def _rows() -> Iterator[tuple[str, ...]]:
+    """The cells of each line: models first, then the bases that none of them adapts."""
+    from talaria.coder import bases, checkpoint
+
+    listings = checkpoint.available()
+    if not listings:
+        folders = ", ".join(map(str, checkpoint.model_folders()))
+        raise TalariaError(f"no model found in {folders}; train one with `talaria train`")
+    shipped = checkpoint.model_folders()[-1]
+    by_hash = {base.sha256: base for base in bases.known().values()}
+    adapted = set()
+    for listing in listings:
+        state = "embedded" if listing.path.parent == shipped else "ready"
+        size, where = listing.bytes, str(listing.path)
+        named = checkpoint.read_config(listing.path).get("base", {}).get("sha256")
+        if base := by_hash.get(named):
+            adapted.add(base)
+            state, size = bases.state(base), size + base.bytes
+            if state != "ready":
+                where = _remedy(base.name)
+        default = "  (default)" if listing.name == checkpoint.DEFAULT_MODEL else ""
+        yield _row(listing.name, state, listing.parameters, size, listing.licence, where + default)
+    for base in by_hash.values():
+        if base not in adapted:
+            state = bases.state(base)
+            where = str(bases.place(base)) if state == "ready" else _remedy(base.name)
+            yield _row(base.name, state, base.parameters, base.bytes, base.licence, where)
+
+
+def _row(
+    name: str, state: str, parameters: int, size: int, licence: str, where: str
+) -> tuple[str, ...]:
+    counts = f"{parameters / 1e6:.1f}M parameters", f"{size / 1e6:.1f} MB"
+    return name, state, *counts, licence, where
+
+
+def _remedy(name: str) -> str:
+    return f"talaria models get {name}"
+
+
+def get(name: str, source: str | None) -> int:
+    """Fetch a base, and tell on standard error how it goes; print where it lies."""
+    from talaria.coder import bases
+
+    terminal = Terminal()
+    try:
+        path = bases.get(name, Path(source) if source is not None else None, terminal)
+    except KeyboardInterrupt:
+        raise TalariaError(
+            "interrupted; what has arrived is kept, and the same command goes on from there"
+        ) from None
+    finally:
+        terminal.close()
+    print(path)
+    return 0
+
+
+class Terminal:
+    """Reports to standard error: a bar on a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.label = ""
+        self.spoke = time.monotonic()
+
+    def line(self, text: str) -> None:
+        """Print a line of its own."""
+        self.close()
+        print(text, file=sys.stderr, flush=True)
+
+    def moved(self, label: str, done: int, total: int) -> None:
+        """Move the bar; it shows share, rate and the time left."""
+        if not sys.stderr.isatty():
+            if time.monotonic() > self.spoke + QUIET_SECONDS:
+                self.line(f"{label}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+            return
+        if self.bar is None or label != self.label:
+            from tqdm import tqdm
+
+            self.close()
+            self.label = label
+            self.bar = tqdm(
+                desc=label,
+                initial=done,
+                total=total,
+                unit="B",
+                unit_scale=True,
+                dynamic_ncols=True,
+                leave=False,
+            )
+        # What pip has downloaded is counted before the part is read; it is not counted twice.
+        self.bar.update(max(0, done - self.bar.n))
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self.spoke = time.monotonic()
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
