@@ -146,11 +146,16 @@ class Hub:
             except httpx2.HTTPError as error:
                 retries -= 1
                 if position == start or not retries:  # no connection, rather than a broken one
+                    reason = str(error) or type(error).__name__
                     raise Unavailable(
-                        f"no connection ({error or type(error).__name__}) at byte {position:,}; "
-                        "check the network and its proxy, or set HF_ENDPOINT to a mirror"
+                        f"no connection ({reason}) at byte {position:,}; check the network "
+                        "and its proxy, or set HF_ENDPOINT to a mirror"
                     ) from error
                 time.sleep(PAUSE)
+            except (OSError, ValueError, httpx2.InvalidURL) as error:
+                raise Unavailable(
+                    f"cannot be asked ({error}); check HF_ENDPOINT, HF_TOKEN and SSL_CERT_FILE"
+                ) from error
 
     def _stream(self, position: int) -> Chunks:
         """One answer: the bytes from `position` on, for as long as the connection lasts."""
@@ -251,9 +256,12 @@ class Wheels:
         places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(fresh))
         try:
             with tempfile.TemporaryFile(dir=fresh) as messages:
-                process = subprocess.Popen(
-                    command, env={**os.environ, **places}, stdout=messages, stderr=messages
-                )
+                try:
+                    process = subprocess.Popen(
+                        command, env={**os.environ, **places}, stdout=messages, stderr=messages
+                    )
+                except OSError as error:
+                    raise Unavailable(f"{command[0]} cannot be started ({error})") from error
                 try:
                     while process.poll() is None:
                         arrived(_wheel_bytes(fresh))
@@ -307,7 +315,7 @@ def _member(wheel: Path, part: WheelPart) -> Chunks:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
         raise WrongBytes(
             f"{wheel.name} is damaged or another file ({error}); thrown away"
         ) from error

@@ -225,7 +225,7 @@ def _from_first_source(
     reasons = []
 
     def report(source: ByteSource, text: str) -> None:
-        reasons.append(f"{source.label}: {text}")
+        reasons.append(f"{source.label}: {' '.join(text.split())}")
         progress.line(reasons[-1])
 
     for source in _sources(base, named_file, work, progress):

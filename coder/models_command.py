@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -122,14 +123,16 @@ class Terminal:
             from tqdm import tqdm
 
             self.close()
-            self.label = label
+            self.label, screen = label, shutil.get_terminal_size()
             self.bar = tqdm(
                 desc=label,
                 initial=done,
                 total=total,
                 unit="B",
                 unit_scale=True,
-                dynamic_ncols=True,
+                # By itself, tqdm draws nothing on a terminal without a size, as in some containers.
+                ncols=screen.columns - 1,
+                nrows=screen.lines,
                 leave=False,
             )
         # What pip has downloaded is counted before the part is read; it is not counted twice.

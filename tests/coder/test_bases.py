@@ -18,8 +18,10 @@ import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 from huggingface_hub import constants
 
@@ -412,6 +414,30 @@ def test_a_hub_that_does_not_deliver(
     told = Told()
     assert bases.get(NAME, progress=told).read_bytes() == CONTENT
     assert said in told.about("Hugging Face Hub")
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "http://[", "http://127.0.0.1:99999"])
+def test_a_mirror_that_is_no_address(
+    monkeypatch: pytest.MonkeyPatch, index: Path, endpoint: str
+) -> None:
+    """One line, and the next source."""
+    path = "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
+    told = Told()
+    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
+    assert "HF_ENDPOINT" in told.about("Hugging Face Hub")
+
+
+def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch, index: Path) -> None:
+    """One line, and the next source."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise httpx2.ProxyError("407 Proxy Authentication Required")
+
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: SimpleNamespace(stream=refuse))
+    told = Told()
+    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
+    assert "the proxy refuses (407 Proxy" in told.about("Hugging Face Hub")
 
 
 def test_offline(monkeypatch: pytest.MonkeyPatch, hub: FakeHub, index: Path) -> None:
