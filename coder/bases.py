@@ -105,7 +105,8 @@ def place(base: KnownBase) -> Path:
     home = checkpoint.home()
     if home is None:
         raise FetchError("this user has no home folder; set TALARIA_HOME to a folder for bases")
-    return home / "bases" / f"{base.sha256}.gguf"
+    found = sorted((home / "bases").glob(f"{base.sha256}*"))  # put there by hand, without a suffix
+    return found[0] if found else home / "bases" / f"{base.sha256}.gguf"
 
 
 def state(base: KnownBase) -> str:
@@ -117,7 +118,7 @@ def state(base: KnownBase) -> str:
         path = place(base)
         if path.exists():
             return "ready" if path.stat().st_size == base.bytes else "damaged"
-        share = _size(_partial(path)) / base.bytes
+        share = _size(_work(base, path) / "download") / base.bytes
     except (FetchError, OSError):
         share = 0
     return f"can be fetched ({share:.0%} is here)" if share else "can be fetched"
@@ -139,7 +140,7 @@ def get(name: str, source: str | Path | None = None, progress: Reporter = SILENT
             _write_licence(base, path)
         return path
     try:
-        work = path.with_name(f".{base.sha256}")
+        work = _work(base, path)
         work.mkdir(parents=True, exist_ok=True)
         with _alone(base, work, progress):
             if _is_here(base, path, progress):  # another process has fetched it meanwhile
@@ -157,9 +158,9 @@ def get(name: str, source: str | Path | None = None, progress: Reporter = SILENT
     return path
 
 
-def _partial(path: Path) -> Path:
-    """What of a base has been downloaded so far."""
-    return path.with_name(f".{path.stem}") / "download"
+def _work(base: KnownBase, path: Path) -> Path:
+    """The folder of what has arrived of a base: the file `download` is kept, others are not."""
+    return path.with_name(f".{base.sha256}")
 
 
 def _size(path: Path) -> int:
@@ -290,9 +291,12 @@ def _receive(base: KnownBase, source: ByteSource, target: Path, progress: Report
     if done > total or digest.hexdigest() != base.sha256:
         target.unlink()
         raise WrongBytes(
-            f"more than {total:,} bytes; thrown away"
-            if done > total
-            else f"SHA-256 is {digest.hexdigest()}, expected {base.sha256}; thrown away"
+            (
+                f"more than {total:,} bytes"
+                if done > total
+                else f"SHA-256 is {digest.hexdigest()}, expected {base.sha256}"
+            )
+            + f"; the {target.name} is thrown away"
         )
 
 

@@ -211,7 +211,7 @@ def test_wrong_bytes_are_thrown_away(home: Path, tmp_path: Path, hub: FakeHub) -
     assert bases.get(NAME, wrong, record).read_bytes() == CONTENT
     line = record.about("--from")
     assert hashlib.sha256(OTHER).hexdigest() in line
-    assert f"expected {HASH}; thrown away" in line
+    assert f"expected {HASH}; the copy is thrown away" in line
     assert wrong.read_bytes() == OTHER
     assert hub.begins == [0]
 
@@ -488,6 +488,15 @@ def test_a_base_in_a_read_only_folder_is_ready(home: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(bases, "_write_licence", refuse)
     assert bases.get(NAME) == home / "bases" / f"{HASH}.gguf"
+
+
+def test_a_base_put_there_by_hand(home: Path, tmp_path: Path) -> None:
+    """Under its hash alone, as loading allows too."""
+    (home / "bases").mkdir(parents=True)
+    (home / "bases" / HASH).write_bytes(CONTENT)
+    assert bases.state(bases.named(NAME)) == "ready"
+    assert bases.get(NAME) == home / "bases" / HASH
+    assert checkpoint.find_base({"base": {"sha256": HASH}}, tmp_path) == home / "bases" / HASH
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
