@@ -215,7 +215,8 @@ def find_base(config: Mapping[str, Any], where: Path) -> Path:
     if not places:
         raise CheckpointError(
             f"{where} adapts the base {called} (SHA-256 {wanted}), which is not here; "
-            f"put its file at {own / 'bases' / wanted if own else 'TALARIA_HOME/bases'}"
+            f"fetch it with `talaria models get {called}`, or put its file at "
+            f"{own / 'bases' / wanted if own else 'TALARIA_HOME/bases'}"
         )
     if (found := digest(places[0])) != wanted:
         raise CheckpointError(

@@ -387,7 +387,7 @@ def test_a_base_may_be_used_as_it_is(adapted: Path, owl: Owl) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda f: base_of(f).unlink(), f"owl-0.5b .SHA-256 {NAMED}., which is not here; put its"),
+        (lambda f: base_of(f).unlink(), f"owl-0.5b .SHA-256 {NAMED}., which is not here; fetch it"),
         (lambda f: base_of(f).write_bytes(BASE + b"!"), "not the base owl-0.5b, its SHA-256 is"),
         (lambda f: edit_config(f, lambda c: c.update(base={"sha256": "12"})), "64 hexadecimal"),
         (lambda f: edit_config(f, lambda c: c.update(base={"sha256": 64 * "G"})), "64 hexadecimal"),
