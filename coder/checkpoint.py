@@ -314,10 +314,18 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
     folder, config, weights = read(model, device)
     module = import_module(FAMILIES[family(config)])
     chosen = settings(config, folder / CONFIG)
+    kind, loader = "a whole folder", getattr(module, "load", None)
+    if "base" in config:
+        kind, loader = "an adapter", getattr(module, "load_adapted", None)
+    if loader is None:
+        raise CheckpointError(
+            f"{folder / CONFIG}: the family {family(config)!r} cannot be loaded from {kind}; "
+            "check `family` and `base`"
+        )
     if "base" in config:
         base = find_base(config, folder / CONFIG)
-        parts = module.load_adapted(folder, config, weights, base, device)
+        parts = loader(folder, config, weights, base, device)
     else:
-        parts = module.load(folder, config, weights, device)
+        parts = loader(folder, config, weights, device)
     backbone, tokenizer, layout, marks = parts
     return Checkpoint(backbone, tokenizer, layout, marks, chosen, folder.name, config)

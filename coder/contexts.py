@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from talaria.coder.backbone import Backbone, KVCache
 from talaria.coder.errors import UsageError
 
+CAPACITY = 4096  # tokens of recent contexts: a few documents
+
 
 @dataclass(frozen=True)
 class Context:
@@ -37,7 +39,7 @@ class Contexts:
     to the accuracy of float32. A token takes 8 × layers × width bytes in float32. Not thread-safe.
     """
 
-    def __init__(self, backbone: Backbone, capacity: int = 4096) -> None:
+    def __init__(self, backbone: Backbone, capacity: int = CAPACITY) -> None:
         if capacity < 1:
             raise UsageError(f"capacity is {capacity}; it must be at least 1 token")
         self.backbone = backbone

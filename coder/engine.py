@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.contexts import CAPACITY
 from talaria.coder.errors import UsageError
 from talaria.coder.infill import Memory, fill
 from talaria.coder.request import Request
@@ -92,7 +93,7 @@ class Engine:
     different documents are answered in their order.
     """
 
-    def __init__(self, load: Callable[[], Checkpoint], capacity: int = 4096) -> None:
+    def __init__(self, load: Callable[[], Checkpoint], capacity: int = CAPACITY) -> None:
         """Start loading in the background; KV caches of at most `capacity` tokens are kept."""
         self.counters = Counters()
         self.state: EngineState = "loading"

@@ -14,7 +14,7 @@ import numpy as np
 from talaria.coder.backbone import Constraint, KVCache
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.contexts import Contexts
+from talaria.coder.contexts import CAPACITY, Contexts
 from talaria.coder.errors import UsageError
 from talaria.coder.guard import refusal
 from talaria.coder.progress import (
@@ -44,7 +44,7 @@ class Memory:
     KV caches of at most `capacity` tokens, and syntax trees. Not thread-safe.
     """
 
-    def __init__(self, model: Checkpoint, capacity: int = 4096) -> None:
+    def __init__(self, model: Checkpoint, capacity: int = CAPACITY) -> None:
         self.contexts = Contexts(model.backbone, capacity)
         self.trees = Trees()
 

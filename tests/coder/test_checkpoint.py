@@ -432,3 +432,15 @@ def test_an_adapter_for_a_user_without_a_home(
     monkeypatch.setattr(Path, "home", home)
     with pytest.raises(CheckpointError, match="TALARIA_HOME/bases"):
         checkpoint.load(adapted)
+
+
+def test_a_family_of_another_kind_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    """A whole folder that names a family of adapters, and the other way round: one line."""
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+    edit_config(folder, lambda config: config.update(family="qwen2"))
+    with pytest.raises(CheckpointError, match="'qwen2' cannot be loaded from a whole folder"):
+        checkpoint.load(folder)
+    edit_config(folder, lambda config: config.update(family="talaria", base={"sha256": NAMED}))
+    with pytest.raises(CheckpointError, match="'talaria' cannot be loaded from an adapter"):
+        checkpoint.load(folder)
