@@ -71,7 +71,7 @@ def examine(name: str | None, device: str) -> None:
         f"model          {model.name}, {model.config['parameters'] / 1e6:.1f}M parameters, "
         f"loaded in {loaded:.2f} s; {model.backbone.threads} threads"
     )
-    options = Options()
+    options = Options().settled(model.settings)
     result = infill(model, "def mean(values):\n    return ", "\n", options)
     print(f"infill         {summary(result, options)}: {result.best.text!r}")
 

@@ -16,7 +16,7 @@ from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import CAPACITY, Contexts
 from talaria.coder.errors import UsageError
-from talaria.coder.guard import refusal
+from talaria.coder.guard import NO_TIME, Guard
 from talaria.coder.progress import (
     Progress,
     Rows,
@@ -143,7 +143,7 @@ def _fill(
             trim(hole, why, out_of_time)
     if count > 1 and not interrupted():
         score(model, holes, cache)
-    outcomes = [judged(hole) for hole in holes]
+    outcomes = [judged(hole, out_of_time) for hole in holes]
     verdicts = [verdict(hole, each[0].text) for hole, each in zip(holes, outcomes, strict=True)]
     elapsed = 1000 * (time.perf_counter() - began) / len(holes)
     return [
@@ -194,15 +194,18 @@ def context_of(model: Checkpoint, hole: Progress) -> list[int]:
     return model.layout.fit(prefix, hole.request.suffix, room, hole.request.files)
 
 
-def judged(hole: Progress) -> list[Candidate]:
-    """The candidates, each with the guard's verdict if the request asks for a complete middle."""
-    found = candidates_of(hole)
+def judged(hole: Progress, out_of_time: Callable[[], bool]) -> list[Candidate]:
+    """The candidates, each with the guard's answer if the request asks for a complete middle."""
+    candidates = candidates_of(hole)
     if not hole.options.complete:
-        return found
-    return [
-        replace(each, refused=refusal(hole.request, each.text, verdict(hole, each.text)))
-        for each in found
-    ]
+        return candidates
+    guard = Guard(hole.request, out_of_time)
+    refusals = []
+    for each in candidates:
+        known = verdict(hole, each.text)
+        # A verdict that there was no time for is not kept.
+        refusals.append(guard.refusal(each.text, known) if each.text in hole.verdicts else NO_TIME)
+    return [replace(each, refused=why) for each, why in zip(candidates, refusals, strict=True)]
 
 
 def record(rows: Rows, canvas: int, step: Step) -> None:

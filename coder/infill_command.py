@@ -52,9 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mode",
         choices=MODES,
-        default="diffuse",
-        help="diffuse (the default) commits several tokens per step where it is confident; ar "
-        "writes one per step from left to right; verify writes the same text as ar in fewer steps",
+        help="diffuse commits several tokens per step where it is confident; ar writes one per "
+        "step from left to right; verify writes the same text as ar in fewer steps (default: the "
+        "model's)",
     )
     parser.add_argument(
         "--candidates",
@@ -117,12 +117,12 @@ def add_decoding_flags(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def check_decoding_flags(args: argparse.Namespace, mode: str = "diffuse") -> None:
+def check_decoding_flags(args: argparse.Namespace, mode: str | None = None) -> None:
     """UsageError for options that have no effect in this mode."""
     values = vars(args)
     names = ("--confidence-threshold", "--lookahead")
     useless = [name for name in names if values[name[2:].replace("-", "_")] is not None]
-    if useless and mode != "diffuse":
+    if useless and mode not in (None, "diffuse"):
         raise UsageError(
             f"{' and '.join(useless)} would change nothing in --mode {mode}; "
             "leave it out, or use --mode diffuse"
@@ -152,7 +152,7 @@ def command(argv: list[str]) -> int:
     }
     if hole.name:
         chosen.setdefault("until", "block")  # a function ends where its body does
-    # Whoever asks at a cursor may go on to type the body of a block that is offered.
+    # At a cursor, the user may type the block's body next, so it may be missing.
     chosen["complete"] = bool(hole.name or args.write)
     options = Options(**chosen)
     prefix = hole.prefix + hole.lead
@@ -161,13 +161,15 @@ def command(argv: list[str]) -> int:
     with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:
         result = engine.fill(request)
         model = engine.model.result()
+    allowed = [each for each in result.candidates if each.refused is None] if args.write else []
+    best = (allowed or [result.best])[0]
     # Nothing to offer leaves the file as it was, without a blank line of indentation.
-    middle = hole.lead + result.best.text if result.best.text else hole.middle
+    middle = hole.lead + best.text if best.text else hole.middle
     if args.trace:
         from talaria.coder.trace import page
 
         write_page(args.trace, page(result, model, prefix, hole.suffix))
-    refused = result.best.refused if args.write else None
+    refused = best.refused if args.write else None
     if args.write and not refused:
         source.write(hole, middle)
     if args.json:
@@ -182,7 +184,7 @@ def command(argv: list[str]) -> int:
     if refused:
         raise TalariaError(f"{refused}, so {hole.path} is as it was; print it without --write")
     if not args.json:
-        print(summary(result, options), file=sys.stderr)
+        print(summary(result, options.settled(model.settings)), file=sys.stderr)
     return 0
 
 

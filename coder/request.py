@@ -43,7 +43,7 @@ def out_of_range(name: str, value: object) -> str | None:
 class Settings:
     """What a model decodes with where a request asks for nothing else; stored with its checkpoint.
 
-    confidence_threshold, lookahead, max_nfe, max_tokens   as in `Options`
+    mode, confidence_threshold, lookahead, max_nfe, max_tokens   as in `Options`
     working_context  tokens that a request may use, context and canvases together; a network that
                      knows more positions still reads no more
     block_length     positions of a canvas
@@ -55,9 +55,12 @@ class Settings:
     max_tokens: int = 128
     working_context: int = 512
     block_length: int = 32
+    mode: Mode = "diffuse"
 
     def __post_init__(self) -> None:
-        for name in asdict(self):
+        if self.mode not in MODES:
+            raise ValueError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+        for name in LIMITS.keys() & asdict(self).keys():
             value = getattr(self, name)
             if wanted := out_of_range(name, value):
                 raise ValueError(f"{name} is {value!r}; it must be {wanted}")
@@ -97,7 +100,7 @@ class Options:
     seed                  the same seed gives the same text
     """
 
-    mode: Mode = "diffuse"
+    mode: Mode | None = None
     candidates: int = 1
     max_nfe: int | None = None
     max_tokens: int | None = None
@@ -110,7 +113,7 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
+        if self.mode not in (None, *MODES):
             raise UsageError(f"mode is {self.mode!r}; it must be {', '.join(MODES[:-1])} or ar")
         if self.until not in (None, *UNTIL):
             raise UsageError(f"--until is {self.until!r}; it must be {', '.join(UNTIL)}")
@@ -132,8 +135,13 @@ class Options:
             )
 
     def settled(self, settings: Settings) -> Options:
-        """The options with a model's settings in the place of those that are None."""
+        """The options with a model's settings in the place of those that are None.
+
+        A model that verifies by default writes several candidates, or draws, in the mode "ar".
+        """
         own = asdict(settings)
+        if own["mode"] == "verify" and (self.candidates > 1 or (self.temperature or 0) > 0):
+            own["mode"] = "ar"
         return replace(
             self,
             **{name: own[name] for name in own if getattr(self, name, settings) is None},

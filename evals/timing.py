@@ -106,6 +106,7 @@ def time_prompt(
     from talaria.coder.infill import Memory, fill
     from talaria.coder.request import Request
 
+    assert options.mode is not None
     request = Request(problem.prefix, problem.suffix, options)
     fresh = fill(model, request)
     if not warm:

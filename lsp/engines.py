@@ -16,9 +16,9 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from talaria.coder import guard
 from talaria.coder.bounds import Bound
 from talaria.coder.errors import TalariaError
+from talaria.coder.guard import Guard
 from talaria.coder.request import Request
 from talaria.lsp.options import ServerOptions
 
@@ -53,7 +53,7 @@ class Middles:
         """Why a text must not be written into the file of the request; None if it may be."""
         if text in self.refusals:
             return self.refusals[text]
-        return await asyncio.to_thread(guard.refusal, request, text)
+        return await asyncio.to_thread(Guard(request).refusal, text)
 
 
 class Engines:

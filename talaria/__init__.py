@@ -17,12 +17,6 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 if not os.path.isdir(os.path.join(_HERE, "coder")):
     __path__.append(os.path.dirname(_HERE))
 
-# Installed, `coder` and its siblings lie in this folder; in a checkout, beside it, so that it works
-# without an installation and always runs its own code.
-_HERE = os.path.dirname(os.path.abspath(__file__))
-if not os.path.isdir(os.path.join(_HERE, "coder")):
-    __path__.append(os.path.dirname(_HERE))
-
 _HOMES = {
     "Options": "talaria.coder.request",
     "infill": "talaria.coder.infill",

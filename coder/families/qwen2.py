@@ -248,9 +248,13 @@ def rotary_turns(
 
 
 def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """Nothing follows from the shape: a network of 32,768 positions reads what is useful."""
-    del config, where
-    return {"working_context": 1024, "block_length": 8, "max_tokens": 128}
+    """Nothing follows from the shape: a network of 32,768 positions reads what is useful.
+
+    Without an adapter the model is causal.
+    """
+    del where
+    mode = "diffuse" if config["sha256"] else "verify"
+    return {"mode": mode, "working_context": 1024, "block_length": 8, "max_tokens": 128}
 
 
 def load_adapted(

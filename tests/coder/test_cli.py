@@ -20,7 +20,7 @@ import pytest
 
 from talaria.coder import checkpoint, cli, engine, infill_command, source
 from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.guard import refusal
+from talaria.coder.guard import Guard
 from talaria.coder.infill import fill
 from talaria.coder.request import Options, Request
 from talaria.coder.results import Candidate, Infill
@@ -148,7 +148,7 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         def instead(model: Checkpoint, request: Request, *rest: Any) -> Infill:
             found = real(model, request, *rest)
             verdict = judge(request.prefix, text, request.suffix)
-            refused = refusal(request, text, verdict) if request.options.complete else None
+            refused = Guard(request).refusal(text, verdict) if request.options.complete else None
             best = dataclasses.replace(found.best, text=text, refused=refused)
             return dataclasses.replace(found, candidates=[best], syntax=verdict)
 

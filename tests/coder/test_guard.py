@@ -5,11 +5,16 @@ from __future__ import annotations
 import pytest
 
 from talaria.coder import guard
-from talaria.coder.guard import refusal, shorten
+from talaria.coder.guard import NO_TIME, Guard, shorten
 from talaria.coder.request import Options, Request, Until
 from talaria.coder.syntax.judge import Verdict, judge
 
 FILE = ("def f(x):\n    ", "return x", "\n\n\nprint(f(1))\n")
+
+
+def refusal(asked: Request, text: str, verdict: Verdict | None = None) -> str | None:
+    """The guard's answer to one text."""
+    return Guard(asked).refusal(text, verdict)
 
 
 def request(until: Until | None = None, broken: bool = False) -> Request:
@@ -107,3 +112,26 @@ def test_a_long_text_is_shortened() -> None:
     assert shorten("x" * 60) == repr("x" * 60)
     assert shorten("x" * 61) == repr("x" * 57 + "...")
     assert "\n" not in shorten("x\n" * 99)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n   \n"])
+def test_blanks_are_nothing_to_write(text: str) -> None:
+    """Not even where they would do no harm."""
+    assert refusal(Request("x = 1\n", "y = 2\n"), text) == "the model has nothing to offer"
+
+
+def test_a_file_is_compiled_once_before_and_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several candidates share what the file was; without time nothing is compiled."""
+    asked: list[str] = []
+
+    def compiles(text: str) -> bool:
+        asked.append(text)
+        return True
+
+    monkeypatch.setattr(guard, "compiles", compiles)
+    request = Request("x = ", "\n", replaces="0")
+    careful = Guard(request)
+    assert [careful.refusal(text, Verdict(0, 0)) for text in ("1", "2")] == [None, None]
+    assert asked == ["x = 0\n", "x = 1\n", "x = 2\n"]
+    assert Guard(request, lambda: True).refusal("3", Verdict(0, 0)) == NO_TIME
+    assert len(asked) == 3
