@@ -12,6 +12,9 @@ from importlib import metadata
 from talaria.coder.errors import TalariaError
 
 NEEDED = (
+    "gguf",
+    "httpx2",
+    "huggingface_hub",
     "numpy",
     "onnx",
     "onnxruntime",
@@ -19,6 +22,7 @@ NEEDED = (
     "safetensors",
     "tree-sitter",
     "tree-sitter-python",
+    "pathspec",
     "pygls",
 )
 

@@ -1,8 +1,8 @@
 """An engine for servers: a model loaded once, one worker, and newer requests supersede older ones.
 
 The worker computes one request at a time, so a model may use every core that it is given and
-nothing inside it needs a lock. A cancelled request stops before its next evaluation. Nothing else
-supersedes or cancels requests.
+nothing inside it needs a lock. A cancelled request stops before its next evaluation. Only
+requests that go to a remote endpoint instead are superseded elsewhere (`lsp/engines`).
 """
 
 from __future__ import annotations

@@ -243,7 +243,9 @@ def predict(
     )
     tokens[where] = chosen
     probability[where] = np.take_along_axis(chances, choice[:, None], 1)[:, 0]
-    ending[where] = np.where(found.ids == canvas.marks.eom, chances, 0).sum(1)
+    # Among as many candidates as alone, also beside a row that draws from more.
+    ends = found.ids[:, :ENDING_AMONG] == canvas.marks.eom
+    ending[where] = np.where(ends, chances[:, :ENDING_AMONG], 0).sum(1)
     return Prediction(where, tokens, probability, ending, ((where, found),))
 
 

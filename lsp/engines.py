@@ -87,7 +87,7 @@ class Engines:
 
         `on_frame` is called by the engine's worker thread. TalariaError if there is no model.
         """
-        if self._endpoint is None:
+        if self._endpoint is None or self._endpoint.waiting:
             return await self._ask_model(request, on_frame)
         # The engine supersedes requests itself, but never sees those that the endpoint answers.
         document = object() if request.document is None else request.document
@@ -153,12 +153,10 @@ class Engines:
     async def _ask_endpoint(
         self, endpoint: Endpoint, request: Request, on_frame: Callable[[Frame], None] | None
     ) -> Middles:
-        """Ask the endpoint, or the model while the endpoint is paused or fails."""
+        """Ask the endpoint, or the model if the endpoint fails."""
         from talaria.lsp.endpoint import DeadlineMissed, EndpointError
 
         options = request.options
-        if endpoint.waiting:
-            return await self._ask_model(request, on_frame)
         try:
             middles = await endpoint.fill(
                 request.prefix,

@@ -354,3 +354,26 @@ def test_drafts_that_are_right_save_evaluations(tokenizer: TalariaTokenizer) -> 
         spent[len(draft)] = len(steps)
     assert spent[2] == len(tokens) + 1
     assert spent[len(context)] <= 0.5 * spent[2]
+
+
+def test_a_likely_end_is_as_likely_beside_a_row_that_draws(
+    chainless_backbone: Backbone, tokenizer: TalariaTokenizer
+) -> None:
+    """A row that draws looks at more candidates; the row beside it does not."""
+    seen: list[Prediction] = []
+
+    def rule(prediction: Prediction) -> Array:
+        seen.append(prediction)
+        return prediction.leftmost
+
+    for temperatures in ([0.0], [0.0, 0.7]):
+        _, cache = chainless_backbone.encode([CONTEXT] * len(temperatures))
+        canvas = Canvas.blank(len(temperatures), 8, tokenizer.marks)
+        rows = [
+            Row(np.random.default_rng(0), 9, temperature=temperature)
+            for temperature in temperatures
+        ]
+        last = [LAST] * len(temperatures)
+        next(denoise(chainless_backbone, cache, last, canvas, rule, rows))
+    np.testing.assert_allclose(seen[0].ending[0], seen[1].ending[0], atol=1e-6)
+    np.testing.assert_allclose(seen[0].confidence[0], seen[1].confidence[0], atol=1e-6)
