@@ -121,8 +121,8 @@ class Backbone(ABC):
 
     marks     its special tokens
     denoises  whether it can read a canvas; a causal model cannot: it does "ar" and "verify" only
-    shift     whether the state of position i speaks of token i + 1, as in models adapted from
-              causal ones, or of token i itself
+    shift     whether the state of position i predicts token i + 1, as in models adapted from
+              causal ones, or token i itself
     chained   whether it has a `chain`
     """
 
@@ -227,13 +227,13 @@ class Backbone(ABC):
         last: Sequence[int],
         present: Bool[Array, "batch block"] | None = None,
     ) -> States:
-        """States that speak of the canvas's tokens, [batch, block, width]: one step.
+        """States that predict the canvas's tokens, [batch, block, width]: one step.
 
         The canvas continues the cached context, whose last token in each row is `last`. It sees
         the context and, in both directions, itself; positions that are not `present` are seen
         by none, as if the canvas ended before them. The cache is left as it was.
 
-        With a `shift`, the token before speaks of the first one: the last token is read again,
+        With a `shift`, the token before predicts the first one: the last token is read again,
         causally, so that the first prediction is exactly the causal model's.
         """
         batch, length = canvas.shape

@@ -70,7 +70,7 @@ class Contexts:
         if cache is None or shared < len(ids):
             _, cache = self.backbone.encode([ids[shared:]], cache)
         self.kept.append(Context(ids, cache))
-        # The newest stays, however long it is: it is being asked about.
+        # Never evict the newest: it is in use.
         while self.tokens > self.capacity and len(self.kept) > 1:
             self.kept.popleft()
         return cache, shared

@@ -184,7 +184,7 @@ def verify(
         drafts = [lookup(known[number], canvas.marks) for number in numbers]
         read = [[unread[n], *draft] for n, draft in zip(numbers, drafts, strict=True)]
         states, cache = backbone.encode(read, cache)
-        # The state of the j-th token read speaks of position `at[:, j]` of the canvas.
+        # The state of the j-th token read predicts position `at[:, j]` of the canvas.
         each = np.arange(states.shape[1])
         lengths = np.array([len(tokens) for tokens in read])
         at = part.open.argmax(1)[:, None] + each
