@@ -37,15 +37,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", help="a folder, or a name from `talaria models` (default: the shipped one)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu (the default), cuda or mps")
+    parser.add_argument("--device", default="cpu", help="cpu (the default), cuda, cuda:N or mps")
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--json", action="store_true", help="print everything about the result")
+    shown.add_argument("--json", action="store_true", help="print the result as JSON")
     shown.add_argument(
         "--diff",
         action="store_true",
-        help="print a unified diff for `patch -p1` in this folder, or in / for a file elsewhere",
+        help="print a unified diff for `patch -p1`; paths are relative to this folder, absolute "
+        "for files outside it (apply in /)",
     )
-    parser.add_argument("--write", action="store_true", help="put the middle into the file")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="put the middle into the file; prints nothing unless --json or --diff is given, and "
+        "refuses text that would break the file",
+    )
     parser.add_argument(
         "--trace", type=Path, metavar="OUT.html", help="write a page that replays the steps"
     )
@@ -65,16 +71,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--write take the best (default: 1)",
     )
     parser.add_argument(
-        "--max-nfe", type=int, metavar="N", help="evaluations of the model (default: the model's)"
+        "--max-nfe",
+        type=int,
+        metavar="N",
+        help="at most N evaluations of the model (default: the model's setting)",
     )
     parser.add_argument(
-        "--max-tokens", type=int, metavar="N", help="longest middle (default: the model's)"
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="at most N tokens (default: the model's setting)",
     )
     parser.add_argument(
         "--until",
         choices=UNTIL,
-        help="end the middle no later than here (default: block for a function's body, else the "
-        "model decides)",
+        help="end the middle no later than the end of this (default: block for a function's "
+        "body, else the model decides)",
     )
     parser.add_argument(
         "--temperature",
@@ -88,7 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-syntax-check",
         dest="check_syntax",
         action="store_false",
-        help="offer middles that add a syntax error as they are, neither repaired nor trimmed",
+        help="offer middles that add a syntax error as they are, neither repaired nor trimmed; "
+        "--write still refuses them",
     )
     parser.add_argument(
         "--seed",
@@ -106,14 +119,15 @@ def add_decoding_flags(parser: argparse._ActionsContainer) -> None:
         "--confidence-threshold",
         type=float,
         metavar="P",
-        help="commit tokens from this confidence on; lower is faster and less accurate (default: "
-        "the model's)",
+        help="commit tokens of at least this confidence; lower is faster and less accurate "
+        "(default: the model's setting)",
     )
     parser.add_argument(
         "--lookahead",
         type=int,
         metavar="N",
-        help="positions beyond the committed ones that a step evaluates (default: the model's)",
+        help="positions beyond the committed tokens that a step evaluates (default: the model's "
+        "setting)",
     )
 
 

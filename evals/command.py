@@ -53,26 +53,39 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         type=Path,
         default=Path("data/corpus"),
         metavar="FOLDER",
-        help="for line-end (default: data/corpus)",
+        help="the corpus whose held-out files line-end draws cursors in (default: data/corpus)",
     )
     source.add_argument(
-        "--cursors", type=int, default=500, metavar="N", help="for line-end (default: 500)"
+        "--cursors",
+        type=int,
+        default=500,
+        metavar="N",
+        help="cursors that line-end draws (default: 500)",
     )
     source.add_argument(
-        "--cursor-seed", type=int, default=0, metavar="S", help="draws the cursors (default: 0)"
+        "--cursor-seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="seed from which line-end draws its cursors (default: 0)",
     )
     source.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
     engine = argparse.ArgumentParser(add_help=False)
-    engine.add_argument("--model", help="a folder, or a name from `talaria models`")
-    engine.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
     engine.add_argument(
-        "--max-nfe", type=int, metavar="N", help="evaluations per hole (default: the model's)"
+        "--model", help="a folder, or a name from `talaria models` (default: the shipped one)"
+    )
+    engine.add_argument("--device", default="cpu", help="cpu (the default), cuda, cuda:N or mps")
+    engine.add_argument(
+        "--max-nfe",
+        type=int,
+        metavar="N",
+        help="at most N evaluations of the model per hole (default: the model's setting)",
     )
     engine.add_argument(
         "--max-tokens",
         type=int,
         metavar="N",
-        help="longest middle (default: the model's; for typing 32)",
+        help="at most N tokens (default: the model's setting; for typing 32)",
     )
     add_decoding_flags(engine)
     engine.add_argument(
@@ -80,15 +93,26 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         dest="check_syntax",
         action="store_const",
         const=False,
-        help="keep middles as they are, neither repaired nor trimmed",
+        help="keep middles that add a syntax error as they are, neither repaired nor trimmed",
     )
-    engine.add_argument("--mode", choices=MODES, help="how middles are decoded (default: diffuse)")
-    model = argparse.ArgumentParser(add_help=False, parents=[engine])
+    mode = argparse.ArgumentParser(add_help=False)
+    mode.add_argument("--mode", choices=MODES, help="how middles are decoded (default: diffuse)")
+    model = argparse.ArgumentParser(add_help=False, parents=[engine, mode])
     model.add_argument(
-        "--temperature", type=float, metavar="T", help="0 takes the likeliest token (default: 0)"
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="0 takes the likeliest token, above 0 draws (default: 0)",
     )
-    model.add_argument("--seed", type=int, metavar="S", help="of the first sample (default: 0)")
-    model.add_argument("--samples", type=int, default=1, metavar="N", help="per problem")
+    model.add_argument(
+        "--seed",
+        type=int,
+        metavar="S",
+        help="seed of a problem's first sample; sample n, from 0, has the seed S + n (default: 0)",
+    )
+    model.add_argument(
+        "--samples", type=int, default=1, metavar="N", help="samples per problem (default: 1)"
+    )
     model.add_argument(
         "--batch",
         type=int,
@@ -108,55 +132,140 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="programs run at a time (default: one per core)",
     )
     runs.add_argument(
-        "--require-isolation", metavar="LEVEL", help="refuse to run programs below this level"
+        "--require-isolation",
+        metavar="LEVEL",
+        help="refuse to run programs in a sandbox below this level: limits, namespaces or full",
     )
 
     parser = argparse.ArgumentParser(
         prog="talaria eval", description="Measure a model: generate, score, report."
     )
     stages = parser.add_subparsers(dest="stage", required=True)
-    generate_stage = stages.add_parser("generate", parents=[data, model], help="model -> samples")
-    generate_stage.add_argument("--out", type=Path, required=True, metavar="SAMPLES.jsonl")
+    generate_stage = stages.add_parser(
+        "generate", parents=[data, model], help="write middles for a suite's holes"
+    )
+    generate_stage.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="SAMPLES.jsonl",
+        help="file for the middles; one that is there is continued",
+    )
     score_stage = stages.add_parser(
-        "score", parents=[data, runs], help="samples -> results; no model"
+        "score", parents=[data, runs], help="compare texts and run the tests (needs no model)"
     )
-    score_stage.add_argument("samples", type=Path)
-    score_stage.add_argument("--out", type=Path, required=True, metavar="RESULTS.jsonl")
-    report_stage = stages.add_parser("report", help="results -> tables, report.json, report.html")
-    report_stage.add_argument("results", type=Path, nargs="+")
-    report_stage.add_argument("--out", type=Path, metavar="FOLDER")
-    run_stage = stages.add_parser("run", parents=[data, model, runs], help="all three stages")
-    run_stage.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    typing_stage = stages.add_parser("typing", parents=[engine], help="retype held-out files")
-    typing_stage.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
+    score_stage.add_argument("samples", type=Path, help="a file that `generate` wrote")
+    score_stage.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="RESULTS.jsonl",
+        help="file for the verdicts; one that is there is continued",
+    )
+    report_stage = stages.add_parser("report", help="print the figures of one or more runs")
+    report_stage.add_argument("results", type=Path, nargs="+", help="files of results")
+    report_stage.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="also write report.json and report.html here"
+    )
+    run_stage = stages.add_parser(
+        "run",
+        parents=[data, model, runs],
+        help="generate, score and report",
+        description="Write middles for a suite's holes, score them and report, in one folder. Run "
+        "again, the command continues its files.",
+    )
+    run_stage.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder for samples.jsonl, results.jsonl and the report",
+    )
+    typing_stage = stages.add_parser("typing", parents=[engine, mode], help="retype held-out files")
     typing_stage.add_argument(
-        "--regions", type=int, default=100, metavar="N", help="of 8 lines each"
+        "--corpus",
+        type=Path,
+        default=Path("data/corpus"),
+        metavar="FOLDER",
+        help="the corpus whose held-out files are retyped (default: data/corpus)",
     )
-    typing_stage.add_argument("--seed", type=int, default=0, metavar="S", help="draws the regions")
     typing_stage.add_argument(
-        "--every", type=int, default=8, metavar="N", help="characters typed between requests"
+        "--regions",
+        type=int,
+        default=100,
+        metavar="N",
+        help="regions of 8 lines to retype (default: 100)",
     )
-    typing_stage.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    latency_stage = stages.add_parser("latency", parents=[engine], help="time requests by mode")
+    typing_stage.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="seed from which the regions are drawn (default: 0)",
+    )
+    typing_stage.add_argument(
+        "--every",
+        type=int,
+        default=8,
+        metavar="N",
+        help="characters typed between requests (default: 8)",
+    )
+    typing_stage.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder for results.jsonl and the report",
+    )
+    latency_stage = stages.add_parser(
+        "latency", parents=[engine], help="time diffuse and ar on the same prompts"
+    )
     latency_stage.add_argument(
-        "--corpus", type=Path, metavar="FOLDER", help="default: files of coder/"
+        "--corpus",
+        type=Path,
+        metavar="FOLDER",
+        help="the corpus whose held-out files the prompts come from (default: the files of coder/)",
     )
     latency_stage.add_argument(
-        "--contexts", type=int, nargs="+", metavar="N", help="lengths in tokens"
+        "--contexts",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="lengths of the context in tokens (default: 64 128 256 384)",
     )
-    latency_stage.add_argument("--prompts", type=int, metavar="N", help="for each length")
     latency_stage.add_argument(
-        "--rounds", type=int, metavar="N", help="of each prompt in each mode"
+        "--prompts", type=int, metavar="N", help="prompts for each length (default: 12)"
     )
     latency_stage.add_argument(
-        "--starts", type=int, metavar="N", help="fresh processes for each mode"
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="repetitions of each prompt in each mode (default: 3)",
     )
-    latency_stage.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    latency_stage.add_argument(
+        "--starts",
+        type=int,
+        metavar="N",
+        help="fresh processes that time the start of each mode (default: 3)",
+    )
+    latency_stage.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder for results.jsonl and the report",
+    )
     compare_stage = stages.add_parser("compare", help="compare two runs on the same problems")
-    compare_stage.add_argument("first", type=Path)
-    compare_stage.add_argument("second", type=Path)
+    compare_stage.add_argument("first", type=Path, help="a file of results")
+    compare_stage.add_argument("second", type=Path, help="another one")
     selftest_stage = stages.add_parser("selftest", parents=[data, runs], help="test the harness")
-    selftest_stage.add_argument("--out", type=Path, default=Path("selftest"), metavar="FOLDER")
+    selftest_stage.add_argument(
+        "--out",
+        type=Path,
+        default=Path("selftest"),
+        metavar="FOLDER",
+        help="folder for samples and results (default: selftest)",
+    )
     args = parser.parse_args(argv)
     least = {"limit": 1, "cursors": 1, "cursor_seed": 0, "workers": 1, "regions": 1, "every": 1}
     for name, low in least.items():
@@ -178,7 +287,7 @@ def suite_of(args: argparse.Namespace) -> Suite:
 
 def options_of(args: argparse.Namespace) -> Options:
     """Build the decoder's options; UsageError for those that have no effect in the mode."""
-    check_decoding_flags(args, args.mode or "diffuse")
+    check_decoding_flags(args, getattr(args, "mode", None) or "diffuse")
     given = {name: getattr(args, name, None) for name in OPTIONS}
     return Options(**{k: v for k, v in given.items() if v is not None})
 
@@ -269,8 +378,6 @@ def latency_command(args: argparse.Namespace) -> int:
     from talaria.evals.latency import measure
     from talaria.evals.timing import TimingPlan
 
-    if args.mode is not None:
-        raise UsageError(f"--mode is {args.mode}; latency always measures both: leave it out")
     given = {name: getattr(args, name) for name in ("contexts", "prompts", "rounds", "starts")}
     if given["contexts"]:
         given["contexts"] = tuple(sorted(set(given["contexts"])))

@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="warning",
-        help="least severe messages to log on standard error (warning)",
+        help="lowest level to log on standard error (warning)",
     )
     add_flags(found)
     return found

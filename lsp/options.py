@@ -23,9 +23,11 @@ def _option(
     low: float | None = None,
     high: float | None = None,
     restart: bool = False,
+    metavar: str = "NAME",
 ) -> Any:
     return field(
-        default=default, metadata={"what": what, "low": low, "high": high, "restart": restart}
+        default=default,
+        metadata={"what": what, "low": low, "high": high, "restart": restart, "metavar": metavar},
     )
 
 
@@ -38,12 +40,16 @@ class ServerOptions:
         ("python",), "language ids in which suggestions appear automatically"
     )
     exclude: tuple[str, ...] = _option(
-        (), "patterns, as in .gitignore, of files that get no suggestions and are never read"
+        (),
+        "patterns, as in .gitignore, of files that get no suggestions and are never read",
+        metavar="PATTERN",
     )
     model: str | None = _option(
         None, "a model's folder, or a name from `talaria models`", restart=True
     )
-    device: str = _option("cpu", "where the model runs: cpu, cuda or mps", restart=True)
+    device: str = _option(
+        "cpu", "where the model runs: cpu, cuda, cuda:N or mps", restart=True, metavar="DEVICE"
+    )
     # ruff does not see that the aliases Mode and Until are immutable.
     mode: Mode = _option(  # noqa: RUF009
         "diffuse",
@@ -51,13 +57,13 @@ class ServerOptions:
     )
     confidence_threshold: float | None = _option(
         None,
-        "commit a token from this confidence on; lower is faster but less accurate; default: the "
-        "model's tuned value",
+        "commit tokens of at least this confidence; lower is faster but less accurate; default: "
+        "the model's setting",
         0,
         1,
     )
     until: Until | None = _option(  # noqa: RUF009
-        None, "bound at which suggestions end at the latest; default: the model decides"
+        None, "end suggestions no later than the end of this; default: the model decides"
     )
     max_tokens: int = _option(48, "longest suggestion while typing, in tokens", 1, 1024)
     candidates: int = _option(3, "candidates to choose from when invoked by hand", 1, 16)
@@ -83,7 +89,8 @@ class ServerOptions:
     strings: bool = _option(True, "offer suggestions inside strings")
     comments: bool = _option(True, "offer suggestions inside comments")
     related_files: bool = _option(
-        True, "show the model definitions and edited places from other files of the workspace"
+        True,
+        "let the model see definitions and recently edited places in other files of the workspace",
     )
     completion: bool | None = _option(
         None,
@@ -95,7 +102,7 @@ class ServerOptions:
         True, "count suggestions shown and accepted; the counts stay on this machine"
     )
     endpoint: str | None = _option(
-        None, "URL of a fill-in-the-middle service to ask first", restart=True
+        None, "URL of a fill-in-the-middle service to ask first", restart=True, metavar="URL"
     )
     endpoint_model: str | None = _option(None, "model that the service should use", restart=True)
     endpoint_key_variable: str | None = _option(
@@ -208,15 +215,23 @@ def _checked(option: Field[Any], value: object) -> object:
     raise ValueError(" or ".join(wanted))
 
 
+def _default(value: object) -> str:
+    """A default as `--help` shows it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for each option; one that is not given leaves the option to the editor."""
     for option in fields(ServerOptions):
         flag = f"--{option.name.replace('_', '-')}"
-        what, kind = option.metadata["what"], _kinds(option)[0]
-        if option.default not in (None, (), True, False):
-            default = option.default
-            shown = ", ".join(default) if isinstance(default, tuple) else default
-            what += f" ({shown})"
+        what, metavar = option.metadata["what"], option.metadata["metavar"]
+        kind = _kinds(option)[0]
+        if get_origin(kind) is tuple:
+            what += "; may be repeated"
+        if option.default not in (None, ()):
+            what += f" ({_default(option.default)})"
         if kind is bool:
             parser.add_argument(
                 flag, action=argparse.BooleanOptionalAction, default=None, help=what
@@ -224,9 +239,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         elif get_origin(kind) is Literal:
             parser.add_argument(flag, choices=get_args(kind), default=None, help=what)
         elif get_origin(kind) is tuple:
-            parser.add_argument(flag, action="append", default=None, metavar="NAME", help=what)
+            parser.add_argument(flag, action="append", default=None, metavar=metavar, help=what)
         else:
-            metavar = {int: "N", float: "P", str: "NAME"}[kind]
+            metavar = {int: "N", float: "P"}.get(kind, metavar)
             parser.add_argument(flag, type=kind, default=None, metavar=metavar, help=what)
 
 

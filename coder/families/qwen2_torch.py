@@ -1,4 +1,4 @@
-"""The Qwen2 family in torch: the module that is adapted, and decoding where torch has a device."""
+"""The Qwen2 family in torch: the module that `talaria adapt` trains; ONNX Runtime decodes."""
 
 from __future__ import annotations
 
