@@ -45,7 +45,9 @@ class ServerOptions:
         metavar="PATTERN",
     )
     model: str | None = _option(
-        None, "a model's folder, or a name from `talaria models`", restart=True
+        None,
+        "a model's folder, or a name from `talaria models`; default: the shipped one",
+        restart=True,
     )
     device: str = _option(
         "cpu", "where the model runs: cpu, cuda, cuda:N or mps", restart=True, metavar="DEVICE"
