@@ -220,6 +220,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     latency_stage = stages.add_parser(
         "latency", parents=[engine], help="time diffuse and ar on the same prompts"
     )
+    # Refused with the reason; without it, argparse would take `--mode` for `--model`.
+    latency_stage.add_argument("--mode", help=argparse.SUPPRESS)
     latency_stage.add_argument(
         "--corpus",
         type=Path,
@@ -287,7 +289,7 @@ def suite_of(args: argparse.Namespace) -> Suite:
 
 def options_of(args: argparse.Namespace) -> Options:
     """Build the decoder's options; UsageError for those that have no effect in the mode."""
-    check_decoding_flags(args, getattr(args, "mode", None) or "diffuse")
+    check_decoding_flags(args, args.mode or "diffuse")
     given = {name: getattr(args, name, None) for name in OPTIONS}
     return Options(**{k: v for k, v in given.items() if v is not None})
 
@@ -378,6 +380,8 @@ def latency_command(args: argparse.Namespace) -> int:
     from talaria.evals.latency import measure
     from talaria.evals.timing import TimingPlan
 
+    if args.mode is not None:
+        raise UsageError(f"--mode is {args.mode}; latency always measures both: leave it out")
     given = {name: getattr(args, name) for name in ("contexts", "prompts", "rounds", "starts")}
     if given["contexts"]:
         given["contexts"] = tuple(sorted(set(given["contexts"])))
