@@ -60,15 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
         choices=MODES,
         help="diffuse commits several tokens per step where it is confident; ar writes one per "
         "step from left to right; verify writes the same text as ar in fewer steps (default: the "
-        "model's)",
+        "model's setting)",
     )
     parser.add_argument(
         "--candidates",
         type=int,
         default=1,
         metavar="N",
-        help="print up to N distinct middles, best first, separated by a line of --; --diff and "
-        "--write take the best (default: 1)",
+        help="print up to N distinct middles, best first, separated by a line of --; --diff takes "
+        "the best, --write the best that does not break the file (default: 1)",
     )
     parser.add_argument(
         "--max-nfe",

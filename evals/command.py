@@ -96,7 +96,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="keep middles that add a syntax error as they are, neither repaired nor trimmed",
     )
     mode = argparse.ArgumentParser(add_help=False)
-    mode.add_argument("--mode", choices=MODES, help="how middles are decoded (default: diffuse)")
+    mode.add_argument(
+        "--mode", choices=MODES, help="how middles are decoded (default: the model's setting)"
+    )
     model = argparse.ArgumentParser(add_help=False, parents=[engine, mode])
     model.add_argument(
         "--temperature",
@@ -289,7 +291,7 @@ def suite_of(args: argparse.Namespace) -> Suite:
 
 def options_of(args: argparse.Namespace) -> Options:
     """Build the decoder's options; UsageError for those that have no effect in the mode."""
-    check_decoding_flags(args, args.mode or "diffuse")
+    check_decoding_flags(args, args.mode)
     given = {name: getattr(args, name, None) for name in OPTIONS}
     return Options(**{k: v for k, v in given.items() if v is not None})
 
