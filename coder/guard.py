@@ -26,7 +26,7 @@ class Guard:
     def compiled_before(self) -> bool:
         """Whether the file compiles as it is; a very large one counts as if it did not."""
         request = self.request
-        before = request.prefix + request.replaces + request.suffix
+        before = request.prefix + (request.replaces or "") + request.suffix
         return len(before) <= LARGEST and compiles(before)
 
     def refusal(self, text: str, verdict: Verdict | None = None) -> str | None:

@@ -195,9 +195,9 @@ def context_of(model: Checkpoint, hole: Progress) -> list[int]:
 
 
 def judged(hole: Progress, out_of_time: Callable[[], bool]) -> list[Candidate]:
-    """The candidates, each with the guard's answer if the request asks for a complete middle."""
+    """The candidates, each with the guard's answer if one of them is to be written."""
     candidates = candidates_of(hole)
-    if not hole.options.complete:
+    if hole.request.replaces is None:
         return candidates
     guard = Guard(hole.request, out_of_time)
     refusals = []

@@ -170,7 +170,7 @@ def command(argv: list[str]) -> int:
     chosen["complete"] = bool(hole.name or args.write)
     options = Options(**chosen)
     prefix = hole.prefix + hole.lead
-    replaces = hole.middle.removeprefix(hole.lead)
+    replaces = hole.middle.removeprefix(hole.lead) if args.write else None
     request = Request(prefix, hole.suffix, options, replaces=replaces)
     with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:
         result = engine.fill(request)

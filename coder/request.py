@@ -16,6 +16,8 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Until = Literal["line", "statement", "block"]
 UNTIL: tuple[Until, ...] = get_args(Until)
 
+LONGEST_WAIT = 1_000_000  # seconds; systems cannot wait for every number
+
 # Kind, minimum and maximum of each number that a request or a model may set.
 LIMITS: dict[str, tuple[type, float, float]] = {
     "candidates": (int, 1, 64),
@@ -154,8 +156,8 @@ class Request:
 
     files     excerpts of other files, the most relevant last; they take at most a third of the
               room for the context, and the first are dropped first
-    replaces  the text that stands in the hole now: what a file was before decides whether the
-              middle may be written into it (`coder/guard.py`)
+    replaces  the text in the hole now, if the middle is to be written there: what the file was
+              before decides whether it may be (`coder/guard.py`); None: it is not to be written
     length    write exactly so many tokens; the model sees where they end, and `max_tokens` does
               not apply. None: the model decides
     document  a newer request about the same document supersedes this one; None: nothing does
@@ -166,11 +168,14 @@ class Request:
     suffix: str
     options: Options = field(default_factory=Options)
     files: tuple[Piece, ...] = ()
-    replaces: str = ""
+    replaces: str | None = None
     length: int | None = None
     document: Hashable = None
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.length is not None and self.length < 0:
-            raise UsageError(f"length is {self.length}; a middle has at least 0 tokens")
+        length, seconds = self.length, self.seconds
+        if length is not None and (type(length) is not int or length < 0):
+            raise UsageError(f"length is {length!r}; it must be a whole number of tokens")
+        if seconds is not None and not 0 <= seconds <= LONGEST_WAIT:
+            raise UsageError(f"seconds is {seconds!r}; it must be between 0 and {LONGEST_WAIT:,}")

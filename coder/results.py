@@ -43,8 +43,7 @@ class Candidate:
              asked for, or nothing is left of it
     row      its number among the candidates that were generated
     repeats  whether its first token repeats the last one of the prefix and nothing else
-    refused  why it must not be written into the file; None if it may, or if the request
-             does not ask for a complete middle
+    refused  why it must not be written into the file; None if it may, or if it is not to be
     """
 
     text: str

@@ -475,16 +475,16 @@ def test_a_step_looks_as_far_as_was_asked_for(
 
 
 def test_candidates_that_must_not_be_written_say_why(tokenizer: TalariaTokenizer) -> None:
-    """Each has the guard's word, where a complete middle is asked for; nothing is left out."""
+    """Each has the guard's answer, where one is to be written; nothing is left out."""
     model = scripted(tokenizer, ["x = 1", ""], sure=0.6)
     options = Options(candidates=16, complete=True, max_nfe=99)
-    found = fill(model, Request(FRESH, "\n", options))
+    found = fill(model, Request(FRESH, "\n", options, replaces=""))
     said = {candidate.text: candidate.refused for candidate in found.candidates}
     assert said["x = 1"] is None
     assert said[""] == "the model has nothing to offer"
-    typing = fill(model, Request(FRESH, "\n", replace(options, complete=False)))
+    typing = fill(model, Request(FRESH, "\n", options))  # is not to be written
     assert {candidate.refused for candidate in typing.candidates} == {None}
     broken = scripted(tokenizer, ["x = ("])
     unchecked = Options(complete=True, check_syntax=False)
-    (only,) = fill(broken, Request(FRESH, "\n", unchecked)).candidates
+    (only,) = fill(broken, Request(FRESH, "\n", unchecked, replaces="")).candidates
     assert only.refused == "what the model offers adds a syntax error ('x = (')"
