@@ -88,12 +88,12 @@ class Options:
     candidates            middles drawn from one context, best first
     max_nfe               evaluations of the denoiser after the prefill; ranking several
                           candidates takes one of them
-    max_tokens            longest middle
+    max_tokens            tokens of a middle, at most
     until                 end the middle no later than the "line", "statement" or "block" that
                           the hole is in (`coder/bounds.py`)
     temperature           0 takes the likeliest token; None: 0 for the first candidate, 0.7 for
                           the others
-    confidence_threshold  commit a token from this confidence on
+    confidence_threshold  commit tokens of at least this confidence
     lookahead             positions beyond the committed ones that a step evaluates
     check_syntax          repair a middle that adds a syntax error: denoise it again from the
                           doubtful token on, then trim it to the longest clean part

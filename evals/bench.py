@@ -89,7 +89,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="for each hole (3)")
     parser.add_argument("--starts", type=int, default=3, metavar="N", help="fresh processes (3)")
     parser.add_argument("--context", type=int, default=384, metavar="N", help="tokens (384)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="longest middle")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="at most N tokens of a middle")
     add_decoding_flags(parser)
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     return parser.parse_args(argv)

@@ -235,4 +235,7 @@ class Engines:
 
 async def _wait_for(future: Future[T]) -> T:
     """A future's result; cancelling one waiter does not cancel it for the others."""
-    return await asyncio.shield(asyncio.wrap_future(future))
+    waiting = asyncio.wrap_future(future)
+    # Whoever was cancelled will not look at an error, and asyncio would complain about that.
+    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(waiting)

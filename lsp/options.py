@@ -53,9 +53,10 @@ class ServerOptions:
         "cpu", "where the model runs: cpu, cuda, cuda:N or mps", restart=True, metavar="DEVICE"
     )
     # ruff does not see that the aliases Mode and Until are immutable.
-    mode: Mode = _option(  # noqa: RUF009
-        "diffuse",
-        "diffuse denoises canvases; ar writes one token per step; verify writes ar's text faster",
+    mode: Mode | None = _option(  # noqa: RUF009
+        None,
+        "diffuse denoises canvases; ar writes one token per step; verify writes ar's text faster; "
+        "default: the model's setting",
     )
     confidence_threshold: float | None = _option(
         None,

@@ -52,7 +52,7 @@ def test_empty_settings_change_nothing(nothing: object) -> None:
         ("max_tokens", True, "max_tokens is True; it must be a whole number from 1 to 1024"),
         ("least_confidence", 2, "least_confidence is 2; it must be a number from 0 to 1"),
         ("least_confidence", float("nan"), "must be a number from 0 to 1"),
-        ("mode", "magic", "mode is 'magic'; it must be 'diffuse' or 'verify' or 'ar'"),
+        ("mode", "magic", "mode is 'magic'; it must be 'diffuse' or 'verify' or 'ar' or null"),
         ("until", "word", "it must be 'line' or 'statement' or 'block' or null"),
         ("languages", "python", "languages is 'python'; it must be a list of strings"),
         ("languages", ["python", 1], "it must be a list of strings"),
