@@ -128,6 +128,8 @@ def make_batch(
     few of them. Shapes do not depend on the samples.
     """
     rows = len(samples)
+    # The sentinels of the layout are always given, never predicted.
+    given = [tokenizer.suf, tokenizer.pre, tokenizer.mid, tokenizer.file]
     context = np.full((rows, length), tokenizer.eom)
     next_token = np.full((rows, length), IGNORED)
     next_weight = np.zeros((rows, length), dtype=np.float32)
@@ -148,10 +150,7 @@ def make_batch(
     for row, sample in enumerate(samples):
         ids = np.array(sample.ids)
         context[row, : len(ids)] = ids
-        # Layout marks are always given and never predicted, except `<eom>`.
-        next_token[row, : len(ids) - 1] = np.where(
-            (ids[1:] > tokenizer.mask) & (ids[1:] != tokenizer.eom), IGNORED, ids[1:]
-        )
+        next_token[row, : len(ids) - 1] = np.where(np.isin(ids[1:], given), IGNORED, ids[1:])
         next_weight[row] = next_token[row] != IGNORED
         for begin, end in sample.middles:
             next_weight[row, begin - 1 : end - 1] = middle_weight

@@ -66,9 +66,8 @@ def token_bytes(tokenizer: TalariaTokenizer) -> torch.Tensor:
 
     A token that is only part of a character counts as one byte.
     """
-    texts = (tokenizer.decode([token]).replace("\ufffd", "?") for token in range(tokenizer.mask))
-    sizes = [len(text.encode()) for text in texts]
-    return torch.tensor(sizes + [0] * (tokenizer.vocab_size - tokenizer.mask))
+    texts = (tokenizer.decode([token]) for token in range(tokenizer.vocab_size))
+    return torch.tensor([len(text.replace("\ufffd", "?").encode()) for text in texts])
 
 
 @torch.no_grad()

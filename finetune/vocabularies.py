@@ -70,9 +70,8 @@ def costs(
         found.append({"operations": step_flops(config, 1, 0) / LENGTH})
         objective = Objective(Transformer(config), tokenizer.mask)
         rng = np.random.default_rng(0)
-        rows = [
-            Sample(rng.integers(0, tokenizer.mask, LENGTH).tolist(), [], []) for _ in range(ROWS)
-        ]
+        text = np.setdiff1d(np.arange(tokenizer.vocab_size), [*tokenizer.special.values()])
+        rows = [Sample(rng.choice(text, LENGTH).tolist(), [], []) for _ in range(ROWS)]
         passes.append(partial(objective, make_batch(rows, tokenizer, LENGTH, 1, 0, rng)))
     seconds: list[list[float]] = [[] for _ in passes]
     threads = torch.get_num_threads()

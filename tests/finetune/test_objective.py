@@ -19,6 +19,7 @@ from talaria.finetune.corpus import CorpusDocument
 from talaria.finetune.joint import block_mask, masks_agree
 from talaria.finetune.objective import Objective
 from talaria.finetune.samples import SPANS, Sample, Samples, choose_span
+from talaria.finetune.validate import token_bytes
 
 LENGTH, BLOCK, CANVAS_TOKENS = 128, 8, 64
 
@@ -328,6 +329,22 @@ def test_the_losses_ignore_marks_and_padding(
     alone, *none = Objective(transformer, tokenizer.mask)(bare)
     torch.testing.assert_close(alone, next_token, rtol=1e-4, atol=1e-4)
     assert none == [0, 0]
+
+
+def test_special_tokens_are_known_by_name(tokenizer: TalariaTokenizer) -> None:
+    """Not by their ids, which may lie in any order: here the mask has the highest."""
+    moved = copy.copy(tokenizer)
+    moved.mask, moved.file = tokenizer.file, tokenizer.mask
+    sentinels = [moved.file, moved.suf, moved.pre, moved.mid]
+    sample = Sample([moved.file, 5, moved.suf, 6, moved.pre, 7, moved.mid, 8, moved.eom], [], [])
+    batch = make_batch([sample], moved, 16, BLOCK, 0, np.random.default_rng(0))
+    assert batch.next_token[0, :8].tolist() == [
+        IGNORED if token in sentinels else token for token in sample.ids[1:]
+    ]
+    sizes = token_bytes(moved)
+    assert sizes.nonzero()[:, 0].tolist() == [
+        token for token in range(moved.vocab_size) if token not in moved.special.values()
+    ]
 
 
 def test_the_chain_loss_matches_decoding(
