@@ -40,7 +40,9 @@ WORDS = (
 )
 EOM, MASK = "<|endoftext|>", "<|fim_pad|>"
 PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
-EMBEDDING, MASK_EMBEDDING = "token_embd.weight", "mask_embedding"
+EMBEDDING, OUTPUT, MASK_EMBEDDING = "token_embd.weight", "output.weight", "mask_embedding"
+SAMPLED_ROWS = 64  # of embedding and output matrix, to see whether they are tied
+UNTIED = 0.2  # relative difference beyond any quantisation error; 4 bits give about 0.1
 NORMAL = 1  # the type of a token that is text, in GGUF
 READABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0")
 
@@ -133,25 +135,39 @@ def read_weights(
     """Weights in float32, matrices as [outputs, inputs], by their names in GGUF.
 
     Where a file has the output matrix beside the embedding that it is tied to, the output's copy,
-    which is quantised more finely, stands for both. Raises CheckpointError where a weight is
-    missing or of another shape.
+    which is quantised more finely, is used for both. Raises CheckpointError where a weight is
+    missing or of another shape, or the output matrix is not tied to the embedding.
     """
     from gguf import dequantize
 
     given = {tensor.name: tensor for tensor in reader.tensors}
-    if "output.weight" in given:
-        given[EMBEDDING] = given["output.weight"]
-    weights = {}
-    for name, wanted in shapes(shape).items():
+    wanted = shapes(shape)
+    if OUTPUT in given:
+        wanted = {OUTPUT: wanted[EMBEDDING], **wanted}
+    for name, size in wanted.items():
         tensor = given.get(name)
-        if tensor is None or tuple(reversed(tensor.shape.tolist())) != wanted:
-            found = None if tensor is None else tuple(reversed(tensor.shape.tolist()))
+        found = None if tensor is None else tuple(reversed(tensor.shape.tolist()))
+        if found != size:
             raise CheckpointError(
-                f"{path}: tensor {name} has shape {found}, its configuration asks for {wanted}; "
+                f"{path}: tensor {name} has shape {found}, its configuration asks for {size}; "
                 "fetch it again"
             )
-        weights[name] = np.array(dequantize(tensor.data, tensor.tensor_type), np.float32)
-    return weights
+    if OUTPUT in given:
+        every = max(1, shape.vocab_size // SAMPLED_ROWS)
+        one, other = (
+            dequantize(given[name].data[::every], given[name].tensor_type)
+            for name in (EMBEDDING, OUTPUT)
+        )
+        if not np.linalg.norm(one - other) <= UNTIED * np.linalg.norm(other):
+            raise CheckpointError(
+                f"{path}: its output matrix is not tied to the embedding; "
+                "only tied models are supported"
+            )
+        given[EMBEDDING] = given.pop(OUTPUT)
+    return {
+        name: np.array(dequantize(given[name].data, given[name].tensor_type), np.float32)
+        for name in shapes(shape)
+    }
 
 
 def shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:

@@ -60,13 +60,19 @@ def write_gguf(path: Path, tokenizer: TalariaTokenizer, **changes: Any) -> Qwen2
     merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
     writer.add_token_merges(merges)
     rng = np.random.default_rng(0)
-    wanted = qwen2.shapes(config) | {"output.weight": (config.vocab_size, config.width)}
-    for name, shape in wanted.items():
+    embedding = qwen2.shapes(config)[qwen2.EMBEDDING]
+    tied = np.array(0)
+    for name, shape in (qwen2.shapes(config) | {qwen2.OUTPUT: embedding}).items():
         value = rng.normal(0, 0.3, shape).astype(np.float32)
         value += "norm" in name
+        if name == qwen2.EMBEDDING:
+            tied = value
+        if name == qwen2.OUTPUT and changes.get("tied", True):
+            value = tied
         kind = GGMLQuantizationType.F32
         if len(shape) == 2:
-            kind = GGMLQuantizationType.Q8_0 if "v" in name else GGMLQuantizationType.Q5_0
+            fine = "v" in name or name == qwen2.OUTPUT
+            kind = GGMLQuantizationType.Q8_0 if fine else GGMLQuantizationType.Q5_0
         kind = changes.get("quantisation", kind) if len(shape) == 2 else kind
         if name != changes.get("without"):
             writer.add_tensor(name, quantize(value, kind), raw_dtype=kind)
@@ -244,6 +250,7 @@ def test_a_base_is_found_by_its_hash(
         ({"architecture": "llama"}, "of the architecture 'llama'"),
         ({"quantisation": GGMLQuantizationType.Q5_1}, "quantised as Q5_1"),
         ({"without": "blk.1.ffn_up.weight"}, "tensor blk.1.ffn_up.weight has shape None"),
+        ({"tied": False}, "output matrix is not tied to the embedding"),
     ],
 )
 def test_other_files_are_refused(
