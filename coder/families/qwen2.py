@@ -43,6 +43,7 @@ PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 EMBEDDING, OUTPUT, MASK_EMBEDDING = "token_embd.weight", "output.weight", "mask_embedding"
 SAMPLED_ROWS = 64  # of embedding and output matrix, to see whether they are tied
 UNTIED = 0.2  # relative difference beyond any quantisation error; 4 bits give about 0.1
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 NORMAL = 1  # the type of a token that is text, in GGUF
 READABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0")
 
@@ -191,23 +192,29 @@ def shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
 def merge(weights: dict[str, Array], adapter: bytes, marks: Marks, where: Path) -> None:
     """Add an adapter's low-rank updates to the weights, and put its mask into the embedding.
 
-    The mask's row is also one of the output matrix, where it does not matter: it is never written.
-    Raises CheckpointError where the adapter does not fit.
+    The embedding is also the output matrix, where the mask's row does not matter: the mask is
+    never written. Raises CheckpointError where the adapter does not fit, or has tensors that are
+    not used here.
     """
     try:
         tensors: dict[str, Array] = load_weights(adapter)
         weights[EMBEDDING][marks.mask] = tensors.pop(MASK_EMBEDDING)
         for name in sorted(tensors):
-            if not name.endswith(".lora_A.weight"):
-                continue
-            part = name.removesuffix(".lora_A.weight")
-            update = tensors[f"{part}.lora_B.weight"] @ tensors[name]
-            weights[f"{part}.weight"] += update.astype(np.float32)
+            if name.endswith(LORA_A):
+                part = name.removesuffix(LORA_A)
+                # Before the product: float16 would round it, and overflow.
+                a, b = (tensors.pop(part + end).astype(np.float32) for end in (LORA_A, LORA_B))
+                weights[f"{part}.weight"] += b @ a
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{where}: no adapter for this base ({type(error).__name__}: {error}); "
             "use the adapter that was made for it"
         ) from error
+    if tensors:
+        raise CheckpointError(
+            f"{where}: tensor {min(tensors)} is unknown; use an adapter made by `talaria adapt`, "
+            "or a newer release of talaria"
+        )
 
 
 def read_tokenizer(reader: GGUFReader, path: Path) -> Tokenizer:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save
 
 from talaria.coder import checkpoint
+from talaria.coder.backbone import Array, Marks
 from talaria.coder.errors import CheckpointError, DataError, UsageError
 from talaria.coder.families import qwen2
 from talaria.coder.families.talaria import TalariaTokenizer
@@ -182,14 +184,39 @@ def test_other_settings_do_not_go_on(folder: Path, tmp_path: Path) -> None:
         adapt.main(arguments(folder, out, "--resume", "--learning-rate", "0.1"))
 
 
-def test_an_adapter_of_another_shape_is_refused(folder: Path) -> None:
-    """The one that was made for it is asked for."""
-    from safetensors.numpy import save
-
+def base_weights(folder: Path) -> tuple[dict[str, Array], Marks]:
+    """The weights of the tiny base, and its marks."""
     reader = qwen2.open_file(folder / "base.gguf")
-    shape = qwen2.shape_of(reader, folder)
-    weights = qwen2.read_weights(reader, shape, folder)
-    marks = qwen2.marks_of(qwen2.read_tokenizer(reader, folder))
-    wrong = save({"mask_embedding": np.zeros(3, np.float16)})
-    with pytest.raises(CheckpointError, match="no adapter for this base"):
+    weights = qwen2.read_weights(reader, qwen2.shape_of(reader, folder), folder)
+    return weights, qwen2.marks_of(qwen2.read_tokenizer(reader, folder))
+
+
+def test_updates_are_multiplied_in_float32(folder: Path) -> None:
+    """A product beyond the range of float16 is added as it is."""
+    weights, marks = base_weights(folder)
+    before = weights["blk.0.ffn_up.weight"].copy()
+    large = {
+        "mask_embedding": np.zeros(64, np.float16),
+        "blk.0.ffn_up.lora_A.weight": np.full((1, 64), 1000, np.float16),
+        "blk.0.ffn_up.lora_B.weight": np.full((96, 1), 1000, np.float16),
+    }
+    qwen2.merge(weights, save(large), marks, folder / "adapter.safetensors")
+    np.testing.assert_array_equal(weights["blk.0.ffn_up.weight"], before + np.float32(1e6))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ({"mask_embedding": 3}, "no adapter for this base"),
+        ({}, "no adapter for this base .KeyError: 'mask_embedding'"),
+        ({"mask_embedding": 64, "blk.0.ffn_up.dora": 64}, "tensor blk.0.ffn_up.dora is unknown"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(
+    folder: Path, tensors: dict[str, int], sentence: str
+) -> None:
+    """One of another shape, without a mask, or with tensors that nothing here uses."""
+    weights, marks = base_weights(folder)
+    wrong = save({name: np.zeros(size, np.float16) for name, size in tensors.items()})
+    with pytest.raises(CheckpointError, match=sentence):
         qwen2.merge(weights, wrong, marks, folder / "adapter.safetensors")
