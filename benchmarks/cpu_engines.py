@@ -31,7 +31,7 @@ from talaria.evals.tables import columns
 if TYPE_CHECKING:
     from talaria.coder.backbone import Array, Backbone
     from talaria.coder.families.talaria import TransformerConfig
-    from talaria.coder.families.talaria_torch import Trainable
+    from talaria.finetune.trainable import Trainable
 
 CONTEXT = 384  # tokens
 REPEATS = {"canvas 32": 60, "canvas 8": 60, "ar step": 60, "fresh": 15}
@@ -91,11 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(name: str, model: str | None, prompts: int) -> dict[str, Any]:
     """In a fresh process, measure the start (s), calls (ms) and peak memory (MB); fill prompts."""
     began = time.perf_counter()
-    from talaria.coder.families.talaria_torch import load_trainable
     from talaria.coder.infill import infill
     from talaria.coder.request import Options
     from talaria.evals import prompts as timing_prompts
     from talaria.evals import timing
+    from talaria.finetune.trainable import load_trainable
 
     trainable = load_trainable(model)
     backbone = build(name, trainable)

@@ -16,11 +16,12 @@ from typing import Any
 
 from talaria.coder import checkpoint
 from talaria.coder.errors import CheckpointError, DataError
-from talaria.coder.families.talaria_torch import Trainable, Transformer, save
+from talaria.coder.families.talaria_torch import Transformer
 from talaria.coder.files import write
 from talaria.finetune.feed import WorkerLostError
 from talaria.finetune.samples import Samples
 from talaria.finetune.state import writing
+from talaria.finetune.trainable import Trainable, save
 from talaria.finetune.trainer import PATIENCE, Trainer, is_device_lost, is_out_of_memory
 from talaria.finetune.validate import Cursor, exact_match, losses
 

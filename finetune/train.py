@@ -21,11 +21,12 @@ from talaria.coder import checkpoint
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
-from talaria.coder.families.talaria_torch import Transformer, load_trainable
+from talaria.coder.families.talaria_torch import Transformer
 from talaria.finetune.corpus import corpus_hash, read_nonempty
 from talaria.finetune.recipe import Recipe, flag
 from talaria.finetune.run import Run, Validation
 from talaria.finetune.samples import Samples
+from talaria.finetune.trainable import load_trainable
 from talaria.finetune.trainer import Trainer
 from talaria.finetune.validate import choose_cursors, held_out_samples
 

@@ -17,13 +17,14 @@ from talaria.coder import checkpoint
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
-from talaria.coder.families.talaria_torch import Trainable, Transformer, load_trainable
+from talaria.coder.families.talaria_torch import Transformer
 from talaria.coder.infill import infill
 from talaria.coder.request import Options
 from talaria.finetune.batch import make_batch
 from talaria.finetune.corpus import CorpusDocument, read_nonempty
 from talaria.finetune.objective import Objective
 from talaria.finetune.samples import SPANS, Samples, choose_span
+from talaria.finetune.trainable import Trainable, load_trainable
 
 Float64 = npt.NDArray[np.float64]
 

@@ -12,7 +12,8 @@ from hypothesis import settings
 from talaria.coder import checkpoint
 from talaria.coder.families.talaria import TalariaTokenizer, TransformerConfig, training_texts
 from talaria.coder.families.talaria_onnx import OnnxBackbone
-from talaria.coder.families.talaria_torch import Transformer, save
+from talaria.coder.families.talaria_torch import Transformer
+from talaria.finetune.trainable import save
 
 # Tensors are tiny here: on a busy machine, threads would only wait for each other.
 torch.set_num_threads(1)

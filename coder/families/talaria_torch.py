@@ -1,22 +1,18 @@
 """The talaria family in torch: the module that is trained, and decoding where torch has a device.
 
-The only part of `coder` that imports torch.
+This module and `qwen2_torch` are the only ones in `coder` that compute with torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save as dump_weights
 from torch import Tensor, nn
 
-from talaria.coder import checkpoint
 from talaria.coder.backbone import (
     Array,
     Backbone,
@@ -26,14 +22,8 @@ from talaria.coder.backbone import (
     Marks,
     constrain,
 )
-from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import CheckpointError
-from talaria.coder.families.talaria import (
-    TalariaTokenizer,
-    TransformerConfig,
-    read_weights,
-    shape_of,
-)
+from talaria.coder.families.talaria import TransformerConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -306,34 +296,6 @@ class TorchBackbone(Backbone):
         return torch.from_numpy(np.array(array)).to(self.transformer.device)
 
 
-@dataclass(frozen=True)
-class Trainable:
-    """A checkpoint's torch module in float32, and what its folder says about it."""
-
-    transformer: Transformer
-    tokenizer: TalariaTokenizer
-    name: str
-    config: Mapping[str, Any]
-
-    @property
-    def weights_hash(self) -> str:
-        """SHA-256 that names the weights."""
-        return checkpoint.weights_hash(self.config)
-
-    def decoder(self) -> Checkpoint:
-        """The model as a decoder wants it; it sees later changes of the weights."""
-        described = {"denoiser": asdict(self.transformer.config), **self.config}
-        return Checkpoint(
-            TorchBackbone(self.transformer, self.tokenizer.marks),
-            self.tokenizer,
-            self.tokenizer.layout,
-            self.tokenizer.marks,
-            checkpoint.settings(described, Path(self.name)),
-            self.name,
-            described,
-        )
-
-
 def module(shape: TransformerConfig, weights: Mapping[str, Array], device: str) -> Transformer:
     """The module with these weights in float32, for decoding.
 
@@ -351,46 +313,3 @@ def module(shape: TransformerConfig, weights: Mapping[str, Array], device: str) 
             f"device {device!r} cannot be used ({reason}); try --device cpu"
         ) from error
     return transformer.requires_grad_(False).eval()
-
-
-def load_trainable(model: str | Path | None = None, device: str = "cpu") -> Trainable:
-    """Load a model of this family as a torch module, with the same checks as for decoding.
-
-    Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
-    format or family, or the device is not there.
-    """
-    folder, config, weights = checkpoint.read(model, device)
-    if (family := checkpoint.family(config)) != "talaria":
-        raise CheckpointError(
-            f"{folder} is of the family {family!r}; only models of the family 'talaria' can be "
-            "trained this way"
-        )
-    tokenizer = TalariaTokenizer.load(folder / checkpoint.TOKENIZER)
-    shape = shape_of(config, folder / checkpoint.CONFIG)
-    arrays = read_weights(weights, shape, folder / checkpoint.WEIGHTS)
-    return Trainable(module(shape, arrays, device), tokenizer, folder.name, config)
-
-
-def save(
-    folder: Path,
-    transformer: Transformer,
-    tokenizer: TalariaTokenizer,
-    *,
-    licence: str = "Apache-2.0",
-    training: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a checkpoint; the folder appears whole or, after an interruption, not at all.
-
-    Weights are stored in half precision. A folder that stands there is replaced.
-    """
-    weights = {
-        name: tensor.detach().to("cpu", torch.float16).contiguous()
-        for name, tensor in transformer.state_dict().items()
-    }
-    config = {
-        "licence": licence,
-        "parameters": sum(tensor.numel() for tensor in weights.values()),
-        "denoiser": asdict(transformer.config),
-        "training": dict(training or {}),
-    }
-    checkpoint.write(folder, dump_weights(weights), tokenizer.save, config)

@@ -21,9 +21,10 @@ from talaria.coder.backbone import Marks
 from talaria.coder.checkpoint import ADAPTER, CONFIG, TOKENIZER, WEIGHTS
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.talaria import TalariaTokenizer
-from talaria.coder.families.talaria_torch import Transformer, load_trainable, save
+from talaria.coder.families.talaria_torch import Transformer
 from talaria.coder.layout import Layout
 from talaria.coder.request import Settings
+from talaria.finetune.trainable import load_trainable, save
 from tests.scripted import ScriptedBackbone
 
 

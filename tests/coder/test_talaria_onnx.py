@@ -16,7 +16,8 @@ from talaria.coder import checkpoint
 from talaria.coder.backbone import Array, Backbone, Constraint, KVCache
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.families.talaria_onnx import OnnxBackbone
-from talaria.coder.families.talaria_torch import TorchBackbone, Transformer, load_trainable
+from talaria.coder.families.talaria_torch import TorchBackbone, Transformer
+from talaria.finetune.trainable import load_trainable
 from tests.conftest import onnx_backbone
 
 tokens = st.lists(st.integers(0, 299), min_size=1, max_size=20)

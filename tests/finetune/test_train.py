@@ -26,7 +26,7 @@ from torch.nn.attention import flex_attention
 from talaria.coder import checkpoint, cli
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
-from talaria.coder.families.talaria_torch import Transformer, load_trainable, save
+from talaria.coder.families.talaria_torch import Transformer
 from talaria.coder.infill import infill
 from talaria.coder.request import Options
 from talaria.finetune import corpus, train, validate, vocabularies
@@ -37,6 +37,7 @@ from talaria.finetune.recipe import Recipe
 from talaria.finetune.run import Run, Validation
 from talaria.finetune.samples import Samples
 from talaria.finetune.state import read_state, write_state
+from talaria.finetune.trainable import load_trainable, save
 from talaria.finetune.trainer import BOUND_SPIKE, SPIKE, Trainer, is_spike
 from tests.conftest import TEXTS
 
