@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -37,10 +37,10 @@ DEFAULT_MODEL = "talaria-7m"
 PART_BYTES = 16_000_000
 
 # The module of each family. It offers
-#   load(folder, config, weights, device) -> (Backbone, Tokenizer, Layout, Marks)
-#       with the verified bytes of the weights, or
+#   load(folder, config, weights, device) -> (Backbone, Tokenizer, Layout)
+#       from the verified bytes of the weights, or
 #   load_adapted(folder, config, adapter, base, device) -> the same
-#       with the verified bytes of the adapter and the path of the verified base, and
+#       from the verified bytes of the adapter and the path of the verified base, and
 #   settings_of(config, path) -> the settings that follow from its configuration.
 FAMILIES = {
     "talaria": "talaria.coder.families.talaria",
@@ -55,10 +55,14 @@ class Checkpoint:
     backbone: Backbone
     tokenizer: Tokenizer
     layout: Layout
-    marks: Marks
     settings: Settings
     name: str
     config: Mapping[str, Any]
+
+    @property
+    def marks(self) -> Marks:
+        """The special tokens by their part in decoding."""
+        return self.backbone.marks
 
     @property
     def weights_hash(self) -> str:
@@ -80,11 +84,16 @@ class Listing:
 def weights_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 that names a checkpoint's weights: the file's, or that of its parts' hashes."""
     hashes = config["sha256"]
-    parts = sorted(name for name in hashes if name.startswith((WEIGHTS, ADAPTER)))
+    parts = _in_order(name for name in hashes if name.startswith((WEIGHTS, ADAPTER)))
     named = [str(hashes[name]) for name in parts]
     if "base" in config:
         named.insert(0, str(config["base"]["sha256"]))
     return named[0] if len(named) == 1 else hashlib.sha256("".join(named).encode()).hexdigest()
+
+
+def _in_order(parts: Iterable[str]) -> list[str]:
+    """Names of parts in the order of their numbers: `.10` before `.100`."""
+    return sorted(parts, key=lambda name: (len(name), name))
 
 
 def digest(path: Path) -> str:
@@ -290,7 +299,7 @@ def read(model: str | Path | None, device: str) -> tuple[Path, dict[str, Any], b
         )
     hashes = config.get("sha256", {})
     own = ADAPTER if "base" in config else WEIGHTS
-    parts = sorted(name for name in hashes if name.startswith(own))
+    parts = _in_order(name for name in hashes if name.startswith(own))
     if not parts and "base" not in config:  # a base may be used as it is, without an adapter
         parts = [own]
     for name in (*parts, *[TOKENIZER] * ("base" not in config)):
@@ -327,5 +336,5 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
         parts = loader(folder, config, weights, base, device)
     else:
         parts = loader(folder, config, weights, device)
-    backbone, tokenizer, layout, marks = parts
-    return Checkpoint(backbone, tokenizer, layout, marks, chosen, folder.name, config)
+    backbone, tokenizer, layout = parts
+    return Checkpoint(backbone, tokenizer, layout, chosen, folder.name, config)

@@ -38,7 +38,6 @@ class Trainable:
             TorchBackbone(self.transformer, self.tokenizer.marks),
             self.tokenizer,
             self.tokenizer.layout,
-            self.tokenizer.marks,
             checkpoint.settings(described, Path(self.name)),
             self.name,
             described,

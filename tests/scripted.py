@@ -123,5 +123,5 @@ def checkpoint_of(
 ) -> Checkpoint:
     """A checkpoint that was never on a disk."""
     backbone = ScriptedBackbone(tokenizer, scripts)
-    parts = tokenizer, tokenizer.layout, tokenizer.marks
-    return Checkpoint(backbone, *parts, settings, "scripted", {"parameters": 0, "sha256": {}})
+    config = {"parameters": 0, "sha256": {}}
+    return Checkpoint(backbone, tokenizer, tokenizer.layout, settings, "scripted", config)

@@ -44,6 +44,7 @@ EMBEDDING, OUTPUT, MASK_EMBEDDING = "token_embd.weight", "output.weight", "mask_
 SAMPLED_ROWS = 64  # of embedding and output matrix, to see whether they are tied
 UNTIED = 0.2  # relative difference beyond any quantisation error; 4 bits give about 0.1
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
+WORKING_CONTEXT = 1024  # tokens that a request uses by default
 NORMAL = 1  # the type of a token that is text, in GGUF
 READABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0")
 
@@ -277,27 +278,33 @@ def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     """
     del where
     mode = "diffuse" if config["sha256"] else "verify"
-    return {"mode": mode, "working_context": 1024, "block_length": 8, "max_tokens": 128}
+    return {"mode": mode, "working_context": WORKING_CONTEXT, "block_length": 8, "max_tokens": 128}
 
 
 def load_adapted(
     folder: Path, config: Mapping[str, Any], adapter: bytes, base: Path, device: str
-) -> tuple[Backbone, Tokenizer, Layout, Marks]:
+) -> tuple[Backbone, Tokenizer, Layout]:
     """The parts of a model from its base, which is known to be the right file.
 
-    Raises CheckpointError where the file is of another family, or the device is not there.
+    Raises CheckpointError where the file is of another family or the settings exceed its context,
+    and for devices other than the CPU.
     """
-    del config
     if device != "cpu":
         raise CheckpointError(f"device {device!r}: this family runs on the cpu alone so far")
     from talaria.coder.families.qwen2_onnx import OnnxQwen2
 
     reader = open_file(base)
     shape = shape_of(reader, base)
+    working = config.get("decoding", {}).get("working_context", WORKING_CONTEXT)
+    if working > shape.context_length:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: working_context is {working}; the base was trained on "
+            f"{shape.context_length} positions: set at most {shape.context_length}"
+        )
     tokenizer = read_tokenizer(reader, base)
     marks = marks_of(tokenizer)
     weights = read_weights(reader, shape, base)
     if adapter:
         merge(weights, adapter, marks, folder / "adapter.safetensors")
     backbone = OnnxQwen2(shape, weights, marks, denoises=bool(adapter))
-    return backbone, tokenizer, layout_of(tokenizer), marks
+    return backbone, tokenizer, layout_of(tokenizer)

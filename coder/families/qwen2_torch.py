@@ -71,26 +71,17 @@ class Qwen2(nn.Module):
         device: torch.device = self.token_embd.weight.device
         return device
 
-    def run(
-        self,
-        ids: Int[Tensor, "batch length"],
-        positions: Int[Tensor, "batch length"],
-        attend: Attend,
-    ) -> Float[Tensor, "batch length width"]:
-        """States of `ids`; `attend(layer, q, k, v)` decides who sees whom.
-
-        Queries have `heads` heads, keys and values `kv_heads`, as `scaled_dot_product_attention`
-        takes them with `enable_gqa`.
-        """
-        return self.run_embedded(self.token_embd(ids), positions, attend)
-
     def run_embedded(
         self,
         x: Float[Tensor, "batch length width"],
         positions: Int[Tensor, "batch length"],
         attend: Attend,
     ) -> Float[Tensor, "batch length width"]:
-        """The same from embedded tokens."""
+        """States of embedded tokens; `attend(layer, q, k, v)` decides who sees whom.
+
+        Queries have `heads` heads, keys and values `kv_heads`, as `scaled_dot_product_attention`
+        takes them with `enable_gqa`.
+        """
         turns = rotary_turns(self.config, positions.cpu().numpy())
         cos, sin = (torch.from_numpy(turn)[:, None].to(x) for turn in turns)
         for layer, block in enumerate(self.blk):

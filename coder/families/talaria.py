@@ -224,7 +224,7 @@ def shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
 
 def load(
     folder: Path, config: Mapping[str, Any], weights: bytes, device: str
-) -> tuple[Backbone, Tokenizer, Layout, Marks]:
+) -> tuple[Backbone, Tokenizer, Layout]:
     """The parts of a model from its folder's files, which are known to be whole.
 
     On a CPU it is computed by ONNX Runtime, elsewhere by torch, which must be installed.
@@ -252,4 +252,4 @@ def load(
                 "install the extra `gpu`, or use --device cpu"
             ) from error
         backbone = TorchBackbone(module(shape, arrays, device), tokenizer.marks)
-    return backbone, tokenizer, tokenizer.layout, tokenizer.marks
+    return backbone, tokenizer, tokenizer.layout

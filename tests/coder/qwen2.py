@@ -133,4 +133,4 @@ def tiny(bpe: tokenizers.Tokenizer, **how: Any) -> Checkpoint:
     layout = Layout(tokenizer, (prefix, suffix), (middle,))
     settings = Settings(confidence_threshold=0.3, max_tokens=20, working_context=96, block_length=8)
     backbone = Qwen2(tokenizer.vocab_size, marks, **how)
-    return Checkpoint(backbone, tokenizer, layout, marks, settings, "tiny-qwen2", {})
+    return Checkpoint(backbone, tokenizer, layout, settings, "tiny-qwen2", {})

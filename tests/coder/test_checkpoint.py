@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from talaria.coder import checkpoint
-from talaria.coder.backbone import Marks
 from talaria.coder.checkpoint import ADAPTER, CONFIG, TOKENIZER, WEIGHTS
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.talaria import TalariaTokenizer
@@ -117,6 +116,23 @@ def test_large_weights_travel_in_parts(
     parts[1].unlink()
     with pytest.raises(CheckpointError, match=rf"{WEIGHTS}\.01: missing"):
         checkpoint.load(folder)
+
+
+def test_more_than_a_hundred_parts(
+    transformer: Transformer,
+    tokenizer: TalariaTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Are put together, and hashed, in the order of their numbers."""
+    monkeypatch.setattr(checkpoint, "PART_BYTES", 800)
+    save(tmp_path / "m", transformer, tokenizer)
+    names = [f"{WEIGHTS}.{number:02d}" for number in range(len([*tmp_path.glob(f"m/{WEIGHTS}*")]))]
+    assert f"{WEIGHTS}.100" in names
+    hashes = "".join(checkpoint.digest(tmp_path / "m" / name) for name in names)
+    assert (
+        checkpoint.load(tmp_path / "m").weights_hash == hashlib.sha256(hashes.encode()).hexdigest()
+    )
 
 
 def test_a_save_killed_between_its_renames(
@@ -311,10 +327,10 @@ class Owl:
         self.tokenizer = tokenizer
         self.given: list[object] = []
 
-    def parts(self) -> tuple[ScriptedBackbone, TalariaTokenizer, Layout, Marks]:
+    def parts(self) -> tuple[ScriptedBackbone, TalariaTokenizer, Layout]:
         """What a checkpoint is made of."""
         tokenizer = self.tokenizer
-        return ScriptedBackbone(tokenizer, {(): []}), tokenizer, tokenizer.layout, tokenizer.marks
+        return ScriptedBackbone(tokenizer, {(): []}), tokenizer, tokenizer.layout
 
     def settings_of(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         """As the configuration has it."""
@@ -322,7 +338,7 @@ class Owl:
 
     def load_adapted(
         self, folder: Path, config: Mapping[str, Any], adapter: bytes, base: Path, device: str
-    ) -> tuple[ScriptedBackbone, TalariaTokenizer, Layout, Marks]:
+    ) -> tuple[ScriptedBackbone, TalariaTokenizer, Layout]:
         """A base and what adapts it."""
         self.given = [folder.name, adapter, base.read_bytes(), device]
         return self.parts()
@@ -370,6 +386,7 @@ def test_an_adapter_is_loaded_with_its_base(adapted: Path, owl: Owl) -> None:
     assert owl.given == ["wise", b"a little more", BASE, "cpu"]
     assert model.settings == Settings(working_context=1024)  # its own, not all that it could read
     assert isinstance(model.backbone, ScriptedBackbone)
+    assert model.marks is model.backbone.marks
     both = NAMED + checkpoint.digest(adapted / ADAPTER)
     assert model.weights_hash == hashlib.sha256(both.encode()).hexdigest()
     bases = adapted.parent / "home" / "bases"

@@ -30,7 +30,7 @@ SHAPE: dict[str, Any] = {
     "heads": 4,
     "kv_heads": 2,
     "hidden": 96,
-    "context_length": 256,
+    "context_length": 1024,
     "rope_base": 1e6,
     "epsilon": 1e-6,
 }
@@ -170,8 +170,9 @@ def test_torch_computes_the_same(file: Path) -> None:
     ids = np.random.default_rng(2).integers(0, config.vocab_size, 40)
     states, _ = backbone.encode([ids.tolist()])
     with torch.inference_mode():
-        found = module(config, weights).run(
-            torch.from_numpy(ids)[None],
+        decoder = module(config, weights)
+        found = decoder.run_embedded(
+            decoder.token_embd(torch.from_numpy(ids)[None]),
             torch.arange(40)[None],
             lambda layer, q, k, v: F.scaled_dot_product_attention(
                 q, k, v, is_causal=True, enable_gqa=True
@@ -261,6 +262,14 @@ def test_other_files_are_refused(
     write_gguf(path, tokenizer, **changes)
     with pytest.raises(CheckpointError, match=sentence):
         qwen2.load_adapted(tmp_path, {}, b"", path, "cpu")
+
+
+def test_a_working_context_is_no_longer_than_the_base_can_read(file: Path, tmp_path: Path) -> None:
+    """The settings are the adapter's, the limit is the base's."""
+    config = {"decoding": {"working_context": 1025}}
+    with pytest.raises(CheckpointError, match="working_context is 1025; .* at most 1024"):
+        qwen2.load_adapted(tmp_path, config, b"", file, "cpu")
+    qwen2.load_adapted(tmp_path, {"decoding": {"working_context": 1024}}, b"", file, "cpu")
 
 
 @pytest.mark.parametrize("data", [b"", b"GGUF", b"<html>no</html>", b"GGUF\3\0\0\0" + b"\xff" * 64])
