@@ -337,4 +337,5 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
     else:
         parts = loader(folder, config, weights, device)
     backbone, tokenizer, layout = parts
+    tokenizer.prepare()
     return Checkpoint(backbone, tokenizer, layout, chosen, folder.name, config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from itertools import islice, takewhile
 from pathlib import Path
 
@@ -28,6 +27,8 @@ class Tokenizer:
         self._bpe = bpe
         self.special = dict(special)
         self._names = {token: name for name, token in self.special.items()}
+        self._by_text: list[tuple[str, int]] = []
+        self._beginnings: dict[str, tuple[int, ...]] = {}
         self.vocab_size = max(bpe.get_vocab_size(), 1 + max(self.special.values(), default=-1))
 
     @staticmethod
@@ -73,18 +74,26 @@ class Tokenizer:
         between = text == " " and bool(prefix[-2:-1].strip())
         return text if between or not text.isspace() else ""
 
-    @cached_property
-    def _by_text(self) -> list[tuple[str, int]]:
-        ids = (token for token in range(self.vocab_size) if token not in self._names)
-        return sorted((self.decode([token]), token) for token in ids)
+    def prepare(self) -> None:
+        """Sort the vocabulary by text for `beginning_with`, before a user waits for it.
 
-    def beginning_with(self, text: str) -> list[int]:
+        Takes most of a second for 152,000 tokens.
+        """
+        if not self._by_text:
+            ids = [token for token in range(self.vocab_size) if token not in self._names]
+            texts = self._bpe.decode_batch([[token] for token in ids], skip_special_tokens=False)
+            self._by_text = sorted(zip(texts, ids, strict=True))
+
+    def beginning_with(self, text: str) -> tuple[int, ...]:
         """The tokens whose text begins with this one, which must not contain U+FFFD."""
-        known = self._by_text
-        found = takewhile(
-            lambda entry: entry[0].startswith(text), islice(known, bisect(known, (text,)), None)
-        )
-        return [token for _, token in found]
+        if text not in self._beginnings:
+            self.prepare()
+            known = self._by_text
+            found = takewhile(
+                lambda entry: entry[0].startswith(text), islice(known, bisect(known, (text,)), None)
+            )
+            self._beginnings[text] = tuple(token for _, token in found)
+        return self._beginnings[text]
 
     def name(self, token: int) -> str:
         """What a person calls a token: its text, or the name of a special one."""

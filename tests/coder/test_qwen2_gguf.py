@@ -267,7 +267,7 @@ def test_other_files_are_refused(
 def test_a_working_context_is_no_longer_than_the_base_can_read(file: Path, tmp_path: Path) -> None:
     """The settings are the adapter's, the limit is the base's."""
     config = {"decoding": {"working_context": 1025}}
-    with pytest.raises(CheckpointError, match="working_context is 1025; .* at most 1024"):
+    with pytest.raises(CheckpointError, match=r"working_context is 1025; .* at most 1024"):
         qwen2.load_adapted(tmp_path, config, b"", file, "cpu")
     qwen2.load_adapted(tmp_path, {"decoding": {"working_context": 1024}}, b"", file, "cpu")
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import DEFAULT_MODEL as MODEL
+from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.talaria import SPECIAL, TalariaTokenizer
 from talaria.coder.tokenizer import Tokenizer
@@ -126,6 +127,15 @@ def test_tokens_by_how_they_begin(tokenizer: TalariaTokenizer, text: str) -> Non
     """All whose text begins so, and no special one."""
     named = [token for token in range(tokenizer.mask) if tokenizer.name(token).startswith(text)]
     assert sorted(tokenizer.beginning_with(text)) == named
+    assert tokenizer.beginning_with(text) is tokenizer.beginning_with(text)
+
+
+def test_a_loaded_model_has_sorted_its_vocabulary(
+    model: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first keystroke decodes no vocabulary."""
+    monkeypatch.setattr(model.tokenizer, "_bpe", None)
+    assert model.tokenizer.beginning_with("de")
 
 
 @pytest.mark.parametrize(
