@@ -38,7 +38,7 @@ class Progress:
     options: Options
     tokenizer: Tokenizer
     healed: str
-    first: list[int] | None
+    first: tuple[int, ...] | None
     longest: int
     budget: int
     bound: Bound | None

@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +36,11 @@ from talaria.finetune.adaptation import (
     matched_drafts,
 )
 from talaria.finetune.corpus import corpus_hash, read_nonempty
-from talaria.finetune.state import check_identity, read_state, write_state
+from talaria.finetune.recipe import flag
+from talaria.finetune.state import check_identity, read_state, truncate_metrics, write_state
+from talaria.finetune.stop import GracefulStop
 
+LEAST_CONTEXT = 8  # tokens of a row beside its middle: three sentinels and some text
 HELD_OUT_ROWS, HELD_OUT_CANVASES = 24, 8
 LICENCE = "Apache-2.0"
 
@@ -68,6 +69,27 @@ class AdaptationRecipe:
     decay_from: float = 0.5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("rank", "canvases", "longest", "rows"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be 1 or more")
+        if self.block < 2:
+            raise UsageError(f"--block is {self.block}; a canvas of 1 has nothing to learn: give 2")
+        for name in ("next_token_weight", "learning_rate", "warmup"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.decay_from < 1:
+            raise UsageError(
+                f"--decay-from is {self.decay_from}; it must be at least 0 and below 1"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed is {self.seed}; it must lie between 0 and 2**63 - 1")
+        if self.length < self.longest + LEAST_CONTEXT:
+            raise UsageError(
+                f"--length is {self.length}; a middle of {self.longest} tokens (--longest) and "
+                f"its context need at least {self.longest + LEAST_CONTEXT}"
+            )
+
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line; every field of the recipe is a flag."""
@@ -80,16 +102,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--save-every", type=float, default=120, metavar="SECONDS")
     parser.add_argument("--validate-every", type=float, default=600, metavar="SECONDS")
     for name, default in asdict(AdaptationRecipe()).items():
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=type(default), default=default, help=f"(default {default})")
+        parser.add_argument(
+            flag(name), type=type(default), default=default, help=f"(default {default})"
+        )
     args = parser.parse_args(argv)
-    for name in ("minutes", "save_every", "validate_every", *asdict(AdaptationRecipe())):
-        value = getattr(args, name)
-        if name != "seed" and not 0 < value < float("inf"):
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} is {value}; it must be above 0")
-    if args.block < 2:
-        raise UsageError(f"--block is {args.block}; a canvas of 1 has nothing to learn: give 2")
+    for name in ("minutes", "save_every", "validate_every"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise UsageError(f"{flag(name)} is {getattr(args, name)}; it must be above 0")
+    recipe = {name: getattr(args, name) for name in asdict(AdaptationRecipe())}
+    args.recipe = AdaptationRecipe(**recipe)
     if not args.base.is_file():
         raise UsageError(f"{args.base}: no such file; give the base's GGUF file")
     return args
@@ -100,9 +121,7 @@ class AdaptationRun:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.recipe = AdaptationRecipe(
-            **{name: getattr(args, name) for name in asdict(AdaptationRecipe())}
-        )
+        self.recipe: AdaptationRecipe = args.recipe
         reader = qwen2.open_file(args.base)
         self.shape = qwen2.shape_of(reader, args.base)
         self.tokenizer = qwen2.read_tokenizer(reader, args.base)
@@ -244,24 +263,6 @@ def has_fast_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-@contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """Signals that ask to stop are noted in a list; a second one stops at once."""
-    noted: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(number)
-
-    former = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        for each, handler in former.items():
-            signal.signal(each, handler)
-
-
 def main(argv: list[str]) -> int:
     """Adapt until the minutes are spent; an interrupt saves the state for --resume.
 
@@ -279,10 +280,11 @@ def main(argv: list[str]) -> int:
     run = AdaptationRun(args)
     if args.resume:
         run.restore()
+        truncate_metrics(args.out / "metrics.jsonl", run.step)
     saved = run.elapsed
     bar = tqdm(total=100, unit="%", initial=int(100 * run.progress), desc="adapting")
-    with interruptible() as stopped, (args.out / "metrics.jsonl").open("a") as metrics:
-        while run.progress < 1 and not stopped:
+    with GracefulStop() as stop, (args.out / "metrics.jsonl").open("a") as metrics:
+        while run.progress < 1 and not stop.requested:
             began = time.monotonic()
             entry = run.update()
             run.step += 1
@@ -299,7 +301,7 @@ def main(argv: list[str]) -> int:
                 saved = run.elapsed
         run.save()
     bar.close()
-    return 1 if stopped else 0
+    return 1 if stop.requested else 0
 
 
 if __name__ == "__main__":

@@ -5,22 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from talaria.coder import checkpoint
 from talaria.coder.errors import CheckpointError, DataError
 from talaria.coder.families.talaria_torch import Transformer
-from talaria.coder.files import write
 from talaria.finetune.feed import WorkerLostError
 from talaria.finetune.samples import Samples
-from talaria.finetune.state import writing
+from talaria.finetune.state import truncate_metrics, writing
+from talaria.finetune.stop import GracefulStop
 from talaria.finetune.trainable import Trainable, save
 from talaria.finetune.trainer import PATIENCE, Trainer, is_device_lost, is_out_of_memory
 from talaria.finetune.validate import Cursor, exact_match, losses
@@ -42,36 +40,6 @@ class Budget:
             return step / self.steps
         assert self.minutes is not None
         return elapsed / (60 * self.minutes)
-
-
-class GracefulStop:
-    """Defers SIGINT and SIGTERM, so that training stops between two steps.
-
-    A second Ctrl-C raises KeyboardInterrupt, but only after a second: launchers and `timeout`
-    send a signal twice in a row.
-    """
-
-    def __enter__(self) -> GracefulStop:
-        self.since: float | None = None
-        self.handlers = {s: signal.signal(s, self.handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has arrived."""
-        return self.since is not None
-
-    def handle(self, number: int, frame: object) -> None:
-        """Record the request to stop."""
-        now = time.monotonic()
-        if self.since is None:
-            self.since = now
-        elif number == signal.SIGINT and now > self.since + 1:
-            raise KeyboardInterrupt
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -379,19 +347,3 @@ def quality(figures: Mapping[str, float], canvases: bool) -> tuple[float, ...]:
         return (-figures["validation_next_token_loss"],)
     exact = figures.get("validation_exact_diffuse_all", 0.0)
     return exact, -figures["validation_bound"], -figures.get("validation_chain", 0.0)
-
-
-def truncate_metrics(metrics: Path, step: int) -> None:
-    """Drop the lines after `step`, which the resumed run repeats, and a torn last line."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if entry["step"] <= step:
-            kept.append(line + "\n")
-    with writing(metrics):
-        write(metrics, "".join(kept))

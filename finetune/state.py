@@ -1,7 +1,8 @@
-"""The state of a run on disk, in one file that is written atomically."""
+"""A run on disk: its state, in one file that is written atomically, and its metrics."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from talaria.coder.errors import DataError
-from talaria.coder.files import replacing
+from talaria.coder.files import replacing, write
 
 FORMAT = 2
 
@@ -60,6 +61,22 @@ def read_state(path: Path) -> dict[str, Any]:
             "resume with the version that started the run, or start over in another --out"
         )
     return state
+
+
+def truncate_metrics(metrics: Path, step: int) -> None:
+    """Drop the lines after `step`, which the resumed run repeats, and a torn last line."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["step"] <= step:
+            kept.append(line + "\n")
+    with writing(metrics):
+        write(metrics, "".join(kept))
 
 
 def check_identity(path: Path, former: Mapping[str, Any], present: Mapping[str, Any]) -> None:

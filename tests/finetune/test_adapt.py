@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from talaria.coder.request import Options, Request
 from talaria.finetune import adapt
 from talaria.finetune.adaptation import IGNORED, HoleRows, draw_batch
 from talaria.finetune.corpus import CorpusDocument, write_corpus
+from talaria.finetune.state import read_state
 from tests.coder.test_qwen2_gguf import write_gguf
 from tests.conftest import TEXTS
 
@@ -159,16 +161,53 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert adapt.main(arguments(folder, out, "--resume")) == 0  # nothing is left to do
 
 
+def test_a_resumed_run_repeats_no_metrics(folder: Path, tmp_path: Path) -> None:
+    """Lines of steps after the saved state, and a torn one, are dropped when they are repeated."""
+    out = tmp_path / "run"
+    here = run(folder, out)
+    here.step, here.elapsed = 3, 2.9  # of 3 seconds
+    here.save()
+    lines = "".join(json.dumps({"step": step, "canvas": 1.0}) + "\n" for step in range(1, 6))
+    (out / "metrics.jsonl").write_text(lines + '{"step": 6, "can')
+    assert adapt.main(arguments(folder, out, "--resume")) == 0
+    entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [entry["step"] for entry in entries]
+    assert steps == [*range(1, len(steps) + 1)]
+    assert len(steps) > 3
+
+
+def test_a_signal_stops_a_run_between_steps(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is saved and the former handlers are back; the exit code is 1."""
+    update, handler = adapt.AdaptationRun.update, signal.getsignal(signal.SIGTERM)
+
+    def interrupted(here: adapt.AdaptationRun) -> dict[str, float]:
+        signal.raise_signal(signal.SIGTERM)
+        return update(here)
+
+    monkeypatch.setattr(adapt.AdaptationRun, "update", interrupted)
+    assert adapt.main(arguments(folder, tmp_path / "run", "--minutes", "9")) == 1
+    assert read_state(tmp_path / "run" / "state.pt")["step"] == 1
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
 @pytest.mark.parametrize(
     ("more", "kind", "sentence"),
     [
         (["--minutes", "0"], UsageError, "--minutes is 0.0"),
         (["--block", "1"], UsageError, "--block is 1"),
+        (["--rank", "0"], UsageError, "--rank is 0"),
+        (["--learning-rate", "nan"], UsageError, "--learning-rate is nan"),
+        (["--decay-from", "1"], UsageError, "--decay-from is 1.0; it must be .* below 1"),
+        (["--decay-from", "2"], UsageError, "--decay-from is 2.0"),
+        (["--seed", "-1"], UsageError, "--seed is -1"),
+        (["--length", "24"], UsageError, "--length is 24; a middle of 24 tokens"),
         (["--resume"], DataError, "nothing to resume"),
         (["--corpus", "nowhere"], DataError, "nowhere"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_invalid_arguments_are_reported(
     folder: Path, tmp_path: Path, more: list[str], kind: Any, sentence: str
 ) -> None:
     """Before anything is computed."""
@@ -176,8 +215,8 @@ def test_what_cannot_be_done_is_said(
         adapt.main(arguments(folder, tmp_path / "run", *more))
 
 
-def test_other_settings_do_not_go_on(folder: Path, tmp_path: Path) -> None:
-    """A run that was begun otherwise says in what it differs."""
+def test_resume_refuses_other_settings(folder: Path, tmp_path: Path) -> None:
+    """The message names the setting that differs."""
     out = tmp_path / "run"
     run(folder, out).save()
     with pytest.raises(DataError, match="learning_rate"):
