@@ -15,8 +15,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -105,47 +103,33 @@ def digest(path: Path) -> str:
 def write(
     folder: Path,
     weights: bytes,
-    save_tokenizer: Callable[[Path], None],
     config: Mapping[str, Any],
+    *,
+    name: str = WEIGHTS,
+    save_tokenizer: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a whole checkpoint; the folder appears complete or, after an interruption, not at all.
+    """Write a checkpoint; the folder appears complete or, after an interruption, not at all.
 
-    A folder that stands there is replaced.
+    A folder that stands there is replaced. `name` is WEIGHTS, or ADAPTER for an adapter, whose
+    tokenizer is its base's.
     """
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        parts = [weights[at : at + PART_BYTES] for at in range(0, len(weights), PART_BYTES)]
-        names = [WEIGHTS] if len(parts) == 1 else [f"{WEIGHTS}.{i:02d}" for i in range(len(parts))]
-        for name, part in zip(names, parts, strict=True):
-            (partial / name).write_bytes(part)
-        save_tokenizer(partial / TOKENIZER)
-        hashes = {name: digest(partial / name) for name in (*names, TOKENIZER)}
+    parts = [weights[at : at + PART_BYTES] for at in range(0, len(weights), PART_BYTES)]
+    names = [name] if len(parts) == 1 else [f"{name}.{i:02d}" for i in range(len(parts))]
+    with files.replacing_folder(folder) as partial:
+        for each, part in zip(names, parts, strict=True):
+            (partial / each).write_bytes(part)
+        if save_tokenizer is not None:
+            save_tokenizer(partial / TOKENIZER)
+            names.append(TOKENIZER)
+        hashes = {each: digest(partial / each) for each in names}
         described = {"format_version": FORMAT_VERSION, **config, "sha256": hashes}
         (partial / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        partial.chmod(0o755)
-        if folder.exists():
-            old = _replaced(folder)
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(folder, old)
-            os.replace(partial, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def store_settings(folder: Path, settings: Settings) -> None:
     """Store settings in a checkpoint's `config.json`, replacing those it has."""
     config = {**read_config(folder), "decoding": asdict(settings)}
     files.write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-
-
-def _replaced(folder: Path) -> Path:
-    """Where a folder waits while another takes its place."""
-    return folder.with_name(f".{folder.name}-replaced")
 
 
 def home() -> Path | None:
@@ -289,8 +273,7 @@ def read(model: str | Path | None, device: str) -> tuple[Path, dict[str, Any], b
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
         raise CheckpointError(f"device {device!r} cannot be used; give cpu, mps, cuda or cuda:N")
     folder = model if isinstance(model, Path) else find(model)
-    if not folder.exists() and _replaced(folder).exists():
-        os.replace(_replaced(folder), folder)  # a save was killed between its two renames
+    files.restore_folder(folder)
     config = read_config(folder)
     if family(config) not in FAMILIES:
         raise CheckpointError(

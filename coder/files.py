@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all: written beside their place, then renamed into it."""
+"""Files and folders that appear whole or not at all: written beside their place, then renamed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,42 @@ def write(path: Path, data: str | bytes) -> None:
     """Write a file atomically; text as UTF-8, with line endings as they are."""
     with replacing(path) as partial:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to write to; when the block ends, it takes the place of `folder`.
+
+    If the block raises, `folder` is as it was and nothing is left beside it. A link is followed.
+    This takes two renames: after a kill between them, `restore_folder` brings the former one back.
+    Only one process may replace a folder at a time. Raises OSError where it cannot be written.
+    """
+    restore_folder(folder)
+    folder = Path(os.path.realpath(folder))
+    partial, former = folder.with_name(f".{folder.name}.partial"), _former(folder)
+    for leftover in (partial, former):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            os.replace(folder, former)
+        os.replace(partial, folder)
+        shutil.rmtree(former, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Bring a folder back if the process that was replacing it was killed between its renames."""
+    folder = Path(os.path.realpath(folder))
+    if not folder.exists() and _former(folder).exists():
+        os.replace(_former(folder), folder)
+
+
+def _former(folder: Path) -> Path:
+    """Where a folder waits while another takes its place."""
+    return folder.with_name(f".{folder.name}.former")
 
 
 def _umask() -> int:

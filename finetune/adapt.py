@@ -7,7 +7,6 @@ resume), `metrics.jsonl`, and `model/`, an adapter checkpoint for `talaria infil
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import shutil
@@ -22,7 +21,7 @@ import torch
 from safetensors.torch import save as dump_weights
 from tqdm import tqdm
 
-from talaria.coder import checkpoint, files
+from talaria.coder import checkpoint
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families import qwen2
@@ -37,7 +36,13 @@ from talaria.finetune.adaptation import (
 )
 from talaria.finetune.corpus import corpus_hash, read_nonempty
 from talaria.finetune.recipe import flag
-from talaria.finetune.state import check_identity, read_state, truncate_metrics, write_state
+from talaria.finetune.state import (
+    check_identity,
+    read_state,
+    truncate_metrics,
+    write_state,
+    writing,
+)
 from talaria.finetune.stop import GracefulStop
 
 LEAST_CONTEXT = 8  # tokens of a row beside its middle: three sentinels and some text
@@ -242,20 +247,16 @@ def write_adapter(folder: Path, run: AdaptationRun) -> None:
     for name, each in run.trained.items():
         short = name.removeprefix("decoder.").replace(".default.", ".")
         tensors[short] = each.detach().to(torch.float16).contiguous()
-    data = dump_weights(tensors)
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write(folder / checkpoint.ADAPTER, data)
     config: dict[str, Any] = {
-        "format_version": checkpoint.FORMAT_VERSION,
         "family": "qwen2",
         "licence": LICENCE,
         "parameters": sum(each.numel() for each in tensors.values()),
         "base": {"name": run.args.base.name, "sha256": run.identity["base"]},
         "decoding": {"block_length": run.recipe.block, "lookahead": run.recipe.block},
         "training": {**run.identity, "steps": run.step, "minutes": round(run.elapsed / 60, 1)},
-        "sha256": {checkpoint.ADAPTER: hashlib.sha256(data).hexdigest()},
     }
-    files.write(folder / checkpoint.CONFIG, json.dumps(config, indent=2) + "\n")
+    with writing(folder):
+        checkpoint.write(folder, dump_weights(tensors), config, name=checkpoint.ADAPTER)
 
 
 def has_fast_bfloat16() -> bool:

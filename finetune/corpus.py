@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from talaria.coder.errors import DataError, UsageError
+from talaria.coder.files import replacing_folder, restore_folder
 
 FORMAT = 2  # bump it when the file layout or a filter rule changes
 SPLITS = ("train", "valid")
@@ -148,35 +148,22 @@ def write_corpus(
     """
     if unknown := set(splits) - set(SPLITS):
         raise UsageError(f"unknown split {min(unknown)!r}; a corpus has {' and '.join(SPLITS)}")
-    restore(out)
+    restore_folder(out)
     check_place(out, _command(about))
-    out = out.resolve()  # replaces the target of a link, not the link
-    partial = _partial(out)
     try:
-        partial.mkdir(parents=True)
-        parts = [p for split in SPLITS for p in _write_parts(partial, split, splits.get(split, ()))]
-        manifest = {"format": FORMAT, **about, "parts": parts}
-        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-        (partial / "manifest.json").write_text(text, encoding="utf-8", newline="\n")
-        backup = _backup(out)
-        if out.exists():
-            os.rename(out, backup)
-        os.rename(partial, out)
-        shutil.rmtree(backup, ignore_errors=True)
+        with replacing_folder(out) as partial:
+            parts = [
+                part
+                for split in SPLITS
+                for part in _write_parts(partial, split, splits.get(split, ()))
+            ]
+            manifest = {"format": FORMAT, **about, "parts": parts}
+            text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+            (partial / "manifest.json").write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise DataError(
-            f"{partial}: cannot be written ({error}); free some space or choose another --out"
+            f"{out}: cannot be written ({error}); free some space or choose another --out"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def restore(out: Path) -> None:
-    """Recover from a writer that was killed between its two renames."""
-    backup = _backup(out)
-    if backup.exists() and not out.exists():
-        os.rename(backup, out.resolve())
-    shutil.rmtree(backup, ignore_errors=True)
 
 
 def check_place(out: Path, command: str | None) -> None:
@@ -197,13 +184,13 @@ def check_place(out: Path, command: str | None) -> None:
                 f"{out} holds a corpus by {maker or 'another program'}, not by "
                 f"{command or 'this one'}; name another --out, or remove it yourself"
             )
-    partial = _partial(out)
+    place = out.resolve()
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        partial.rmdir()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent):
+            pass
     except OSError as error:
-        raise DataError(f"{partial}: cannot be written ({error}); choose another --out") from error
+        raise DataError(f"{out}: cannot be written ({error}); choose another --out") from error
 
 
 def _own_manifest(folder: Path) -> dict[str, Any] | None:
@@ -223,16 +210,6 @@ def _own_manifest(folder: Path) -> dict[str, Any] | None:
 def shuffle_key(package: str, path: str) -> bytes:
     """Sort key of the shuffled order: a hash of the document's package and path alone."""
     return hashlib.sha256(f"{SHUFFLE_SEED}\0{package}\0{path}".encode()).digest()
-
-
-def _partial(out: Path) -> Path:
-    place = out.resolve()
-    return place.with_name(f".{place.name}.partial")
-
-
-def _backup(out: Path) -> Path:
-    place = out.resolve()
-    return place.with_name(f".{place.name}.former")
 
 
 def _write_parts(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from talaria.coder.errors import DataError, UsageError
+from talaria.coder.files import restore_folder
 from talaria.finetune import filters
 from talaria.finetune.bpe import estimated_tokens, measure_bpe
 from talaria.finetune.contamination import excluded_grams, read_benchmark, shipped_files
@@ -26,7 +27,6 @@ from talaria.finetune.corpus import (
     check_corpus,
     check_place,
     read_manifest,
-    restore,
     shuffle_key,
     write_corpus,
 )
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
         "settings": _settings(),
     }
     out: Path = args.out
-    restore(out)
+    restore_folder(out)
     if not args.force and _is_current(out, request):
         print(f"{out}: up to date; --force rebuilds it", file=sys.stderr)
     else:

@@ -84,4 +84,4 @@ def save(
         "denoiser": asdict(transformer.config),
         "training": dict(training or {}),
     }
-    checkpoint.write(folder, dump_weights(weights), tokenizer.save, config)
+    checkpoint.write(folder, dump_weights(weights), config, save_tokenizer=tokenizer.save)

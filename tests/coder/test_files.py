@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from talaria.coder.files import replacing, write
+from talaria.coder.files import replacing, replacing_folder, restore_folder, write
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -56,3 +56,56 @@ def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path, letter: 
     path = tmp_path / (letter * (250 // len(letter.encode())))
     write(path, "new")
     assert path.read_text() == "new"
+
+
+def write_folder(folder: Path, text: str) -> None:
+    """Replace a folder by one that holds a file."""
+    with replacing_folder(folder) as partial:
+        (partial / "a.txt").write_text(text)
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """Also behind a link and after a kill; an error leaves what was there, and nothing else."""
+    folder, link = tmp_path / "x" / "folder", tmp_path / "link"
+    link.symlink_to(folder)
+    write_folder(folder, "1")
+    (folder / "b.txt").touch()
+    (folder.parent / ".folder.partial").mkdir()
+    write_folder(link, "2")
+    assert (folder / "a.txt").read_text() == "2"
+    assert os.listdir(folder) == ["a.txt"]
+    assert link.is_symlink()
+
+    def interrupted() -> None:
+        with replacing_folder(folder) as partial:
+            (partial / "a.txt").write_text("3")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
+    assert (folder / "a.txt").read_text() == "2"
+    assert os.listdir(folder.parent) == ["folder"]
+
+
+def test_a_folder_is_restored_after_a_kill_between_two_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever asks for it; where the folder is there, nothing changes."""
+    folder = tmp_path / "folder"
+    write_folder(folder, "1")
+    restore_folder(folder)
+    assert (folder / "a.txt").read_text() == "1"
+    real = os.replace
+
+    def killed(one: Path, other: Path) -> None:
+        real(one, other)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(folder, "2")
+    monkeypatch.undo()
+    assert not folder.exists()
+    restore_folder(folder)
+    assert (folder / "a.txt").read_text() == "1"
+    assert os.listdir(tmp_path) == ["folder"]

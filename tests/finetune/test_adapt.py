@@ -223,6 +223,23 @@ def test_resume_refuses_other_settings(folder: Path, tmp_path: Path) -> None:
         adapt.main(arguments(folder, out, "--resume", "--learning-rate", "0.1"))
 
 
+def test_an_adapter_is_replaced_as_a_whole(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure between its two files leaves the former checkpoint."""
+    here = run(folder, tmp_path / "run")
+    here.save()
+    before = {path.name: path.read_bytes() for path in (here.args.out / "model").iterdir()}
+    assert sorted(before) == [checkpoint.ADAPTER, checkpoint.CONFIG]
+    with torch.no_grad():
+        here.adaptation.mask_embedding.add_(1)
+    monkeypatch.setattr(checkpoint, "digest", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        here.save()
+    after = {path.name: path.read_bytes() for path in (here.args.out / "model").iterdir()}
+    assert after == before
+
+
 def base_weights(folder: Path) -> tuple[dict[str, Array], Marks]:
     """The weights of the tiny base, and its marks."""
     reader = qwen2.open_file(folder / "base.gguf")

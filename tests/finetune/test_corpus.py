@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from talaria.coder.errors import DataError, UsageError
+from talaria.coder.files import restore_folder
 from talaria.finetune import corpus
 from talaria.finetune.corpus import (
     CorpusDocument,
@@ -124,7 +125,7 @@ def test_a_writer_killed_between_its_two_renames(folder: Path) -> None:
     before = contents(folder)
     folder.rename(folder.with_name(".corpus.former"))
     folder.with_name(".corpus.partial").mkdir()
-    corpus.restore(folder)
+    restore_folder(folder)
     assert contents(folder) == before
     write_corpus(folder, {}, {})
     assert [p.name for p in folder.parent.iterdir()] == ["corpus"]
@@ -174,7 +175,7 @@ def test_a_link_to_a_corpus_stays_a_link(folder: Path, tmp_path: Path) -> None:
         write_corpus(link, {"train": documents(seed)}, {})
         assert read_corpus(folder, "train") == documents(seed)
     folder.rename(folder.with_name(".corpus.former"))
-    corpus.restore(link)
+    restore_folder(link)
     assert read_corpus(folder, "train") == documents(2)
     assert link.is_symlink()
     assert [p.name for p in link.parent.iterdir()] == ["link"]
