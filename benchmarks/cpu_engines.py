@@ -153,10 +153,10 @@ def build(name: str, loaded: Trainable) -> Backbone:
         if precision == "int8":
             quantise(transformer)
         return TorchBackbone(transformer, marks)
-    from talaria.coder.families.talaria_onnx import OnnxBackbone
+    from talaria.coder.families.talaria_onnx import OnnxTalaria
 
     weights = {key: tensor.numpy() for key, tensor in transformer.state_dict().items()}
-    backbone = OnnxBackbone(transformer.config, weights, marks)
+    backbone = OnnxTalaria(transformer.config, weights, marks)
     if precision == "int8":
         graph = whole_graph(transformer.config, weights)
         backbone._passes = RuntimeInt8(graph)  # type: ignore[assignment]
@@ -185,13 +185,13 @@ def whole_graph(config: TransformerConfig, weights: Mapping[str, Array]) -> byte
     """Return the graph of a pass with its weights inside, for engines that need one file."""
     from onnx import helper, numpy_helper
 
-    from talaria.coder.families.onnx_graph import IR_VERSION, OPSET
-    from talaria.coder.families.talaria_onnx import interface, passes
+    from talaria.coder.families.onnx_graph import IR_VERSION, OPSET, interface
+    from talaria.coder.families.talaria_onnx import pass_shape, passes
 
     graph = passes(config, weights)
     constants = [tensor for tensor in graph.constants if tensor.name not in graph.weights]
     constants += [numpy_helper.from_array(weight, name) for name, weight in graph.weights.items()]
-    between = interface(config, config.layers)
+    between = interface(pass_shape(config, config.layers))
     whole = helper.make_graph(graph.nodes, "denoiser", *between, constants)
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(whole, opset_imports=opset, ir_version=IR_VERSION)

@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from talaria.coder import checkpoint
 from talaria.coder.families.talaria import TalariaTokenizer, TransformerConfig, training_texts
-from talaria.coder.families.talaria_onnx import OnnxBackbone
+from talaria.coder.families.talaria_onnx import OnnxTalaria
 from talaria.coder.families.talaria_torch import Transformer
 from talaria.finetune.trainable import save
 
@@ -57,20 +57,20 @@ def chainless(transformer: Transformer) -> Transformer:
     return other.requires_grad_(False).eval()
 
 
-def onnx_backbone(transformer: Transformer, tokenizer: TalariaTokenizer) -> OnnxBackbone:
+def onnx_backbone(transformer: Transformer, tokenizer: TalariaTokenizer) -> OnnxTalaria:
     """The weights of a torch module, computed by ONNX Runtime."""
     weights = {name: tensor.numpy() for name, tensor in transformer.state_dict().items()}
-    return OnnxBackbone(transformer.config, weights, tokenizer.marks)
+    return OnnxTalaria(transformer.config, weights, tokenizer.marks)
 
 
 @pytest.fixture(scope="session")
-def backbone(transformer: Transformer, tokenizer: TalariaTokenizer) -> OnnxBackbone:
+def backbone(transformer: Transformer, tokenizer: TalariaTokenizer) -> OnnxTalaria:
     """That transformer as decoders see it."""
     return onnx_backbone(transformer, tokenizer)
 
 
 @pytest.fixture(scope="session")
-def chainless_backbone(chainless: Transformer, tokenizer: TalariaTokenizer) -> OnnxBackbone:
+def chainless_backbone(chainless: Transformer, tokenizer: TalariaTokenizer) -> OnnxTalaria:
     """The same weights without the chain, as decoders see them."""
     return onnx_backbone(chainless, tokenizer)
 

@@ -240,9 +240,9 @@ def load(
     arrays = read_weights(weights, shape, folder / "model.safetensors")
     backbone: Backbone
     if device == "cpu":
-        from talaria.coder.families.talaria_onnx import OnnxBackbone
+        from talaria.coder.families.talaria_onnx import OnnxTalaria
 
-        backbone = OnnxBackbone(shape, arrays, tokenizer.marks)
+        backbone = OnnxTalaria(shape, arrays, tokenizer.marks)
     else:
         try:
             from talaria.coder.families.talaria_torch import TorchBackbone, module

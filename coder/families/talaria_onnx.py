@@ -10,21 +10,26 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from onnx import TensorProto
 
-from talaria.coder.backbone import Array, CpuBackbone, KVCache, Marks
-from talaria.coder.families.onnx_graph import Graph, info, names, threads
+from talaria.coder.backbone import Array, Marks
+from talaria.coder.families.onnx_graph import (
+    Graph,
+    Layers,
+    OnnxBackbone,
+    PassShape,
+    interface,
+    names,
+)
 from talaria.coder.families.talaria import TransformerConfig, rotary_turns
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
 EPSILON = float(np.finfo(np.float32).eps)  # what torch adds in an RMS norm by default
-Layers = tuple[Array, ...]  # keys, layer by layer, then values
 
 
-class OnnxBackbone(CpuBackbone):
+class OnnxTalaria(OnnxBackbone):
     """Passes computed by ONNX Runtime in float32, equal to torch's to float32 accuracy.
 
     weights  by the names of `families.talaria.shapes`, in any precision
@@ -33,44 +38,20 @@ class OnnxBackbone(CpuBackbone):
     def __init__(
         self, config: TransformerConfig, weights: Mapping[str, Array], marks: Marks
     ) -> None:
-        self.config, self.marks, self.chained = config, marks, bool(config.chain_layers)
-        self._passes = passes(config, weights).session(*interface(config, config.layers))
-        if self.chained:
-            between = interface(config, config.chain_layers, chained=True)
-            self._chain = passes(config, weights, chained=True).session(*between)
-        self._head = head(weights).session(
-            [info("hidden", "float", "rows", config.width)],
-            [info("logits", "float", "rows", config.vocab_size)],
+        self.config, self.chained = config, bool(config.chain_layers)
+        embedding = weights["embed.weight"]
+        super().__init__(
+            marks, pass_shape(config, config.layers), passes(config, weights), embedding
         )
+        if self.chained:
+            between = interface(pass_shape(config, config.chain_layers), chained=True)
+            self._chain = passes(config, weights, chained=True).session(*between)
 
-    @property
-    def device(self) -> str:
-        """Always the CPU."""
-        return "cpu"
-
-    @property
-    def threads(self) -> int:
-        """Of ONNX Runtime."""
-        return threads()
-
-    def evaluate(
-        self,
-        ids: Int[Array, "batch length"],
-        positions: Int[Array, "batch length"],
-        visible: Bool[Array, "batch 1 length total"] | None,
-        cache: KVCache | None,
-        keep: bool,
-    ) -> tuple[Float[Array, "batch length width"], Layers, Layers]:
-        """One pass, as `Backbone` has it."""
-        config, (batch, length) = self.config, ids.shape
-        past = self._none(batch, config.layers) if cache is None else (*cache.keys, *cache.values)
-        if visible is None:
-            visible = np.ones((batch, 1, length, past[0].shape[2] + length), bool)
-        inputs = self._inputs(ids, positions, visible, past)
-        outputs = names("key", "value", config.layers) if keep else []
-        hidden, *kept = self._passes.run(["hidden", *outputs], inputs)
-        half = len(kept) // 2
-        return hidden, tuple(kept[:half]), tuple(kept[half:])
+    def turns(
+        self, positions: Int[Array, "batch length"]
+    ) -> tuple[Float[Array, "batch length half"], Float[Array, "batch length half"]]:
+        """Cosines and sines, as `OnnxBackbone` has it."""
+        return rotary_turns(self.config, positions)
 
     def chain(
         self,
@@ -80,65 +61,25 @@ class OnnxBackbone(CpuBackbone):
     ) -> tuple[Float[Array, "batch length width"], Layers]:
         """Positions behind those in `past`, as `Backbone` has it."""
         layers, (batch, length) = self.config.chain_layers, before.shape
-        past = past or self._none(batch, layers)
+        past = past or pass_shape(self.config, layers).empty(batch)
         first = past[0].shape[2]
         visible = np.broadcast_to(
             np.tri(length, first + length, first, dtype=bool), (batch, 1, length, first + length)
         )
         positions = np.broadcast_to(np.arange(first, first + length), (batch, length))
-        inputs = self._inputs(before, positions, visible, past)
+        inputs = self.inputs(before, positions, visible, past)
         outputs = ["hidden", *names("key", "value", layers)]
         linked, *kept = self._chain.run(outputs, {**inputs, "states": states})
         return linked, tuple(kept)
 
-    def logits(self, states: Float[Array, "positions width"]) -> Float[Array, "positions vocab"]:
-        """Logits of states."""
-        return self._head.run(["logits"], {"hidden": states})[0]
 
-    def _inputs(
-        self,
-        ids: Int[Array, "batch length"],
-        positions: Int[Array, "batch length"],
-        visible: Bool[Array, "batch 1 length total"],
-        past: Layers,
-    ) -> dict[str, Array]:
-        """The inputs that every graph takes."""
-        cos, sin = rotary_turns(self.config, positions)
-        inputs = {"ids": ids, "cos": cos, "sin": sin, "visible": visible}
-        given = names("past_key", "past_value", len(past) // 2)
-        return {**inputs, **dict(zip(given, past, strict=True))}
-
-    def _none(self, batch: int, layers: int) -> Layers:
-        """The past of a first token."""
-        config = self.config
-        shape = batch, config.heads, 0, config.width // config.heads
-        return (np.zeros(shape, np.float32),) * (2 * layers)
-
-
-def interface(
-    config: TransformerConfig, layers: int, *, chained: bool = False
-) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
-    """What so many layers take and give; those of the chain take states of a canvas too."""
-    size = config.width // config.heads
-    hidden = ("float", "batch", "length", config.width)
-
-    def remembered(keys: str, values: str, length: str) -> list[onnx.ValueInfoProto]:
-        shape = ("batch", config.heads, length, size)
-        return [info(name, "float", *shape) for name in names(keys, values, layers)]
-
-    inputs = [
-        info("ids", "int64", "batch", "length"),
-        info("cos", "float", "batch", "length", size // 2),
-        info("sin", "float", "batch", "length", size // 2),
-        info("visible", "bool", "batch", 1, "length", "total"),
-        *remembered("past_key", "past_value", "past"),
-        *([info("states", *hidden)] if chained else []),
-    ]
-    return inputs, [info("hidden", *hidden), *remembered("key", "value", "total")]
+def pass_shape(config: TransformerConfig, layers: int) -> PassShape:
+    """The shape of so many layers."""
+    return PassShape(layers, config.width, config.heads, config.width // config.heads)
 
 
 def passes(config: TransformerConfig, weights: Mapping[str, Array], chained: bool = False) -> Graph:
-    """From tokens to states: a pass of the transformer, or of its chain."""
+    """The graph of a pass from tokens to states, of the transformer or of its chain."""
     graph = Graph()
     heads, width = config.heads, config.width
     size = width // heads
@@ -186,11 +127,4 @@ def passes(config: TransformerConfig, weights: Mapping[str, Array], chained: boo
         y = graph.add("Mul", [y, own("linear")], own("gated"))
         x = graph.add("Add", [x, product(y, "down")], own("after"))
     norm(x, "hidden")
-    return graph
-
-
-def head(weights: Mapping[str, Array]) -> Graph:
-    """From states to logits; the output matrix is the embedding."""
-    graph = Graph()
-    graph.add("MatMul", ["hidden", graph.weight("embed", weights["embed.weight"].T)], "logits")
     return graph

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from talaria.coder import checkpoint
 from talaria.coder.backbone import Array, Backbone, Constraint, KVCache
 from talaria.coder.families.talaria import TalariaTokenizer
-from talaria.coder.families.talaria_onnx import OnnxBackbone
+from talaria.coder.families.talaria_onnx import OnnxTalaria
 from talaria.coder.families.talaria_torch import TorchBackbone, Transformer
 from talaria.finetune.trainable import load_trainable
 from tests.conftest import onnx_backbone
@@ -115,5 +115,5 @@ def test_candidates_are_the_same(two: list[Backbone]) -> None:
 
 def test_a_devices_name_decides(model: checkpoint.Checkpoint) -> None:
     """ONNX Runtime computes on a CPU."""
-    assert isinstance(model.backbone, OnnxBackbone)
+    assert isinstance(model.backbone, OnnxTalaria)
     assert model.backbone.device == "cpu"
