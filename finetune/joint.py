@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talaria.coder.families.talaria_torch import Attend, Transformer, split_heads
+from talaria.coder.families.blocks_torch import Attend
+from talaria.coder.families.talaria_torch import Transformer, split_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

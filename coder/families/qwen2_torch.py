@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talaria.coder.backbone import Array
+from talaria.coder.families.blocks_torch import Attend, rotate, through
 from talaria.coder.families.qwen2 import Qwen2Config, rotary_turns
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Qwen2Block(nn.Module):
@@ -84,21 +83,12 @@ class Qwen2(nn.Module):
         """
         turns = rotary_turns(self.config, positions.cpu().numpy())
         cos, sin = (torch.from_numpy(turn)[:, None].to(x) for turn in turns)
-        for layer, block in enumerate(self.blk):
-            x = block(x, (cos, sin), lambda q, k, v, layer=layer: attend(layer, q, k, v))
-        states: Tensor = self.output_norm(x)
+        states: Tensor = self.output_norm(through(self.blk, x, (cos, sin), attend))
         return states
 
     def logits(self, states: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape vocab"]:
         """Logits of states, in float32."""
         return F.linear(states, self.token_embd.weight).float()
-
-
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position embedding of [batch, heads, length, size], by halves."""
-    cos, sin = rotary
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
 def module(

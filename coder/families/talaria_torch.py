@@ -1,6 +1,6 @@
-"""The talaria family in torch: the module that is trained, and decoding where torch has a device.
+"""The talaria family in torch: the module that is trained, and decoding on other devices than CPUs.
 
-This module and `qwen2_torch` are the only ones in `coder` that compute with torch.
+Within `coder`, only the modules `families/*_torch` compute with torch.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from talaria.coder.backbone import (
     constrain,
 )
 from talaria.coder.errors import CheckpointError
+from talaria.coder.families.blocks_torch import Attend, rotate, through
 from talaria.coder.families.talaria import TransformerConfig
 
 if TYPE_CHECKING:
@@ -30,19 +31,10 @@ if TYPE_CHECKING:
 
 Layers = tuple[Tensor, ...]  # keys, layer by layer, then values
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-
 
 def norm(x: Tensor) -> Tensor:
     """RMS normalisation over the last dimension, without weights."""
     return F.rms_norm(x, (x.shape[-1],))
-
-
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864) of [batch, heads, length, size]."""
-    cos, sin = rotary
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
 def split_heads(
@@ -61,7 +53,7 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=False)
 
     def reset_parameters(self) -> None:
-        """Draw nothing: a loaded model would throw it away, and draw it slowly."""
+        """Draw nothing: drawing is slow, and loading a model overwrites the weights."""
 
 
 class Embedding(nn.Embedding):
@@ -94,11 +86,11 @@ class Block(nn.Module):
 
 
 class Chain(nn.Module):
-    """Causal blocks over the states of a canvas: tokens chosen in one step that fit each other.
+    """Causal blocks over the states of a canvas, so that tokens chosen in one step fit each other.
 
-    A pass says of each position by itself what stands there. Chosen at once, each the
-    likeliest, such tokens contradict each other; here each is chosen in sight of those
-    before it, at the cost of a layer or so (as the heads of Hydra, arXiv 2402.05109).
+    A pass predicts each position independently. The likeliest tokens of several positions may
+    contradict each other; here each is predicted given those chosen before it, at the cost of
+    about one layer (as the heads of Hydra, arXiv 2402.05109).
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -109,11 +101,9 @@ class Chain(nn.Module):
     def forward(
         self, hidden: Tensor, before: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend
     ) -> Tensor:
-        """Hidden states in the light of the tokens before, whose embeddings are given."""
+        """Hidden states given the embeddings of the tokens before, [batch, length, width]."""
         x = hidden + self.before(norm(before))
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, lambda q, k, v, layer=layer: attend(layer, q, k, v))
-        return norm(x)
+        return norm(through(self.blocks, x, rotary, attend))
 
 
 class Transformer(nn.Module):
@@ -125,7 +115,7 @@ class Transformer(nn.Module):
         self.embed = Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.chain = Chain(config) if config.chain_layers else None
-        # On "meta" there is nothing to draw, and torch would load half of its compiler for it.
+        # "meta" has nothing to initialise, and torch would import much of its compiler for it.
         if not self.embed.weight.is_meta:
             self.initialise()
 
@@ -156,11 +146,8 @@ class Transformer(nn.Module):
         attend: Attend,
     ) -> Float[Tensor, "batch length width"]:
         """Hidden states of `ids`; `attend(layer, q, k, v)` decides who sees whom."""
-        rotary = self.rotary(positions)
         x = norm(self.embed(ids))
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, lambda q, k, v, layer=layer: attend(layer, q, k, v))
-        return norm(x)
+        return norm(through(self.blocks, x, self.rotary(positions), attend))
 
     def rotary(self, positions: Int[Tensor, "batch length"]) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the positions, [batch, 1, length, head size / 2] each."""
@@ -209,7 +196,7 @@ class TorchBackbone(Backbone):
 
     @property
     def threads(self) -> int:
-        """Of torch."""
+        """torch's thread count."""
         return torch.get_num_threads()
 
     @torch.inference_mode()
