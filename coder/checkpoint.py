@@ -1,9 +1,9 @@
 """A model on disk: found, verified and loaded.
 
 A checkpoint is a folder. It is whole (`model.safetensors` and `tokenizer.json`), or it is an
-adapter (`adapter.safetensors`, or none: the base as it is) for a base: a file that is named by its
-SHA-256 alone and lies among the bases, wherever it came from. In both cases `config.json` names the
-family, the hash of every file, and the settings to decode with.
+adapter (`adapter.safetensors`, or none to use the base unchanged) for a base, which is a file in
+the folder of bases, named by its SHA-256. In both cases `config.json` names the family, the hash of
+every file, and the settings to decode with.
 
 Weights of more than PART_BYTES are split into `model.safetensors.00`, `.01` and so on, because
 large files are awkward to host; concatenated, they are one file.
@@ -59,7 +59,7 @@ class Checkpoint:
 
     @property
     def marks(self) -> Marks:
-        """The special tokens by their part in decoding."""
+        """The special tokens by their role in decoding."""
         return self.backbone.marks
 
     @property
@@ -110,7 +110,7 @@ def write(
 ) -> None:
     """Write a checkpoint; the folder appears complete or, after an interruption, not at all.
 
-    A folder that stands there is replaced. `name` is WEIGHTS, or ADAPTER for an adapter, whose
+    An existing folder is replaced. `name` is WEIGHTS, or ADAPTER for an adapter, whose
     tokenizer is its base's.
     """
     parts = [weights[at : at + PART_BYTES] for at in range(0, len(weights), PART_BYTES)]
@@ -220,7 +220,7 @@ def find_base(config: Mapping[str, Any], where: Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's `config.json`, of a format version that this program reads."""
+    """Read the folder's `config.json`; CheckpointError if this program cannot use it."""
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -248,7 +248,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def family(config: Mapping[str, Any]) -> str:
-    """The family that a checkpoint belongs to."""
+    """The name of a checkpoint's family."""
     return str(config.get("family", "talaria"))
 
 
@@ -268,7 +268,7 @@ def read(model: str | Path | None, device: str) -> tuple[Path, dict[str, Any], b
     """A model's folder and configuration, its files verified, and the bytes of its own weights.
 
     Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
-    format, or no device has this name.
+    format, or the device has no valid name.
     """
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
         raise CheckpointError(f"device {device!r} cannot be used; give cpu, mps, cuda or cuda:N")
@@ -301,7 +301,7 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
     """Load a model for decoding, after checking its format, hashes and shapes.
 
     Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
-    format, its base is not here, or the device is not there.
+    format, its base is missing, or the device is not available.
     """
     folder, config, weights = read(model, device)
     module = import_module(FAMILIES[family(config)])

@@ -20,8 +20,8 @@ class Layout:
     Prefix, suffix and middle are tokenised apart.
 
     head, between, tail  the sentinels of the format
-    file                 the sentinels before an excerpt of another file and its path; None: the
-                         model was not trained on other files, so they are left out
+    file                 the sentinels before an excerpt of another file and its path; None: other
+                         files are not supported yet, so they are left out
     """
 
     tokenizer: Tokenizer

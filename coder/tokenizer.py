@@ -33,7 +33,7 @@ class Tokenizer:
 
     @staticmethod
     def read(path: Path) -> tokenizers.Tokenizer:
-        """The BPE in a `tokenizer.json`; a CheckpointError says what is wrong with it."""
+        """Read the BPE in a `tokenizer.json`; CheckpointError if it is damaged."""
         try:
             return tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
@@ -64,12 +64,12 @@ class Tokenizer:
         return text
 
     def last_token(self, prefix: str) -> str:
-        """The text of a prefix's last token, if it may be the beginning of another token.
+        """The text of a prefix's last token, if healing may replace it by a longer one; else "".
 
-        "ra" may become "range", and "(" become "()". Line breaks and indentation stay as they are.
+        "ra" may become "range", and "(" may become "()". Line breaks and indentation are kept.
         """
         text = self.decode(self.encode(prefix[-TAIL:])[-1:])
-        if "\ufffd" in text or not prefix.endswith(text):  # a part of a character
+        if "\ufffd" in text or not prefix.endswith(text):  # part of a character
             return ""
         between = text == " " and bool(prefix[-2:-1].strip())
         return text if between or not text.isspace() else ""
@@ -96,7 +96,7 @@ class Tokenizer:
         return self._beginnings[text]
 
     def name(self, token: int) -> str:
-        """What a person calls a token: its text, or the name of a special one."""
+        """A token's text, or the name of a special token."""
         return self._names[token] if token in self._names else self.decode([token])
 
 

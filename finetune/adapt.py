@@ -1,7 +1,7 @@
-"""`talaria adapt`: teach a causal base to denoise canvases, by low-rank updates beside its file.
+"""`talaria adapt`: train low-rank updates that teach a causal base to denoise canvases.
 
-A first slice: one process, one family. The run's folder holds `state.pt` (everything needed to
-resume), `metrics.jsonl`, and `model/`, an adapter checkpoint for `talaria infill --model`.
+One process and one family so far. The run's folder holds `state.pt` (everything needed to resume),
+`metrics.jsonl`, and `model/`, an adapter checkpoint for `talaria infill --model`.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ LICENCE = "Apache-2.0"
 
 @dataclass(frozen=True)
 class AdaptationRecipe:
-    """Everything that decides what an adaptation learns.
+    """Everything that determines the result of an adaptation.
 
-    rank                  of the low-rank updates
+    rank                  rank of the low-rank updates
     block                 positions of a canvas
-    canvases              in each row
-    length, longest       tokens of a row, and of a middle, at most
-    rows                  in a step
-    next_token_weight     of the next-token loss on middles and their ends
+    canvases              canvases per row
+    length, longest       most tokens of a row, and of a middle
+    rows                  rows per step
+    next_token_weight     weight of the next-token loss on middles and their ends
     """
 
     rank: int = 32
@@ -102,8 +102,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("base", type=Path, help="the base: a GGUF file")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
-    parser.add_argument("--minutes", type=float, required=True, help="of training in all")
-    parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    parser.add_argument("--minutes", type=float, required=True, help="total training time")
+    parser.add_argument("--resume", action="store_true", help="continue from the last saved state")
     parser.add_argument("--save-every", type=float, default=120, metavar="SECONDS")
     parser.add_argument("--validate-every", type=float, default=600, metavar="SECONDS")
     for name, default in asdict(AdaptationRecipe()).items():
@@ -122,7 +122,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 class AdaptationRun:
-    """A base being adapted: its weights, the optimiser, and what has been spent so far."""
+    """A base being adapted: its weights, the optimiser, and the time spent."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -168,14 +168,14 @@ class AdaptationRun:
         return min(1.0, self.elapsed / (60 * minutes))
 
     def batch(self) -> CanvasBatch:
-        """The batch of the next step, which depends on the seed and its number alone."""
+        """The batch of the next step; it depends only on the seed and the step's number."""
         first = self.step * self.recipe.rows
         rows = [self.rows[first + number] for number in range(self.recipe.rows)]
         rng = np.random.default_rng((self.recipe.seed, 2, self.step))
         return draw_batch(rows, self.marks.mask, self.recipe.canvases, self.recipe.block, rng)
 
     def update(self) -> dict[str, float]:
-        """One step; a loss that is no number changes nothing."""
+        """Take one step; it is skipped if loss or gradient are not finite."""
         recipe = self.recipe
         warm = min(1.0, self.progress / recipe.warmup)
         cooling = max(0.0, (self.progress - recipe.decay_from) / (1 - recipe.decay_from))
@@ -196,14 +196,14 @@ class AdaptationRun:
         }
 
     def validate(self) -> float:
-        """Tokens per pass against the true text of held-out middles, by drafts alone."""
+        """Mean tokens per pass that drafts get right on held-out middles."""
         self.adaptation.eval()
         found = torch.cat([matched_drafts(self.adaptation, batch) for batch in self.held_out])
         self.adaptation.train()
         return float(found.mean())
 
     def save(self) -> None:
-        """Write the state, and the adapter as a checkpoint."""
+        """Write the state and the adapter checkpoint."""
         out: Path = self.args.out
         out.mkdir(parents=True, exist_ok=True)
         write_state(
@@ -220,7 +220,7 @@ class AdaptationRun:
         write_adapter(out / "model", self)
 
     def restore(self) -> None:
-        """Go on from the state on disk; DataError if it was made with other settings."""
+        """Continue from the state on disk; DataError if it was made with other settings."""
         path = self.args.out / "state.pt"
         state = read_state(path)
         check_identity(path, state["identity"], self.identity)
@@ -233,7 +233,7 @@ class AdaptationRun:
 
 
 def add_updates(decoder: torch.nn.Module, rank: int, seed: int) -> None:
-    """Put low-rank updates, which change nothing yet, beside the matrices of each block."""
+    """Add low-rank updates, initially zero, to the matrices of each block."""
     from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(seed)
@@ -242,7 +242,7 @@ def add_updates(decoder: torch.nn.Module, rank: int, seed: int) -> None:
 
 
 def write_adapter(folder: Path, run: AdaptationRun) -> None:
-    """Write what was trained as a checkpoint that names its base by hash."""
+    """Write the trained weights as a checkpoint that names its base by hash."""
     tensors = {}
     for name, each in run.trained.items():
         short = name.removeprefix("decoder.").replace(".default.", ".")
@@ -272,7 +272,9 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     state = args.out / "state.pt"
     if state.exists() and not args.resume:
-        raise UsageError(f"{args.out} holds a run; add --resume, or name another --out")
+        raise UsageError(
+            f"{args.out} holds a run; add --resume to continue it, or name another --out"
+        )
     if args.resume and not state.exists():
         raise DataError(f"{state}: nothing to resume; start without --resume")
     args.out.mkdir(parents=True, exist_ok=True)

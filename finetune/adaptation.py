@@ -1,11 +1,11 @@
-"""What adapts a causal model to canvases: rows, canvases in them, and the losses of a step.
+"""Training batches and losses that adapt a causal model to canvases.
 
 A row is what the decoder reads: suffix, prefix, middle and its end, in the model's own layout. It
-is read once, causally. A canvas may begin at any anchor behind the prefix's beginning, for it is a
-middle that begins there: it sees the row's tokens before the anchor, as the causal reading has
-them, and itself in both directions. States are shifted, as in `Backbone.denoise`: the token before
-the anchor speaks of the canvas's first token, position j of the canvas of the one at j + 1.
-Positions behind the end of the row are masks that nothing is asked of, as in decoding.
+is read once, causally. A canvas may begin at any anchor after the prefix's beginning, as if a
+middle began there: it sees the row's tokens before the anchor, with their causal states, and itself
+in both directions. States are shifted, as in `Backbone.denoise`: the state before the anchor
+predicts the canvas's first token, that of position j predicts the token at j + 1. Positions after
+the end of the row are masks without a target, as in decoding.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from talaria.finetune.samples import SPANS, choose_span
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-ATTEMPTS = 50  # places tried for a span of a fitting length
-WINDOW = 3_000  # characters of a file among which a span is drawn
-CHARACTERS = 12  # of text for each token wanted, before it is cut
-IGNORED = -100  # a target that no loss counts
-ALL_MASKED = 0.6  # fraction of canvases that are masks alone
+ATTEMPTS = 50  # places to try for a span of a suitable length
+WINDOW = 3_000  # characters of a file from which a span is drawn
+CHARACTERS = 12  # characters to encode per token wanted; the rest is cut
+IGNORED = -100  # the target of a position without a loss
+ALL_MASKED = 0.6  # fraction of canvases that consist of masks only
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class CanvasBatch:
     ids        [rows, length + canvases × block]; clean tokens, then canvases
     positions  the same shape
     visible    [rows, 1, total, total]; who sees whom
-    targets    [rows, total]; the token that the state there speaks of, or IGNORED
+    targets    [rows, total]; the token that the state there predicts, or IGNORED
     places     [rows, total]; number of a position in its canvas, -1 for clean tokens
     """
 
@@ -84,7 +84,7 @@ class HoleRows:
         raise ValueError(f"no middle of at most {self.longest} tokens in {ATTEMPTS} places")
 
     def drawn(self, text: str, rng: np.random.Generator) -> HoleRow | None:
-        """A hole somewhere in a text; None where the place has none that fits."""
+        """Draw a hole in a text; None if the place drawn has none of a suitable length."""
         shares = np.array([*SPANS.values()])
         kind = [*SPANS][int(rng.choice(len(SPANS), p=shares / shares.sum()))]
         start = int(rng.integers(max(1, len(text) - WINDOW // 2)))
@@ -120,8 +120,8 @@ def draw_batch(
 ) -> CanvasBatch:
     """The rows with `canvases` canvases of `block` positions in each.
 
-    An anchor lies in the middle with the probability `at_middle`, else anywhere behind the prefix's
-    beginning. The next-token targets are those of middles and their ends.
+    An anchor lies in the middle with probability `at_middle`, else anywhere after the prefix's
+    beginning. Only middles and their ends are next-token targets.
     """
     length = max(len(row.ids) for row in rows)
     total = length + canvases * block
@@ -162,7 +162,7 @@ class Adaptation(nn.Module):
     """A decoder with low-rank updates, an embedding for the mask, and the losses of a batch."""
 
     def __init__(self, decoder: Qwen2, mask: int, decay: float = 0.8) -> None:
-        """`decay` weighs each place of a canvas against the one before it."""
+        """`decay` is the weight of each place of a canvas relative to the place before it."""
         super().__init__()
         self.decoder, self.mask, self.decay = decoder, mask, decay
         start = decoder.token_embd.weight[mask].detach().clone().float()
@@ -195,9 +195,10 @@ class Adaptation(nn.Module):
 
 @torch.no_grad()
 def matched_drafts(adaptation: Adaptation, batch: CanvasBatch) -> Tensor:
-    """For each canvas that is masks alone: tokens per pass against the true text.
+    """Tokens per pass against the true text, for each canvas that consists of masks only.
 
-    One for the causal token before it, and one for each prediction in a row that is right.
+    One for the canvas's first token, which the causal state predicts, and one for each correct
+    prediction after it, up to the first wrong one.
     """
     states = adaptation.states(batch)
     block = int(batch.places.max()) + 1

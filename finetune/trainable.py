@@ -19,7 +19,7 @@ from talaria.coder.families.talaria_torch import TorchBackbone, Transformer, mod
 
 @dataclass(frozen=True)
 class Trainable:
-    """A checkpoint's torch module in float32, and what its folder says about it."""
+    """A checkpoint's torch module in float32, its tokenizer and its configuration."""
 
     transformer: Transformer
     tokenizer: TalariaTokenizer
@@ -32,7 +32,7 @@ class Trainable:
         return checkpoint.weights_hash(self.config)
 
     def decoder(self) -> Checkpoint:
-        """The model as a decoder wants it; it sees later changes of the weights."""
+        """The model for decoding; it shares the weights, so it sees later changes of them."""
         described = {"denoiser": asdict(self.transformer.config), **self.config}
         return Checkpoint(
             TorchBackbone(self.transformer, self.tokenizer.marks),
@@ -48,13 +48,12 @@ def load_trainable(model: str | Path | None = None, device: str = "cpu") -> Trai
     """Load a model of this family as a torch module, with the same checks as for decoding.
 
     Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
-    format or family, or the device is not there.
+    format or family, or the device is not available.
     """
     folder, config, weights = checkpoint.read(model, device)
     if (family := checkpoint.family(config)) != "talaria":
         raise CheckpointError(
-            f"{folder} is of the family {family!r}; only models of the family 'talaria' can be "
-            "trained this way"
+            f"{folder}: family is {family!r}; only 'talaria' models can be trained this way"
         )
     tokenizer = TalariaTokenizer.load(folder / checkpoint.TOKENIZER)
     shape = shape_of(config, folder / checkpoint.CONFIG)
@@ -72,7 +71,7 @@ def save(
 ) -> None:
     """Write a checkpoint; the folder appears whole or, after an interruption, not at all.
 
-    Weights are stored in half precision. A folder that stands there is replaced.
+    Weights are stored in half precision. An existing folder is replaced.
     """
     weights = {
         name: tensor.detach().to("cpu", torch.float16).contiguous()

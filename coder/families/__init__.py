@@ -1,1 +1,1 @@
-"""The families of models: for each, what is true of it alone."""
+"""Families of models: one module each for what only that family does."""

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 Layers = tuple[Array, ...]  # keys, layer by layer, then values
 
 OPSET, IR_VERSION = 23, 11  # the first with RMSNormalization, RotaryEmbedding and Attention
-MOST_THREADS = 4  # more would wait for each other in matrix products this small
-# How long a thread waits awake, in microseconds: enough for the next operator, too short to
-# hold up another program that wants the core.
+MOST_THREADS = 4  # with more, matrix products this small wait for synchronisation
+# How long an idle thread spins, in microseconds: long enough for the next operator, too short to
+# hold up another program.
 SPIN = 50
 
 
 def threads() -> int:
-    """How many threads compute: `OMP_NUM_THREADS`, or one for each physical core, at most 4."""
+    """Threads to compute with: `OMP_NUM_THREADS`, or one per physical core, at most 4."""
     try:
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
     except (KeyError, ValueError):
@@ -37,10 +37,10 @@ def threads() -> int:
 
 
 def physical_cores() -> int:
-    """The physical cores that this process may use; two threads on one core hinder each other."""
+    """Physical cores that this process may use; two threads on one core slow each other down."""
     try:
         usable = os.sched_getaffinity(0)
-    except AttributeError:  # not on this system
+    except AttributeError:  # macOS and Windows
         count = os.cpu_count() or 1
         return count if platform.machine() in ("arm64", "aarch64") else max(1, count // 2)
     pairs = set()

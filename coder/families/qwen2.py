@@ -1,8 +1,9 @@
 """The family of Qwen2 decoders, read from a GGUF file: Qwen2.5-Coder and its like.
 
-Causal models that know infilling by sentinels of their own: grouped-query attention, biases on
-queries, keys and values, an output matrix over a large vocabulary. They predict the next token, so
-a state speaks of the token behind it (a shift).
+Causal models with infilling sentinels, grouped-query attention, biases on queries, keys and values,
+and an output matrix that is tied to the embedding of a large vocabulary. The state of position i
+predicts token i + 1 (a shift). ONNX Runtime decodes them (`qwen2_onnx`), on a CPU only; torch
+trains adapters for them (`qwen2_torch`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 # How Qwen2 splits text before its BPE (the pattern of its tokenizer.json). Its normalisation to NFC
-# is left out: what a user's file says must survive the round trip.
+# is left out, because text must survive the round trip.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
     r"|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -45,10 +46,10 @@ SAMPLED_ROWS = 64  # of embedding and output matrix, to see whether they are tie
 UNTIED = 0.2  # relative difference beyond any quantisation error; 4 bits give about 0.1
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 WORKING_CONTEXT = 1024  # tokens that a request uses by default
-NORMAL = 1  # the type of a token that is text, in GGUF
+NORMAL = 1  # GGUF's type of a token that is text
 READABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0")
 
-# Tensors of a block by their names in GGUF, which are also ours.
+# Tensors of a block by their names in GGUF, which adapters use too.
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 BIASES = ("attn_q", "attn_k", "attn_v")
 NORMS = ("attn_norm", "ffn_norm")
@@ -56,7 +57,7 @@ NORMS = ("attn_norm", "ffn_norm")
 
 @dataclass(frozen=True)
 class Qwen2Config:
-    """The shape of a decoder, as its file gives it.
+    """The shape of a decoder, read from its file.
 
     kv_heads        heads of keys and values; each serves heads / kv_heads queries
     hidden          units of the gated MLP
@@ -75,12 +76,12 @@ class Qwen2Config:
 
     @property
     def size(self) -> int:
-        """Of a head."""
+        """Head size."""
         return self.width // self.heads
 
 
 def open_file(path: Path) -> GGUFReader:
-    """The reader of a GGUF file of this family, mapped into memory.
+    """Map a GGUF file of this family into memory.
 
     Raises CheckpointError for other files, architectures and quantisations.
     """
@@ -94,13 +95,11 @@ def open_file(path: Path) -> GGUFReader:
         ) from error
     found = _field(reader, path, "general.architecture")
     if found != "qwen2":
-        raise CheckpointError(
-            f"{path}: of the architecture {found!r}; this family reads 'qwen2' alone"
-        )
+        raise CheckpointError(f"{path}: architecture is {found!r}; only 'qwen2' is supported")
     kinds = {tensor.tensor_type.name for tensor in reader.tensors}
     if unknown := sorted(kinds.difference(READABLE)):
         raise CheckpointError(
-            f"{path}: quantised as {', '.join(unknown)}; this program reads {', '.join(READABLE)}"
+            f"{path}: quantised as {', '.join(unknown)}; supported are {', '.join(READABLE)}"
         )
     return reader
 
@@ -108,26 +107,26 @@ def open_file(path: Path) -> GGUFReader:
 def _field(reader: GGUFReader, path: Path, name: str) -> Any:
     field = reader.get_field(name)
     if field is None:
-        raise CheckpointError(f"{path}: has no {name}, so it is no model of this family")
+        raise CheckpointError(f"{path}: has no field {name}; give a GGUF file of a Qwen2 model")
     return field.contents()
 
 
 def shape_of(reader: GGUFReader, path: Path) -> Qwen2Config:
-    """The shape that a file describes."""
+    """Read the shape from the file's fields."""
 
-    def own(name: str) -> Any:
+    def field(name: str) -> Any:
         return _field(reader, path, f"qwen2.{name}")
 
     return Qwen2Config(
         vocab_size=len(_field(reader, path, "tokenizer.ggml.tokens")),
-        layers=own("block_count"),
-        width=own("embedding_length"),
-        heads=own("attention.head_count"),
-        kv_heads=own("attention.head_count_kv"),
-        hidden=own("feed_forward_length"),
-        context_length=own("context_length"),
-        rope_base=own("rope.freq_base"),
-        epsilon=own("attention.layer_norm_rms_epsilon"),
+        layers=field("block_count"),
+        width=field("embedding_length"),
+        heads=field("attention.head_count"),
+        kv_heads=field("attention.head_count_kv"),
+        hidden=field("feed_forward_length"),
+        context_length=field("context_length"),
+        rope_base=field("rope.freq_base"),
+        epsilon=field("attention.layer_norm_rms_epsilon"),
     )
 
 
@@ -219,7 +218,7 @@ def merge(weights: dict[str, Array], adapter: bytes, marks: Marks, where: Path) 
 
 
 def read_tokenizer(reader: GGUFReader, path: Path) -> Tokenizer:
-    """The byte-level BPE in a file; text never becomes a special token."""
+    """Read the byte-level BPE; text never encodes to a special token."""
     tokens: list[str] = _field(reader, path, "tokenizer.ggml.tokens")
     kinds: list[int] = _field(reader, path, "tokenizer.ggml.token_type")
     merges: list[str] = _field(reader, path, "tokenizer.ggml.merges")
@@ -227,8 +226,8 @@ def read_tokenizer(reader: GGUFReader, path: Path) -> Tokenizer:
     special = {token: number for number, token in enumerate(tokens) if kinds[number] != NORMAL}
     if missing := {EOM, MASK, PREFIX, SUFFIX, MIDDLE} - special.keys():
         raise CheckpointError(
-            f"{path}: its vocabulary has no {', '.join(sorted(missing))}, so the model does not "
-            "know infilling"
+            f"{path}: its vocabulary has no {', '.join(sorted(missing))}, so the model cannot "
+            "infill; give a Qwen2.5-Coder model"
         )
     pairs = (merge.partition(" ") for merge in merges)
     bpe = tokenizers.Tokenizer(
@@ -252,10 +251,10 @@ def marks_of(tokenizer: Tokenizer) -> Marks:
 
 
 def layout_of(tokenizer: Tokenizer) -> Layout:
-    """`<|fim_prefix|><|fim_suffix|> suffix <|fim_middle|> prefix`: suffix first.
+    """`<|fim_prefix|><|fim_suffix|> suffix <|fim_middle|> prefix`: suffix first, so typing appends.
 
-    The model was trained on prefix first too, and is no worse this way: 31 of 60 HumanEval lines
-    exact against 26. Typing appends, as in every layout of ours.
+    The model was also trained with the prefix first; the suffix first is no worse: 31 of 60
+    HumanEval lines exact, against 26.
     """
     special = tokenizer.special
     return Layout(tokenizer, (special[PREFIX], special[SUFFIX]), (special[MIDDLE],))
@@ -264,7 +263,7 @@ def layout_of(tokenizer: Tokenizer) -> Layout:
 def rotary_turns(
     config: Qwen2Config, positions: Int[Array, "batch length"]
 ) -> tuple[Float[Array, "batch length half"], Float[Array, "batch length half"]]:
-    """Cosines and sines by which the halves of each head are turned at these positions."""
+    """Cosines and sines of the rotary embedding at these positions; `half`: of the head size."""
     half = config.size // 2
     turns = config.rope_base ** -(np.arange(half) / half)
     angles = positions[..., None] * turns
@@ -272,25 +271,30 @@ def rotary_turns(
 
 
 def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """Nothing follows from the shape: a network of 32,768 positions reads what is useful.
+    """Fixed defaults: the network's limit, 32,768 positions, is far above what is useful.
 
     Without an adapter the model is causal.
     """
     del where
     mode = "diffuse" if config["sha256"] else "verify"
-    return {"mode": mode, "working_context": WORKING_CONTEXT, "block_length": 8, "max_tokens": 128}
+    return {
+        "mode": mode,
+        "working_context": WORKING_CONTEXT,
+        "block_length": 8,
+        "max_tokens": 128,
+    }
 
 
 def load_adapted(
     folder: Path, config: Mapping[str, Any], adapter: bytes, base: Path, device: str
 ) -> tuple[Backbone, Tokenizer, Layout]:
-    """The parts of a model from its base, which is known to be the right file.
+    """Load a base, whose hash has been checked, and merge its adapter unless that is empty.
 
     Raises CheckpointError where the file is of another family or the settings exceed its context,
     and for devices other than the CPU.
     """
     if device != "cpu":
-        raise CheckpointError(f"device {device!r}: this family runs on the cpu alone so far")
+        raise CheckpointError(f"device {device!r}: qwen2 models run only on the cpu so far")
     from talaria.coder.families.qwen2_onnx import OnnxQwen2
 
     reader = open_file(base)

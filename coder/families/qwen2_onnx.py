@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class OnnxQwen2(OnnxBackbone):
-    """Passes in float32; a causal model, until an adapter teaches it canvases.
+    """Passes in float32; a causal model unless an adapter is merged, which lets it denoise.
 
     weights   by the names of `families.qwen2.shapes`
-    denoises  whether an adapter is in them
+    denoises  whether an adapter is merged into them
     """
 
     shift = True

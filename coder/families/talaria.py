@@ -1,6 +1,6 @@
-"""The family of talaria-7m: a transformer trained from nothing, with a tokenizer of its own.
+"""The family of talaria-7m: a transformer and a tokenizer trained from scratch.
 
-Context and canvas share all weights. The state of a position speaks of that position's own token.
+Context and canvas share all weights. The state of a position predicts that position's own token.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class TransformerConfig:
 
 
 class TalariaTokenizer(Tokenizer):
-    """A byte-level BPE for Python, whose special tokens lie above the ids of the BPE."""
+    """A byte-level BPE for Python; its special tokens follow the ids of the BPE."""
 
     def __init__(self, bpe: tokenizers.Tokenizer) -> None:
         first = bpe.get_vocab_size()
@@ -101,7 +101,7 @@ class TalariaTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, path: Path) -> TalariaTokenizer:
-        """Read `tokenizer.json`; a CheckpointError says what is wrong with it."""
+        """Read `tokenizer.json`; CheckpointError if it is damaged."""
         return cls(cls.read(path))
 
     @classmethod
@@ -125,7 +125,7 @@ class TalariaTokenizer(Tokenizer):
 
     @property
     def marks(self) -> Marks:
-        """The special tokens by their part in decoding."""
+        """The special tokens by their role in decoding."""
         return Marks(self.mask, self.eom, (self.mask, self.suf, self.pre, self.mid, self.file))
 
     @property
@@ -135,10 +135,10 @@ class TalariaTokenizer(Tokenizer):
 
 
 def training_texts(texts: Iterable[str]) -> Iterator[str]:
-    """Texts as the BPE should see them: whole, and the indentation of every line alone.
+    """Texts for learning the BPE: each whole, then the indentation of each of its lines.
 
-    A span that begins at a line's start begins with its indentation without the line break;
-    alone, these runs become single tokens too.
+    A span that begins at a line's start has the indentation without the line break before it;
+    learned separately, such runs become single tokens too.
     """
     for text in texts:
         yield text
@@ -151,7 +151,7 @@ def training_texts(texts: Iterable[str]) -> Iterator[str]:
 def rotary_turns(
     config: TransformerConfig, positions: Int[Array, "batch length"]
 ) -> tuple[Float[Array, "batch length half"], Float[Array, "batch length half"]]:
-    """Cosines and sines by which half of each head is turned at these positions."""
+    """Cosines and sines of the rotary embedding at these positions; `half`: of the head size."""
     half = config.width // config.heads // 2
     exponents = np.arange(half, dtype=np.float32) / np.float32(half)
     turns = np.float32(config.rope_base) ** -exponents
@@ -160,7 +160,7 @@ def rotary_turns(
 
 
 def shape_of(config: Mapping[str, Any], where: Path) -> TransformerConfig:
-    """The shape that a checkpoint's configuration describes."""
+    """Read the shape from a checkpoint's configuration; CheckpointError if it is invalid."""
     try:
         return TransformerConfig(**config["denoiser"])
     except (KeyError, TypeError, ValueError) as error:
@@ -168,7 +168,7 @@ def shape_of(config: Mapping[str, Any], where: Path) -> TransformerConfig:
 
 
 def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """Settings that follow from the shape: it was trained on so many positions."""
+    """Settings that follow from the shape: the positions and the block it was trained on."""
     shape = shape_of(config, where)
     return {
         "working_context": shape.context_length,
@@ -180,10 +180,7 @@ def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
 def read_weights(
     data: bytes, shape: TransformerConfig, where: Path
 ) -> dict[str, Float[Array, ...]]:
-    """Weights in half precision, checked against the shape.
-
-    Raises CheckpointError where they are damaged or of another shape.
-    """
+    """Weights in half precision, by name; CheckpointError if damaged or of another shape."""
     try:
         weights: dict[str, Array] = load_weights(data)
     except SafetensorError as error:
@@ -225,10 +222,10 @@ def shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
 def load(
     folder: Path, config: Mapping[str, Any], weights: bytes, device: str
 ) -> tuple[Backbone, Tokenizer, Layout]:
-    """The parts of a model from its folder's files, which are known to be whole.
+    """Load a model from its folder's files, whose hashes have been checked.
 
-    On a CPU it is computed by ONNX Runtime, elsewhere by torch, which must be installed.
-    Raises CheckpointError where the files contradict each other, or the device is not there.
+    ONNX Runtime computes it on a CPU, torch, if it is installed, on other devices. Raises
+    CheckpointError where the files contradict each other, or the device is not available.
     """
     tokenizer = TalariaTokenizer.load(folder / "tokenizer.json")
     shape = shape_of(config, folder / "config.json")

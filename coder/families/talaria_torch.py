@@ -175,7 +175,7 @@ class Transformer(nn.Module):
 def rotary_turns(
     config: TransformerConfig, positions: Int[Tensor, "batch length"]
 ) -> tuple[Float[Tensor, "batch length half"], Float[Tensor, "batch length half"]]:
-    """Cosines and sines by which half of each head is turned at these positions."""
+    """Cosines and sines of the rotary embedding at these positions; `half`: of the head size."""
     half = config.width // config.heads // 2
     exponents = torch.arange(half, device=positions.device, dtype=torch.float32) / half
     angles = positions[..., None].float() * config.rope_base**-exponents
@@ -286,7 +286,7 @@ class TorchBackbone(Backbone):
 def module(shape: TransformerConfig, weights: Mapping[str, Array], device: str) -> Transformer:
     """The module with these weights in float32, for decoding.
 
-    Raises CheckpointError where the device is not there.
+    Raises CheckpointError where the device is not available.
     """
     with torch.device("meta"):
         transformer = Transformer(shape)

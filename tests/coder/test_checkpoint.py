@@ -141,7 +141,7 @@ def test_a_save_killed_between_its_renames(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The former model is still there when it is asked for."""
+    """The next load restores the former model."""
     folder = tmp_path / "model"
     save(folder, transformer, tokenizer, training={"number": 1})
     real = os.replace
@@ -193,7 +193,7 @@ def test_a_save_killed_between_its_renames(
 def test_a_damaged_folder_is_refused(
     model_folder: Path, tmp_path: Path, damage: Callable[[Path], object], reason: str
 ) -> None:
-    """With one line that says what is wrong."""
+    """The message is one line that says what is wrong."""
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     damage(folder)
@@ -214,7 +214,7 @@ def test_only_this_family_is_trained_this_way(
         assert load_trainable(folder).name == "model"
         return
     edit_config(folder, lambda config: config.update(family=family))
-    with pytest.raises(CheckpointError, match="family 'owl'; only models of the family 'talaria'"):
+    with pytest.raises(CheckpointError, match="family is 'owl'; only 'talaria' models"):
         load_trainable(folder)
 
 
@@ -279,7 +279,7 @@ def test_unknown_devices_are_refused(model_folder: Path, device: str) -> None:
 
 
 def test_a_file_or_nothing_is_no_model(model_folder: Path) -> None:
-    """The message says what is wanted."""
+    """The message says what to give instead."""
     with pytest.raises(CheckpointError, match="is a file; give the folder"):
         checkpoint.find(str(model_folder / CONFIG))
     with pytest.raises(CheckpointError, match="--model is empty"):

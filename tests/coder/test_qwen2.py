@@ -71,7 +71,7 @@ def test_canvases_are_denoised(qwen2: Checkpoint, hole: tuple[str, str], thresho
 def test_the_first_token_of_a_canvas_is_the_causal_one(
     qwen2: Checkpoint, hole: tuple[str, str]
 ) -> None:
-    """The state before a canvas speaks of its first token, whatever masks stand behind it."""
+    """The state before a canvas predicts its first token, whatever masks follow it."""
     context = qwen2.layout.fit(*hole, 60)
     states, cache = qwen2.backbone.encode([context])
     causal = qwen2.backbone.candidates(states[0, -1:], 5)
@@ -84,7 +84,7 @@ def test_the_first_token_of_a_canvas_is_the_causal_one(
 
 
 def test_a_canvas_sees_itself_in_both_directions(qwen2: Checkpoint) -> None:
-    """A token that stands later in the canvas changes what is said of an earlier one."""
+    """A token later in the canvas changes the prediction of an earlier one."""
     context = qwen2.layout.fit(*HOLES[0], 60)
     _, cache = qwen2.backbone.encode([context])
     masks = np.full((1, 6), qwen2.marks.mask)
@@ -131,7 +131,7 @@ def test_a_causal_model_cannot_denoise(tokenizer: TalariaTokenizer) -> None:
 
 
 def test_nothing_but_the_table_names_a_family() -> None:
-    """Decoders, layouts and commands know models by the seams alone."""
+    """Decoders, layouts and commands use models only through the seams."""
     for path in (Path(checkpoint.__file__).parent).glob("**/*.py"):
         if path.parent.name != "families":
             text = path.read_text(encoding="utf-8")

@@ -181,7 +181,7 @@ def test_torch_computes_the_same(file: Path) -> None:
     np.testing.assert_allclose(found.numpy(), states, atol=1e-4, rtol=1e-3)
 
 
-def test_the_better_copy_of_the_embedding_is_used(file: Path) -> None:
+def test_the_finer_copy_of_the_embedding_is_used(file: Path) -> None:
     """The output matrix, where a file has it beside the embedding."""
     reader = qwen2.open_file(file)
     config = qwen2.shape_of(reader, file)
@@ -197,7 +197,7 @@ def test_the_better_copy_of_the_embedding_is_used(file: Path) -> None:
 
 @given(text=texts)
 def test_any_text_survives(file: Path, text: str) -> None:
-    """Also what Unicode would normalise, and the names of special tokens are only text."""
+    """Also text that Unicode would normalise; names of special tokens encode to plain text."""
     tokenizer = qwen2.read_tokenizer(qwen2.open_file(file), file)
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -205,7 +205,7 @@ def test_any_text_survives(file: Path, text: str) -> None:
 
 
 def adapted(folder: Path, digest: str) -> Path:
-    """A checkpoint that is nothing but the name of a base."""
+    """A checkpoint that names a base and has no adapter."""
     folder.mkdir(parents=True)
     config = {
         "format_version": 1,
@@ -248,7 +248,7 @@ def test_a_base_is_found_by_its_hash(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"architecture": "llama"}, "of the architecture 'llama'"),
+        ({"architecture": "llama"}, "architecture is 'llama'; only"),
         ({"quantisation": GGMLQuantizationType.Q5_1}, "quantised as Q5_1"),
         ({"without": "blk.1.ffn_up.weight"}, "tensor blk.1.ffn_up.weight has shape None"),
         ({"tied": False}, "output matrix is not tied to the embedding"),
@@ -257,7 +257,7 @@ def test_a_base_is_found_by_its_hash(
 def test_other_files_are_refused(
     tmp_path: Path, tokenizer: TalariaTokenizer, changes: dict[str, Any], sentence: str
 ) -> None:
-    """By what is wrong with them."""
+    """The message says what is wrong with the file."""
     path = tmp_path / "other.gguf"
     write_gguf(path, tokenizer, **changes)
     with pytest.raises(CheckpointError, match=sentence):
@@ -273,7 +273,7 @@ def test_a_working_context_is_no_longer_than_the_base_can_read(file: Path, tmp_p
 
 
 @pytest.mark.parametrize("data", [b"", b"GGUF", b"<html>no</html>", b"GGUF\3\0\0\0" + b"\xff" * 64])
-def test_what_is_no_gguf_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_files_other_than_gguf_are_refused(tmp_path: Path, data: bytes) -> None:
     """An empty file, a stump, a page of a proxy, lengths beyond the end."""
     path = tmp_path / "x.gguf"
     path.write_bytes(data)

@@ -62,7 +62,7 @@ def rows(folder: Path) -> HoleRows:
 
 
 def test_rows_are_what_the_decoder_reads(rows: HoleRows) -> None:
-    """Suffix first; the text of prefix and middle stands in the file as it does in the row."""
+    """Suffix first; prefix and middle are consecutive text of the file."""
     tokenizer = rows.layout.tokenizer
     for number in range(50):
         row = rows[number]
@@ -78,8 +78,8 @@ def test_rows_are_what_the_decoder_reads(rows: HoleRows) -> None:
         assert any(written in text and suffix in text for text in TEXTS)
 
 
-def test_canvases_hide_what_they_are_asked(rows: HoleRows) -> None:
-    """A target is the next token of the row, and the canvas has a mask where that stands."""
+def test_canvases_mask_their_targets(rows: HoleRows) -> None:
+    """A target is the next token of the row, and the canvas has a mask in its place."""
     batch = draw_batch([rows[0], rows[1]], 7, 12, 4, np.random.default_rng(0))
     asked = 0
     for number in range(2):
