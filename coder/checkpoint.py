@@ -33,6 +33,7 @@ CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WEIGHTS, ADAPTER = "model.safetensors", "adapter.safetensors"
 DEFAULT_MODEL = "talaria-7m"
 PART_BYTES = 16_000_000
+MOST_PARAMETERS = 10**15  # what no model has
 
 # The module of each family. It offers
 #   load(folder, config, weights, device) -> (Backbone, Tokenizer, Layout)
@@ -211,12 +212,12 @@ def find_base(config: Mapping[str, Any], where: Path) -> Path:
             f"fetch it with `talaria models get {called}`, or put its file at "
             f"{own / 'bases' / wanted if own else 'TALARIA_HOME/bases'}"
         )
-    if (found := digest(places[0])) != wanted:
-        raise CheckpointError(
-            f"{places[0]}: not the base {called}, its SHA-256 is {found}; "
-            "remove it and fetch it again"
-        )
-    return places[0]
+    for place in places:  # what lies beside it may be a part that another program left
+        if (found := digest(place)) == wanted:
+            return place
+    raise CheckpointError(
+        f"{places[0]}: not the base {called}, its SHA-256 is {found}; remove it and fetch it again"
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -227,7 +228,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         version = config["format_version"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: not a model's folder, it has no {CONFIG}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not readable as a model's configuration ({type(error).__name__}: {error}); "
             "fetch the model's folder again"
@@ -239,7 +240,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     assert isinstance(config, dict)
     texts = isinstance(config.get("licence", ""), str) and isinstance(config.get("sha256"), dict)
-    if not texts or not isinstance(config.get("parameters"), int):
+    parameters = config.get("parameters")
+    if not texts or not isinstance(parameters, int) or not 0 <= parameters <= MOST_PARAMETERS:
         raise CheckpointError(
             f"{path}: parameters, licence or sha256 are missing or of another kind; "
             "fetch the model's folder again"

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save as dump_weights
 from tqdm import tqdm
 
-from talaria.coder import checkpoint
+from talaria.coder import bases, checkpoint
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families import qwen2
@@ -241,6 +241,13 @@ def add_updates(decoder: torch.nn.Module, rank: int, seed: int) -> None:
     inject_adapter_in_model(config, decoder)
 
 
+def base_name(run: AdaptationRun) -> str:
+    """What `talaria models` calls the base; the name of its file if it knows no such hash."""
+    names = {base.sha256: name for name, base in bases.known().items()}
+    own: str = run.args.base.name
+    return names.get(str(run.identity["base"]), own)
+
+
 def write_adapter(folder: Path, run: AdaptationRun) -> None:
     """Write the trained weights as a checkpoint that names its base by hash."""
     tensors = {}
@@ -251,7 +258,7 @@ def write_adapter(folder: Path, run: AdaptationRun) -> None:
         "family": "qwen2",
         "licence": LICENCE,
         "parameters": sum(each.numel() for each in tensors.values()),
-        "base": {"name": run.args.base.name, "sha256": run.identity["base"]},
+        "base": {"name": base_name(run), "sha256": run.identity["base"]},
         "decoding": {"block_length": run.recipe.block, "lookahead": run.recipe.block},
         "training": {**run.identity, "steps": run.step, "minutes": round(run.elapsed / 60, 1)},
     }

@@ -172,6 +172,8 @@ def test_a_save_killed_between_its_renames(
         (lambda f: (f / CONFIG).unlink(), "not a model's folder"),
         (lambda f: (f / CONFIG).write_text("{"), "not readable"),
         (lambda f: (f / CONFIG).write_text("[]"), "not readable"),
+        (lambda f: (f / CONFIG).write_text("[" * 100_000 + "]" * 100_000), "not readable"),
+        (lambda f: edit_config(f, lambda c: c.update(parameters=10**400)), "of another kind"),
         (lambda f: edit_config(f, lambda c: c.update(format_version=99)), "format version 99"),
         (lambda f: edit_config(f, lambda c: c.pop("denoiser")), "no valid denoiser"),
         (lambda f: edit_config(f, lambda c: c.update(sha256=None)), "of another kind"),
@@ -462,3 +464,9 @@ def test_a_family_of_another_kind_is_refused(model_folder: Path, tmp_path: Path)
     edit_config(folder, lambda config: config.update(family="talaria", base={"sha256": NAMED}))
     with pytest.raises(CheckpointError, match="'talaria' cannot be loaded from an adapter"):
         checkpoint.load(folder)
+
+
+def test_a_base_beside_what_another_program_left(adapted: Path) -> None:
+    """A part with a longer name that comes first in the alphabet is not taken for it."""
+    base_of(adapted).with_name(f"{NAMED}.aria2").write_bytes(b"part")
+    assert checkpoint.load(adapted).backbone
