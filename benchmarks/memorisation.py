@@ -96,7 +96,7 @@ def report(args: argparse.Namespace, words: Sequence[str]) -> ResultRow:
         raise UsageError(f"--completions is {args.completions}; it must be at least 2")
     tokens, corpus = args.max_tokens, corpus_hash(args.corpus)
     plain = Options(max_tokens=tokens, max_nfe=2 * tokens, check_syntax=False)
-    modes = [replace(plain, mode="ar"), plain]
+    modes = [replace(plain, mode="ar"), replace(plain, mode="diffuse")]
     model = checkpoint.load(args.model)
     documents = {kind: read_nonempty(args.corpus, split) for kind, split in SPLITS.items()}
     places, wanted = dict[str, list[Problem]](), args.completions // 2

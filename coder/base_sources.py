@@ -16,7 +16,6 @@ here is trusted: the caller compares the SHA-256 of what it got.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -28,6 +27,7 @@ import zlib
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -210,11 +210,15 @@ class Wheels:
 
     def chunks(self, start: int, arrived: Arrived) -> Chunks:
         """Bytes of all parts in order, each verified before it is handed over."""
-        if importlib.util.find_spec("pip") is None:
+        try:
+            # Not `find_spec`, which setuptools takes as a sign that pip runs in this process: it
+            # would give up its own distutils, which torch's compiler needs.
+            metadata.distribution("pip")
+        except metadata.PackageNotFoundError:
             raise Unavailable(
                 f"pip, which would download them, is not installed for {sys.executable}; "
                 "install it (python -m ensurepip)"
-            )
+            ) from None
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob("pip-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)

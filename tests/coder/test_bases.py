@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.util
 import io
 import os
 import re
@@ -15,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -366,10 +366,11 @@ def test_wheels_that_pip_does_not_find(home: Path) -> None:
 
 def test_without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line says so."""
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "pip" else find_spec(name)
-    )
+
+    def lacking(name: str) -> metadata.Distribution:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", lacking)
     record = Record()
     with pytest.raises(FetchError) as raised:
         bases.get(NAME, progress=record)

@@ -236,7 +236,10 @@ def test_complete_bodies_break_no_file(tokenizer: TalariaTokenizer) -> None:
         options = Options(max_tokens=64, until="block", complete=True)
         requests.append(Request(*sides, options, replaces=text[body.start : body.end]))
     model = scripted_by(tokenizer, scripts)
-    typing = [replace(each, options=replace(each.options, complete=False)) for each in requests]
+    typing = [
+        replace(each, options=replace(each.options, complete=False), replaces=None)
+        for each in requests
+    ]
     opened = repaired = 0
     free, whole = (fill_batch(model, each) for each in (typing, requests))
     for request, typed, complete in zip(requests, free, whole, strict=True):
