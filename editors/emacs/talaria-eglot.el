@@ -28,7 +28,7 @@
   (eglot-ensure))
 
 (defun talaria-eglot--contact (&rest _)
-  "Return the contact with which Eglot starts the server."
+  "Return the contact for Eglot to start the server with."
   (append (list 'talaria-eglot-server)
           (or (talaria-find-command)
               (user-error "Talaria: no program `talaria'; install it or set `%s'"
@@ -43,7 +43,7 @@
 
 (cl-defmethod eglot-handle-request :before
   ((server talaria-eglot-server) (_method (eql workspace/applyEdit)) &rest _)
-  "Send pending changes to SERVER first, so that no edit is stale."
+  "Send what is pending to SERVER first, so that no edit is stale."
   (dolist (buffer (buffer-list))
     (with-current-buffer buffer
       (when (and (eglot-managed-p) (eq (eglot-current-server) server))
@@ -55,7 +55,7 @@
     (talaria-act (if (stringp command) action command))))
 
 (cl-defmethod talaria-server ((_client (eql eglot)))
-  "Return Talaria's server, if this buffer uses it."
+  "Return Talaria's server, if it manages this buffer."
   (let ((server (and (eglot-managed-p) (eglot-current-server))))
     (and (cl-typep server 'talaria-eglot-server) (jsonrpc-running-p server) server)))
 
@@ -70,7 +70,7 @@
                             :character (funcall eglot-current-linepos-function))))))
 
 (cl-defmethod talaria-send ((_client (eql eglot)) method params &optional then)
-  "Send METHOD with PARAMS after pending changes; call THEN with the result."
+  "Send METHOD with PARAMS after what is pending; call THEN with the result."
   (when-let* ((server (talaria-server 'eglot)))
     (eglot--signal-textDocument/didChange)
     (if then

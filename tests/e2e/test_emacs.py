@@ -516,6 +516,8 @@ def test_options_are_the_servers() -> None:
         "str": "string",
         "tuple": "repeat",
         "Literal": "choice",
+        "Mode": "choice",
+        "Until": "choice",
     }
     source = (PACKAGE / "talaria.el").read_text("utf-8")
     listed = source.partition("(defconst talaria--options")[2].partition("\n\n")[0]

@@ -572,7 +572,7 @@ class TestAProgramOfTheProject:
             here.never(lambda: (tmp_path / "ran").exists(), 0.8)
             assert "Talaria" not in here.messages()
             here.run("checkhealth talaria")
-            here.until(lambda: f"brings it: {program}" in here.text(), "the report")
+            here.until(lambda: f"belongs to the project: {program}" in here.text(), "the report")
             here.run("tabclose")
             here.run(f"buffer {program}")
             here.run("trust")
