@@ -190,7 +190,7 @@ THEN is called with the result; without it, this is a notification.")
   (car (talaria--state-and-message)))
 
 (defun talaria--sync ()
-  "Send this buffer's server all changes of `talaria--off' since the last time.
+  "Tell this buffer's server what is new in `talaria--off' since the last time.
 A server that has just started knows of none."
   (let ((server (talaria-server talaria-client)))
     (dolist (name (cl-set-exclusive-or talaria--off (gethash server talaria--synced) :test #'equal))

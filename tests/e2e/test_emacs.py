@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from talaria.coder.request import MODES, UNTIL
 from talaria.lsp.options import ServerOptions
 from tests.e2e.emacs import PACKAGE, Emacs, batch, emacs, lacking, quoted
 from tests.e2e.terminal import scripted
@@ -530,7 +531,7 @@ def test_options_are_the_servers() -> None:
         if name not in unlisted
     }
     choices = re.findall(r'\(const "(\w+)"\)', listed)
-    assert choices == re.findall(r"'(\w+)'", "".join(options.values()))
+    assert choices == [*MODES, *UNTIL]
 
 
 @needs_emacs
