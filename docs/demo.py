@@ -53,7 +53,7 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
     heading("cost")
-    print(f"{model.name}: {summary(result, options)}")
+    print(f"{model.name}: {summary(result, options.settled(model.settings))}")
     done = time.perf_counter()
     print(f"model ready after {ready - started:.1f} s, done after {done - started:.1f} s")
     return 0
