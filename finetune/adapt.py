@@ -25,6 +25,7 @@ from talaria.coder import bases, checkpoint
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families import qwen2
+from talaria.coder.families.qwen2_tokenizer import layout_of, marks_of, read_tokenizer
 from talaria.coder.families.qwen2_torch import module
 from talaria.coder.layout import Layout
 from talaria.finetune.adaptation import (
@@ -129,8 +130,8 @@ class AdaptationRun:
         self.recipe: AdaptationRecipe = args.recipe
         reader = qwen2.open_file(args.base)
         self.shape = qwen2.shape_of(reader, args.base)
-        self.tokenizer = qwen2.read_tokenizer(reader, args.base)
-        self.marks = qwen2.marks_of(self.tokenizer)
+        self.tokenizer = read_tokenizer(reader, args.base)
+        self.marks = marks_of(self.tokenizer)
         decoder = module(self.shape, qwen2.read_weights(reader, self.shape, args.base))
         add_updates(decoder, self.recipe.rank, self.recipe.seed)
         self.adaptation = Adaptation(decoder, self.marks.mask).train()
@@ -140,7 +141,7 @@ class AdaptationRun:
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), self.recipe.learning_rate, (0.9, 0.98), weight_decay=0.0
         )
-        layout = qwen2.layout_of(self.tokenizer)
+        layout = layout_of(self.tokenizer)
         self.rows = self.rows_of("train", layout)
         held_out = self.rows_of("valid", layout)
         rng = np.random.default_rng(0)

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tokenizers
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_weights
-from tokenizers import decoders, models, pre_tokenizers
 
 from talaria.coder.backbone import Array, Backbone, Marks
 from talaria.coder.errors import CheckpointError
+from talaria.coder.families.qwen2_tokenizer import field_of, layout_of, marks_of, read_tokenizer
 from talaria.coder.layout import Layout
 from talaria.coder.tokenizer import Tokenizer
 
@@ -28,25 +27,11 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
     from jaxtyping import Float, Int
 
-# How Qwen2 splits text before its BPE (the pattern of its tokenizer.json). Its normalisation to NFC
-# is left out, because text must survive the round trip.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-    r"|[^\r\n\p{L}\p{N}]?\p{L}+"
-    r"|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+"
-    r"|\s+(?!\S)"
-    r"|\s+"
-)
-EOM, MASK = "<|endoftext|>", "<|fim_pad|>"
-PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 EMBEDDING, OUTPUT, MASK_EMBEDDING = "token_embd.weight", "output.weight", "mask_embedding"
 SAMPLED_ROWS = 64  # of embedding and output matrix, to see whether they are tied
 UNTIED = 0.2  # relative difference beyond any quantisation error; 4 bits give about 0.1
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 WORKING_CONTEXT = 1024  # tokens that a request uses by default
-NORMAL = 1  # GGUF's type of a token that is text
 READABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0")
 
 # Tensors of a block by their names in GGUF, which adapters use too.
@@ -93,7 +78,7 @@ def open_file(path: Path) -> GGUFReader:
         raise CheckpointError(
             f"{path}: not a readable GGUF file ({type(error).__name__}: {error}); fetch it again"
         ) from error
-    found = _field(reader, path, "general.architecture")
+    found = field_of(reader, path, "general.architecture")
     if found != "qwen2":
         raise CheckpointError(f"{path}: architecture is {found!r}; only 'qwen2' is supported")
     kinds = {tensor.tensor_type.name for tensor in reader.tensors}
@@ -104,21 +89,14 @@ def open_file(path: Path) -> GGUFReader:
     return reader
 
 
-def _field(reader: GGUFReader, path: Path, name: str) -> Any:
-    field = reader.get_field(name)
-    if field is None:
-        raise CheckpointError(f"{path}: has no field {name}; give a GGUF file of a Qwen2 model")
-    return field.contents()
-
-
 def shape_of(reader: GGUFReader, path: Path) -> Qwen2Config:
     """Read the shape from the file's fields."""
 
     def field(name: str) -> Any:
-        return _field(reader, path, f"qwen2.{name}")
+        return field_of(reader, path, f"qwen2.{name}")
 
     return Qwen2Config(
-        vocab_size=len(_field(reader, path, "tokenizer.ggml.tokens")),
+        vocab_size=len(field_of(reader, path, "tokenizer.ggml.tokens")),
         layers=field("block_count"),
         width=field("embedding_length"),
         heads=field("attention.head_count"),
@@ -215,49 +193,6 @@ def merge(weights: dict[str, Array], adapter: bytes, marks: Marks, where: Path) 
             f"{where}: tensor {min(tensors)} is unknown; use an adapter made by `talaria adapt`, "
             "or a newer release of talaria"
         )
-
-
-def read_tokenizer(reader: GGUFReader, path: Path) -> Tokenizer:
-    """Read the byte-level BPE; text never encodes to a special token."""
-    tokens: list[str] = _field(reader, path, "tokenizer.ggml.tokens")
-    kinds: list[int] = _field(reader, path, "tokenizer.ggml.token_type")
-    merges: list[str] = _field(reader, path, "tokenizer.ggml.merges")
-    text = {token: number for number, token in enumerate(tokens) if kinds[number] == NORMAL}
-    special = {token: number for number, token in enumerate(tokens) if kinds[number] != NORMAL}
-    if missing := {EOM, MASK, PREFIX, SUFFIX, MIDDLE} - special.keys():
-        raise CheckpointError(
-            f"{path}: its vocabulary has no {', '.join(sorted(missing))}, so the model cannot "
-            "infill; give a Qwen2.5-Coder model"
-        )
-    pairs = (merge.partition(" ") for merge in merges)
-    bpe = tokenizers.Tokenizer(
-        models.BPE(vocab=text, merges=[(one, other) for one, _, other in pairs])
-    )
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    return Tokenizer(bpe, special)
-
-
-def marks_of(tokenizer: Tokenizer) -> Marks:
-    """The special tokens by their part in decoding; only the end of text may be written."""
-    special = tokenizer.special
-    never = tuple(token for name, token in special.items() if name != EOM)
-    return Marks(special[MASK], special[EOM], never)
-
-
-def layout_of(tokenizer: Tokenizer) -> Layout:
-    """`<|fim_prefix|><|fim_suffix|> suffix <|fim_middle|> prefix`: suffix first, so typing appends.
-
-    The model was also trained with the prefix first; the suffix first is no worse: 31 of 60
-    HumanEval lines exact, against 26.
-    """
-    special = tokenizer.special
-    return Layout(tokenizer, (special[PREFIX], special[SUFFIX]), (special[MIDDLE],))
 
 
 def rotary_turns(

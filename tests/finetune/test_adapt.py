@@ -17,6 +17,15 @@ from talaria.coder import checkpoint
 from talaria.coder.backbone import Array, Marks
 from talaria.coder.errors import CheckpointError, DataError, UsageError
 from talaria.coder.families import qwen2
+from talaria.coder.families.qwen2_tokenizer import (
+    EOM,
+    MIDDLE,
+    PREFIX,
+    SUFFIX,
+    layout_of,
+    marks_of,
+    read_tokenizer,
+)
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.infill import fill
 from talaria.coder.request import Options, Request
@@ -56,9 +65,9 @@ def run(folder: Path, out: Path, *more: str) -> adapt.AdaptationRun:
 def rows(folder: Path) -> HoleRows:
     """Rows of the tiny corpus, in the layout of the tiny base."""
     reader = qwen2.open_file(folder / "base.gguf")
-    tokenizer = qwen2.read_tokenizer(reader, folder)
-    marks = qwen2.marks_of(tokenizer)
-    return HoleRows(TEXTS, qwen2.layout_of(tokenizer), marks.eom, 96, 24, seed=3)
+    tokenizer = read_tokenizer(reader, folder)
+    marks = marks_of(tokenizer)
+    return HoleRows(TEXTS, layout_of(tokenizer), marks.eom, 96, 24, seed=3)
 
 
 def test_rows_are_what_the_decoder_reads(rows: HoleRows) -> None:
@@ -69,9 +78,9 @@ def test_rows_are_what_the_decoder_reads(rows: HoleRows) -> None:
         assert row == rows[number]
         assert len(row.ids) <= 96
         names = [tokenizer.name(token) for token in row.ids]
-        assert names[:2] == [qwen2.PREFIX, qwen2.SUFFIX]
-        assert names[row.prefix - 1] == qwen2.MIDDLE
-        assert names[-1] == qwen2.EOM
+        assert names[:2] == [PREFIX, SUFFIX]
+        assert names[row.prefix - 1] == MIDDLE
+        assert names[-1] == EOM
         assert 1 < len(row.ids) - row.middle <= 24
         written = tokenizer.decode(row.ids[row.prefix :])
         suffix = tokenizer.decode(row.ids[2 : row.prefix - 1])
@@ -244,7 +253,7 @@ def base_weights(folder: Path) -> tuple[dict[str, Array], Marks]:
     """The weights of the tiny base, and its marks."""
     reader = qwen2.open_file(folder / "base.gguf")
     weights = qwen2.read_weights(reader, qwen2.shape_of(reader, folder), folder)
-    return weights, qwen2.marks_of(qwen2.read_tokenizer(reader, folder))
+    return weights, marks_of(read_tokenizer(reader, folder))
 
 
 def test_updates_are_multiplied_in_float32(folder: Path) -> None:
