@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect
+import json
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, takewhile
 from pathlib import Path
 
 import tokenizers
+from tokenizers.pre_tokenizers import ByteLevel
 
 from talaria.coder.errors import CheckpointError
 
+ALPHABET = ByteLevel(add_prefix_space=False, use_regex=False)
+"""Writes each byte of a text as one character, as vocabularies do."""
 TAIL = 200  # characters at the end of a prefix that are tokenised to find its last token
 
 
@@ -27,7 +31,8 @@ class Tokenizer:
         self._bpe = bpe
         self.special = dict(special)
         self._names = {token: name for name, token in self.special.items()}
-        self._by_text: list[tuple[str, int]] = []
+        self._vocabulary: dict[str, int] = {}
+        self._sorted: list[str] = []
         self._beginnings: dict[str, tuple[int, ...]] = {}
         self.vocab_size = max(bpe.get_vocab_size(), 1 + max(self.special.values(), default=-1))
 
@@ -45,6 +50,19 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         """Write the BPE as `tokenizer.json`."""
         self._bpe.save(str(path))
+
+    def to_json(self) -> str:
+        """The BPE and the special tokens as one text, for `from_json`."""
+        return json.dumps({"special": self.special, "bpe": self._bpe.to_str()})
+
+    @staticmethod
+    def from_json(text: str) -> Tokenizer:
+        """The tokenizer that `to_json` wrote; ValueError if the text is damaged."""
+        try:
+            stored = json.loads(text)
+            return Tokenizer(tokenizers.Tokenizer.from_str(stored["bpe"]), stored["special"])
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"no readable tokenizer ({error})") from error
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, never a special one."""
@@ -75,24 +93,22 @@ class Tokenizer:
         return text if between or not text.isspace() else ""
 
     def prepare(self) -> None:
-        """Sort the vocabulary by text for `beginning_with`, before a user waits for it.
-
-        Takes most of a second for 152,000 tokens.
-        """
-        if not self._by_text:
-            ids = [token for token in range(self.vocab_size) if token not in self._names]
-            texts = self._bpe.decode_batch([[token] for token in ids], skip_special_tokens=False)
-            self._by_text = sorted(zip(texts, ids, strict=True))
+        """Sort the vocabulary for `beginning_with`, before a user waits for it."""
+        if not self._sorted:
+            every = self._bpe.get_vocab(with_added_tokens=False)
+            self._vocabulary = {t: token for t, token in every.items() if token not in self._names}
+            self._sorted = sorted(self._vocabulary)
 
     def beginning_with(self, text: str) -> tuple[int, ...]:
         """The tokens whose text begins with this one, which must not contain U+FFFD."""
         if text not in self._beginnings:
             self.prepare()
-            known = self._by_text
+            start = "".join(piece for piece, _ in ALPHABET.pre_tokenize_str(text))
             found = takewhile(
-                lambda entry: entry[0].startswith(text), islice(known, bisect(known, (text,)), None)
+                lambda token: token.startswith(start),
+                islice(self._sorted, bisect_left(self._sorted, start), None),
             )
-            self._beginnings[text] = tuple(token for _, token in found)
+            self._beginnings[text] = tuple(self._vocabulary[token] for token in found)
         return self._beginnings[text]
 
     def name(self, token: int) -> str:
