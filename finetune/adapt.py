@@ -12,7 +12,7 @@ import math
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,12 @@ class AdaptationRun:
         self.recipe: AdaptationRecipe = args.recipe
         reader = qwen2.open_file(args.base)
         self.shape = qwen2.shape_of(reader, args.base)
-        self.tokenizer = read_tokenizer(reader, args.base)
+        weights = qwen2.read_weights(reader, self.shape, args.base)
+        self.tokenizer, rows = read_tokenizer(reader, args.base)
         self.marks = marks_of(self.tokenizer)
-        decoder = module(self.shape, qwen2.read_weights(reader, self.shape, args.base))
+        weights[qwen2.EMBEDDING] = weights[qwen2.EMBEDDING][rows]
+        self.shape = replace(self.shape, vocab_size=len(rows))
+        decoder = module(self.shape, weights)
         add_updates(decoder, self.recipe.rank, self.recipe.seed)
         self.adaptation = Adaptation(decoder, self.marks.mask).train()
         self.trained = {

@@ -24,6 +24,10 @@ LEARN_BYTES = 200_000_000
 
 def main(argv: list[str]) -> int:
     """Learn a tokenizer, write it, and print its bytes per token on held-out text."""
+    if argv[:1] == ["trim"]:
+        from talaria.finetune import trimming  # reads GGUF, which learning does not need
+
+        return trimming.main(argv[1:])
     parser = argparse.ArgumentParser(prog="talaria tokenizer", description=__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--out", type=Path, default=Path("data/tokenizer.json"))

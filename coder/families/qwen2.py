@@ -9,7 +9,7 @@ trains adapters for them (`qwen2_torch`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,9 +240,11 @@ def load_adapted(
             f"{folder / 'config.json'}: working_context is {working}; the base was trained on "
             f"{shape.context_length} positions: set at most {shape.context_length}"
         )
-    tokenizer = read_tokenizer(reader, base)
+    tokenizer, rows = read_tokenizer(reader, base)
     marks = marks_of(tokenizer)
     weights = read_weights(reader, shape, base)
+    weights[EMBEDDING] = weights[EMBEDDING][rows]
+    shape = replace(shape, vocab_size=len(rows))
     if adapter:
         merge(weights, adapter, marks, folder / "adapter.safetensors")
     backbone = OnnxQwen2(shape, weights, marks, denoises=bool(adapter))

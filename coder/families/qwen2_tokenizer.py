@@ -1,10 +1,22 @@
-"""The vocabulary of Qwen2 decoders, its special tokens and what they mean here."""
+"""The vocabulary of Qwen2 decoders: its BPE without the tokens that Python does not use, its marks.
+
+A quarter of a small model's weights is a table with one row for each of 151,936 tokens, most of
+them for other languages. Kept are the bytes, the special tokens and what Python and its comments
+use (`qwen2_tokens.npz`, made by `talaria tokenizer trim`), and of each token also the tokens that
+it is merged from. So any text can be written, and a word whose tokens are all kept is cut as by the
+whole BPE; other words become more tokens.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -15,6 +27,7 @@ from talaria.coder.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
+    from jaxtyping import Int
 
 # How Qwen2 splits text before its BPE (the pattern of its tokenizer.json). Its normalisation to NFC
 # is left out, because text must survive the round trip.
@@ -31,6 +44,86 @@ EOM, MASK = "<|endoftext|>", "<|fim_pad|>"
 PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 NORMAL = 1  # GGUF's type of a token that is text
 
+KEPT = Path(__file__).with_name("qwen2_tokens.npz")
+"""`kept`, a bit for each token of the vocabulary whose hash is `vocabulary`: is it kept?"""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A vocabulary as its file has it; the place of a token is its row in the embedding.
+
+    tokens  bytes of text in the alphabet of byte-level BPEs, or the name of a special token
+    kinds   GGUF's types of the tokens
+    merges  two tokens that become one, with a blank between them; the first merge goes first
+    """
+
+    tokens: Sequence[str]
+    kinds: Sequence[int]
+    merges: Sequence[str]
+
+    @classmethod
+    def read(cls, reader: GGUFReader, path: Path) -> Vocabulary:
+        """Read it from a GGUF file; CheckpointError where it has none, or none for infilling."""
+        names = ("tokens", "token_type", "merges")
+        found = cls(*(field_of(reader, path, f"tokenizer.ggml.{name}") for name in names))
+        if missing := {EOM, MASK, PREFIX, SUFFIX, MIDDLE} - found.special.keys():
+            raise CheckpointError(
+                f"{path}: its vocabulary has no {', '.join(sorted(missing))}, so the model cannot "
+                "infill; give a Qwen2.5-Coder model"
+            )
+        return found
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """The rows of tokens that are no text, by name."""
+        return {
+            token: row
+            for row, (token, kind) in enumerate(zip(self.tokens, self.kinds, strict=True))
+            if kind != NORMAL
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of tokens and merges, which identifies the vocabulary."""
+        return hashlib.sha256("\n".join([*self.tokens, "", *self.merges]).encode()).hexdigest()
+
+    def kept(self) -> Int[np.ndarray, " kept"]:
+        """The rows to keep, in ascending order: all, unless `KEPT` is about this vocabulary."""
+        with np.load(KEPT) as known:
+            if known["vocabulary"] != self.digest:
+                return np.arange(len(self.tokens))
+            return np.flatnonzero(np.unpackbits(known["kept"], count=len(self.tokens)))
+
+    def tokenizer(self, rows: Int[np.ndarray, " kept"]) -> Tokenizer:
+        """The tokenizer of these rows alone, whose ids are their places among them.
+
+        The rows must hold all bytes, and of each token those that it is merged from.
+        """
+        places = {self.tokens[row]: place for place, row in enumerate(rows)}
+        special = {name: places.pop(name) for name in self.special if name in places}
+        pairs = (merge.split(" ") for merge in self.merges)
+        merges = [(one, other) for one, other in pairs if one + other in places]
+        bpe = tokenizers.Tokenizer(models.BPE(vocab=places, merges=merges))
+        bpe.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        bpe.decoder = decoders.ByteLevel()
+        return Tokenizer(bpe, special)
+
+
+def read_tokenizer(reader: GGUFReader, path: Path) -> tuple[Tokenizer, Int[np.ndarray, " kept"]]:
+    """Read the tokenizer from a GGUF file, and the rows of the file's embedding that it uses.
+
+    Row i of the embedding that belongs to this tokenizer is row `rows[i]` of the file's. Text never
+    encodes to a special token. Raises CheckpointError where the vocabulary has no sentinels.
+    """
+    vocabulary = Vocabulary.read(reader, path)
+    rows = vocabulary.kept()
+    return vocabulary.tokenizer(rows), rows
+
 
 def field_of(reader: GGUFReader, path: Path, name: str) -> Any:
     """Read a field of a GGUF file; CheckpointError where it has none of this name."""
@@ -38,32 +131,6 @@ def field_of(reader: GGUFReader, path: Path, name: str) -> Any:
     if field is None:
         raise CheckpointError(f"{path}: has no field {name}; give a GGUF file of a Qwen2 model")
     return field.contents()
-
-
-def read_tokenizer(reader: GGUFReader, path: Path) -> Tokenizer:
-    """Read the byte-level BPE; text never encodes to a special token."""
-    tokens: list[str] = field_of(reader, path, "tokenizer.ggml.tokens")
-    kinds: list[int] = field_of(reader, path, "tokenizer.ggml.token_type")
-    merges: list[str] = field_of(reader, path, "tokenizer.ggml.merges")
-    text = {token: number for number, token in enumerate(tokens) if kinds[number] == NORMAL}
-    special = {token: number for number, token in enumerate(tokens) if kinds[number] != NORMAL}
-    if missing := {EOM, MASK, PREFIX, SUFFIX, MIDDLE} - special.keys():
-        raise CheckpointError(
-            f"{path}: its vocabulary has no {', '.join(sorted(missing))}, so the model cannot "
-            "infill; give a Qwen2.5-Coder model"
-        )
-    pairs = (merge.partition(" ") for merge in merges)
-    bpe = tokenizers.Tokenizer(
-        models.BPE(vocab=text, merges=[(one, other) for one, _, other in pairs])
-    )
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    return Tokenizer(bpe, special)
 
 
 def marks_of(tokenizer: Tokenizer) -> Marks:

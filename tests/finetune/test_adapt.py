@@ -65,7 +65,7 @@ def run(folder: Path, out: Path, *more: str) -> adapt.AdaptationRun:
 def rows(folder: Path) -> HoleRows:
     """Rows of the tiny corpus, in the layout of the tiny base."""
     reader = qwen2.open_file(folder / "base.gguf")
-    tokenizer = read_tokenizer(reader, folder)
+    tokenizer, _ = read_tokenizer(reader, folder)
     marks = marks_of(tokenizer)
     return HoleRows(TEXTS, layout_of(tokenizer), marks.eom, 96, 24, seed=3)
 
@@ -253,7 +253,7 @@ def base_weights(folder: Path) -> tuple[dict[str, Array], Marks]:
     """The weights of the tiny base, and its marks."""
     reader = qwen2.open_file(folder / "base.gguf")
     weights = qwen2.read_weights(reader, qwen2.shape_of(reader, folder), folder)
-    return weights, marks_of(read_tokenizer(reader, folder))
+    return weights, marks_of(read_tokenizer(reader, folder)[0])
 
 
 def test_updates_are_multiplied_in_float32(folder: Path) -> None:
