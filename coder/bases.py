@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from talaria.coder import checkpoint, files
+from talaria.coder import files
 from talaria.coder.base_sources import (
     ByteSource,
     Hub,
@@ -102,7 +102,7 @@ def named(name: str) -> KnownBase:
 
 def place(base: KnownBase) -> Path:
     """Where the file of a base lies, or will lie; FetchError for a user without a home."""
-    home = checkpoint.home()
+    home = files.home()
     if home is None:
         raise FetchError("this user has no home folder; set TALARIA_HOME to a folder for bases")
     found = sorted((home / "bases").glob(f"{base.sha256}*"))  # put there by hand, without a suffix
@@ -175,7 +175,7 @@ def _is_here(base: KnownBase, path: Path, progress: Reporter) -> bool:
     """Whether the file of a base is there, with the right hash; reports one with another."""
     if not path.is_file():
         return False
-    found = checkpoint.digest(path)
+    found = files.digest(path)
     if found != base.sha256:
         progress.line(f"{path}: damaged, its SHA-256 is {found}; thrown away")
     return found == base.sha256

@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from talaria.coder import files
 from talaria.coder.backbone import Backbone, Marks
 from talaria.coder.errors import CheckpointError
+from talaria.coder.files import digest, home
 from talaria.coder.layout import Layout
 from talaria.coder.request import Settings
 from talaria.coder.tokenizer import Tokenizer
@@ -38,8 +40,9 @@ MOST_PARAMETERS = 10**15  # what no model has
 # The module of each family. It offers
 #   load(folder, config, weights, device) -> (Backbone, Tokenizer, Layout)
 #       from the verified bytes of the weights, or
-#   load_adapted(folder, config, adapter, base, device) -> the same
-#       from the verified bytes of the adapter and the path of the verified base, and
+#   load_adapted(folder, config, adapter, find_base, device, on_progress) -> the same
+#       from the verified bytes of the adapter and what finds and verifies the base; `on_progress`
+#       gets the fraction that is done of what takes long, and
 #   settings_of(config, path) -> the settings that follow from its configuration.
 FAMILIES = {
     "talaria": "talaria.coder.families.talaria",
@@ -95,12 +98,6 @@ def _in_order(parts: Iterable[str]) -> list[str]:
     return sorted(parts, key=lambda name: (len(name), name))
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write(
     folder: Path,
     weights: bytes,
@@ -131,14 +128,6 @@ def store_settings(folder: Path, settings: Settings) -> None:
     """Store settings in a checkpoint's `config.json`, replacing those it has."""
     config = {**read_config(folder), "decoding": asdict(settings)}
     files.write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-
-
-def home() -> Path | None:
-    """The user's folder for models and bases; None for a user without a home."""
-    try:
-        return Path(os.environ.get("TALARIA_HOME") or Path.home() / ".local" / "share" / "talaria")
-    except RuntimeError:  # as in some containers
-        return None
 
 
 def model_folders() -> list[Path]:
@@ -299,8 +288,15 @@ def read(model: str | Path | None, device: str) -> tuple[Path, dict[str, Any], b
     return folder, config, b"".join((folder / name).read_bytes() for name in parts)
 
 
-def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
+def load(
+    model: str | Path | None = None,
+    device: str = "cpu",
+    on_progress: Callable[[float], None] = lambda done: None,
+) -> Checkpoint:
     """Load a model for decoding, after checking its format, hashes and shapes.
+
+    A base is prepared when it is loaded for the first time, which takes a while: `on_progress`
+    gets the fraction that is done.
 
     Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
     format, its base is missing, or the device is not available.
@@ -317,8 +313,8 @@ def load(model: str | Path | None = None, device: str = "cpu") -> Checkpoint:
             "check `family` and `base`"
         )
     if "base" in config:
-        base = find_base(config, folder / CONFIG)
-        parts = loader(folder, config, weights, base, device)
+        base = partial(find_base, config, folder / CONFIG)
+        parts = loader(folder, config, weights, base, device, on_progress)
     else:
         parts = loader(folder, config, weights, device)
     backbone, tokenizer, layout = parts

@@ -1,13 +1,28 @@
-"""Files and folders that appear whole or not at all: written beside their place, then renamed."""
+"""Files: hashed, and appearing whole or not at all (written beside their place, then renamed)."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def home() -> Path | None:
+    """The user's folder for models and bases; None for a user without a home."""
+    try:
+        return Path(os.environ.get("TALARIA_HOME") or Path.home() / ".local" / "share" / "talaria")
+    except RuntimeError:  # as in some containers
+        return None
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save as dump_weights
 from tqdm import tqdm
 
-from talaria.coder import bases, checkpoint
+from talaria.coder import bases, checkpoint, files
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families import qwen2
@@ -130,10 +130,9 @@ class AdaptationRun:
         self.recipe: AdaptationRecipe = args.recipe
         reader = qwen2.open_file(args.base)
         self.shape = qwen2.shape_of(reader, args.base)
-        weights = qwen2.read_weights(reader, self.shape, args.base)
         self.tokenizer, rows = read_tokenizer(reader, args.base)
         self.marks = marks_of(self.tokenizer)
-        weights[qwen2.EMBEDDING] = weights[qwen2.EMBEDDING][rows]
+        weights = dict(qwen2.BaseWeights(reader, self.shape, args.base, rows))
         self.shape = replace(self.shape, vocab_size=len(rows))
         decoder = module(self.shape, weights)
         add_updates(decoder, self.recipe.rank, self.recipe.seed)
@@ -154,7 +153,7 @@ class AdaptationRun:
         ]
         self.identity = {
             "recipe": asdict(self.recipe),
-            "base": checkpoint.digest(args.base),
+            "base": files.digest(args.base),
             "corpus": corpus_hash(args.corpus),
         }
         self.step, self.elapsed, self.validated = 0, 0.0, 0.0

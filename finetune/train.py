@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from talaria.coder import checkpoint
+from talaria.coder import checkpoint, files
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
@@ -139,7 +139,7 @@ def main(argv: list[str]) -> int:
         "init": init,
         "corpus": corpus_hash(args.corpus),
         "exercises": args.exercises and corpus_hash(args.exercises),
-        "tokenizer": checkpoint.digest(args.tokenizer),
+        "tokenizer": files.digest(args.tokenizer),
     }
     validation = Validation(
         held_out_samples(held_out, tokenizer, recipe.context_length),
@@ -155,7 +155,7 @@ def load_weights(denoiser: Transformer, model: str, tokenizer: Path) -> str:
     If the model has no chain, the denoiser's keeps its random weights.
     """
     loaded = load_trainable(model)
-    if loaded.config["sha256"][checkpoint.TOKENIZER] != checkpoint.digest(tokenizer):
+    if loaded.config["sha256"][checkpoint.TOKENIZER] != files.digest(tokenizer):
         raise UsageError(
             f"--init {model} and --tokenizer {tokenizer} have different tokenizers; "
             "use the tokenizer.json in the model's folder"

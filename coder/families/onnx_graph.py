@@ -17,11 +17,14 @@ from onnx import TensorProto, helper
 from talaria.coder.backbone import Array, CpuBackbone, KVCache, Marks
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Int8
 
 Layers = tuple[Array, ...]  # keys, layer by layer, then values
 
 OPSET, IR_VERSION = 23, 11  # the first with RMSNormalization, RotaryEmbedding and Attention
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
+VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
+MIDDLE = 128  # what stands for zero where a state is rounded to an unsigned byte
 MOST_THREADS = 4  # with more, matrix products this small wait for synchronisation
 # How long an idle thread spins, in microseconds: long enough for the next operator, too short to
 # hold up another program.
@@ -53,6 +56,48 @@ def physical_cores() -> int:
     return len(pairs)
 
 
+def int8_limit() -> int:
+    """The largest magnitude of an 8-bit weight.
+
+    x86 processors without VNNI add two products of bytes in 16 bits, where 255 x 127 twice would
+    saturate: 64 never does.
+    """
+    arm = platform.machine().lower() in ("arm64", "aarch64")
+    return 127 if arm or VNNI.intersection(processor_flags()) else 64
+
+
+def processor_flags() -> set[str]:
+    """What a Linux kernel says that the processor can do; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    lines = (line for line in text.split("\n") if line.startswith(("flags", "Features")))
+    return set(next(lines, "").partition(":")[2].split())
+
+
+@dataclass(frozen=True)
+class Int8Matrix:
+    """A matrix in 8 bits with a scale for each output: about `values` times `scales`.
+
+    values  [inputs, outputs], int8; of an embedding, [tokens, width]
+    scales  [outputs], float32; of an embedding, [tokens]
+    """
+
+    values: Int8[Array, "inputs outputs"]
+    scales: Float[Array, " outputs"]
+
+    @classmethod
+    def of(
+        cls, matrix: Float[Array, "inputs outputs"], limit: int = 127, axis: int = 0
+    ) -> Int8Matrix:
+        """The nearest such matrix, with values up to `limit`; `axis` is that of the inputs."""
+        scales = np.abs(matrix).max(axis, keepdims=True) / np.float32(limit)
+        scales[scales == 0] = 1
+        values = np.rint(matrix / scales).astype(np.int8)
+        return cls(values, scales.squeeze(axis).astype(np.float32))
+
+
 class Graph:
     """Builds an ONNX graph."""
 
@@ -60,12 +105,18 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
         self.weights: dict[str, Array] = {}
+        self._rounded: dict[str, tuple[str, str]] = {}
 
     def add(
-        self, operator: str, inputs: list[str], *outputs: str, **attributes: int | float | list[int]
+        self,
+        operator: str,
+        inputs: list[str],
+        *outputs: str,
+        domain: str = "",
+        **attributes: int | float | list[int],
     ) -> str:
         """Append an operator; returns the name of its first output."""
-        node = helper.make_node(operator, inputs, outputs)
+        node = helper.make_node(operator, inputs, outputs, domain=domain)
         node.attribute.extend(helper.make_attribute(*pair) for pair in attributes.items())
         self.nodes.append(node)
         return outputs[0]
@@ -75,14 +126,68 @@ class Graph:
         self.constants.append(helper.make_tensor(name, kind, [len(values)], values))
         return name
 
+    def scalar(self, name: str, kind: int, value: float) -> str:
+        """A number within the graph; returns its name."""
+        if all(each.name != name for each in self.constants):
+            self.constants.append(helper.make_tensor(name, kind, [], [value]))
+        return name
+
     def weight(self, name: str, value: Array) -> str:
-        """A matrix that the session gets beside the graph, not in it."""
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape)
+        """An array that the session gets beside the graph, not in it: int8, else float32."""
+        dtype = np.dtype(np.int8 if value.dtype == np.int8 else np.float32)
+        kind = helper.np_dtype_to_tensor_dtype(dtype)
+        tensor = TensorProto(name=name, data_type=kind, dims=value.shape)
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="given")
         self.constants.append(tensor)
-        self.weights[name] = np.ascontiguousarray(value, np.float32)
+        self.weights[name] = np.ascontiguousarray(value, dtype)
         return name
+
+    def product(self, x: str, name: str, matrix: Array | Int8Matrix) -> str:
+        """Multiply states by a matrix, [inputs, outputs]; returns the name of the result.
+
+        For 8 bits, each row of states is rounded to 8 bits with a scale of its own, so that no
+        position depends on those beside it.
+        """
+        if not isinstance(matrix, Int8Matrix):
+            return self.add("MatMul", [x, self.weight(f"{name}.weight", matrix)], f"{name}.product")
+        bytes_, scale = self._rounded.get(x) or self._rounded.setdefault(x, self.rounded(x))
+        given = [bytes_, self.weight(f"{name}.weight", matrix.values)]
+        given += [
+            self.scalar("one", TensorProto.FLOAT, 1),
+            self.weight(f"{name}.scales", matrix.scales),
+        ]
+        given += [self.scalar("middle", TensorProto.UINT8, MIDDLE)]
+        y = self.add("MatMulIntegerToFloat", given, f"{name}.unscaled", domain=MICROSOFT)
+        return self.add("Mul", [y, scale], f"{name}.product")
+
+    def rounded(self, x: str) -> tuple[str, str]:
+        """Rows as unsigned bytes around MIDDLE, and the scale of each.
+
+        Unsigned, because ONNX Runtime has no fast kernels for signed ones.
+        """
+        axis = "last"
+        if all(each.name != axis for each in self.constants):
+            self.constant(axis, TensorProto.INT64, [-1])
+        y = self.add("ReduceMax", [self.add("Abs", [x], f"{x}.abs"), axis], f"{x}.max", keepdims=1)
+        steps = self.scalar("step", TensorProto.FLOAT, 1 / 127)
+        least = self.scalar("least", TensorProto.FLOAT, float(np.finfo(np.float32).tiny))
+        scale = self.add("Mul", [y, steps], f"{x}.steps")
+        scale = self.add("Max", [scale, least], f"{x}.scale")
+        y = self.add("Round", [self.add("Div", [x, scale], f"{x}.divided")], f"{x}.whole")
+        middle = self.scalar("middle.float", TensorProto.FLOAT, MIDDLE)
+        y = self.add("Add", [y, middle], f"{x}.shifted")
+        return self.add("Cast", [y], f"{x}.bytes", to=TensorProto.UINT8), scale
+
+    def embedded(self, ids: str, name: str, table: Array | Int8Matrix) -> str:
+        """The rows of an embedding; returns the name of the result."""
+        values = table.values if isinstance(table, Int8Matrix) else table
+        x = self.add("Gather", [self.weight(f"{name}.weight", values), ids], f"{name}.rows")
+        if not isinstance(table, Int8Matrix):
+            return x
+        x = self.add("Cast", [x], f"{name}.float", to=TensorProto.FLOAT)
+        scales = self.weight(f"{name}.scales", table.scales[:, None])
+        return self.add("Mul", [x, self.add("Gather", [scales, ids], f"{name}.scale")], "tokens")
 
     def session(
         self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
@@ -90,7 +195,9 @@ class Graph:
         """The graph, ready to run."""
         graph = helper.make_graph(self.nodes, "denoiser", inputs, outputs, self.constants)
         model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
+            ir_version=IR_VERSION,
         )
         return Session(model.SerializeToString(), self.weights)
 
@@ -135,18 +242,21 @@ class PassShape:
 class OnnxBackbone(CpuBackbone):
     """A network whose pass is a graph with the inputs and outputs of `interface`, in float32.
 
-    The output matrix is the embedding, [vocab, width].
+    output  the output matrix, [width, vocab]
     """
 
-    def __init__(self, marks: Marks, shape: PassShape, graph: Graph, embedding: Array) -> None:
+    def __init__(
+        self, marks: Marks, shape: PassShape, graph: Graph, output: Array | Int8Matrix
+    ) -> None:
         self.marks, self.shape = marks, shape
         self._passes = graph.session(*interface(shape))
         head = Graph()
-        head.add("MatMul", ["hidden", head.weight("embedding", embedding.T)], "logits")
+        logits = head.product("hidden", "output", output)
+        size = len(output.scales) if isinstance(output, Int8Matrix) else output.shape[1]
         self._head = head.session(
-            [info("hidden", "float", "rows", shape.width)],
-            [info("logits", "float", "rows", len(embedding))],
+            [info("hidden", "float", "rows", shape.width)], [info(logits, "float", "rows", size)]
         )
+        self._logits = logits
 
     @abstractmethod
     def turns(
@@ -185,7 +295,7 @@ class OnnxBackbone(CpuBackbone):
 
     def logits(self, states: Float[Array, "positions width"]) -> Float[Array, "positions vocab"]:
         """Logits of states."""
-        return self._head.run(["logits"], {"hidden": states})[0]
+        return self._head.run([self._logits], {"hidden": states})[0]
 
     def inputs(
         self,

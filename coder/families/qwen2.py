@@ -8,8 +8,8 @@ trains adapters for them (`qwen2_torch`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from safetensors.numpy import load as load_weights
 
 from talaria.coder.backbone import Array, Backbone, Marks
 from talaria.coder.errors import CheckpointError
-from talaria.coder.families.qwen2_tokenizer import field_of, layout_of, marks_of, read_tokenizer
+from talaria.coder.families.qwen2_tokenizer import field_of, layout_of, marks_of
 from talaria.coder.layout import Layout
 from talaria.coder.tokenizer import Tokenizer
 
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
     from jaxtyping import Float, Int
 
-EMBEDDING, OUTPUT, MASK_EMBEDDING = "token_embd.weight", "output.weight", "mask_embedding"
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+MASK_EMBEDDING, MASK_ROW = "mask_embedding", "mask_row"
 SAMPLED_ROWS = 64  # of embedding and output matrix, to see whether they are tied
 UNTIED = 0.2  # relative difference beyond any quantisation error; 4 bits give about 0.1
+ADAPTER = "adapter.safetensors"
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 WORKING_CONTEXT = 1024  # tokens that a request uses by default
 READABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0")
@@ -108,45 +110,78 @@ def shape_of(reader: GGUFReader, path: Path) -> Qwen2Config:
     )
 
 
-def read_weights(
-    reader: GGUFReader, shape: Qwen2Config, path: Path
-) -> dict[str, Float[Array, ...]]:
-    """Weights in float32, matrices as [outputs, inputs], by their names in GGUF.
+class BaseWeights(Mapping[str, "Float[Array, ...]"]):
+    """A base's weights by their names in GGUF, each dequantised when it is asked for.
 
-    Where a file has the output matrix beside the embedding that it is tied to, the output's copy,
-    which is quantised more finely, is used for both. Raises CheckpointError where a weight is
-    missing or of another shape, or the output matrix is not tied to the embedding.
+    In float32, matrices as [outputs, inputs]. Where a file has the output matrix beside the
+    embedding that it is tied to, the output's copy, which is quantised more finely, is used for
+    both. Of the embedding, only the given rows are there.
+
+    updates  the tensors of an adapter, which are added; see `read_adapter`
     """
-    from gguf import dequantize
 
-    given = {tensor.name: tensor for tensor in reader.tensors}
-    wanted = shapes(shape)
-    if OUTPUT in given:
-        wanted = {OUTPUT: wanted[EMBEDDING], **wanted}
-    for name, size in wanted.items():
-        tensor = given.get(name)
-        found = None if tensor is None else tuple(reversed(tensor.shape.tolist()))
-        if found != size:
-            raise CheckpointError(
-                f"{path}: tensor {name} has shape {found}, its configuration asks for {size}; "
-                "fetch it again"
-            )
-    if OUTPUT in given:
-        every = max(1, shape.vocab_size // SAMPLED_ROWS)
-        one, other = (
-            dequantize(given[name].data[::every], given[name].tensor_type)
-            for name in (EMBEDDING, OUTPUT)
-        )
-        if not np.linalg.norm(one - other) <= UNTIED * np.linalg.norm(other):
-            raise CheckpointError(
-                f"{path}: its output matrix is not tied to the embedding; "
-                "only tied models are supported"
-            )
-        given[EMBEDDING] = given.pop(OUTPUT)
-    return {
-        name: np.array(dequantize(given[name].data, given[name].tensor_type), np.float32)
-        for name in shapes(shape)
-    }
+    def __init__(
+        self,
+        reader: GGUFReader,
+        shape: Qwen2Config,
+        path: Path,
+        rows: Int[Array, " kept"] | None = None,
+        updates: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Check all shapes; `shape` is that of the file.
+
+        Raises CheckpointError where a weight is missing or of another shape, or the output matrix
+        is not tied to the embedding.
+        """
+        self._given = {tensor.name: tensor for tensor in reader.tensors}
+        self._rows, self._updates, self._names = rows, updates or {}, [*shapes(shape)]
+        given, wanted = self._given, shapes(shape)
+        if OUTPUT in given:
+            wanted = {OUTPUT: wanted[EMBEDDING], **wanted}
+        for name, size in wanted.items():
+            tensor = given.get(name)
+            found = None if tensor is None else tuple(reversed(tensor.shape.tolist()))
+            if found != size:
+                raise CheckpointError(
+                    f"{path}: tensor {name} has shape {found}, its configuration asks for {size}; "
+                    "fetch it again"
+                )
+        if OUTPUT in given:
+            every = np.arange(0, shape.vocab_size, max(1, shape.vocab_size // SAMPLED_ROWS))
+            one, other = (self._read(name, every) for name in (EMBEDDING, OUTPUT))
+            if not np.linalg.norm(one - other) <= UNTIED * np.linalg.norm(other):
+                raise CheckpointError(
+                    f"{path}: its output matrix is not tied to the embedding; "
+                    "only tied models are supported"
+                )
+            given[EMBEDDING] = given.pop(OUTPUT)
+
+    def _read(self, name: str, rows: Int[Array, " rows"] | None) -> Float[Array, ...]:
+        from gguf import dequantize
+
+        tensor = self._given[name]
+        data = tensor.data if rows is None else tensor.data[rows]
+        return np.array(dequantize(data, tensor.tensor_type), np.float32)
+
+    def __getitem__(self, name: str) -> Float[Array, ...]:
+        if name == EMBEDDING:
+            weight = self._read(name, self._rows)
+            if MASK_EMBEDDING in self._updates:
+                weight[self._updates[MASK_ROW]] = self._updates[MASK_EMBEDDING]
+            return weight
+        weight = self._read(name, None)
+        part = name.removesuffix(".weight")
+        if part + LORA_A in self._updates:
+            # Before the product: float16 would round it, and overflow.
+            b, a = (self._updates[part + end].astype(np.float32) for end in (LORA_B, LORA_A))
+            weight += b @ a
+        return weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
@@ -167,32 +202,47 @@ def shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def merge(weights: dict[str, Array], adapter: bytes, marks: Marks, where: Path) -> None:
-    """Add an adapter's low-rank updates to the weights, and put its mask into the embedding.
+def read_adapter(adapter: bytes, shape: Qwen2Config, marks: Marks, where: Path) -> dict[str, Array]:
+    """The low-rank updates of an adapter and the embedding of its mask, by name.
 
     The embedding is also the output matrix, where the mask's row does not matter: the mask is
     never written. Raises CheckpointError where the adapter does not fit, or has tensors that are
     not used here.
     """
+    wanted = shapes(shape)
     try:
         tensors: dict[str, Array] = load_weights(adapter)
-        weights[EMBEDDING][marks.mask] = tensors.pop(MASK_EMBEDDING)
-        for name in sorted(tensors):
-            if name.endswith(LORA_A):
-                part = name.removesuffix(LORA_A)
-                # Before the product: float16 would round it, and overflow.
-                a, b = (tensors.pop(part + end).astype(np.float32) for end in (LORA_A, LORA_B))
-                weights[f"{part}.weight"] += b @ a
-    except (SafetensorError, KeyError, ValueError) as error:
+        added = {MASK_EMBEDDING: (tensors[MASK_EMBEDDING].shape, (shape.width,))}
+        for part in (name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)):
+            sizes = tensors[part + LORA_B].shape + tensors[part + LORA_A].shape
+            outputs, inputs = wanted[f"{part}.weight"]
+            added[part] = sizes, (outputs, sizes[-2], sizes[-2], inputs)
+    except (SafetensorError, KeyError, ValueError, IndexError) as error:
         raise CheckpointError(
             f"{where}: no adapter for this base ({type(error).__name__}: {error}); "
             "use the adapter that was made for it"
         ) from error
-    if tensors:
+    for part, (found, size) in added.items():
+        if found != size:
+            raise CheckpointError(
+                f"{where}: no adapter for this base ({part} has shape {found}, the base asks for "
+                f"{size}); use the adapter that was made for it"
+            )
+    known = {
+        MASK_EMBEDDING,
+        *(
+            f"blk.{layer}.{name}{end}"
+            for layer in range(shape.layers)
+            for name in MATRICES
+            for end in (LORA_A, LORA_B)
+        ),
+    }
+    if unknown := tensors.keys() - known:
         raise CheckpointError(
-            f"{where}: tensor {min(tensors)} is unknown; use an adapter made by `talaria adapt`, "
+            f"{where}: tensor {min(unknown)} is unknown; use an adapter made by `talaria adapt`, "
             "or a newer release of talaria"
         )
+    return {**tensors, MASK_ROW: np.array(marks.mask)}
 
 
 def rotary_turns(
@@ -221,9 +271,14 @@ def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
 
 
 def load_adapted(
-    folder: Path, config: Mapping[str, Any], adapter: bytes, base: Path, device: str
+    folder: Path,
+    config: Mapping[str, Any],
+    adapter: bytes,
+    find_base: Callable[[], Path],
+    device: str,
+    on_progress: Callable[[float], None],
 ) -> tuple[Backbone, Tokenizer, Layout]:
-    """Load a base, whose hash has been checked, and merge its adapter unless that is empty.
+    """Load the prepared form of a base and its adapter, which is made first if need be.
 
     Raises CheckpointError where the file is of another family or the settings exceed its context,
     and for devices other than the CPU.
@@ -231,21 +286,16 @@ def load_adapted(
     if device != "cpu":
         raise CheckpointError(f"device {device!r}: qwen2 models run only on the cpu so far")
     from talaria.coder.families.qwen2_onnx import OnnxQwen2
+    from talaria.coder.families.qwen2_prepared import prepared
 
-    reader = open_file(base)
-    shape = shape_of(reader, base)
+    found = prepared(folder, config, adapter, find_base, on_progress)
     working = config.get("decoding", {}).get("working_context", WORKING_CONTEXT)
-    if working > shape.context_length:
+    if working > found.shape.context_length:
         raise CheckpointError(
             f"{folder / 'config.json'}: working_context is {working}; the base was trained on "
-            f"{shape.context_length} positions: set at most {shape.context_length}"
+            f"{found.shape.context_length} positions: set at most {found.shape.context_length}"
         )
-    tokenizer, rows = read_tokenizer(reader, base)
-    marks = marks_of(tokenizer)
-    weights = read_weights(reader, shape, base)
-    weights[EMBEDDING] = weights[EMBEDDING][rows]
-    shape = replace(shape, vocab_size=len(rows))
-    if adapter:
-        merge(weights, adapter, marks, folder / "adapter.safetensors")
-    backbone = OnnxQwen2(shape, weights, marks, denoises=bool(adapter))
-    return backbone, tokenizer, layout_of(tokenizer)
+    marks = marks_of(found.tokenizer)
+    backbone = OnnxQwen2(found.shape, found.network, marks, denoises=bool(adapter))
+    found.release()
+    return backbone, found.tokenizer, layout_of(found.tokenizer)

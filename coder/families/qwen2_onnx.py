@@ -1,39 +1,41 @@
-"""The Qwen2 family on a CPU, in float32 by ONNX Runtime."""
+"""The Qwen2 family on a CPU, by ONNX Runtime.
+
+Which engines and precisions were measured: `docs/decisions/0011-base-engine.md`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 from onnx import TensorProto
 
 from talaria.coder.backbone import Array, Marks
-from talaria.coder.families.onnx_graph import Graph, OnnxBackbone, PassShape
-from talaria.coder.families.qwen2 import EMBEDDING, Qwen2Config, rotary_turns
+from talaria.coder.families.onnx_graph import Graph, Int8Matrix, OnnxBackbone, PassShape
+from talaria.coder.families.qwen2 import EMBEDDING, OUTPUT, Qwen2Config, rotary_turns
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+Network = dict[str, Array | Int8Matrix]
+
 
 class OnnxQwen2(OnnxBackbone):
-    """Passes in float32; a causal model unless an adapter is merged, which lets it denoise.
+    """A causal model unless an adapter is merged, which lets it denoise.
 
-    weights   by the names of `families.qwen2.shapes`
+    network   by the names of `fused`, matrices in float32 or in 8 bits
     denoises  whether an adapter is merged into them
     """
 
     shift = True
 
     def __init__(
-        self,
-        config: Qwen2Config,
-        weights: Mapping[str, Array],
-        marks: Marks,
-        denoises: bool = False,
+        self, config: Qwen2Config, network: Network, marks: Marks, denoises: bool = False
     ) -> None:
         self.config, self.denoises = config, denoises
         shape = PassShape(config.layers, config.width, config.kv_heads, config.size)
-        super().__init__(marks, shape, passes(config, weights), weights[EMBEDDING])
+        super().__init__(marks, shape, passes(config, network), network[OUTPUT])
 
     def turns(
         self, positions: Int[Array, "batch length"]
@@ -42,51 +44,84 @@ class OnnxQwen2(OnnxBackbone):
         return rotary_turns(self.config, positions)
 
 
-def passes(config: Qwen2Config, weights: Mapping[str, Array]) -> Graph:
+def fused(
+    config: Qwen2Config, weights: Mapping[str, Array]
+) -> Iterator[tuple[str, Float[Array, ...]]]:
+    """A base's weights as the graph multiplies them, one after another.
+
+    Matrices are [inputs, outputs], those that read the same states joined: `attn_qkv` and
+    `ffn_gate_up`. The embedding is there twice: by rows for tokens, by columns as the output.
+    """
+
+    def joined(layer: int, *names: str, kind: str = "weight") -> Float[Array, ...]:
+        parts = [weights[f"blk.{layer}.{name}.{kind}"] for name in names]
+        return np.ascontiguousarray(np.concatenate(parts).T)
+
+    embedding = weights[EMBEDDING]
+    yield EMBEDDING, embedding
+    yield OUTPUT, np.ascontiguousarray(embedding.T)
+    yield "output_norm.weight", weights["output_norm.weight"]
+    qkv = ("attn_q", "attn_k", "attn_v")
+    for layer in range(config.layers):
+        block = f"blk.{layer}"
+        yield f"{block}.attn_qkv.weight", joined(layer, *qkv)
+        yield f"{block}.attn_qkv.bias", joined(layer, *qkv, kind="bias")
+        yield f"{block}.attn_output.weight", joined(layer, "attn_output")
+        yield f"{block}.ffn_gate_up.weight", joined(layer, "ffn_gate", "ffn_up")
+        yield f"{block}.ffn_down.weight", joined(layer, "ffn_down")
+        for name in ("attn_norm", "ffn_norm"):
+            yield f"{block}.{name}.weight", weights[f"{block}.{name}.weight"]
+
+
+def passes(config: Qwen2Config, network: Network) -> Graph:
     """The graph of a pass from tokens to states: the blocks and the last norm."""
     graph = Graph()
+    keys = config.kv_heads * config.size
     graph.constant("queries", TensorProto.INT64, [0, 0, config.heads, config.size])
     graph.constant("kept", TensorProto.INT64, [0, 0, config.kv_heads, config.size])
     graph.constant("together", TensorProto.INT64, [0, 0, config.width])
+    graph.constant("q_k_v", TensorProto.INT64, [config.width, keys, keys])
+    graph.constant("gate_up", TensorProto.INT64, [config.hidden, config.hidden])
+
+    def vector(name: str) -> str:
+        value = network[name]
+        assert isinstance(value, np.ndarray)
+        return graph.weight(name, value)
 
     def norm(x: str, name: str, result: str) -> str:
-        scale = graph.weight(name, weights[name])
-        return graph.add("RMSNormalization", [x, scale], result, axis=-1, epsilon=config.epsilon)
+        return graph.add(
+            "RMSNormalization", [x, vector(name)], result, axis=-1, epsilon=config.epsilon
+        )
 
-    def product(x: str, name: str, layer: int) -> str:
-        name = f"blk.{layer}.{name}"
-        matrix = graph.weight(f"{name}.weight", weights[f"{name}.weight"].T)
-        y = graph.add("MatMul", [x, matrix], f"{name}.product")
-        if f"{name}.bias" not in weights:
-            return y
-        bias = graph.weight(f"{name}.bias", weights[f"{name}.bias"])
-        return graph.add("Add", [y, bias], f"{name}.biased")
+    def product(x: str, name: str) -> str:
+        return graph.product(x, name, network[f"{name}.weight"])
 
-    def heads(x: str, name: str, shape: str, layer: int) -> str:
-        y = graph.add("Reshape", [product(x, name, layer), shape], f"{name}.heads.{layer}")
-        return graph.add("Transpose", [y], f"{name}.by_head.{layer}", perm=[0, 2, 1, 3])
+    def heads(x: str, shape: str) -> str:
+        y = graph.add("Reshape", [x, shape], f"{x}.heads")
+        return graph.add("Transpose", [y], f"{x}.by_head", perm=[0, 2, 1, 3])
 
     def turned(x: str) -> str:
         return graph.add("RotaryEmbedding", [x, "cos", "sin"], f"{x}.turned")
 
-    embed = graph.weight("token_embd", weights[EMBEDDING])
-    x = graph.add("Gather", [embed, "ids"], "tokens")
+    x = graph.embedded("ids", "token_embd", network[EMBEDDING])
     for layer in range(config.layers):
-        y = norm(x, f"blk.{layer}.attn_norm.weight", f"attn_norm.{layer}")
-        q = turned(heads(y, "attn_q", "queries", layer))
-        k = turned(heads(y, "attn_k", "kept", layer))
-        v = heads(y, "attn_v", "kept", layer)
+        block = f"blk.{layer}"
+        y = product(norm(x, f"{block}.attn_norm.weight", f"attn_norm.{layer}"), f"{block}.attn_qkv")
+        y = graph.add("Add", [y, vector(f"{block}.attn_qkv.bias")], f"biased.{layer}")
+        q, k, v = (f"{name}.{layer}" for name in "qkv")
+        graph.add("Split", [y, "q_k_v"], q, k, v, axis=-1)
+        q, k, v = turned(heads(q, "queries")), turned(heads(k, "kept")), heads(v, "kept")
         seen = [q, k, v, "visible", f"past_key.{layer}", f"past_value.{layer}"]
         y = graph.add("Attention", seen, f"attended.{layer}", f"key.{layer}", f"value.{layer}")
         y = graph.add("Transpose", [y], f"by_token.{layer}", perm=[0, 2, 1, 3])
         y = graph.add("Reshape", [y, "together"], f"joined.{layer}")
-        x = graph.add("Add", [x, product(y, "attn_output", layer)], f"between.{layer}")
-        y = norm(x, f"blk.{layer}.ffn_norm.weight", f"ffn_norm.{layer}")
-        gate, up = product(y, "ffn_gate", layer), product(y, "ffn_up", layer)
-        gate = graph.add(
-            "Mul", [gate, graph.add("Sigmoid", [gate], f"sigmoid.{layer}")], f"silu.{layer}"
-        )
+        x = graph.add("Add", [x, product(y, f"{block}.attn_output")], f"between.{layer}")
+        y = norm(x, f"{block}.ffn_norm.weight", f"ffn_norm.{layer}")
+        gate, up = f"gate.{layer}", f"up.{layer}"
+        graph.add("Split", [product(y, f"{block}.ffn_gate_up"), "gate_up"], gate, up, axis=-1)
+        slope = graph.add("Sigmoid", [gate], f"sigmoid.{layer}")
+        gate = graph.add("Mul", [gate, slope], f"silu.{layer}")
         y = graph.add("Mul", [gate, up], f"gated.{layer}")
-        x = graph.add("Add", [x, product(y, "ffn_down", layer)], f"after.{layer}")
+        x = graph.add("Add", [x, product(y, f"{block}.ffn_down")], f"after.{layer}")
     norm(x, "output_norm.weight", "hidden")
     return graph

@@ -41,7 +41,7 @@ class OnnxTalaria(OnnxBackbone):
         self.config, self.chained = config, bool(config.chain_layers)
         embedding = weights["embed.weight"]
         super().__init__(
-            marks, pass_shape(config, config.layers), passes(config, weights), embedding
+            marks, pass_shape(config, config.layers), passes(config, weights), embedding.T
         )
         if self.chained:
             between = interface(pass_shape(config, config.chain_layers), chained=True)

@@ -502,7 +502,7 @@ def test_a_base_put_there_by_hand(home: Path, tmp_path: Path) -> None:
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Is told what to set."""
-    monkeypatch.setattr(checkpoint, "home", lambda: None)
+    monkeypatch.setattr(files, "home", lambda: None)
     with pytest.raises(FetchError, match="set TALARIA_HOME"):
         bases.get(NAME)
     assert bases.state(bases.named(NAME)) == "can be fetched"

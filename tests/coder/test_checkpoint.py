@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from talaria.coder import checkpoint
+from talaria.coder import checkpoint, files
 from talaria.coder.checkpoint import ADAPTER, CONFIG, TOKENIZER, WEIGHTS
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.talaria import TalariaTokenizer
@@ -42,7 +42,7 @@ def edit_shape(folder: Path, **values: object) -> None:
 
 def rehash(folder: Path) -> None:
     """Make the hashes right again, so that a later check has to find the fault."""
-    hashes = {name: checkpoint.digest(folder / name) for name in (WEIGHTS, TOKENIZER)}
+    hashes = {name: files.digest(folder / name) for name in (WEIGHTS, TOKENIZER)}
     edit_config(folder, lambda config: config.update(sha256=hashes))
 
 
@@ -112,7 +112,7 @@ def test_large_weights_travel_in_parts(
         assert torch.equal(tensor, other.transformer.state_dict()[name])
     names = [checkpoint.load(path).weights_hash for path in (folder, whole)]
     assert len(names[0]) == 64
-    assert names[0] != names[1] == checkpoint.digest(whole / WEIGHTS)
+    assert names[0] != names[1] == files.digest(whole / WEIGHTS)
     parts[1].unlink()
     with pytest.raises(CheckpointError, match=rf"{WEIGHTS}\.01: missing"):
         checkpoint.load(folder)
@@ -129,7 +129,7 @@ def test_more_than_a_hundred_parts(
     save(tmp_path / "m", transformer, tokenizer)
     names = [f"{WEIGHTS}.{number:02d}" for number in range(len([*tmp_path.glob(f"m/{WEIGHTS}*")]))]
     assert f"{WEIGHTS}.100" in names
-    hashes = "".join(checkpoint.digest(tmp_path / "m" / name) for name in names)
+    hashes = "".join(files.digest(tmp_path / "m" / name) for name in names)
     assert (
         checkpoint.load(tmp_path / "m").weights_hash == hashlib.sha256(hashes.encode()).hexdigest()
     )
@@ -339,10 +339,17 @@ class Owl:
         return {"working_context": config.get("positions", 512)}
 
     def load_adapted(
-        self, folder: Path, config: Mapping[str, Any], adapter: bytes, base: Path, device: str
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        adapter: bytes,
+        find_base: Callable[[], Path],
+        device: str,
+        on_progress: Callable[[float], None],
     ) -> tuple[ScriptedBackbone, TalariaTokenizer, Layout]:
         """A base and what adapts it."""
-        self.given = [folder.name, adapter, base.read_bytes(), device]
+        on_progress(1.0)
+        self.given = [folder.name, adapter, find_base().read_bytes(), device]
         return self.parts()
 
 
@@ -376,7 +383,7 @@ def adapted(owl: Owl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "parameters": 12,
         "positions": 32_768,
         "decoding": {"working_context": 1024},
-        "sha256": {ADAPTER: checkpoint.digest(folder / ADAPTER)},
+        "sha256": {ADAPTER: files.digest(folder / ADAPTER)},
     }
     (folder / CONFIG).write_text(json.dumps(config))
     return folder
@@ -389,7 +396,7 @@ def test_an_adapter_is_loaded_with_its_base(adapted: Path, owl: Owl) -> None:
     assert model.settings == Settings(working_context=1024)  # its own, not all that it could read
     assert isinstance(model.backbone, ScriptedBackbone)
     assert model.marks is model.backbone.marks
-    both = NAMED + checkpoint.digest(adapted / ADAPTER)
+    both = NAMED + files.digest(adapted / ADAPTER)
     assert model.weights_hash == hashlib.sha256(both.encode()).hexdigest()
     bases = adapted.parent / "home" / "bases"
     (bases / NAMED).rename(bases / f"{NAMED}.safetensors")

@@ -18,7 +18,7 @@ from talaria.coder.backbone import Array
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families import qwen2
 from talaria.coder.families.qwen2 import Qwen2Config
-from talaria.coder.families.qwen2_onnx import OnnxQwen2
+from talaria.coder.families.qwen2_onnx import OnnxQwen2, fused
 from talaria.coder.families.qwen2_tokenizer import (
     EOM,
     MASK,
@@ -150,8 +150,10 @@ def test_logits_are_those_of_transformers(file: Path) -> None:
 
     reader = qwen2.open_file(file)
     config = qwen2.shape_of(reader, file)
-    weights = qwen2.read_weights(reader, config, file)
-    backbone = OnnxQwen2(config, weights, marks_of(read_tokenizer(reader, file)[0]))
+    weights = dict(qwen2.BaseWeights(reader, config, file))
+    backbone = OnnxQwen2(
+        config, dict(fused(config, weights)), marks_of(read_tokenizer(reader, file)[0])
+    )
     ids = np.random.default_rng(1).integers(0, config.vocab_size, 40).tolist()
     with torch.inference_mode():
         expected = theirs(config, weights)(torch.tensor([ids])).logits[0].numpy()
@@ -174,8 +176,10 @@ def test_torch_computes_the_same(file: Path) -> None:
 
     reader = qwen2.open_file(file)
     config = qwen2.shape_of(reader, file)
-    weights = qwen2.read_weights(reader, config, file)
-    backbone = OnnxQwen2(config, weights, marks_of(read_tokenizer(reader, file)[0]))
+    weights = dict(qwen2.BaseWeights(reader, config, file))
+    backbone = OnnxQwen2(
+        config, dict(fused(config, weights)), marks_of(read_tokenizer(reader, file)[0])
+    )
     ids = np.random.default_rng(2).integers(0, config.vocab_size, 40)
     states, _ = backbone.encode([ids.tolist()])
     with torch.inference_mode():
@@ -195,7 +199,7 @@ def test_the_finer_copy_of_the_embedding_is_used(file: Path) -> None:
     reader = qwen2.open_file(file)
     config = qwen2.shape_of(reader, file)
     given = {tensor.name: tensor for tensor in reader.tensors}
-    weights = qwen2.read_weights(reader, config, file)
+    weights = dict(qwen2.BaseWeights(reader, config, file))
     from gguf import dequantize
 
     output = given["output.weight"]
@@ -213,7 +217,7 @@ def test_any_text_survives(file: Path, text: str) -> None:
     assert not set(ids) & set(tokenizer.special.values())
 
 
-def adapted(folder: Path, digest: str) -> Path:
+def adapted(folder: Path, digest: str, **changes: Any) -> Path:
     """A checkpoint that names a base and has no adapter."""
     folder.mkdir(parents=True)
     config = {
@@ -223,8 +227,26 @@ def adapted(folder: Path, digest: str) -> Path:
         "parameters": 1,
         "base": {"name": "tiny", "sha256": digest},
         "sha256": {},
+        **changes,
     }
     (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def installed(file: Path, home: Path, **changes: Any) -> Path:
+    """A checkpoint of a base that lies among the user's, in `home`; its base is there."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    (home / "bases").mkdir()
+    (home / "bases" / f"{digest}.gguf").write_bytes(file.read_bytes())
+    return adapted(home / "models" / "tiny", digest, **changes)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder for models."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("TALARIA_HOME", str(folder))
     return folder
 
 
@@ -264,21 +286,26 @@ def test_a_base_is_found_by_its_hash(
     ],
 )
 def test_other_files_are_refused(
-    tmp_path: Path, tokenizer: TalariaTokenizer, changes: dict[str, Any], sentence: str
+    home: Path, tokenizer: TalariaTokenizer, changes: dict[str, Any], sentence: str
 ) -> None:
-    """The message says what is wrong with the file."""
-    path = tmp_path / "other.gguf"
+    """The message says what is wrong with the file; nothing is left of the attempt."""
+    path = home / "other.gguf"
     write_gguf(path, tokenizer, **changes)
+    folder = installed(path, home)
     with pytest.raises(CheckpointError, match=sentence):
-        qwen2.load_adapted(tmp_path, {}, b"", path, "cpu")
+        checkpoint.load(folder)
+    assert not [*(home / "bases" / "prepared").glob("[!.]*")]
 
 
-def test_a_working_context_is_no_longer_than_the_base_can_read(file: Path, tmp_path: Path) -> None:
+def test_a_working_context_is_no_longer_than_the_base_can_read(file: Path, home: Path) -> None:
     """The settings are the adapter's, the limit is the base's."""
-    config = {"decoding": {"working_context": 1025}}
+    folder = installed(file, home, decoding={"working_context": 1025})
     with pytest.raises(CheckpointError, match=r"working_context is 1025; .* at most 1024"):
-        qwen2.load_adapted(tmp_path, config, b"", file, "cpu")
-    qwen2.load_adapted(tmp_path, {"decoding": {"working_context": 1024}}, b"", file, "cpu")
+        checkpoint.load(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["decoding"]["working_context"] = 1024
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint.load(folder)
 
 
 @pytest.mark.parametrize("data", [b"", b"GGUF", b"<html>no</html>", b"GGUF\3\0\0\0" + b"\xff" * 64])

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 from safetensors.numpy import save
 
-from talaria.coder import checkpoint
-from talaria.coder.backbone import Array, Marks
+from talaria.coder import checkpoint, files
+from talaria.coder.backbone import Marks
 from talaria.coder.errors import CheckpointError, DataError, UsageError
 from talaria.coder.families import qwen2
+from talaria.coder.families.qwen2 import Qwen2Config
+from talaria.coder.families.qwen2_onnx import OnnxQwen2, fused
 from talaria.coder.families.qwen2_tokenizer import (
     EOM,
     MIDDLE,
@@ -109,6 +113,15 @@ def test_canvases_mask_their_targets(rows: HoleRows) -> None:
     assert asked > 20
 
 
+def in_float32(folder: Path, model: Path) -> OnnxQwen2:
+    """The tiny base with an adapter merged, before it is rounded to 8 bits."""
+    reader, shape, marks = base_of(folder)
+    adapter = (model / "adapter.safetensors").read_bytes()
+    updates = qwen2.read_adapter(adapter, shape, marks, model)
+    weights = qwen2.BaseWeights(reader, shape, folder, updates=updates)
+    return OnnxQwen2(shape, dict(fused(shape, weights)), marks, denoises=True)
+
+
 def test_training_computes_what_decoding_does(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,9 +133,10 @@ def test_training_computes_what_decoding_does(
     here.save()
     monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
     (tmp_path / "bases").mkdir()
-    digest = checkpoint.digest(folder / "base.gguf")
+    digest = files.digest(folder / "base.gguf")
     shutil.copy(folder / "base.gguf", tmp_path / "bases" / f"{digest}.gguf")
     model = checkpoint.load(tmp_path / "run" / "model")
+    model = replace(model, backbone=in_float32(folder, tmp_path / "run" / "model"))
     row = here.rows[0]
     batch = draw_batch([row], model.marks.mask, 8, 4, np.random.default_rng(5))
     with torch.inference_mode():
@@ -160,13 +174,13 @@ def test_a_run_learns_and_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
 
 def test_the_command(folder: Path, tmp_path: Path) -> None:
     """A whole run leaves a state, a curve and a checkpoint; the base is as it was."""
-    before = checkpoint.digest(folder / "base.gguf")
+    before = files.digest(folder / "base.gguf")
     out = tmp_path / "run"
     assert adapt.main(arguments(folder, out)) == 0
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert entries[-1]["tokens_per_pass"] >= 1
     config = checkpoint.read_config(out / "model")
-    assert config["base"]["sha256"] == before == checkpoint.digest(folder / "base.gguf")
+    assert config["base"]["sha256"] == before == files.digest(folder / "base.gguf")
     assert adapt.main(arguments(folder, out, "--resume")) == 0  # nothing is left to do
 
 
@@ -249,39 +263,48 @@ def test_an_adapter_is_replaced_as_a_whole(
     assert after == before
 
 
-def base_weights(folder: Path) -> tuple[dict[str, Array], Marks]:
-    """The weights of the tiny base, and its marks."""
+def base_of(folder: Path) -> tuple[GGUFReader, Qwen2Config, Marks]:
+    """The tiny base, its shape and its marks."""
     reader = qwen2.open_file(folder / "base.gguf")
-    weights = qwen2.read_weights(reader, qwen2.shape_of(reader, folder), folder)
-    return weights, marks_of(read_tokenizer(reader, folder)[0])
+    return reader, qwen2.shape_of(reader, folder), marks_of(read_tokenizer(reader, folder)[0])
 
 
 def test_updates_are_multiplied_in_float32(folder: Path) -> None:
     """A product beyond the range of float16 is added as it is."""
-    weights, marks = base_weights(folder)
-    before = weights["blk.0.ffn_up.weight"].copy()
+    reader, shape, marks = base_of(folder)
+    before = qwen2.BaseWeights(reader, shape, folder)["blk.0.ffn_up.weight"]
     large = {
-        "mask_embedding": np.zeros(64, np.float16),
+        "mask_embedding": np.ones(64, np.float16),
         "blk.0.ffn_up.lora_A.weight": np.full((1, 64), 1000, np.float16),
         "blk.0.ffn_up.lora_B.weight": np.full((96, 1), 1000, np.float16),
     }
-    qwen2.merge(weights, save(large), marks, folder / "adapter.safetensors")
+    updates = qwen2.read_adapter(save(large), shape, marks, folder)
+    weights = qwen2.BaseWeights(reader, shape, folder, updates=updates)
     np.testing.assert_array_equal(weights["blk.0.ffn_up.weight"], before + np.float32(1e6))
+    np.testing.assert_array_equal(weights[qwen2.EMBEDDING][marks.mask], np.ones(64))
 
 
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        ({"mask_embedding": 3}, "no adapter for this base"),
+        ({"mask_embedding": (3,)}, "no adapter for this base"),
         ({}, "no adapter for this base .KeyError: 'mask_embedding'"),
-        ({"mask_embedding": 64, "blk.0.ffn_up.dora": 64}, "tensor blk.0.ffn_up.dora is unknown"),
+        ({"mask_embedding": (64,), "blk.0.ffn_up.dora": (64,)}, "blk.0.ffn_up.dora is unknown"),
+        (
+            {
+                "mask_embedding": (64,),
+                "blk.0.ffn_up.lora_A.weight": (2, 32),
+                "blk.0.ffn_up.lora_B.weight": (96, 2),
+            },
+            "no adapter for this base",
+        ),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(
-    folder: Path, tensors: dict[str, int], sentence: str
+    folder: Path, tensors: dict[str, tuple[int, ...]], sentence: str
 ) -> None:
     """One of another shape, without a mask, or with tensors that nothing here uses."""
-    weights, marks = base_weights(folder)
+    _, shape, marks = base_of(folder)
     wrong = save({name: np.zeros(size, np.float16) for name, size in tensors.items()})
     with pytest.raises(CheckpointError, match=sentence):
-        qwen2.merge(weights, wrong, marks, folder / "adapter.safetensors")
+        qwen2.read_adapter(wrong, shape, marks, folder / "adapter.safetensors")

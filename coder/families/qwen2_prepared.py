@@ -1,0 +1,205 @@
+"""The prepared form of a base: what ONNX Runtime computes with, made once and then mapped.
+
+Reading a GGUF file and dequantising it takes most of a minute and two gigabytes. The prepared form
+has the trimmed vocabulary, the adapter merged, and every matrix in 8 bits, as `Int8Matrix` has it.
+It lies beside the bases, in a folder that is named by all that it depends on, and loads without the
+base's file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock
+from safetensors.numpy import save_file
+
+from talaria.coder import files
+from talaria.coder.backbone import Array
+from talaria.coder.errors import CheckpointError
+from talaria.coder.families import qwen2
+from talaria.coder.families.onnx_graph import Int8Matrix, int8_limit
+from talaria.coder.families.qwen2 import Qwen2Config
+from talaria.coder.families.qwen2_onnx import Network, fused
+from talaria.coder.families.qwen2_tokenizer import KEPT, marks_of, read_tokenizer
+from talaria.coder.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+FORMAT_VERSION = 1
+CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "weights.safetensors"
+SCALES = ".scales"  # ends the name of an Int8Matrix's scales
+SPARE_BYTES = 100_000_000  # of disk, to be left free
+DTYPES: dict[str, DTypeLike] = {"I8": np.int8, "F32": np.float32}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared form, mapped into memory.
+
+    network  what `OnnxQwen2` computes with
+    """
+
+    shape: Qwen2Config
+    tokenizer: Tokenizer
+    network: Network
+    mapped: mmap.mmap
+
+    def release(self) -> None:
+        """Give back the memory of pages that were read; they are read again if need be.
+
+        ONNX Runtime has copied every matrix into an order of its own by then.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def prepared(
+    folder: Path,
+    config: Mapping[str, Any],
+    adapter: bytes,
+    find_base: Callable[[], Path],
+    on_progress: Callable[[float], None],
+) -> Prepared:
+    """The prepared form for a checkpoint's folder; it is made if it is missing or damaged.
+
+    `on_progress` gets the fraction that is done while it is made. `find_base` gives the verified
+    base, which is needed only then. Raises CheckpointError where it cannot be read or made.
+    """
+    home = files.home()
+    if home is None:
+        raise CheckpointError("this user has no home; set TALARIA_HOME to a folder for models")
+    place = home / "bases" / "prepared" / f"{folder.name}-{key(config, adapter)}"
+    if not place.is_dir():
+        base = find_base()
+        with alone(place):
+            if not place.is_dir():
+                prepare(place, folder, adapter, base, on_progress)
+    try:
+        return opened(place)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        shutil.rmtree(place, ignore_errors=True)
+        raise CheckpointError(
+            f"{place}: damaged ({type(error).__name__}: {error}) and thrown away; "
+            "start again to prepare the model anew"
+        ) from error
+
+
+def key(config: Mapping[str, Any], adapter: bytes) -> str:
+    """A name for everything that a prepared form depends on."""
+    parts = (
+        config["base"]["sha256"],
+        hashlib.sha256(adapter).hexdigest(),
+        hashlib.sha256(KEPT.read_bytes()).hexdigest(),
+        str(int8_limit()),
+        str(FORMAT_VERSION),
+    )
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Keep other processes from preparing the same form; wait for one that does already."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_name(f".{place.name}.lock")):
+            yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or place}: the model cannot be prepared ({error.strerror or error}); "
+            "free some space, or set TALARIA_HOME to a folder that can be written to"
+        ) from error
+
+
+def prepare(
+    place: Path,
+    folder: Path,
+    adapter: bytes,
+    base: Path,
+    on_progress: Callable[[float], None],
+) -> None:
+    """Make the prepared form; older ones of the same checkpoint are removed."""
+    on_progress(0.0)
+    reader = qwen2.open_file(base)
+    whole = qwen2.shape_of(reader, base)
+    tokenizer, rows = read_tokenizer(reader, base)
+    shape = replace(whole, vocab_size=len(rows))
+    updates = None
+    if adapter:
+        marks = marks_of(tokenizer)
+        updates = qwen2.read_adapter(adapter, shape, marks, folder / qwen2.ADAPTER)
+    weights = qwen2.BaseWeights(reader, whole, base, rows, updates)
+    wanted = sum(int(np.prod(size)) for size in qwen2.shapes(shape).values())
+    free = shutil.disk_usage(place.parent).free
+    if free < wanted + SPARE_BYTES:
+        raise CheckpointError(
+            f"{place.parent} has {free / 1e6:,.0f} MB free; preparing the model needs "
+            f"{(wanted + SPARE_BYTES) / 1e6:,.0f} MB: free some, or set TALARIA_HOME"
+        )
+    tensors: dict[str, Array] = {}
+    limit, matrices = int8_limit(), 0
+    for name, value in fused(shape, weights):
+        if value.ndim == 2:
+            # Rows of the embedding are looked up, not multiplied.
+            table = name == qwen2.EMBEDDING
+            matrix = Int8Matrix.of(value, 127, 1) if table else Int8Matrix.of(value, limit)
+            tensors |= {name: matrix.values, name + SCALES: matrix.scales}
+            matrices += value.size
+        else:
+            tensors[name] = value
+        on_progress(min(0.99, matrices / wanted))
+    with files.replacing_folder(place) as partial:
+        save_file(tensors, partial / WEIGHTS)
+        (partial / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+        described = {
+            "checkpoint": folder.name,
+            "shape": asdict(shape),
+            "sha256": {name: files.digest(partial / name) for name in (WEIGHTS, TOKENIZER)},
+        }
+        (partial / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    for other in place.parent.glob(f"{folder.name}-*"):
+        if other != place and other.name.removeprefix(f"{folder.name}-").isalnum():
+            shutil.rmtree(other, ignore_errors=True)
+    on_progress(1.0)
+
+
+def opened(place: Path) -> Prepared:
+    """Map a prepared form; OSError, ValueError, KeyError or TypeError where it is damaged."""
+    config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
+    for name, wanted in config["sha256"].items():
+        if files.digest(place / name) != wanted:
+            raise ValueError(f"{name} has another SHA-256 than in {CONFIG}")
+    tokenizer = Tokenizer.from_json((place / TOKENIZER).read_text(encoding="utf-8"))
+    arrays, mapped = mapped_tensors(place / WEIGHTS)
+    network: Network = {}
+    for name, array in arrays.items():
+        if name + SCALES in arrays:
+            network[name] = Int8Matrix(array, arrays[name + SCALES])
+        elif not name.endswith(SCALES):
+            network[name] = array
+    return Prepared(Qwen2Config(**config["shape"]), tokenizer, network, mapped)
+
+
+def mapped_tensors(path: Path) -> tuple[dict[str, Array], mmap.mmap]:
+    """The tensors of a safetensors file without copying them, as its own reader would."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    length = int.from_bytes(mapped[:8], "little")
+    header = json.loads(mapped[8 : 8 + length])
+    found = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            kind, shape = np.dtype(DTYPES[entry["dtype"]]), entry["shape"]
+            start = 8 + length + entry["data_offsets"][0]
+            flat = np.frombuffer(mapped, kind, int(np.prod(shape)), start)
+            found[name] = flat.reshape(shape)
+    return found, mapped

@@ -1,0 +1,161 @@
+"""The prepared form computes what the base does, in 8 bits, and survives what happens to files."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from talaria.coder import checkpoint
+from talaria.coder.errors import CheckpointError
+from talaria.coder.families import qwen2
+from talaria.coder.families.onnx_graph import Int8Matrix
+from talaria.coder.families.qwen2_onnx import OnnxQwen2, fused
+from talaria.coder.families.qwen2_tokenizer import marks_of, read_tokenizer
+from tests.coder.test_qwen2_gguf import file, home, installed
+
+__all__ = ["file", "home"]  # fixtures
+
+
+def forms(home: Path) -> list[Path]:
+    """The prepared forms there are, and anything half done."""
+    places = (home / "bases" / "prepared").glob("*")
+    return [path for path in places if path.suffix != ".lock"]
+
+
+def test_8_bits_are_near_the_base(file: Path, home: Path) -> None:
+    """States hardly differ from float32's, and the likeliest token seldom."""
+    reader = qwen2.open_file(file)
+    config = qwen2.shape_of(reader, file)
+    weights = dict(fused(config, qwen2.BaseWeights(reader, config, file)))
+    exact = OnnxQwen2(config, weights, marks_of(read_tokenizer(reader, file)[0]))
+    rounded = checkpoint.load(installed(file, home)).backbone
+    ids = np.random.default_rng(1).integers(0, config.vocab_size, 60).tolist()
+    one, other = exact.encode([ids])[0], rounded.encode([ids])[0]
+    assert 0 < np.linalg.norm(one - other) < 0.2 * np.linalg.norm(one)  # random weights amplify it
+    top = [
+        backbone.candidates(states[0], 1).ids
+        for backbone, states in ((exact, one), (rounded, other))
+    ]
+    assert (top[0] == top[1]).mean() > 0.7
+
+
+def test_a_position_does_not_depend_on_those_beside_it(file: Path, home: Path) -> None:
+    """Equal to the bit in passes of any width but one: each row of states has its own scale."""
+    backbone = checkpoint.load(installed(file, home)).backbone
+    ids = np.random.default_rng(2).integers(0, 300, 40).tolist()
+    whole, _ = backbone.encode([ids])
+    for width in (2, 3, 8, 17):
+        states, _ = backbone.encode([ids[:width]])
+        np.testing.assert_array_equal(states[0], whole[0, :width])
+    _, cache = backbone.encode([ids[:20]])
+    states, _ = backbone.encode([ids[20:]], cache)
+    np.testing.assert_array_equal(states[0], whole[0, 20:])
+
+
+def test_it_is_made_once_and_needs_no_base(file: Path, home: Path) -> None:
+    """The base's file may go; the text stays."""
+    folder = installed(file, home)
+    done: list[float] = []
+    first = checkpoint.load(folder, on_progress=done.append)
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 1)
+    for base in (home / "bases").glob("*.gguf"):
+        base.unlink()
+    again = checkpoint.load(folder, on_progress=lambda part: pytest.fail("prepared again"))
+    ids = [1, 2, 3, 4]
+    np.testing.assert_array_equal(first.backbone.encode([ids])[0], again.backbone.encode([ids])[0])
+    assert again.tokenizer.encode("x = mean(values)") == first.tokenizer.encode("x = mean(values)")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("how", ["cut", "changed", "missing"])
+def test_a_damaged_form_is_made_anew(file: Path, home: Path, name: str, how: str) -> None:
+    """The first start says so, the next one works."""
+    folder = installed(file, home)
+    checkpoint.load(folder)
+    (form,) = forms(home)
+    data = bytearray((form / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    if how == "missing":
+        (form / name).unlink()
+    else:
+        (form / name).write_bytes(data if how == "changed" else data[: len(data) // 2])
+    if name == "config.json" and how == "changed":
+        (form / name).write_text("[]")
+    with pytest.raises(CheckpointError, match=r"damaged .* start again"):
+        checkpoint.load(folder)
+    checkpoint.load(folder)
+
+
+def test_an_older_form_of_the_same_checkpoint_is_removed(file: Path, home: Path) -> None:
+    """Other settings need no other form; other checkpoints keep theirs."""
+    folder = installed(file, home)
+    checkpoint.load(folder)
+    (form,) = forms(home)
+    old, other = form.with_name("tiny-0123"), form.with_name("tiny-two-0123")
+    for each in (old, other):
+        each.mkdir()
+    (form / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.load(folder)
+    checkpoint.load(folder)
+    assert set(forms(home)) == {form, other}
+
+
+def test_two_processes_prepare_it_once(file: Path, home: Path) -> None:
+    """The second waits for the first."""
+    folder = installed(file, home)
+    made: list[float] = []
+    threads = [
+        threading.Thread(
+            target=checkpoint.load,
+            args=(folder,),
+            kwargs={"on_progress": lambda part: made.append(part) if part == 1 else None},
+        )
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1]
+
+
+def test_a_folder_that_cannot_be_written_to(file: Path, home: Path) -> None:
+    """One line with the remedy, and nothing half done."""
+    folder = installed(file, home)
+    (home / "bases" / "prepared").write_text("a file is in the way")
+    with pytest.raises(CheckpointError, match=r"cannot be prepared .* TALARIA_HOME"):
+        checkpoint.load(folder)
+
+
+def test_a_full_disk(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at first; and if it fills up while writing, nothing is left."""
+    from talaria.coder.families import qwen2_prepared
+
+    folder = installed(file, home)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device", "weights")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(qwen2_prepared, "save_file", full)
+        with pytest.raises(CheckpointError, match="No space left"):
+            checkpoint.load(folder)
+    assert not forms(home)
+    with monkeypatch.context() as patch:
+        patch.setattr(qwen2_prepared, "SPARE_BYTES", 1 << 60)
+        with pytest.raises(CheckpointError, match="MB free; preparing the model needs"):
+            checkpoint.load(folder)
+    checkpoint.load(folder)
+
+
+def test_rounding_to_8_bits() -> None:
+    """Each output has its own scale; a column of zeros stays zero."""
+    matrix = np.array([[1, 100, 0], [-2, 50, 0]], np.float32)
+    found = Int8Matrix.of(matrix, 64)
+    assert found.values.tolist() == [[32, 64, 0], [-64, 32, 0]]
+    np.testing.assert_allclose(found.values * found.scales, matrix)
