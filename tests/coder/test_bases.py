@@ -23,7 +23,7 @@ import httpx2
 import pytest
 from huggingface_hub import constants
 
-from talaria.coder import base_sources, bases, checkpoint, cli
+from talaria.coder import base_sources, bases, checkpoint, cli, files
 from talaria.coder.base_sources import Unavailable, WheelPart, Wheels
 from talaria.coder.errors import FetchError, UsageError
 from talaria.coder.models_command import Terminal
