@@ -84,13 +84,16 @@ class Tokenizer:
     def last_token(self, prefix: str) -> str:
         """The text of a prefix's last token, if healing may replace it by a longer one; else "".
 
-        "ra" may become "range", and "(" may become "()". Line breaks and indentation are kept.
+        "ra" may become "range", and "(" may become "()". Line breaks and indentation are kept, but
+        for the last space where the vocabulary has it in one token with the word that follows.
         """
         text = self.decode(self.encode(prefix[-TAIL:])[-1:])
         if "\ufffd" in text or not prefix.endswith(text):  # part of a character
             return ""
-        between = text == " " and bool(prefix[-2:-1].strip())
-        return text if between or not text.isspace() else ""
+        if not text.isspace() or (text == " " and prefix[-2:-1].strip()):
+            return text
+        word = self.decode(self.encode(prefix[-TAIL:] + "x")[-1:])
+        return " " if word == " x" else ""
 
     def prepare(self) -> None:
         """Sort the vocabulary for `beginning_with`, before a user waits for it."""

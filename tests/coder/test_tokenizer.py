@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -147,7 +148,7 @@ def test_a_loaded_model_has_sorted_its_vocabulary(
         ("x = 1\n", ""),
         ("def f():\n    ", ""),
         ("def f():\n ", ""),
-        (" ", ""),
+        (" ", " "),  # one token with the word that follows
         ("s = '\ufffd", ""),
         ("x = 1  ", ""),
         ("s = '\U0001f600", ""),  # the last token is a part of it
@@ -157,6 +158,30 @@ def test_a_loaded_model_has_sorted_its_vocabulary(
 def test_what_may_go_on(prefix: str, last: str) -> None:
     """Words, signs, the blank between them; not indentation, line breaks, parts of characters."""
     assert shipped().last_token(prefix) == last
+
+
+@pytest.mark.parametrize(
+    ("prefix", "last"),
+    [
+        ("def f():\n    ", " "),
+        ("def f():\n\t", ""),
+        ("def f():\n", ""),
+        ("x = ", " "),
+        ("return f(", "("),
+    ],
+)
+def test_words_may_take_the_last_space_of_their_indentation(prefix: str, last: str) -> None:
+    """As where words are split as in GPT-2: read whole, the text has `   ` and ` return`."""
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
+    bpe.train_from_iterator(["def f(x):\n    return x\n    x = 1\n"] * 9, trainer)
+    tokenizer = Tokenizer(bpe, {})
+    assert tokenizer.last_token(prefix) == last
+    words = [tokenizer.name(token) for token in tokenizer.beginning_with(last)]
+    assert last != " " or " return" in words
 
 
 def test_special_tokens_may_have_any_ids(tokenizer: TalariaTokenizer) -> None:
