@@ -1,6 +1,7 @@
-"""Bounds end a middle before the model ends it: with its line, statement or block.
+"""Bounds end a middle before the model ends it.
 
-Python's own tokenizer finds the ends of logical lines and blocks, so that nothing inside brackets,
+It ends with its line, statement or block, or where it begins to repeat the text after its hole.
+Python's own tokenizer finds the ends of statements and blocks, so that nothing inside brackets,
 strings and comments counts as a line break or a dedent.
 """
 
@@ -9,16 +10,31 @@ from __future__ import annotations
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 
-from talaria.coder.request import Until
+from talaria.coder.request import Request, Settings, Until
+from talaria.coder.syntax.lexical import STATEMENT_WORD, indentation
+from talaria.coder.syntax.standing import standing_in
 
 REACH = 8_000  # characters before a hole that are searched for the beginning of its logical line
-MAX_LINE = 2_000  # characters of a logical line; a longer one is a sign of a broken text
-TOP_LEVEL = re.compile(r"^(?:[^\W\d]|@)", re.M)  # where a top-level statement can begin
-# Keywords that continue a compound statement after one of its blocks.
-CONTINUING = frozenset({"else", "elif", "except", "finally"})
+BELOW = 4_000  # characters after a hole that a middle may repeat
+# Letters and digits of repeated lines that are no coincidence: of some lines of many, or of one.
+TELLING, TELLING_LINE = 32, 8
+
+# A string, which ends with its line or the text if nothing closes it; a comment; a continued line;
+# a bracket; a line break. Q stands for a quote.
+_STRING = r"QQQ(?:[^Q\\]|\\.|Q(?!QQ))*+(?:QQQ|\Z)|Q(?:[^Q\\\n]|\\.)*+Q?"
+_LEXEME = re.compile(
+    "|".join(_STRING.replace("Q", quote) for quote in "\"'") + r"|#[^\n]*|\\\n|[()\[\]{}]|\n",
+    re.DOTALL,
+)
+_STATEMENT_WORD = re.compile(STATEMENT_WORD, re.MULTILINE)
+# Keywords that continue a compound statement after one of its blocks, and all that open a block.
+_CONTINUING = frozenset({"else", "elif", "except", "finally"})
+_SOFT = frozenset({"match", "case"})  # names as well
+_OPENING = _SOFT | _CONTINUING | {"async", "class", "def", "for", "if", "try", "while", "with"}
 
 
 class Bound:
@@ -44,6 +60,91 @@ class Bound:
         return None if end is None else end - len(self.line)
 
 
+class Repetition:
+    """The bound of middles that run on into the text after their hole.
+
+    The lines that agree must hold TELLING letters and digits: a closing bracket, `else:` or
+    `return` may well belong to the middle too. Where the middle is a line, TELLING_LINE are enough.
+    Lines count once they are complete, blank ones never.
+    """
+
+    def __init__(self, until: Until, prefix: str, suffix: str) -> None:
+        self.enough = TELLING_LINE if until == "line" else TELLING
+        self.begun = prefix[prefix.rfind("\n") + 1 :]
+        rest, *below = (line.rstrip() for line in suffix[:BELOW].split("\n"))
+        self.rest = rest  # of the line that the hole ends in
+        self.lines = [line for line in (rest, *below) if line]
+
+    def end(self, middle: str) -> int | None:
+        """The length, in characters, at which a middle begins to repeat; None if not yet."""
+        complete = [
+            (found.start() + len(found[1].rstrip()), found[1].rstrip())
+            for found in re.finditer(r"(.*)\n", self.begun + middle)
+        ]
+        lines = [(end - len(self.begun), line) for end, line in complete if line]
+        ended = 0  # where the line before ends
+        for number, (end, line) in enumerate(lines):
+            if self.rest:
+                repeats = line.endswith(self.rest)
+            else:  # whole lines, of which the first may have been begun before the hole
+                repeats = line in self.lines[:1] and (number > 0 or not self.begun.strip())
+            if repeats and self.tells(line for _, line in lines[number + 1 :]):
+                return max(0, end - len(self.rest)) if self.rest else ended
+            ended = end
+        return None
+
+    def tells(self, following: Iterable[str]) -> bool:
+        """Whether what follows a first repeated line repeats enough."""
+        told = telling(self.lines[0])
+        for line, wanted in zip(following, self.lines[1:], strict=False):
+            if told >= self.enough or line != wanted:
+                break
+            told += telling(line)
+        return told >= self.enough
+
+
+def telling(line: str) -> int:
+    """How many letters and digits a line has."""
+    return sum(map(str.isalnum, line))
+
+
+def until_of(request: Request, settings: Settings) -> Until | None:
+    """The bound of a request: its own or, for a model that runs on, the usual one.
+
+    That is the block where a body is missing, or lines are replaced, and else the line.
+    """
+    if request.options.until or not settings.bounded or request.length is not None:
+        return request.options.until
+    several = "\n" in (request.replaces or "")
+    return "block" if several or lacks_body(request.prefix, request.suffix) else "line"
+
+
+def lacks_body(prefix: str, suffix: str) -> bool:
+    """Whether a hole is where the body of a header begins, and there is none yet.
+
+    Comments and a docstring may stand between the header and the hole.
+    """
+    rest, *below = suffix[:BELOW].split("\n")
+    *above, line = logical_lines(prefix)
+    code = [each for each in (*above, line) if each.strip() and not each.lstrip().startswith("#")]
+    if rest.strip() or not code:
+        return False
+    header = code[-1]
+    only = [token.text for token in tokens(header) if not token.ends_line]
+    if line is not header and len(only) == 1 and only[0][-1] in "\"'" and len(code) > 1:
+        header = code[-2]
+        if width(line) <= width(header):
+            return False  # the docstring is all of its body
+    found = [token for token in tokens(header) if not token.ends_line]
+    after = next((each for each in below if each.strip()), "")
+    return opens(found) and found[-1].text == ":" and width(after) <= width(header)
+
+
+def width(line: str) -> int:
+    """The columns of a line's indentation."""
+    return len(indentation(line).expandtabs())
+
+
 @dataclass(frozen=True)
 class Token:
     """A token of code, or the end of a logical line.
@@ -65,9 +166,8 @@ def tokens(text: str) -> Iterator[Token]:
     Comments, blank lines and line breaks within brackets are left out.
     """
     text = text.rstrip(" \t")  # a line that is only indentation so far is not a dedent
-    starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
+    # As the tokenizer splits lines; a form feed and the like end none.
+    starts = [0, *(found.end() for found in re.finditer("\n", text))]
     depth = 0
     try:
         for kind, string, (row, column), _, _ in tokenize.generate_tokens(
@@ -88,15 +188,44 @@ def tokens(text: str) -> Iterator[Token]:
 
 def logical_line(prefix: str) -> str:
     """The last logical line of a text, from its indentation on."""
-    tail = prefix[-REACH:]
-    tops = [found.start() for found in TOP_LEVEL.finditer(tail)]
-    # From the first match, as later ones may be inside a string; if that misleads, from a late one.
-    for top in (*tops[:1], *reversed(tops[-2:])):
-        ends = [token.start + len(token.text) for token in tokens(tail[top:]) if token.ends_line]
-        line = tail[top + (ends[-1] if ends else 0) :]
-        if len(line) <= MAX_LINE:
+    return logical_lines(prefix)[-1]
+
+
+def logical_lines(prefix: str) -> list[str]:
+    """The logical lines of a text's last REACH characters; the last may be empty.
+
+    The text may be broken: an unclosed string ends with its line, and a keyword that no bracket
+    can hold closes all brackets.
+    """
+    text = prefix[code_begin(prefix) :]
+    begins, depth = [0], 0
+    for lexeme in _LEXEME.finditer(text):
+        sign, end = lexeme[0], lexeme.end()
+        if sign in "([{":
+            depth += 1
+        elif sign in ")]}":
+            depth = max(0, depth - 1)
+        elif sign == "\n" and (not depth or _STATEMENT_WORD.match(text, end)):
+            begins.append(end)
+            depth = 0
+    return [text[a:b] for a, b in pairwise((*begins, len(text)))]
+
+
+def code_begin(prefix: str) -> int:
+    """The beginning of a line of code, as far before a hole as is searched."""
+    start = len(prefix) - REACH
+    if start <= 0:
+        return 0
+    # If that is inside a string, the next quotes of its kind end it, unless they belong to it.
+    places = [start]
+    for quotes in ('"""', "'''"):
+        found = re.finditer(quotes, prefix[start:])
+        places += [start + each.end() for each in islice(found, 2)]
+    for place in places:
+        line = prefix.find("\n", place) + 1
+        if line and standing_in(prefix[:line], prefix[line:]) == "code":
             return line
-    return tail[tail.rfind("\n") + 1 :]
+    return prefix.rfind("\n") + 1
 
 
 def statement_end(text: str, hole: int) -> int | None:
@@ -115,7 +244,10 @@ def statement_end(text: str, hole: int) -> int | None:
         elif begins:
             if base is None:
                 base = token.depth
-            elif compound and token.depth <= base and not continues(token, text):
+            # What stands further left continues nothing, nor does what matches no open block.
+            elif compound and (
+                token.depth < base or (token.depth == base and not continues(token, text))
+            ):
                 return max(line_end, hole)
         last, begins = token.text, token.ends_line
     return None
@@ -124,8 +256,8 @@ def statement_end(text: str, hole: int) -> int | None:
 def continues(token: Token, text: str) -> bool:
     """Whether a token continues a compound statement, or may do so once it is complete."""
     if token.start + len(token.text) < len(text):
-        return token.text in CONTINUING
-    return any(keyword.startswith(token.text) for keyword in CONTINUING)
+        return token.text in _CONTINUING
+    return any(keyword.startswith(token.text) for keyword in _CONTINUING)
 
 
 def block_end(text: str, hole: int) -> int | None:
@@ -136,8 +268,7 @@ def block_end(text: str, hole: int) -> int | None:
     if not after:
         return None
     base = (before or after)[-1 if before else 0].depth
-    if before and before[-1].text == ":":
-        base += 1  # the header's block
+    base += opens(before)  # the header's block
     line_end = None
     for token in after:
         if token.ends_line:
@@ -145,3 +276,19 @@ def block_end(text: str, hole: int) -> int | None:
         elif line_end is not None and token.depth < base:
             return line_end
     return None
+
+
+def opens(line: Sequence[Token]) -> bool:
+    """Whether the beginning of a logical line holds a header with its colon."""
+    if not line or line[0].text not in _OPENING:
+        return False
+    depth = lambdas = 0
+    for number, token in enumerate(line):
+        depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
+        if depth == 0 and token.text == "lambda":
+            lambdas += 1
+        elif depth == 0 and token.text == ":":
+            if not lambdas:
+                return number > 1 or line[0].text not in _SOFT
+            lambdas -= 1
+    return False

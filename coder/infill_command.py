@@ -19,7 +19,7 @@ from talaria.coder.request import MODES, UNTIL
 # The model's libraries are imported after the request has been checked: a wrong one is answered at
 # once.
 if TYPE_CHECKING:
-    from talaria.coder.request import Options
+    from talaria.coder.request import Options, Until
     from talaria.coder.results import Infill
 
 BETWEEN = "\n--\n"  # between candidates, as grep separates groups of lines
@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--until",
         choices=UNTIL,
         help="end the middle no later than the end of this (default: block for a function's "
-        "body, else the model decides)",
+        "body, else the model decides; where it cannot, block for a missing body, else line)",
     )
     parser.add_argument(
         "--temperature",
@@ -156,6 +156,7 @@ def command(argv: list[str]) -> int:
         check_page(args.trace, hole.path)
 
     from talaria.coder import checkpoint
+    from talaria.coder.bounds import until_of
     from talaria.coder.engine import Engine
     from talaria.coder.request import Options, Request
 
@@ -175,6 +176,7 @@ def command(argv: list[str]) -> int:
     with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:
         result = engine.fill(request)
         model = engine.model.result()
+    until = until_of(request, model.settings)
     allowed = [each for each in result.candidates if each.refused is None] if args.write else []
     best = (allowed or [result.best])[0]
     # Nothing to offer leaves the file as it was, without a blank line of indentation.
@@ -188,7 +190,7 @@ def command(argv: list[str]) -> int:
         source.write(hole, middle)
     if args.json:
         utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
-        print(json.dumps(as_json(result, model.name, hole.lead), ensure_ascii=not utf8))
+        print(json.dumps(as_json(result, model.name, until, hole.lead), ensure_ascii=not utf8))
     elif args.diff:
         named = replace(hole, path=hole.path and from_here(hole.path))
         print(source.unified_diff(named, middle), end="")
@@ -198,7 +200,8 @@ def command(argv: list[str]) -> int:
     if refused:
         raise TalariaError(f"{refused}, so {hole.path} is as it was; print it without --write")
     if not args.json:
-        print(summary(result, options.settled(model.settings)), file=sys.stderr)
+        settled = replace(options.settled(model.settings), until=until)
+        print(summary(result, settled), file=sys.stderr)
     return 0
 
 
@@ -248,7 +251,7 @@ def from_here(path: Path) -> Path:
     return real.relative_to(here) if real.is_relative_to(here) else real
 
 
-def as_json(result: Infill, model: str, lead: str = "") -> dict[str, object]:
+def as_json(result: Infill, model: str, until: Until | None, lead: str = "") -> dict[str, object]:
     """The fields that other tools rely on."""
 
     def with_lead(text: str) -> str:
@@ -267,6 +270,7 @@ def as_json(result: Infill, model: str, lead: str = "") -> dict[str, object]:
         "context_tokens": result.context_tokens,
         "model": model,
         "stopped": result.best.stopped,
+        "until": until,
         "syntax": {
             "errors_before": result.syntax.errors_before,
             "errors_after": result.syntax.errors_after,
@@ -290,8 +294,9 @@ def summary(result: Infill, options: Options) -> str:
         # Of several, others may have a text that the model holds less likely than none.
         nothing = "empty" if len(result.candidates) > 1 else "nothing to offer"
         work = f"{nothing} after {steps}"
+    bound = f" ({options.until})" if best.stopped == "bound" else ""
     return (
-        f"{of}{work}, {result.elapsed_ms:.0f} ms, {options.mode}, stopped at {best.stopped}"
+        f"{of}{work}, {result.elapsed_ms:.0f} ms, {options.mode}, stopped at {best.stopped}{bound}"
         f"{'' if result.syntax.clean else ', adds a syntax error'}"
     )
 

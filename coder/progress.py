@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from talaria.coder.bounds import Bound
+from talaria.coder.bounds import Bound, Repetition, until_of
 from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.request import Options, Request
+from talaria.coder.request import Options, Request, Settings
 from talaria.coder.results import Candidate, Frame, Stopped
 from talaria.coder.sampler import Row
 from talaria.coder.syntax.judge import Surroundings, Verdict
@@ -31,7 +31,9 @@ class Progress:
     context   the tokens that are read before the middle
     longest   tokens of a middle, at most
     budget    evaluations for the middles
-    reached   middles that end where the bound does
+    bounds    what may end a middle before the model does, by what it is then said to have stopped
+              at: each gives the length of a text, in characters, at which it ends, or None
+    reached   middles that a bound ended: that length, and what they stopped at
     """
 
     request: Request
@@ -41,7 +43,7 @@ class Progress:
     first: tuple[int, ...] | None
     longest: int
     budget: int
-    bound: Bound | None
+    bounds: dict[Stopped, Callable[[str], int | None]]
     surroundings: Callable[[], Surroundings]
     on_frame: Callable[[Frame], None] | None
     generators: list[np.random.Generator]
@@ -51,7 +53,7 @@ class Progress:
     context: list[int] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    reached: set[tuple[int, ...]] = field(default_factory=set)
+    reached: dict[tuple[int, ...], tuple[int, Stopped]] = field(default_factory=dict)
     nfe: int = 0
 
 
@@ -82,7 +84,7 @@ def begin(
         tokenizer.beginning_with(healed) if healed else None,
         longest,
         options.max_nfe - (count > 1),  # ranking takes one
-        Bound(options.until, request.prefix) if options.until else None,
+        bounds_of(request, model.settings),
         surroundings,
         on_frame,
         [np.random.default_rng(options.seed + number) for number in range(count)],
@@ -90,6 +92,17 @@ def begin(
         ["max_nfe"] * count,
         [None] * count,
     )
+
+
+def bounds_of(request: Request, settings: Settings) -> dict[Stopped, Callable[[str], int | None]]:
+    """What may end the middles of a request before the model does."""
+    until = until_of(request, settings)
+    if until is None:
+        return {}
+    found: dict[Stopped, Callable[[str], int | None]] = {"bound": Bound(until, request.prefix).end}
+    if settings.bounded:
+        found["suffix"] = Repetition(until, request.prefix, request.suffix).end
+    return found
 
 
 def rows_of(holes: list[Progress]) -> Rows:
@@ -103,21 +116,27 @@ def written(hole: Progress, tokens: list[int]) -> str:
 
 
 def text_of(hole: Progress, tokens: list[int]) -> str:
-    """The same, as far as it lies within the bound."""
+    """The same, as far as it lies within the bounds."""
     text = written(hole, tokens)
-    return text if hole.bound is None else text[: hole.bound.end(text)]
+    end, _ = hole.reached.get(tuple(tokens)) or ending(hole, text) or (len(text), None)
+    return text[:end]
+
+
+def ending(hole: Progress, text: str) -> tuple[int, Stopped] | None:
+    """The length at which the first bound ends a text, and which it is; None if none does yet."""
+    ends = ((end(text), stopped) for stopped, end in hole.bounds.items())
+    return min(((at, stopped) for at, stopped in ends if at is not None), default=None)
 
 
 def within_bound(hole: Progress, number: int, tokens: list[int]) -> int | None:
-    """How many tokens of a candidate's canvas it takes to reach the bound; None if they do not."""
-    assert hole.bound is not None
+    """How many tokens of a candidate's canvas it takes to reach a bound; None if they do not."""
     middle = hole.middles[number]
-    end = hole.bound.end(written(hole, [*middle, *tokens]))
-    if end is None:
+    found = ending(hole, written(hole, [*middle, *tokens]))
+    if found is None:
         return None
     lengths = (len(written(hole, [*middle, *tokens[:count]])) for count in range(len(tokens) + 1))
-    within = next(count for count, length in enumerate(lengths) if length >= end)
-    hole.reached.add((*middle, *tokens[:within]))
+    within = next(count for count, length in enumerate(lengths) if length >= found[0])
+    hole.reached[*middle, *tokens[:within]] = found
     return within
 
 
@@ -131,7 +150,7 @@ def terms(hole: Progress, number: int, most: int | None = None) -> Row:
         hole.generators[number],
         left if most is None else min(left, most),
         hole.request.length is None,
-        bound=partial(within_bound, hole, number) if hole.bound else None,
+        bound=partial(within_bound, hole, number) if hole.bounds else None,
         temperature=temperature,
         first=None if hole.middles[number] else hole.first,
     )
@@ -157,8 +176,9 @@ def extend(hole: Progress, number: int, tokens: list[int], ended: bool, forced: 
     middle = hole.middles[number]
     middle += tokens
     given = hole.request.length
-    if tuple(middle) in hole.reached and len(middle) <= hole.longest:
-        hole.stopped[number] = "bound"
+    reached = hole.reached.get(tuple(middle))
+    if reached and len(middle) <= hole.longest:
+        hole.stopped[number] = reached[1]
         return False
     by_itself = ended and given is None
     if len(middle) >= hole.longest and not (by_itself and len(middle) == hole.longest):

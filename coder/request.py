@@ -49,6 +49,8 @@ class Settings:
     working_context  tokens that a request may use, context and canvases together; a network that
                      knows more positions still reads no more
     block_length     positions of a canvas
+    bounded          the model runs on where its middle should end, so that every request gets a
+                     bound, and what repeats the suffix ends a middle (`coder/bounds.py`)
     """
 
     confidence_threshold: float = 0.7
@@ -58,10 +60,13 @@ class Settings:
     working_context: int = 512
     block_length: int = 32
     mode: Mode = "diffuse"
+    bounded: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+        if not isinstance(self.bounded, bool):
+            raise ValueError(f"bounded is {self.bounded!r}; it must be true or false")  # noqa: TRY004
         for name in LIMITS.keys() & asdict(self).keys():
             value = getattr(self, name)
             if wanted := out_of_range(name, value):

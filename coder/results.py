@@ -13,7 +13,9 @@ from talaria.coder.syntax.judge import Verdict
 from talaria.coder.tokenizer import Tokenizer
 
 Interruption = Literal["deadline", "cancelled"]
-Stopped = Literal["eom", "bound", "length", "max_nfe", "max_tokens", "syntax"] | Interruption
+Stopped = (
+    Literal["eom", "bound", "suffix", "length", "max_nfe", "max_tokens", "syntax"] | Interruption
+)
 
 
 @dataclass(frozen=True)

@@ -258,12 +258,13 @@ def rotary_turns(
 def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     """Fixed defaults: the network's limit, 32,768 positions, is far above what is useful.
 
-    Without an adapter the model is causal.
+    Without an adapter the model is causal, and runs on past the end of a middle.
     """
     del where
-    mode = "diffuse" if config["sha256"] else "verify"
+    adapted = bool(config["sha256"])
     return {
-        "mode": mode,
+        "mode": "diffuse" if adapted else "verify",
+        "bounded": not adapted,
         "working_context": WORKING_CONTEXT,
         "block_length": 8,
         "max_tokens": 128,

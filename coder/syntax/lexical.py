@@ -14,6 +14,12 @@ STATEMENT_LINE = re.compile(
 )
 """A line that can start a statement: no closing bracket, no further branch. Group 1 as above."""
 
+STATEMENT_WORD = (
+    r"^[ \t]*(?:def|class|return|import|raise|try|while|with|pass|break|continue|del|assert"
+    r"|global|nonlocal|except|finally|elif)\b"
+)
+"""A word that starts a line only outside brackets, at the start of its line (multi-line mode)."""
+
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 _LEXEMES = re.compile(
     r"""\"\"\"(?s:.*?)\"\"\"|\'\'\'(?s:.*?)\'\'\'|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""

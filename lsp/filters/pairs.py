@@ -11,17 +11,16 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from talaria.coder.syntax.lexical import STATEMENT_WORD
+
 BEFORE = 8_000  # characters of a prefix searched for open brackets and strings
 AFTER = 3_000  # characters of a suffix searched for closing brackets
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-# Words that start a line only outside brackets.
-_STATEMENT = (
-    r"^[ \t]*(?:def|class|return|import|raise|try|while|with|pass|break|continue|del|assert"
-    r"|global|nonlocal|except|finally|elif)\b"
+_TOKENS = re.compile(
+    rf"\\.|\"\"\"|'''|[\"'#\n()\[\]{{}}]|{STATEMENT_WORD}", re.DOTALL | re.MULTILINE
 )
-_TOKENS = re.compile(rf"\\.|\"\"\"|'''|[\"'#\n()\[\]{{}}]|{_STATEMENT}", re.DOTALL | re.MULTILINE)
-_NEXT_STATEMENT = re.compile(rf"(?<=\n){_STATEMENT}", re.MULTILINE)
+_NEXT_STATEMENT = re.compile(rf"(?<=\n){STATEMENT_WORD}", re.MULTILINE)
 _TOP_LINE = re.compile(r"^(?:async |def |class |@|import |from )", re.MULTILINE)
 
 

@@ -36,6 +36,7 @@ FIELDS = {
     "context_tokens",
     "model",
     "stopped",
+    "until",
     "syntax",
 }
 MODULE = '''"""A module."""

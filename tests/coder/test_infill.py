@@ -374,6 +374,54 @@ def test_a_middle_ends_with_its_bound(
     assert ended
 
 
+BOUNDED = replace(SETTINGS, bounded=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_model_that_runs_on_is_stopped(tokenizer: TalariaTokenizer, mode: Mode) -> None:
+    """With the line or the missing body, or where it repeats the suffix; the answer says which."""
+    more = "    return total\n\n\nprint(mean([1, 2]))\n" * 3
+    cases = [
+        (
+            "def mean(values):\n    total = 0\n    ",
+            "total += 1\n" + more,
+            "\nx",
+            "total += 1",
+            "bound",
+        ),
+        (
+            "def mean(values):\n    ",
+            "total = 1\n" + more,
+            "",
+            "total = 1\n    return total",
+            "bound",
+        ),
+        ("x = 0\n", "x = total(1, 2)\ny = 2\n", "\nx = total(1, 2)\n", "", "suffix"),
+    ]
+    options = raw(mode, max_tokens=48)
+    for prefix, text, suffix, wanted, stopped in cases:
+        model = scripted(tokenizer, [text], BOUNDED)
+        found = infill(model, prefix, suffix, options).best
+        assert (found.text, found.stopped) == (wanted, stopped)
+        free = infill(scripted(tokenizer, [text]), prefix, suffix, options).best
+        assert free.text.startswith(text[:30])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_replaced_lines_end_where_the_suffix_begins(
+    tokenizer: TalariaTokenizer, mode: Mode
+) -> None:
+    """Inside a token if need be; what is written behind it is left out."""
+    prefix, after = (
+        "def f(values):\n    ",
+        "print(values, sum(values))\n    return sum(values) / 2\n",
+    )
+    model = scripted(tokenizer, [f"x = 1\n    y = 2\n    {after}    z = 3\n"], BOUNDED)
+    request = Request(prefix, f"\n    {after}", raw(mode, max_tokens=96), replaces="a\n    b")
+    found = fill(model, request).best
+    assert (found.text, found.stopped) == ("x = 1\n    y = 2", "suffix")
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_bound_behind_a_token_that_is_chosen_anew(
     tokenizer: TalariaTokenizer, mode: Mode

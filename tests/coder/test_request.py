@@ -75,6 +75,8 @@ def test_what_is_not_asked_for_is_the_models_own() -> None:
         ("working_context", 1, "working_context is 1"),
         ("working_context", 2**21, "working_context is 2097152"),
         ("block_length", 0, "block_length is 0"),
+        ("bounded", None, "bounded is None; it must be true or false"),
+        ("bounded", 1, "bounded is 1"),
         ("block_length", 257, "block_length is 257; a working_context of 512 leaves room for at"),
     ],
 )
