@@ -15,6 +15,7 @@ here is trusted: the caller compares the SHA-256 of what it got.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -134,9 +135,10 @@ class Hub:
         while position < self.size:
             try:
                 for chunk in self._stream(position):
-                    position += len(chunk)
-                    retries = RETRIES
-                    yield chunk
+                    if chunk:
+                        position += len(chunk)
+                        retries = RETRIES
+                        yield chunk
                 if position < self.size:
                     raise httpx2.RemoteProtocolError("the answer is shorter than the file")
             except OfflineModeIsEnabled as error:
@@ -179,7 +181,7 @@ class Hub:
                 )
             begins = position if status == 206 else 0  # not all servers know ranges
             length = response.headers.get("content-length")
-            if kind.startswith("text/") or (length and int(length) != self.size - begins):
+            if kind.startswith("text/") or length != str(self.size - begins):
                 raise Unavailable(
                     f"answers with something else than the file ({kind or 'no type'}, "
                     f"{length or 'unknown'} bytes); is this the page of a proxy or a login? "
@@ -205,8 +207,9 @@ class Wheels:
 
     @property
     def scratch(self) -> int:
-        """One wheel; they hardly compress."""
-        return max(part.bytes for part in self.parts)
+        """One wheel, unless it lies there already; they hardly compress."""
+        kept = self.folder.glob("*.whl")
+        return max(0, max(part.bytes for part in self.parts) - sum(map(_size, kept)))
 
     def chunks(self, start: int, arrived: Arrived) -> Chunks:
         """Bytes of all parts in order, each verified before it is handed over."""
@@ -276,6 +279,9 @@ class Wheels:
                 reason = "" if process.returncode == 0 else _pip_error(messages)
             wheels = list(fresh.glob("*.whl"))
             if reason or not wheels:
+                # Where no space is left, there may be none for pip's messages either.
+                if shutil.disk_usage(self.folder).free < part.bytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
                 raise Unavailable(
                     f"pip did not get {requirement} ({reason or 'no wheel'}); "
                     "check the network and pip's settings (pip config list)"
@@ -292,7 +298,9 @@ def _pip_error(messages: IO[bytes]) -> str:
     messages.seek(0)
     lines = messages.read().decode("utf-8", "replace").splitlines()
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")]
-    return (errors or lines or ["it says nothing"])[-1].strip()
+    # Above a traceback, the line says nothing but "Exception:".
+    told = [line for line in errors if line != "Exception:"]
+    return (told or lines or ["it says nothing"])[-1].strip()
 
 
 def _size(path: Path) -> int:

@@ -105,8 +105,9 @@ def place(base: KnownBase) -> Path:
     home = files.home()
     if home is None:
         raise FetchError("this user has no home folder; set TALARIA_HOME to a folder for bases")
-    found = sorted((home / "bases").glob(f"{base.sha256}*"))  # put there by hand, without a suffix
-    return found[0] if found else home / "bases" / f"{base.sha256}.gguf"
+    usual = home / "bases" / f"{base.sha256}.gguf"
+    by_hand = usual.with_suffix("")
+    return by_hand if os.path.isfile(by_hand) and not os.path.isfile(usual) else usual
 
 
 def state(base: KnownBase) -> str:
@@ -134,19 +135,20 @@ def get(name: str, source: str | Path | None = None, progress: Reporter = SILENT
     """
     base = named(name)
     path = place(base)
-    if _is_here(base, path, SILENT):
-        progress.line(f"{name}: ready at {path}")
-        with suppress(OSError):  # the folder may be read-only
-            _write_licence(base, path)
-        return path
+    work = _work(base, path)
     try:
-        work = _work(base, path)
-        work.mkdir(parents=True, exist_ok=True)
+        if _is_here(base, path, SILENT):
+            progress.line(f"{name}: ready at {path}")
+            with suppress(OSError):  # the folder may be read-only
+                _write_licence(base, path)
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(base, work, progress):
             if _is_here(base, path, progress):  # another process has fetched it meanwhile
                 progress.line(f"{name}: ready at {path}")
                 return path
             path.unlink(missing_ok=True)  # damaged
+            work.mkdir(exist_ok=True)
             (work / "copy").unlink(missing_ok=True)
             arrived = _from_first_source(base, source, work, progress)
             _write_licence(base, path)
@@ -156,6 +158,31 @@ def get(name: str, source: str | Path | None = None, progress: Reporter = SILENT
         raise _cannot_store(base, path.parent, error) from error
     progress.line(f"{name}: verified, at {path}")
     return path
+
+
+def remove(name: str, progress: Reporter = SILENT) -> int:
+    """Delete all that is here of a base, also what has arrived of it; return the bytes it took.
+
+    Waits for a process that is fetching it. Raises FetchError if it cannot be deleted, and
+    UsageError for a name that is not in the table.
+    """
+    base = named(name)
+    path = place(base)
+    work, freed = _work(base, path), 0
+    try:
+        if not path.parent.is_dir():
+            return 0
+        with _alone(base, work, progress):
+            named_so = path.parent.glob(f"{base.sha256}*")
+            for file in (*named_so, _licence(base, path), *filter(Path.is_file, work.rglob("*"))):
+                freed += _size(file)
+                file.unlink(missing_ok=True)
+    except OSError as error:
+        raise FetchError(
+            f"{error.filename or path}: cannot be deleted ({error.strerror or error}); "
+            "check its permissions, and whether a program is using it"
+        ) from error
+    return freed
 
 
 def _work(base: KnownBase, path: Path) -> Path:
@@ -185,7 +212,8 @@ def _is_here(base: KnownBase, path: Path, progress: Reporter) -> bool:
 def _alone(base: KnownBase, work: Path, progress: Reporter) -> Iterator[None]:
     """Keep other processes from fetching the same base; wait for one that does already.
 
-    The operating system gives the lock back when its process ends, however it ends.
+    The operating system gives the lock back when its process ends, however it ends. What has
+    arrived stays when the block ends; a folder without any of it goes.
     """
     from filelock import FileLock, Timeout
 
@@ -196,9 +224,10 @@ def _alone(base: KnownBase, work: Path, progress: Reporter) -> Iterator[None]:
         progress.line(f"{base.name}: another process is fetching it; waiting")
         lock.acquire()
     try:
-        work.mkdir(exist_ok=True)  # that process has removed it
         yield
     finally:
+        if not _size(work / "download") and not any(work.glob("wheels/*.whl")):
+            shutil.rmtree(work, ignore_errors=True)
         lock.release()
 
 
@@ -266,7 +295,7 @@ def _receive(base: KnownBase, source: ByteSource, target: Path, progress: Report
     done, total = _size(target) if source.resumes else 0, base.bytes
     if done > total:
         done = 0
-    _check_space(target.parent, total - done + source.scratch)
+    _check_space(target.parent.parent, total - done + source.scratch)
 
     def moved(more: int = 0) -> None:
         progress.moved(source.label, min(done + more, total), total)
@@ -318,15 +347,20 @@ def _cannot_store(base: KnownBase, folder: Path, error: OSError) -> FetchError:
             "start again (what has arrived is kept), or set TALARIA_HOME to another disk"
         )
     return FetchError(
-        f"{error.filename or folder}: cannot be written to ({error.strerror or error}); "
-        "set TALARIA_HOME to a folder that can"
+        f"{error.filename or folder}: cannot be used ({error.strerror or error}); "
+        "set TALARIA_HOME to a folder that you may read and write"
     )
+
+
+def _licence(base: KnownBase, path: Path) -> Path:
+    """Where the licence of a base lies."""
+    return path.with_name(f"{base.name}.LICENSE.txt")
 
 
 def _write_licence(base: KnownBase, path: Path) -> None:
     """Put the licence of a base, under the base's name, beside its file."""
     text = (LICENCES / f"{base.licence}.txt").read_text(encoding="utf-8")
-    beside = path.with_name(f"{base.name}.LICENSE.txt")
+    beside = _licence(base, path)
     if not beside.exists():
         files.write(
             beside,

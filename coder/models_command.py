@@ -1,4 +1,4 @@
-"""`talaria models`: what can be loaded; `talaria models get`: fetch a base."""
+"""`talaria models`: what can be loaded; `get` fetches a base, `remove` deletes it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ QUIET_SECONDS = 15.0  # between lines about progress, where there is no terminal
 
 
 def command(argv: list[str]) -> int:
-    """`talaria models`: list what can be loaded, or fetch a base; exit code."""
+    """`talaria models`: list what can be loaded, fetch a base or delete one; exit code."""
     parser = argparse.ArgumentParser(prog="talaria models", description="What can be loaded.")
-    actions = parser.add_subparsers(dest="action", metavar="get")
+    actions = parser.add_subparsers(dest="action", metavar="get | remove")
     getting = actions.add_parser(
         "get",
         help="fetch a base and verify it",
@@ -28,10 +28,19 @@ def command(argv: list[str]) -> int:
     getting.add_argument(
         "--from", dest="source", metavar="FILE", help="a copy of its file, tried first"
     )
+    removing = actions.add_parser(
+        "remove",
+        help="delete a base",
+        description="Delete a base, or what has arrived of it; it can be fetched again.",
+    )
+    removing.add_argument("name", metavar="NAME", help="a base that `talaria models` lists")
     args = parser.parse_args(argv)
     if args.action == "get":
-        return get(args.name, args.source)
-    print_models()
+        print(fetch(args.name, args.source))
+    elif args.action == "remove":
+        remove(args.name)
+    else:
+        print_models()
     return 0
 
 
@@ -57,12 +66,15 @@ def _rows() -> Iterator[tuple[str, ...]]:
     for listing in listings:
         state = "embedded" if listing.path.parent == shipped else "ready"
         size, where = listing.bytes, str(listing.path)
-        named = checkpoint.read_config(listing.path).get("base", {}).get("sha256")
-        if base := by_hash.get(named):
+        config = checkpoint.read_config(listing.path)
+        named = config.get("base")
+        if base := by_hash.get(str(named.get("sha256")) if isinstance(named, dict) else ""):
             adapted.add(base)
             state, size = bases.state(base), size + base.bytes
             if state != "ready":
                 where = _remedy(base.name)
+            elif not config["sha256"]:  # the base as it is
+                where = str(bases.place(base))
         default = "  (default)" if listing.name == checkpoint.DEFAULT_MODEL else ""
         yield _row(listing.name, state, listing.parameters, size, listing.licence, where + default)
     for base in by_hash.values():
@@ -83,21 +95,31 @@ def _remedy(name: str) -> str:
     return f"talaria models get {name}"
 
 
-def get(name: str, source: str | None) -> int:
-    """Fetch a base, and tell on standard error how it goes; print where it lies."""
+def fetch(name: str, source: str | None = None) -> Path:
+    """Fetch a base, tell on standard error how it goes, and return where it lies.
+
+    Raises what `bases.get` does, and TalariaError on Ctrl-C.
+    """
     from talaria.coder import bases
 
     terminal = Terminal()
     try:
-        path = bases.get(name, Path(source) if source is not None else None, terminal)
+        return bases.get(name, Path(source) if source is not None else None, terminal)
     except KeyboardInterrupt:
         raise TalariaError(
             "interrupted; what has arrived is kept, and the same command goes on from there"
         ) from None
     finally:
         terminal.close()
-    print(path)
-    return 0
+
+
+def remove(name: str) -> None:
+    """Delete a base, and tell on standard error how much space that gave back."""
+    from talaria.coder import bases
+
+    terminal = Terminal()
+    freed = bases.remove(name, terminal)
+    terminal.line(f"{name}: deleted, {freed / 1e6:,.1f} MB" if freed else f"{name}: is not here")
 
 
 class Terminal:
