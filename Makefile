@@ -1,15 +1,19 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up what it needs in
-# .venv, once. All paths are relative, so the folder's name may contain spaces.
+# .venv, once. Only `make demo` fetches the large model, also once. All paths are relative, so the
+# folder's name may contain spaces.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test editors e2e bench check fix lock clean
+.PHONY: demo setup test editors e2e bench check fix lock clean
 
 demo: $(VENV)/.ready-demo
 	@$(BIN)/python docs/demo.py
+
+# What editors' package managers run: no model is fetched behind a user's back.
+setup: $(VENV)/.ready-demo
 
 test: check
 	$(BIN)/python -m pytest

@@ -2,38 +2,182 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from talaria.coder import infill_command
+from talaria.coder import bases, infill_command
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.models_command import Terminal
+from tests.coder.fake_sources import NAME, cut_off, environment, known_bases, serving, table
+from tests.coder.test_qwen2_gguf import write_gguf
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
-def test_the_demo_runs() -> None:
-    """It fills the function with the shipped model and exits with 0."""
+@pytest.fixture
+def base(tmp_path: Path, tokenizer: TalariaTokenizer) -> bytes:
+    """The file of a tiny random Qwen2."""
+    path = tmp_path / "random.gguf"
+    write_gguf(path, tokenizer)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def demo(tmp_path: Path, base: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The demo on a fresh machine without a network, with that base as the large model."""
+    cut_off(tmp_path, monkeypatch)
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "docs" / "demo.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "LARGE", NAME)
+    folder = tmp_path / "talaria" / "models" / NAME
+    folder.mkdir(parents=True)
+    named = {"name": NAME, "sha256": hashlib.sha256(base).hexdigest()}
+    config = {"format_version": 1, "family": "qwen2", "parameters": 1, "base": named, "sha256": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with known_bases(tmp_path / "bases.toml", table(base), monkeypatch):
+        yield module
+
+
+def test_the_demo_fetches_the_large_model_once(
+    demo: ModuleType,
+    base: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It fills the function with it; a second run fetches nothing."""
+    with serving(monkeypatch) as hub:
+        hub.content = base
+        assert demo.main() == 0
+        out, err = capsys.readouterr()
+        assert err.startswith("demo: fetching tiny, ")
+        assert "Hugging Face Hub: all " in err
+        assert f"\n{NAME}: " in out
+        assert ", verify, stopped at " in out
+        assert demo.main() == 0
+        out, err = capsys.readouterr()
+        assert f"\n{NAME}: " in out
+        assert err == ""
+        assert len(hub.paths) == 1
+
+
+def no_network(patch: pytest.MonkeyPatch) -> None:
+    """Nothing answers, as everywhere in these tests."""
+
+
+def no_disk(patch: pytest.MonkeyPatch) -> None:
+    """There is no room for the base."""
+    patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+
+
+def ctrl_c(patch: pytest.MonkeyPatch) -> None:
+    """The user presses the keys when half of it is here."""
+
+    def moved(self: Terminal, label: str, done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    patch.setattr("talaria.coder.base_sources.CHUNK", 10_000)
+    patch.setattr(Terminal, "moved", moved)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (no_network, "no source has tiny; go online and start again"),
+        (no_disk, "has 0 MB free"),
+        (ctrl_c, "interrupted; what has arrived is kept"),
+    ],
+)
+def test_the_demo_without_the_large_model(
+    demo: ModuleType,
+    base: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trouble: Callable[[pytest.MonkeyPatch], None],
+    message: str,
+) -> None:
+    """One line says why, and the embedded model fills the function."""
+    trouble(monkeypatch)
+    if trouble is no_network:
+        assert demo.main() == 0
+    else:
+        with serving(monkeypatch) as hub:
+            hub.content = base
+            assert demo.main() == 0
+    out, err = capsys.readouterr()
+    (line,) = [line for line in err.splitlines()[1:] if line.startswith("demo: ")]
+    assert message in line
+    assert line.endswith("; filling with talaria-7m")
+    assert ", diffuse, stopped at " in out
+    assert bases.state(bases.named(NAME)) != "ready"
+
+
+def test_the_demo_with_a_damaged_base(
+    demo: ModuleType, base: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says so, and the embedded model fills the function."""
+    path = bases.place(bases.named(NAME))
+    path.parent.mkdir()
+    path.write_bytes(base[:-1] + b"?")
+    assert demo.main() == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"demo: .*SHA-256.*; filling with talaria-7m\n", err)
+    assert ", diffuse, stopped at " in out
+
+
+def test_the_demo_runs_as_a_program(tmp_path: Path) -> None:
+    """As `make demo` runs it, here on a machine without a network."""
     done = subprocess.run(
-        [sys.executable, "docs/demo.py"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "docs/demo.py"],
+        cwd=ROOT,
+        env={**environment(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
+    assert "fetching qwen2.5-coder-0.5b, 491 MB, once" in done.stderr
     assert ", diffuse, stopped at " in done.stdout
+
+
+def test_writing_is_shown_as_it_grows(demo: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of each step, what is new; all of it where a repair has taken something back."""
+    show = demo.show_writing(SimpleNamespace(tokenizer=None))
+    texts = [(0, "a ="), (0, "a = b"), (1, " + c"), (1, " -"), (1, " - c")]
+    for canvas, text in texts:
+        show(SimpleNamespace(canvas=canvas, text=lambda row, tokenizer, text=text: text))
+    written = capsys.readouterr().out.split("step ")[1].partition("\n\n")[2]
+    assert written == "a =│ b│ + c│\na = b -│ c│"
 
 
 @pytest.mark.parametrize(
     ("page", "printed"), [(README, ""), (ARCHITECTURE, "answer: .*cancelled\n.*ready")]
 )
-def test_the_python_examples_run(page: str, printed: str) -> None:
+def test_the_python_examples_run(page: str, printed: str, tmp_path: Path) -> None:
     """The README's example and the one for servers run unchanged."""
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     done = subprocess.run(
-        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", example],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -55,6 +199,7 @@ def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
         done = subprocess.run(
             ["bash", "-c", talaria + command, sys.executable],
             cwd=tmp_path,
+            env=environment(tmp_path),
             capture_output=True,
             text=True,
             timeout=120,

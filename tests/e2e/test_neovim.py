@@ -694,7 +694,7 @@ class TestPlugin:
             vim.api.nvim_create_autocmd("PackChanged", {{
               callback = function(event)
                 if event.data.spec.name ~= "talaria" or event.data.kind == "delete" then return end
-                vim.system({{ "make", "demo" }}, {{ cwd = event.data.path }}):wait()
+                vim.system({{ "make", "setup" }}, {{ cwd = event.data.path }}):wait()
               end,
             }})
             vim.pack.add({{ {{ src = {quoted(f"file://{repository}")}, name = "talaria" }} }}, {{
