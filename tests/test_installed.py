@@ -44,6 +44,13 @@ def test_data_files_are_installed() -> None:
         assert others <= covered, folder
 
 
+def test_licences_travel() -> None:
+    """A wheel has the licence and the notice of what it fetches; a base's licence text, too."""
+    assert PROJECT["project"]["license-files"] == ["LICENSE", "NOTICE"]
+    assert all((ROOT / name).is_file() for name in PROJECT["project"]["license-files"])
+    assert "licences/*" in PROJECT["tool"]["setuptools"]["package-data"]["talaria.coder"]
+
+
 def test_the_folders_are_found_once() -> None:
     """A checkout adds the folder above to the package's path, and nothing twice."""
     assert len(set(talaria.__path__)) == len(talaria.__path__)
