@@ -26,15 +26,14 @@ def test_every_folder_is_installed() -> None:
 def test_data_files_are_installed() -> None:
     """Every file that is no module lies under a pattern of the package's data."""
     data = PROJECT["tool"]["setuptools"]["package-data"]
+    covered = set()
     for package, patterns in data.items():
         there = ROOT.joinpath(*package.removeprefix("talaria.").split("."))
-        assert all(any(there.glob(pattern)) for pattern in patterns), package
+        for pattern in patterns:
+            found = set(there.glob(pattern))
+            assert found, (package, pattern)
+            covered |= found
     for folder in FOLDERS:
-        covered = {
-            path
-            for pattern in data.get(f"talaria.{folder}", ())
-            for path in (ROOT / folder).glob(pattern)
-        }
         others = {
             path
             for path in (ROOT / folder).rglob("*")
