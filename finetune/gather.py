@@ -31,7 +31,15 @@ from talaria.finetune.corpus import (
     write_corpus,
 )
 from talaria.finetune.ngrams import Hashes, all_grams
-from talaria.finetune.wheels import PACKAGES, STDLIB, Package, read_packages, read_source, select
+from talaria.finetune.wheels import (
+    FRESH,
+    PACKAGES,
+    STDLIB,
+    Package,
+    read_packages,
+    read_source,
+    select,
+)
 
 FilterAll = Callable[[Iterable[tuple[str, bytes]]], Iterable[filters.FilteredFile]]
 """Filters (path, bytes) pairs and keeps their order."""
@@ -69,7 +77,8 @@ def main(argv: list[str]) -> int:
 
         return corpus_stats.main(argv[1:])
     args = _arguments(argv)
-    packages = select(read_packages(PACKAGES), args.packages)
+    listed = FRESH if args.fresh else PACKAGES
+    packages = select(read_packages(listed), args.packages, listed)
     benchmarks = [read_benchmark(path) for path in args.exclude]
     # Exclude each benchmark once, even if it is given twice or ships with the package.
     shipped = shipped_files()
@@ -88,10 +97,10 @@ def main(argv: list[str]) -> int:
         print(f"{out}: up to date; --force rebuilds it", file=sys.stderr)
     else:
         grams = excluded_grams(more.values())
-        build(out, packages, request, grams, args.cache, args.jobs)
+        build(out, packages, request, grams, args.cache, args.jobs, args.fresh)
     manifest = read_manifest(out)
     print(report(manifest))
-    for split in SPLITS:
+    for split in () if args.fresh else SPLITS:
         if not any(part["split"] == split for part in manifest["parts"]):
             names = [p.name for p in read_packages(PACKAGES) if p.split == split][:8]
             print(
@@ -112,12 +121,17 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     home = os.environ.get("TALARIA_HOME")
     cache = Path(home) if home else Path.home() / ".cache" / "talaria"
     parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="gather fresh code instead: packages first released in 2026, all held out, to measure "
+        "models on that were trained before",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
-        default=Path("data/corpus"),
         metavar="FOLDER",
-        help="where to write the corpus (default: %(default)s); an existing one is replaced only "
-        "when the new one is complete",
+        help="where to write the corpus (default: data/corpus, or data/fresh with --fresh); an "
+        "existing one is replaced only when the new one is complete",
     )
     parser.add_argument(
         "--packages",
@@ -147,6 +161,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.jobs < 1:
         raise UsageError(f"--jobs is {args.jobs}; it must be 1 or more")
+    args.out = args.out or Path("data/fresh" if args.fresh else "data/corpus")
     return args
 
 
@@ -180,10 +195,12 @@ def build(
     benchmark: Hashes,
     cache: Path,
     jobs: int,
+    fresh: bool,
 ) -> None:
     """Build the corpus and replace an existing one when it is complete.
 
-    `benchmark` holds the sorted, hashed 10-grams of the excluded benchmarks. UsageError if
+    `benchmark` holds the sorted, hashed 10-grams of the excluded benchmarks. The manifest of
+    `fresh` code says that it is; so do figures that were measured on it. UsageError if
     `out` holds anything but a corpus; DataError if it cannot be written, or if a package cannot
     be downloaded or its licence differs from the list.
     """
@@ -208,6 +225,7 @@ def build(
     drop_excess(everything)
     splits = {split: list(_documents(everything, split)) for split in SPLITS}
     about = {
+        **({"source": "fresh"} if fresh else {}),
         "request": request,
         "bpe": measure_bpe(splits),
         "tokens_are": "names, numbers, operators and strings, without comments and layout",

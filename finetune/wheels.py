@@ -25,6 +25,7 @@ from talaria.finetune.filters import COPYLEFT
 
 STDLIB = "cpython"
 PACKAGES = Path(__file__).with_name("packages.toml")
+FRESH = Path(__file__).with_name("fresh.toml")  # evaluation alone
 
 PERMISSIVE = {"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC"}
 PERMISSIVE |= {"MIT", "PSF-2.0", "Zlib"}
@@ -70,9 +71,14 @@ class PackageSource:
 
 
 def read_packages(path: Path) -> list[Package]:
-    """Read the list of packages, the standard library first; DataError if an entry is invalid."""
-    packages = [Package(STDLIB, platform.python_version(), "PSF-2.0", "train")]
-    for split, listed in tomllib.loads(path.read_text(encoding="utf-8")).items():
+    """Read a list of packages; DataError if an entry is invalid.
+
+    The standard library goes first where the list has packages to train on.
+    """
+    splits = tomllib.loads(path.read_text(encoding="utf-8"))
+    stdlib = Package(STDLIB, platform.python_version(), "PSF-2.0", "train")
+    packages = [stdlib] if "train" in splits else []
+    for split, listed in splits.items():
         for name, entry in listed.items():
             package = Package(name, split=split, **entry)
             if split not in SPLITS or not _named(package.licence) <= PERMISSIVE:
@@ -84,8 +90,8 @@ def read_packages(path: Path) -> list[Package]:
     return packages
 
 
-def select(packages: Sequence[Package], names: Sequence[str] | None) -> list[Package]:
-    """Select packages by name, in the order of the list; None selects all.
+def select(packages: Sequence[Package], names: Sequence[str] | None, listed: Path) -> list[Package]:
+    """Select packages of the list by name, in its order; None selects all.
 
     UsageError if a name is not in the list.
     """
@@ -95,7 +101,7 @@ def select(packages: Sequence[Package], names: Sequence[str] | None) -> list[Pac
         near = [name for wrong in sorted(unknown) for name in get_close_matches(wrong, known)]
         raise UsageError(
             f"--packages: {', '.join(sorted(unknown))} not in the list of {len(known)} in "
-            f"finetune/{PACKAGES.name}" + (f"; similar: {', '.join(near)}" if near else "")
+            f"finetune/{listed.name}" + (f"; similar: {', '.join(near)}" if near else "")
         )
     return [package for package in packages if names is None or package.name in names]
 
@@ -139,7 +145,7 @@ def fetch_wheel(package: Package, cache: Path) -> Path:
         if other:
             raise DataError(
                 f"{other[0].name} from the index has SHA-256 {digest(other[0])[:12]}…, "
-                f"{PACKAGES.name} says {str(package.sha256)[:12]}…; do not use it, or pin its hash"
+                f"the list says {str(package.sha256)[:12]}…; do not use it, or pin its hash"
             )
         for wheel in wheels:
             os.replace(wheel, cache / wheel.name)
@@ -194,7 +200,7 @@ def _contradiction(package: Package, statement: str) -> DataError:
     return DataError(
         f"{package.name} {package.version} states the licence {' '.join(statement.split())!r}, "
         f"the list says {package.licence!r}, and only permissive ones are allowed; correct the "
-        f"list or remove the package from {PACKAGES.name}"
+        f"list or remove the package from it"
     )
 
 

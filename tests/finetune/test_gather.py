@@ -494,6 +494,28 @@ def test_the_list_that_is_shipped() -> None:
     assert " ".join(p.name for p in packages if p.split == "valid") == held_out
 
 
+def test_fresh_code_is_for_evaluation_alone(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dozen packages that no model is trained on make a corpus that says what it is."""
+    fresh = wheels.read_packages(wheels.FRESH)
+    assert len(fresh) == 12
+    assert {p.split for p in fresh} == {"valid"}
+    assert all(len(p.sha256 or "") == 64 for p in fresh)
+    assert not {p.name for p in fresh} & {p.name for p in wheels.read_packages(wheels.PACKAGES)}
+    listing = tmp_path / "fresh.toml"
+    listing.write_text('[valid]\nalpha = { version = "1.0", licence = "MIT" }\n')
+    monkeypatch.setattr(gather, "FRESH", listing)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--fresh", "--cache", str(cache), "--jobs", "1"]) == 0
+    manifest = json.loads((tmp_path / "data" / "fresh" / "manifest.json").read_bytes())
+    assert manifest["source"] == "fresh"
+    assert {part["split"] for part in manifest["parts"]} == {"valid"}
+    assert "has no training text" not in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"gamma not in the list of 1 in finetune/fresh\.toml"):
+        main(["--fresh", "--packages", "gamma", "--cache", str(cache)])
+
+
 def test_a_list_with_another_licence_is_refused(tmp_path: Path) -> None:
     """Only permissive licences and known splits are accepted."""
     path = tmp_path / "packages.toml"
