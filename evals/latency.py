@@ -1,4 +1,6 @@
-"""`talaria eval latency`: time `diffuse` and `ar` on the same prompts, kept as a result file.
+"""`talaria eval latency`: time `ar` and the model's own mode on the same prompts, in a result file.
+
+The model's own mode is `diffuse`, or `verify` for a causal model.
 
 Prompts are holes in held-out files of a corpus or, without one, in the files of `coder/`: the
 rest of a line, a line, or several lines, with contexts of several lengths.
@@ -22,8 +24,6 @@ from talaria.evals.timing import Timing, TimingPlan
 if TYPE_CHECKING:
     from talaria.coder.request import Mode, Options
 
-MODES: tuple[Mode, ...] = ("diffuse", "ar")
-
 
 def measure(
     corpus: Path | None,
@@ -40,6 +40,7 @@ def measure(
     from talaria.coder import checkpoint
 
     loaded = checkpoint.load(model, device)
+    modes: tuple[Mode, ...] = ("diffuse" if loaded.backbone.denoises else "verify", "ar")
     files, hashes = documents(corpus)
     max_tokens = options.max_tokens or loaded.settings.max_tokens
     room = timing.context_room(loaded, max_tokens)
@@ -57,7 +58,7 @@ def measure(
         {
             **head,
             "stage": "results",
-            "expected": len(MODES) * (plan.rounds * len(problems) + plan.starts),
+            "expected": len(modes) * (plan.rounds * len(problems) + plan.starts),
             "plan": {**vars(plan), "contexts": list(plan.contexts)},
             "threads": loaded.backbone.threads,
             "from": "held-out files of a corpus" if corpus else "files of coder/",
@@ -67,12 +68,12 @@ def measure(
     starts = [
         (mode, number)
         for number in range(plan.starts)
-        for mode in MODES
+        for mode in modes
         if (start_id(mode), number) not in kept
     ]
     turns = [
         (problem, mode, number)
-        for problem, mode, number in timing.turns(problems, MODES, plan.rounds)
+        for problem, mode, number in timing.turns(problems, modes, plan.rounds)
         if (f"{problem.id}@{mode}", number) not in kept
     ]
     bar = progress(len(turns) + len(starts), "request")

@@ -17,6 +17,7 @@ from talaria.evals.timing import ratio_of_times, typical_ms
 if TYPE_CHECKING:
     from talaria.coder.page import Section
 
+BASELINE = "ar"
 TOKEN_CLASSES = (0, 4, 8, 16, 32)  # upper ends of the classes of middles, in tokens
 
 
@@ -24,7 +25,7 @@ def figures(head: Mapping[str, Any], rows: Sequence[ResultRow]) -> dict[str, Any
     """Compute times of each mode, overall and by class, and the ratio on the same prompts."""
     starts = [row for row in rows if "first_ms" in row]
     requests = [row for row in rows if "elapsed_ms" in row]
-    modes = [mode for mode in ("diffuse", "ar") if any(row["mode"] == mode for row in requests)]
+    modes = sorted({row["mode"] for row in requests}, key=lambda mode: mode == BASELINE)
     if not requests:
         raise DataError("no requests to report; measure some first")
     loads = [row["load"] for row in requests if row["load"] is not None]
@@ -86,7 +87,7 @@ def summary(rows: Sequence[ResultRow]) -> dict[str, Any]:
 
 
 def ratios(requests: Sequence[ResultRow]) -> dict[str, Any]:
-    """Compare `diffuse` to `ar` on the same prompts, by the medians of a prompt's rounds.
+    """Compare the other mode to `ar` on the same prompts, by the medians of a prompt's rounds.
 
     Modes may write middles of different lengths, so there is a ratio per request and one per
     token written.
@@ -94,7 +95,12 @@ def ratios(requests: Sequence[ResultRow]) -> dict[str, Any]:
     rounds: dict[str, dict[str, list[ResultRow]]] = defaultdict(lambda: defaultdict(list))
     for row in requests:
         rounds[row["prompt"]][row["mode"]].append(row)
-    pairs = [(modes["diffuse"], modes["ar"]) for modes in rounds.values() if len(modes) == 2]
+    pairs = [
+        (modes[other], modes[BASELINE])
+        for modes in rounds.values()
+        for other in modes.keys() - {BASELINE}
+        if BASELINE in modes
+    ]
     both_wrote = [pair for pair in pairs if pair[0][0]["tokens"] and pair[1][0]["tokens"]]
     found: dict[str, Any] = {}
     for name, some in (("request", pairs), ("token", both_wrote)):
@@ -168,12 +174,12 @@ def speeds(found: Mapping[str, Any]) -> list[list[str]]:
 
 def comparison(found: Mapping[str, Any]) -> list[str]:
     """Say how the modes compare on the same prompts, a sentence per unit."""
-    lines = []
+    lines, other = [], next(iter(found["modes"]))
     for name, part in found["ratio"].items():
         pair = part["by_cluster"]
         interval = f" ({pair[0]:.2f} – {pair[1]:.2f}, 95 % by files)" if pair else ""
         lines.append(
-            f"a {name} took diffuse {part['ratio']:.2f} times as long as ar{interval}, "
+            f"a {name} took {other} {part['ratio']:.2f} times as long as {BASELINE}{interval}, "
             f"{part['prompts']} prompts"
         )
     return lines
@@ -191,7 +197,7 @@ def facts(found: Mapping[str, Any]) -> list[str]:
         f"{plan['prompts']} holes in {found['from']} for each length of context, {plan['rounds']} "
         "rounds, both modes taking turns; one request at a time, each with an empty KV cache",
         f"middles of at most {options['max_tokens']} tokens, at most {options['max_nfe']} "
-        f"evaluations, {rule_of(options)}",
+        "evaluations" + (f", {rule_of(options)}" if "diffuse" in found["modes"] else ""),
         f"{found['threads']} threads",
     ]
     if found["load"]:
