@@ -27,7 +27,7 @@ from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.infill import Memory, fill
 from talaria.coder.request import Options, Request
-from talaria.evals.cursors import line_end
+from talaria.evals.cursors import drawn_suite
 from talaria.evals.intervals import Interval, bootstrap, percentile, wilson
 from talaria.evals.jsonl import environment, made_by, without_folders
 from talaria.evals.progress import progress
@@ -143,8 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def holes(corpus: Path, cursors: int, seed: int) -> list[tuple[str, Problem]]:
     """Draw holes, the two kinds in turn, on lines on which no model is evaluated."""
-    measured = {line_of(problem) for problem in line_end(corpus, *MEASURED).problems}
-    drawn = line_end(corpus, cursors + MEASURED[0], seed).problems
+    measured = {line_of(problem) for problem in drawn_suite("line-end", corpus, *MEASURED).problems}
+    drawn = drawn_suite("line-end", corpus, cursors + MEASURED[0], seed).problems
     others = [problem for problem in drawn if line_of(problem) not in measured][:cursors]
     return [
         (KINDS[number % 2], whole_line(problem) if number % 2 else problem)

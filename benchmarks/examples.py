@@ -21,7 +21,7 @@ from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import infill
 from talaria.coder.request import Options
-from talaria.evals.cursors import rests_of_lines
+from talaria.evals.cursors import draw
 from talaria.evals.suites import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ def picked(count: int, seed: int, modules: Mapping[str, str]) -> list[tuple[str,
         for path, text in modules.items()
     ]
     found: list[tuple[str, Problem]] = []
-    for problem in rests_of_lines(documents, 20 * count, seed):
+    for problem in draw("line-end", documents, 20 * count, seed):
         place = list(PLACES)[len(found) % len(PLACES)]
         hole = PLACES[place][0](problem)  # None outside of functions
         if hole and len(found) < count:

@@ -33,7 +33,7 @@ from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.infill import infill
 from talaria.coder.request import Options
-from talaria.evals.cursors import line_end
+from talaria.evals.cursors import drawn_suite
 from talaria.evals.intervals import bootstrap
 from talaria.evals.jsonl import environment, made_by
 from talaria.evals.progress import progress
@@ -213,7 +213,7 @@ def prompts(corpus: Path, number: int, seed: int) -> list[tuple[str, Problem]]:
     HumanEval's single lines do.
     """
     try:
-        found = line_end(corpus, 2 * number, seed).problems
+        found = drawn_suite("line-end", corpus, 2 * number, seed).problems
     except UsageError as error:
         raise UsageError(
             f"--prompts is {number}, which takes {2 * number} lines of code; {corpus} has fewer "

@@ -26,7 +26,7 @@ from talaria.coder.errors import UsageError
 from talaria.coder.syntax.functions import function_at
 from talaria.coder.syntax.judge import compiles
 from talaria.coder.syntax.tree import count_errors
-from talaria.evals.cursors import line_end
+from talaria.evals.cursors import drawn_suite
 from talaria.evals.intervals import percentile
 from talaria.evals.progress import progress
 from talaria.evals.suites import Problem
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(
             f"--cursors is {args.cursors}; it must be at least {len(args.at)}, one for each place"
         )
-    problems = line_end(args.corpus, args.cursors, args.seed).problems
+    problems = drawn_suite("line-end", args.corpus, args.cursors, args.seed).problems
     runs = [
         run
         for number, place in enumerate(args.at)

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill_command import add_decoding_flags, check_decoding_flags
-from talaria.coder.request import MODES, Options
+from talaria.coder.request import MODES, UNTIL, Options
 from talaria.evals.libraries import require
 from talaria.evals.suites import SUITE_FILES, Suite, locate, read_suite, take
 
 if TYPE_CHECKING:
     from talaria.evals.generate import Sampling
 
-SUITES = (*SUITE_FILES, "line-end")
+DRAWN = ("line-end", "whole-line", "function-body")  # from a corpus; the kinds in `cursors.HOLES`
+SUITES = (*SUITE_FILES, *DRAWN)
 # The decoder's options that the command line offers.
 OPTIONS = (
-    *("mode", "max_nfe", "max_tokens", "temperature", "seed"),
+    *("mode", "max_nfe", "max_tokens", "until", "temperature", "seed"),
     *("confidence_threshold", "lookahead", "check_syntax"),
 )
 SUGGESTED = 32  # tokens of a suggestion while typing: an editor shows a line or two
@@ -40,104 +41,10 @@ def main(argv: list[str]) -> int:
 
 def arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the options of `talaria eval`; UsageError for numbers out of range."""
-    data = argparse.ArgumentParser(add_help=False)
-    data.add_argument("suite", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
-    source = data.add_argument_group("problems")
-    source.add_argument("--data", type=Path, metavar="FILE", help="the suite's file")
-    source.add_argument("--download", action="store_true", help="download it if it is missing")
-    source.add_argument(
-        "--any-data", action="store_true", help="accept any file with the same fields"
-    )
-    source.add_argument(
-        "--corpus",
-        type=Path,
-        default=Path("data/corpus"),
-        metavar="FOLDER",
-        help="the corpus whose held-out files line-end draws cursors in (default: data/corpus)",
-    )
-    source.add_argument(
-        "--cursors",
-        type=int,
-        default=500,
-        metavar="N",
-        help="cursors that line-end draws (default: 500)",
-    )
-    source.add_argument(
-        "--cursor-seed",
-        type=int,
-        default=0,
-        metavar="S",
-        help="seed from which line-end draws its cursors (default: 0)",
-    )
-    source.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
-    engine = argparse.ArgumentParser(add_help=False)
-    engine.add_argument(
-        "--model", help="a folder, or a name from `talaria models` (default: the shipped one)"
-    )
-    engine.add_argument("--device", default="cpu", help="cpu (the default), cuda, cuda:N or mps")
-    engine.add_argument(
-        "--max-nfe",
-        type=int,
-        metavar="N",
-        help="at most N evaluations of the model per hole (default: the model's setting)",
-    )
-    engine.add_argument(
-        "--max-tokens",
-        type=int,
-        metavar="N",
-        help="at most N tokens (default: the model's setting; for typing 32)",
-    )
-    add_decoding_flags(engine)
-    engine.add_argument(
-        "--no-syntax-check",
-        dest="check_syntax",
-        action="store_const",
-        const=False,
-        help="keep middles that add a syntax error as they are, neither repaired nor trimmed",
-    )
-    mode = argparse.ArgumentParser(add_help=False)
-    mode.add_argument(
-        "--mode", choices=MODES, help="how middles are decoded (default: the model's setting)"
-    )
-    model = argparse.ArgumentParser(add_help=False, parents=[engine, mode])
-    model.add_argument(
-        "--temperature",
-        type=float,
-        metavar="T",
-        help="0 takes the likeliest token, above 0 draws (default: 0)",
-    )
-    model.add_argument(
-        "--seed",
-        type=int,
-        metavar="S",
-        help="seed of a problem's first sample; sample n, from 0, has the seed S + n (default: 0)",
-    )
-    model.add_argument(
-        "--samples", type=int, default=1, metavar="N", help="samples per problem (default: 1)"
-    )
-    model.add_argument(
-        "--batch",
-        type=int,
-        default=1,
-        metavar="N",
-        help="holes at a time: faster, but a hole's time is then its share of the batch's",
-    )
-    model.add_argument(
-        "--oracle-length", action="store_true", help="give the model the length of each true middle"
-    )
-    runs = argparse.ArgumentParser(add_help=False)
-    runs.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="programs run at a time (default: one per core)",
-    )
-    runs.add_argument(
-        "--require-isolation",
-        metavar="LEVEL",
-        help="refuse to run programs in a sandbox below this level: limits, namespaces or full",
-    )
+    corpus, out, mode = corpus_flags(), out_flags(), mode_flags()
+    data, runs = data_flags(corpus), run_flags()
+    engine = engine_flags()
+    model = sampling_flags(engine, mode)
 
     parser = argparse.ArgumentParser(
         prog="talaria eval", description="Measure a model: generate, score, report."
@@ -169,27 +76,15 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     report_stage.add_argument(
         "--out", type=Path, metavar="FOLDER", help="also write report.json and report.html here"
     )
-    run_stage = stages.add_parser(
+    stages.add_parser(
         "run",
-        parents=[data, model, runs],
+        parents=[data, model, runs, out],
         help="generate, score and report",
         description="Write middles for a suite's holes, score them and report, in one folder. Run "
         "again, the command continues its files.",
     )
-    run_stage.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder for samples.jsonl, results.jsonl and the report",
-    )
-    typing_stage = stages.add_parser("typing", parents=[engine, mode], help="retype held-out files")
-    typing_stage.add_argument(
-        "--corpus",
-        type=Path,
-        default=Path("data/corpus"),
-        metavar="FOLDER",
-        help="the corpus whose held-out files are retyped (default: data/corpus)",
+    typing_stage = stages.add_parser(
+        "typing", parents=[corpus, engine, mode, out], help="retype held-out files"
     )
     typing_stage.add_argument(
         "--regions",
@@ -212,15 +107,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         metavar="N",
         help="characters typed between requests (default: 8)",
     )
-    typing_stage.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder for results.jsonl and the report",
-    )
     latency_stage = stages.add_parser(
-        "latency", parents=[engine], help="time diffuse and ar on the same prompts"
+        "latency",
+        parents=[engine, out],
+        help="time ar and diffuse, or verify, on the same prompts",
     )
     # Refused with the reason; without it, argparse would take `--mode` for `--model`.
     latency_stage.add_argument("--mode", help=argparse.SUPPRESS)
@@ -252,13 +142,6 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         metavar="N",
         help="fresh processes that time the start of each mode (default: 3)",
     )
-    latency_stage.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder for results.jsonl and the report",
-    )
     compare_stage = stages.add_parser("compare", help="compare two runs on the same problems")
     compare_stage.add_argument("first", type=Path, help="a file of results")
     compare_stage.add_argument("second", type=Path, help="another one")
@@ -271,7 +154,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="folder for samples and results (default: selftest)",
     )
     args = parser.parse_args(argv)
-    least = {"limit": 1, "cursors": 1, "cursor_seed": 0, "workers": 1, "regions": 1, "every": 1}
+    least = {"limit": 1, "limit_seed": 0, "cursors": 1, "cursor_seed": 0}
+    least |= {"workers": 1, "regions": 1, "every": 1}
     for name, low in least.items():
         value = getattr(args, name, None)
         if value is not None and value < low:
@@ -279,14 +163,177 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+def flags(*parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Return an empty set of options that commands share."""
+    return argparse.ArgumentParser(add_help=False, parents=parents)
+
+
+def corpus_flags() -> argparse.ArgumentParser:
+    """Say which real files problems are drawn from."""
+    shared = flags()
+    shared.add_argument(
+        "--corpus",
+        type=Path,
+        default=Path("data/corpus"),
+        metavar="FOLDER",
+        help="the corpus whose held-out files are used (default: data/corpus)",
+    )
+    return shared
+
+
+def out_flags() -> argparse.ArgumentParser:
+    """Say where results and the report go."""
+    shared = flags()
+    shared.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder for samples, results and the report; those that are there are continued",
+    )
+    return shared
+
+
+def data_flags(corpus: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Say which problems are asked."""
+    shared = flags(corpus)
+    shared.add_argument("suite", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
+    source = shared.add_argument_group("problems")
+    source.add_argument("--data", type=Path, metavar="FILE", help="the suite's file")
+    source.add_argument("--download", action="store_true", help="download it if it is missing")
+    source.add_argument(
+        "--any-data", action="store_true", help="accept any file with the same fields"
+    )
+    source.add_argument(
+        "--cursors",
+        type=int,
+        default=500,
+        metavar="N",
+        help=f"holes that {', '.join(DRAWN)} draw (default: 500)",
+    )
+    source.add_argument(
+        "--cursor-seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="seed from which they are drawn (default: 0)",
+    )
+    source.add_argument("--limit", type=int, metavar="N", help="only N problems: the first ones")
+    source.add_argument(
+        "--limit-seed",
+        type=int,
+        metavar="S",
+        help="with --limit, draw the problems at random from this seed",
+    )
+    return shared
+
+
+def engine_flags() -> argparse.ArgumentParser:
+    """Say which model runs where, and how it decodes."""
+    shared = flags()
+    shared.add_argument(
+        "--model", help="a folder, or a name from `talaria models` (default: the shipped one)"
+    )
+    shared.add_argument("--device", default="cpu", help="cpu (the default), cuda, cuda:N or mps")
+    shared.add_argument(
+        "--max-nfe",
+        type=int,
+        metavar="N",
+        help="at most N evaluations of the model per hole (default: the model's setting)",
+    )
+    shared.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help=f"at most N tokens (default: the model's setting; for typing {SUGGESTED})",
+    )
+    shared.add_argument(
+        "--until",
+        choices=UNTIL,
+        help="end middles no later than the end of this (default: the model decides)",
+    )
+    add_decoding_flags(shared)
+    shared.add_argument(
+        "--no-syntax-check",
+        dest="check_syntax",
+        action="store_const",
+        const=False,
+        help="keep middles that add a syntax error as they are, neither repaired nor trimmed",
+    )
+    return shared
+
+
+def mode_flags() -> argparse.ArgumentParser:
+    """Say in which mode."""
+    shared = flags()
+    shared.add_argument(
+        "--mode", choices=MODES, help="how middles are decoded (default: the model's setting)"
+    )
+    return shared
+
+
+def sampling_flags(*engine: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Say how samples are drawn."""
+    shared = flags(*engine)
+    shared.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="0 takes the likeliest token, above 0 draws (default: 0)",
+    )
+    shared.add_argument(
+        "--seed",
+        type=int,
+        metavar="S",
+        help="seed of a problem's first sample; sample n, from 0, has the seed S + n (default: 0)",
+    )
+    shared.add_argument(
+        "--samples", type=int, default=1, metavar="N", help="samples per problem (default: 1)"
+    )
+    shared.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="holes at a time: faster, but a hole's time is then its share of the batch's",
+    )
+    shared.add_argument(
+        "--oracle-length", action="store_true", help="give the model the length of each true middle"
+    )
+    return shared
+
+
+def run_flags() -> argparse.ArgumentParser:
+    """Say how programs are run."""
+    shared = flags()
+    shared.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="programs run at a time (default: one per core)",
+    )
+    shared.add_argument(
+        "--require-isolation",
+        metavar="LEVEL",
+        help="refuse to run programs in a sandbox below this level: limits, namespaces or full",
+    )
+    return shared
+
+
 def suite_of(args: argparse.Namespace) -> Suite:
     """Read the problems that the command line names."""
-    if args.suite == "line-end":
-        from talaria.evals.cursors import line_end
+    if args.limit is None and args.limit_seed is not None:
+        raise UsageError(
+            f"--limit-seed is {args.limit_seed}, but all problems are asked; give a --limit too"
+        )
+    if args.suite in DRAWN:
+        from talaria.evals.cursors import drawn_suite
 
-        return take(line_end(args.corpus, args.cursors, args.cursor_seed), args.limit)
-    path = locate(args.suite, args.data, args.download)
-    return take(read_suite(args.suite, path, args.any_data), args.limit)
+        suite = drawn_suite(args.suite, args.corpus, args.cursors, args.cursor_seed)
+    else:
+        suite = read_suite(args.suite, locate(args.suite, args.data, args.download), args.any_data)
+    return take(suite, args.limit, args.limit_seed)
 
 
 def options_of(args: argparse.Namespace) -> Options:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from talaria.evals.tables import rule_of, special_options
+from talaria.evals.tables import rule_of, special_options, suite_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,13 +15,13 @@ RunFigures = Mapping[str, Any]  # the figures of one run, as the report stores t
 
 
 def curves(runs: Sequence[RunFigures]) -> dict[str, tuple[Figure, str]]:
-    """Plot each suite of filled holes; figures and their descriptions by suite.
+    """Plot each suite of filled holes; figures and their descriptions by suite (and source).
 
     A line joins runs of the same weights and mode. In `diffuse` mode each of its points is
     labelled with the commit rule.
     """
-    suites = sorted({run["suite"] for run in runs})
-    return {suite: plot_suite([run for run in runs if run["suite"] == suite]) for suite in suites}
+    suites = sorted(set(map(suite_of, runs)))
+    return {suite: plot_suite([run for run in runs if suite_of(run) == suite]) for suite in suites}
 
 
 def plot_suite(runs: Sequence[RunFigures]) -> tuple[Figure, str]:
@@ -55,7 +55,7 @@ def plot_suite(runs: Sequence[RunFigures]) -> tuple[Figure, str]:
     for share in luck:
         axis.axhline(100 * share, color=INK, linewidth=0.8, linestyle=":")
     label = {"passed": "passes"}.get(measure, "equal ignoring outer white space")
-    suite = runs[0]["suite"]
+    suite = suite_of(runs[0])
     axis.set_title(suite, fontsize=9, loc="left")
     axis.set_xlabel("tokens per forward" + " (dotted: luck)" * bool(luck))
     axis.set_ylabel(f"% {label}")

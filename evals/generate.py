@@ -51,6 +51,7 @@ def header(suite: Suite, model: Checkpoint, sampling: Sampling, device: str) -> 
         "format": FORMAT,
         "stage": "samples",
         "suite": suite.name,
+        "source": suite.source,
         "data": suite.digest(),
         "files": dict(suite.files),
         "model": {
@@ -58,6 +59,7 @@ def header(suite: Suite, model: Checkpoint, sampling: Sampling, device: str) -> 
             "weights": model.weights_hash,
             # An adapter's tokenizer is part of its base, which the weights' hash names.
             "tokenizer": model.config["sha256"].get(TOKENIZER, ""),
+            "base": model.config.get("base"),
         },
         "options": asdict(sampling.options.settled(model.settings)),
         "samples": sampling.samples,
@@ -98,7 +100,7 @@ def generate(
             requests = [request_of(problem, number, model, sampling) for problem, number in batch]
             filled = fill_batch(model, requests)
             for (problem, number), found in zip(batch, filled, strict=True):
-                results.append(sample_row(problem, number, found))
+                results.append(sample_row(problem, number, found, sampling.options))
                 if watch:
                     watch(results.rows[-1])
                 exact += found.best.text.strip() == solutions[problem.id]
@@ -118,15 +120,27 @@ def request_of(problem: Problem, number: int, model: Checkpoint, sampling: Sampl
     if sampling.oracle_length:
         length = len(model.tokenizer.encode(problem.solution))
     options = replace(sampling.options, seed=sampling.options.seed + number)
-    return Request(problem.prefix, problem.suffix, options, length=length)
+    suffix = line_break(problem, options) + problem.suffix
+    return Request(problem.prefix, suffix, options, length=length)
 
 
-def sample_row(problem: Problem, number: int, found: Infill) -> dict[str, Any]:
+def line_break(problem: Problem, options: Options) -> str:
+    """Return the line break that belongs to the hole, but that a bound leaves to the suffix.
+
+    A hole of whole lines takes their last line break too. A bound (`--until`) ends a middle before
+    its line break, as in an editor, where the break stands behind the cursor.
+    """
+    starts_line = problem.prefix[-1:] in ("", "\n")
+    whole = starts_line and (problem.solution.endswith("\n") or problem.whole)
+    return "\n" if options.until and whole else ""
+
+
+def sample_row(problem: Problem, number: int, found: Infill, options: Options) -> dict[str, Any]:
     """Make a row of a filled hole; its time is its share of the batch's."""
     return {
         "id": problem.id,
         "sample": number,
-        "text": found.best.text,
+        "text": found.best.text + line_break(problem, options),
         "stopped": found.best.stopped,
         "nfe": found.nfe,
         "tokens": found.best.length,

@@ -20,7 +20,9 @@ from talaria.evals.tables import (
     ratio,
     rule_of,
     special_options,
+    suite_of,
     tokens_per_forward,
+    weights_of,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ MEANS = {
     "length_error": "length error, characters",
 }
 KS = (1, 2, 5, 10, 100)
-LENGTHS = (10, 20, 40, 80)  # upper ends of the classes of true middles, in characters
+LENGTHS = (10, 20, 40, 80, 160, 320)  # upper ends of the classes of true middles, in characters
 LUCK = (
     "Luck: the share reached by the best single string as the answer to every problem, chosen "
     "knowing the true middles; for tests, by an empty middle."
@@ -130,7 +132,7 @@ def passes(rows: Sequence[ResultRow]) -> dict[str, Any]:
 
 def name_of(found: Mapping[str, Any]) -> str:
     """Name a run in tables."""
-    return f"{found['suite']}, {found['model']['name']}, {decoding_of(found)}"
+    return f"{suite_of(found)}, {found['model']['name']}, {decoding_of(found)}"
 
 
 def decoding_of(found: Mapping[str, Any]) -> str:
@@ -214,7 +216,10 @@ def as_text(found: Mapping[str, Any]) -> str:
 def overview(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Lay out all runs, one per row, the head first: passes and exact matches, each with luck."""
     rows = [
-        ["run", "passes", "luck", "exact", "luck", "nfe", "tokens per forward", "p50 ms", "p95 ms"]
+        [
+            *("run", "passes", "luck", "exact", "luck", "compiles", "edit similarity"),
+            *("nfe", "tokens per forward", "p50 ms", "p95 ms"),
+        ]
     ]
     for run in runs:
         row = [name_of(run)]
@@ -226,6 +231,8 @@ def overview(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 share, by_cluster = cells(part)
                 luck = "" if part["luck"] is None else f"{part['luck']:.1%}"
                 row += [f"{share} ({by_cluster.removesuffix(' %')})", luck]
+        row += [f"{run['shares']['parses']['share']:.1%}"]
+        row += [f"{run['means']['edit_similarity']['mean']:.2f}"]
         elapsed = run["elapsed_ms"]
         row += [f"{run['nfe']:.1f}", f"{run['tokens_per_forward']:.2f}"]
         rows.append([*row, f"{elapsed['p50']:.0f}", f"{elapsed['p95']:.0f}"])
@@ -243,10 +250,12 @@ def sections(runs: Sequence[tuple[Mapping[str, Any], Sequence[ResultRow]]]) -> l
     spread.set_xlabel("milliseconds of a request")
     spread.set_ylabel("share of requests")
     spread.legend(fontsize=8, frameon=False, labelcolor=INK)
+    models = {f"{run['model']['name']}: {weights_of(run['model'])}": None for run, _ in runs}
     found = [
         Section(
             "Overview",
-            f"Shares with 95 % bootstrap intervals over clusters of problems. {LUCK}",
+            f"{'; '.join(models)}. Shares with 95 % bootstrap intervals over clusters of problems. "
+            f"{LUCK}",
             list(curves([run for run, _ in runs]).values()),
             overview([run for run, _ in runs]),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -79,7 +80,8 @@ def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
         write_page(out / "report.html", "Evaluation", sections)
         holes = [figures for figures, _ in runs if kind_of(figures) is HOLES]
         for suite, (figure, text) in curves(holes).items():
-            files.write(out / f"{suite}.svg", as_svg(figure, text) + "\n")
+            name = re.sub(r"\W+", "-", suite).strip("-")
+            files.write(out / f"{name}.svg", as_svg(figure, text) + "\n")
     return found
 
 

@@ -8,12 +8,13 @@ import hashlib
 import io
 import json
 import os
+import random
 import urllib.request
 import warnings
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Suite:
-    """Problems of one kind; `files` maps the names of the files read to their SHA-256."""
+    """Problems of one kind.
+
+    files     the names of the files read, mapped to their SHA-256
+    clusters  what problems are clustered by
+    source    whether problems were drawn in "held-out" packages or in "fresh" ones; None: neither
+    """
 
     name: str
     problems: Sequence[Problem]
     files: Mapping[str, str]
     clusters: str = "tasks"
+    source: str | None = None
 
     def __post_init__(self) -> None:
         read = ", ".join(self.files) or "no file"
@@ -373,10 +380,17 @@ def from_mbpp(row: Mapping[str, Any], number: int) -> Problem:
     )
 
 
-def take(suite: Suite, limit: int | None) -> Suite:
-    """Return the suite with its first `limit` problems (None: all); UsageError below 1."""
+def take(suite: Suite, limit: int | None, seed: int | None = None) -> Suite:
+    """Return the suite with `limit` problems (None: all) in their order; UsageError below 1.
+
+    The first ones, or with a `seed` ones drawn at random: fewer of them are among more.
+    """
     if limit is None:
         return suite
     if limit < 1:
         raise UsageError(f"--limit is {limit}; it must be at least 1")
-    return Suite(suite.name, suite.problems[:limit], suite.files, suite.clusters)
+    places = list(range(len(suite.problems)))
+    if seed is not None:
+        random.Random(seed).shuffle(places)
+    chosen = [suite.problems[place] for place in sorted(places[:limit])]
+    return replace(suite, problems=chosen)

@@ -43,12 +43,28 @@ def cells(found: Mapping[str, Any]) -> list[str]:
     return [f"{found['share']:.1%}", format_interval(found["by_cluster"])]
 
 
+def suite_of(found: Mapping[str, Any]) -> str:
+    """Name a run's suite, and whether it was drawn in held-out or in fresh packages."""
+    source = found.get("source")
+    return f"{found['suite']} ({source})" if source else str(found["suite"])
+
+
+def weights_of(model: Mapping[str, Any]) -> str:
+    """Name a run's weights by their hash, and the base that they are or adapt."""
+    base = model.get("base")
+    if not base:
+        return f"weights {model['weights'][:12]}"
+    named = f"the base {base.get('name', '')} {base['sha256'][:12]}".replace("  ", " ")
+    alone = model["weights"] == base["sha256"]
+    return f"{named} alone" if alone else f"weights {model['weights'][:12]}, an adapter of {named}"
+
+
 def provenance(found: Mapping[str, Any]) -> list[str]:
     """List where a run's figures come from and how many rows are missing, one line each."""
     missing, expected = found["missing"], found["expected"]
     options = {name: value for name, value in found["options"].items() if value is not None}
     lines = [
-        f"weights {found['model']['weights'][:12]}, data {', '.join(found['files'])} "
+        f"{weights_of(found['model'])}, data {', '.join(found['files'])} "
         f"({found['data'][:12]}), {found['environment']['machine']}, "
         f"code {found['environment']['code']}",
         "options " + ", ".join(f"{name} {value}" for name, value in options.items()),
@@ -78,8 +94,10 @@ def rule_of(options: Mapping[str, Any]) -> str:
 
 def special_options(found: Mapping[str, Any]) -> str:
     """Name what sets a run apart from ordinary ones besides its rule; empty if nothing does."""
-    unchecked = ", syntax unchecked" * (found["options"].get("check_syntax") is False)
-    return ", true length given" * bool(found.get("oracle_length")) + unchecked
+    options = found["options"]
+    until = f", until {options['until']}" if options.get("until") else ""
+    unchecked = ", syntax unchecked" * (options.get("check_syntax") is False)
+    return until + ", true length given" * bool(found.get("oracle_length")) + unchecked
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

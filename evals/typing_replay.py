@@ -132,14 +132,14 @@ def regions(documents: Sequence[dict[str, str]], count: int, seed: int) -> list[
 
 def suite_of_regions(corpus: Path, count: int, seed: int) -> Suite:
     """Draw regions from a corpus's held-out files; UsageError if it has fewer."""
-    documents, files = held_out(corpus)
+    documents, files, source = held_out(corpus)
     found = regions(documents, count, seed) if documents else []
     if len(found) < count:
         raise UsageError(
             f"--regions is {count}; {corpus} has only {len(found)} of {REGION_LINES} lines with at "
             f"most {REGION_CHARACTERS} characters; ask for fewer"
         )
-    return Suite("typing", found, files, "files")
+    return Suite("typing", found, files, "files", source)
 
 
 def replay(region: Problem, ask: Callable[[str, str], Completion], every: int = 1) -> Replay:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from talaria.coder.errors import DataError
 from talaria.evals.intervals import percentile
 from talaria.evals.jsonl import ResultRow
-from talaria.evals.tables import cells, columns, provenance, ratio
+from talaria.evals.tables import cells, columns, provenance, ratio, suite_of
 
 if TYPE_CHECKING:
     from talaria.coder.page import Section
@@ -93,8 +93,7 @@ def share_of(
 
 def name_of(found: Mapping[str, Any]) -> str:
     """Name a run in tables."""
-    options = found["options"]
-    return f"typing, {found['model']['name']}, {options['mode']}"
+    return f"{suite_of(found)}, {found['model']['name']}, {found['options']['mode']}"
 
 
 def table(found: Mapping[str, Any]) -> list[list[str]]:

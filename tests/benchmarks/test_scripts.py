@@ -18,7 +18,7 @@ from talaria.coder import checkpoint
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.request import Options
 from talaria.evals import bench, timing
-from talaria.evals.cursors import line_end
+from talaria.evals.cursors import drawn_suite
 from talaria.evals.suites import Problem
 from talaria.finetune.corpus import CorpusDocument, corpus_hash, write_corpus
 
@@ -105,7 +105,7 @@ def lines_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
 
 def test_settings_are_chosen_on_lines_by_which_no_model_is_measured(corpus: Path) -> None:
     """Neither the suite's cursors nor others in their lines; the two kinds alternate."""
-    measured = lines_of(line_end(corpus, *decoding.MEASURED).problems)
+    measured = lines_of(drawn_suite("line-end", corpus, *decoding.MEASURED).problems)
     found = decoding.holes(corpus, 20, 1)
     assert len(measured) == len(found) == 20
     assert not measured & lines_of(problem for _, problem in found)

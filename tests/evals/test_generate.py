@@ -11,10 +11,10 @@ import pytest
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import fill, infill
-from talaria.coder.request import Options, Request
+from talaria.coder.request import Mode, Options, Request
 from talaria.evals.generate import Sampling, generate, header
 from talaria.evals.jsonl import read
-from talaria.evals.suites import Suite, read_suite
+from talaria.evals.suites import Problem, Suite, read_suite
 from tests.evals import problems
 
 
@@ -160,3 +160,18 @@ def test_a_middle_too_long_for_the_model_is_a_failure(model: Checkpoint, tmp_pat
     request = Sampling(Options(max_nfe=500), oracle_length=True)
     (found,) = generate(suite, model, request, tmp_path / "samples.jsonl").rows
     assert (found["tokens"], found["stopped"]) == (64, "max_tokens")
+
+
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+def test_a_bound_leaves_the_line_break_to_the_suffix(
+    suite: Suite, model: Checkpoint, tmp_path: Path, mode: Mode
+) -> None:
+    """As in an editor; the break still counts as part of a hole of whole lines."""
+    options = Options(mode, max_tokens=8, until="line")
+    whole = suite.problems[1]
+    inside = Problem("inside", "inside", "def f(n):\n    return ", "\n", "n")
+    asked = replace(suite, problems=[whole, inside])
+    first, second = generate(asked, model, Sampling(options), tmp_path / "s.jsonl").rows
+    alone = infill(model, whole.prefix, "\n" + whole.suffix, options)
+    assert first["text"] == alone.best.text + "\n"
+    assert second["text"] == infill(model, inside.prefix, inside.suffix, options).best.text

@@ -69,7 +69,7 @@ def test_shares_and_intervals() -> None:
     assert found["clusters"] == 5
     assert found["tokens_per_forward"] == 1.75  # six tokens and an end in four steps
     lengths = [(part["over"], part["to"], part["rows"]) for part in found["by_length"]]
-    assert lengths == [(-1, 10, 2), (10, 20, 1), (20, 40, 2), (40, 80, 4), (80, None, 1)]
+    assert lengths == [(-1, 10, 2), (10, 20, 1), (20, 40, 2), (40, 80, 4), (80, 160, 1)]
     assert [part["share"] for part in found["by_length"]] == [1, 1, 0, 0, 0]
     assert found["elapsed_ms"] == {"p50": 50.0, "p95": 100.0, "p99": 100.0}
     assert found["verdicts"] == {"passed": 3, "failed": 7}
@@ -202,6 +202,29 @@ def test_runs_of_a_suite_are_a_curve(tmp_path: Path) -> None:
     ends = (tmp_path / "out" / "line-end.svg").read_text()
     assert "% equal ignoring outer white space" in ends
     assert ">0.7<" not in ends
+
+
+def test_fresh_code_stands_beside_held_out_packages(tmp_path: Path) -> None:
+    """As suites of their own, each with its plot, on one page that names the base."""
+    base = {"name": "tiny-base", "sha256": "b" * 64}
+    model = {"name": "tiny", "weights": "b" * 64, "tokenizer": "", "base": base}
+    options = {"mode": "verify", "until": "line"}
+    paths = []
+    for source in ("held-out", "fresh"):
+        head = {**HEADER, "suite": "line-end", "source": source, "model": model, "luck": {}}
+        rows = [row(n, None) for n in range(4)]
+        paths.append(write(tmp_path / f"{source}.jsonl", {**head, "options": options}, rows))
+    found = report(paths, tmp_path / "out")
+    assert as_text(found[1]).startswith("line-end (fresh), tiny, verify, until line")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "line-end (held-out), tiny, verify, until line" in page
+    assert "tiny: the base tiny-base bbbbbbbbbbbb alone. " in page
+    assert {path.name for path in (tmp_path / "out").glob("*.svg")} == {
+        "line-end-fresh.svg",
+        "line-end-held-out.svg",
+    }
+    adapted = {**found[1], "model": {**model, "weights": "a" * 64}}
+    assert "weights aaaaaaaaaaaa, an adapter of the base tiny-base bbbb" in as_text(adapted)
 
 
 def test_missing_rows_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,6 +182,21 @@ def test_rows_of_one_name_are_refused() -> None:
         take(Suite("s", [problem], {}), 0)
 
 
+def test_a_part_of_a_suite() -> None:
+    """The first problems, or a sample in their order; fewer of the same seed are among more."""
+    asked = [Problem(f"p{n:02}", "c", "", "", "") for n in range(40)]
+    suite = Suite("s", asked, {}, "files", "fresh")
+    assert take(suite, None, None).problems == asked
+    assert take(suite, 3).problems == asked[:3]
+    some = take(suite, 10, 0)
+    assert [p.id for p in some.problems] == sorted(p.id for p in some.problems)
+    assert some.problems != asked[:10]
+    assert (some.source, some.clusters) == ("fresh", "files")
+    assert set(take(suite, 5, 0).problems) < set(some.problems)
+    assert take(suite, 10, 1).problems != some.problems
+    assert take(suite, 99, 1).problems == asked
+
+
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given, cached, or missing: then the error says what is needed and where to get it."""
     monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
