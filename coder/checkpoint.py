@@ -33,7 +33,8 @@ from talaria.coder.tokenizer import Tokenizer
 FORMAT_VERSION = 1
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WEIGHTS, ADAPTER = "model.safetensors", "adapter.safetensors"
-DEFAULT_MODEL = "talaria-7m"
+EMBEDDED = "talaria-7m"  # comes with the package
+LARGE = "qwen2.5-coder-0.5b"  # the default once its base has been fetched
 PART_BYTES = 16_000_000
 MOST_PARAMETERS = 10**15  # what no model has
 
@@ -160,10 +161,25 @@ def available() -> list[Listing]:
     return list(found.values())
 
 
+def default() -> str:
+    """The name of the model to use if none is named: LARGE if its base is here, else EMBEDDED."""
+    own = home()
+    if own is None:
+        return EMBEDDED
+    for parent in model_folders():
+        try:
+            base = read_config(parent / LARGE)["base"]["sha256"]
+            forms = own.glob(f"bases/{base}*"), own.glob(f"bases/prepared/{LARGE}-*")
+            return LARGE if any(map(any, forms)) else EMBEDDED
+        except (CheckpointError, KeyError, TypeError, OSError):
+            continue
+    return EMBEDDED
+
+
 def find(model: str | None = None) -> Path:
-    """The folder of a model given by path or by name; None means the one shipped."""
+    """The folder of a model given by path or by name; None means the default."""
     if model == "":
-        raise CheckpointError("--model is empty; leave it out for the model that is shipped")
+        raise CheckpointError("--model is empty; leave it out for the default")
     if model and Path(model).is_file():
         raise CheckpointError(f"{model} is a file; give the folder that holds {CONFIG}")
     if model and "://" in model:
@@ -173,13 +189,14 @@ def find(model: str | None = None) -> Path:
         )
     if model and (os.sep in model or Path(model).is_dir()):
         return Path(model)
+    model = model or default()
     for parent in model_folders():
-        folder = parent / (model or DEFAULT_MODEL)
+        folder = parent / model
         if os.path.isdir(folder):  # unlike the path's own method: False where none may look
             return folder
     known = ", ".join(listing.name for listing in available()) or "none"
     raise CheckpointError(
-        f"no model named {model or DEFAULT_MODEL!r} (installed: {known}); "
+        f"no model named {model!r} (installed: {known}); "
         "give a folder, or a name from `talaria models`"
     )
 
@@ -292,15 +309,23 @@ def load(
     model: str | Path | None = None,
     device: str = "cpu",
     on_progress: Callable[[float], None] = lambda done: None,
+    on_note: Callable[[str], None] = lambda line: None,
 ) -> Checkpoint:
     """Load a model for decoding, after checking its format, hashes and shapes.
 
     A base is prepared when it is loaded for the first time, which takes a while: `on_progress`
-    gets the fraction that is done.
+    gets the fraction that is done. Where no model is named and the default cannot be loaded, the
+    embedded one is, and `on_note` gets a line that says why.
 
     Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
     format, its base is missing, or the device is not available.
     """
+    if model is None and default() != EMBEDDED:
+        try:
+            return load(default(), device, on_progress)
+        except CheckpointError as error:
+            on_note(f"{error}; going on with {EMBEDDED}")
+            model = EMBEDDED
     folder, config, weights = read(model, device)
     module = import_module(FAMILIES[family(config)])
     chosen = settings(config, folder / CONFIG)

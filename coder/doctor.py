@@ -60,16 +60,16 @@ def examine(name: str | None, device: str) -> None:
     right, wrong = (count_errors(text) for text in ("f(1)\n", "f(1\n"))
     print(f"grammar        {right} errors in a right text, {wrong} in a wrong one")
     began = time.perf_counter()
-    from talaria.coder import checkpoint
     from talaria.coder.infill import infill
     from talaria.coder.infill_command import summary
+    from talaria.coder.loading import load
     from talaria.coder.request import Options
 
     imported = time.perf_counter()
     print(f"import         {imported - began:.2f} s")
     print(f"devices        {', '.join(devices())}")
     began = time.perf_counter()
-    model = checkpoint.load(name, device)
+    model = load(name, device)
     loaded = time.perf_counter() - began
     print(
         f"model          {model.name}, {model.config['parameters'] / 1e6:.1f}M parameters, "

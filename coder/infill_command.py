@@ -35,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("target", help="FILE:LINE:COL, FILE::QUALIFIED.NAME or -")
     parser.add_argument(
-        "--model", help="a folder, or a name from `talaria models` (default: the shipped one)"
+        "--model",
+        help="a folder, or a name from `talaria models` (default: the one marked there)",
     )
     parser.add_argument("--device", default="cpu", help="cpu (the default), cuda, cuda:N or mps")
     shown = parser.add_mutually_exclusive_group()
@@ -155,9 +156,9 @@ def command(argv: list[str]) -> int:
     if args.trace:
         check_page(args.trace, hole.path)
 
-    from talaria.coder import checkpoint
     from talaria.coder.bounds import until_of
     from talaria.coder.engine import Engine
+    from talaria.coder.loading import load
     from talaria.coder.request import Options, Request
 
     chosen = {
@@ -173,7 +174,7 @@ def command(argv: list[str]) -> int:
     prefix = hole.prefix + hole.lead
     replaces = hole.middle.removeprefix(hole.lead) if args.write else None
     request = Request(prefix, hole.suffix, options, replaces=replaces)
-    with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:
+    with Engine(lambda: load(args.model, args.device)) as engine:
         result = engine.fill(request)
         model = engine.model.result()
     until = until_of(request, model.settings)

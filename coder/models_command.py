@@ -75,7 +75,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
                 where = _remedy(base.name)
             elif not config["sha256"]:  # the base as it is
                 where = str(bases.place(base))
-        default = "  (default)" if listing.name == checkpoint.DEFAULT_MODEL else ""
+        default = "  (default)" if listing.name == checkpoint.default() else ""
         yield _row(listing.name, state, listing.parameters, size, listing.licence, where + default)
     for base in by_hash.values():
         if base not in adapted:

@@ -38,14 +38,14 @@ def main(argv: list[str]) -> int:
 
     plan = TimingPlan((args.context,), args.prompts, args.rounds, args.starts)
     require("tqdm")
-    from talaria.coder import checkpoint
+    from talaria.coder.loading import load
 
     options = Options(
         max_tokens=args.max_tokens,
         confidence_threshold=args.confidence_threshold,
         lookahead=args.lookahead,
     )
-    model = checkpoint.load(args.model, args.device)
+    model = load(args.model, args.device)
     options = options.settled(model.settings)
     assert options.max_tokens is not None
     room = timing.context_room(model, options.max_tokens)

@@ -232,7 +232,8 @@ def engine_flags() -> argparse.ArgumentParser:
     """Say which model runs where, and how it decodes."""
     shared = flags()
     shared.add_argument(
-        "--model", help="a folder, or a name from `talaria models` (default: the shipped one)"
+        "--model",
+        help="a folder, or a name from `talaria models` (default: the one marked there)",
     )
     shared.add_argument("--device", default="cpu", help="cpu (the default), cuda, cuda:N or mps")
     shared.add_argument(
@@ -353,11 +354,11 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 def generate_command(args: argparse.Namespace) -> int:
     """`talaria eval generate`: fill the holes of a suite."""
     suite = suite_of(args)
-    from talaria.coder import checkpoint
+    from talaria.coder.loading import load
     from talaria.evals.generate import generate
 
     sampling = sampling_of(args)
-    generate(suite, checkpoint.load(args.model, args.device), sampling, args.out, args.device)
+    generate(suite, load(args.model, args.device), sampling, args.out, args.device)
     print(args.out)
     return 0
 
@@ -383,7 +384,7 @@ def report_command(args: argparse.Namespace) -> int:
 
 def run_command(args: argparse.Namespace) -> int:
     """`talaria eval run`: all three stages into one folder; existing rows are kept."""
-    from talaria.coder import checkpoint
+    from talaria.coder.loading import load
     from talaria.evals.generate import generate
     from talaria.evals.sandbox import Sandbox
     from talaria.evals.score import score
@@ -393,7 +394,7 @@ def run_command(args: argparse.Namespace) -> int:
         with Sandbox(1, args.require_isolation):
             pass  # raises now rather than after sampling
     samples, results = args.out / "samples.jsonl", args.out / "results.jsonl"
-    generate(suite, checkpoint.load(args.model, args.device), sampling, samples, args.device)
+    generate(suite, load(args.model, args.device), sampling, samples, args.device)
     score(samples, suite, results, args.workers, args.require_isolation)
     return report_run(results, args.out)
 
@@ -415,11 +416,11 @@ def typing_command(args: argparse.Namespace) -> int:
     suite = suite_of_regions(args.corpus, args.regions, args.seed)
     args.max_tokens, args.seed = args.max_tokens or SUGGESTED, None
     options = options_of(args)
-    from talaria.coder import checkpoint
     from talaria.coder.engine import Engine
+    from talaria.coder.loading import load
 
     results = args.out / "results.jsonl"
-    with Engine(lambda: checkpoint.load(args.model, args.device)) as engine:
+    with Engine(lambda: load(args.model, args.device)) as engine:
         type_again(suite, engine, options, args.every, results, args.device)
     return report_run(results, args.out)
 

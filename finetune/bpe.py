@@ -36,10 +36,11 @@ def measure_bpe(
     SHA-256, the sample size and the bytes per token of each split that has files.
     """
     # These import torch, which nothing else in a corpus build needs.
-    from talaria.coder.checkpoint import digest, find
+    from talaria.coder.checkpoint import EMBEDDED, find
     from talaria.coder.families.talaria import TalariaTokenizer
+    from talaria.coder.files import digest
 
-    path = tokenizer or find() / "tokenizer.json"
+    path = tokenizer or find(EMBEDDED) / "tokenizer.json"
     bpe = TalariaTokenizer.load(path)
     bytes_per_token = {}
     for split, documents in splits.items():

@@ -50,7 +50,7 @@ def load_trainable(model: str | Path | None = None, device: str = "cpu") -> Trai
     Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
     format or family, or the device is not available.
     """
-    folder, config, weights = checkpoint.read(model, device)
+    folder, config, weights = checkpoint.read(model or checkpoint.EMBEDDED, device)
     if (family := checkpoint.family(config)) != "talaria":
         raise CheckpointError(
             f"{folder}: family is {family!r}; only 'talaria' models can be trained this way"

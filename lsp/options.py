@@ -46,7 +46,7 @@ class ServerOptions:
     )
     model: str | None = _option(
         None,
-        "a model's folder, or a name from `talaria models`; default: the shipped one",
+        "a model's folder, or a name from `talaria models`; default: the one marked there",
         restart=True,
     )
     device: str = _option(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from talaria.coder.families.talaria import TalariaTokenizer, TransformerConfig, 
 from talaria.coder.families.talaria_onnx import OnnxTalaria
 from talaria.coder.families.talaria_torch import Transformer
 from talaria.finetune.trainable import save
+
+# What the user has fetched must not decide tests: the default is the embedded model.
+os.environ["TALARIA_HOME"] = tempfile.mkdtemp(prefix="talaria-home-")
 
 # Tensors are tiny here: on a busy machine, threads would only wait for each other.
 torch.set_num_threads(1)

@@ -212,6 +212,7 @@ def read_adapter(adapter: bytes, shape: Qwen2Config, marks: Marks, where: Path) 
     wanted = shapes(shape)
     try:
         tensors: dict[str, Array] = load_weights(adapter)
+        added: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
         added = {MASK_EMBEDDING: (tensors[MASK_EMBEDDING].shape, (shape.width,))}
         for part in (name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)):
             sizes = tensors[part + LORA_B].shape + tensors[part + LORA_A].shape

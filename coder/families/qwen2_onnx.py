@@ -18,7 +18,7 @@ from talaria.coder.families.qwen2 import EMBEDDING, OUTPUT, Qwen2Config, rotary_
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-Network = dict[str, Array | Int8Matrix]
+Network = Mapping[str, Array | Int8Matrix]
 
 
 class OnnxQwen2(OnnxBackbone):

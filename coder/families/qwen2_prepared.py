@@ -180,7 +180,7 @@ def opened(place: Path) -> Prepared:
             raise ValueError(f"{name} has another SHA-256 than in {CONFIG}")
     tokenizer = Tokenizer.from_json((place / TOKENIZER).read_text(encoding="utf-8"))
     arrays, mapped = mapped_tensors(place / WEIGHTS)
-    network: Network = {}
+    network: dict[str, Array | Int8Matrix] = {}
     for name, array in arrays.items():
         if name + SCALES in arrays:
             network[name] = Int8Matrix(array, arrays[name + SCALES])

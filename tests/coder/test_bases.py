@@ -496,7 +496,7 @@ def test_a_base_that_may_not_be_read(home: Path, monkeypatch: pytest.MonkeyPatch
 
     (home / "bases").mkdir(parents=True)
     (home / "bases" / f"{HASH}.gguf").write_bytes(CONTENT)
-    monkeypatch.setattr(checkpoint, "digest", refuse)
+    monkeypatch.setattr(files, "digest", refuse)
     with pytest.raises(
         FetchError, match=rf"{HASH}.gguf: cannot be used \(Permission denied\); set"
     ):

@@ -303,9 +303,9 @@ def test_what_may_not_be_read_is_skipped(
         return real(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "stat", refuse)
-    assert checkpoint.find().name == checkpoint.DEFAULT_MODEL
+    assert checkpoint.find().name == checkpoint.EMBEDDED
     listed = [listing.name for listing in checkpoint.available()]
-    assert checkpoint.DEFAULT_MODEL in listed
+    assert checkpoint.EMBEDDED in listed
     assert "mine" not in listed
     with pytest.raises(CheckpointError, match="'yours'"):
         checkpoint.find("yours")

@@ -480,7 +480,7 @@ def test_an_unknown_or_damaged_model(
 def test_models_and_doctor(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`models` lists the shipped one; `doctor` prints versions and a timed infill."""
     assert cli.main(["models"]) == 0
-    assert checkpoint.DEFAULT_MODEL in capsys.readouterr().out
+    assert checkpoint.EMBEDDED in capsys.readouterr().out
     assert cli.main(["doctor", "--model", str(model_folder)]) == 0
     report = capsys.readouterr().out
     for word in ("talaria", "python", "numpy", "onnxruntime", "torch", "tree-sitter", "model"):
@@ -545,7 +545,7 @@ def test_the_shipped_model_from_a_cold_start() -> None:
         check=True,
     )
     answer = json.loads(done.stdout)
-    assert answer["model"] == checkpoint.DEFAULT_MODEL
+    assert answer["model"] == checkpoint.EMBEDDED
     assert answer["text"].strip()
 
 

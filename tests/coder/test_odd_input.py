@@ -85,7 +85,7 @@ def tiny(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def shipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> FileShell:
     """With the model in the package."""
     (tmp_path / "code").mkdir()
-    return FileShell(checkpoint.DEFAULT_MODEL, tmp_path / "code" / "odd.py", capsys)
+    return FileShell(checkpoint.EMBEDDED, tmp_path / "code" / "odd.py", capsys)
 
 
 # Texts with the hole between ⟦ and ⟧, which are taken out.

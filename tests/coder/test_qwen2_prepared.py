@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from talaria.coder import checkpoint
+from talaria.coder import checkpoint, loading
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families import qwen2
 from talaria.coder.families.onnx_graph import Int8Matrix
@@ -159,3 +160,45 @@ def test_rounding_to_8_bits() -> None:
     found = Int8Matrix.of(matrix, 64)
     assert found.values.tolist() == [[32, 64, 0], [-64, 32, 0]]
     np.testing.assert_allclose(found.values * found.scales, matrix)
+
+
+@pytest.fixture
+def large(file: Path, home: Path) -> Path:
+    """The user's own model of the large one's name, which is tiny; its base is there."""
+    folder = installed(file, home)
+    return folder.rename(folder.with_name(checkpoint.LARGE))
+
+
+def test_the_default_is_the_large_model_once_its_base_is_here(large: Path, home: Path) -> None:
+    """Its file or its prepared form; otherwise the embedded one."""
+    assert checkpoint.default() == checkpoint.LARGE
+    assert checkpoint.load().name == checkpoint.LARGE
+    for base in (home / "bases").glob("*.gguf"):
+        base.unlink()
+    assert checkpoint.load().name == checkpoint.LARGE
+    shutil.rmtree(home / "bases" / "prepared")
+    assert checkpoint.default() == checkpoint.EMBEDDED
+    assert checkpoint.find().name == checkpoint.EMBEDDED
+
+
+def test_the_embedded_model_stands_in(large: Path, home: Path) -> None:
+    """Where the default cannot be loaded, in a line that says why; a named one is an error."""
+    for base in (home / "bases").glob("*.gguf"):
+        base.write_bytes(b"GGUF and something else")
+    notes: list[str] = []
+    assert checkpoint.load(on_note=notes.append).name == checkpoint.EMBEDDED
+    (note,) = notes
+    assert "SHA-256" in note
+    assert note.endswith(f"going on with {checkpoint.EMBEDDED}")
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        checkpoint.load(checkpoint.LARGE)
+
+
+def test_a_command_says_what_takes_long(
+    large: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, when the model is prepared; nothing afterwards."""
+    loading.load(None)
+    assert capsys.readouterr().err == (f"preparing {checkpoint.LARGE}, once: about half a minute\n")
+    loading.load(None)
+    assert not capsys.readouterr().err

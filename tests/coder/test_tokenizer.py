@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder import checkpoint
-from talaria.coder.checkpoint import DEFAULT_MODEL as MODEL
+from talaria.coder.checkpoint import EMBEDDED as MODEL
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.talaria import SPECIAL, TalariaTokenizer

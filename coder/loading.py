@@ -1,0 +1,29 @@
+"""Models loaded for a command: what takes long or goes wrong is reported on standard error."""
+
+from __future__ import annotations
+
+import sys
+
+from talaria.coder import checkpoint
+from talaria.coder.checkpoint import Checkpoint
+
+
+def load(model: str | None, device: str = "cpu") -> Checkpoint:
+    """Load a model as `checkpoint.load` does, and say so when it is prepared or replaced."""
+    name = model or checkpoint.default()
+    shown = -1
+
+    def show(done: float) -> None:
+        nonlocal shown
+        percent = int(100 * done)
+        if not sys.stderr.isatty():
+            if shown < 0:
+                print(f"preparing {name}, once: about half a minute", file=sys.stderr)
+        elif percent != shown:
+            end = "\n" if percent == 100 else ""
+            print(f"\rpreparing {name}, once: {percent} %", end=end, file=sys.stderr, flush=True)
+        shown = percent
+
+    return checkpoint.load(
+        model, device, show, lambda line: print(f"talaria: {line}", file=sys.stderr)
+    )
