@@ -124,12 +124,15 @@ class Backbone(ABC):
     shift     whether the state of position i predicts token i + 1, as in models adapted from
               causal ones, or token i itself
     chained   whether it has a `chain`
+    pass_length  the most tokens of a context to read at once, so that a request whose context takes
+                 long can be cancelled in between; None: any number
     """
 
     marks: Marks
     denoises: bool = True
     shift: bool = False
     chained: bool = False
+    pass_length: int | None = None
 
     @property
     @abstractmethod

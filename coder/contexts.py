@@ -7,7 +7,7 @@ moves, so that all but the end stays from one keystroke to the next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from talaria.coder.backbone import Backbone, KVCache
@@ -51,11 +51,14 @@ class Contexts:
         """How many tokens are kept now."""
         return sum(len(context.ids) for context in self.kept)
 
-    def encode(self, ids: Sequence[int]) -> tuple[KVCache, int]:
+    def encode(
+        self, ids: Sequence[int], stop: Callable[[], object] = lambda: None
+    ) -> tuple[KVCache | None, int]:
         """The KV cache of a context, and how many of its tokens were reused.
 
         It replaces the kept context with the longest common prefix if that prefix is at least half
-        of the kept one: the document was edited. Otherwise it counts as another document.
+        of the kept one: the document was edited. Otherwise it counts as another document. `stop` is
+        asked before every pass; if it is true, there is no cache, and what was read is kept.
         """
         ids = list(ids)
         shared, cache = 0, None
@@ -67,10 +70,15 @@ class Contexts:
                 cache = nearest.cache.first(shared)
             if 2 * shared >= len(nearest.ids):
                 self.kept.remove(nearest)
-        if cache is None or shared < len(ids):
-            _, cache = self.backbone.encode([ids[shared:]], cache)
-        self.kept.append(Context(ids, cache))
+        step = self.backbone.pass_length or max(1, len(ids))
+        read = shared
+        while (cache is None or read < len(ids)) and not stop():
+            _, cache = self.backbone.encode([ids[read : read + step]], cache)
+            read = min(len(ids), read + step)
+        if cache is None:
+            return None, shared
+        self.kept.append(Context(ids[:read], cache))
         # Never evict the newest: it is in use.
         while self.tokens > self.capacity and len(self.kept) > 1:
             self.kept.popleft()
-        return cache, shared
+        return cache if read == len(ids) else None, shared

@@ -120,12 +120,14 @@ def _fill(
     for hole in holes:
         hole.context = context_of(model, hole)
     count = options.candidates
+    cache: KVCache | None = None
     reused, why = 0, interrupted()
     if why is None:
         if memory:
-            cache, reused = memory.contexts.encode(holes[0].context)
+            cache, reused = memory.contexts.encode(holes[0].context, interrupted)
         else:
             _, cache = model.backbone.encode([hole.context for hole in holes])
+    if cache is not None:
         if count > 1:
             cache = cache.rows(np.arange(len(holes)).repeat(count))
         if options.mode == "diffuse":
@@ -133,6 +135,8 @@ def _fill(
             why = diffuse(model, options, holes, cache, interrupted, rule, k)
         else:
             why = write_causally(model, options, holes, cache, interrupted)
+    else:  # interrupted before the whole context was read
+        why = why or interrupted()
     if why:
         for hole in holes:
             hole.stopped = [why if end == "max_nfe" else end for end in hole.stopped]
@@ -141,7 +145,7 @@ def _fill(
     if options.check_syntax:
         for hole in holes:
             trim(hole, why, out_of_time)
-    if count > 1 and not interrupted():
+    if count > 1 and cache is not None and not interrupted():
         score(model, holes, cache)
     outcomes = [judged(hole, out_of_time) for hole in holes]
     verdicts = [verdict(hole, each[0].text) for hole, each in zip(holes, outcomes, strict=True)]

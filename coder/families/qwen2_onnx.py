@@ -29,6 +29,7 @@ class OnnxQwen2(OnnxBackbone):
     """
 
     shift = True
+    pass_length = 128  # half a second without VNNI; shorter ones are slower by token
 
     def __init__(
         self, config: Qwen2Config, network: Network, marks: Marks, denoises: bool = False

@@ -47,6 +47,7 @@ def test_a_reused_context_gives_what_a_fresh_one_gives(backbone: Backbone) -> No
             ids[rng.randrange(len(ids))] = rng.randrange(300)
         ids += [rng.randrange(300) for _ in range(rng.randint(0, 4))]
         cache, shared = contexts.encode(ids)
+        assert cache is not None
         _, fresh = backbone.encode([ids])
         one, other = read(backbone, cache, ids[-1]), read(backbone, fresh, ids[-1])
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
@@ -60,11 +61,33 @@ def test_a_step_leaves_a_remembered_context_as_it_was(backbone: Backbone) -> Non
     contexts = Contexts(backbone)
     ids = list(range(20))
     cache, _ = contexts.encode(ids)
+    assert cache is not None
     before = read(backbone, cache, 19)
     backbone.encode([[7, 8]], cache)
     again, shared = contexts.encode(ids)
+    assert again is not None
     assert shared == len(ids)
     assert np.array_equal(read(backbone, again, 19), before)
+
+
+def test_what_was_read_before_a_stop_is_kept(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long context is read in passes; stopped between two of them, it is gone on with."""
+    monkeypatch.setattr(backbone, "pass_length", 8)
+    contexts = Contexts(backbone)
+    ids = list(range(30))
+    answers = iter([None, None, "cancelled"])
+    cache, shared = contexts.encode(ids, lambda: next(answers))
+    assert (cache, shared) == (None, 0)
+    assert [context.ids for context in contexts.kept] == [ids[:16]]
+    cache, shared = contexts.encode(ids)
+    assert cache is not None
+    assert shared == 16
+    _, fresh = backbone.encode([ids])
+    one, other = read(backbone, cache, 29), read(backbone, fresh, 29)
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    assert contexts.encode(list(range(50, 60)), lambda: "cancelled") == (None, 0)
 
 
 def test_memory_is_bounded_and_what_was_used_last_stays(backbone: Backbone) -> None:
