@@ -2,8 +2,9 @@
 
 A backbone reads a context causally and keeps its keys and values (the KV cache), which never
 depend on a canvas and so are exact. If it can denoise, it also reads a canvas, whose positions
-see the whole context and, in both directions, each other: one set of weights for both ways of
-reading, as in TiDAR (arXiv 2511.08923) and Set Block Decoding (arXiv 2509.04185).
+see the whole context and each other, in both directions unless each predicts the next one (a
+shift): one set of weights for both ways of reading, as in TiDAR (arXiv 2511.08923) and Set Block
+Decoding (arXiv 2509.04185).
 
 A decoder asks for the likeliest tokens at some positions; a full row of a large vocabulary never
 crosses the seam:
@@ -236,8 +237,10 @@ class Backbone(ABC):
         the context and, in both directions, itself; positions that are not `present` are seen
         by none, as if the canvas ended before them. The cache is left as it was.
 
-        With a `shift`, the token before predicts the first one: the last token is read again,
-        causally, so that the first prediction is exactly the causal model's.
+        With a `shift`, each position predicts the next one. So the last token of the context is
+        read again, the canvas's own last position is not read, and the canvas sees itself
+        causally: the first prediction is exactly the causal model's, and no state depends on how
+        many positions follow.
         """
         batch, length = canvas.shape
         own = np.ones_like(canvas, bool) if present is None else present
@@ -249,14 +252,14 @@ class Backbone(ABC):
             positions = cache.next_position[:, None] + np.arange(length)
             return self.evaluate(canvas, positions, visible, cache, keep=False)[0]
         before = cache.without(np.ones(batch, np.int64))
-        ids = np.concatenate((np.array(last, np.int64)[:, None], canvas), axis=1)
-        inside = np.zeros((batch, 1 + length, 1 + length), bool)
-        inside[:, :, 0] = True
-        inside[:, 1:, 1:] = own[:, None, :]
-        past = np.broadcast_to(before.valid[:, None, :], (batch, 1 + length, before.valid.shape[1]))
+        ids = np.concatenate((np.array(last, np.int64)[:, None], canvas[:, :-1]), axis=1)
+        # What is read predicts the position after it, and stays unseen where that is not present.
+        needed = np.concatenate((np.ones((batch, 1), bool), own[:, 1:]), axis=1)
+        inside = needed[:, None, :] & np.tri(length, dtype=bool)
+        past = np.broadcast_to(before.valid[:, None, :], (batch, length, before.valid.shape[1]))
         visible = np.concatenate((past, inside), axis=-1)[:, None]
-        positions = before.next_position[:, None] + np.arange(1 + length)
-        return self.evaluate(ids, positions, visible, before, keep=False)[0][:, :-1]
+        positions = before.next_position[:, None] + np.arange(length)
+        return self.evaluate(ids, positions, visible, before, keep=False)[0]
 
 
 class CpuBackbone(Backbone):

@@ -1,7 +1,11 @@
 """`talaria adapt`: train low-rank updates that teach a causal base to denoise canvases.
 
 One process and one family so far. The run's folder holds `state.pt` (everything needed to resume),
-`metrics.jsonl`, and `model/`, an adapter checkpoint for `talaria infill --model`.
+`metrics.jsonl`, `run.html` with plots of them, and `model/`, an adapter checkpoint for
+`talaria infill --model`.
+
+On a CPU, time is counted as processor time per thread, so a run that is paused, or that shares the
+processors with others, computes as long as one that has them to itself.
 """
 
 from __future__ import annotations
@@ -9,15 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import operator
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load as load_weights
 from safetensors.torch import save as dump_weights
 from tqdm import tqdm
 
@@ -30,13 +37,17 @@ from talaria.coder.families.qwen2_torch import module
 from talaria.coder.layout import Layout
 from talaria.finetune.adaptation import (
     Adaptation,
-    CanvasBatch,
+    CanvasRow,
     HoleRows,
-    draw_batch,
-    matched_drafts,
+    draw_canvases,
+    operations,
+    validated,
 )
 from talaria.finetune.corpus import corpus_hash, read_nonempty
+from talaria.finetune.low_rank import add_updates, merge
 from talaria.finetune.recipe import flag
+from talaria.finetune.run import Budget
+from talaria.finetune.run_page import write_run_page
 from talaria.finetune.state import (
     check_identity,
     read_state,
@@ -45,9 +56,12 @@ from talaria.finetune.state import (
     writing,
 )
 from talaria.finetune.stop import GracefulStop
+from talaria.finetune.throughput import clock, matrix_peak
+from talaria.finetune.trainer import PATIENCE, is_out_of_memory
 
 LEAST_CONTEXT = 8  # tokens of a row beside its middle: three sentinels and some text
-HELD_OUT_ROWS, HELD_OUT_CANVASES = 24, 8
+HELD_OUT_ROWS = 16
+BLOCK_LENGTH = 16  # positions of a canvas in decoding; any length will do
 LICENCE = "Apache-2.0"
 
 
@@ -56,32 +70,42 @@ class AdaptationRecipe:
     """Everything that determines the result of an adaptation.
 
     rank                  rank of the low-rank updates
-    block                 positions of a canvas
-    canvases              canvases per row
+    masks                 masks of a canvas; with the causal state before them they predict one
+                          token more
+    canvases              canvases per row, at most
     length, longest       most tokens of a row, and of a middle
     rows                  rows per step
+    decay                 weight of each mask of a canvas relative to the one before it
+    soft                  share of the causal reading's own distribution in the targets of masks
     next_token_weight     weight of the next-token loss on middles and their ends
+    warmup                steps over which the learning rate rises
+    decay_from            fraction of the run from which on it falls, to a twentieth
     """
 
-    rank: int = 32
-    block: int = 8
-    canvases: int = 32
-    length: int = 384
+    rank: int = 16
+    masks: int = 3
+    canvases: int = 96
+    length: int = 320
     longest: int = 96
-    rows: int = 6
-    next_token_weight: float = 0.5
-    learning_rate: float = 6e-4
-    warmup: float = 0.02
+    rows: int = 2
+    decay: float = 0.6
+    soft: float = 0.5
+    next_token_weight: float = 1.0
+    learning_rate: float = 3e-4
+    warmup: int = 10
     decay_from: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "canvases", "longest", "rows"):
+        for name in ("rank", "masks", "canvases", "longest", "rows", "warmup"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be 1 or more")
-        if self.block < 2:
-            raise UsageError(f"--block is {self.block}; a canvas of 1 has nothing to learn: give 2")
-        for name in ("next_token_weight", "learning_rate", "warmup"):
+        for name in ("soft", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(
+                    f"{flag(name)} is {getattr(self, name)}; it must lie between 0 and 1"
+                )
+        for name in ("decay", "next_token_weight", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.decay_from < 1:
@@ -103,7 +127,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("base", type=Path, help="the base: a GGUF file")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
-    parser.add_argument("--minutes", type=float, required=True, help="total training time")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--minutes", type=float, help="total time; on a CPU, processor time")
+    budget.add_argument("--steps", type=int, help="total optimiser steps")
+    parser.add_argument(
+        "--slice", type=float, metavar="MINUTES", help="save and exit after this time on the clock"
+    )
+    parser.add_argument(
+        "--init", type=Path, metavar="ADAPTER", help="start from this adapter of the same base"
+    )
     parser.add_argument("--resume", action="store_true", help="continue from the last saved state")
     parser.add_argument("--save-every", type=float, default=120, metavar="SECONDS")
     parser.add_argument("--validate-every", type=float, default=600, metavar="SECONDS")
@@ -112,51 +144,66 @@ def parse(argv: list[str]) -> argparse.Namespace:
             flag(name), type=type(default), default=default, help=f"(default {default})"
         )
     args = parser.parse_args(argv)
-    for name in ("minutes", "save_every", "validate_every"):
-        if not 0 < getattr(args, name) < math.inf:
+    for name in ("minutes", "steps", "slice", "save_every", "validate_every"):
+        if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
             raise UsageError(f"{flag(name)} is {getattr(args, name)}; it must be above 0")
     recipe = {name: getattr(args, name) for name in asdict(AdaptationRecipe())}
     args.recipe = AdaptationRecipe(**recipe)
+    args.budget = Budget(args.minutes, args.steps)
     if not args.base.is_file():
         raise UsageError(f"{args.base}: no such file; give the base's GGUF file")
     return args
 
 
 class AdaptationRun:
-    """A base being adapted: its weights, the optimiser, and the time spent."""
+    """A base being adapted: its weights, the optimiser, and the time spent.
+
+    An update is skipped if its loss or gradient is not finite. After PATIENCE skipped updates in a
+    row, the weights of the last good state are restored and training continues with later rows.
+    """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.recipe: AdaptationRecipe = args.recipe
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.bfloat16 if has_fast_bfloat16(self.device) else torch.float32
         reader = qwen2.open_file(args.base)
         self.shape = qwen2.shape_of(reader, args.base)
         self.tokenizer, rows = read_tokenizer(reader, args.base)
         self.marks = marks_of(self.tokenizer)
         weights = dict(qwen2.BaseWeights(reader, self.shape, args.base, rows))
         self.shape = replace(self.shape, vocab_size=len(rows))
-        decoder = module(self.shape, weights)
-        add_updates(decoder, self.recipe.rank, self.recipe.seed)
-        self.adaptation = Adaptation(decoder, self.marks.mask).train()
+        decoder = module(self.shape, weights, str(self.device))
+        torch.manual_seed(self.recipe.seed)
+        add_updates(decoder, qwen2.MATRICES, self.recipe.rank, self.dtype)
+        recipe = self.recipe
+        self.adaptation = Adaptation(
+            decoder, self.marks.mask, recipe.masks, recipe.decay, recipe.soft
+        )
         self.trained = {
             name: each for name, each in self.adaptation.named_parameters() if each.requires_grad
         }
         self.optimizer = torch.optim.AdamW(
-            self.trained.values(), self.recipe.learning_rate, (0.9, 0.98), weight_decay=0.0
+            self.trained.values(), recipe.learning_rate, (0.9, 0.98), weight_decay=0.0
         )
         layout = layout_of(self.tokenizer)
         self.rows = self.rows_of("train", layout)
         held_out = self.rows_of("valid", layout)
         rng = np.random.default_rng(0)
         self.held_out = [
-            draw_batch([held_out[n]], self.marks.mask, HELD_OUT_CANVASES, self.recipe.block, rng, 1)
+            draw_canvases(held_out[n], recipe.canvases, recipe.masks, rng)
             for n in range(HELD_OUT_ROWS)
         ]
-        self.identity = {
-            "recipe": asdict(self.recipe),
+        self.identity: dict[str, Any] = {
+            "recipe": asdict(recipe),
             "base": files.digest(args.base),
             "corpus": corpus_hash(args.corpus),
+            "init": None,
         }
+        if args.init is not None:
+            self.start_from(args.init)
         self.step, self.elapsed, self.validated = 0, 0.0, 0.0
+        self.tokens, self.skipped = 0, 0  # read in all, canvases included; updates in a row
 
     def rows_of(self, split: str, layout: Layout) -> HoleRows:
         """Rows of a split of the corpus."""
@@ -166,47 +213,112 @@ class AdaptationRun:
 
     @property
     def progress(self) -> float:
-        """The fraction of the minutes that is spent."""
-        minutes: float = self.args.minutes
-        return min(1.0, self.elapsed / (60 * minutes))
+        """The fraction of the minutes or steps that is spent."""
+        budget: Budget = self.args.budget
+        return min(1.0, budget.progress(self.step, self.elapsed))
 
-    def batch(self) -> CanvasBatch:
-        """The batch of the next step; it depends only on the seed and the step's number."""
-        first = self.step * self.recipe.rows
-        rows = [self.rows[first + number] for number in range(self.recipe.rows)]
-        rng = np.random.default_rng((self.recipe.seed, 2, self.step))
-        return draw_batch(rows, self.marks.mask, self.recipe.canvases, self.recipe.block, rng)
-
-    def update(self) -> dict[str, float]:
-        """Take one step; it is skipped if loss or gradient are not finite."""
+    def row(self, number: int) -> CanvasRow:
+        """A training row; it depends only on the seed and its number."""
         recipe = self.recipe
-        warm = min(1.0, self.progress / recipe.warmup)
-        cooling = max(0.0, (self.progress - recipe.decay_from) / (1 - recipe.decay_from))
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * max(0.05, warm) * (1 - 0.95 * cooling)
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
-            canvas, weight, following = self.adaptation(self.batch())
-            loss = canvas / weight.clamp(min=1) + recipe.next_token_weight * following
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            self.optimizer.step()
-        return {
-            "canvas": (canvas.detach() / weight.clamp(min=1)).item(),
-            "next_token": following.detach().item(),
-            "norm": norm.detach().item(),
-        }
+        rng = np.random.default_rng((recipe.seed, 2, number))
+        return draw_canvases(self.rows[number], recipe.canvases, recipe.masks, rng)
 
-    def validate(self) -> float:
-        """Mean tokens per pass that drafts get right on held-out middles."""
-        self.adaptation.eval()
-        found = torch.cat([matched_drafts(self.adaptation, batch) for batch in self.held_out])
-        self.adaptation.train()
-        return float(found.mean())
+    def autocast(self) -> torch.autocast:
+        """Products in bfloat16 where that is fast."""
+        return torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32)
+
+    def update(self) -> dict[str, Any]:
+        """Take one step; returns what goes into the metrics. DataError if memory runs out."""
+        recipe, began = self.recipe, clock(self.device)
+        warm = min(1.0, (1 + self.step) / recipe.warmup)
+        cooling = max(0.0, (self.progress - recipe.decay_from) / (1 - recipe.decay_from))
+        rate = warm * (1 - 0.95 * cooling)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * rate
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(2 + recipe.masks, device=self.device)
+        done, tokens = 0.0, 0
+        for number in range(self.step * recipe.rows, (self.step + 1) * recipe.rows):
+            row = self.row(number)
+            done += operations(self.shape, row)
+            tokens += len(row.ids) + row.targets.numel()
+            try:
+                with self.autocast():
+                    losses = self.adaptation(row.to(self.device))
+                    loss = losses.canvas + recipe.next_token_weight * losses.next_token
+                (loss / recipe.rows).backward()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise DataError(
+                    f"a row of {recipe.length} tokens with {recipe.canvases} canvases does not fit "
+                    f"into the memory of {self.device}; end other programs and go on with "
+                    "--resume, or start over with fewer --canvases or a smaller --length"
+                ) from error
+            parts = torch.stack((losses.canvas, losses.next_token)).detach()
+            sums += torch.cat((parts, losses.places))
+        means = (sums / recipe.rows).tolist()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0).item()
+        finite = math.isfinite(sum(means) + norm)
+        if finite:
+            self.optimizer.step()
+            merge(self.adaptation)
+        self.skipped = 0 if finite else self.skipped + 1
+        self.step += 1
+        self.tokens += tokens
+        seconds = max(clock(self.device) - began, 1e-9)
+        self.elapsed += seconds
+        entry: dict[str, Any] = {
+            "step": self.step,
+            "elapsed": round(self.elapsed, 1),
+            "tokens": self.tokens,
+            "tokens_per_s": round(tokens / seconds, 1),
+            "flops_per_s": done / seconds,
+            "rate": rate,
+            "gradient_norm": round(norm, 3),
+            "canvas_loss": means[0],
+            "next_token_loss": means[1],
+            "mask_losses": means[2:],
+        }
+        if not finite:
+            entry |= {"event": "skipped", "why": "a loss or the gradient is not finite"}
+        return entry
+
+    def validate(self) -> dict[str, float]:
+        """Means over held-out rows, as `validated` has them."""
+        with self.autocast():
+            found = [validated(self.adaptation, row.to(self.device)) for row in self.held_out]
+        names = ("tokens_per_pass", "tokens_per_pass_as_read", "next_token_loss")
+        means = np.mean(found, 0).tolist()
+        return {f"validation_{name}": mean for name, mean in zip(names, means, strict=True)}
+
+    def start_from(self, folder: Path) -> None:
+        """Take an adapter's weights; UsageError if it is of another base, rank or kind."""
+        _, config, weights = checkpoint.read(folder, "cpu")
+        made_for = config.get("base", {}).get("sha256")
+        if made_for != self.identity["base"]:
+            raise UsageError(
+                f"--init {folder}: an adapter of the base {made_for}, not of {self.args.base} "
+                f"({self.identity['base']})"
+            )
+        found = load_weights(weights)
+        wanted = {exported(name): each for name, each in self.trained.items()}
+        shapes = ({name: each.shape for name, each in some.items()} for some in (found, wanted))
+        if not operator.eq(*shapes):
+            raise UsageError(
+                f"--init {folder}: not an adapter of --rank {self.recipe.rank} and --masks "
+                f"{self.recipe.masks}; give the values that it was made with"
+            )
+        with torch.no_grad():
+            for name, each in wanted.items():
+                each.copy_(found[name])
+        merge(self.adaptation)
+        self.identity["init"] = checkpoint.weights_hash(config)
 
     def save(self) -> None:
-        """Write the state and the adapter checkpoint."""
+        """Write the state and the adapter, unless the last update was skipped."""
+        if self.skipped:
+            return
         out: Path = self.args.out
         out.mkdir(parents=True, exist_ok=True)
         write_state(
@@ -217,6 +329,7 @@ class AdaptationRun:
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
                 "elapsed": self.elapsed,
+                "tokens": self.tokens,
                 "validated": self.validated,
             },
         )
@@ -224,24 +337,28 @@ class AdaptationRun:
 
     def restore(self) -> None:
         """Continue from the state on disk; DataError if it was made with other settings."""
+        state = self.restore_weights()
+        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.tokens, self.validated = state["tokens"], state["validated"]
+
+    def restore_weights(self) -> dict[str, Any]:
+        """Take weights and optimiser, but not time and place, from the state, and return it."""
         path = self.args.out / "state.pt"
         state = read_state(path)
         check_identity(path, state["identity"], self.identity)
         with torch.no_grad():
             for name, each in self.trained.items():
                 each.copy_(state["weights"][name])
+        merge(self.adaptation)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.elapsed = state["step"], state["elapsed"]
-        self.validated = state["validated"]
+        self.skipped = 0
+        return state
 
 
-def add_updates(decoder: torch.nn.Module, rank: int, seed: int) -> None:
-    """Add low-rank updates, initially zero, to the matrices of each block."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=[*qwen2.MATRICES])
-    inject_adapter_in_model(config, decoder)
+def exported(name: str) -> str:
+    """What a trained parameter is called in an adapter: as peft names it, with GGUF's modules."""
+    short = name.removeprefix("decoder.")
+    return f"{short}.weight" if short.endswith(("lora_A", "lora_B")) else short
 
 
 def base_name(run: AdaptationRun) -> str:
@@ -255,30 +372,32 @@ def write_adapter(folder: Path, run: AdaptationRun) -> None:
     """Write the trained weights as a checkpoint that names its base by hash."""
     tensors = {}
     for name, each in run.trained.items():
-        short = name.removeprefix("decoder.").replace(".default.", ".")
-        tensors[short] = each.detach().to(torch.float16).contiguous()
+        tensors[exported(name)] = each.detach().to(torch.float16).contiguous()
     config: dict[str, Any] = {
         "family": "qwen2",
         "licence": LICENCE,
         "parameters": sum(each.numel() for each in tensors.values()),
         "base": {"name": base_name(run), "sha256": run.identity["base"]},
-        "decoding": {"block_length": run.recipe.block, "lookahead": run.recipe.block},
+        "decoding": {"block_length": BLOCK_LENGTH, "lookahead": 1 + run.recipe.masks},
         "training": {**run.identity, "steps": run.step, "minutes": round(run.elapsed / 60, 1)},
     }
     with writing(folder):
         checkpoint.write(folder, dump_weights(tensors), config, name=checkpoint.ADAPTER)
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 natively (AMX or AVX512-BF16)."""
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively; a CPU does with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def main(argv: list[str]) -> int:
-    """Adapt until the minutes are spent; an interrupt saves the state for --resume.
+    """Adapt until the budget or the slice is spent; an interrupt saves the state for --resume.
 
-    Returns 0 if the run finished, 1 if it was interrupted.
+    Returns 0 if the run finished or a slice ended, 1 if it was interrupted.
     """
+    began = time.monotonic()
     args = parse(argv)
     state = args.out / "state.pt"
     if state.exists() and not args.resume:
@@ -294,27 +413,43 @@ def main(argv: list[str]) -> int:
     if args.resume:
         run.restore()
         truncate_metrics(args.out / "metrics.jsonl", run.step)
-    saved = run.elapsed
-    bar = tqdm(total=100, unit="%", initial=int(100 * run.progress), desc="adapting")
-    with GracefulStop() as stop, (args.out / "metrics.jsonl").open("a") as metrics:
-        while run.progress < 1 and not stop.requested:
-            began = time.monotonic()
+    deadline = math.inf if args.slice is None else began + 60 * args.slice
+    with GracefulStop() as stop:
+        train(run, lambda: stop.requested or time.monotonic() > deadline)
+    return 1 if stop.requested else 0
+
+
+def train(run: AdaptationRun, stopping: Callable[[], bool]) -> None:
+    """Take steps until the budget is spent or `stopping`, at least one; save at intervals."""
+    args, saved = run.args, run.elapsed
+    peak = matrix_peak(run.device, run.dtype)
+    metrics: Path = args.out / "metrics.jsonl"
+    with tqdm(total=100, unit="%", initial=int(100 * run.progress), desc="adapting") as bar:
+        while run.progress < 1:
             entry = run.update()
-            run.step += 1
-            run.elapsed += time.monotonic() - began
+            if run.skipped >= PATIENCE and (args.out / "state.pt").exists():
+                run.restore_weights()
+                entry |= {"event": "restored", "why": "the weights of the last good state"}
+            entry["peak_share"] = round(entry.pop("flops_per_s") / peak, 4)
             if run.elapsed - run.validated >= args.validate_every or run.progress == 1:
-                entry["tokens_per_pass"] = run.validate()
+                entry |= run.validate()
                 run.validated = run.elapsed
-            metrics.write(json.dumps({"step": run.step, "elapsed": run.elapsed, **entry}) + "\n")
-            metrics.flush()
-            bar.set_postfix({name: f"{value:.3f}" for name, value in entry.items()})
+            with writing(metrics), metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+            bar.set_postfix_str(
+                f"step {run.step}, {entry['tokens_per_s']:.0f} tokens/s, {entry['peak_share']:.0%} "
+                f"of peak, next token {entry['next_token_loss']:.2f}, masks "
+                f"{entry['canvas_loss']:.2f}"
+            )
             bar.update(int(100 * run.progress) - bar.n)
+            if stopping():
+                break
             if run.elapsed - saved >= args.save_every:
                 run.save()
+                write_run_page(args.out, run.progress)
                 saved = run.elapsed
-        run.save()
-    bar.close()
-    return 1 if stop.requested else 0
+    run.save()
+    write_run_page(args.out, run.progress)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
-"""Training batches and losses that adapt a causal model to canvases.
+"""Training rows and losses that adapt a causal model to canvases.
 
 A row is what the decoder reads: suffix, prefix, middle and its end, in the model's own layout. It
 is read once, causally. A canvas may begin at any anchor after the prefix's beginning, as if a
-middle began there: it sees the row's tokens before the anchor, with their causal states, and itself
-in both directions. States are shifted, as in `Backbone.denoise`: the state before the anchor
-predicts the canvas's first token, that of position j predicts the token at j + 1. Positions after
-the end of the row are masks without a target, as in decoding.
+middle began there: masks that see the row's tokens before the anchor, with their causal states,
+and the masks before them. States are shifted, as in `Backbone.denoise`: the state before the anchor
+predicts the canvas's first token, that of the mask there the second one, and so on.
+
+Within a canvas, attention is causal. So a state does not depend on how many masks follow, tokens
+that were committed are read exactly as a causal model reads them, and a canvas some of whose tokens
+are known is one that begins later: canvases of masks alone teach everything.
+
+Only the end of the context, the middle and the canvases are read with gradients. The rest of the
+context is most of a row and has no loss; reading it costs a third of what it would.
 """
 
 from __future__ import annotations
@@ -19,18 +25,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from talaria.coder.families.qwen2 import Qwen2Config
 from talaria.coder.families.qwen2_torch import Qwen2
 from talaria.coder.layout import Layout
 from talaria.finetune.samples import SPANS, choose_span
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 ATTEMPTS = 50  # places to try for a span of a suitable length
 WINDOW = 3_000  # characters of a file from which a span is drawn
 CHARACTERS = 12  # characters to encode per token wanted; the rest is cut
-IGNORED = -100  # the target of a position without a loss
-ALL_MASKED = 0.6  # fraction of canvases that consist of masks only
+IGNORED = -100  # the target of a mask behind the end of the row
+REACH = 64  # tokens of the context, its last ones, that are read with gradients
 
 
 @dataclass(frozen=True)
@@ -48,21 +55,40 @@ class HoleRow:
 
 
 @dataclass(frozen=True)
-class CanvasBatch:
-    """Rows and their canvases as arrays; all of them int64 or bool.
+class CanvasRow:
+    """A row and its canvases, as int64 arrays.
 
-    ids        [rows, length + canvases × block]; clean tokens, then canvases
-    positions  the same shape
-    visible    [rows, 1, total, total]; who sees whom
-    targets    [rows, total]; the token that the state there predicts, or IGNORED
-    places     [rows, total]; number of a position in its canvas, -1 for clean tokens
+    ids      [length]; clean tokens
+    read     how many of them, the first ones, are read without gradients
+    middle   where the middle begins
+    anchors  [canvases]; where canvases begin, in ascending order
+    targets  [canvases, masks]; the token that each mask predicts, or IGNORED
     """
 
-    ids: Tensor
-    positions: Tensor
-    visible: Tensor
-    targets: Tensor
-    places: Tensor
+    ids: Int[Tensor, " length"]
+    read: int
+    middle: int
+    anchors: Int[Tensor, " canvases"]
+    targets: Int[Tensor, "canvases masks"]
+
+    def to(self, device: torch.device) -> CanvasRow:
+        """The row on a device."""
+        ids, anchors, targets = (x.to(device) for x in (self.ids, self.anchors, self.targets))
+        return CanvasRow(ids, self.read, self.middle, anchors, targets)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a row gives, each the mean over its tokens, in nats.
+
+    canvas      weighted over the places of a canvas
+    next_token  of the middle and its `<eom>`
+    places      [masks]; each place's own, for the metrics
+    """
+
+    canvas: Tensor
+    next_token: Tensor
+    places: Float[Tensor, " masks"]
 
 
 class HoleRows:
@@ -110,103 +136,158 @@ class HoleRows:
         return HoleRow(context + middle, len(context) - len(prefix), len(context))
 
 
-def draw_batch(
-    rows: Sequence[HoleRow],
-    mask: int,
-    canvases: int,
-    block: int,
-    rng: np.random.Generator,
-    at_middle: float = 0.5,
-) -> CanvasBatch:
-    """The rows with `canvases` canvases of `block` positions in each.
+def draw_canvases(
+    row: HoleRow, canvases: int, masks: int, rng: np.random.Generator, reach: int = REACH
+) -> CanvasRow:
+    """The row with up to `canvases` canvases of `masks` masks in each.
 
-    An anchor lies in the middle with probability `at_middle`, else anywhere after the prefix's
-    beginning. Only middles and their ends are next-token targets.
+    They begin at different anchors: first those in the middle, as many as fit, then others drawn
+    from the prefix.
     """
-    length = max(len(row.ids) for row in rows)
-    total = length + canvases * block
-    shape = len(rows), total
-    ids = np.full(shape, mask)
-    positions = np.zeros(shape, np.int64)
-    targets = np.full(shape, IGNORED)
-    places = np.full(shape, -1)
-    visible = np.zeros((len(rows), 1, total, total), bool)
-    for number, row in enumerate(rows):
-        size = len(row.ids)
-        tokens = np.array(row.ids)
-        ids[number, :size] = tokens
-        positions[number, :length] = np.arange(length)
-        targets[number, row.middle - 1 : size - 1] = tokens[row.middle :]
-        visible[number, 0, :length, :length] = np.tri(length, dtype=bool)
-        for canvas in range(canvases):
-            low = row.middle if rng.random() < at_middle else max(1, row.prefix)
-            anchor = int(rng.integers(low, size))
-            own = slice(length + canvas * block, length + (canvas + 1) * block)
-            clean = tokens[anchor : anchor + block]
-            level = 1.0 if rng.random() < ALL_MASKED else 1 - rng.random()
-            masked = rng.random(block) < level
-            known = ~masked[: len(clean)]
-            ids[number, own][: len(clean)][known] = clean[known]
-            positions[number, own] = anchor + np.arange(block)
-            places[number, own] = np.arange(block)
-            asked = masked[1 : len(clean)]
-            found = np.where(asked, clean[1:], IGNORED)
-            targets[number, own.start : own.start + len(found)] = found
-            visible[number, 0, own, :anchor] = True
-            visible[number, 0, own, own] = True
-    arrays = (ids, positions, visible, targets, places)
-    return CanvasBatch(*(torch.from_numpy(array) for array in arrays))
+    ids = np.array(row.ids, np.int64)
+    within = rng.permutation(np.arange(row.middle, len(ids) - 1))
+    before = rng.permutation(np.arange(max(1, row.prefix), row.middle))
+    anchors = np.sort(np.concatenate((within, before))[:canvases])
+    predicted = anchors[:, None] + np.arange(1, masks + 1)
+    beyond = np.pad(ids, (0, masks), constant_values=IGNORED)
+    read = max(0, row.middle - reach)
+    arrays = (ids, anchors, beyond[predicted])
+    ids_, anchors_, targets = (torch.from_numpy(array) for array in arrays)
+    return CanvasRow(ids_, read, row.middle, anchors_, targets)
 
 
 class Adaptation(nn.Module):
-    """A decoder with low-rank updates, an embedding for the mask, and the losses of a batch."""
+    """A decoder with low-rank updates, embeddings for the masks, and the losses of a row."""
 
-    def __init__(self, decoder: Qwen2, mask: int, decay: float = 0.8) -> None:
-        """`decay` is the weight of each place of a canvas relative to the place before it."""
+    def __init__(
+        self, decoder: Qwen2, mask: int, masks: int, decay: float = 0.6, soft: float = 0.5
+    ) -> None:
+        """`masks` are those of a canvas; each weighs `decay` relative to the one before it.
+
+        `soft` is the share of the model's own causal distribution, given the row's tokens, in the
+        targets of the masks; the rest is the row's own token.
+        """
         super().__init__()
-        self.decoder, self.mask, self.decay = decoder, mask, decay
+        self.decoder, self.decay, self.soft = decoder, decay, soft
         start = decoder.token_embd.weight[mask].detach().clone().float()
-        self.mask_embedding = nn.Parameter(start)
+        self.mask_embedding = nn.Parameter(start.repeat(masks, 1))
 
-    def forward(self, batch: CanvasBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums: weighted canvas loss, its weights; next-token loss divided by its tokens."""
-        states = self.states(batch)
-        where = batch.targets != IGNORED
-        losses = F.cross_entropy(
-            self.decoder.logits(states[where]), batch.targets[where], reduction="none"
-        )
-        places = batch.places[where]
-        weights = torch.where(places < 0, 0.0, self.decay ** places.clamp(min=0).float())
-        following = losses[places < 0]
-        return (losses * weights).sum(), weights.sum(), following.mean()
+    @property
+    def masks(self) -> int:
+        """Masks of a canvas."""
+        return len(self.mask_embedding)
 
-    def states(self, batch: CanvasBatch) -> Float[Tensor, "rows total width"]:
-        """States of all clean tokens and canvases, in one pass."""
-        embedded = self.decoder.token_embd(batch.ids)
-        masked = (batch.ids == self.mask)[..., None]
-        x = torch.where(masked, self.mask_embedding.to(embedded.dtype), embedded)
+    def forward(self, row: CanvasRow) -> Losses:
+        """The losses of a row."""
+        clean, masks = self.states(row)
+        last = self.decoder.logits(clean[row.middle - 1 :])
+        next_token = F.cross_entropy(last, row.ids[row.middle :])
+        asked = row.targets != IGNORED
+        logs = self.decoder.logits(masks[asked]).log_softmax(-1)
+        losses = F.nll_loss(logs, row.targets[asked], reduction="none")
+        if self.soft:
+            # Each mask is taught by the clean token that stands at its own position.
+            at = (row.anchors[:, None] + torch.arange(self.masks, device=clean.device))[asked]
+            first = int(at.min())
+            with torch.no_grad():
+                taught = self.decoder.logits(clean[first:].detach()).softmax(-1)[at - first]
+            own = -torch.linalg.vecdot(taught, logs)
+            losses = (1 - self.soft) * losses + self.soft * own
+        places = torch.arange(self.masks, device=clean.device).expand_as(asked)[asked]
+        weights = self.decay**places
+        by_place = losses.new_zeros(self.masks)
+        by_place.index_add_(0, places, losses.detach())
+        counts = torch.bincount(places, minlength=self.masks).clamp(min=1)
+        canvas = (losses * weights).sum() / weights.sum().clamp(min=1)
+        return Losses(canvas, next_token, by_place / counts)
+
+    def states(
+        self, row: CanvasRow
+    ) -> tuple[Float[Tensor, "clean width"], Float[Tensor, "canvases masks width"]]:
+        """States of all clean tokens but the last, and of the masks."""
+        device, end = row.ids.device, len(row.ids) - 1
+        embed = self.decoder.token_embd
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+
+        def read(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys.append(k)
+            values.append(v)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            del layer
-            return F.scaled_dot_product_attention(q, k, v, batch.visible, enable_gqa=True)
+            if keys:
+                k = torch.cat((keys[layer].detach(), k), 2)
+                v = torch.cat((values[layer].detach(), v), 2)
+            return F.scaled_dot_product_attention(q, k, v, visible, enable_gqa=True)
 
-        return self.decoder.run_embedded(x, batch.positions, attend)
+        at = torch.arange(end, device=device)
+        context = self.mask_embedding.new_empty(0, self.mask_embedding.shape[1])
+        if row.read:
+            with torch.no_grad():
+                x = embed(row.ids[None, : row.read])
+                context = self.decoder.run_embedded(x, at[None, : row.read], read)[0]
+        visible = sights(row, self.masks)
+        blank = self.mask_embedding.repeat(len(row.anchors), 1)
+        x = torch.cat((embed(row.ids[row.read : -1]), blank))
+        places = row.anchors[:, None] + torch.arange(self.masks, device=device)
+        positions = torch.cat((at[row.read :], places.flatten()))
+        states = self.decoder.run_embedded(x[None], positions[None], attend)[0]
+        tail = end - row.read
+        return torch.cat((context, states[:tail])), states[tail:].view(*places.shape, -1)
+
+
+def sights(row: CanvasRow, masks: int) -> Tensor:
+    """Who sees whom, [queries, keys]: all that is read with gradients, and all that is read."""
+    device, end = row.ids.device, len(row.ids) - 1
+    canvases, tail = len(row.anchors), end - row.read
+    clean = torch.arange(end, device=device)
+    before = torch.cat((clean[row.read :] + 1, row.anchors.repeat_interleave(masks)))
+    of_clean = clean < before[:, None]
+    number = torch.arange(canvases * masks, device=device)
+    own = (number // masks == number[:, None] // masks) & (number <= number[:, None])
+    of_masks = torch.cat((own.new_zeros(tail, canvases * masks), own))
+    return torch.cat((of_clean, of_masks), 1)
+
+
+def operations(config: Qwen2Config, row: CanvasRow) -> float:
+    """Floating-point operations of the matrix products of a row's pass, forward and backward.
+
+    Attention counts pairs that see each other; the products of low rank are not counted.
+    """
+    keys = config.kv_heads * config.size
+    block = 2 * config.width * (config.width + keys) + 3 * config.width * config.hidden
+    end = len(row.ids) - 1
+    trained = end - row.read + row.targets.numel()
+    pairs = end * (end - row.read) - (end - row.read) ** 2 / 2
+    pairs += float(row.anchors.sum()) * row.targets.shape[1] + row.targets.numel()
+    seen = 2 * config.layers * config.width
+    head = config.vocab_size * config.width
+    lossy = len(row.ids) - row.middle + int((row.targets != IGNORED).sum())
+    context = row.read * config.layers * block + seen * row.read**2 / 2
+    taught = end - int(row.anchors[0]) if len(row.anchors) else 0
+    # A multiply-add is two operations. The backward pass costs as much as the forward where the
+    # matrix is frozen, and twice as much in attention.
+    once = context + taught * head
+    return 2 * (once + 2 * (trained * config.layers * block + lossy * head) + 3 * seen * pairs)
 
 
 @torch.no_grad()
-def matched_drafts(adaptation: Adaptation, batch: CanvasBatch) -> Tensor:
-    """Tokens per pass against the true text, for each canvas that consists of masks only.
+def validated(adaptation: Adaptation, row: CanvasRow) -> tuple[float, float, float]:
+    """What the model does on a row: tokens a pass of the true text, and as it reads them; nats.
 
-    One for the canvas's first token, which the causal state predicts, and one for each correct
-    prediction after it, up to the first wrong one.
+    A pass gives one token, which the causal state predicts, and one for each mask up to the first
+    wrong one: other than the row's token, or other than what the causal reading would write there.
+    The third figure is the next-token loss of the middle and its `<eom>`.
     """
-    states = adaptation.states(batch)
-    block = int(batch.places.max()) + 1
-    of_canvas = batch.places >= 0
-    rows = len(states)
-    predicted = torch.full_like(batch.targets, IGNORED - 1)
-    asked = of_canvas & (batch.targets != IGNORED)
-    predicted[asked] = adaptation.decoder.logits(states[asked]).argmax(-1)
-    right = (predicted == batch.targets)[of_canvas].view(rows, -1, block)
-    blank = (batch.ids == adaptation.mask)[of_canvas].view(rows, -1, block).all(-1)
-    return 1 + right.int().cumprod(-1).sum(-1)[blank].float()
+    clean, masks = adaptation.states(row)
+    logits = adaptation.decoder.logits(clean)
+    places = row.anchors[:, None] + torch.arange(adaptation.masks, device=clean.device)
+    written = F.pad(logits.argmax(-1), (0, adaptation.masks), value=IGNORED)[places]
+    predicted = adaptation.decoder.logits(masks).argmax(-1)
+    found = [
+        1 + (predicted == wanted).int().cumprod(-1).sum(-1).float().mean().item()
+        for wanted in (row.targets, written)
+    ]
+    nats = F.cross_entropy(logits[row.middle - 1 :], row.ids[row.middle :]).item()
+    return found[0], found[1], nats

@@ -17,13 +17,19 @@ from talaria.coder.page import INK, Section, new_figure, write_page
 POINTS = 400  # per curve; more are averaged
 SMOOTH = 60  # points per smoothed curve
 REFRESH = 30  # seconds between reloads of a running run's page
-LOSSES = {"next_token_loss": "next token", "bound": "diffusion bound", "chain": "chain"}
+LOSSES = {
+    "next_token_loss": "next token",
+    "bound": "diffusion bound",
+    "chain": "chain",
+    "canvas_loss": "masks of canvases",
+}
 PROGRESS = {
     "rate": "learning rate, relative to its peak",
     "canvas_length": "canvas length, tokens",
     "gradient_norm": "gradient norm",
     "tokens_per_s": "tokens per second",
     "peak_share": "share of the device's peak matrix speed",
+    "validation_tokens_per_pass": "tokens a pass, of held-out text",
 }
 EXACT = "validation_exact_"
 LENGTH_CLASS = ("to_", "over_")  # prefixes of the length classes of exact matches
@@ -51,8 +57,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Read the recipe from the run's checkpoint; empty before the first one."""
     try:
         text = (folder / "model" / "config.json").read_text(encoding="utf-8")
-        training = json.loads(text)["training"]
-        return {**training["recipe"], "init": (training["init"] or "random")[:12]}
+        config = json.loads(text)
+        training = config["training"]
+        base = config.get("base", {}).get("name", "random")
+        return {**training["recipe"], "init": (training["init"] or base)[:32]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -125,22 +133,23 @@ def losses(runs: dict[str, Entries], over: str = "tokens") -> tuple[Any, str]:
     Held-out bound and chain losses are shown only once canvases are trained. The axes may cut
     off the first steps, whose high losses would flatten the rest.
     """
-    figure, axes = new_figure(len(LOSSES), 2.4)
+    measured = [name for name in LOSSES if any(name in e for each in runs.values() for e in each)]
+    figure, axes = new_figure(len(measured), 2.4)
     for axis in axes[1:]:
         axis.sharex(axes[0])
     per, unit = (1e6, "million tokens") if over == "tokens" else (60, "minutes of training")
-    shown: list[list[float]] = [[] for _ in LOSSES]
+    shown: list[list[float]] = [[] for _ in measured]
     for number, (name, entries) in enumerate(runs.items()):
         style = {"color": f"C{number}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
         tokens, canvases = 0, False
-        placed: list[Entries] = [[] for _ in LOSSES]
+        placed: list[Entries] = [[] for _ in measured]
         for entry in entries:  # plot a validation at the step before it
             tokens = entry.get("tokens", tokens)
-            canvases = canvases or bool(entry.get("canvas_length"))
+            canvases = canvases or bool(entry.get("canvas_length")) or "canvas_loss" in entry
             placed[0].append({**entry, "tokens": tokens})
             for lines in placed[1:] if canvases else ():
                 lines.append(placed[0][-1])
-        for axis, key, lines, values in zip(axes, LOSSES, placed, shown, strict=True):
+        for axis, key, lines, values in zip(axes, measured, placed, shown, strict=True):
             trained = [entry for entry in lines if entry.get(key)]
             if len(runs) == 1:
                 xs, ys = curve(trained, key, over)
@@ -152,15 +161,15 @@ def losses(runs: dict[str, Entries], over: str = "tokens") -> tuple[Any, str]:
             xs, ys = curve(lines, f"validation_{key}", over)
             axis.plot([x / per for x in xs], ys, "o", color=style["color"], markersize=4)
             values += ys
-    for axis, label, values in zip(axes, LOSSES.values(), shown, strict=True):
-        axis.set_title(f"{label}, nats per token (dots: held-out)", loc="left", fontsize=9)
+    for axis, name, values in zip(axes, measured, shown, strict=True):
+        axis.set_title(f"{LOSSES[name]}, nats per token (dots: held-out)", loc="left", fontsize=9)
         if values:
             margin = 0.05 * (max(values) - min(values)) or 1
             axis.set_ylim(min(values) - margin, max(values) + margin)
     axes[-1].set_xlabel(unit)
     if len(runs) > 1:
         legend(axes[0])
-    return figure, f"Next-token loss, diffusion bound and chain loss over {unit}"
+    return figure, f"Losses over {unit}: {', '.join(LOSSES[name] for name in measured)}"
 
 
 def progress_plots(steps: Entries) -> tuple[Any, str]:

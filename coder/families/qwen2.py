@@ -167,7 +167,9 @@ class BaseWeights(Mapping[str, "Float[Array, ...]"]):
         if name == EMBEDDING:
             weight = self._read(name, self._rows)
             if MASK_EMBEDDING in self._updates:
-                weight[self._updates[MASK_ROW]] = self._updates[MASK_EMBEDDING]
+                masks = self._updates[MASK_EMBEDDING].astype(np.float32)
+                weight[self._updates[MASK_ROW]] = masks[0]
+                weight = np.concatenate((weight, masks[1:]))
             return weight
         weight = self._read(name, None)
         part = name.removesuffix(".weight")
@@ -203,17 +205,18 @@ def shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
 
 
 def read_adapter(adapter: bytes, shape: Qwen2Config, marks: Marks, where: Path) -> dict[str, Array]:
-    """The low-rank updates of an adapter and the embedding of its mask, by name.
+    """The low-rank updates of an adapter and the embeddings of its masks, by name.
 
-    The embedding is also the output matrix, where the mask's row does not matter: the mask is
-    never written. Raises CheckpointError where the adapter does not fit, or has tensors that are
+    The first mask of a canvas has the mask's own row; those of later ones are appended behind the
+    vocabulary. Raises CheckpointError where the adapter does not fit, or has tensors that are
     not used here.
     """
     wanted = shapes(shape)
     try:
         tensors: dict[str, Array] = load_weights(adapter)
+        masks = tensors[MASK_EMBEDDING].shape
         added: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-        added = {MASK_EMBEDDING: (tensors[MASK_EMBEDDING].shape, (shape.width,))}
+        added = {MASK_EMBEDDING: (masks, (max(1, masks[0]), shape.width))}
         for part in (name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)):
             sizes = tensors[part + LORA_B].shape + tensors[part + LORA_A].shape
             outputs, inputs = wanted[f"{part}.weight"]
@@ -254,6 +257,21 @@ def rotary_turns(
     turns = config.rope_base ** -(np.arange(half) / half)
     angles = positions[..., None] * turns
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def numbered(
+    ids: Int[Array, "batch length"], mask: int, vocab_size: int, masks: int
+) -> Int[Array, "batch length"]:
+    """The ids with each mask behind another replaced by the row of its number in the embedding.
+
+    The first mask of a run keeps its id; the second is `vocab_size`, and so on. Masks behind the
+    last of `masks` kinds are of that kind.
+    """
+    masked = ids == mask
+    count = masked.cumsum(1)
+    number = count - np.maximum.accumulate(np.where(masked, 0, count), 1)
+    later: Array = np.where(number > 1, vocab_size + np.minimum(number, masks) - 2, ids)
+    return later
 
 
 def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
-from talaria.coder.backbone import Array, Marks
+from talaria.coder.backbone import Array, KVCache, Marks, States
 from talaria.coder.families.onnx_graph import Graph, Int8Matrix, OnnxBackbone, PassShape
-from talaria.coder.families.qwen2 import EMBEDDING, OUTPUT, Qwen2Config, rotary_turns
+from talaria.coder.families.qwen2 import EMBEDDING, OUTPUT, Qwen2Config, numbered, rotary_turns
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 Network = Mapping[str, Array | Int8Matrix]
 
@@ -37,6 +37,22 @@ class OnnxQwen2(OnnxBackbone):
         self.config, self.denoises = config, denoises
         shape = PassShape(config.layers, config.width, config.kv_heads, config.size)
         super().__init__(marks, shape, passes(config, network), network[OUTPUT])
+        embedding = network[EMBEDDING]
+        rows = embedding.values if isinstance(embedding, Int8Matrix) else embedding
+        self.masks = 1 + len(rows) - config.vocab_size
+
+    def evaluate(
+        self,
+        ids: Int[Array, "batch length"],
+        positions: Int[Array, "batch length"],
+        visible: Bool[Array, "batch 1 length total"] | None,
+        cache: KVCache | None,
+        keep: bool,
+    ) -> tuple[States, tuple[States, ...], tuple[States, ...]]:
+        """One pass, as `Backbone` has it; masks in a row are of different kinds."""
+        if self.masks > 1:
+            ids = numbered(ids, self.marks.mask, self.config.vocab_size, self.masks)
+        return super().evaluate(ids, positions, visible, cache, keep)
 
     def turns(
         self, positions: Int[Array, "batch length"]
@@ -51,7 +67,8 @@ def fused(
     """A base's weights as the graph multiplies them, one after another.
 
     Matrices are [inputs, outputs], those that read the same states joined: `attn_qkv` and
-    `ffn_gate_up`. The embedding is there twice: by rows for tokens, by columns as the output.
+    `ffn_gate_up`. The embedding is there twice: by rows for tokens and masks, by columns, without
+    those of later masks, as the output.
     """
 
     def joined(layer: int, *names: str, kind: str = "weight") -> Float[Array, ...]:
@@ -60,7 +77,7 @@ def fused(
 
     embedding = weights[EMBEDDING]
     yield EMBEDDING, embedding
-    yield OUTPUT, np.ascontiguousarray(embedding.T)
+    yield OUTPUT, np.ascontiguousarray(embedding[: config.vocab_size].T)
     yield "output_norm.weight", weights["output_norm.weight"]
     qkv = ("attn_q", "attn_k", "attn_v")
     for layer in range(config.layers):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +39,15 @@ from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.infill import fill
 from talaria.coder.request import Options, Request
 from talaria.finetune import adapt
-from talaria.finetune.adaptation import IGNORED, HoleRows, draw_batch
+from talaria.finetune.adaptation import IGNORED, HoleRows, draw_canvases
 from talaria.finetune.corpus import CorpusDocument, write_corpus
+from talaria.finetune.low_rank import LowRank, merge
 from talaria.finetune.state import read_state
+from talaria.finetune.trainer import PATIENCE
 from tests.coder.test_qwen2_gguf import write_gguf
 from tests.conftest import TEXTS
 
-SHAPE = ["--rank", "4", "--block", "4", "--canvases", "6", "--length", "96", "--longest", "24"]
+SHAPE = ["--rank", "4", "--masks", "3", "--canvases", "6", "--length", "96", "--longest", "24"]
 SHAPE += ["--rows", "2"]
 
 
@@ -57,7 +64,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: TalariaTokenizer
 def arguments(folder: Path, out: Path, *more: str) -> list[str]:
     """The command line of a tiny run."""
     where = [str(folder / "base.gguf"), "--corpus", str(folder / "corpus"), "--out", str(out)]
-    return [*where, *SHAPE, "--minutes", "0.05", *more]
+    budget = [] if "--steps" in more or "--minutes" in more else ["--steps", "3"]
+    return [*where, *SHAPE, *budget, *more]
+
+
+def losses(entry: dict[str, Any]) -> tuple[float, ...]:
+    """What does not depend on the clock."""
+    return (
+        entry["canvas_loss"],
+        entry["next_token_loss"],
+        entry["gradient_norm"],
+        *entry["mask_losses"],
+    )
 
 
 def run(folder: Path, out: Path, *more: str) -> adapt.AdaptationRun:
@@ -91,26 +109,21 @@ def test_rows_are_what_the_decoder_reads(rows: HoleRows) -> None:
         assert any(written in text and suffix in text for text in TEXTS)
 
 
-def test_canvases_mask_their_targets(rows: HoleRows) -> None:
-    """A target is the next token of the row, and the canvas has a mask in its place."""
-    batch = draw_batch([rows[0], rows[1]], 7, 12, 4, np.random.default_rng(0))
-    asked = 0
-    for number in range(2):
-        row = rows[number].ids
-        for place in range(batch.ids.shape[1] - 12 * 4, batch.ids.shape[1]):
-            target = int(batch.targets[number, place])
-            if target == IGNORED:
-                continue
-            asked += 1
-            assert target == row[int(batch.positions[number, place]) + 1]
-            assert batch.places[number, place] < 3
-            assert batch.ids[number, place + 1] == 7
-            seen = batch.visible[number, 0, place]
-            anchor = int(batch.positions[number, place] - batch.places[number, place])
-            length = batch.ids.shape[1] - 12 * 4
-            assert seen[:length].sum() == anchor
-            assert seen[length:].sum() == 4
-    assert asked > 20
+def test_canvases_ask_for_the_tokens_behind_their_anchors(rows: HoleRows) -> None:
+    """Mask j at anchor a predicts token a + j + 1; behind the end, nothing is asked."""
+    for number in range(20):
+        row = rows[number]
+        drawn = draw_canvases(row, 12, 3, np.random.default_rng(number), reach=8)
+        anchors = drawn.anchors.tolist()
+        within = [*range(row.middle, len(row.ids) - 1)]
+        assert len(set(anchors)) == len(anchors) == 12
+        assert anchors == sorted(anchors)
+        assert set(anchors) <= {*range(row.prefix, row.middle), *within}
+        assert len(set(anchors) & set(within)) == min(12, len(within))
+        assert 0 <= drawn.read <= row.middle - min(8, row.middle)
+        beyond = [*row.ids, *[IGNORED] * 3]
+        for anchor, targets in zip(anchors, drawn.targets.tolist(), strict=True):
+            assert targets == beyond[anchor + 1 : anchor + 4]
 
 
 def in_float32(folder: Path, model: Path) -> OnnxQwen2:
@@ -129,7 +142,6 @@ def test_training_computes_what_decoding_does(
     here = run(folder, tmp_path / "run")
     for _ in range(3):
         here.update()
-        here.step += 1
     here.save()
     monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
     (tmp_path / "bases").mkdir()
@@ -138,38 +150,103 @@ def test_training_computes_what_decoding_does(
     model = checkpoint.load(tmp_path / "run" / "model")
     model = replace(model, backbone=in_float32(folder, tmp_path / "run" / "model"))
     row = here.rows[0]
-    batch = draw_batch([row], model.marks.mask, 8, 4, np.random.default_rng(5))
+    drawn = draw_canvases(row, 8, 3, np.random.default_rng(5), reach=8)
+    assert drawn.read > 0
     with torch.inference_mode():
-        trained = here.adaptation.eval().states(batch)[0].numpy()
-    length = batch.ids.shape[1] - 8 * 4
-    compared = 0
-    for canvas in range(8):
-        own = slice(length + 4 * canvas, length + 4 * canvas + 4)
-        anchor = int(batch.positions[0, own][0])
+        clean, masks = (x.numpy() for x in here.adaptation.states(drawn))
+    read, _ = model.backbone.encode([row.ids[:-1]])
+    np.testing.assert_allclose(read[0], clean, atol=0.05, rtol=0.02)
+    for anchor, trained in zip(drawn.anchors.tolist(), masks, strict=True):
         _, cache = model.backbone.encode([row.ids[:anchor]])
-        ids = batch.ids[:, own].numpy()
-        states = model.backbone.denoise(ids, cache, [row.ids[anchor - 1]])
-        np.testing.assert_allclose(states[0, 0], trained[anchor - 1], atol=0.05, rtol=0.02)
-        np.testing.assert_allclose(states[0, 1:], trained[own][:-1], atol=0.05, rtol=0.02)
-        compared += 1
-    assert compared == 8
+        for width in (4, 2):  # a narrower canvas gives the same states
+            canvas = np.full((1, width), model.marks.mask)
+            states = model.backbone.denoise(canvas, cache, [row.ids[anchor - 1]])
+            np.testing.assert_allclose(states[0, 0], clean[anchor - 1], atol=0.05, rtol=0.02)
+            expected = trained[: width - 1]
+            np.testing.assert_allclose(states[0, 1:], expected, atol=0.05, rtol=0.02)
     assert model.backbone.denoises
     found = fill(model, Request("def mean(values):\n    return ", "\n", Options(max_tokens=8)))
     assert found.nfe
 
 
+def test_what_is_read_without_gradients_changes_no_state(folder: Path, tmp_path: Path) -> None:
+    """A row gives the same states however much of it is read without gradients."""
+    here = run(folder, tmp_path / "run")
+    row = here.rows[1]
+    some, none = (
+        draw_canvases(row, 4, 3, np.random.default_rng(1), reach=reach) for reach in (8, 96)
+    )
+    assert some.read > none.read == 0
+    with torch.inference_mode():
+        for one, other in zip(
+            here.adaptation.states(some), here.adaptation.states(none), strict=True
+        ):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_of_merged_products_are_those_of_the_separate_ones() -> None:
+    """Of x, A and B, against autograd on `W x + B (A x)`."""
+    torch.manual_seed(0)
+    layer = LowRank(torch.nn.Linear(6, 5), 2, torch.float32)
+    torch.nn.init.normal_(layer.lora_B)
+    layer.merge()
+    x = torch.randn(3, 6, requires_grad=True)
+    weights = torch.randn(3, 5)
+    mine = torch.autograd.grad((layer(x) * weights).sum(), (x, layer.lora_A, layer.lora_B))
+    y = layer.base(x) + x @ layer.lora_A.T @ layer.lora_B.T
+    torch.testing.assert_close(layer(x), y)
+    theirs = torch.autograd.grad((y * weights).sum(), (x, layer.lora_A, layer.lora_B))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_gradients_are_those_of_finite_differences(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a row's whole loss in one direction, with the masks' embeddings and all updates."""
+    here = run(folder, tmp_path / "run", "--soft", "0")
+    for _ in range(2):
+        here.update()
+    # Everything is read with gradients, in float64.
+    row = draw_canvases(here.rows[0], 6, 3, np.random.default_rng(3), reach=96)
+    model = here.adaptation.double()
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+    def loss() -> torch.Tensor:
+        losses = model(row)
+        total: torch.Tensor = losses.canvas + losses.next_token
+        return total
+
+    torch.manual_seed(1)
+    parameters = [*here.trained.values()]
+    directions = [torch.randn_like(each) for each in parameters]
+    gradients = torch.autograd.grad(loss(), parameters)
+    pairs = zip(gradients, directions, strict=True)
+    slope = sum(float((one * along).sum()) for one, along in pairs)
+    step, values = 1e-6, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for each, along in zip(parameters, directions, strict=True):
+                each.add_(along, alpha=sign * step)
+            merge(model)
+            values.append(float(loss()))
+            for each, along in zip(parameters, directions, strict=True):
+                each.sub_(along, alpha=sign * step)
+    assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-3)
+
+
 def test_a_run_learns_and_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
     """The loss falls; a run that was saved and restored takes the steps of one that was not."""
-    here = run(folder, tmp_path / "a", "--learning-rate", "0.01")
-    here.elapsed = 1.0  # past the warm-up; the clock stands still
-    first = [here.update()["canvas"] for here.step in range(12)]
+    steps = ["--steps", "100", "--learning-rate", "0.01"]
+    here = run(folder, tmp_path / "a", *steps)
+    here.step = 10  # past the warm-up
+    first = [here.update()["canvas_loss"] for _ in range(12)]
     assert sum(first[-3:]) < sum(first[:3])
-    here.step = 12
     here.save()
-    expected = [here.update() for here.step in range(12, 15)]
-    again = run(folder, tmp_path / "a", "--learning-rate", "0.01", "--resume")
+    expected = [losses(here.update()) for _ in range(3)]
+    again = run(folder, tmp_path / "a", *steps, "--resume")
     again.restore()
-    assert [again.update() for again.step in range(12, 15)] == expected
+    assert [losses(again.update()) for _ in range(3)] == expected
 
 
 def test_the_command(folder: Path, tmp_path: Path) -> None:
@@ -178,25 +255,193 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert adapt.main(arguments(folder, out)) == 0
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert entries[-1]["tokens_per_pass"] >= 1
+    assert entries[-1]["validation_tokens_per_pass"] >= 1
     config = checkpoint.read_config(out / "model")
     assert config["base"]["sha256"] == before == files.digest(folder / "base.gguf")
     assert adapt.main(arguments(folder, out, "--resume")) == 0  # nothing is left to do
+
+
+def test_a_run_starts_from_an_adapter(folder: Path, tmp_path: Path) -> None:
+    """It has that adapter's weights, and says so when it is resumed with another one."""
+    first = run(folder, tmp_path / "a")
+    first.update()
+    first.save()
+    init = ["--init", str(tmp_path / "a" / "model")]
+    second = run(folder, tmp_path / "b", *init)
+    for name, each in first.trained.items():
+        torch.testing.assert_close(second.trained[name], each, atol=1e-3, rtol=1e-3)
+    with torch.inference_mode():
+        states = (here.adaptation.states(here.held_out[0])[1] for here in (first, second))
+        torch.testing.assert_close(*states, atol=0.05, rtol=0.02)
+    second.save()
+    with pytest.raises(DataError, match="init"):
+        run(folder, tmp_path / "b").restore()
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [(["--rank", "2"], "not an adapter of --rank 2"), (["--masks", "2"], "and --masks 2")],
+)
+def test_an_adapter_of_another_shape_cannot_be_the_start(
+    folder: Path, tmp_path: Path, more: list[str], sentence: str
+) -> None:
+    """The message names the settings."""
+    run(folder, tmp_path / "a").save()
+    with pytest.raises(UsageError, match=sentence):
+        run(folder, tmp_path / "b", "--init", str(tmp_path / "a" / "model"), *more)
+
+
+def test_an_adapter_of_another_base_cannot_be_the_start(folder: Path, tmp_path: Path) -> None:
+    """The message names both."""
+    run(folder, tmp_path / "a").save()
+    path = tmp_path / "a" / "model" / checkpoint.CONFIG
+    config = json.loads(path.read_text())
+    config["base"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="an adapter of the base 0000"):
+        run(folder, tmp_path / "b", "--init", str(tmp_path / "a" / "model"))
+
+
+def test_updates_that_are_not_finite_are_skipped(folder: Path, tmp_path: Path) -> None:
+    """Neither weights nor file change; after some in a row, the last good weights come back."""
+    here = run(folder, tmp_path / "run")
+    here.update()
+    here.save()
+    good = {name: each.detach().clone() for name, each in here.trained.items()}
+    with torch.no_grad():
+        here.adaptation.mask_embedding[0, 0] = torch.nan
+    entry = here.update()
+    assert entry["event"] == "skipped"
+    assert here.skipped == 1
+    here.save()  # does nothing now
+    assert read_state(tmp_path / "run" / "state.pt")["step"] == 1
+    here.restore_weights()
+    assert here.step == 2  # training goes on with later rows
+    for name, each in here.trained.items():
+        torch.testing.assert_close(each.detach(), good[name], atol=0, rtol=0)
+    assert "event" not in here.update()
+
+
+def test_a_run_that_diverges_goes_back(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command restores the last good state by itself, and finishes."""
+    update = adapt.AdaptationRun.update
+    spoilt: list[int] = []
+
+    def spoiling(here: adapt.AdaptationRun) -> dict[str, Any]:
+        if here.step == 2 and not spoilt:
+            spoilt.append(here.step)
+            with torch.no_grad():
+                here.adaptation.mask_embedding.fill_(torch.inf)
+        return update(here)
+
+    monkeypatch.setattr(adapt.AdaptationRun, "update", spoiling)
+    out = tmp_path / "run"
+    more = ["--steps", str(4 + PATIENCE), "--save-every", "0.000001"]
+    assert adapt.main(arguments(folder, out, *more)) == 0
+    entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    events = [entry.get("event", "") for entry in entries]
+    assert events.count("skipped") == PATIENCE - 1
+    assert events[1 + PATIENCE] == "restored"
+    assert np.isfinite(entries[-1]["canvas_loss"])
+
+
+def test_lack_of_memory_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the settings that make a row smaller; the state is kept."""
+    here = run(folder, tmp_path / "run")
+    here.update()
+    here.save()
+
+    def exhausted(*given: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 PB")
+
+    monkeypatch.setattr(here.adaptation, "forward", exhausted)
+    with pytest.raises(DataError, match=r"does not fit .* fewer --canvases"):
+        here.update()
+    assert read_state(tmp_path / "run" / "state.pt")["step"] == 1
+
+
+def test_a_full_disk_keeps_the_last_state(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the file and the remedy; the next start goes on from the last save."""
+    here = run(folder, tmp_path / "run")
+    here.update()
+    here.save()
+    here.update()
+
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(DataError, match=r"state.pt: cannot be written \(No space left"):
+            here.save()
+    again = run(folder, tmp_path / "run", "--resume")
+    again.restore()
+    assert again.step == 1
+
+
+def test_a_killed_run_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
+    """`kill -9` at several moments; with --steps, the weights are the same in the end."""
+    budget = ["--steps", "6", "--save-every", "0.000001"]
+    assert adapt.main(arguments(folder, tmp_path / "whole", *budget)) == 0
+    program = "import torch; torch.set_num_threads(1); from talaria.finetune.adapt import main\n"
+    program += "import sys; sys.exit(main(sys.argv[1:]))"
+    out, kills = tmp_path / "killed", 0
+    for wanted in (1, 3):
+        more = [*budget, *["--resume"] * (out / "state.pt").exists()]
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments(folder, out, *more)],
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None:
+            if (out / "state.pt").exists() and read_state(out / "state.pt")["step"] >= wanted:
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.02)
+        process.wait()
+    assert kills
+    assert adapt.main(arguments(folder, out, *budget, "--resume")) == 0
+    one, other = (read_state(path / "state.pt") for path in (tmp_path / "whole", out))
+    assert one["step"] == other["step"] == 6
+    for name, each in one["weights"].items():
+        torch.testing.assert_close(other["weights"][name], each, atol=0, rtol=0)
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_resumed_run_repeats_no_metrics(folder: Path, tmp_path: Path) -> None:
     """Lines of steps after the saved state, and a torn one, are dropped when they are repeated."""
     out = tmp_path / "run"
     here = run(folder, out)
-    here.step, here.elapsed = 3, 2.9  # of 3 seconds
+    here.step = 3
     here.save()
-    lines = "".join(json.dumps({"step": step, "canvas": 1.0}) + "\n" for step in range(1, 6))
-    (out / "metrics.jsonl").write_text(lines + '{"step": 6, "can')
-    assert adapt.main(arguments(folder, out, "--resume")) == 0
+    lines = "".join(json.dumps({"step": step, "canvas_loss": 1.0}) + "\n" for step in range(1, 5))
+    (out / "metrics.jsonl").write_text(lines + '{"step": 5, "can')
+    assert adapt.main(arguments(folder, out, "--resume", "--steps", "5")) == 0
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [entry["step"] for entry in entries]
-    assert steps == [*range(1, len(steps) + 1)]
-    assert len(steps) > 3
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_a_slice_ends_after_its_time(folder: Path, tmp_path: Path) -> None:
+    """Even the shortest takes a step; the next one goes on, and the run's page follows."""
+    out, steps = tmp_path / "run", ["--steps", "3"]
+    assert adapt.main(arguments(folder, out, *steps, "--slice", "0.000001")) == 0
+    assert read_state(out / "state.pt")["step"] == 1
+    page = (out / "run.html").read_text()
+    assert "33% of the budget" in page
+    assert adapt.main(arguments(folder, out, *steps, "--resume")) == 0
+    assert read_state(out / "state.pt")["step"] == 3
+    page = (out / "run.html").read_text()
+    for title in ("masks of canvases", "next token", "tokens a pass, of held-out text"):
+        assert title in page
 
 
 def test_a_signal_stops_a_run_between_steps(
@@ -219,7 +464,10 @@ def test_a_signal_stops_a_run_between_steps(
     ("more", "kind", "sentence"),
     [
         (["--minutes", "0"], UsageError, "--minutes is 0.0"),
-        (["--block", "1"], UsageError, "--block is 1"),
+        (["--masks", "0"], UsageError, "--masks is 0"),
+        (["--steps", "0"], UsageError, "--steps is 0"),
+        (["--soft", "1.5"], UsageError, "--soft is 1.5; it must lie between 0 and 1"),
+        (["--decay", "0"], UsageError, "--decay is 0"),
         (["--rank", "0"], UsageError, "--rank is 0"),
         (["--learning-rate", "nan"], UsageError, "--learning-rate is nan"),
         (["--decay-from", "1"], UsageError, "--decay-from is 1.0; it must be .* below 1"),
@@ -274,25 +522,29 @@ def test_updates_are_multiplied_in_float32(folder: Path) -> None:
     reader, shape, marks = base_of(folder)
     before = qwen2.BaseWeights(reader, shape, folder)["blk.0.ffn_up.weight"]
     large = {
-        "mask_embedding": np.ones(64, np.float16),
+        "mask_embedding": np.ones((2, 64), np.float16),
         "blk.0.ffn_up.lora_A.weight": np.full((1, 64), 1000, np.float16),
         "blk.0.ffn_up.lora_B.weight": np.full((96, 1), 1000, np.float16),
     }
     updates = qwen2.read_adapter(save(large), shape, marks, folder)
     weights = qwen2.BaseWeights(reader, shape, folder, updates=updates)
     np.testing.assert_array_equal(weights["blk.0.ffn_up.weight"], before + np.float32(1e6))
-    np.testing.assert_array_equal(weights[qwen2.EMBEDDING][marks.mask], np.ones(64))
+    embedding = weights[qwen2.EMBEDDING]
+    assert len(embedding) == shape.vocab_size + 1  # the second mask's, behind the vocabulary
+    np.testing.assert_array_equal(embedding[[marks.mask, -1]], np.ones((2, 64)))
 
 
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        ({"mask_embedding": (3,)}, "no adapter for this base"),
+        ({"mask_embedding": (1, 3)}, "no adapter for this base"),
+        ({"mask_embedding": (0, 64)}, "no adapter for this base"),
+        ({"mask_embedding": (64,)}, "no adapter for this base"),
         ({}, "no adapter for this base .KeyError: 'mask_embedding'"),
-        ({"mask_embedding": (64,), "blk.0.ffn_up.dora": (64,)}, "blk.0.ffn_up.dora is unknown"),
+        ({"mask_embedding": (1, 64), "blk.0.ffn_up.dora": (64,)}, "blk.0.ffn_up.dora is unknown"),
         (
             {
-                "mask_embedding": (64,),
+                "mask_embedding": (1, 64),
                 "blk.0.ffn_up.lora_A.weight": (2, 32),
                 "blk.0.ffn_up.lora_B.weight": (96, 2),
             },
