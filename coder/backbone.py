@@ -127,6 +127,8 @@ class Backbone(ABC):
     chained   whether it has a `chain`
     pass_length  the most tokens of a context to read at once, so that a request whose context takes
                  long can be cancelled in between; None: any number
+    among     how many of a position's own candidates the chain ranks anew; None: any token may
+              come out
     """
 
     marks: Marks
@@ -134,6 +136,7 @@ class Backbone(ABC):
     shift: bool = False
     chained: bool = False
     pass_length: int | None = None
+    among: int | None = None
 
     @property
     @abstractmethod

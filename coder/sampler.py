@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from talaria.coder.backbone import Array, Backbone, Constraint, KVCache, Marks, States
+from talaria.coder.backbone import Array, Backbone, Candidates, Constraint, KVCache, Marks, States
 from talaria.coder.canvas import Canvas
 from talaria.coder.unmask import Prediction, Rule
 
@@ -215,19 +215,29 @@ def predict(
     canvas: Canvas,
     rows: Sequence[Row],
     k: int = 1,
+    among: Candidates | None = None,
 ) -> Prediction:
     """A token for each position at `where`, whose states are given, [positions, width].
 
-    A row with a temperature draws with its own generator, whatever rows are beside it.
+    With `among`, it is one of these candidates for the position, which the states rank anew. A
+    row with a temperature draws with its own generator, whatever rows are beside it.
     """
     counts = where.sum(1)
+    limits = constraints(where, canvas.marks, rows)
+    if among is not None:
+        every = limits or [Constraint()] * len(among.ids)
+        pairs = zip(among.ids, every, strict=True)
+        limits = [replace(limit, only=ids) for ids, limit in pairs]
     hot = np.array([row.temperature >= COLD for row in rows])
     temperatures = None
     if hot.any():
         k = max(k, DRAWN_FROM)
         each = [row.temperature if warm else 1.0 for row, warm in zip(rows, hot, strict=True)]
         temperatures = np.repeat(np.array(each, np.float32), counts)
-    found = backbone.candidates(states, k, constraints(where, canvas.marks, rows), temperatures)
+    found = backbone.candidates(states, k, limits, temperatures)
+    if among is not None:  # what stood beside them keeps its part
+        total = np.log(np.exp(among.log_probabilities).sum(1, keepdims=True))
+        found = Candidates(found.ids, found.log_probabilities + total)
     choice = np.zeros(len(found.ids), np.int64)
     chances = np.exp(found.log_probabilities)
     end = np.cumsum(counts)
@@ -294,6 +304,7 @@ def chained(
     found = Prediction.nothing(where.shape, chained=True)
     before = np.full((batch, 1 + width), canvas.marks.mask, np.int64)
     before[:, 1:] = canvas.ids[:, :width]
+    own = shortlist(backbone, states, where[:, :width], canvas, rows)
     going, unread = where.any(1), 0
     past: tuple[States, ...] = ()
     for place in range(int(where.argmax(1).min()), width):
@@ -309,7 +320,8 @@ def chained(
             linked, past = backbone.chain(states[:, new], before[:, new], past)
             current[follows] = linked[members[follows], -1]
             unread = place + 1
-        found |= predict(backbone, current, here, canvas, rows, k)
+        among = None if own is None else own(members, place)
+        found |= predict(backbone, current, here, canvas, rows, k, among)
         tokens = found.tokens[:, place]
         before[members, place + 1] = tokens[members]
         taken = (rule(found)[:, place] | final) & (tokens != canvas.marks.eom)
@@ -317,6 +329,27 @@ def chained(
         if not going.any():
             break
     return found
+
+
+def shortlist(
+    backbone: Backbone,
+    states: States,
+    where: Bool[Array, "batch width"],
+    canvas: Canvas,
+    rows: Sequence[Row],
+) -> Callable[[Int[Array, " members"], int], Candidates] | None:
+    """What the chain may choose among at each position, by rows and place; None: any token."""
+    if backbone.among is None:
+        return None
+    limits = constraints(where, canvas.marks, rows)
+    found = backbone.candidates(states[where], backbone.among, limits)
+    number = np.cumsum(where).reshape(where.shape) - 1
+
+    def own(members: Int[Array, " members"], place: int) -> Candidates:
+        index = number[members, place]
+        return Candidates(found.ids[index], found.log_probabilities[index])
+
+    return own
 
 
 def ahead(

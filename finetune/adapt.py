@@ -73,6 +73,7 @@ class AdaptationRecipe:
     masks                 masks of a canvas; with the causal state before them they predict one
                           token more
     canvases              canvases per row, at most
+    units                 units of the chain's hidden layer
     length, longest       most tokens of a row, and of a middle
     rows                  rows per step
     decay                 weight of each mask of a canvas relative to the one before it
@@ -85,6 +86,7 @@ class AdaptationRecipe:
     rank: int = 16
     masks: int = 3
     canvases: int = 96
+    units: int = 448
     length: int = 320
     longest: int = 96
     rows: int = 2
@@ -97,7 +99,7 @@ class AdaptationRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "masks", "canvases", "longest", "rows", "warmup"):
+        for name in ("rank", "masks", "canvases", "units", "longest", "rows", "warmup"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be 1 or more")
         for name in ("soft", "decay"):
@@ -178,7 +180,7 @@ class AdaptationRun:
         add_updates(decoder, qwen2.MATRICES, self.recipe.rank, self.dtype)
         recipe = self.recipe
         self.adaptation = Adaptation(
-            decoder, self.marks.mask, recipe.masks, recipe.decay, recipe.soft
+            decoder, self.marks.mask, recipe.masks, recipe.units, recipe.decay, recipe.soft
         )
         self.trained = {
             name: each for name, each in self.adaptation.named_parameters() if each.requires_grad
@@ -236,7 +238,7 @@ class AdaptationRun:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(2 + recipe.masks, device=self.device)
+        sums = torch.zeros(3 + recipe.masks, device=self.device)
         done, tokens = 0.0, 0
         for number in range(self.step * recipe.rows, (self.step + 1) * recipe.rows):
             row = self.row(number)
@@ -245,7 +247,8 @@ class AdaptationRun:
             try:
                 with self.autocast():
                     losses = self.adaptation(row.to(self.device))
-                    loss = losses.canvas + recipe.next_token_weight * losses.next_token
+                    loss = losses.canvas + losses.chain
+                    loss = loss + recipe.next_token_weight * losses.next_token
                 (loss / recipe.rows).backward()
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -255,7 +258,7 @@ class AdaptationRun:
                     f"into the memory of {self.device}; end other programs and go on with "
                     "--resume, or start over with fewer --canvases or a smaller --length"
                 ) from error
-            parts = torch.stack((losses.canvas, losses.next_token)).detach()
+            parts = torch.stack((losses.canvas, losses.chain, losses.next_token)).detach()
             sums += torch.cat((parts, losses.places))
         means = (sums / recipe.rows).tolist()
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0).item()
@@ -277,8 +280,9 @@ class AdaptationRun:
             "rate": rate,
             "gradient_norm": round(norm, 3),
             "canvas_loss": means[0],
-            "next_token_loss": means[1],
-            "mask_losses": means[2:],
+            "chain": means[1],
+            "next_token_loss": means[2],
+            "mask_losses": means[3:],
         }
         if not finite:
             entry |= {"event": "skipped", "why": "a loss or the gradient is not finite"}
@@ -288,9 +292,10 @@ class AdaptationRun:
         """Means over held-out rows, as `validated` has them."""
         with self.autocast():
             found = [validated(self.adaptation, row.to(self.device)) for row in self.held_out]
-        names = ("tokens_per_pass", "tokens_per_pass_as_read", "next_token_loss")
-        means = np.mean(found, 0).tolist()
-        return {f"validation_{name}": mean for name, mean in zip(names, means, strict=True)}
+        return {
+            f"validation_{name}": float(np.mean([each[name] for each in found]))
+            for name in found[0]
+        }
 
     def start_from(self, folder: Path) -> None:
         """Take an adapter's weights; UsageError if it is of another base, rank or kind."""
@@ -306,8 +311,9 @@ class AdaptationRun:
         shapes = ({name: each.shape for name, each in some.items()} for some in (found, wanted))
         if not operator.eq(*shapes):
             raise UsageError(
-                f"--init {folder}: not an adapter of --rank {self.recipe.rank} and --masks "
-                f"{self.recipe.masks}; give the values that it was made with"
+                f"--init {folder}: not an adapter of --rank {self.recipe.rank}, --masks "
+                f"{self.recipe.masks} and --units {self.recipe.units}; give the values that it was "
+                "made with"
             )
         with torch.no_grad():
             for name, each in wanted.items():

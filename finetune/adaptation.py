@@ -10,6 +10,10 @@ Within a canvas, attention is causal. So a state does not depend on how many mas
 that were committed are read exactly as a causal model reads them, and a canvas some of whose tokens
 are known is one that begins later: canvases of masks alone teach everything.
 
+Masks are predicted at once, none given the others. The chain, a small network behind them, says
+what follows a mask once the token in its own place is chosen. It learns from finished states, so
+the decoder's weights do not depend on it.
+
 Only the end of the context, the middle and the canvases are read with gradients. The rest of the
 context is most of a row and has no loss; reading it costs a third of what it would.
 """
@@ -37,6 +41,8 @@ ATTEMPTS = 50  # places to try for a span of a suitable length
 WINDOW = 3_000  # characters of a file from which a span is drawn
 CHARACTERS = 12  # characters to encode per token wanted; the rest is cut
 IGNORED = -100  # the target of a mask behind the end of the row
+EPSILON = 1e-6  # of the chain's norms
+AMONG = 16  # likeliest tokens of a mask that the chain ranks anew
 REACH = 64  # tokens of the context, its last ones, that are read with gradients
 
 
@@ -71,6 +77,12 @@ class CanvasRow:
     anchors: Int[Tensor, " canvases"]
     targets: Int[Tensor, "canvases masks"]
 
+    @property
+    def places(self) -> Int[Tensor, "canvases masks"]:
+        """Where each mask stands in the row."""
+        masks = torch.arange(self.targets.shape[1], device=self.anchors.device)
+        return self.anchors[:, None] + masks
+
     def to(self, device: torch.device) -> CanvasRow:
         """The row on a device."""
         ids, anchors, targets = (x.to(device) for x in (self.ids, self.anchors, self.targets))
@@ -82,11 +94,13 @@ class Losses:
     """What a row gives, each the mean over its tokens, in nats.
 
     canvas      weighted over the places of a canvas
+    chain       of the same tokens, given the true token before each
     next_token  of the middle and its `<eom>`
-    places      [masks]; each place's own, for the metrics
+    places      [masks]; the canvas loss of each place
     """
 
     canvas: Tensor
+    chain: Tensor
     next_token: Tensor
     places: Float[Tensor, " masks"]
 
@@ -156,21 +170,51 @@ def draw_canvases(
     return CanvasRow(ids_, read, row.middle, anchors_, targets)
 
 
+class Chain(nn.Module):
+    """What a mask's state becomes once the token in its place is chosen; at first, what it was.
+
+    A gated layer reads the state and the token's embedding, both normalised, as the sampler head
+    of arXiv 2507.11851 does. `qwen2_onnx.Chain` computes the same in decoding.
+    """
+
+    def __init__(self, width: int, units: int) -> None:
+        """`units` are those of the hidden layer."""
+        super().__init__()
+        self.state = nn.Linear(width, 2 * units, bias=False)
+        self.token = nn.Linear(width, 2 * units, bias=False)
+        self.out = nn.Linear(units, width, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """New states for states and embeddings of chosen tokens, both [..., width]."""
+        of_state, of_token = (F.rms_norm(x, x.shape[-1:], eps=EPSILON) for x in (states, tokens))
+        gate, up = (self.state(of_state) + self.token(of_token)).chunk(2, -1)
+        new: Tensor = states + self.out(F.silu(gate) * up)
+        return new
+
+
 class Adaptation(nn.Module):
-    """A decoder with low-rank updates, embeddings for the masks, and the losses of a row."""
+    """A decoder with low-rank updates, masks and their chain, and the losses of a row."""
 
     def __init__(
-        self, decoder: Qwen2, mask: int, masks: int, decay: float = 0.6, soft: float = 0.5
+        self,
+        decoder: Qwen2,
+        mask: int,
+        masks: int,
+        units: int,
+        decay: float = 0.6,
+        soft: float = 0.5,
     ) -> None:
         """`masks` are those of a canvas; each weighs `decay` relative to the one before it.
 
         `soft` is the share of the model's own causal distribution, given the row's tokens, in the
-        targets of the masks; the rest is the row's own token.
+        targets of the masks; the rest is the row's own token. `units` are those of the chain.
         """
         super().__init__()
         self.decoder, self.decay, self.soft = decoder, decay, soft
         start = decoder.token_embd.weight[mask].detach().clone().float()
         self.mask_embedding = nn.Parameter(start.repeat(masks, 1))
+        self.chain = Chain(len(start), units).to(start.device)
 
     @property
     def masks(self) -> int:
@@ -183,23 +227,31 @@ class Adaptation(nn.Module):
         last = self.decoder.logits(clean[row.middle - 1 :])
         next_token = F.cross_entropy(last, row.ids[row.middle :])
         asked = row.targets != IGNORED
-        logs = self.decoder.logits(masks[asked]).log_softmax(-1)
-        losses = F.nll_loss(logs, row.targets[asked], reduction="none")
+        at, places = row.places[asked], torch.arange(self.masks, device=clean.device)
+        places = places.expand_as(asked)[asked]
+        taught = None
         if self.soft:
             # Each mask is taught by the clean token that stands at its own position.
-            at = (row.anchors[:, None] + torch.arange(self.masks, device=clean.device))[asked]
             first = int(at.min())
             with torch.no_grad():
-                taught = self.decoder.logits(clean[first:].detach()).softmax(-1)[at - first]
-            own = -torch.linalg.vecdot(taught, logs)
-            losses = (1 - self.soft) * losses + self.soft * own
-        places = torch.arange(self.masks, device=clean.device).expand_as(asked)[asked]
-        weights = self.decay**places
-        by_place = losses.new_zeros(self.masks)
-        by_place.index_add_(0, places, losses.detach())
-        counts = torch.bincount(places, minlength=self.masks).clamp(min=1)
-        canvas = (losses * weights).sum() / weights.sum().clamp(min=1)
-        return Losses(canvas, next_token, by_place / counts)
+                taught = self.decoder.logits(clean[first:]).softmax(-1)[at - first]
+
+        def losses(states: Tensor) -> Tensor:
+            logs = self.decoder.logits(states).log_softmax(-1)
+            found = F.nll_loss(logs, row.targets[asked], reduction="none")
+            if taught is None:
+                return found
+            own: Tensor = -torch.linalg.vecdot(taught, logs)
+            return (1 - self.soft) * found + self.soft * own
+
+        of_masks = losses(masks[asked])
+        chosen = self.decoder.token_embd(row.ids[at])
+        of_chain = losses(self.chain(masks[asked].detach(), chosen))
+        weights = of_masks.new_tensor(self.decay) ** places
+        weights = weights / weights.sum().clamp(min=1)
+        by_place = of_masks.new_zeros(self.masks).index_add_(0, places, of_masks.detach())
+        by_place = by_place / torch.bincount(places, minlength=self.masks).clamp(min=1)
+        return Losses(of_masks @ weights, of_chain @ weights, next_token, by_place)
 
     def states(
         self, row: CanvasRow
@@ -230,11 +282,10 @@ class Adaptation(nn.Module):
         visible = sights(row, self.masks)
         blank = self.mask_embedding.repeat(len(row.anchors), 1)
         x = torch.cat((embed(row.ids[row.read : -1]), blank))
-        places = row.anchors[:, None] + torch.arange(self.masks, device=device)
-        positions = torch.cat((at[row.read :], places.flatten()))
+        positions = torch.cat((at[row.read :], row.places.flatten()))
         states = self.decoder.run_embedded(x[None], positions[None], attend)[0]
         tail = end - row.read
-        return torch.cat((context, states[:tail])), states[tail:].view(*places.shape, -1)
+        return torch.cat((context, states[:tail])), states[tail:].view(*row.places.shape, -1)
 
 
 def sights(row: CanvasRow, masks: int) -> Tensor:
@@ -253,7 +304,8 @@ def sights(row: CanvasRow, masks: int) -> Tensor:
 def operations(config: Qwen2Config, row: CanvasRow) -> float:
     """Floating-point operations of the matrix products of a row's pass, forward and backward.
 
-    Attention counts pairs that see each other; the products of low rank are not counted.
+    Attention counts pairs that see each other; products of low rank and the chain's own are not
+    counted.
     """
     keys = config.kv_heads * config.size
     block = 2 * config.width * (config.width + keys) + 3 * config.width * config.hidden
@@ -263,7 +315,7 @@ def operations(config: Qwen2Config, row: CanvasRow) -> float:
     pairs += float(row.anchors.sum()) * row.targets.shape[1] + row.targets.numel()
     seen = 2 * config.layers * config.width
     head = config.vocab_size * config.width
-    lossy = len(row.ids) - row.middle + int((row.targets != IGNORED).sum())
+    lossy = len(row.ids) - row.middle + 2 * int((row.targets != IGNORED).sum())
     context = row.read * config.layers * block + seen * row.read**2 / 2
     taught = end - int(row.anchors[0]) if len(row.anchors) else 0
     # A multiply-add is two operations. The backward pass costs as much as the forward where the
@@ -273,21 +325,31 @@ def operations(config: Qwen2Config, row: CanvasRow) -> float:
 
 
 @torch.no_grad()
-def validated(adaptation: Adaptation, row: CanvasRow) -> tuple[float, float, float]:
-    """What the model does on a row: tokens a pass of the true text, and as it reads them; nats.
+def validated(adaptation: Adaptation, row: CanvasRow) -> dict[str, float]:
+    """What the model does on a row: tokens a pass, and the next-token loss of the middle, in nats.
 
     A pass gives one token, which the causal state predicts, and one for each mask up to the first
-    wrong one: other than the row's token, or other than what the causal reading would write there.
-    The third figure is the next-token loss of the middle and its `<eom>`.
+    wrong one: other than the row's (`tokens_per_pass`), or other than what the causal reading would
+    write there (`tokens_per_pass_as_read`). `tokens_per_pass_chained` is the first, where the chain
+    ranks the likeliest tokens of each mask.
     """
     clean, masks = adaptation.states(row)
-    logits = adaptation.decoder.logits(clean)
-    places = row.anchors[:, None] + torch.arange(adaptation.masks, device=clean.device)
-    written = F.pad(logits.argmax(-1), (0, adaptation.masks), value=IGNORED)[places]
-    predicted = adaptation.decoder.logits(masks).argmax(-1)
-    found = [
-        1 + (predicted == wanted).int().cumprod(-1).sum(-1).float().mean().item()
-        for wanted in (row.targets, written)
-    ]
-    nats = F.cross_entropy(logits[row.middle - 1 :], row.ids[row.middle :]).item()
-    return found[0], found[1], nats
+    logits, own = adaptation.decoder.logits(clean), adaptation.decoder.logits(masks)
+    written = F.pad(logits.argmax(-1), (0, adaptation.masks), value=IGNORED)[row.places]
+    tokens = F.pad(row.ids, (0, adaptation.masks))[row.places]
+    linked = adaptation.decoder.logits(
+        adaptation.chain(masks, adaptation.decoder.token_embd(tokens))
+    )
+    likeliest = own.topk(min(AMONG, own.shape[-1])).indices
+    ranked = likeliest.gather(-1, linked.gather(-1, likeliest).argmax(-1, keepdim=True))[..., 0]
+
+    def per_pass(predicted: Tensor, wanted: Tensor) -> float:
+        runs = (predicted == wanted).int().cumprod(-1).sum(-1)
+        return 1 + runs.float().mean().item()
+
+    return {
+        "tokens_per_pass": per_pass(own.argmax(-1), row.targets),
+        "tokens_per_pass_as_read": per_pass(own.argmax(-1), written),
+        "tokens_per_pass_chained": per_pass(ranked, row.targets),
+        "next_token_loss": F.cross_entropy(logits[row.middle - 1 :], row.ids[row.middle :]).item(),
+    }

@@ -32,6 +32,7 @@ MASK_EMBEDDING, MASK_ROW = "mask_embedding", "mask_row"
 SAMPLED_ROWS = 64  # of embedding and output matrix, to see whether they are tied
 UNTIED = 0.2  # relative difference beyond any quantisation error; 4 bits give about 0.1
 ADAPTER = "adapter.safetensors"
+CHAIN = ("chain.state.weight", "chain.token.weight", "chain.out.weight")
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 WORKING_CONTEXT = 1024  # tokens that a request uses by default
 READABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0")
@@ -134,7 +135,8 @@ class BaseWeights(Mapping[str, "Float[Array, ...]"]):
         is not tied to the embedding.
         """
         self._given = {tensor.name: tensor for tensor in reader.tensors}
-        self._rows, self._updates, self._names = rows, updates or {}, [*shapes(shape)]
+        self._rows, self._updates = rows, updates or {}
+        self._names = [*shapes(shape), *(name for name in CHAIN if name in self._updates)]
         given, wanted = self._given, shapes(shape)
         if OUTPUT in given:
             wanted = {OUTPUT: wanted[EMBEDDING], **wanted}
@@ -171,6 +173,8 @@ class BaseWeights(Mapping[str, "Float[Array, ...]"]):
                 weight[self._updates[MASK_ROW]] = masks[0]
                 weight = np.concatenate((weight, masks[1:]))
             return weight
+        if name in CHAIN:
+            return self._updates[name].astype(np.float32)
         weight = self._read(name, None)
         part = name.removesuffix(".weight")
         if part + LORA_A in self._updates:
@@ -205,7 +209,7 @@ def shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
 
 
 def read_adapter(adapter: bytes, shape: Qwen2Config, marks: Marks, where: Path) -> dict[str, Array]:
-    """The low-rank updates of an adapter and the embeddings of its masks, by name.
+    """The low-rank updates of an adapter, the embeddings of its masks, and its chain, by name.
 
     The first mask of a canvas has the mask's own row; those of later ones are appended behind the
     vocabulary. Raises CheckpointError where the adapter does not fit, or has tensors that are
@@ -221,6 +225,12 @@ def read_adapter(adapter: bytes, shape: Qwen2Config, marks: Marks, where: Path) 
             sizes = tensors[part + LORA_B].shape + tensors[part + LORA_A].shape
             outputs, inputs = wanted[f"{part}.weight"]
             added[part] = sizes, (outputs, sizes[-2], sizes[-2], inputs)
+        if tensors.keys() & {*CHAIN}:
+            units = tensors[CHAIN[-1]].shape[1]
+            sizes = (2 * units, shape.width), (2 * units, shape.width), (shape.width, units)
+            added |= {
+                name: (tensors[name].shape, size) for name, size in zip(CHAIN, sizes, strict=True)
+            }
     except (SafetensorError, KeyError, ValueError, IndexError) as error:
         raise CheckpointError(
             f"{where}: no adapter for this base ({type(error).__name__}: {error}); "
@@ -234,6 +244,7 @@ def read_adapter(adapter: bytes, shape: Qwen2Config, marks: Marks, where: Path) 
             )
     known = {
         MASK_EMBEDDING,
+        *CHAIN,
         *(
             f"blk.{layer}.{name}{end}"
             for layer in range(shape.layers)

@@ -5,18 +5,36 @@ Which engines and precisions were measured: `docs/decisions/0011-base-engine.md`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto
 
-from talaria.coder.backbone import Array, KVCache, Marks, States
+from talaria.coder.backbone import (
+    Array,
+    Candidates,
+    Constraint,
+    KVCache,
+    Marks,
+    States,
+    likeliest,
+)
 from talaria.coder.families.onnx_graph import Graph, Int8Matrix, OnnxBackbone, PassShape
-from talaria.coder.families.qwen2 import EMBEDDING, OUTPUT, Qwen2Config, numbered, rotary_turns
+from talaria.coder.families.qwen2 import (
+    CHAIN,
+    EMBEDDING,
+    OUTPUT,
+    Qwen2Config,
+    numbered,
+    rotary_turns,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+EPSILON = 1e-6  # of the chain's norms
+AMONG = 16  # candidates of a position that the chain ranks anew
 
 Network = Mapping[str, Array | Int8Matrix]
 
@@ -40,6 +58,12 @@ class OnnxQwen2(OnnxBackbone):
         embedding = network[EMBEDDING]
         rows = embedding.values if isinstance(embedding, Int8Matrix) else embedding
         self.masks = 1 + len(rows) - config.vocab_size
+        self._embedding = embedding
+        self._chain = None
+        if CHAIN[0] in network:
+            parts = (network[name] for name in CHAIN)
+            self._chain = Chain(*(part for part in parts if isinstance(part, np.ndarray)))
+            self.chained, self.among = True, AMONG
 
     def evaluate(
         self,
@@ -54,11 +78,68 @@ class OnnxQwen2(OnnxBackbone):
             ids = numbered(ids, self.marks.mask, self.config.vocab_size, self.masks)
         return super().evaluate(ids, positions, visible, cache, keep)
 
+    def chain(
+        self, states: States, before: Int[Array, "batch length"], past: tuple[States, ...]
+    ) -> tuple[States, tuple[States, ...]]:
+        """States given the token chosen before each, as `Backbone` has it; nothing is kept."""
+        assert self._chain is not None
+        return self._chain(states, self.rows(before)), past
+
+    def rows(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape width"]:
+        """The embeddings of tokens, which are also their rows of the output matrix."""
+        table = self._embedding
+        if isinstance(table, Int8Matrix):
+            found: Array = table.values[ids] * table.scales[ids][..., None]
+            return found
+        return table[ids]
+
+    def candidates(
+        self,
+        states: States,
+        k: int,
+        constraints: Sequence[Constraint] | None = None,
+        temperatures: Float[Array, " positions"] | None = None,
+    ) -> Candidates:
+        """The k likeliest tokens, as `Backbone` has it; of a shortlist, without the others."""
+        only = [np.asarray(each.only) for each in constraints or () if each.only is not None]
+        if not only or len(only) < len(states) or {each.shape for each in only} != {(AMONG,)}:
+            return super().candidates(states, k, constraints, temperatures)
+        # Numbers of a small vocabulary that each position has to itself.
+        ids = np.stack(only)
+        logits = (self.rows(ids) @ states[:, :, None])[..., 0]
+        own = [
+            Constraint(forbidden=tuple(np.flatnonzero(np.isin(row, each.forbidden)).tolist()))
+            for row, each in zip(ids, constraints or (), strict=True)
+        ]
+        logits[np.isin(ids, self.marks.never)] = -np.inf
+        found = likeliest(logits, k, (), own, temperatures)
+        return Candidates(np.take_along_axis(ids, found.ids, 1), found.log_probabilities)
+
     def turns(
         self, positions: Int[Array, "batch length"]
     ) -> tuple[Float[Array, "batch length half"], Float[Array, "batch length half"]]:
         """Cosines and sines, as `OnnxBackbone` has it."""
         return rotary_turns(self.config, positions)
+
+
+class Chain:
+    """What a state becomes once the token before its own is chosen: a gated layer, in float32."""
+
+    def __init__(self, state: Array, token: Array, out: Array) -> None:
+        """Matrices as an adapter has them, [outputs, inputs]."""
+        self.state, self.token, self.out = state, token, out
+
+    def __call__(
+        self, states: Float[Array, "*shape width"], tokens: Float[Array, "*shape width"]
+    ) -> Float[Array, "*shape width"]:
+        """New states for states and embeddings of tokens."""
+        of_state, of_token = (
+            x / np.sqrt((x**2).mean(-1, keepdims=True) + np.float32(EPSILON))
+            for x in (states, tokens)
+        )
+        gate, up = np.split(of_state @ self.state.T + of_token @ self.token.T, 2, axis=-1)
+        new: Array = states + (gate / (1 + np.exp(-gate)) * up) @ self.out.T
+        return new
 
 
 def fused(
@@ -77,6 +158,7 @@ def fused(
 
     embedding = weights[EMBEDDING]
     yield EMBEDDING, embedding
+    yield from ((name, weights[name]) for name in CHAIN if name in weights)
     yield OUTPUT, np.ascontiguousarray(embedding[: config.vocab_size].T)
     yield "output_norm.weight", weights["output_norm.weight"]
     qkv = ("attn_q", "attn_k", "attn_v")

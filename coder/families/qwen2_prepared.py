@@ -148,7 +148,7 @@ def prepare(
     tensors: dict[str, Array] = {}
     limit, matrices = int8_limit(), 0
     for name, value in fused(shape, weights):
-        if value.ndim == 2:
+        if value.ndim == 2 and name not in qwen2.CHAIN:
             # Rows of the embedding are looked up, not multiplied.
             table = name == qwen2.EMBEDDING
             matrix = Int8Matrix.of(value, 127, 1) if table else Int8Matrix.of(value, limit)

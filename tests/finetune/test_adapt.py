@@ -21,11 +21,12 @@ from gguf import GGUFReader
 from safetensors.numpy import save
 
 from talaria.coder import checkpoint, files
-from talaria.coder.backbone import Marks
+from talaria.coder.backbone import Constraint, CpuBackbone, Marks
+from talaria.coder.canvas import Canvas
 from talaria.coder.errors import CheckpointError, DataError, UsageError
 from talaria.coder.families import qwen2
 from talaria.coder.families.qwen2 import Qwen2Config
-from talaria.coder.families.qwen2_onnx import OnnxQwen2, fused
+from talaria.coder.families.qwen2_onnx import AMONG, OnnxQwen2, fused
 from talaria.coder.families.qwen2_tokenizer import (
     EOM,
     MIDDLE,
@@ -38,6 +39,8 @@ from talaria.coder.families.qwen2_tokenizer import (
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.infill import fill
 from talaria.coder.request import Options, Request
+from talaria.coder.sampler import Row, denoise
+from talaria.coder.unmask import confidence_threshold
 from talaria.finetune import adapt
 from talaria.finetune.adaptation import IGNORED, HoleRows, draw_canvases
 from talaria.finetune.corpus import CorpusDocument, write_corpus
@@ -48,7 +51,7 @@ from tests.coder.test_qwen2_gguf import write_gguf
 from tests.conftest import TEXTS
 
 SHAPE = ["--rank", "4", "--masks", "3", "--canvases", "6", "--length", "96", "--longest", "24"]
-SHAPE += ["--rows", "2"]
+SHAPE += ["--rows", "2", "--units", "16"]
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +172,60 @@ def test_training_computes_what_decoding_does(
     assert found.nfe
 
 
+def test_the_chain_computes_in_decoding_what_it_learnt(folder: Path, tmp_path: Path) -> None:
+    """The same states; and it ranks a shortlist as if all tokens were asked."""
+    here = run(folder, tmp_path / "run")
+    torch.manual_seed(2)
+    torch.nn.init.normal_(here.adaptation.chain.out.weight, std=0.3)
+    here.save()
+    backbone = in_float32(folder, tmp_path / "run" / "model")
+    assert backbone.chained
+    row = here.held_out[0]
+    with torch.inference_mode():
+        _, masks = here.adaptation.states(row)
+        before = row.ids[row.places.clamp(max=len(row.ids) - 1)]
+        expected = here.adaptation.chain(masks, here.adaptation.decoder.token_embd(before))
+    found, _ = backbone.chain(masks.numpy(), before.numpy(), ())
+    np.testing.assert_allclose(found, expected, atol=0.02, rtol=0.02)
+    states = found[:5, 0]
+    rng = np.random.default_rng(0)
+    ids = [rng.permutation(np.setdiff1d(np.arange(300), [9]))[:AMONG] for _ in states]
+    ids[1][3] = backbone.marks.mask  # is never written
+    limits = [Constraint(each.tolist(), (int(each[2]), 9)) for each in ids]
+    short = backbone.candidates(states, 4, limits)
+    every = CpuBackbone.candidates(backbone, states, 4, limits)
+    np.testing.assert_array_equal(short.ids, every.ids)
+    np.testing.assert_allclose(short.log_probabilities, every.log_probabilities, atol=1e-3)
+
+
+def test_diffusion_in_sight_of_the_chain(folder: Path, tmp_path: Path) -> None:
+    """Each token of one step is what the chain ranks first among a mask's own candidates."""
+    here = run(folder, tmp_path / "run")
+    torch.manual_seed(2)
+    torch.nn.init.normal_(here.adaptation.chain.out.weight, std=0.5)
+    here.save()
+    backbone = in_float32(folder, tmp_path / "run" / "model")
+    row = here.rows[3]
+    context = row.ids[: row.middle]
+    _, cache = backbone.encode([context])
+    canvas = Canvas.blank(1, 4, backbone.marks)
+    rows = [Row(np.random.default_rng(0), max_nfe=1, ends=False)]
+    every = confidence_threshold(0.0)
+    step = next(denoise(backbone, cache, [context[-1]], canvas, every, rows))
+    assert step.canvas.ids[0].tolist() != [backbone.marks.mask] * 4
+    states = backbone.denoise(np.full((1, 4), backbone.marks.mask), cache, [context[-1]])
+    said = [backbone.marks.mask]
+    no_end = Constraint(forbidden=(backbone.marks.eom,))
+    for place in range(4):
+        state = states[:, place]
+        own = backbone.candidates(state, AMONG, [no_end])
+        if place:
+            state = backbone.chain(state, np.array(said[-1:]), ())[0]
+        best = backbone.candidates(state, 1, [Constraint(own.ids[0])])
+        said.append(int(best.ids[0, 0]))
+    assert step.canvas.ids[0].tolist() == said[1:]
+
+
 def test_what_is_read_without_gradients_changes_no_state(folder: Path, tmp_path: Path) -> None:
     """A row gives the same states however much of it is read without gradients."""
     here = run(folder, tmp_path / "run")
@@ -218,7 +275,7 @@ def test_gradients_are_those_of_finite_differences(
         return total
 
     torch.manual_seed(1)
-    parameters = [*here.trained.values()]
+    parameters = [each for name, each in here.trained.items() if "chain" not in name]
     directions = [torch.randn_like(each) for each in parameters]
     gradients = torch.autograd.grad(loss(), parameters)
     pairs = zip(gradients, directions, strict=True)
@@ -233,6 +290,17 @@ def test_gradients_are_those_of_finite_differences(
             for each, along in zip(parameters, directions, strict=True):
                 each.sub_(along, alpha=sign * step)
     assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-3)
+
+
+def test_only_the_chain_learns_from_its_loss(folder: Path, tmp_path: Path) -> None:
+    """Its own parameters have a gradient; the masks' embeddings and the updates have none."""
+    here = run(folder, tmp_path / "run")
+    here.update()
+    losses = here.adaptation(here.row(0))
+    names = [*here.trained]
+    found = torch.autograd.grad(losses.chain, [*here.trained.values()], allow_unused=True)
+    reached = {name for name, each in zip(names, found, strict=True) if each is not None}
+    assert reached == {f"chain.{name}.weight" for name in ("state", "token", "out")}
 
 
 def test_a_run_learns_and_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
@@ -280,7 +348,7 @@ def test_a_run_starts_from_an_adapter(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("more", "sentence"),
-    [(["--rank", "2"], "not an adapter of --rank 2"), (["--masks", "2"], "and --masks 2")],
+    [(["--rank", "2"], "not an adapter of --rank 2"), (["--masks", "2"], "--masks 2")],
 )
 def test_an_adapter_of_another_shape_cannot_be_the_start(
     folder: Path, tmp_path: Path, more: list[str], sentence: str
