@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tomllib
@@ -113,12 +114,15 @@ def place(base: KnownBase) -> Path:
 def state(base: KnownBase) -> str:
     """`ready`, `can be fetched`, with the share that has arrived, or `damaged`.
 
-    Looks at sizes only; `get` and loading compare hashes.
+    Without its file, a base is ready if it has been prepared. Looks at sizes only; `get` and
+    loading compare hashes.
     """
     try:
         path = place(base)
         if path.exists():
             return "ready" if path.stat().st_size == base.bytes else "damaged"
+        if prepared(base):
+            return "ready"
         share = _size(_work(base, path) / "download") / base.bytes
     except (FetchError, OSError):
         share = 0
@@ -177,12 +181,28 @@ def remove(name: str, progress: Reporter = SILENT) -> int:
             for file in (*named_so, _licence(base, path), *filter(Path.is_file, work.rglob("*"))):
                 freed += _size(file)
                 file.unlink(missing_ok=True)
+            for form in prepared(base):
+                freed += sum(map(_size, form.iterdir()))
+                shutil.rmtree(form)
     except OSError as error:
         raise FetchError(
             f"{error.filename or path}: cannot be deleted ({error.strerror or error}); "
             "check its permissions, and whether a program is using it"
         ) from error
     return freed
+
+
+def prepared(base: KnownBase) -> list[Path]:
+    """The folders of what was prepared from a base, which runs without the base's file."""
+    found = []
+    for config in place(base).parent.glob("prepared/*/config.json"):
+        try:
+            described = json.loads(config.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(described, dict) and described.get("base") == base.sha256:
+            found.append(config.parent)
+    return found
 
 
 def _work(base: KnownBase, path: Path) -> Path:

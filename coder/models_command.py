@@ -22,7 +22,8 @@ def command(argv: list[str]) -> int:
     getting = actions.add_parser(
         "get",
         help="fetch a base and verify it",
-        description="Fetch a base and verify its SHA-256; print where it lies.",
+        description="Fetch a base, verify its SHA-256, and prepare the model that runs it as it "
+        "is; print where the base lies.",
     )
     getting.add_argument("name", metavar="NAME", help="a base that `talaria models` lists")
     getting.add_argument(
@@ -36,7 +37,9 @@ def command(argv: list[str]) -> int:
     removing.add_argument("name", metavar="NAME", help="a base that `talaria models` lists")
     args = parser.parse_args(argv)
     if args.action == "get":
-        print(fetch(args.name, args.source))
+        path = fetch(args.name, args.source)
+        prepare(args.name)
+        print(path)
     elif args.action == "remove":
         remove(args.name)
     else:
@@ -111,6 +114,15 @@ def fetch(name: str, source: str | None = None) -> Path:
         ) from None
     finally:
         terminal.close()
+
+
+def prepare(name: str) -> None:
+    """Load the model of a base's name, if there is one: the first time, that prepares it."""
+    from talaria.coder import checkpoint
+    from talaria.coder.loading import load
+
+    if name in {listing.name for listing in checkpoint.available()}:
+        load(name)
 
 
 def remove(name: str) -> None:

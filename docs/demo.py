@@ -46,11 +46,11 @@ def fetch() -> bool:
 
 def load(large: bool) -> Checkpoint:
     """Load the large model or the embedded one; says why, if the large one cannot be loaded."""
-    from talaria.coder import checkpoint
+    from talaria.coder import checkpoint, loading
 
     if large:
         try:
-            return checkpoint.load(LARGE)
+            return loading.load(LARGE)
         except TalariaError as error:
             say(f"{error}; filling with {EMBEDDED}")
     return checkpoint.load(EMBEDDED)

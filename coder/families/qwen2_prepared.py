@@ -83,7 +83,7 @@ def prepared(
         base = find_base()
         with alone(place):
             if not place.is_dir():
-                prepare(place, folder, adapter, base, on_progress)
+                prepare(place, folder, config, adapter, base, on_progress)
     try:
         return opened(place)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -123,6 +123,7 @@ def alone(place: Path) -> Iterator[None]:
 def prepare(
     place: Path,
     folder: Path,
+    config: Mapping[str, Any],
     adapter: bytes,
     base: Path,
     on_progress: Callable[[float], None],
@@ -162,6 +163,7 @@ def prepare(
         (partial / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
         described = {
             "checkpoint": folder.name,
+            "base": config["base"]["sha256"],
             "shape": asdict(shape),
             "sha256": {name: files.digest(partial / name) for name in (WEIGHTS, TOKENIZER)},
         }

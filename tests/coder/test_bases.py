@@ -636,9 +636,14 @@ def test_remove(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "tiny: is not here\n"
     bases.get(NAME, a_copy(tmp_path))
     (home / "bases" / "other.gguf").write_bytes(b"another")
+    forms = [home / "bases" / "prepared" / name for name in ("tiny-1", "other-1", "broken-1")]
+    for form, described in zip(forms, ({"base": HASH}, {"base": HASH[::-1]}, []), strict=True):
+        form.mkdir(parents=True)
+        (form / "config.json").write_text(json.dumps(described))
     assert cli.main(["models", "remove", NAME]) == 0
+    assert [form.exists() for form in forms] == [False, True, True]
     assert capsys.readouterr().err == "tiny: deleted, 0.3 MB\n"
-    assert left_over(home) == {"other.gguf"}
+    assert left_over(home) == {"other.gguf", "prepared"}
 
 
 def test_remove_what_has_arrived(home: Path) -> None:
