@@ -203,6 +203,18 @@ def passes(config: Qwen2Config, network: Network) -> Graph:
     def turned(x: str) -> str:
         return graph.add("RotaryEmbedding", [x, "cos", "sin"], f"{x}.turned")
 
+    # Attention computes a single row by another kernel, which rounds otherwise. The last row is
+    # always there twice, so that a position's result is the same in a pass of any width.
+    graph.constant("rows", TensorProto.INT64, [2])
+    graph.constant("from_last", TensorProto.INT64, [-1])
+    graph.constant("to_end", TensorProto.INT64, [2**62])
+    graph.constant("from_first", TensorProto.INT64, [0])
+
+    def doubled(x: str) -> str:
+        last = graph.add("Slice", [x, "from_last", "to_end", "rows"], f"{x}.last")
+        return graph.add("Concat", [x, last], f"{x}.doubled", axis=2)
+
+    seen_by = doubled("visible")
     x = graph.embedded("ids", "token_embd", network[EMBEDDING])
     for layer in range(config.layers):
         block = f"blk.{layer}"
@@ -211,8 +223,9 @@ def passes(config: Qwen2Config, network: Network) -> Graph:
         q, k, v = (f"{name}.{layer}" for name in "qkv")
         graph.add("Split", [y, "q_k_v"], q, k, v, axis=-1)
         q, k, v = turned(heads(q, "queries")), turned(heads(k, "kept")), heads(v, "kept")
-        seen = [q, k, v, "visible", f"past_key.{layer}", f"past_value.{layer}"]
+        seen = [doubled(q), k, v, seen_by, f"past_key.{layer}", f"past_value.{layer}"]
         y = graph.add("Attention", seen, f"attended.{layer}", f"key.{layer}", f"value.{layer}")
+        y = graph.add("Slice", [y, "from_first", "from_last", "rows"], f"once.{layer}")
         y = graph.add("Transpose", [y], f"by_token.{layer}", perm=[0, 2, 1, 3])
         y = graph.add("Reshape", [y, "together"], f"joined.{layer}")
         x = graph.add("Add", [x, product(y, f"{block}.attn_output")], f"between.{layer}")

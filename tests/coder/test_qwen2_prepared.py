@@ -44,16 +44,26 @@ def test_8_bits_are_near_the_base(file: Path, home: Path) -> None:
 
 
 def test_a_position_does_not_depend_on_those_beside_it(file: Path, home: Path) -> None:
-    """Equal to the bit in passes of any width but one: each row of states has its own scale."""
+    """Equal to the bit in passes of any width: each row of states has its own scale."""
     backbone = checkpoint.load(installed(file, home)).backbone
     ids = np.random.default_rng(2).integers(0, 300, 40).tolist()
     whole, _ = backbone.encode([ids])
-    for width in (2, 3, 8, 17):
+    for width in (1, 2, 3, 8, 17):
         states, _ = backbone.encode([ids[:width]])
         np.testing.assert_array_equal(states[0], whole[0, :width])
     _, cache = backbone.encode([ids[:20]])
     states, _ = backbone.encode([ids[20:]], cache)
     np.testing.assert_array_equal(states[0], whole[0, 20:])
+    cache = None
+    for place in range(40):
+        states, cache = backbone.encode([[ids[place]]], cache)
+        np.testing.assert_array_equal(states[0, 0], whole[0, place])
+    _, together = backbone.encode([ids])
+    assert cache is not None
+    for one, other in zip(
+        (*cache.keys, *cache.values), (*together.keys, *together.values), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_it_is_made_once_and_needs_no_base(file: Path, home: Path) -> None:
