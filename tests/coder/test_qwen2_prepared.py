@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from talaria.coder import checkpoint, loading
+from talaria.coder.backbone import KVCache
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families import qwen2
 from talaria.coder.families.onnx_graph import Int8Matrix
@@ -54,14 +55,14 @@ def test_a_position_does_not_depend_on_those_beside_it(file: Path, home: Path) -
     _, cache = backbone.encode([ids[:20]])
     states, _ = backbone.encode([ids[20:]], cache)
     np.testing.assert_array_equal(states[0], whole[0, 20:])
-    cache = None
+    alone: KVCache | None = None
     for place in range(40):
-        states, cache = backbone.encode([[ids[place]]], cache)
+        states, alone = backbone.encode([[ids[place]]], alone)
         np.testing.assert_array_equal(states[0, 0], whole[0, place])
     _, together = backbone.encode([ids])
-    assert cache is not None
+    assert alone is not None
     for one, other in zip(
-        (*cache.keys, *cache.values), (*together.keys, *together.values), strict=True
+        (*alone.keys, *alone.values), (*together.keys, *together.values), strict=True
     ):
         np.testing.assert_array_equal(one, other)
 
