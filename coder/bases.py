@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ from talaria.coder.errors import FetchError, UsageError
 TABLE = Path(__file__).with_name("bases.toml")
 LICENCES = Path(__file__).with_name("licences")
 SPARE_BYTES = 16_000_000  # of disk, left free besides a base
+HERE = "ready", "fetched"  # states of a base that can be used
 
 
 @dataclass(frozen=True)
@@ -112,21 +114,29 @@ def place(base: KnownBase) -> Path:
 
 
 def state(base: KnownBase) -> str:
-    """`ready`, `can be fetched`, with the share that has arrived, or `damaged`.
+    """One of HERE, `can be fetched`, with the share that has arrived, or `damaged`.
 
-    Without its file, a base is ready if it has been prepared. Looks at sizes only; `get` and
-    loading compare hashes.
+    A base is `ready` once a model has been prepared from it, then also without its file, and
+    `fetched` before. Looks at sizes only; `get` and loading compare hashes.
     """
     try:
         path = place(base)
-        if path.exists():
-            return "ready" if path.stat().st_size == base.bytes else "damaged"
+        if path.exists() and path.stat().st_size != base.bytes:
+            return "damaged"
         if prepared(base):
             return "ready"
+        if path.exists():
+            return "fetched"
         share = _size(_work(base, path) / "download") / base.bytes
     except (FetchError, OSError):
         share = 0
     return f"can be fetched ({share:.0%} is here)" if share else "can be fetched"
+
+
+def disk_bytes(base: KnownBase) -> int:
+    """Bytes of disk that a base and what was prepared from it take."""
+    forms = (file for form in prepared(base) for file in form.iterdir())
+    return sum(map(_size, (place(base), *forms)))
 
 
 def get(name: str, source: str | Path | None = None, progress: Reporter = SILENT) -> Path:
@@ -165,8 +175,9 @@ def get(name: str, source: str | Path | None = None, progress: Reporter = SILENT
 
 
 def remove(name: str, progress: Reporter = SILENT) -> int:
-    """Delete all that is here of a base, also what has arrived of it; return the bytes it took.
+    """Delete all that is here of a base, return the bytes it took.
 
+    That includes what has arrived of it, what was prepared from it, and what a killed process left.
     Waits for a process that is fetching it. Raises FetchError if it cannot be deleted, and
     UsageError for a name that is not in the table.
     """
@@ -181,9 +192,13 @@ def remove(name: str, progress: Reporter = SILENT) -> int:
             for file in (*named_so, _licence(base, path), *filter(Path.is_file, work.rglob("*"))):
                 freed += _size(file)
                 file.unlink(missing_ok=True)
-            for form in prepared(base):
-                freed += sum(map(_size, form.iterdir()))
-                shutil.rmtree(form)
+            for entry in _prepared_entries(base):
+                for file in entry.iterdir() if entry.is_dir() else ():
+                    freed += _size(file)
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
     except OSError as error:
         raise FetchError(
             f"{error.filename or path}: cannot be deleted ({error.strerror or error}); "
@@ -203,6 +218,16 @@ def prepared(base: KnownBase) -> list[Path]:
         if isinstance(described, dict) and described.get("base") == base.sha256:
             found.append(config.parent)
     return found
+
+
+def _prepared_entries(base: KnownBase) -> Iterator[Path]:
+    """What was prepared from a base, locks, and remains of a killed process (`qwen2_prepared`)."""
+    names = {form.name for form in prepared(base)}
+    own = re.compile(rf"{re.escape(base.name)}-[0-9a-f]{{16}}")
+    for entry in place(base).parent.glob("prepared/*"):
+        name = entry.stem[1:] if entry.name.startswith(".") else entry.name
+        if name in names or own.fullmatch(name):
+            yield entry
 
 
 def _work(base: KnownBase, path: Path) -> Path:

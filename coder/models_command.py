@@ -8,9 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from talaria.coder.errors import TalariaError
+
+if TYPE_CHECKING:
+    from talaria.coder.bases import KnownBase
 
 QUIET_SECONDS = 15.0  # between lines about progress, where there is no terminal for a bar
 
@@ -37,9 +40,8 @@ def command(argv: list[str]) -> int:
     removing.add_argument("name", metavar="NAME", help="a base that `talaria models` lists")
     args = parser.parse_args(argv)
     if args.action == "get":
-        path = fetch(args.name, args.source)
+        print(fetch(args.name, args.source), flush=True)
         prepare(args.name)
-        print(path)
     elif args.action == "remove":
         remove(args.name)
     else:
@@ -73,8 +75,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
         named = config.get("base")
         if base := by_hash.get(str(named.get("sha256")) if isinstance(named, dict) else ""):
             adapted.add(base)
-            state, size = bases.state(base), size + base.bytes
-            if state != "ready":
+            state, size = bases.state(base), size + _base_bytes(base)
+            if state not in bases.HERE:
                 where = _remedy(base.name)
             elif not config["sha256"]:  # the base as it is
                 where = str(bases.place(base))
@@ -83,8 +85,8 @@ def _rows() -> Iterator[tuple[str, ...]]:
     for base in by_hash.values():
         if base not in adapted:
             state = bases.state(base)
-            where = str(bases.place(base)) if state == "ready" else _remedy(base.name)
-            yield _row(base.name, state, base.parameters, base.bytes, base.licence, where)
+            where = str(bases.place(base)) if state in bases.HERE else _remedy(base.name)
+            yield _row(base.name, state, base.parameters, _base_bytes(base), base.licence, where)
 
 
 def _row(
@@ -92,6 +94,13 @@ def _row(
 ) -> tuple[str, ...]:
     counts = f"{parameters / 1e6:.1f}M parameters", f"{size / 1e6:.1f} MB"
     return name, state, *counts, licence, where
+
+
+def _base_bytes(base: KnownBase) -> int:
+    """Bytes that a base takes on disk, or that are to be fetched."""
+    from talaria.coder import bases
+
+    return bases.disk_bytes(base) if bases.state(base) in bases.HERE else base.bytes
 
 
 def _remedy(name: str) -> str:
@@ -117,12 +126,22 @@ def fetch(name: str, source: str | None = None) -> Path:
 
 
 def prepare(name: str) -> None:
-    """Load the model of a base's name, if there is one: the first time, that prepares it."""
+    """Load the model of a base's name, if there is one: the first time, that prepares it.
+
+    Raises what `checkpoint.load` does, and TalariaError on Ctrl-C.
+    """
     from talaria.coder import checkpoint
     from talaria.coder.loading import load
 
-    if name in {listing.name for listing in checkpoint.available()}:
+    if name not in {listing.name for listing in checkpoint.available()}:
+        return
+    try:
         load(name)
+    except KeyboardInterrupt:
+        raise TalariaError(
+            f"interrupted; {name} is here, and it is prepared when it is first used"
+        ) from None
+    print(f"{name}: prepared, ready to fill", file=sys.stderr)
 
 
 def remove(name: str) -> None:

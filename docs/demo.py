@@ -1,10 +1,13 @@
 """`make demo`: fetch the large model, once, and let it refill a standard-library function.
 
-Where it cannot be fetched or loaded, the embedded model takes its place.
+Its function is `heapq.heapify`: three lines that call a private helper of the same file. It need
+not know them by heart, though it has surely seen them: a sibling for maximum heaps stands below.
+Where the large model cannot be fetched or loaded, the embedded one fills a function of one line.
 """
 
 from __future__ import annotations
 
+import heapq
 import string
 import sys
 import time
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from talaria.coder.results import Frame
 
 LARGE, EMBEDDED = "qwen2.5-coder-0.5b", "talaria-7m"
-FUNCTION = "Template.__init__"
 RULE = "─" * 78
 
 
@@ -30,7 +32,7 @@ def fetch() -> bool:
     from talaria.coder import bases, models_command
 
     base = bases.named(LARGE)
-    if bases.state(base) == "ready":
+    if bases.state(base) in bases.HERE:
         return True
     say(
         f"fetching {LARGE}, {base.bytes / 1e6:.0f} MB, once; "
@@ -53,6 +55,8 @@ def load(large: bool) -> Checkpoint:
             return loading.load(LARGE)
         except TalariaError as error:
             say(f"{error}; filling with {EMBEDDED}")
+        except KeyboardInterrupt:
+            say(f"interrupted; {LARGE} is prepared at the next start; filling with {EMBEDDED}")
     return checkpoint.load(EMBEDDED)
 
 
@@ -106,15 +110,18 @@ def main() -> int:
     from talaria.coder.infill_command import summary
     from talaria.coder.request import Options, Request
 
-    path = Path(string.__file__)
-    hole = source.parse_target(f"{path}::{FUNCTION}", lambda: b"")
     model = load(large)
     ready = time.perf_counter()
+    if model.name == LARGE:
+        path, function = Path(heapq.__file__), "heapify"
+    else:
+        path, function = Path(string.__file__), "Template.__init__"
+    hole = source.parse_target(f"{path}::{function}", lambda: b"")
     options = Options(until="block", complete=True)  # as `talaria infill` fills a function
     settled = options.settled(model.settings)
     before = hole.prefix[hole.prefix.rindex("\n\n", 0, hole.prefix.rindex("def ")) + 2 :]
 
-    heading(f"before: {path}, without the body of {FUNCTION}")
+    heading(f"before: {path}, without the body of {function}")
     print(before + "█")
     show = show_canvas if settled.mode == "diffuse" else show_writing
     result = fill(model, Request(hole.prefix, hole.suffix, options), show(model))

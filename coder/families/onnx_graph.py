@@ -94,7 +94,8 @@ class Int8Matrix:
         """The nearest such matrix, with values up to `limit`; `axis` is that of the inputs."""
         scales = np.abs(matrix).max(axis, keepdims=True) / np.float32(limit)
         scales[scales == 0] = 1
-        values = np.rint(matrix / scales).astype(np.int8)
+        values = matrix / scales
+        values = np.rint(values, out=values).astype(np.int8)
         return cls(values, scales.squeeze(axis).astype(np.float32))
 
 

@@ -83,11 +83,15 @@ def open_file(path: Path) -> GGUFReader:
         ) from error
     found = field_of(reader, path, "general.architecture")
     if found != "qwen2":
-        raise CheckpointError(f"{path}: architecture is {found!r}; only 'qwen2' is supported")
+        raise CheckpointError(
+            f"{path}: architecture is {found!r}; only 'qwen2' is supported: "
+            "give a GGUF file of a Qwen2.5-Coder model"
+        )
     kinds = {tensor.tensor_type.name for tensor in reader.tensors}
     if unknown := sorted(kinds.difference(READABLE)):
         raise CheckpointError(
-            f"{path}: quantised as {', '.join(unknown)}; supported are {', '.join(READABLE)}"
+            f"{path}: quantised as {', '.join(unknown)}; supported are {', '.join(READABLE)}: "
+            "give a file with those only, such as Q4_K_M"
         )
     return reader
 

@@ -519,7 +519,7 @@ def test_a_base_put_there_by_hand(home: Path, tmp_path: Path) -> None:
     """Under its hash alone, as loading allows too."""
     (home / "bases").mkdir(parents=True)
     (home / "bases" / HASH).write_bytes(CONTENT)
-    assert bases.state(bases.named(NAME)) == "ready"
+    assert bases.state(bases.named(NAME)) == "fetched"
     assert bases.get(NAME) == home / "bases" / HASH
     assert checkpoint.find_base({"base": {"sha256": HASH}}, tmp_path) == home / "bases" / HASH
 
@@ -646,6 +646,22 @@ def test_remove(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert left_over(home) == {"other.gguf", "prepared"}
 
 
+def test_remove_what_was_prepared(home: Path) -> None:
+    """With its lock, what a killed process left, and a damaged form of the base's own name."""
+    place, key = home / "bases" / "prepared", "0123456789abcdef"
+    for name in (f"tiny-{key}", f".tiny-{key}.partial", "adapted-1", f"tiny-two-{key}"):
+        (place / name).mkdir(parents=True)
+        (place / name / "weights.safetensors").write_bytes(b"1234")
+    (place / "adapted-1" / "config.json").write_text(json.dumps({"base": HASH}))
+    for name in (f"tiny-{key}", "adapted-1", f"tiny-two-{key}"):
+        (place / f".{name}.lock").touch()
+    size = (place / "adapted-1" / "config.json").stat().st_size
+    assert bases.state(bases.named(NAME)) == "ready"
+    assert bases.disk_bytes(bases.named(NAME)) == 4 + size
+    assert bases.remove(NAME) == 3 * 4 + size
+    assert {each.name for each in place.iterdir()} == {f"tiny-two-{key}", f".tiny-two-{key}.lock"}
+
+
 def test_remove_what_has_arrived(home: Path) -> None:
     """A partial download goes too."""
     partial(home).parent.mkdir(parents=True)
@@ -683,7 +699,7 @@ def test_the_command(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert out == f"{home / 'bases' / HASH}.gguf\n"
     assert err.startswith("--from: all 300,000 bytes")
     assert cli.main(["models"]) == 0
-    assert re.search(rf"tiny +ready .*{HASH}\.gguf\n", capsys.readouterr().out)
+    assert re.search(rf"tiny +fetched .*{HASH}\.gguf\n", capsys.readouterr().out)
     (home / "bases" / f"{HASH}.gguf").write_bytes(b"short")
     assert cli.main(["models"]) == 0
     assert re.search(r"tiny +damaged .*talaria models get tiny\n", capsys.readouterr().out)
@@ -712,7 +728,7 @@ def test_a_base_as_it_is(home: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert re.search(r"tiny +can be fetched +.*models get tiny\n", capsys.readouterr().out)
     bases.get(NAME, a_copy(tmp_path))
     assert cli.main(["models"]) == 0
-    assert re.search(rf"tiny +ready .* 0.3 MB .*{HASH}\.gguf\n", capsys.readouterr().out)
+    assert re.search(rf"tiny +fetched .* 0.3 MB .*{HASH}\.gguf\n", capsys.readouterr().out)
 
 
 def test_the_command_without_a_network(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,7 @@ def test_it_is_made_once_and_needs_no_base(file: Path, home: Path) -> None:
 @pytest.mark.parametrize("name", ["weights.safetensors", "tokenizer.json", "config.json"])
 @pytest.mark.parametrize("how", ["cut", "changed", "missing"])
 def test_a_damaged_form_is_made_anew(file: Path, home: Path, name: str, how: str) -> None:
-    """The first start says so, the next one works."""
+    """At once; the next load does not make it again."""
     folder = installed(file, home)
     checkpoint.load(folder)
     (form,) = forms(home)
@@ -97,9 +97,22 @@ def test_a_damaged_form_is_made_anew(file: Path, home: Path, name: str, how: str
         (form / name).write_bytes(data if how == "changed" else data[: len(data) // 2])
     if name == "config.json" and how == "changed":
         (form / name).write_text("[]")
-    with pytest.raises(CheckpointError, match=r"damaged .* start again"):
-        checkpoint.load(folder)
+    made: list[float] = []
+    checkpoint.load(folder, on_progress=made.append)
+    assert made[-1] == 1
+    checkpoint.load(folder, on_progress=lambda part: pytest.fail("prepared again"))
+
+
+def test_a_damaged_form_without_its_base(file: Path, home: Path) -> None:
+    """One line says how to get the base."""
+    folder = installed(file, home)
     checkpoint.load(folder)
+    (form,) = forms(home)
+    (form / "weights.safetensors").write_bytes(b"")
+    for base in (home / "bases").glob("*.gguf"):
+        base.unlink()
+    with pytest.raises(CheckpointError, match="is not here; fetch it with"):
+        checkpoint.load(folder)
 
 
 def test_an_older_form_of_the_same_checkpoint_is_removed(file: Path, home: Path) -> None:
@@ -111,8 +124,6 @@ def test_an_older_form_of_the_same_checkpoint_is_removed(file: Path, home: Path)
     for each in (old, other):
         each.mkdir()
     (form / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="damaged"):
-        checkpoint.load(folder)
     checkpoint.load(folder)
     assert set(forms(home)) == {form, other}
 
@@ -163,6 +174,19 @@ def test_a_full_disk(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(CheckpointError, match="MB free; preparing the model needs"):
             checkpoint.load(folder)
     checkpoint.load(folder)
+
+
+def test_too_little_memory(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line with the remedy, and nothing half done."""
+    folder = installed(file, home)
+
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Int8Matrix, "of", fail)
+    with pytest.raises(CheckpointError, match=r"not enough memory .* close other programs"):
+        checkpoint.load(folder)
+    assert not forms(home)
 
 
 def test_rounding_to_8_bits() -> None:
