@@ -75,18 +75,16 @@ def _rows() -> Iterator[tuple[str, ...]]:
         named = config.get("base")
         if base := by_hash.get(str(named.get("sha256")) if isinstance(named, dict) else ""):
             adapted.add(base)
-            state, size = bases.state(base), size + _base_bytes(base)
-            if state not in bases.HERE:
-                where = _remedy(base.name)
-            elif not config["sha256"]:  # the base as it is
-                where = str(bases.place(base))
+            state, base_bytes, base_where = _of_base(base)
+            size += base_bytes
+            if state not in bases.HERE or not config["sha256"]:  # not here, or run as it is
+                where = base_where
         default = "  (default)" if listing.name == checkpoint.default() else ""
         yield _row(listing.name, state, listing.parameters, size, listing.licence, where + default)
     for base in by_hash.values():
         if base not in adapted:
-            state = bases.state(base)
-            where = str(bases.place(base)) if state in bases.HERE else _remedy(base.name)
-            yield _row(base.name, state, base.parameters, _base_bytes(base), base.licence, where)
+            state, size, where = _of_base(base)
+            yield _row(base.name, state, base.parameters, size, base.licence, where)
 
 
 def _row(
@@ -96,15 +94,18 @@ def _row(
     return name, state, *counts, licence, where
 
 
-def _base_bytes(base: KnownBase) -> int:
-    """Bytes that a base takes on disk, or that are to be fetched."""
+def _of_base(base: KnownBase) -> tuple[str, int, str]:
+    """A base's state, its bytes on disk and where it lies; those to fetch, and how, if it is not.
+
+    Without its file, it lies where it was prepared.
+    """
     from talaria.coder import bases
 
-    return bases.disk_bytes(base) if bases.state(base) in bases.HERE else base.bytes
-
-
-def _remedy(name: str) -> str:
-    return f"talaria models get {name}"
+    state = bases.state(base)
+    if state not in bases.HERE:
+        return state, base.bytes, f"talaria models get {base.name}"
+    places = [place for place in (bases.place(base), *bases.prepared(base)) if place.exists()]
+    return state, bases.disk_bytes(base), str(places[0])
 
 
 def fetch(name: str, source: str | None = None) -> Path:

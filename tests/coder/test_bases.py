@@ -646,7 +646,7 @@ def test_remove(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert left_over(home) == {"other.gguf", "prepared"}
 
 
-def test_remove_what_was_prepared(home: Path) -> None:
+def test_remove_what_was_prepared(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With its lock, what a killed process left, and a damaged form of the base's own name."""
     place, key = home / "bases" / "prepared", "0123456789abcdef"
     for name in (f"tiny-{key}", f".tiny-{key}.partial", "adapted-1", f"tiny-two-{key}"):
@@ -658,6 +658,8 @@ def test_remove_what_was_prepared(home: Path) -> None:
     size = (place / "adapted-1" / "config.json").stat().st_size
     assert bases.state(bases.named(NAME)) == "ready"
     assert bases.disk_bytes(bases.named(NAME)) == 4 + size
+    assert cli.main(["models"]) == 0
+    assert f"  {place / 'adapted-1'}\n" in capsys.readouterr().out
     assert bases.remove(NAME) == 3 * 4 + size
     assert {each.name for each in place.iterdir()} == {f"tiny-two-{key}", f".tiny-two-{key}.lock"}
 
