@@ -24,6 +24,10 @@ def load(model: str | None, device: str = "cpu") -> Checkpoint:
             print(f"\rpreparing {name}, once: {percent} %", end=end, file=sys.stderr, flush=True)
         shown = percent
 
-    return checkpoint.load(
-        model, device, show, lambda line: print(f"talaria: {line}", file=sys.stderr)
-    )
+    try:
+        return checkpoint.load(
+            model, device, show, lambda line: print(f"talaria: {line}", file=sys.stderr)
+        )
+    finally:
+        if 0 <= shown < 100 and sys.stderr.isatty():  # interrupted, or failed
+            print(file=sys.stderr)
