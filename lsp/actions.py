@@ -23,6 +23,7 @@ from talaria.lsp.fills import Filled, FillKind, fills_at
 from talaria.lsp.server import PYTHON, OpenFile, Superseded, TalariaServer
 
 if TYPE_CHECKING:
+    from talaria.coder.checkpoint import Checkpoint
     from talaria.coder.results import Frame
 
 log = logging.getLogger("talaria")
@@ -143,24 +144,23 @@ async def writable(middles: Middles, request: Request) -> tuple[list[str], str |
 
 def step_sender(
     server: TalariaServer, file: OpenFile, start: int, lead: str
-) -> Callable[[Frame], None]:
+) -> Callable[[Frame, Checkpoint], None]:
     """A function for the engine's worker thread that sends each step as `talaria/step`.
 
     `lead` will be written before the middle.
     """
-    engines, document = server.engines, file.document
+    document = file.document
     position = server.converter.unstructure(document.position(start))
     head = {"uri": document.uri, "version": document.version, "position": position}
     canvases: dict[int, list[str | None]] = {}
 
-    def send(frame: Frame) -> None:
+    def send(frame: Frame, model: Checkpoint) -> None:
         from talaria.coder.trace import pieces
 
-        if 0 not in frame.rows or engines is None:
+        if 0 not in frame.rows:
             return
         row, canvas = frame.rows.index(0), frame.step.canvas
         ids = canvas.ids[row, : int(canvas.ended[row])].tolist()
-        model = engines.loaded
         # Masks that no step has evaluated yet only show the length of the canvas.
         written = max(
             (n + 1 for n, token in enumerate(ids) if token != canvas.marks.mask), default=0
@@ -234,12 +234,11 @@ def accepted(server: TalariaServer, uri: str, number: object) -> None:
 
 async def show_trace(server: TalariaServer, uri: str) -> str | None:
     """Show a page that replays the model's last answer for a document; the page's URI."""
-    file, engines = server.files.get(uri), server.engines
-    if file is None or file.last is None or engines is None:
+    file = server.files.get(uri)
+    if file is None or file.last is None:
         server.answer_user("the embedded model has not answered in this file yet")
         return None
-    found, prefix, suffix = file.last
-    model = await engines.model()
+    found, model, prefix, suffix = file.last
 
     def write_page() -> str:
         from talaria.coder.trace import page

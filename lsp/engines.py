@@ -1,7 +1,9 @@
-"""Who answers a request: the embedded model or, while it works, a remote endpoint.
+"""Who answers a request: a model in this process or, while it works, a remote endpoint.
 
-The model is imported and loaded in a thread, so that the server answers `initialize` first. An
-endpoint that fails is paused (`lsp/endpoint.py`), and the embedded model answers meanwhile.
+Models are imported and loaded in a thread, so that the server answers `initialize` first. Where
+the user names none and the large one is here, the embedded one answers until it is loaded, and
+while one types on a machine that is too small or too slow for it. An endpoint that fails is paused
+(`lsp/endpoint.py`), and a model answers meanwhile.
 """
 
 from __future__ import annotations
@@ -12,19 +14,20 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from talaria.coder.bounds import Bound
 from talaria.coder.errors import TalariaError
 from talaria.coder.guard import Guard
+from talaria.coder.machine import available_memory, step_seconds
 from talaria.coder.request import Request
 from talaria.lsp.options import ServerOptions
 
 if TYPE_CHECKING:
     from talaria.coder.checkpoint import Checkpoint
-    from talaria.coder.engine import Engine, EngineState
+    from talaria.coder.engine import Engine, EngineState, Pending
     from talaria.coder.results import Frame, Infill
     from talaria.lsp.endpoint import Endpoint
 
@@ -34,19 +37,27 @@ T = TypeVar("T")
 SAMPLING_TEMPERATURE = 0.7  # at which an endpoint is asked for several middles
 ENDPOINT_TOKENS = 256  # limit for an endpoint if the request has none, as for a function
 
+# Bytes that must be free: to load the large model at the start, and when a request asks for it.
+# It was measured to take 1.0 GB for a moment while it loads, and 1.8 while it is prepared.
+FREE_AT_START, FREE_TO_LOAD = 2e9, 1.2e9
+SLOWEST_STEP = 0.15  # seconds; with a slower model, nobody waits for text while typing
+PATIENCE = 5.0  # seconds that the first request made on purpose waits for the large model
+
 
 @dataclass(frozen=True)
 class Middles:
     """The answer to a request: texts, most likely first.
 
     confidence  in the first text; 1 from an endpoint, which gives none
-    infill      what the embedded model did; None if an endpoint answered
+    infill      what the model did; None if an endpoint answered
+    model       the one that did it
     refusals    for the texts that the engine has checked, why each must not be written
     """
 
     texts: tuple[str, ...]
     confidence: float
     infill: Infill | None = None
+    model: Checkpoint | None = None
     refusals: Mapping[str, str | None] = field(default_factory=dict)
 
     async def refusal(self, request: Request, text: str) -> str | None:
@@ -57,43 +68,57 @@ class Middles:
 
 
 class Engines:
-    """The embedded model and, if one is configured, an endpoint that is asked first."""
+    """The models and, if one is configured, an endpoint that is asked first."""
 
     def __init__(
         self,
         options: ServerOptions,
         on_state: Callable[[EngineState, str], None],
         on_trouble: Callable[[str, str], None],
+        on_progress: Callable[[float], None] = lambda done: None,
     ) -> None:
-        """Start to load the model. Both callbacks may be called from any thread.
+        """Start to load the models. All callbacks may be called from any thread.
 
-        `on_state` gets the new state with the model's name or the error, `on_trouble` a message
-        about the endpoint and its kind.
+        `on_state` gets the new state with the error or the model that answers from now on while
+        the user types; `on_trouble` a message for the user and its kind; `on_progress` the
+        fraction that is done while a base is prepared.
         """
         self.options = options
         self.state: EngineState = "loading"
-        self._on_state, self._on_trouble = on_state, on_trouble
-        self._engine: Future[Engine] = Future()
-        self._newest: dict[Hashable, asyncio.Task[Middles]] = {}  # by document
+        self._on_state, self._on_trouble, self._on_progress = on_state, on_trouble, on_progress
+        self._engine: Future[Engine] = Future()  # answers while the user types
+        self._large: Future[Engine] | None = None  # answers requests made on purpose
+        self._loads_on_request = False  # the large model, because little memory is free
+        self._settled: Future[str] = Future()
+        self._chosen: dict[str, str] = {}  # for the statistics
+        self._started: list[Engine] = []
+        self._retired: dict[str, int | float | str] = {}  # counters of an engine that is gone
+        self._newest: dict[Hashable, asyncio.Task[Middles]] = {}  # by document, at the endpoint
+        self._pending: dict[Hashable, Pending] = {}  # by document, with a model
         self._endpoint = self._connect(options) if options.endpoint else None
         loader = threading.Thread(target=self._load, name="talaria-begin", daemon=True)
         # Let the pending response go out first: imports hold the GIL.
         asyncio.get_running_loop().call_soon(loader.start)
 
     async def ask(
-        self, request: Request, on_frame: Callable[[Frame], None] | None = None
+        self,
+        request: Request,
+        on_frame: Callable[[Frame, Checkpoint], None] | None = None,
+        *,
+        typing: bool = False,
     ) -> Middles:
         """Middles for a hole; CancelledError if a newer request superseded this one.
 
-        `on_frame` is called by the engine's worker thread. TalariaError if there is no model.
+        `on_frame` is called by the engine's worker thread. `typing` says that nobody made the
+        request on purpose. TalariaError if there is no model.
         """
         if self._endpoint is None or self._endpoint.waiting:
-            return await self._ask_model(request, on_frame)
+            return await self._ask_model(request, on_frame, typing)
         # The engine supersedes requests itself, but never sees those that the endpoint answers.
         document = object() if request.document is None else request.document
         if older := self._newest.get(document):
             older.cancel()
-        task = asyncio.ensure_future(self._ask_endpoint(self._endpoint, request, on_frame))
+        task = asyncio.ensure_future(self._ask_endpoint(self._endpoint, request, on_frame, typing))
         self._newest[document] = task
         try:
             return await task
@@ -101,10 +126,12 @@ class Engines:
             if self._newest.get(document) is task:
                 del self._newest[document]
 
-    async def model(self) -> Checkpoint:
-        """The embedded model, once it is loaded; TalariaError if it cannot be."""
-        engine = await _wait_for(self._engine)
-        return await _wait_for(engine.model)
+    async def settled(self) -> str:
+        """The name of the model that answers while the user types, once that is decided.
+
+        TalariaError if no model can be loaded.
+        """
+        return await _wait_for(self._settled)
 
     @property
     def available(self) -> bool:
@@ -113,32 +140,58 @@ class Engines:
         return self.state == "ready" or (endpoint and self.state != "closed")
 
     @property
-    def loaded(self) -> Checkpoint:
-        """The embedded model, which must be loaded."""
-        return self._engine.result().model.result()
+    def on_a_base(self) -> bool:
+        """Whether the model that answers while the user types is one on a base."""
+        if self.state != "ready" or not self._engine.done():
+            return False
+        return "base" in self._engine.result().model.result().config
 
     def statistics(self) -> dict[str, int | float | str]:
-        """State and counters of the embedded engine; only the state before it exists."""
-        engine = self._running()
-        return engine.statistics() if engine else {"state": self.state}
+        """State, choice of models and counters; only the state before there is an engine."""
+        found: dict[str, Any] = {**self._retired}
+        for engine in [*self._started]:
+            for name, value in engine.statistics().items():
+                found[name] = found.get(name, 0) + value if name != "state" else value
+        return {**found, **self._chosen, "state": self.state}
 
     async def close(self) -> None:
-        """Cancel all requests and release the model."""
+        """Cancel all requests and release the models."""
         self.state = "closed"
         for task in self._newest.values():
             task.cancel()
         if self._endpoint:
             await self._endpoint.close()
-        if engine := self._running():
+        for engine in [*self._started]:
             await asyncio.to_thread(engine.close)
-        else:
-            self._engine.cancel()  # whoever waits for it
+        # Whoever waits for them.
+        self._engine.cancel()
+        self._settled.cancel()
 
     async def _ask_model(
-        self, request: Request, on_frame: Callable[[Frame], None] | None
+        self,
+        request: Request,
+        on_frame: Callable[[Frame, Checkpoint], None] | None,
+        typing: bool,
     ) -> Middles:
         engine = await _wait_for(self._engine)
-        infill = await asyncio.wrap_future(engine.submit(request, on_frame).future)
+        if not typing:
+            engine = await self._largest(engine)
+
+        def show(frame: Frame) -> None:
+            assert on_frame is not None
+            on_frame(frame, engine.model.result())
+
+        pending = engine.submit(request, show if on_frame else None)
+        document = object() if request.document is None else request.document
+        # An engine supersedes its own requests; the older one may be another engine's.
+        if older := self._pending.get(document):
+            older.cancel()
+        self._pending[document] = pending
+        try:
+            infill = await asyncio.wrap_future(pending.future)
+        finally:
+            if self._pending.get(document) is pending:
+                del self._pending[document]
         # Row 0 is the likeliest: it would come alone, and its steps are the ones shown.
         ranked = sorted(infill.candidates, key=lambda candidate: candidate.row != 0)
         offered = [candidate for candidate in ranked if candidate.text] or ranked[:1]
@@ -147,11 +200,26 @@ class Engines:
             tuple(candidate.text for candidate in offered),
             infill.confidence(offered[0]),
             infill,
+            engine.model.result(),
             {candidate.text: candidate.refused for candidate in checked},
         )
 
+    async def _largest(self, engine: Engine) -> Engine:
+        """The large model's engine if it is loaded now, or within PATIENCE; else the given one."""
+        if self._loads_on_request and available_memory() >= FREE_TO_LOAD:
+            self._loads_on_request = False
+            self._large = Future()
+            threading.Thread(target=self._load_large, name="talaria-large", daemon=True).start()
+            await asyncio.wait([asyncio.wrap_future(self._large)], timeout=PATIENCE)
+        large = self._large
+        return large.result() if large and large.done() and not large.exception() else engine
+
     async def _ask_endpoint(
-        self, endpoint: Endpoint, request: Request, on_frame: Callable[[Frame], None] | None
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        on_frame: Callable[[Frame, Checkpoint], None] | None,
+        typing: bool,
     ) -> Middles:
         """Ask the endpoint, or the model if the endpoint fails."""
         from talaria.lsp.endpoint import DeadlineMissed, EndpointError
@@ -173,7 +241,7 @@ class Engines:
             log.warning("%s", error)
             pause = math.ceil(error.retry_after or 0)
             self._on_trouble(f"{error}. The embedded model answers for {pause} s.", error.kind)
-            return await self._ask_model(request, on_frame)
+            return await self._ask_model(request, on_frame, typing)
         if options.until:
             bound = Bound(options.until, request.prefix)
             middles = [text[: bound.end(text)] for text in middles]
@@ -198,38 +266,111 @@ class Engines:
             self._on_trouble(f"{error}. The embedded model answers.", str(error))
             return None
 
-    def _running(self) -> Engine | None:
-        """The engine, if it has started."""
-        future = self._engine
-        started = future.done() and not future.cancelled() and not future.exception()
-        return future.result() if started else None
-
     def _load(self) -> None:
         try:
             from talaria.coder import checkpoint
-            from talaria.coder.engine import Engine
 
-            options = self.options
-            engine = Engine(lambda: checkpoint.load(options.model, options.device))
+            name = self.options.model or checkpoint.default()
+            grows = self.options.model is None and name == checkpoint.LARGE
+            engine = self._start(checkpoint.EMBEDDED if grows else name)
             try:
                 self._engine.set_result(engine)
             except InvalidStateError:  # closed meanwhile
-                engine.close()
                 return
             model = engine.model.result()
         except BaseException as error:
             log.warning("no model: %s", error)
-            with contextlib.suppress(InvalidStateError):
-                self._engine.set_exception(error)
+            for future in (self._engine, self._settled):
+                with contextlib.suppress(InvalidStateError):
+                    future.set_exception(error)
             self._set_state("failed", str(error))
+            return
+        self._set_state("ready", model.name)
+        if grows:
+            self._grow()
+        with contextlib.suppress(InvalidStateError):
+            self._settled.set_result(self._chosen["model"])
+
+    def _grow(self) -> None:
+        """Load the large model beside the embedded one, if the memory that is free allows it."""
+        from talaria.coder import bases
+        from talaria.coder.checkpoint import EMBEDDED, LARGE
+
+        free = available_memory()
+        if free >= FREE_AT_START:
+            self._large = Future()
+            self._load_large(at_start=True)
+            return
+        if bases.prepared(bases.named(LARGE)):
+            self._loads_on_request = True
+            most = f"{LARGE} is loaded for requests by hand if {FREE_TO_LOAD / 1e9:.1f} GB are free"
         else:
-            self._set_state("ready", model.name)
-            if self.state == "closed":
-                engine.close()
+            most = f"close some programs and restart, or run `talaria models get {LARGE}`"
+        self._choose(
+            f"{EMBEDDED} answers, since only {free / 1e9:.1f} GB of memory are free "
+            f"({FREE_AT_START / 1e9:.0f} needed); {most}. The setting `model` overrides this"
+        )
+
+    def _load_large(self, at_start: bool = False) -> None:
+        """Load the large model; at the start, it answers everything if it is fast enough."""
+        from talaria.coder.checkpoint import EMBEDDED, LARGE
+
+        assert self._large is not None
+        engine = self._start(LARGE)
+        try:
+            model = engine.model.result()
+            seconds = step_seconds(model)
+        except BaseException as error:
+            self._large.set_exception(error)
+            self._retire(engine)
+            self._choose(f"{error}. {EMBEDDED} answers")
+            return
+        self._large.set_result(engine)
+        if not at_start:
+            return
+        if seconds > SLOWEST_STEP:
+            self._choose(
+                f"{EMBEDDED} answers while you type, and {LARGE} requests by hand, since its step "
+                f"takes {1000 * seconds:.0f} ms here (at most {1000 * SLOWEST_STEP:.0f}). "
+                "The setting `model` overrides this"
+            )
+            return
+        small, self._engine = self._engine.result(), Future()
+        self._engine.set_result(engine)
+        self._set_state("ready", model.name)
+        wait([pending.future for pending in [*self._pending.values()]])
+        self._retire(small)
+
+    def _start(self, name: str) -> Engine:
+        """Start an engine with a model."""
+        from talaria.coder import checkpoint
+        from talaria.coder.engine import Engine
+
+        device = self.options.device
+        engine = Engine(lambda: checkpoint.load(name, device, self._on_progress))
+        self._started.append(engine)
+        if self.state == "closed":
+            engine.close()
+        return engine
+
+    def _retire(self, engine: Engine) -> None:
+        """Close an engine and release its model; its counters stay."""
+        engine.close()
+        self._retired = engine.statistics()
+        self._started.remove(engine)
+
+    def _choose(self, reason: str) -> None:
+        """Tell the user why the large model does not answer everything."""
+        if self.state != "closed":
+            self._chosen["choice"] = reason
+            self._on_trouble(f"{reason}.", "model")
 
     def _set_state(self, state: EngineState, detail: str) -> None:
         if self.state != "closed":
             self.state = state
+            if state == "ready":
+                log.info("%s answers", detail)
+                self._chosen["model"] = detail
             self._on_state(state, detail)
 
 

@@ -46,7 +46,8 @@ class ServerOptions:
     )
     model: str | None = _option(
         None,
-        "a model's folder, or a name from `talaria models`; default: the one marked there",
+        "a model's folder, or a name from `talaria models`; default: the large one if it is there, "
+        "as far as memory and speed allow, else the embedded one",
         restart=True,
     )
     device: str = _option(
@@ -75,8 +76,8 @@ class ServerOptions:
     )
     deadline_ms: int | None = _option(
         None,
-        "deadline while typing: whatever is decoded by then is offered; default: 300, or "
-        "endpoint_timeout_ms if endpoint is set",
+        "deadline while typing: whatever is decoded by then is offered; default: 300, 5000 for a "
+        "model on a base, or endpoint_timeout_ms if endpoint is set",
         1,
         60_000,
     )

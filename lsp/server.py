@@ -36,6 +36,7 @@ from talaria.lsp.rhythm import Rhythm
 from talaria.lsp.usage import Usage
 
 if TYPE_CHECKING:
+    from talaria.coder.checkpoint import Checkpoint
     from talaria.coder.engine import EngineState
     from talaria.coder.results import Frame, Infill
 
@@ -44,6 +45,7 @@ log = logging.getLogger("talaria")
 PYTHON = "python"  # the only language with a grammar
 LARGEST = 4_000_000  # characters; a larger document gets no suggestions
 EXCERPTS = 450  # characters of other files: about a third of the shipped model's context
+LOADING = "talaria/loading"  # token of the progress
 FLUSH_SECONDS = 300.0  # between two writes of the usage counts
 MESSAGES = 20  # shown per session, at most
 
@@ -69,7 +71,7 @@ class OpenFile:
     requests    how many suggestions were requested, by which debouncing notices a newer request
     edited      time and line of the last change
     computing   the suggestion being computed: prefix, suffix, whether invoked by hand; its result
-    last        the embedded model's last answer, with its prefix and suffix
+    last        the last answer of a model, that model, prefix and suffix
     filled      the last fill
     unreadable  a change could not be read, so the editor now has a different text
     writing     held from reading the text until the editor has applied our edit
@@ -84,7 +86,7 @@ class OpenFile:
         self.edited = 0.0, 0
         self.computing: tuple[tuple[str, str, bool], asyncio.Future[InlineSuggestion | None]] | None
         self.computing = None
-        self.last: tuple[Infill, str, str] | None = None
+        self.last: tuple[Infill, Checkpoint, str, str] | None = None
         self.filled: Filled | None = None
         self.unreadable = False
         self.writing = asyncio.Lock()
@@ -120,6 +122,7 @@ class TalariaServer(LanguageServer):
         self._reported: set[str] = set()  # topics of messages already shown
         self._tasks: set[asyncio.Task[Any]] = set()
         self._busy = 0
+        self._progressing = False  # whether progress of loading is shown
         self._looking = False  # whether excerpts are being chosen
         self.pages: list[Path] = []  # trace pages, deleted with the session
         self.protocol.on_unread = self.mark_unreadable
@@ -133,7 +136,12 @@ class TalariaServer(LanguageServer):
         self.base = self.options
         uris = [folder.uri for folder in params.workspace_folders or ()]
         self.set_roots(uris or [params.root_uri or ""])
-        self.engines = Engines(self.options, self._model_changed, self._endpoint_trouble)
+        self.engines = self._start_engines()
+
+    def _start_engines(self) -> Engines:
+        return Engines(
+            self.options, self._model_changed, self._engines_trouble, self._model_progress
+        )
 
     async def end(self) -> None:
         """Cancel all work, release the model, write the usage counts."""
@@ -167,23 +175,25 @@ class TalariaServer(LanguageServer):
         task.add_done_callback(done)
 
     async def show_progress(self) -> None:
-        """Show `$/progress` until the model is loaded, if the editor supports it."""
+        """Show `$/progress` until a model is chosen and loaded, if the editor supports it."""
         window, engines = self.client_capabilities.window, self.engines
         if engines is None or not (window and window.work_done_progress):
             return
-        token = "talaria/loading"
         try:
-            await asyncio.wait_for(self.work_done_progress.create_async(token), 5)
+            await asyncio.wait_for(self.work_done_progress.create_async(LOADING), 5)
         except Exception as error:  # editors may refuse what they announced
             log.warning("cannot show progress: %r", error)
             return
         title = "Talaria: loading the model"
-        self.work_done_progress.begin(token, types.WorkDoneProgressBegin(title))
+        self.work_done_progress.begin(LOADING, types.WorkDoneProgressBegin(title))
+        self._progressing = True
         try:
-            ending = f"{(await engines.model()).name} is ready"
+            ending = f"{await engines.settled()} is ready"
         except Exception:  # reported by `_model_changed`
             ending = "no model could be loaded"
-        self.work_done_progress.end(token, types.WorkDoneProgressEnd(message=ending))
+        finally:
+            self._progressing = False
+        self.work_done_progress.end(LOADING, types.WorkDoneProgressEnd(message=ending))
 
     async def count_forever(self) -> None:
         """Write the usage counts at intervals."""
@@ -215,7 +225,7 @@ class TalariaServer(LanguageServer):
             await old.close()
             if self.ended:
                 return
-            self.engines = Engines(self.options, self._model_changed, self._endpoint_trouble)
+            self.engines = self._start_engines()
         elif self.engines:
             self.engines.options = self.options
         if self.options.exclude != before.exclude:
@@ -223,7 +233,6 @@ class TalariaServer(LanguageServer):
         if self.options != before:
             for file in self.files.values():
                 file.inline.forget()
-                file.last = None  # its token ids belong to the old model
             self.announce()
 
     def set_roots(self, uris: list[str]) -> None:
@@ -299,18 +308,32 @@ class TalariaServer(LanguageServer):
             )
 
     def _model_changed(self, state: EngineState, detail: str) -> None:
-        """The model is loaded, or cannot be; called from the loading thread."""
+        """Another model answers while the user types, or none can; from the loading thread."""
 
         def announce() -> None:
+            for file in self.files.values():
+                file.inline.forget()
             self.announce(detail)
             if state == "failed":
                 self.report(detail, types.MessageType.Error)
 
         self.later(announce)
 
-    def _endpoint_trouble(self, message: str, kind: str) -> None:
-        """Show the first message of each kind about the endpoint; the log has all."""
-        topic = f"endpoint {self.options.endpoint}: {kind}"
+    def _model_progress(self, done: float) -> None:
+        """Say how much of a base has been prepared; called from a loading thread."""
+
+        def report() -> None:
+            if self._progressing:
+                message = f"preparing it for this machine, {100 * done:.0f} %"
+                progress = types.WorkDoneProgressReport(message=message)
+                self.work_done_progress.report(LOADING, progress)
+
+        self.later(report)
+
+    def _engines_trouble(self, message: str, kind: str) -> None:
+        """Show the first message of each kind about models and endpoint; the log has all."""
+        log.warning("%s", message)
+        topic = f"{self.options.endpoint}: {kind}"
         self.later(self.report, message, types.MessageType.Warning, topic)
 
     def later(self, function: Any, *arguments: Any) -> None:
@@ -427,9 +450,16 @@ class TalariaServer(LanguageServer):
     # Requests
 
     async def ask(
-        self, file: OpenFile, request: Request, on_frame: Callable[[Frame], None] | None = None
+        self,
+        file: OpenFile,
+        request: Request,
+        on_frame: Callable[[Frame, Checkpoint], None] | None = None,
+        *,
+        typing: bool = False,
     ) -> Middles | None:
         """Ask the engines; None if they cannot answer, and the log says why.
+
+        `typing` says that nobody made the request on purpose.
 
         Raises:
             Superseded: nobody needs the answer any more.
@@ -440,7 +470,7 @@ class TalariaServer(LanguageServer):
         if self._busy == 1:
             self.announce()
         try:
-            middles = await self.engines.ask(request, on_frame)
+            middles = await self.engines.ask(request, on_frame, typing=typing)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task and task.cancelling():
@@ -456,6 +486,6 @@ class TalariaServer(LanguageServer):
             self._busy -= 1
             if not self._busy:
                 self.announce()
-        if middles.infill:
-            file.last = middles.infill, request.prefix, request.suffix
+        if middles.infill and middles.model:
+            file.last = middles.infill, middles.model, request.prefix, request.suffix
         return middles

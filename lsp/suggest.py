@@ -21,7 +21,10 @@ from talaria.lsp.inline import InlineSuggestion, distinct
 from talaria.lsp.server import PYTHON, OpenFile, Superseded, TalariaServer
 from talaria.lsp.silence import before_asking, before_showing
 
-DEADLINE_MS = 300  # for the embedded model while typing
+DEADLINE_MS = 300  # while typing
+# A model on a base needs seconds to read a place that it has not seen, on a slow processor. A
+# newer request does not wait for it, and what was read stays read.
+BASE_DEADLINE_MS = 5000
 
 
 async def inline_completion(
@@ -182,9 +185,6 @@ async def compute(
         if options != server.options or not server.offers(file):
             return None
     began = time.monotonic()
-    # A remote endpoint takes longer than an embedded model; 300 ms would never show its answers.
-    default = options.endpoint_timeout_ms if options.endpoint else DEADLINE_MS
-    deadline = default if options.deadline_ms is None else options.deadline_ms
     request = Request(
         prefix,
         suffix,
@@ -196,10 +196,10 @@ async def compute(
         ),
         files=file.excerpts if options.related_files else (),
         document=document.uri,
-        seconds=(options.fill_deadline_ms if invoked else deadline) / 1000,
+        seconds=(options.fill_deadline_ms if invoked else typing_deadline(server)) / 1000,
     )
     try:
-        answer = await server.ask(file, request)
+        answer = await server.ask(file, request, typing=not invoked)
     except Superseded:
         return None
     if answer is None or options != server.options or not server.offers(file):
@@ -221,6 +221,16 @@ async def compute(
         file.inline.store(found)
     server.choose_excerpts(file, len(prefix))
     return found if texts else None
+
+
+def typing_deadline(server: TalariaServer) -> int:
+    """Milliseconds until an automatic request must be answered."""
+    options, engines = server.options, server.engines
+    if options.deadline_ms is not None:
+        return options.deadline_ms
+    if options.endpoint:  # takes longer than a model here; 300 ms would not show its answers
+        return options.endpoint_timeout_ms
+    return BASE_DEADLINE_MS if engines and engines.on_a_base else DEADLINE_MS
 
 
 def filtered(text: str, prefix: str, suffix: str, language: str, checked: bool) -> str:

@@ -225,12 +225,12 @@ def slow_server() -> int:
 
     asking = Engines.ask
 
-    async def held_up(engines: Any, question: Any, on_frame: Any = None) -> Any:
-        def step(frame: Any) -> None:
-            on_frame(frame)
+    async def held_up(engines: Any, question: Any, on_frame: Any = None, **given: Any) -> Any:
+        def step(*frame: Any) -> None:
+            on_frame(*frame)
             time.sleep(STEP)
 
-        return await asking(engines, question, step if on_frame else None)
+        return await asking(engines, question, step if on_frame else None, **given)
 
     setattr(Engines, "ask", held_up)  # noqa: B010
     return command.main([])

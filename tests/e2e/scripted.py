@@ -13,7 +13,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from talaria.coder.request import Request
@@ -23,7 +22,7 @@ from talaria.lsp.engines import Engines, Middles
 _asked: list[str] = []  # the end of each request's prefix
 
 
-async def ask(engines: Engines, request: Request, on_frame: Any = None) -> Middles:
+async def ask(engines: Engines, request: Request, *_: Any, **__: Any) -> Middles:
     """What the file says for this prefix."""
     _asked.append(request.prefix[-40:])
     for each in json.loads(Path(os.environ["TALARIA_SCRIPT"]).read_text("utf-8")):
@@ -33,9 +32,9 @@ async def ask(engines: Engines, request: Request, on_frame: Any = None) -> Middl
     return Middles((), 1.0)
 
 
-async def model(engines: Engines) -> Any:
+async def settled(engines: Engines) -> str:
     """What the progress message names."""
-    return SimpleNamespace(name="a script")
+    return "a script"
 
 
 def statistics(engines: Engines) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def load(engines: Engines) -> None:
 if __name__ == "__main__":
     for name, function in (
         ("ask", ask),
-        ("model", model),
+        ("settled", settled),
         ("statistics", statistics),
         ("_load", load),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 
 import pytest
 from hypothesis import given
@@ -385,6 +386,8 @@ class ScriptedEngine:
 
     def __init__(self, *candidates: Candidate) -> None:
         self.infill = Infill([*candidates], 1, 0.0, 0, 0, Verdict(0, 0), [])
+        self.model: Future[object] = Future()
+        self.model.set_result("a model")
 
     def submit(self, request: Request, on_frame: object = None) -> Pending:
         """An answer that is already there."""

@@ -727,7 +727,7 @@ def test_each_kind_of_endpoint_trouble_is_reported_once(session: Callable[..., N
 
     async def check(e: InProcessEditor) -> None:
         for message, kind in (("one: 5 s", "slow"), ("one: 9 s", "slow"), ("two", "key")):
-            e.server._endpoint_trouble(message, kind)
+            e.server._engines_trouble(message, kind)
         await asyncio.sleep(0.01)
         assert e.messages == ["Talaria: one: 5 s", "Talaria: two"]
 
