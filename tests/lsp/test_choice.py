@@ -61,7 +61,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, model: Checkpoint) -> Machine:
             if machine.broken:
                 raise CheckpointError("the base is damaged")
         machine.loaded.append(name)
-        config = {"base": {}} if name == LARGE else {}
+        config: dict[str, Any] = {"base": {}} if name == LARGE else {}
         return replace(model, name=name, config=config)
 
     monkeypatch.setattr(checkpoint, "default", lambda: LARGE)
@@ -103,12 +103,10 @@ def test_the_large_model_takes_over_when_it_is_loaded(machine: Machine) -> None:
         assert await answers(engines, typing=True) == EMBEDDED
         assert await answers(engines, typing=False) == EMBEDDED
         assert machine.progress == [0.5]
-        assert not engines.on_a_base
         machine.gate.set()
         assert await engines.settled() == LARGE
         assert await answers(engines, typing=True) == LARGE
         assert await answers(engines, typing=False) == LARGE
-        assert engines.on_a_base
         found = engines.statistics()
         assert (found["state"], found["model"], found["answered"]) == ("ready", LARGE, 4)
         assert "choice" not in found
