@@ -318,7 +318,7 @@ def load(
     embedded one is, and `on_note` gets a line that says why.
 
     Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
-    format, its base is missing, or the device is not available.
+    format, its base is missing, there is too little memory, or the device is not available.
     """
     if model is None and default() != EMBEDDED:
         try:
@@ -337,11 +337,17 @@ def load(
             f"{folder / CONFIG}: the family {family(config)!r} cannot be loaded from {kind}; "
             "check `family` and `base`"
         )
-    if "base" in config:
-        base = partial(find_base, config, folder / CONFIG)
-        parts = loader(folder, config, weights, base, device, on_progress)
-    else:
-        parts = loader(folder, config, weights, device)
+    try:
+        if "base" in config:
+            base = partial(find_base, config, folder / CONFIG)
+            parts = loader(folder, config, weights, base, device, on_progress)
+        else:
+            parts = loader(folder, config, weights, device)
+    except MemoryError as error:
+        raise CheckpointError(
+            f"{folder.name}: too little memory to load it; close other programs, or choose a "
+            "smaller model"
+        ) from error
     backbone, tokenizer, layout = parts
     tokenizer.prepare()
     return Checkpoint(backbone, tokenizer, layout, chosen, folder.name, config)

@@ -204,7 +204,10 @@ class Graph:
 
 
 class Session:
-    """A graph and its weights, which it keeps alive while ONNX Runtime refers to them."""
+    """A graph and its weights, which it keeps alive while ONNX Runtime refers to them.
+
+    Raises MemoryError where there is too little for it.
+    """
 
     def __init__(self, graph: bytes, weights: dict[str, Array]) -> None:
         self.weights = weights
@@ -215,9 +218,14 @@ class Session:
         options.intra_op_num_threads = threads()
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
         options.add_external_initializers(list(weights), self.values)
-        self.session = onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self.session = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # that of C++, in a class that onnxruntime does not publish
+            if "bad_alloc" in str(error):
+                raise MemoryError from error
+            raise
 
     def run(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
         """The named results."""

@@ -8,6 +8,7 @@ trains adapters for them (`qwen2_torch`).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,13 +72,15 @@ class Qwen2Config:
 def open_file(path: Path) -> GGUFReader:
     """Map a GGUF file of this family into memory.
 
-    Raises CheckpointError for other files, architectures and quantisations.
+    Raises CheckpointError for other files, architectures and quantisations, and MemoryError.
     """
     from gguf import GGUFReader
 
     try:
         reader = GGUFReader(path)
     except (ValueError, OSError, IndexError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise MemoryError from error
         raise CheckpointError(
             f"{path}: not a readable GGUF file ({type(error).__name__}: {error}); fetch it again"
         ) from error

@@ -8,18 +8,20 @@ base's file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import mmap
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from talaria.coder import files
@@ -39,7 +41,7 @@ FORMAT_VERSION = 1
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "weights.safetensors"
 SCALES = ".scales"  # ends the name of an Int8Matrix's scales
 SPARE_BYTES = 100_000_000  # of disk, to be left free
-DAMAGED = OSError, ValueError, KeyError, TypeError  # what a file that is not as written raises
+REMEDY = "free some space, or set TALARIA_HOME to a folder that can be written to"
 DTYPES: dict[str, DTypeLike] = {"I8": np.int8, "F32": np.float32}
 
 
@@ -80,14 +82,20 @@ def prepared(
     if home is None:
         raise CheckpointError("this user has no home; set TALARIA_HOME to a folder for models")
     place = home / "bases" / "prepared" / f"{folder.name}-{key(config, adapter)}"
-    with suppress(*DAMAGED):
-        return opened(place)
+    if found := opened(place):
+        return found
     base = find_base()
     with alone(place):
-        with suppress(*DAMAGED):  # another process has made it meanwhile
-            return opened(place)
+        if found := opened(place):  # another process has made it meanwhile
+            return found
         prepare(place, folder, config, adapter, base, on_progress)
-        return opened(place)
+        found = opened(place)
+        if found is None:
+            raise CheckpointError(
+                f"{place}: the model does not read as it was written; check the disk, or set "
+                "TALARIA_HOME to a folder on another one"
+            )
+        return found
 
 
 def key(config: Mapping[str, Any], adapter: bytes) -> str:
@@ -109,15 +117,14 @@ def alone(place: Path) -> Iterator[None]:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_name(f".{place.name}.lock")):
             yield
-    except MemoryError as error:
+    except SafetensorError as error:  # as on a full disk
         raise CheckpointError(
-            f"{place.name}: not enough memory to prepare the model, which takes 1.3 GB; "
-            "close other programs, or name a smaller model"
+            f"{place}: the model cannot be prepared ({error}); {REMEDY}"
         ) from error
     except OSError as error:
         raise CheckpointError(
             f"{error.filename or place}: the model cannot be prepared ({error.strerror or error}); "
-            "free some space, or set TALARIA_HOME to a folder that can be written to"
+            f"{REMEDY}"
         ) from error
 
 
@@ -176,8 +183,20 @@ def prepare(
     on_progress(1.0)
 
 
-def opened(place: Path) -> Prepared:
-    """Map a prepared form; an error of DAMAGED where it is missing or not as it was written."""
+def opened(place: Path) -> Prepared | None:
+    """Map a prepared form; None where it is missing or not as it was written."""
+    try:
+        return mapped_form(place)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from error
+        return None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def mapped_form(place: Path) -> Prepared:
+    """Map a prepared form; an OSError, ValueError, KeyError or TypeError where it is damaged."""
     config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
     for name, wanted in config["sha256"].items():
         if files.digest(place / name) != wanted:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from talaria.coder import checkpoint, loading
 from talaria.coder.backbone import KVCache
@@ -161,14 +163,13 @@ def test_a_full_disk(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     folder = installed(file, home)
 
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device", "weights")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(qwen2_prepared, "save_file", full)
-        with pytest.raises(CheckpointError, match="No space left"):
-            checkpoint.load(folder)
-    assert not forms(home)
+    text = "No space left on device"
+    for error in (OSError(28, text, "config"), SafetensorError(f"I/O error: {text}")):
+        with monkeypatch.context() as patch:
+            patch.setattr(qwen2_prepared, "save_file", raising(error))
+            with pytest.raises(CheckpointError, match=r"No space left.*free some"):
+                checkpoint.load(folder)
+        assert not forms(home)
     with monkeypatch.context() as patch:
         patch.setattr(qwen2_prepared, "SPARE_BYTES", 1 << 60)
         with pytest.raises(CheckpointError, match="MB free; preparing the model needs"):
@@ -176,17 +177,49 @@ def test_a_full_disk(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) ->
     checkpoint.load(folder)
 
 
-def test_too_little_memory(file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with the remedy, and nothing half done."""
+def no_room_for_numpy(patch: pytest.MonkeyPatch) -> None:
+    """While it is prepared."""
+    patch.setattr(Int8Matrix, "of", raising(MemoryError()))
+
+
+def no_room_for_mmap(patch: pytest.MonkeyPatch) -> None:
+    """While the prepared form is mapped."""
+    patch.setattr("mmap.mmap", raising(OSError(12, "Cannot allocate memory")))
+
+
+def no_room_for_onnxruntime(patch: pytest.MonkeyPatch) -> None:
+    """As it was seen to say so."""
+    text = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception: std::bad_alloc"
+    patch.setattr("onnxruntime.InferenceSession", raising(Exception(text)))
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    """A function that always raises it."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("short", [no_room_for_numpy, no_room_for_mmap, no_room_for_onnxruntime])
+def test_too_little_memory(
+    file: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    short: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    """One line with the remedy; with more, it is loaded."""
     folder = installed(file, home)
-
-    def fail(*args: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(Int8Matrix, "of", fail)
-    with pytest.raises(CheckpointError, match=r"not enough memory .* close other programs"):
+    if short is not no_room_for_numpy:
         checkpoint.load(folder)
-    assert not forms(home)
+    before = forms(home)
+    with monkeypatch.context() as patch:
+        short(patch)
+        with pytest.raises(CheckpointError, match="tiny: too little memory to load it; close"):
+            checkpoint.load(folder)
+    assert forms(home) == before
+    checkpoint.load(folder)
 
 
 def test_rounding_to_8_bits() -> None:
