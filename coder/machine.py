@@ -12,8 +12,8 @@ import psutil
 if TYPE_CHECKING:
     from talaria.coder.checkpoint import Checkpoint
 
-PASSES = 5  # timed; the fastest counts, since the machine may be busy while an editor starts
-CONTEXT = 64  # tokens that they see
+PASSES = 3  # timed; the fastest counts, since the machine may be busy while an editor starts
+CONTEXT = 16  # tokens that they see; reading more would delay the start
 
 
 def available_memory(

@@ -210,7 +210,10 @@ class Engines:
             self._loads_on_request = False
             self._large = Future()
             threading.Thread(target=self._load_large, name="talaria-large", daemon=True).start()
-            await asyncio.wait([asyncio.wrap_future(self._large)], timeout=PATIENCE)
+            with contextlib.suppress(
+                Exception
+            ):  # `_load_large` reports why; TimeoutError: it is slow
+                await asyncio.wait_for(_wait_for(self._large), PATIENCE)
         large = self._large
         return large.result() if large and large.done() and not large.exception() else engine
 

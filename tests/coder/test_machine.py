@@ -68,6 +68,6 @@ def test_a_container_sees_its_group_at_the_root(groups: Path, tmp_path: Path, se
 
 def test_a_step_is_timed(model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fastest of several counts."""
-    clock = iter([0.0, 0.5, 1.0, 1.2, 2.0, 2.9, 3.0, 3.4, 4.0, 4.3])
+    clock = iter([0.0, 0.5, 1.0, 1.2, 2.0, 2.9])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert step_seconds(model) == pytest.approx(0.2)
