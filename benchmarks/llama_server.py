@@ -1,10 +1,10 @@
 """Compare Talaria with llama.cpp's server on the same base, processor and rows.
 
 `python -m benchmarks.llama_server --gguf BASE.gguf --data HumanEval-SingleLineInfilling.jsonl.gz`
-first times whole suggestions, one line each: from a new context, and again as while typing, with
-the context before it already read. Then every peer fills the same lines of HumanEval, whose
-programs are run. All take turns; ratios are paired, prompt by prompt. More files after `--gguf`
-(the base quantised otherwise) are more peers.
+first times whole suggestions, one line each: from a new context, and again when two more characters
+were typed. Then every peer fills the same lines of HumanEval, whose programs are run. All take
+turns; ratios are paired, prompt by prompt, and texts are compared with Talaria's. More files after
+`--gguf` (the base quantised otherwise) are more peers.
 
 llama.cpp reads the context in two orders: that of its `/infill`, with the settings of its own
 preset for this family; and the suffix first, as Talaria does, which spares it reading the suffix
@@ -175,14 +175,12 @@ class LlamaPeer:
     server: LlamaServer
     order: Order
 
-    def fresh(self, problem: Problem) -> TimedText:
-        """Fill a hole from a new context."""
-        return self.server.fill(problem, self.order, reuse=False)
-
-    def typing(self, problem: Problem) -> TimedText:
-        """Fill a hole right after the same hole without its last characters."""
-        self.server.fill(untyped(problem), self.order, reuse=False)
-        return self.server.fill(problem, self.order, reuse=True)
+    def fill(self, *problems: Problem) -> list[TimedText]:
+        """Fill holes, the first from a new context, each other with what was read before it."""
+        return [
+            self.server.fill(problem, self.order, reuse=place > 0)
+            for place, problem in enumerate(problems)
+        ]
 
     def peak(self) -> int:
         """Return the most memory its process has held, in bytes."""
@@ -196,13 +194,9 @@ class TalariaPeer:
     process: ProcessPoolExecutor
     mode: Mode
 
-    def fresh(self, problem: Problem) -> TimedText:
-        """Fill a hole from a new context."""
-        return self.process.submit(talaria_fill, problem, self.mode, warm=False).result()
-
-    def typing(self, problem: Problem) -> TimedText:
-        """Fill a hole right after the same hole without its last characters."""
-        return self.process.submit(talaria_fill, problem, self.mode, warm=True).result()
+    def fill(self, *problems: Problem) -> list[TimedText]:
+        """Fill holes, the first from a new context, each other with what was read before it."""
+        return self.process.submit(talaria_fill, problems, self.mode).result()
 
     def peak(self) -> int:
         """Return the most memory its process has held, in bytes."""
@@ -221,15 +215,17 @@ def load_talaria(name: str | None) -> None:
     _model = checkpoint.load(name)
 
 
-def talaria_fill(problem: Problem, mode: Mode, warm: bool) -> TimedText:
-    """Fill a hole to the end of the line, as `LlamaPeer.fresh` or `LlamaPeer.typing` does."""
-    from talaria.coder.request import Options
+def talaria_fill(problems: Sequence[Problem], mode: Mode) -> list[TimedText]:
+    """Fill holes to the end of the line, as `LlamaPeer.fill` does."""
+    from talaria.coder.infill import Memory, fill
+    from talaria.coder.request import Options, Request
 
     assert _model is not None
     options = Options(mode=mode, until="line", max_tokens=MAX_TOKENS)
-    found = timing.time_prompt(_model, problem, options, 0, warm)
-    filled = found.warm or found.fresh
-    return TimedText(filled.best.text, filled.elapsed_ms)
+    memory = Memory(_model)
+    requests = [Request(problem.prefix, problem.suffix, options) for problem in problems]
+    found = [fill(_model, request, memory=memory) for request in requests]
+    return [TimedText(one.best.text, one.elapsed_ms) for one in found]
 
 
 def untyped(problem: Problem) -> Problem:
@@ -239,7 +235,11 @@ def untyped(problem: Problem) -> Problem:
 
 @dataclass(frozen=True)
 class PeerTurn:
-    """A hole that a peer filled: how ("fresh", "typing" or "row"), what with and how fast."""
+    """A hole that a peer filled: how, what with and how fast.
+
+    how  "fresh": from a new context, without the last characters of the prefix; "typing": right
+         after that, with them; "row": a row of HumanEval, from a new context
+    """
 
     peer: str
     how: str
@@ -255,18 +255,17 @@ def take_turns(
     """Fill holes, the timed ones in rounds; peers take turns in an order drawn for each hole."""
     rng = random.Random(0)
     for peer in peers.values():  # warm-up
-        peer.typing(timed[0])
+        peer.fill(timed[0])
     work: list[tuple[Problem, tuple[str, ...]]]
     work = [(problem, ("fresh", "typing")) for _ in range(rounds) for problem in timed]
     work += [(problem, ("row",)) for problem in rows]
     bar = progress(len(work) * len(peers), "hole")
     for problem, ways in work:
+        asked = (problem,) if len(ways) == 1 else (untyped(problem), problem)
         for name, peer in rng.sample(list(peers.items()), len(peers)):
-            for how in ways:
-                filled = peer.typing(problem) if how == "typing" else peer.fresh(problem)
-                yield PeerTurn(
-                    name, how, problem.id, problem.cluster, filled.text, round(filled.ms, 2)
-                )
+            for how, filled in zip(ways, peer.fill(*asked), strict=True):
+                ms = round(filled.ms, 2)
+                yield PeerTurn(name, how, problem.id, problem.cluster, filled.text, ms)
             bar.update()
     bar.close()
 
@@ -298,6 +297,25 @@ def figures(turns: Sequence[PeerTurn], names: Sequence[str], own: str) -> dict[s
     return found
 
 
+def same_texts(turns: Sequence[PeerTurn], peer: str, own: str) -> dict[str, int]:
+    """Count the holes in which a peer's line is that of `own`, and all holes.
+
+    As for exactness, white space at either end does not count: without token healing a line may
+    begin with a space too many.
+    """
+    texts: dict[str, dict[tuple[str, str], str]] = {peer: {}, own: {}}
+    for turn in turns:
+        if turn.peer in texts:
+            texts[turn.peer][turn.how, turn.problem] = first_line(turn.text).strip()
+    pairs = [(text, texts[peer][hole]) for hole, text in texts[own].items()]
+    return {"same": sum(one == other for one, other in pairs), "holes": len(pairs)}
+
+
+def first_line(text: str) -> str:
+    """Return a text up to its first line break."""
+    return text.partition("\n")[0]
+
+
 def score_lines(
     turns: Sequence[PeerTurn], problems: Sequence[Problem], names: Sequence[str], own: str
 ) -> dict[str, dict[str, Any]]:
@@ -306,7 +324,7 @@ def score_lines(
         (turn.problem, names.index(turn.peer)): {
             "id": turn.problem,
             "sample": names.index(turn.peer),
-            "text": turn.text.partition("\n")[0],
+            "text": first_line(turn.text),
         }
         for turn in turns
         if turn.how == "row"
@@ -336,7 +354,7 @@ def score_lines(
 def table(found: Mapping[str, Any]) -> list[str]:
     """Format the figures as lines of Markdown."""
     heads = ["peer", "exact, %", "passed, %", "new context, ms", "times ours"]
-    heads += ["while typing, ms", "times ours", "memory, MB"]
+    heads += ["while typing, ms", "times ours", "same text", "memory, MB"]
 
     def share(one: Mapping[str, Any] | None) -> str:
         if one is None:
@@ -354,7 +372,8 @@ def table(found: Mapping[str, Any]) -> list[str]:
         row = [name, share(one.get("exact_stripped")), share(one.get("passed"))]
         for how in ("fresh", "typing"):
             row += [f"{one[how]['p50']:.0f}, p95 {one[how]['p95']:.0f}", ratio(one[how])]
-        rows.append([*row, f"{one['peak'] / 1e6:,.0f}"])
+        texts = f"{one['texts']['same']} of {one['texts']['holes']}"
+        rows.append([*row, texts, f"{one['peak'] / 1e6:,.0f}"])
     return ["| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *rows]]
 
 
@@ -425,6 +444,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = figures(turns, names, own)
         for name, peer in peers.items():
             found[name]["peak"] = peer.peak()
+            found[name]["texts"] = same_texts(turns, name, own)
     for name, scored in (score_lines(turns, rows, names, own) if rows else {}).items():
         found[name] |= scored
     everything = {

@@ -67,12 +67,14 @@ def asked(program: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_both_orders_ask_for_a_line(program: Path) -> None:
-    """`/infill` gets the two texts; suffix first are tokens. Typing primes, then reuses."""
+    """`/infill` gets the two texts; suffix first are tokens. Only a second hole reuses."""
     server = LlamaServer(str(program), Path("base.gguf"))
     try:
         assert server.peak() > 1e6
-        assert LlamaPeer(server, "infill").fresh(HOLE).text == "return 1"
-        assert LlamaPeer(server, "suffix first").typing(HOLE).ms > 0
+        (filled,) = LlamaPeer(server, "infill").fill(HOLE)
+        assert filled.text == "return 1"
+        before, after = LlamaPeer(server, "suffix first").fill(llama_server.untyped(HOLE), HOLE)
+        assert min(before.ms, after.ms) > 0
     finally:
         server.close()
     assert server.process.returncode is not None
@@ -111,6 +113,17 @@ def test_times_are_compared_prompt_by_prompt() -> None:
     assert found["other"]["fresh"]["ratio"] == pytest.approx(3)
     assert (found["ours"]["fresh"]["p50"], found["other"]["typing"]["p95"]) == (24, 60)
     assert found["ours"]["typing"]["interval"] is None
+
+
+def test_texts_are_compared_hole_by_hole() -> None:
+    """By their first lines without the space around; each way of filling apart."""
+    written = {"ours": ("one", "two", "three"), "other": (" one\nmore", "2", "three")}
+    turns = [
+        PeerTurn(peer, how, "a", "a", text, 1)
+        for peer, texts in written.items()
+        for how, text in zip(("fresh", "typing", "row"), texts, strict=True)
+    ]
+    assert llama_server.same_texts(turns, "other", "ours") == {"same": 2, "holes": 3}
 
 
 def test_a_small_comparison(
