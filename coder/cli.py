@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from talaria import __version__
 from talaria.coder import doctor, infill_command, models_command
 from talaria.coder.errors import TalariaError, UsageError
 
@@ -78,10 +79,10 @@ def run(argv: list[str]) -> int:
     others = {point.name: point for point in metadata.entry_points(group=COMMANDS)}
     if name in ("-h", "--help"):
         listing = "".join(f"  {other:10} {about(others[other])}\n" for other in sorted(others))
-        print(USAGE.format(others=listing, version=metadata.version("talaria")))
+        print(USAGE.format(others=listing, version=__version__))
         return 0 if argv else 2
     if name == "--version":
-        print(metadata.version("talaria"))
+        print(__version__)
         return 0
     if name not in others:
         known = ", ".join([*builtin, *sorted(others)])

@@ -9,6 +9,7 @@ import sys
 import time
 from importlib import metadata
 
+from talaria import __version__
 from talaria.coder.errors import TalariaError
 
 NEEDED = (
@@ -34,7 +35,7 @@ def command(argv: list[str]) -> int:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)
 
-    print(f"talaria        {metadata.version('talaria')}")
+    print(f"talaria        {__version__}")
     print(f"python         {platform.python_version()} ({sys.executable})")
     print(f"system         {platform.platform()}, {os.cpu_count()} cores")
     for name in (*NEEDED, "torch"):
@@ -47,8 +48,9 @@ def command(argv: list[str]) -> int:
         examine(args.model, args.device)
     except ImportError as error:
         raise TalariaError(
-            f"{error.name or error} cannot be imported ({error}); install it again, in the folder "
-            "of the project: pip install --force-reinstall -c constraints.txt -e ."
+            f"{error.name or error} cannot be imported ({error}); install it again: "
+            "pipx reinstall talaria-code, or in a clone: pip install --force-reinstall "
+            "-c constraints.txt -e ."
         ) from error
     return 0
 

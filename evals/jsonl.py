@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+from talaria import __version__
 from talaria.coder.errors import DataError
 
 FORMAT = 3
@@ -61,7 +62,7 @@ def environment() -> dict[str, Any]:
         if not path.name.endswith(DISPLAY_FILES):
             code.update(path.read_bytes())
     return {
-        "talaria": metadata.version("talaria"),
+        "talaria": __version__,
         "code": code.hexdigest()[:16],
         "python": platform.python_version(),
         **{name: installed_version(name) for name in ("numpy", "onnxruntime", "torch")},

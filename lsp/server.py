@@ -12,7 +12,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -21,6 +20,7 @@ from lsprotocol import converters, types
 from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
 
+from talaria import __version__
 from talaria.coder.errors import TalariaError, UsageError
 from talaria.coder.request import Request
 from talaria.coder.source import Piece
@@ -105,7 +105,7 @@ class TalariaServer(LanguageServer):
         self.converter = converters.get_converter()  # creating one takes milliseconds
         super().__init__(
             "talaria",
-            metadata.version("talaria"),
+            __version__,
             types.TextDocumentSyncKind.Incremental,
             protocol_cls=Protocol,
             converter_factory=lambda: self.converter,

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from talaria.coder.infill import infill
     from talaria.coder.request import Options
 
+__version__ = "0.1.0"  # the build reads it too, so that a checkout and a wheel agree
+
 # Installed, `coder` and its siblings lie in this folder; in a checkout, beside it, so that it works
 # without an installation and always runs its own code.
 _HERE = os.path.dirname(os.path.abspath(__file__))

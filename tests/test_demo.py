@@ -209,9 +209,10 @@ def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
     assert (tmp_path / "out.html").exists()
 
 
-def test_options_of_infill_in_the_readme_are_real() -> None:
-    """`talaria infill --help` knows every option that the section on use names."""
+def test_options_of_infill_in_the_documents_are_real() -> None:
+    """`talaria infill --help` knows every option that README and command line's page name."""
     section = README.split("## Use")[1].split("\n## ")[0]
+    section += (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     known = infill_command.build_parser().format_help()
     named = set(re.findall(r"(?<!-)--[a-z][a-z-]*", section))
     assert len(named) > 5
