@@ -15,8 +15,9 @@ demo: $(VENV)/.ready-demo
 # What editors' package managers run: no model is fetched behind a user's back.
 setup: $(VENV)/.ready-demo
 
+# A process per core; each has torch loaded, about a gigabyte.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 # Install the real editors, each in a folder of its own beside the system's (CONTRIBUTING.md).
 editors:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+
+# Tensors are tiny here: threads, also those of programs that tests start, would only wait for each
+# other. torch and ONNX Runtime read these when they are imported.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 import pytest
 import torch
@@ -19,9 +25,7 @@ from talaria.finetune.trainable import save
 
 # What the user has fetched must not decide tests: the default is the embedded model.
 os.environ["TALARIA_HOME"] = tempfile.mkdtemp(prefix="talaria-home-")
-
-# Tensors are tiny here: on a busy machine, threads would only wait for each other.
-torch.set_num_threads(1)
+atexit.register(shutil.rmtree, os.environ["TALARIA_HOME"], ignore_errors=True)
 
 # Timings of a busy machine must not decide tests.
 settings.register_profile("talaria", deadline=None, max_examples=50)
