@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,9 +150,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     selftest_stage.add_argument(
         "--out",
         type=Path,
-        default=Path("selftest"),
         metavar="FOLDER",
-        help="folder for samples and results (default: selftest)",
+        help="keep samples and results in this folder (default: they are removed)",
     )
     args = parser.parse_args(argv)
     least = {"limit": 1, "limit_seed": 0, "cursors": 1, "cursor_seed": 0}
@@ -456,7 +456,9 @@ def selftest_command(args: argparse.Namespace) -> int:
     suite = suite_of(args)
     if suite.problems[0].test is None:
         raise DataError(f"{suite.name} runs no tests; choose a suite with tests")
-    lines, as_expected = selftest(suite, args.out, args.workers, args.require_isolation)
+    with tempfile.TemporaryDirectory(prefix="talaria-") as passing:
+        folder = args.out or Path(passing)
+        lines, as_expected = selftest(suite, folder, args.workers, args.require_isolation)
     print("\n".join(lines))
     return 0 if as_expected else 1
 

@@ -21,8 +21,9 @@ from pathlib import Path
 
 LINUX = sys.platform == "linux"
 NOBODY = 65534
-FILES = 64  # open descriptors per program
+FILES = 64  # open descriptors per program, where the user may have as many
 BOX = "/tmp"  # the program's working folder, inside the root that it sees
+SHARED_MEMORY = "/dev/shm"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 
@@ -229,6 +230,9 @@ def change_root(folder: str) -> None:
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     Path(folder + BOX).mkdir(parents=True)
+    Path(folder + "/dev").mkdir()
+    # Where the C library keeps semaphores and shared memory: emptied and limited with the box.
+    Path(folder + SHARED_MEMORY).symlink_to(BOX)
     for path in [*readable(), *filter(os.path.exists, DEVICES)]:
         place = Path(folder + path)
         if os.path.isdir(path):
@@ -328,12 +332,18 @@ def drop_capabilities() -> None:
     syscall("capset", struct.pack("Ii", 0x20080522, 0), struct.pack("IIIIII", *[0] * 6))
 
 
+def descriptors() -> int:
+    """How many descriptors a program may have open: `FILES`, or what the user has if fewer."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+
+
 def set_limits(cpu: int, memory: int, file: int, processes: int) -> None:
     """Set resource limits: CPU seconds, bytes of address space and of a file, processes."""
     limits = {
         resource.RLIMIT_CPU: cpu,
         resource.RLIMIT_FSIZE: file,
-        resource.RLIMIT_NOFILE: FILES,
+        resource.RLIMIT_NOFILE: descriptors(),
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NPROC: processes,
         resource.RLIMIT_AS: memory,

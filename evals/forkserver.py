@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from talaria.evals import confine
-from talaria.evals.trial import MESSAGE_BYTES, message, one_line
+from talaria.evals.trial import MESSAGE_BYTES, Trial, message, one_line
 
 # Modules that programs commonly import, preloaded so that no fork has to load them.
 COMMON = (
@@ -36,7 +36,7 @@ COMMON = (
     *("string", "struct", "textwrap", "threading", "time", "traceback", "typing"),
     *("unicodedata", "unittest", "uuid", "warnings", "zlib"),
 )
-VERDICT = confine.FILES - 1  # the descriptor on which a program's process reports
+VERDICT = confine.descriptors() - 1  # the descriptor on which a program's process reports
 FAILURES = ("failed", "syntax error", "memory", "exited early", "forbidden")
 Job = dict[str, Any]  # the fields of `sandbox.Program` and `sandbox.Limits`
 
@@ -65,7 +65,7 @@ class Guards:
     others: int
 
 
-def start(mode: str, folder: str) -> tuple[str, str, int, list[bytes]]:
+def start(mode: str, folder: str) -> tuple[Trial, list[bytes]]:
     """Confine this server, report which guards hold, and serve.
 
     `mode` is "namespaces", which fails where the kernel does not allow them, or "limits".
@@ -90,6 +90,7 @@ def start(mode: str, folder: str) -> tuple[str, str, int, list[bytes]]:
             confine.mount_box(1 << 20)
             folder = confine.BOX
             os.environ |= {"HOME": folder, "TMPDIR": folder}
+            keep_no_track()
         elif confine.LINUX:
             confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
     except OSError as error:
@@ -100,6 +101,17 @@ def start(mode: str, folder: str) -> tuple[str, str, int, list[bytes]]:
     gc.collect()
     gc.freeze()
     return serve(control, guards)
+
+
+def keep_no_track() -> None:
+    """Let programs use shared memory, which goes with the box, without Python's tracker.
+
+    The tracker is another program, which removes what is left; no other program may run here.
+    """
+    from multiprocessing import resource_tracker
+
+    for name in ("register", "unregister"):
+        setattr(resource_tracker, name, lambda name, kind: None)
 
 
 def fork_first_process(control: socket.socket) -> None:
@@ -202,7 +214,7 @@ def apply_guards(guards: Guards, job: Job, rules: int | None, server: int) -> No
         confine.install_filter(guards.filter or confine.seccomp_filter(guards.may_fork, only))
 
 
-def serve(control: socket.socket, guards: Guards) -> tuple[str, str, int, list[bytes]]:
+def serve(control: socket.socket, guards: Guards) -> tuple[Trial, list[bytes]]:
     """Run jobs until the other end closes; returns only in the processes of programs."""
     wake, woken = os.pipe()
     for descriptor in (wake, woken):
@@ -225,7 +237,7 @@ def serve(control: socket.socket, guards: Guards) -> tuple[str, str, int, list[b
             except BaseException as error:
                 os.write(verdict[1], message("forbidden", f"not confined: {error}"))
                 os._exit(1)
-            return job["code"], job["test"], VERDICT, secret
+            return Trial(job["code"], job["test"], job["builtins"], guards.alone, VERDICT), secret
         os.close(verdict[1])
         os.close(output[1])
         answer = watch(child, job, secret[0], (verdict[0], output[0], wake), control, guards)
@@ -236,6 +248,8 @@ def serve(control: socket.socket, guards: Guards) -> tuple[str, str, int, list[b
         send(control, answer)
     if not guards.alone:
         reset_box(guards, room, rules)
+        with contextlib.suppress(OSError):  # the client may have been killed
+            os.rmdir(guards.box)
     os._exit(0)
 
 

@@ -6,7 +6,9 @@ per program. docs/sandbox.md says what confines it and what that stops.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import errno
 import json
 import os
 import selectors
@@ -99,10 +101,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Program:
-    """A program, and the test that runs after it in the same module."""
+    """A program, and the test that runs after it in the same module.
+
+    builtins  built-in names that the test takes from the program, if it defines them; the others
+              mean for the test what Python means by them
+    """
 
     code: str
     test: str = ""
+    builtins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,13 +174,25 @@ class Sandbox:
         self.close()
 
     def start_first(self) -> ForkServer:
-        """Start a fork server in the strongest mode available."""
+        """Start a fork server in the strongest mode in which a program passes."""
         for mode in self.modes[:-1]:
             try:
-                return ForkServer(mode)
+                return self.tried(ForkServer(mode))
             except DataError as error:
                 self.refused = str(error)
-        return ForkServer(self.modes[-1])
+        return self.tried(ForkServer(self.modes[-1]))
+
+    def tried(self, server: ForkServer) -> ForkServer:
+        """Return a fork server, closed with DataError if an empty program does not pass in it."""
+        server.ask(Program(""), Limits())
+        verdict = server.answer(GRACE)
+        if verdict.status != "passed":
+            server.close()
+            raise DataError(
+                f"no sandbox in mode {server.mode}: even an empty program is {verdict.status} "
+                f"({verdict.detail})"
+            )
+        return server
 
     def described(self) -> str:
         """Describe the level and its guards; without namespaces, also why there are none."""
@@ -242,9 +261,30 @@ class ForkServer:
 
     def start(self) -> None:
         """Start the process and wait until it reports its guards."""
-        self.folder = tempfile.mkdtemp(prefix="talaria-")
-        self.control, other = socket.socketpair()
-        self.stream = self.control.makefile("rb")
+        try:
+            self.folder = tempfile.mkdtemp(prefix="talaria-")
+            try:
+                self.launch()
+            except BaseException:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+        except OSError as error:
+            remedy = "; allow more (ulimit -n)" if error.errno == errno.EMFILE else ""
+            raise DataError(f"no sandbox in mode {self.mode}: {error.strerror}{remedy}") from error
+        hello = self.receive(GRACE)
+        if hello is None or "failed" in hello:
+            self.close()
+            last = (self.errors.strip() or "no answer").split("\n")[-1]
+            why = last if hello is None else hello["failed"]
+            raise DataError(f"no sandbox in mode {self.mode}: {why}")
+        self.guards: tuple[str, ...] = tuple(hello["guards"])
+        if "namespaces" in self.guards:
+            # What is mounted there is seen by the server alone, and stays when the folder goes.
+            with contextlib.suppress(OSError):
+                os.rmdir(self.folder)
+
+    def launch(self) -> None:
+        """Start the process at the other end of a socket."""
         environment = {
             "PATH": os.defpath,
             "HOME": self.folder,
@@ -257,22 +297,21 @@ class ForkServer:
         }
         kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         root = Path(__file__).resolve().parent.parent
-        self.process = subprocess.Popen(
-            [sys.executable, *FLAGS, START, self.mode, self.folder, str(root)],
-            stdin=other.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=environment | kept,
-            start_new_session=True,
-        )
-        other.close()
-        hello = self.receive(GRACE)
-        if hello is None or "failed" in hello:
-            self.close()
-            last = (self.errors.strip() or "no answer").split("\n")[-1]
-            why = last if hello is None else hello["failed"]
-            raise DataError(f"no sandbox in mode {self.mode}: {why}")
-        self.guards: tuple[str, ...] = tuple(hello["guards"])
+        control, other = socket.socketpair()
+        with other:
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, *FLAGS, START, self.mode, self.folder, str(root)],
+                    stdin=other.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env=environment | kept,
+                    start_new_session=True,
+                )
+            except BaseException:
+                control.close()
+                raise
+        self.control, self.stream = control, control.makefile("rb")
 
     def close(self) -> None:
         """End the process and its descendants; `ask` starts it again."""
@@ -323,9 +362,9 @@ class ForkServer:
             return None
         return json.loads(line) if line.endswith(b"\n") else None
 
-    def answer(self) -> ProgramVerdict:
+    def answer(self, seconds: float = 1.0) -> ProgramVerdict:
         """Return the verdict that is due; "killed" if the server died with the program."""
-        answer = self.receive(1.0)
+        answer = self.receive(seconds)
         if answer is None:
             self.restart()
             return ProgramVerdict("killed", "the fork server was lost with it", 0.0, 0.0)

@@ -16,7 +16,7 @@ from talaria.coder.syntax.judge import judge
 from talaria.evals.jsonl import FORMAT, ResultRow, Results, environment, made_by, read
 from talaria.evals.progress import progress
 from talaria.evals.sandbox import WALL_FACTOR, Level, Limits, Program, ProgramVerdict, Sandbox
-from talaria.evals.suites import Problem, Suite, compiles, empty_passes
+from talaria.evals.suites import Problem, Suite, compiles, empty_passes, lines_of
 
 # A program times out after OWN_FACTOR times the CPU time of its true solution, or MEDIAN_FACTOR
 # times the median of all true solutions, whichever is more.
@@ -123,7 +123,7 @@ def run_solutions(problems: Iterable[Problem], sandbox: Sandbox) -> dict[str, Pr
         if problem.test is not None:
             programs.setdefault(problem.program(problem.solution), []).append(problem)
     jobs = (
-        (text, Program(text, shared[0].test or ""), Limits(seconds=SOLUTION_SECONDS))
+        (text, program_of(shared[0], text), Limits(seconds=SOLUTION_SECONDS))
         for text, shared in sorted(programs.items())
     )
     return {
@@ -178,7 +178,7 @@ def score_rows(
             continue
         programs.setdefault((problem.program(row["text"]), problem.id), []).append(row)
     jobs = (
-        ((text, name), Program(text, problems[name].test or ""), limits_for(limits[name]))
+        ((text, name), program_of(problems[name], text), limits_for(limits[name]))
         for text, name in programs
     )
     for key, verdict in sandbox.run_all(jobs):
@@ -190,6 +190,11 @@ def score_rows(
                 "detail": verdict.detail,
                 "solution": solutions[row["id"]].status,
             }
+
+
+def program_of(problem: Problem, text: str) -> Program:
+    """Return a filled file of a problem with the problem's test."""
+    return Program(text, problem.test or "", problem.own_builtins())
 
 
 def limits_for(seconds: float) -> Limits:
@@ -231,5 +236,5 @@ def repeats_next_line(text: str, true: str, suffix: str) -> bool:
     following = first_line(suffix)
     if not following:
         return False
-    lines = [[line.strip() for line in middle.splitlines()] for middle in (text, true)]
+    lines = [[line.strip() for line in lines_of(middle)] for middle in (text, true)]
     return following in lines[0] and following not in lines[1]

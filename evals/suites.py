@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import gzip
 import hashlib
 import io
 import json
 import os
 import random
+import symtable
 import urllib.request
 import warnings
 import zlib
@@ -44,6 +46,10 @@ class Problem:
     def program(self, middle: str) -> str:
         """Return the file with this middle in the hole."""
         return self.prefix + self.counted(middle) + self.suffix
+
+    def own_builtins(self) -> tuple[str, ...]:
+        """Return the built-in names that the true file defines, which a test therefore means."""
+        return tuple(sorted(defined_names(self.program(self.solution)) & vars(builtins).keys()))
 
     def counted(self, middle: str) -> str:
         """Return the part of a middle that counts: all of it, or the function's rest."""
@@ -86,7 +92,7 @@ def function_rest(prefix: str, middle: str) -> str:
     is cut at the first other top-level statement, at a redefinition of a name from the prefix,
     and where it stops compiling.
     """
-    lines = middle.splitlines(keepends=True)
+    lines = lines_of(middle)
     # The first line continues the prefix's last; it starts a line only if that one is complete.
     margins = [
         number
@@ -102,24 +108,42 @@ def function_rest(prefix: str, middle: str) -> str:
 
 def first_unrelated_line(prefix: str, text: str, lines: int) -> int:
     """Return the line of `text`, from 0, where `function_rest` cuts; `lines` if nowhere."""
-    prefix_lines = prefix.count("\n")
+    prefix_lines = len(lines_of(prefix + "x")) - 1
     defined: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         statements = ast.parse(prefix + text).body
     for statement in statements:
-        line, name, keep = statement.lineno, None, False
+        line, keep = statement.lineno, False
+        names: set[str] = set()
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             line = min([line, *(each.lineno for each in statement.decorator_list)])
-            name, keep = statement.name, statement.name not in defined
+            names, keep = {statement.name}, statement.name not in defined
         elif isinstance(statement, ast.Import | ast.ImportFrom):
+            names = {(a.asname or a.name).partition(".")[0] for a in statement.names}
             keep = True
         first = line - 1 - prefix_lines
         if first < 0 or (first == 0 and not prefix.endswith("\n")):
-            defined |= {name} if name else set()
+            defined |= names
         elif not keep:
             return first
     return lines
+
+
+def lines_of(text: str) -> list[str]:
+    """Split a text where Python begins a new line, unlike `str.splitlines`; line ends are kept."""
+    return io.StringIO(text, newline="").readlines()
+
+
+def defined_names(program: str) -> set[str]:
+    """Return the names that a program binds at its top level; none if it is not Python."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            table = symtable.symtable(program, "program", "exec")
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return set()
+    return {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}
 
 
 def compiles(program: str) -> bool:
@@ -360,7 +384,7 @@ def from_mbpp(row: Mapping[str, Any], number: int) -> Problem:
         raise DataError(f"{name} has no function or no tests; is it the right file?")
     # The docstring goes before the last function's first statement, possibly on the `def` line.
     first = functions[-1].body[0]
-    lines = code.splitlines(keepends=True)
+    lines = lines_of(code)
     line = lines[first.lineno - 1].encode()
     left, right = line[: first.col_offset].decode(), line[first.col_offset :].decode()
     margin = "    " if left.strip() else left

@@ -9,6 +9,7 @@ remains possible.
 
 from __future__ import annotations
 
+import builtins
 import errno
 import functools
 import os
@@ -18,6 +19,7 @@ import site
 import sys
 import types
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NoReturn
 
 MESSAGE_BYTES = 4096  # longest message; a pipe writes that many bytes atomically
@@ -37,8 +39,14 @@ REFUSED_EVENTS = frozenset(
     }
 )
 REFUSED_MODULES = frozenset(
-    {"_ctypes", "_testcapi", "_testinternalcapi", "_xxsubinterpreters", "_interpreters"}
+    {
+        *("_ctypes", "_testcapi", "_testinternalcapi", "_xxsubinterpreters", "_interpreters"),
+        # They need other programs or sockets, and would fail in ways that do not say so.
+        *("multiprocessing.managers", "multiprocessing.popen_forkserver"),
+        *("multiprocessing.popen_spawn_posix",),
+    }
 )
+SHARED_MEMORY = "_posixshmem"  # refused where it would be the machine's own
 # Errors by which the kernel enforces the sandbox's limits.
 LIMIT_ERRORS = frozenset(
     {
@@ -54,17 +62,56 @@ LIMIT_ERRORS = frozenset(
 )
 
 
-def run(code: str, test: str, verdict: int, secret: list[bytes]) -> NoReturn:
+@dataclass(frozen=True)
+class Trial:
+    """What is run.
+
+    code, test, builtins  the fields of `sandbox.Program`
+    alone                 whether the process has shared memory of its own
+    verdict               the descriptor on which it reports
+    """
+
+    code: str
+    test: str
+    builtins: list[str]
+    alone: bool
+    verdict: int
+
+
+class TestNames(dict[str, object]):
+    """The global names of a test: the program's, but built-ins are Python's own.
+
+    Otherwise a helper named `abs` behind a right-looking function would decide what the test
+    finds. A test's own names are the program's too, unless it has them already.
+    """
+
+    def __init__(self, program: dict[str, object], shared: list[str]) -> None:
+        own = vars(builtins).copy()
+        super().__init__({name: own[name] for name in own if name not in shared})
+        self.program = program
+        self |= {"__name__": "__main__", "__builtins__": own}
+
+    def __missing__(self, name: str) -> object:
+        return self.program[name]
+
+    def __setitem__(self, name: str, value: object) -> None:
+        super().__setitem__(name, value)
+        self.program.setdefault(name, value)
+
+
+def run(trial: Trial, secret: list[bytes]) -> NoReturn:
     """Run a program, then its test in the same module, and exit this process.
 
-    Writes the secret to the descriptor `verdict` once both have returned; otherwise one line
+    Writes the secret to the verdict's descriptor once both have returned; otherwise one line
     with the kind of failure and one with the detail.
     """
+    code, test, verdict = trial.code, trial.test, trial.verdict
     write, leave = os.write, os._exit
     # Forked children lose the descriptor; otherwise whichever process wrote first would decide.
     os.register_at_fork(after_in_child=functools.partial(os.closerange, verdict, verdict + 1))
     try:
-        spaces = (prepare(),) * 2
+        program = prepare(trial.alone)
+        spaces = [(program, TestNames(program, trial.builtins))]
         try:
             codes = (
                 compile(code, "<program>", "exec", dont_inherit=True),
@@ -77,7 +124,8 @@ def run(code: str, test: str, verdict: int, secret: list[bytes]) -> NoReturn:
         else:
             # Python evaluates operands from left to right, so everything is on the stack before
             # `bytes` pulls: `exec` yields None, `filter` drops it, and the sum is the secret.
-            write(verdict, secret.pop() + bytes(filter(None, map(exec, codes, spaces))))
+            # The test's names are there too, out of the program's reach.
+            write(verdict, secret.pop() + bytes(filter(None, map(exec, codes, spaces.pop()))))
     except MemoryError:
         write(verdict, b"memory\nMemoryError")
     except BaseException as error:
@@ -86,7 +134,7 @@ def run(code: str, test: str, verdict: int, secret: list[bytes]) -> NoReturn:
         leave(0)
 
 
-def prepare() -> dict[str, object]:
+def prepare(alone: bool) -> dict[str, object]:
     """Return an empty main module's namespace for the program and hide the harness from it."""
     for name in list(sys.modules):
         if name.partition(".")[0] in HARNESS_MODULES:
@@ -97,7 +145,8 @@ def prepare() -> dict[str, object]:
     sys.modules["__main__"] = main
     site.setquit()  # -S left out exit() and quit()
     random.seed(0)  # the same program must get the same verdict
-    events, modules = REFUSED_EVENTS, REFUSED_MODULES
+    events = REFUSED_EVENTS
+    modules = REFUSED_MODULES if alone else REFUSED_MODULES | {SHARED_MEMORY}
 
     def refuse(event: str, arguments: tuple[object, ...]) -> None:
         if (
@@ -105,7 +154,8 @@ def prepare() -> dict[str, object]:
             or event.startswith("ctypes.")
             or (event == "import" and arguments[0] in modules)
         ):
-            raise PermissionError(1, f"the sandbox refuses {event}")
+            what = f"{event} {arguments[0]}" if event == "import" else event
+            raise PermissionError(1, f"the sandbox refuses {what}")
 
     sys.addaudithook(refuse)
     return main.__dict__

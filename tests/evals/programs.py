@@ -239,3 +239,95 @@ RIGHT = {
     "catches a bad exit": plain("try: raise SystemExit\nexcept SystemExit: pass\n" + DOUBLE),
     "is not in Latin letters": plain("größe = 'Ω'\nassert len(größe.encode()) == 2\n" + DOUBLE),
 }
+# Right programs of several processes, which need semaphores or shared memory of their own.
+SHARING = {
+    name: plain(f"{code}\n{DOUBLE}")
+    for name, code in {
+        "a lock": "from multiprocessing import Lock\nwith Lock(): pass",
+        "other signs": "from multiprocessing import Barrier, Condition, Event, Semaphore\n"
+        "Barrier(2), Condition(), Semaphore()\ne = Event()\ne.set()\nassert e.wait()",
+        "a queue": "from multiprocessing import Process, Queue\nq = Queue()\n"
+        "p = Process(target=q.put, args=(3,))\np.start()\nassert q.get() == 3\np.join()",
+        "a pool": "from multiprocessing import Pool\ndef g(n): return n * n\n"
+        "with Pool(3) as p: assert p.map(g, range(9)) == [n * n for n in range(9)]",
+        "a pool of threads": "from multiprocessing.pool import ThreadPool\n"
+        "with ThreadPool(3) as p: assert p.map(abs, [-1, 1]) == [1, 1]",
+        "an executor": "from concurrent.futures import ProcessPoolExecutor\n"
+        "def g(n): return n * n\n"
+        "with ProcessPoolExecutor(3) as p: assert list(p.map(g, [2, 3])) == [4, 9]",
+        "shared memory": "from multiprocessing import Process\n"
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "m = SharedMemory(create=True, size=9)\ndef g():\n"
+        "    other = SharedMemory(m.name)\n    other.buf[0] = 7\n    other.close()\n"
+        "p = Process(target=g)\np.start()\np.join()\n"
+        "assert m.buf[0] == 7\nm.close()\nm.unlink()",
+        "a shared list": "from multiprocessing.shared_memory import ShareableList\n"
+        "l = ShareableList([1, 'a'])\nassert l[1] == 'a'\nl.shm.close()\nl.shm.unlink()",
+        # Nothing of it is there the next time.
+        "memory left behind": "from multiprocessing.shared_memory import SharedMemory\n"
+        "SharedMemory('left', create=True, size=9)",
+        "memory left behind, again": "from multiprocessing.shared_memory import SharedMemory\n"
+        "SharedMemory('left', create=True, size=9)",
+    }.items()
+}
+# Programs of several processes that the sandbox lets nobody run.
+UNSHARED = {
+    "a manager": plain("from multiprocessing import Manager\nManager()"),
+    "a new interpreter": plain(
+        "from multiprocessing import get_context\n"
+        "p = get_context('spawn').Process(target=print)\np.start()\np.join()\n"
+        "assert not p.exitcode"
+    ),
+    "a server that forks": plain(
+        "from multiprocessing import get_context\n"
+        "p = get_context('forkserver').Process(target=print)\np.start()\np.join()\n"
+        "assert not p.exitcode"
+    ),
+    "a shared value": plain("from multiprocessing import Value\nValue('i')"),
+    "too many processes": plain("from multiprocessing import Pool\nPool(64)"),
+    "too much shared memory": plain(
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "SharedMemory(create=True, size=1 << 30)"
+    ),
+}
+# Wrong functions with a helper that means something else by a built-in's name, and their tests.
+SHADOWING = {
+    "a function": plain("def f(n): return n\ndef abs(x): return 0\n", "assert abs(f(2) - 4) < 1"),
+    "a class": plain(
+        "def f(n): return n\nclass set(list):\n    def __eq__(self, o): return True\n",
+        "assert set([f(2)]) == {4}",
+    ),
+    "a variable": plain("def f(n): return n\nall = bool\n", "assert all([f(2) == 4])"),
+    "an import": plain(
+        "def f(n): return n\nfrom cmath import isnan as any\n",
+        "assert not any([f(2) != 4]) and any([True])",
+    ),
+    "a patch": plain(
+        "import builtins\ndef f(n): return n\nbuiltins.abs = lambda x: 0\n",
+        "assert abs(f(2) - 4) < 1",
+    ),
+    "a name set in the function": plain(
+        "def f(n):\n    global len\n    len = lambda x: n\n    return [n]\n",
+        "assert len(f(2)) == 2",
+    ),
+    "in the test's own function": plain(
+        "def f(n): return n\ndef abs(x): return 0\n",
+        "def check(g): assert abs(g(2) - 4) < 1\ncheck(f)",
+    ),
+}
+# Right ones.
+UNSHADOWED = {
+    "a helper of the function's own": plain(
+        "def f(n): return sum(n, n)\ndef sum(a, b): return a + b\n", "assert sum([f(2)]) == 4"
+    ),
+    "a name that the test gives": plain(
+        "def f(n): return math.floor(n) + given", "import math\ngiven = 2\nassert f(2.5) == 4"
+    ),
+    "a name that the program changes": plain(
+        "calls = 0\ndef f(n):\n    global calls\n    calls += 1\n    return 2 * n\n",
+        "assert f(2) == 4\nassert f(3) == 6\nassert calls == 2 and __name__ == '__main__'",
+    ),
+    "a built-in that is asked for": Program(
+        "def pow(n): return 2 * n\n", "assert pow(2) == 4", ("pow",)
+    ),
+}

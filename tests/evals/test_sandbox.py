@@ -14,7 +14,18 @@ import pytest
 
 from talaria.coder.errors import DataError, UsageError
 from talaria.evals.sandbox import ForkServer, Level, Limits, Program, ProgramVerdict, Sandbox
-from tests.evals.programs import DOUBLE, HOSTILE, RIGHT, VICTIM, WRONG, plain
+from tests.evals.programs import (
+    DOUBLE,
+    HOSTILE,
+    RIGHT,
+    SHADOWING,
+    SHARING,
+    UNSHADOWED,
+    UNSHARED,
+    VICTIM,
+    WRONG,
+    plain,
+)
 
 SHORT = Limits(
     seconds=0.2, wall_seconds=3, file_bytes=1 << 20, memory_bytes=128 << 20, output_bytes=1 << 16
@@ -93,6 +104,28 @@ def test_right_programs_pass(name: str, rightful: dict[str, ProgramVerdict]) -> 
 def rightful(sandbox: Sandbox) -> dict[str, ProgramVerdict]:
     """Verdicts of all right programs."""
     return verdicts(sandbox, RIGHT)
+
+
+def test_programs_of_several_processes(sandbox: Sandbox) -> None:
+    """In namespaces they work; elsewhere, and where they need more, they are called forbidden."""
+    found = verdicts(sandbox, SHARING | UNSHARED)
+    kinds = {name: verdict.status for name, verdict in found.items()}
+    assert {kinds[name] for name in UNSHARED} == {"forbidden"}, found
+    if sandbox.level >= Level.namespaces:
+        assert {kinds[name] for name in SHARING} == {"passed"}, found
+    elif "Landlock" in sandbox.guards:
+        assert {kinds[name] for name in SHARING} == {"forbidden"}, found
+    else:
+        assert kinds["shared memory"] == "forbidden"  # it would stay behind
+
+
+def test_a_test_means_pythons_built_ins(sandbox: Sandbox) -> None:
+    """Names of the program's own change no built-in for the test, except where it asks for it."""
+    found = verdicts(sandbox, SHADOWING | UNSHADOWED)
+    kinds = {name: verdict.status for name, verdict in found.items()}
+    assert {kinds[name] for name in SHADOWING} == {"failed"}, found
+    assert {kinds[name] for name in UNSHADOWED} == {"passed"}, found
+    assert all(found[name].detail.startswith("AssertionError at <test>") for name in SHADOWING)
 
 
 def test_a_wrong_program_fails_with_the_line_of_its_assertion(sandbox: Sandbox) -> None:
@@ -263,6 +296,15 @@ def test_a_lost_fork_server_is_replaced(sandbox: Sandbox) -> None:
     assert verdicts(sandbox, {"": plain(DOUBLE)})[""].status == "passed"
 
 
+def until(what: Callable[[], bool]) -> None:
+    """Wait for something that comes to be at once, unless the machine is very busy."""
+    for _ in range(3000):
+        if what():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not come to that in a minute")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize("namespaces", [True, False])
 def test_a_program_does_not_outlive_its_fork_server(namespaces: bool) -> None:
@@ -277,13 +319,6 @@ def test_a_program_does_not_outlive_its_fork_server(namespaces: bool) -> None:
             return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             return "gone"
-
-    def until(what: Callable[[], bool]) -> None:
-        for _ in range(500):
-            if what():
-                return
-            time.sleep(0.02)
-        raise AssertionError("it did not come to that in 10 seconds")
 
     with Sandbox(workers=1, namespaces=namespaces) as sandbox:
         server = sandbox.servers[0]
@@ -350,13 +385,91 @@ def test_the_reason_for_a_lower_level_is_reported(monkeypatch: pytest.MonkeyPatc
         pytest.fail("it ran below what was required")
 
 
-def test_closing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+from talaria.coder.errors import DataError
+from talaria.evals.sandbox import Limits, Program, Sandbox
+try:
+    with Sandbox(2) as sandbox:
+        right = Program("open('x', 'w').write('x')\\nassert open('x').read() == 'x'")
+        found = [v.status for _, v in sandbox.run_all((n, right, Limits()) for n in range(4))]
+        print(sandbox.level.name, *found)
+except DataError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+def test_few_descriptors_change_no_level() -> None:
+    """A user who may open only few files gets the same level, or one line that says why not."""
+    with Sandbox(1) as sandbox:
+        level = sandbox.level.name
+
+    def limited(files: int) -> str:
+        command = [sys.executable, "-c", LIMITED, str(files)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        return done.stdout
+
+    for files in (48, 20):
+        assert limited(files) == f"{level} passed passed passed passed\n"
+    assert limited(8) == (
+        "no sandbox in mode limits: Too many open files; allow more (ulimit -n)\n"
+    )
+
+
+def test_a_mode_in_which_nothing_passes_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level is that of the strongest mode in which a program passes; without any, an error."""
+    answer, failing = ForkServer.answer, {"namespaces"}
+
+    def answered(server: ForkServer, seconds: float = 1.0) -> ProgramVerdict:
+        verdict = answer(server, seconds)
+        broken = ProgramVerdict("forbidden", "not confined: because", 0, 0)
+        return broken if server.mode in failing else verdict
+
+    monkeypatch.setattr(ForkServer, "answer", answered)
+    with Sandbox(1) as sandbox:
+        assert sandbox.level <= Level.limits
+        assert "an empty program is forbidden (not confined: because)" in sandbox.described()
+    failing.add("limits")
+    expected = r"mode limits: even an empty program is forbidden \(not confined: because\)"
+    with pytest.raises(DataError, match=expected), Sandbox(1):
+        pytest.fail("it ran although nothing passes")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a parent's death signal")
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_a_killed_client_leaves_no_folder(namespaces: bool, tmp_path: Path) -> None:
+    """The fork servers end with it, and remove what they worked in."""
+    program = (
+        "import sys\nfrom talaria.evals.sandbox import Program, Limits, Sandbox\n"
+        f"with Sandbox(2, namespaces={namespaces}) as sandbox:\n"
+        '    right = Program(\'open("x", "w")\')\n'
+        "    dict(sandbox.run_all((n, right, Limits()) for n in range(2)))\n"
+        "    print('ready', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        client.kill()
+    until(lambda: not list(tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_closing_leaves_nothing(
+    namespaces: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Folders and processes are gone, even if a program was still running."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with Sandbox(workers=1) as sandbox:
-        assert len(list(tmp_path.iterdir())) == 1
-        began = time.monotonic()
-        sandbox.servers[0].ask(HOSTILE["loops forever"][0], Limits(seconds=100))
-    assert time.monotonic() - began < 10
+    with Sandbox(1, namespaces=namespaces) as sandbox:
+        assert len(list(tmp_path.iterdir())) == (sandbox.level < Level.namespaces)
+        process = sandbox.servers[0].process
+        sandbox.servers[0].ask(HOSTILE["loops forever"][0], Limits(seconds=10_000))
+    assert process.returncode == 0  # it ended by itself, without waiting for the program
     assert sandbox.servers == []
     assert list(tmp_path.iterdir()) == []

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from talaria.coder.checkpoint import Checkpoint
@@ -19,7 +21,7 @@ from talaria.evals import command
 from talaria.evals.generate import Sampling, generate
 from talaria.evals.jsonl import Results, environment, read
 from talaria.evals.report import as_text, report
-from talaria.evals.sandbox import ProgramVerdict
+from talaria.evals.sandbox import Level, ProgramVerdict, Sandbox
 from talaria.evals.score import (
     MEDIAN_FACTOR,
     OWN_FACTOR,
@@ -61,6 +63,76 @@ def test_the_selftest_detects_a_wrong_floor(
     lines, right = selftest(suite, tmp_path, 2, None)
     assert not right
     assert "WRONG" in lines[1]
+
+
+SHARES = """    import os
+    from multiprocessing.shared_memory import SharedMemory
+    open("file", "w").close()
+    if not os.fork():
+        os.setsid()
+        while True: pass
+    SharedMemory("talaria-left", create=True, size=9)
+    return 2 * n
+"""
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+@pytest.mark.parametrize("ending", ["done", "interrupted"])
+def test_the_selftest_leaves_nothing_behind(
+    namespaces: bool, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither files nor processes nor shared memory, also if a program would and if it is ended."""
+    row = {**problems.HOLES[0], "canonical_solution": SHARES}
+    holes = problems.write(tmp_path / "holes.jsonl", [row, *problems.HOLES[1:]])
+    here, passing = tmp_path / "here", tmp_path / "passing"
+    for folder in (here, passing):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("tempfile.tempdir", str(passing))
+    monkeypatch.setattr("talaria.evals.score.Sandbox", partial(Sandbox, namespaces=namespaces))
+    before = psutil.Process().children(recursive=True)
+    words = ["selftest", "infill-single-line", "--data", str(holes), "--any-data"]
+    if ending == "done":
+        shared = namespaces and level_here() >= Level.namespaces
+        assert command.main(words) == (0 if shared else 1)
+    else:
+        append = Results.append
+
+        def interrupted(results: Results, row: dict[str, Any]) -> None:
+            if results.header["stage"] == "results":
+                raise KeyboardInterrupt
+            append(results, row)
+
+        monkeypatch.setattr(Results, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            command.main(words)
+    assert list(here.iterdir()) == list(passing.iterdir()) == []
+    assert psutil.Process().children(recursive=True) == before
+    assert not Path("/dev/shm/talaria-left").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert command.main([*words, "--out", "kept"]) in (0, 1)
+    assert len(list((here / "kept").iterdir())) == 6
+
+
+def level_here() -> Level:
+    """The isolation that this machine gives."""
+    with Sandbox(1) as sandbox:
+        return sandbox.level
+
+
+def test_a_helper_behind_the_body_passes_nothing(model: Checkpoint, tmp_path: Path) -> None:
+    """One that a test would take for a built-in leaves a wrong answer wrong, a right one right."""
+    test = "def check(candidate):\n    assert abs(candidate([2, 3])[1] - 1.5) < 0.1\n"
+    path = problems.write(tmp_path / "f.jsonl", [{**problems.FUNCTIONS[0], "test": test}])
+    suite = read_suite("humaneval", path, any_data=True)
+    helper = "\ndef abs(number):\n    return 0\n"
+    for body, passes in (("    return [0, 0]\n", False), ("    return [1, 1.5]\n", True)):
+        out = tmp_path / f"{passes}.jsonl"
+        samples = written(tmp_path / f"{passes}.samples.jsonl", suite, model, [body + helper])
+        (row,) = score(samples, suite, out, 1).rows
+        assert row["passed"] == passes
+        assert suite.problems[0].counted(row["text"]).rstrip() == (body + helper).rstrip()
 
 
 def test_luck_is_a_floor(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,35 @@ def test_what_belongs_to_a_function_stays(solution: str) -> None:
         exec(problem.program(solution + more), space)
         assert space["f"](2) == "xx"
     assert problem.counted(solution) == solution
+
+
+def test_lines_are_pythons() -> None:
+    """A form feed, U+2028 and other signs of `str.splitlines` end no line; all three ends do."""
+    body = "    x = 'a\u2028b\x1c'\n\f\n    return x\n"
+    for end in ("\n", "\r\n", "\r"):
+        problem = Problem("p", "p", "def f():\n".replace("\n", end), "", "", whole=True)
+        solution = (body + "\n\ndef g():\n    return 1\n").replace("\n", end)
+        assert problem.counted(solution + f"{end}print(f()){end}").rstrip() == solution.rstrip()
+
+
+def test_a_name_of_the_prompt_is_not_redefined() -> None:
+    """Neither a function nor what it imports, which the test may call; imports may come again."""
+    problem = Problem("p", "p", "import math\nfrom a import b as c\ndef f():\n", "", "", whole=True)
+    body = "    return 1\n"
+    for name in ("math", "c", "f"):
+        assert problem.counted(f"{body}\ndef {name}():\n    return 2\n").rstrip() == body.rstrip()
+    for kept in ("def b():\n    return 2\n", "import math\n"):
+        assert problem.counted(f"{body}\n{kept}") == f"{body}\n{kept}"
+
+
+def test_built_ins_that_the_true_file_defines() -> None:
+    """As functions, classes, variables and imports; not those that it only uses."""
+    true = (
+        "    return sum(n)\ndef abs(x): return x\nclass max: pass\nlen = 1\nfrom os import open\n"
+    )
+    problem = Problem("p", "p", "def f(n):\n", "print(pow(2, 3))\n", true)
+    assert problem.own_builtins() == ("abs", "len", "max", "open")
+    assert replace(problem, suffix="(").own_builtins() == ()
 
 
 def test_a_body_may_go_on_a_line(tmp_path: Path) -> None:
