@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from talaria.coder.errors import UsageError
-from talaria.evals.jsonl import FORMAT, Results, environment, made_by
+from talaria.evals.jsonl import FORMAT, Results, environment, made_by, processor
 from talaria.evals.progress import progress
 from talaria.evals.suites import Problem, Suite
 
@@ -67,9 +67,17 @@ def header(suite: Suite, model: Checkpoint, sampling: Sampling, device: str) -> 
         "batch": sampling.batch,
         "oracle_length": sampling.oracle_length,
         "device": device,
+        "rounding": rounding(device) if model.config.get("base") else None,
         "environment": environment(),
         "made_by": [made_by()],
     }
+
+
+def rounding(device: str) -> dict[str, Any] | None:
+    """Describe what decides how a base's weights are rounded here; None off the CPU: nothing."""
+    from talaria.coder.families.onnx_graph import int8_limit
+
+    return {"int8_limit": int8_limit(), "processor": processor()} if device == "cpu" else None
 
 
 def generate(
@@ -88,7 +96,7 @@ def generate(
 
     results = Results(path, header(suite, model, sampling, device))
     kept = {(row["id"], row["sample"]) for row in results.rows}
-    wanted = [(problem, n) for problem in suite.problems for n in range(sampling.samples)]
+    wanted = [(problem, n) for problem in suite.asked() for n in range(sampling.samples)]
     rest = [(problem, n) for problem, n in wanted if (problem.id, n) not in kept]
     solutions = {problem.id: problem.solution.strip() for problem in suite.problems}
     exact = sum(row["text"].strip() == solutions[row["id"]] for row in results.rows)

@@ -63,6 +63,8 @@ class Suite:
     files     the names of the files read, mapped to their SHA-256
     clusters  what problems are clustered by
     source    whether problems were drawn in "held-out" packages or in "fresh" ones; None: neither
+    order     in which order problems are asked, by their places; None: as they stand. It changes
+              no sample, so it is not part of a suite's identity
     """
 
     name: str
@@ -70,6 +72,7 @@ class Suite:
     files: Mapping[str, str]
     clusters: str = "tasks"
     source: str | None = None
+    order: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         read = ", ".join(self.files) or "no file"
@@ -78,6 +81,12 @@ class Suite:
         name, count = Counter(problem.id for problem in self.problems).most_common(1)[0]
         if count > 1:
             raise DataError(f"{count} problems of {read} are named {name!r}; fetch it again")
+
+    def asked(self) -> list[Problem]:
+        """Return the problems in the order in which they are asked."""
+        if self.order is None:
+            return list(self.problems)
+        return [self.problems[place] for place in self.order]
 
     def digest(self) -> str:
         """Return the SHA-256 of the problems, whatever file they came from."""
@@ -405,16 +414,22 @@ def from_mbpp(row: Mapping[str, Any], number: int) -> Problem:
 
 
 def take(suite: Suite, limit: int | None, seed: int | None = None) -> Suite:
-    """Return the suite with `limit` problems (None: all) in their order; UsageError below 1.
+    """Return the suite with `limit` problems (None: all); UsageError below 1.
 
-    The first ones, or with a `seed` ones drawn at random: fewer of them are among more.
+    The first ones, or with a `seed` ones drawn at random: fewer of them are among more. They stand
+    in the suite's order and are asked in a random one, so that an interrupted run is a fair sample:
+    with a `seed`, the sample that a lower limit would have drawn.
     """
-    if limit is None:
-        return suite
-    if limit < 1:
+    if limit is not None and limit < 1:
         raise UsageError(f"--limit is {limit}; it must be at least 1")
     places = list(range(len(suite.problems)))
-    if seed is not None:
-        random.Random(seed).shuffle(places)
-    chosen = [suite.problems[place] for place in sorted(places[:limit])]
-    return replace(suite, problems=chosen)
+    if seed is None:
+        places = places[:limit]
+    random.Random(seed or 0).shuffle(places)
+    places = places[:limit]
+    stands = {place: number for number, place in enumerate(sorted(places))}
+    return replace(
+        suite,
+        problems=[suite.problems[place] for place in stands],
+        order=[stands[place] for place in places],
+    )

@@ -63,10 +63,12 @@ def provenance(found: Mapping[str, Any]) -> list[str]:
     """List where a run's figures come from and how many rows are missing, one line each."""
     missing, expected = found["missing"], found["expected"]
     options = {name: value for name, value in found["options"].items() if value is not None}
+    rounding = found.get("rounding")
     lines = [
         f"{weights_of(found['model'])}, data {', '.join(found['files'])} "
         f"({found['data'][:12]}), {found['environment']['machine']}, "
-        f"code {found['environment']['code']}",
+        f"code {found['environment']['code']}"
+        + (f", 8-bit weights up to {rounding['int8_limit']}" if rounding else ""),
         "options " + ", ".join(f"{name} {value}" for name, value in options.items()),
         *(
             f"made by: {made['command'] or 'another program than `talaria eval`'}"

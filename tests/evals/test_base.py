@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from talaria.coder.families.onnx_graph import int8_limit
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.evals import command
-from talaria.evals.jsonl import read
+from talaria.evals.jsonl import processor, read
 from tests.coder.test_qwen2_gguf import adapted, write_gguf
 from tests.evals import problems
 
@@ -43,6 +44,8 @@ def test_both_modes_write_the_same(
         assert "the base tiny " in shown
         head, rows, _ = read(out / "results.jsonl")
         assert head["model"]["base"]["name"] == "tiny"
+        assert head["rounding"] == {"int8_limit": int8_limit(), "processor": processor()}
+        assert f", 8-bit weights up to {int8_limit()}\n" in shown
         assert all(row["text"].endswith("\n") for row in rows)
         texts[mode] = [row["text"] for row in rows]
     assert texts["ar"] == texts["verify"]

@@ -35,6 +35,7 @@ def test_every_hole_is_filled_and_kept(suite: Suite, model: Checkpoint, tmp_path
         alone = infill(model, problem.prefix, problem.suffix, Options(max_tokens=8))
         assert (row["text"], row["nfe"]) == (alone.best.text, alone.nfe)
     assert header["model"]["weights"] == model.weights_hash
+    assert header["rounding"] is None  # its weights are rounded alike everywhere
     assert header["options"]["max_tokens"] == 8
     assert header["data"] == suite.digest()
 
@@ -89,6 +90,16 @@ def test_an_interrupted_run_goes_on(suite: Suite, model: Checkpoint, tmp_path: P
     assert after[:2] == before
     with pytest.raises(DataError, match="other options"):
         generate(suite, model, Sampling(Options(max_tokens=4)), path)
+
+
+def test_a_file_of_another_order_goes_on(suite: Suite, model: Checkpoint, tmp_path: Path) -> None:
+    """Rows come in the order in which problems are asked, which is no part of the header."""
+    path, request = tmp_path / "samples.jsonl", Sampling(Options(max_tokens=8))
+    generate(suite, model, request, path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    generate(replace(suite, order=(2, 0, 1)), model, request, path)
+    a, b, c = (problem.id for problem in suite.problems)
+    assert [row["id"] for row in read(path)[1]] == [a, c, b]
 
 
 def test_several_samples_have_seeds_of_their_own(

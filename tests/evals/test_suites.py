@@ -227,6 +227,22 @@ def test_a_part_of_a_suite() -> None:
     assert take(suite, 99, 1).problems == asked
 
 
+def test_an_interrupted_run_is_a_fair_sample() -> None:
+    """What is asked first is what a lower limit would have drawn; the suite's digest stays."""
+    asked = [Problem(f"p{n:02}", "c", "", "", "") for n in range(40)]
+    suite = Suite("s", asked, {})
+    assert suite.asked() == asked
+    some = take(suite, 20, 3)
+    for fewer in (1, 7, 20):
+        assert some.asked()[:fewer] == take(suite, fewer, 3).asked()
+    assert some.digest() == replace(some, order=None).digest()
+    for limit in (None, 20):
+        first = take(suite, limit)
+        assert first.digest() == replace(suite, problems=asked[:limit]).digest()
+        assert first.asked() != first.problems
+        assert sorted(first.asked(), key=lambda p: p.id) == first.problems
+
+
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given, cached, or missing: then the error says what is needed and where to get it."""
     monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
