@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,13 @@ TEXTS = [
     "    def push(self, item):\n        self.items.append(item)\n" * 20,
     "for index in range(10):\n    if index % 2 == 0:\n        print(index, 'été')\n" * 20,
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """torch rounds sums by the number of threads, so a test that sets it must not decide others."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

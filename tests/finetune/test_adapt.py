@@ -454,7 +454,10 @@ def test_a_full_disk_keeps_the_last_state(
 
 
 def test_a_killed_run_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
-    """`kill -9` at several moments; with --steps, the weights are the same in the end."""
+    """`kill -9` at several moments; with --steps, the weights are the same in the end.
+
+    All parts compute with one thread: with more, sums round otherwise.
+    """
     budget = ["--steps", "6", "--save-every", "0.000001"]
     assert adapt.main(arguments(folder, tmp_path / "whole", *budget)) == 0
     program = "import torch; torch.set_num_threads(1); from talaria.finetune.adapt import main\n"
