@@ -40,6 +40,11 @@ TEXTS = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests go first: as the last ones, they would keep one of several processes."""
+    items.sort(key=lambda item: item.get_closest_marker("golden") is None)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """torch rounds sums by the number of threads, so a test that sets it must not decide others."""

@@ -148,7 +148,7 @@ def test_the_demo_runs_as_a_program(tmp_path: Path) -> None:
         env={**environment(tmp_path), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert "fetching qwen2.5-coder-0.5b, 491 MB, once" in done.stderr
@@ -177,7 +177,7 @@ def test_the_python_examples_run(page: str, printed: str, tmp_path: Path) -> Non
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -202,7 +202,7 @@ def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
             env=environment(tmp_path),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout == output

@@ -200,8 +200,9 @@ def test_every_figure_is_made(
     typing, memory = found["typing"], found["memory"]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == typing["requests"] >= typing["keys"] > 5
+    # The slower the answers, the fewer are accepted, and the more files are opened.
     assert typing["times"]["all"]["requests"] == len(rows)
-    assert typing["times"]["first"]["requests"] == 1
+    assert 1 <= typing["times"]["first"]["requests"] <= typing["cursors"]
     assert 0 <= found["idle"]["share"] < 3
     assert len(memory["points"]) == lsp.POINTS + 1
     assert memory["engine"]["requests"] > 0

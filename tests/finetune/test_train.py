@@ -663,7 +663,7 @@ def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
         [*command, json.dumps(runs)], env=environment, stderr=subprocess.PIPE, text=True
     ) as launcher:
         try:
-            stderr = launcher.communicate(timeout=300)[1]
+            stderr = launcher.communicate(timeout=900)[1]
         finally:
             launcher.terminate()  # not kill: it must end its children
     assert launcher.returncode == 0, stderr
@@ -708,7 +708,7 @@ def test_the_gpu_path_on_a_cpu(folder: Path, tmp_path: Path) -> None:
     module = "talaria.finetune.train"
     run = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     command[1:3] = ["-c", OFFLINE + SPARSE + run]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert {length for _, _, length, *_ in curve(out)} >= {0, 1, 4}
     assert all(0 < line["peak_share"] < 1 for line in lines(out) if "peak_share" in line)

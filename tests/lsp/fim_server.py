@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-PATIENCE = 5.0  # seconds after which whatever a test waits for has failed
+PATIENCE = 30.0  # seconds after which whatever a test waits for has failed
 
 
 @dataclass(frozen=True)
