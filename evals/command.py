@@ -27,6 +27,7 @@ OPTIONS = (
     *("mode", "max_nfe", "max_tokens", "until", "temperature", "seed"),
     *("confidence_threshold", "lookahead", "check_syntax"),
 )
+CORPUS = Path("data/corpus")
 SUGGESTED = 32  # tokens of a suggestion while typing: an editor shows a line or two
 
 
@@ -54,29 +55,15 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     generate_stage = stages.add_parser(
         "generate", parents=[data, model], help="write middles for a suite's holes"
     )
-    generate_stage.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="SAMPLES.jsonl",
-        help="file for the middles; one that is there is continued",
-    )
+    add_out(generate_stage, "file for the middles; one that is there is continued", "SAMPLES.jsonl")
     score_stage = stages.add_parser(
         "score", parents=[data, runs], help="compare texts and run the tests (needs no model)"
     )
     score_stage.add_argument("samples", type=Path, help="a file that `generate` wrote")
-    score_stage.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="RESULTS.jsonl",
-        help="file for the verdicts; one that is there is continued",
-    )
+    add_out(score_stage, "file for the verdicts; one that is there is continued", "RESULTS.jsonl")
     report_stage = stages.add_parser("report", help="print the figures of one or more runs")
     report_stage.add_argument("results", type=Path, nargs="+", help="files of results")
-    report_stage.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="also write report.json and report.html here"
-    )
+    add_out(report_stage, "also write report.json and report.html here", required=False)
     stages.add_parser(
         "run",
         parents=[data, model, runs, out],
@@ -110,17 +97,11 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     )
     latency_stage = stages.add_parser(
         "latency",
-        parents=[engine, out],
+        parents=[corpus_flags(None, "the files of coder/"), engine, out],
         help="time ar and diffuse, or verify, on the same prompts",
     )
     # Refused with the reason; without it, argparse would take `--mode` for `--model`.
     latency_stage.add_argument("--mode", help=argparse.SUPPRESS)
-    latency_stage.add_argument(
-        "--corpus",
-        type=Path,
-        metavar="FOLDER",
-        help="the corpus whose held-out files the prompts come from (default: the files of coder/)",
-    )
     latency_stage.add_argument(
         "--contexts",
         type=int,
@@ -147,12 +128,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     compare_stage.add_argument("first", type=Path, help="a file of results")
     compare_stage.add_argument("second", type=Path, help="another one")
     selftest_stage = stages.add_parser("selftest", parents=[data, runs], help="test the harness")
-    selftest_stage.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="keep samples and results in this folder (default: they are removed)",
-    )
+    kept = "keep samples and results in this folder (default: they are removed)"
+    add_out(selftest_stage, kept, required=False)
     args = parser.parse_args(argv)
     least = {"limit": 1, "limit_seed": 0, "cursors": 1, "cursor_seed": 0}
     least |= {"workers": 1, "regions": 1, "every": 1}
@@ -168,15 +145,24 @@ def flags(*parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(add_help=False, parents=parents)
 
 
-def corpus_flags() -> argparse.ArgumentParser:
-    """Say which real files problems are drawn from."""
+def add_out(
+    parser: argparse.ArgumentParser, what: str, metavar: str = "FOLDER", required: bool = True
+) -> None:
+    """Say where a command writes."""
+    parser.add_argument("--out", type=Path, required=required, metavar=metavar, help=what)
+
+
+def corpus_flags(
+    default: Path | None = CORPUS, otherwise: str = str(CORPUS)
+) -> argparse.ArgumentParser:
+    """Say which real files problems are drawn from; `otherwise` names those without the option."""
     shared = flags()
     shared.add_argument(
         "--corpus",
         type=Path,
-        default=Path("data/corpus"),
+        default=default,
         metavar="FOLDER",
-        help="the corpus whose held-out files are used (default: data/corpus)",
+        help=f"the corpus whose held-out files are used (default: {otherwise})",
     )
     return shared
 
@@ -184,13 +170,8 @@ def corpus_flags() -> argparse.ArgumentParser:
 def out_flags() -> argparse.ArgumentParser:
     """Say where results and the report go."""
     shared = flags()
-    shared.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder for samples, results and the report; those that are there are continued",
-    )
+    what = "folder for samples, results and the report; those that are there are continued"
+    add_out(shared, what)
     return shared
 
 
