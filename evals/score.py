@@ -23,7 +23,7 @@ from talaria.evals.suites import Problem, Suite, compiles, empty_passes, lines_o
 OWN_FACTOR = 20
 MEDIAN_FACTOR = 100
 SOLUTION_SECONDS = 60.0  # CPU time limit of a true solution
-WALL_SECONDS = 12.0  # least wall-clock limit of a program: other work may keep the machine busy
+WALL_SECONDS = 30.0  # least wall-clock limit of a program: other work may keep the machine busy
 
 
 def score(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,12 @@ from tests.evals.programs import (
     plain,
 )
 
+# Processor time decides, so that a busy machine does not; only for those who wait, the clock does.
 SHORT = Limits(
-    seconds=0.2, wall_seconds=3, file_bytes=1 << 20, memory_bytes=128 << 20, output_bytes=1 << 16
+    seconds=0.2, wall_seconds=60, file_bytes=1 << 20, memory_bytes=128 << 20, output_bytes=1 << 16
 )
-ENOUGH = Limits(seconds=1)
+WAITING = ("waits forever", "stops itself", "kills its parent")
+ENOUGH = Limits(seconds=1, wall_seconds=60)
 SECRET = "a file that no program may read"
 
 
@@ -71,7 +74,11 @@ def outcomes(sandbox: Sandbox) -> Iterator[dict[str, ProgramVerdict]]:
         for name in ("kills its parent", "kills all it can", "removes files outside"):
             del hostile[name]
     try:
-        yield verdicts(sandbox, hostile, SHORT)
+        jobs = (
+            (name, program, replace(SHORT, wall_seconds=2) if name in WAITING else SHORT)
+            for name, program in hostile.items()
+        )
+        yield dict(sandbox.run_all(jobs))
         assert victim.read_text() == SECRET
         assert not (VICTIM / "talaria-x").exists()
     finally:
@@ -87,7 +94,7 @@ def test_hostile_programs_get_a_kind_of_failure(
         pytest.skip("nothing here keeps it from doing harm")
     verdict = outcomes[name]
     assert verdict.status in HOSTILE[name][1], verdict
-    assert verdict.elapsed < 10
+    assert verdict.elapsed < 90
     assert "\n" not in verdict.detail
     assert len(verdict.detail) <= 200
 
@@ -183,7 +190,7 @@ def test_nothing_that_a_program_started_outlives_it(sandbox: Sandbox) -> None:
     programs = {"right": plain(started + DOUBLE), "wrong": plain(started + WRONG)}
     found = verdicts(sandbox, programs)
     assert {name: v.status for name, v in found.items()} == {"right": "passed", "wrong": "failed"}
-    assert max(v.elapsed for v in found.values()) < 10
+    assert max(v.elapsed for v in found.values()) < 90
     assert [descendants(server.process.pid) for server in sandbox.servers] == before
 
 
@@ -195,7 +202,7 @@ def test_verdicts_are_the_same_again_and_on_a_busy_machine(sandbox: Sandbox) -> 
         "long": plain("for _ in range(1_000_000): pass\n" + DOUBLE),
         "endless": HOSTILE["loops forever"][0],
     }
-    limits = Limits(seconds=0.5)
+    limits = Limits(seconds=0.5, wall_seconds=60)
     first = verdicts(sandbox, programs, limits)
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
     try:
