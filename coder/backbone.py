@@ -117,6 +117,25 @@ class KVCache:
         return cut.rows(np.arange(len(last)))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How far canvases have been read.
+
+    cache  of the contexts; with a shift, without their last tokens, and with what was read since
+    last   [batch]; the last token of each context
+    read   [batch]; how many tokens of the canvas, the last one of the context before them, the
+           cache holds; always 0 without a shift
+    """
+
+    cache: KVCache
+    last: Int[Array, " batch"]
+    read: Int[Array, " batch"]
+
+    def rows(self, index: Int[Array, " rows"]) -> Reading:
+        """These rows in this order."""
+        return Reading(self.cache.rows(index), self.last[index], self.read[index])
+
+
 class Backbone(ABC):
     """A language model as a decoder sees it.
 
@@ -198,6 +217,14 @@ class Backbone(ABC):
         """
         raise NotImplementedError
 
+    def lookahead(self, accepted: Sequence[float]) -> int:
+        """How many positions a step should evaluate, given how often masks are right.
+
+        `accepted` has the share of canvases whose first mask is right, whose first two are, and so
+        on. 1 where the time that masks take is more than what they save.
+        """
+        return 1 + len(accepted)
+
     def encode(
         self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None
     ) -> tuple[States, KVCache]:
@@ -254,15 +281,54 @@ class Backbone(ABC):
                 visible = np.broadcast_to(seen, (batch, 1, length, seen.shape[-1]))
             positions = cache.next_position[:, None] + np.arange(length)
             return self.evaluate(canvas, positions, visible, cache, keep=False)[0]
-        before = cache.without(np.ones(batch, np.int64))
-        ids = np.concatenate((np.array(last, np.int64)[:, None], canvas[:, :-1]), axis=1)
+        begun = self.begin(cache, last)
+        ids = np.concatenate((begun.last[:, None], canvas[:, :-1]), axis=1)
         # What is read predicts the position after it, and stays unseen where that is not present.
         needed = np.concatenate((np.ones((batch, 1), bool), own[:, 1:]), axis=1)
         inside = needed[:, None, :] & np.tri(length, dtype=bool)
-        past = np.broadcast_to(before.valid[:, None, :], (batch, length, before.valid.shape[1]))
+        valid = begun.cache.valid
+        past = np.broadcast_to(valid[:, None, :], (batch, length, valid.shape[1]))
         visible = np.concatenate((past, inside), axis=-1)[:, None]
-        positions = before.next_position[:, None] + np.arange(length)
-        return self.evaluate(ids, positions, visible, before, keep=False)[0]
+        positions = begun.cache.next_position[:, None] + np.arange(length)
+        return self.evaluate(ids, positions, visible, begun.cache, keep=False)[0]
+
+    def begin(self, cache: KVCache, last: Sequence[int]) -> Reading:
+        """Canvases behind cached contexts, whose last tokens are `last`: nothing is read yet."""
+        nothing = np.zeros(len(last), np.int64)
+        return Reading(
+            cache.without(nothing + 1) if self.shift else cache, np.array(last, np.int64), nothing
+        )
+
+    def denoise_on(
+        self,
+        canvas: Int[Array, "batch block"],
+        reading: Reading,
+        widths: Int[Array, " batch"],
+        known: Int[Array, " batch"],
+    ) -> tuple[States, Reading]:
+        """The states of `denoise` with the first `widths` positions of each row present.
+
+        The first `known` tokens of each row stay as they are in all later steps. With a shift,
+        their keys and values never change either, so they are kept, and a step reads only what is
+        new: states of positions before `reading.read` are zeros.
+        """
+        batch, length = canvas.shape
+        if not self.shift:
+            present = np.arange(length) < widths[:, None]
+            states = self.denoise(canvas, reading.cache, reading.last.tolist(), present)
+            return states, reading
+        # Where nothing was decided behind the last known token, it is read again.
+        begin, cache = np.minimum(reading.read, known), reading.cache
+        if (begin < reading.read).any():
+            cache = cache.without(reading.read - begin)
+        ids = np.concatenate((reading.last[:, None], canvas), axis=1)
+        spans = list(zip(begin.tolist(), widths.tolist(), strict=True))
+        new = [row[start:end] for row, (start, end) in zip(ids.tolist(), spans, strict=True)]
+        found, cache = self.encode(new, cache)
+        states = np.zeros((batch, length, found.shape[2]), np.float32)
+        for row, (start, end) in enumerate(spans):
+            states[row, start:end] = found[row, : end - start]
+        return states, Reading(cache.without(widths - 1 - known), reading.last, 1 + known)
 
 
 class CpuBackbone(Backbone):

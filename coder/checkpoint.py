@@ -16,7 +16,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -349,5 +349,12 @@ def load(
             "smaller model"
         ) from error
     backbone, tokenizer, layout = parts
+    if (accepted := config.get("accepted")) and "lookahead" not in config.get("decoding", {}):
+        chosen = replace(chosen, lookahead=backbone.lookahead(accepted))
+        if chosen.lookahead == 1:
+            on_note(
+                f"{folder.name}: on this machine, masks take more time than they save; it writes a "
+                "token a step (--lookahead changes that)"
+            )
     tokenizer.prepare()
     return Checkpoint(backbone, tokenizer, layout, chosen, folder.name, config)

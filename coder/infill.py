@@ -241,7 +241,10 @@ def write_causally(
     each = [terms(hole, number, hole.longest) for hole, number in rows]
     contexts = [hole.context for hole, _ in rows]
     if options.mode == "verify":
-        steps = verify(model.backbone, before, contexts, canvas, each)
+        backbone, masks = model.backbone, 0
+        if backbone.shift and backbone.denoises:
+            masks = (options.lookahead or 1) - 1
+        steps = verify(backbone, before, contexts, canvas, each, masks)
     else:
         last = [context[-1] for context in contexts]
         steps = autoregress(model.backbone, before, last, canvas, each)

@@ -9,18 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from talaria.coder.backbone import Array, Backbone, Candidates, Constraint, KVCache, Marks, States
+from talaria.coder.backbone import (
+    Array,
+    Backbone,
+    Candidates,
+    Constraint,
+    KVCache,
+    Marks,
+    Reading,
+    States,
+)
 from talaria.coder.canvas import Canvas
 from talaria.coder.unmask import Prediction, Rule
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+Kept = TypeVar("Kept", KVCache, Reading)
+
 DRAFTS = 4  # tokens drafted ahead by `verify`, at most; docs/decoding.md has figures
+LIKELY = 0.4  # least probability that what masks say ahead is all right, to be worth a position
 COLD = 1e-6  # temperatures below it count as 0: logits divided by them overflow
 DRAWN_FROM = 64  # candidates that a temperature above 0 draws from
 ENDING_AMONG = 16  # candidates among which `<eom>` is looked for where positions are independent
@@ -99,18 +111,18 @@ def denoise(
     positions from the first open one on; None: the whole canvas. The rule sees `k` candidates for
     each position.
     """
-    index = np.arange(len(rows))
+    index, reading = np.arange(len(rows)), backbone.begin(cache, last)
     for nfe in count(1):
-        index, cache = narrow(index, cache, canvas.unfinished)
+        index, reading = narrow(index, reading, canvas.unfinished)
         if not len(index):
             return
         part, going = canvas.rows(index), [rows[number] for number in index.tolist()]
         final = np.array([nfe >= row.max_nfe for row in going])
         given = np.array([not row.ends for row in going])
         present = ahead(part, final | given, lookahead)
-        width = int(present.sum(1).max())
-        before = [last[number] for number in index.tolist()]
-        states = backbone.denoise(part.ids[:, :width], cache, before, present[:, :width])
+        widths, known = present.sum(1), part.open.argmax(1)
+        width = int(widths.max())
+        states, reading = backbone.denoise_on(part.ids[:, :width], reading, widths, known)
         where = part.open & present
         if backbone.chained:
             prediction = chained(backbone, states, part, where, going, rule, final, k)
@@ -161,19 +173,26 @@ def verify(
     contexts: Sequence[list[int]],
     canvas: Canvas,
     rows: Sequence[Row],
+    masks: int = 0,
 ) -> Iterator[Step]:
     """Write what `autoregress` writes at temperature 0, in fewer evaluations.
 
-    An evaluation reads the last token and, as a draft, what followed the previous occurrence of
-    the last two tokens (prompt lookup, as in LLMA, arXiv 2304.04487). It keeps the longest run of
+    An evaluation reads the last token and a draft of what follows. It keeps the longest run of
     drafted tokens that the model itself would have written, and the model's own next token. The
     cache holds the contexts without their last tokens.
+
+    With `masks`, for models with a shift that denoise, it also reads so many masks behind the
+    draft. Where all of the draft is kept, they stand behind what was written, and what they say is
+    the next draft as far as it is likely. Elsewhere the draft is what followed the previous
+    occurrence of the last two tokens (prompt lookup, as in LLMA, arXiv 2304.04487).
     """
     index = np.arange(len(rows))
     # A sentinel at the end is no text: nothing was ever drafted behind it.
     never = canvas.marks.never
     known = [context[:-1] if context[-1] in never else list(context) for context in contexts]
     unread = [context[-1] for context in contexts]
+    said: list[list[int]] = [[] for _ in rows]
+    eom, blank = canvas.marks.eom, [canvas.marks.mask] * masks
     for nfe in count():
         affordable = np.array([row.max_nfe > nfe for row in rows])
         index, cache = narrow(index, cache, canvas.unfinished & affordable)
@@ -181,16 +200,20 @@ def verify(
             return
         numbers: list[int] = index.tolist()
         part, going = canvas.rows(index), [rows[number] for number in numbers]
-        drafts = [lookup(known[number], canvas.marks) for number in numbers]
+        drafts = [said[number] or lookup(known[number], canvas.marks) for number in numbers]
         read = [[unread[n], *draft] for n, draft in zip(numbers, drafts, strict=True)]
-        states, cache = backbone.encode(read, cache)
+        # Nothing follows an end.
+        blanks = [blank if tokens[-1] != eom else [] for tokens in read]
+        both = [tokens + more for tokens, more in zip(read, blanks, strict=True)]
+        states, cache = backbone.encode(both, cache)
         # The state of the j-th token read predicts position `at[:, j]` of the canvas.
-        each = np.arange(states.shape[1])
         lengths = np.array([len(tokens) for tokens in read])
+        each = np.arange(lengths.max())
         at = part.open.argmax(1)[:, None] + each
         beyond = ((0, 0), (0, len(each)))
         inside = np.take_along_axis(np.pad(part.open, beyond), at, 1) & (each < lengths[:, None])
-        found = predict(backbone, states[inside], spread(inside, at, part.open), part, going)
+        seen = states[:, : len(each)][inside]
+        found = predict(backbone, seen, spread(inside, at, part.open), part, going)
         written = np.take_along_axis(np.pad(found.tokens, beyond), at, 1).tolist()
         runs = [
             agreement(draft, own[: sum(within)])
@@ -202,10 +225,39 @@ def verify(
         step = step_of(canvas, index, after, found.probability, where)
         canvas = step.canvas
         yield step
-        cache = cache.without(lengths - 1 - run)
-        for number, kept, own in zip(numbers, runs, written, strict=True):
+        cache = cache.without(np.array([len(tokens) for tokens in both]) - 1 - run)
+        for place, (number, kept, own) in enumerate(zip(numbers, runs, written, strict=True)):
             known[number] += own[: kept + 1]
             unread[number] = own[kept]
+            whole = masks and kept == len(drafts[place]) and after.unfinished[place]
+            behind = states[place, lengths[place] : len(both[place])]
+            said[number] = likely(backbone, behind, own[kept], eom) if whole else []
+
+
+def likely(backbone: Backbone, states: States, before: int, eom: int) -> list[int]:
+    """What masks say, [masks, width], as far as it is likely that all of it is right.
+
+    `before` is the token that was chosen before the first of them; nothing follows an `<eom>`.
+    """
+    draft: list[int] = []
+    chance = 1.0
+    among = backbone.among if backbone.chained else None
+    own = backbone.candidates(states, among or 1)
+    for place in range(len(states)):
+        best = Candidates(own.ids[place : place + 1], own.log_probabilities[place : place + 1])
+        if among:
+            linked, _ = backbone.chain(states[None, place : place + 1], np.array([[before]]), ())
+            part = np.exp(best.log_probabilities).sum()
+            best = backbone.candidates(linked[0], 1, [Constraint(best.ids[0].tolist())])
+            chance *= float(part)
+        chance *= float(np.exp(best.log_probabilities[0, 0]))
+        if chance < LIKELY:
+            break
+        before = int(best.ids[0, 0])
+        draft.append(before)
+        if before == eom:
+            break
+    return draft
 
 
 def predict(
@@ -416,9 +468,9 @@ def bounded(canvas: Canvas, rows: Sequence[Row]) -> Canvas:
 
 
 def narrow(
-    index: Int[Array, " rows"], cache: KVCache, going: Bool[Array, " batch"]
-) -> tuple[Int[Array, " fewer"], KVCache]:
-    """The rows of `index` that are still `going`, and their rows of the cache."""
+    index: Int[Array, " rows"], cache: Kept, going: Bool[Array, " batch"]
+) -> tuple[Int[Array, " fewer"], Kept]:
+    """The rows of `index` that are still `going`, and their rows of what is kept for each."""
     kept = going[index]
     if kept.all():
         return index, cache

@@ -61,7 +61,7 @@ from talaria.finetune.trainer import PATIENCE, is_out_of_memory
 
 LEAST_CONTEXT = 8  # tokens of a row beside its middle: three sentinels and some text
 HELD_OUT_ROWS = 16
-BLOCK_LENGTH = 16  # positions of a canvas in decoding; any length will do
+BLOCK_LENGTH = 64  # positions of a canvas in decoding: any length will do, known ones are read once
 LICENCE = "Apache-2.0"
 
 
@@ -206,6 +206,7 @@ class AdaptationRun:
             self.start_from(args.init)
         self.step, self.elapsed, self.validated = 0, 0.0, 0.0
         self.tokens, self.skipped = 0, 0  # read in all, canvases included; updates in a row
+        self.accepted: list[float] | None = None  # as `validate` found it last
 
     def rows_of(self, split: str, layout: Layout) -> HoleRows:
         """Rows of a split of the corpus."""
@@ -292,10 +293,10 @@ class AdaptationRun:
         """Means over held-out rows, as `validated` has them."""
         with self.autocast():
             found = [validated(self.adaptation, row.to(self.device)) for row in self.held_out]
-        return {
-            f"validation_{name}": float(np.mean([each[name] for each in found]))
-            for name in found[0]
-        }
+        means = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+        numbers = range(1, 1 + self.recipe.masks)
+        self.accepted = [round(means[f"accepted_{number}"], 4) for number in numbers]
+        return {f"validation_{name}": mean for name, mean in means.items()}
 
     def start_from(self, folder: Path) -> None:
         """Take an adapter's weights; UsageError if it is of another base, rank or kind."""
@@ -337,6 +338,7 @@ class AdaptationRun:
                 "elapsed": self.elapsed,
                 "tokens": self.tokens,
                 "validated": self.validated,
+                "accepted": self.accepted,
             },
         )
         write_adapter(out / "model", self)
@@ -346,6 +348,7 @@ class AdaptationRun:
         state = self.restore_weights()
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.tokens, self.validated = state["tokens"], state["validated"]
+        self.accepted = state.get("accepted")
 
     def restore_weights(self) -> dict[str, Any]:
         """Take weights and optimiser, but not time and place, from the state, and return it."""
@@ -379,12 +382,16 @@ def write_adapter(folder: Path, run: AdaptationRun) -> None:
     tensors = {}
     for name, each in run.trained.items():
         tensors[exported(name)] = each.detach().to(torch.float16).contiguous()
+    # Decoding looks ahead as far as pays, once it is known how often masks are right.
+    ahead = {"lookahead": 1 + run.recipe.masks} if run.accepted is None else {}
+    known = {} if run.accepted is None else {"accepted": run.accepted}
     config: dict[str, Any] = {
         "family": "qwen2",
         "licence": LICENCE,
         "parameters": sum(each.numel() for each in tensors.values()),
         "base": {"name": base_name(run), "sha256": run.identity["base"]},
-        "decoding": {"block_length": BLOCK_LENGTH, "lookahead": 1 + run.recipe.masks},
+        "decoding": {"block_length": BLOCK_LENGTH, **ahead},
+        **known,
         "training": {**run.identity, "steps": run.step, "minutes": round(run.elapsed / 60, 1)},
     }
     with writing(folder):
@@ -398,6 +405,15 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def check_start(out: Path, resume: bool) -> None:
+    """UsageError if a run would be overwritten; DataError if there is none to resume."""
+    state = out / "state.pt"
+    if state.exists() and not resume:
+        raise UsageError(f"{out} holds a run; add --resume to continue it, or name another --out")
+    if resume and not state.exists():
+        raise DataError(f"{state}: nothing to resume; start without --resume")
+
+
 def main(argv: list[str]) -> int:
     """Adapt until the budget or the slice is spent; an interrupt saves the state for --resume.
 
@@ -405,13 +421,7 @@ def main(argv: list[str]) -> int:
     """
     began = time.monotonic()
     args = parse(argv)
-    state = args.out / "state.pt"
-    if state.exists() and not args.resume:
-        raise UsageError(
-            f"{args.out} holds a run; add --resume to continue it, or name another --out"
-        )
-    if args.resume and not state.exists():
-        raise DataError(f"{state}: nothing to resume; start without --resume")
+    check_start(args.out, args.resume)
     args.out.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(args.out).free < 2**30:
         raise DataError(f"{args.out}: less than 1 GiB is free; a run needs room for its state")

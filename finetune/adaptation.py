@@ -330,8 +330,10 @@ def validated(adaptation: Adaptation, row: CanvasRow) -> dict[str, float]:
 
     A pass gives one token, which the causal state predicts, and one for each mask up to the first
     wrong one: other than the row's (`tokens_per_pass`), or other than what the causal reading would
-    write there (`tokens_per_pass_as_read`). `tokens_per_pass_chained` is the first, where the chain
-    ranks the likeliest tokens of each mask.
+    write there (`tokens_per_pass_as_read`). `tokens_per_pass_chained` and
+    `tokens_per_pass_chained_as_read` are these two where the chain ranks the likeliest tokens of
+    each mask; the latter is one more than the sum of `accepted_1`, `accepted_2` and so on, how
+    often the first mask, the first two, … are right.
     """
     clean, masks = adaptation.states(row)
     logits, own = adaptation.decoder.logits(clean), adaptation.decoder.logits(masks)
@@ -343,13 +345,17 @@ def validated(adaptation: Adaptation, row: CanvasRow) -> dict[str, float]:
     likeliest = own.topk(min(AMONG, own.shape[-1])).indices
     ranked = likeliest.gather(-1, linked.gather(-1, likeliest).argmax(-1, keepdim=True))[..., 0]
 
-    def per_pass(predicted: Tensor, wanted: Tensor) -> float:
-        runs = (predicted == wanted).int().cumprod(-1).sum(-1)
-        return 1 + runs.float().mean().item()
+    def right(predicted: Tensor, wanted: Tensor) -> Tensor:
+        """How often all masks up to each one are right, [masks]."""
+        return (predicted == wanted).int().cumprod(-1).float().mean(0)
 
-    return {
-        "tokens_per_pass": per_pass(own.argmax(-1), row.targets),
-        "tokens_per_pass_as_read": per_pass(own.argmax(-1), written),
-        "tokens_per_pass_chained": per_pass(ranked, row.targets),
-        "next_token_loss": F.cross_entropy(logits[row.middle - 1 :], row.ids[row.middle :]).item(),
+    accepted = right(ranked, written)
+    found = {
+        "tokens_per_pass": 1 + right(own.argmax(-1), row.targets).sum(),
+        "tokens_per_pass_as_read": 1 + right(own.argmax(-1), written).sum(),
+        "tokens_per_pass_chained": 1 + right(ranked, row.targets).sum(),
+        "tokens_per_pass_chained_as_read": 1 + accepted.sum(),
+        "next_token_loss": F.cross_entropy(logits[row.middle - 1 :], row.ids[row.middle :]),
+        **{f"accepted_{1 + place}": share for place, share in enumerate(accepted)},
     }
+    return {name: float(each) for name, each in found.items()}

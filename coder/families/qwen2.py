@@ -295,9 +295,16 @@ def numbered(
 def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     """Fixed defaults: the network's limit, 32,768 positions, is far above what is useful.
 
-    Without an adapter the model is causal, and runs on past the end of a middle.
+    Without an adapter the model is causal, and runs on past the end of a middle. Raises
+    CheckpointError where it is not said properly how often an adapter's masks are right.
     """
-    del where
+    accepted = config.get("accepted", [])
+    if not isinstance(accepted, list) or not all(
+        isinstance(share, int | float) and 0 <= share <= 1 for share in accepted
+    ):
+        raise CheckpointError(
+            f"{where}: accepted is {accepted!r}; it must be a list of shares between 0 and 1"
+        )
     adapted = bool(config["sha256"])
     return {
         "mode": "diffuse" if adapted else "verify",

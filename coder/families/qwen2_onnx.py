@@ -5,6 +5,7 @@ Which engines and precisions were measured: `docs/decisions/0011-base-engine.md`
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 EPSILON = 1e-6  # of the chain's norms
+# Where a pass is timed: positions of the wide one, of the context before it, and trials.
+WIDE, CONTEXT, TRIALS = 8, 256, 3
 AMONG = 16  # candidates of a position that the chain ranks anew
 
 Network = Mapping[str, Array | Int8Matrix]
@@ -114,6 +117,30 @@ class OnnxQwen2(OnnxBackbone):
         logits[np.isin(ids, self.marks.never)] = -np.inf
         found = likeliest(logits, k, (), own, temperatures)
         return Candidates(np.take_along_axis(ids, found.ids, 1), found.log_probabilities)
+
+    def lookahead(self, accepted: Sequence[float]) -> int:
+        """How many positions a step should evaluate, as `Backbone` has it; measured here and now.
+
+        A step reads what the one before it wrote, and the masks.
+        """
+        one, more = (self.seconds(width) for width in (1, WIDE))
+        position = max(0.0, (more - one) / (WIDE - 1))
+        written = 1 + np.concatenate(([0.0], np.cumsum(accepted)))
+        times = one + position * (written + np.arange(len(written)) - 1)
+        return 1 + int((times / written).argmin())
+
+    def seconds(self, width: int) -> float:
+        """The time of a pass of so many positions, and of what they predict: the best of some."""
+        heads, size = self.shape.heads, self.shape.size
+        past = (np.zeros((1, heads, CONTEXT, size), np.float32),) * self.shape.layers
+        cache = KVCache(past, past, np.ones((1, CONTEXT), bool), np.array([CONTEXT]))
+        times = []
+        for _ in range(TRIALS):
+            began = time.perf_counter()
+            states, _ = self.encode([[0] * width], cache)
+            self.candidates(states[0], 1)
+            times.append(time.perf_counter() - began)
+        return min(times)
 
     def turns(
         self, positions: Int[Array, "batch length"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder import checkpoint
+from talaria.coder.backbone import Array
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
@@ -95,6 +97,51 @@ def test_a_canvas_sees_itself_in_both_directions(qwen2: Checkpoint) -> None:
     )
     np.testing.assert_allclose(before[0, 0], after[0, 0], atol=1e-5)  # the causal one
     assert np.abs(before[0, 1:] - after[0, 1:]).max() > 1e-3
+
+
+@given(seed=st.integers(0, 99), leftmost=st.booleans())
+def test_what_is_known_of_a_canvas_is_read_once(
+    qwen2: Checkpoint, seed: int, leftmost: bool
+) -> None:
+    """The states of masks are those of the whole canvas; rows go on at their own pace.
+
+    Also where a step decides nothing behind the last known token, but something further right.
+    """
+    backbone, rng = qwen2.backbone, np.random.default_rng(seed)
+    contexts = [[3, 4, 5, 6, 7], [8, 9]]
+    last = [context[-1] for context in contexts]
+    _, cache = backbone.encode(contexts)
+    canvas = np.full((2, 30), qwen2.marks.mask)
+    reading = backbone.begin(cache, last)
+    for _ in range(6):
+        known = (canvas == qwen2.marks.mask).argmax(1)
+        widths = known + rng.integers(1, 6, 2)
+        states, reading = backbone.denoise_on(canvas, reading, widths, known)
+        whole = backbone.denoise(canvas, cache, last, np.arange(30) < widths[:, None])
+        for row, (begin, end) in enumerate(zip(known, widths, strict=True)):
+            np.testing.assert_allclose(states[row, begin:end], whole[row, begin:end], atol=1e-4)
+            more = rng.integers(1, 3) if leftmost else rng.integers(3)
+            canvas[row, begin : begin + more] = rng.integers(10, 200, more)
+            canvas[row, end - 1] = rng.integers(10, 200)
+
+
+def test_a_step_reads_what_is_new_and_the_masks(
+    qwen2: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One token decided, three masks ahead: four positions in every step of a canvas."""
+    options = replace(UNCHECKED, confidence_threshold=1.0, lookahead=4, max_tokens=8)
+    read: list[int] = []
+    evaluate = qwen2.backbone.evaluate
+
+    def recorded(ids: Array, *given: Any, **named: Any) -> Any:
+        read.append(ids.shape[1])
+        return evaluate(ids, *given, **named)
+
+    monkeypatch.setattr(qwen2.backbone, "evaluate", recorded)
+    found = fill(qwen2, Request(*HOLES[0], options))
+    assert found.nfe == len(read) - 1 > 4  # the first one reads the context
+    assert set(read[1:-3]) == {4}
+    assert max(read[-3:]) <= 4  # the canvas ends
 
 
 @pytest.mark.parametrize("mode", ["diffuse", "verify", "ar"])

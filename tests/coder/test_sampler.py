@@ -25,7 +25,7 @@ from talaria.coder.sampler import (
     verify,
 )
 from talaria.coder.unmask import Prediction, confidence_threshold
-from tests.scripted import scripted
+from tests.scripted import SETTINGS, checkpoint_of, scripted
 
 CONTEXT = [5, 9, 33, 120, 7]
 LAST = CONTEXT[-1]
@@ -354,6 +354,57 @@ def test_drafts_that_are_right_save_evaluations(tokenizer: TalariaTokenizer) -> 
         spent[len(draft)] = len(steps)
     assert spent[2] == len(tokens) + 1
     assert spent[len(context)] <= 0.5 * spent[2]
+
+
+@pytest.mark.parametrize("sure", [0.95, 0.35])
+def test_what_masks_say_is_verified_in_the_next_evaluation(
+    tokenizer: TalariaTokenizer, sure: float
+) -> None:
+    """As far as it is likely; an end is drafted, too, and nothing is asked behind it."""
+    tokens = [*tokenizer.encode("total = sum(values)\n"), tokenizer.eom]
+    others = [n for n in range(300) if n not in tokens][:3]
+    said = [{token: sure, **dict.fromkeys(others, (1 - sure) / 3)} for token in tokens]
+    backbone = checkpoint_of(tokenizer, {(): said}, SETTINGS).backbone
+    backbone.shift = True
+    context = [tokenizer.pre, tokenizer.mid]
+    _, cache = backbone.encode([context[:-1]])
+    blank = Canvas.blank(1, len(tokens) + 3, tokenizer.marks)
+    steps = list(verify(backbone, cache, [context], blank, rows(0), masks=2))
+    assert steps[-1].canvas.ids[0, : len(tokens)].tolist() == tokens
+    assert not steps[-1].canvas.unfinished.any()
+    # The first one has no draft; each next one verifies two tokens and adds its own.
+    wanted = 1 + -(-(len(tokens) - 1) // 3) if sure > 0.9 else len(tokens)
+    assert len(steps) == wanted
+
+
+def test_a_draft_that_is_wrong_is_not_written(tokenizer: TalariaTokenizer) -> None:
+    """The evaluation then gives one token, and the masks behind it say nothing."""
+    text = "total = sum(values)\n"
+    model = scripted(tokenizer, [text], sure=0.95)
+    backbone: Any = model.backbone
+    backbone.shift = True
+    logits, wrong = backbone.logits, tokenizer.encode("x")[0]
+
+    def other(states: Array) -> Array:
+        found: Array = logits(states[:, :2])
+        found[states[:, 2] == 1] = np.where(np.arange(found.shape[1]) == wrong, 0, -20)
+        return found
+
+    evaluate = backbone.evaluate
+
+    def marked(ids: Array, *given: Any, **named: Any) -> Any:
+        states, keys, values = evaluate(ids, *given, **named)
+        masked = (ids == tokenizer.mask)[..., None]
+        return np.concatenate((states, masked), -1), keys, values
+
+    backbone.logits, backbone.evaluate = other, marked
+    tokens = [*tokenizer.encode(text), tokenizer.eom]
+    context = [tokenizer.pre, tokenizer.mid]
+    _, cache = backbone.encode([context[:-1]])
+    blank = Canvas.blank(1, len(tokens) + 3, tokenizer.marks)
+    steps = list(verify(backbone, cache, [context], blank, rows(0), masks=2))
+    assert steps[-1].canvas.ids[0, : len(tokens)].tolist() == tokens
+    assert len(steps) == len(tokens)
 
 
 def test_a_likely_end_is_as_likely_beside_a_row_that_draws(

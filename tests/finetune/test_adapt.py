@@ -26,7 +26,7 @@ from talaria.coder.canvas import Canvas
 from talaria.coder.errors import CheckpointError, DataError, UsageError
 from talaria.coder.families import qwen2
 from talaria.coder.families.qwen2 import Qwen2Config
-from talaria.coder.families.qwen2_onnx import AMONG, OnnxQwen2, fused
+from talaria.coder.families.qwen2_onnx import AMONG, WIDE, OnnxQwen2, fused
 from talaria.coder.families.qwen2_tokenizer import (
     EOM,
     MIDDLE,
@@ -324,9 +324,67 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert adapt.main(arguments(folder, out)) == 0
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert entries[-1]["validation_tokens_per_pass"] >= 1
+    shares = [entries[-1][f"validation_accepted_{number}"] for number in (1, 2, 3)]
+    assert shares == sorted(shares, reverse=True)
+    assert 1 + sum(shares) == pytest.approx(
+        entries[-1]["validation_tokens_per_pass_chained_as_read"]
+    )
     config = checkpoint.read_config(out / "model")
+    assert config["accepted"] == pytest.approx(shares, abs=1e-4)
     assert config["base"]["sha256"] == before == files.digest(folder / "base.gguf")
     assert adapt.main(arguments(folder, out, "--resume")) == 0  # nothing is left to do
+
+
+@pytest.mark.parametrize(
+    ("wide", "accepted", "expected"),
+    [
+        (1.0, [0.5, 0.2, 0.1], 4),  # width is free
+        (8.0, [0.5, 0.2, 0.1], 1),  # a position costs as much as a pass
+        (2.05, [0.5, 0.1, 0.01], 2),
+        (2.05, [0.9, 0.8, 0.7], 4),
+        (2.05, [0.05, 0.01, 0.0], 1),
+    ],
+)
+def test_a_step_looks_as_far_ahead_as_pays(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wide: float,
+    accepted: list[float],
+    expected: int,
+) -> None:
+    """By the time of passes and the shares that the adapter names; a line says that none pay."""
+    here = run(folder, tmp_path / "run")
+    here.accepted = accepted
+    here.save()
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
+    (tmp_path / "bases").mkdir()
+    digest = files.digest(folder / "base.gguf")
+    shutil.copy(folder / "base.gguf", tmp_path / "bases" / f"{digest}.gguf")
+    times = {1: 1.0, WIDE: wide}
+    monkeypatch.setattr(OnnxQwen2, "seconds", lambda backbone, width: times[width])
+    notes: list[str] = []
+    model = checkpoint.load(tmp_path / "run" / "model", on_note=notes.append)
+    assert model.settings.lookahead == expected
+    assert [("writes a token a step" in note) for note in notes] == [True] * (expected == 1)
+
+
+def test_passes_are_timed(folder: Path, tmp_path: Path) -> None:
+    """Behind a context, with what they predict; the width that is chosen is one of those asked."""
+    run(folder, tmp_path / "run").save()
+    backbone = in_float32(folder, tmp_path / "run" / "model")
+    assert backbone.seconds(1) > 0
+    assert 1 <= backbone.lookahead([0.9, 0.8]) <= 3
+
+
+@pytest.mark.parametrize("accepted", [[1.5], ["half"], 0.5])
+def test_impossible_shares_are_refused(folder: Path, tmp_path: Path, accepted: Any) -> None:
+    """The message names the value and its limits."""
+    here = run(folder, tmp_path / "run")
+    here.accepted = accepted
+    here.save()
+    with pytest.raises(CheckpointError, match=r"accepted is .* between 0 and 1"):
+        checkpoint.load(tmp_path / "run" / "model")
 
 
 def test_a_run_starts_from_an_adapter(folder: Path, tmp_path: Path) -> None:
