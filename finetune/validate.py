@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,22 +125,26 @@ class Cursor:
     prefix: str
     middle: str
     suffix: str
+    path: str
 
 
-def choose_cursors(documents: Sequence[CorpusDocument], each: int, seed: int = 0) -> list[Cursor]:
+def choose_cursors(
+    documents: Sequence[CorpusDocument], each: int, seed: int = 0, kinds: Iterable[str] = SPANS
+) -> list[Cursor]:
     """Choose `each` non-empty holes of every kind at random places in random files.
 
     DataError if the files have too few.
     """
     cursors: list[Cursor] = []
     rng = np.random.default_rng((seed, 4))
-    for kind in SPANS:
+    for kind in kinds:
         wanted, attempts = len(cursors) + each, 200 * each
         while len(cursors) < wanted:
             attempts -= 1
             if attempts < 0 or not documents:
                 raise DataError(f"the held-out files have too few holes of kind {kind}")
-            text = documents[int(rng.integers(len(documents)))].text
+            document = documents[int(rng.integers(len(documents)))]
+            text = document.text
             at = text.rfind("\n", 0, int(rng.integers(len(text) + 1))) + 1
             span = choose_span(text[at : at + 2000], kind, rng)
             if span is None:
@@ -148,7 +152,7 @@ def choose_cursors(documents: Sequence[CorpusDocument], each: int, seed: int = 0
             begin, end = at + span[0], at + span[1]
             middle = text[begin:end]
             if middle.strip() and len(middle) <= LONGEST:
-                cursors.append(Cursor(kind, text[:begin], middle, text[end:]))
+                cursors.append(Cursor(kind, text[:begin], middle, text[end:], document.path))
     return cursors
 
 

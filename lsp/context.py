@@ -15,10 +15,10 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
+from talaria.coder.privacy import Fence
 from talaria.coder.source import Piece
 from talaria.lsp.modules import ImportTarget, Modules, remember
 from talaria.lsp.outline import Definition, Import, imports
-from talaria.lsp.privacy import Fence
 
 BEFORE, BEHIND = 60_000, 20_000
 """How many characters before and after the cursor are examined."""

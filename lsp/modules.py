@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from talaria.coder.privacy import MAX_BYTES, Fence, read, without_secrets
 from talaria.lsp.outline import Definition, Import, Outline, outline
-from talaria.lsp.privacy import MAX_BYTES, Fence, read, without_secrets
 
 ImportTarget = tuple[Import, tuple[str, ...]]
 """An import, and the chain of attributes used on it."""

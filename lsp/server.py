@@ -22,6 +22,7 @@ from pygls.uris import to_fs_path
 
 from talaria import __version__
 from talaria.coder.errors import TalariaError, UsageError
+from talaria.coder.privacy import Fence
 from talaria.coder.request import Request
 from talaria.coder.source import Piece
 from talaria.lsp.context import Neighbours
@@ -30,7 +31,6 @@ from talaria.lsp.engines import Engines, Middles
 from talaria.lsp.fills import Filled
 from talaria.lsp.inline import Inline, InlineSuggestion, SuggestionOutcome
 from talaria.lsp.options import ServerOptions
-from talaria.lsp.privacy import Fence
 from talaria.lsp.protocol import UNVERSIONED, Protocol
 from talaria.lsp.rhythm import Rhythm
 from talaria.lsp.usage import Usage

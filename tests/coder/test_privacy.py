@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder.errors import UsageError
-from talaria.lsp.privacy import Fence, read, secret_looking, without_secrets
+from talaria.coder.privacy import Fence, read, secret_looking, without_secrets
 from tests.pace import within
 
 # Put together here, so that no scanner of this repository takes them for real.
