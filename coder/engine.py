@@ -7,17 +7,20 @@ requests that go to a remote endpoint instead are superseded elsewhere (`lsp/eng
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import CAPACITY
 from talaria.coder.errors import UsageError
-from talaria.coder.infill import Memory, fill
+from talaria.coder.infill import Memory, fill, read_ahead, unread
+from talaria.coder.machine import Pace
 from talaria.coder.request import Request
 from talaria.coder.results import Frame, Infill, Interruption, unanswered
 
@@ -100,6 +103,7 @@ class Engine:
         self.model: Future[Checkpoint] = Future()
         self._waiting: dict[Hashable, Pending] = {}  # by document, the oldest first
         self._current: Pending | None = None
+        self._ahead: Request | None = None  # whose context is read while nothing waits
         self._changed = threading.Condition()
         self._memory: Memory | None = None
         loader = threading.Thread(
@@ -129,11 +133,46 @@ class Engine:
             older = [each for each in (waiting, same) if each and not each.future.done()]
             self.counters.superseded += len(older)
             self._waiting[document] = pending
+            if self._ahead and self._ahead.document == request.document:
+                self._ahead = None  # answering reads it
             self._changed.notify()
         # Cancelling calls back to whoever waits, who may submit again: not while locked.
         for each in older:
             each.cancel()
         return pending
+
+    def read_ahead(self, request: Request) -> None:
+        """Read the context of a request that is not made yet, while there is nothing else to do.
+
+        Only the newest such wish counts. What was read is kept, also of one that others interrupt.
+        """
+        with self._changed:
+            self._ahead = request
+            self._changed.notify()
+
+    @property
+    def pace(self) -> Pace:
+        """How fast the model reads; nothing is known before it is loaded."""
+        return self._memory.contexts.pace if self._memory else Pace()
+
+    def seconds_to_first(self, request: Request) -> float:
+        """Seconds until the first token of an answer is found, going by the latest passes.
+
+        What the worker is doing now is not counted. Infinity while there is no model, or its passes
+        have not been timed.
+        """
+        if self._memory is None or not self.model.done():
+            return math.inf
+        return self.pace.seconds(unread(self.model.result(), request, self._memory))
+
+    def warm_up(self) -> None:
+        """Wait for the model and time its passes, before there is any request.
+
+        Raises what loading raised.
+        """
+        self.model.result()
+        assert self._memory is not None
+        self._memory.contexts.warm_up()
 
     def fill(self, request: Request) -> Infill:
         """Submit a request and wait for its outcome; CancelledError if the engine is closed."""
@@ -178,11 +217,17 @@ class Engine:
             self._changed.notify()
 
     def _work(self) -> None:
-        while pending := self._next():
-            self._answer(pending)
+        while found := self._next():
+            if isinstance(found, Pending):
+                self._answer(found)
+            else:
+                self._read(found)
 
-    def _next(self) -> Pending | None:
-        """The request that has waited longest, once there is a model; None once closed."""
+    def _next(self) -> Pending | Request | None:
+        """The request that has waited longest, once there is a model; None once closed.
+
+        Without any, one whose context is to be read.
+        """
         while True:
             self._answer_late()
             with self._changed:
@@ -192,9 +237,26 @@ class Engine:
                 if self._waiting and self.model.done():
                     self._current = self._waiting.pop(next(iter(self._waiting)))
                     return self._current
+                if self._ahead and self.model.done():
+                    return self._ahead
                 deadlines = [r.deadline for r in self._waiting.values() if r.deadline is not None]
                 soon = min(deadlines, default=None)
                 self._changed.wait(None if soon is None else max(0, soon - time.monotonic()))
+
+    def _read(self, request: Request) -> None:
+        """Read a context ahead until something else is to be done."""
+        began = time.monotonic()
+
+        def interrupted() -> bool:
+            return bool(self._waiting) or self._ahead is not request or self.state == "closed"
+
+        with suppress(Exception):  # the request itself will fail, and say why
+            assert self._memory is not None
+            read_ahead(self.model.result(), request, self._memory, interrupted)
+        with self._changed:
+            self.counters.busy_ms += 1000 * (time.monotonic() - began)
+            if self._ahead is request and not self._waiting:
+                self._ahead = None
 
     def _answer_late(self) -> None:
         """Requests whose deadline passes while they wait get an empty answer."""

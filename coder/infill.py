@@ -23,6 +23,7 @@ from talaria.coder.progress import (
     begin,
     candidates_of,
     extend,
+    healed_of,
     missing,
     rows_of,
     show,
@@ -79,6 +80,21 @@ def fill(
     return _fill(model, [request], on_frame, memory, interrupted, rule, k)[0]
 
 
+def unread(model: Checkpoint, request: Request, memory: Memory) -> int:
+    """How many tokens of a request's context are yet to be read; from any thread."""
+    return memory.contexts.unread(context_of(model, request))
+
+
+def read_ahead(
+    model: Checkpoint, request: Request, memory: Memory, interrupted: Callable[[], object]
+) -> None:
+    """Read a request's context before anybody waits for it; what was read is kept.
+
+    In short passes, before each of which `interrupted` is asked.
+    """
+    memory.contexts.encode(context_of(model, request), interrupted, ahead=True)
+
+
 def fill_batch(
     model: Checkpoint,
     requests: Sequence[Request],
@@ -118,7 +134,7 @@ def _fill(
         for request in requests
     ]
     for hole in holes:
-        hole.context = context_of(model, hole)
+        hole.context = context_of(model, hole.request)
     count = options.candidates
     cache: KVCache | None = None
     reused, why = 0, interrupted()
@@ -184,18 +200,19 @@ def surroundings(
     )
 
 
-def context_of(model: Checkpoint, hole: Progress) -> list[int]:
+def context_of(model: Checkpoint, request: Request) -> list[int]:
     """The tokens to read before the middle, leaving room for the longest one in whole canvases.
 
     No canvas may reach past the positions that the model was trained on.
     """
-    block = model.settings.block_length if hole.options.mode == "diffuse" else 1
-    assert hole.options.max_tokens is not None
+    options, settings = request.options.settled(model.settings), model.settings
+    block = settings.block_length if options.mode == "diffuse" else 1
+    assert options.max_tokens is not None
     # A given length must not let more context in than a request without one would read.
-    longest = max(hole.options.max_tokens, hole.longest)
-    room = model.settings.working_context - -(-longest // block) * block
-    prefix = hole.request.prefix.removesuffix(hole.healed)
-    return model.layout.fit(prefix, hole.request.suffix, room, hole.request.files)
+    longest = max(options.max_tokens, min(request.length or 0, settings.longest))
+    room = settings.working_context - -(-longest // block) * block
+    prefix = request.prefix.removesuffix(healed_of(request, model.tokenizer))
+    return model.layout.fit(prefix, request.suffix, room, request.files)
 
 
 def judged(hole: Progress, out_of_time: Callable[[], bool]) -> list[Candidate]:

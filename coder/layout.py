@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from talaria.coder.source import Piece
 from talaria.coder.tokenizer import Tokenizer
 
+LONGEST_TOKEN = 12  # characters that a token has at most, on average over a text
 FILES = 1 / 3  # the share of a context that excerpts of other files may take
 SUFFIX = 2 / 5  # the share of the rest that the suffix may take
 
@@ -46,7 +48,8 @@ class Layout:
         room = max(0, room - len(self.head) - len(self.between) - len(self.tail))
         beside = self.fit_files(files, int(FILES * room))
         room -= len(beside)
-        after = self.tokenizer.encode(suffix[: 12 * room])[: int(SUFFIX * room)]
+        most = int(SUFFIX * room)
+        after = tokens_of(self.tokenizer, suffix[: LONGEST_TOKEN * most])[:most]
         before = self.fit_prefix(prefix, room - len(after))
         return self.arrange(before, after, beside)
 
@@ -63,9 +66,9 @@ class Layout:
         start = -(-excess // room) * room
         if start:
             start = text.find("\n", start, start + room) + 1 or start
-        ids = self.tokenizer.encode(text[start:])
+        ids = tokens_of(self.tokenizer, text[start:])
         step = max(1, room // 4)
-        return ids[-(-max(0, len(ids) - room) // step) * step :]
+        return [*ids[-(-max(0, len(ids) - room) // step) * step :]]
 
     def fit_files(self, files: Sequence[Piece], room: int) -> list[int]:
         """The last of the excerpts that `room` tokens hold, each behind its header."""
@@ -76,3 +79,9 @@ class Layout:
                 break
             found = ids + found
         return found
+
+
+@lru_cache(maxsize=8)
+def tokens_of(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """The tokens of a text, which is often the same from one request to the next."""
+    return tuple(tokenizer.encode(text))

@@ -1,19 +1,44 @@
-"""What a model finds on this machine: the memory that is free, and how long a step takes."""
+"""What a model finds on this machine: the memory that is free, and how fast it reads."""
 
 from __future__ import annotations
 
-import time
+import math
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
 
 import psutil
 
-if TYPE_CHECKING:
-    from talaria.coder.checkpoint import Checkpoint
+KEPT = 8  # passes of each kind; the median counts, since the machine may be busy for a moment
+NARROW, WIDE = 4, 16  # tokens of a pass that counts as a step, at most; of one that reads, at least
 
-PASSES = 3  # timed; the fastest counts, since the machine may be busy while an editor starts
-CONTEXT = 16  # tokens that they see; reading more would delay the start
+
+class Pace:
+    """How fast a model reads, by its latest passes. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._steps: deque[float] = deque(maxlen=KEPT)  # seconds a pass
+        self._reading: deque[float] = deque(maxlen=KEPT)  # seconds a token
+
+    def passed(self, tokens: int, seconds: float) -> None:
+        """Note a pass over so many tokens."""
+        if tokens <= NARROW:
+            self._steps.append(seconds)
+        elif tokens >= WIDE:
+            self._reading.append(seconds / tokens)
+
+    @property
+    def step(self) -> float:
+        """Seconds that a pass over a token takes; infinity before one was timed."""
+        return median([*self._steps]) if self._steps else math.inf
+
+    def seconds(self, tokens: int) -> float:
+        """Seconds to read so many tokens and find the next; infinity before that can be told."""
+        reading = tokens * median([*self._reading]) if self._reading else math.inf
+        if tokens <= NARROW:
+            reading = self.step if tokens else 0.0
+        return max(reading, self.step if tokens else 0.0) + self.step
 
 
 def available_memory(
@@ -25,18 +50,6 @@ def available_memory(
     `own` lists the process's groups, whose files lie in `groups` (cgroups(7)).
     """
     return max(0, min([int(psutil.virtual_memory().available), *_left(own, groups)]))
-
-
-def step_seconds(model: Checkpoint) -> float:
-    """Seconds that the model takes to read one token and find the next."""
-    token, seconds = [[model.marks.eom]], []
-    _, cache = model.backbone.encode([token[0] * CONTEXT])
-    for _ in range(PASSES):
-        began = time.perf_counter()
-        states, _ = model.backbone.encode(token, cache)
-        model.backbone.candidates(states[0], 1)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
 
 
 def _left(own: Path, groups: Path) -> Iterator[int]:

@@ -72,7 +72,7 @@ def begin(
     assert options.max_nfe is not None
     assert options.max_tokens is not None
     count, tokenizer = options.candidates, model.tokenizer
-    healed = "" if request.length is not None else tokenizer.last_token(request.prefix)
+    healed = healed_of(request, tokenizer)
     longest = options.max_tokens
     if request.length is not None:
         longest = min(request.length, model.settings.longest)
@@ -92,6 +92,11 @@ def begin(
         ["max_nfe"] * count,
         [None] * count,
     )
+
+
+def healed_of(request: Request, tokenizer: Tokenizer) -> str:
+    """The end of a request's prefix that its first token must repeat."""
+    return "" if request.length is not None else tokenizer.last_token(request.prefix)
 
 
 def bounds_of(request: Request, settings: Settings) -> dict[Stopped, Callable[[str], int | None]]:

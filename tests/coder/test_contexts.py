@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from talaria.coder import contexts as contexts_module
 from talaria.coder.backbone import Array, Backbone, KVCache
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import Contexts, common_prefix
@@ -88,6 +90,33 @@ def test_what_was_read_before_a_stop_is_kept(
     one, other = read(backbone, cache, 29), read(backbone, fresh, 29)
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
     assert contexts.encode(list(range(50, 60)), lambda: "cancelled") == (None, 0)
+
+
+def test_what_is_read_ahead_is_read_in_short_passes(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left to read can be asked meanwhile; long and short passes give the same."""
+    monkeypatch.setattr(contexts_module, "AHEAD", 8)
+    contexts, ids, left = Contexts(backbone), list(range(30)), []
+    assert contexts.unread(ids) == 30
+    contexts.encode(ids, lambda: left.append(contexts.unread(ids)), ahead=True)
+    assert left == [30, 22, 14, 6]
+    assert contexts.unread(ids) == 0
+    assert contexts.unread([*ids[:20], 90, 91]) == 2
+    cache, shared = contexts.encode(ids)
+    assert cache is not None
+    assert shared == 30
+    _, fresh = backbone.encode([ids])
+    one, other = read(backbone, cache, 29), read(backbone, fresh, 29)
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_a_warm_model_has_a_pace_and_keeps_nothing(backbone: Backbone) -> None:
+    """Nobody will ask about what was read to time it."""
+    contexts = Contexts(backbone)
+    contexts.warm_up()
+    assert 0 < contexts.pace.seconds(100) < math.inf
+    assert not contexts.kept
 
 
 def test_memory_is_bounded_and_what_was_used_last_stays(backbone: Backbone) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import pytest
 
+from talaria.coder import contexts
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.engine import Engine, Pending
 from talaria.coder.errors import CheckpointError, UsageError
@@ -274,3 +276,52 @@ def test_many_requests_of_many_documents(engine: Engine) -> None:
         engine.submit(asked).future.result(30)
     assert len(engine._waiting) == 0
     assert engine.statistics()["answered"] == 300
+
+
+def test_a_context_is_read_ahead_while_nothing_waits(engine: Engine) -> None:
+    """The request itself then reads nothing; it is no request in the counters."""
+    assert engine.seconds_to_first(request("a.py")) == math.inf  # no pass was timed
+    engine.warm_up()
+    wanted = request("a.py")
+    before = engine.seconds_to_first(wanted)
+    engine.read_ahead(wanted)
+    while engine.counters.busy_ms == 0:
+        time.sleep(0.001)
+    assert engine.seconds_to_first(wanted) < before < math.inf
+    assert engine.counters.requests == 0
+    found = engine.fill(wanted)
+    assert found.reused_tokens == found.context_tokens
+
+
+def test_reading_ahead_gives_way(
+    engine: Engine, model: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To any request, after which it goes on; a newer wish, or answering it, replaces it."""
+    monkeypatch.setattr(contexts, "AHEAD", 2)
+    engine.model.result(30)
+    gate, other = Gate(), engine.submit(request("b.py"))
+    held = engine.submit(request("a.py"), gate)
+    assert gate.reached.wait(30)
+    engine.read_ahead(request("c.py", "x = 1\n" * 20))
+    gate.opened.set()
+    assert held.future.result(30).nfe == other.future.result(30).nfe
+    while engine._ahead:
+        time.sleep(0.001)
+    found = engine.fill(request("c.py", "x = 1\n" * 20))
+    assert found.reused_tokens == found.context_tokens
+    assert found.best == infill(model, "x = 1\n" * 20, SUFFIX, LONG).best
+
+
+def test_what_cannot_be_read_ahead_fails_later(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is asked about; the worker lives on."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("talaria.coder.engine.read_ahead", fail)
+    engine.read_ahead(request("a.py"))
+    while engine._ahead:
+        time.sleep(0.001)
+    assert engine.fill(request("a.py")).nfe == 60

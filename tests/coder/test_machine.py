@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import psutil
 import pytest
 
-from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.machine import available_memory, step_seconds
+from talaria.coder.machine import Pace, available_memory
 
 FREE = 8_000_000_000
 
@@ -66,8 +66,19 @@ def test_a_container_sees_its_group_at_the_root(groups: Path, tmp_path: Path, se
     assert available_memory(belongs(tmp_path, line), groups) == 1500
 
 
-def test_a_step_is_timed(model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fastest of several counts."""
-    clock = iter([0.0, 0.5, 1.0, 1.2, 2.0, 2.9])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert step_seconds(model) == pytest.approx(0.2)
+def test_the_pace_is_that_of_the_latest_passes() -> None:
+    """A step, and what is read before it; infinity before both were timed."""
+    pace = Pace()
+    assert (pace.step, pace.seconds(0), pace.seconds(90)) == (math.inf,) * 3
+    for seconds in (9.0, 0.1, 0.1):  # the first one meets a busy machine
+        pace.passed(1, seconds)
+    assert pace.seconds(0) == 0.1
+    assert pace.seconds(3) == 0.2
+    assert pace.seconds(90) == math.inf
+    pace.passed(8, 50.0)  # neither a step nor a part of a long context
+    pace.passed(100, 1.0)
+    assert pace.seconds(90) == pytest.approx(1.0)
+    assert pace.seconds(5) == 0.2  # no pass is shorter than a step
+    for _ in range(8):
+        pace.passed(1, 0.2)
+    assert pace.step == 0.2
