@@ -2,7 +2,7 @@
 
 Models are imported and loaded in a thread, so that the server answers `initialize` first. Where
 the user names none and the large one is here, the embedded one answers until it is loaded, and
-while one types on a machine that is too small or too slow for it. An endpoint that fails is paused
+whenever somebody who types would have to wait for it. An endpoint that fails is paused
 (`lsp/endpoint.py`), and a model answers meanwhile.
 """
 
@@ -13,15 +13,16 @@ import contextlib
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import Future, InvalidStateError, wait
-from dataclasses import dataclass, field
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from talaria.coder.bounds import Bound
 from talaria.coder.errors import TalariaError
 from talaria.coder.guard import Guard
-from talaria.coder.machine import available_memory, step_seconds
+from talaria.coder.machine import available_memory
 from talaria.coder.request import Request
 from talaria.lsp.options import ServerOptions
 
@@ -40,7 +41,10 @@ ENDPOINT_TOKENS = 256  # limit for an endpoint if the request has none, as for a
 # Bytes that must be free: to load the large model at the start, and when a request asks for it.
 # It was measured to take 1.0 GB for a moment while it loads, and 1.8 while it is prepared.
 FREE_AT_START, FREE_TO_LOAD = 2e9, 1.2e9
-SLOWEST_STEP = 0.15  # seconds; with a slower model, nobody waits for text while typing
+SLOWEST = 0.3  # seconds to the first token; nobody who types waits longer for the large model
+# Seconds until a request made while typing is answered with what there is by then: the embedded
+# model, the large one beside it, and one that must read every place while the user waits.
+DEADLINE, LARGE_DEADLINE, ALONE_DEADLINE = 0.3, 1.0, 5.0
 PATIENCE = 5.0  # seconds that the first request made on purpose waits for the large model
 
 
@@ -86,9 +90,12 @@ class Engines:
         self.options = options
         self.state: EngineState = "loading"
         self._on_state, self._on_trouble, self._on_progress = on_state, on_trouble, on_progress
-        self._engine: Future[Engine] = Future()  # answers while the user types
-        self._large: Future[Engine] | None = None  # answers requests made on purpose
+        self._engine: Future[Engine] = Future()  # the first that is loaded
+        self._large: Future[Engine] | None = None  # of the large model, if it grows beside that
+        self._types = False  # whether the large one may answer while the user types
         self._loads_on_request = False  # the large model, because little memory is free
+        self._answered: Counter[str] = Counter()  # by model, while the user typed
+        self._first = threading.Event()  # set when the first model is ready
         self._settled: Future[str] = Future()
         self._chosen: dict[str, str] = {}  # for the statistics
         self._started: list[Engine] = []
@@ -110,7 +117,8 @@ class Engines:
         """Middles for a hole; CancelledError if a newer request superseded this one.
 
         `on_frame` is called by the engine's worker thread. `typing` says that nobody made the
-        request on purpose. TalariaError if there is no model.
+        request on purpose; if it has no deadline, the model that answers has one for it.
+        TalariaError if there is no model.
         """
         if self._endpoint is None or self._endpoint.waiting:
             return await self._ask_model(request, on_frame, typing)
@@ -139,16 +147,11 @@ class Engines:
         endpoint = self._endpoint is not None and not self._endpoint.waiting
         return self.state == "ready" or (endpoint and self.state != "closed")
 
-    @property
-    def on_a_base(self) -> bool:
-        """Whether the model that answers while the user types is one on a base."""
-        if self.state != "ready" or not self._engine.done():
-            return False
-        return "base" in self._engine.result().model.result().config
-
-    def statistics(self) -> dict[str, int | float | str]:
+    def statistics(self) -> dict[str, Any]:
         """State, choice of models and counters; only the state before there is an engine."""
         found: dict[str, Any] = {**self._retired}
+        if self._answered:
+            found["answered_by"] = dict(self._answered)
         for engine in [*self._started]:
             for name, value in engine.statistics().items():
                 found[name] = found.get(name, 0) + value if name != "state" else value
@@ -173,13 +176,16 @@ class Engines:
         on_frame: Callable[[Frame, Checkpoint], None] | None,
         typing: bool,
     ) -> Middles:
-        engine = await _wait_for(self._engine)
-        if not typing:
-            engine = await self._largest(engine)
+        engine = await self._answering(request, typing)
+        model = engine.model.result()
+        if typing and request.seconds is None:
+            alone = LARGE_DEADLINE if self._large else ALONE_DEADLINE
+            seconds = alone if "base" in model.config else DEADLINE
+            request = replace(request, seconds=seconds)
 
         def show(frame: Frame) -> None:
             assert on_frame is not None
-            on_frame(frame, engine.model.result())
+            on_frame(frame, model)
 
         pending = engine.submit(request, show if on_frame else None)
         document = object() if request.document is None else request.document
@@ -192,6 +198,8 @@ class Engines:
         finally:
             if self._pending.get(document) is pending:
                 del self._pending[document]
+        if typing:
+            self._answered[model.name] += 1
         # Row 0 is the likeliest: it would come alone, and its steps are the ones shown.
         ranked = sorted(infill.candidates, key=lambda candidate: candidate.row != 0)
         offered = [candidate for candidate in ranked if candidate.text] or ranked[:1]
@@ -200,22 +208,42 @@ class Engines:
             tuple(candidate.text for candidate in offered),
             infill.confidence(offered[0]),
             infill,
-            engine.model.result(),
+            model,
             {candidate.text: candidate.refused for candidate in checked},
         )
 
-    async def _largest(self, engine: Engine) -> Engine:
-        """The large model's engine if it is loaded now, or within PATIENCE; else the given one."""
+    async def _answering(self, request: Request, typing: bool) -> Engine:
+        """The engine that answers a request.
+
+        On purpose, that is the large model's if it is loaded now, or within PATIENCE. While the
+        user types, it is the large model's if the first token can be found in SLOWEST; if not, it
+        reads what it has not read yet meanwhile, so that it answers one of the next requests.
+        """
+        engine = await _wait_for(self._engine)
+        if not typing:
+            await self._load_on_request()
+        if self._large is None or not self._large.done() or self._large.exception():
+            return engine
+        large = self._large.result()
+        if not typing:
+            return large
+        if not self._types:
+            return engine
+        if large.seconds_to_first(request) <= SLOWEST:
+            return large
+        if fast(large):
+            large.read_ahead(request)
+        return engine
+
+    async def _load_on_request(self) -> None:
+        """Load the large model if that was put off and there is memory for it now."""
         if self._loads_on_request and available_memory() >= FREE_TO_LOAD:
             self._loads_on_request = False
             self._large = Future()
             threading.Thread(target=self._load_large, name="talaria-large", daemon=True).start()
-            with contextlib.suppress(
-                Exception
-            ):  # `_load_large` reports why; TimeoutError: it is slow
+            # `_load_large` reports why it failed; TimeoutError: it is slow.
+            with contextlib.suppress(Exception):
                 await asyncio.wait_for(_wait_for(self._large), PATIENCE)
-        large = self._large
-        return large.result() if large and large.done() and not large.exception() else engine
 
     async def _ask_endpoint(
         self,
@@ -280,6 +308,10 @@ class Engines:
                 self._engine.set_result(engine)
             except InvalidStateError:  # closed meanwhile
                 return
+            # Beside the embedded one, which is mostly Python; the large one is hardly any.
+            growing = threading.Thread(target=self._grow, name="talaria-large", daemon=True)
+            if grows:
+                growing.start()
             model = engine.model.result()
         except BaseException as error:
             log.warning("no model: %s", error)
@@ -289,8 +321,9 @@ class Engines:
             self._set_state("failed", str(error))
             return
         self._set_state("ready", model.name)
+        self._first.set()
         if grows:
-            self._grow()
+            growing.join()
         with contextlib.suppress(InvalidStateError):
             self._settled.set_result(self._chosen["model"])
 
@@ -315,34 +348,31 @@ class Engines:
         )
 
     def _load_large(self, at_start: bool = False) -> None:
-        """Load the large model; at the start, it answers everything if it is fast enough."""
+        """Load the large model; at the start, it then answers whatever it is fast enough for."""
         from talaria.coder.checkpoint import EMBEDDED, LARGE
 
         assert self._large is not None
         engine = self._start(LARGE)
         try:
-            model = engine.model.result()
-            seconds = step_seconds(model)
+            engine.warm_up()
         except BaseException as error:
             self._large.set_exception(error)
             self._retire(engine)
             self._choose(f"{error}. {EMBEDDED} answers")
             return
+        self._types = at_start
         self._large.set_result(engine)
         if not at_start:
             return
-        if seconds > SLOWEST_STEP:
-            self._choose(
-                f"{EMBEDDED} answers while you type, and {LARGE} requests by hand, since its step "
-                f"takes {1000 * seconds:.0f} ms here (at most {1000 * SLOWEST_STEP:.0f}). "
-                "The setting `model` overrides this"
-            )
+        if fast(engine):
+            self._first.wait()
+            self._set_state("ready", LARGE)
             return
-        small, self._engine = self._engine.result(), Future()
-        self._engine.set_result(engine)
-        self._set_state("ready", model.name)
-        wait([pending.future for pending in [*self._pending.values()]])
-        self._retire(small)
+        self._choose(
+            f"{EMBEDDED} answers while you type, and {LARGE} requests by hand, since its step "
+            f"takes {1000 * engine.pace.step:.0f} ms here (at most {1000 * SLOWEST / 2:.0f}). "
+            "The setting `model` overrides this"
+        )
 
     def _start(self, name: str) -> Engine:
         """Start an engine with a model."""
@@ -375,6 +405,11 @@ class Engines:
                 log.info("%s answers", detail)
                 self._chosen["model"] = detail
             self._on_state(state, detail)
+
+
+def fast(engine: Engine) -> bool:
+    """Whether a model that has read a place is in time there: a step to read, one to write."""
+    return 2 * engine.pace.step <= SLOWEST
 
 
 async def _wait_for(future: Future[T]) -> T:

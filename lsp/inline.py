@@ -7,6 +7,7 @@ the text can be reported with `talaria/didDismiss`.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -51,6 +52,49 @@ class InlineSuggestion:
         rests = tuple(rest for rest in rests if rest)
         fits = rests or not (typed or self.texts)
         return replace(self, prefix=prefix, suffix=suffix, texts=rests) if fits else None
+
+
+@dataclass(eq=False)
+class Computing:
+    """A suggestion that is being computed, for the texts that it was asked with.
+
+    task     what computes it
+    written  the beginning of the text, as soon as the model has found some; None before
+    """
+
+    prefix: str
+    suffix: str
+    invoked: bool
+    task: asyncio.Task[InlineSuggestion | None]
+    written: str | None = None
+
+    def __post_init__(self) -> None:
+        self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def serves(self, prefix: str, suffix: str, invoked: bool) -> bool:
+        """Whether its answer may be that of another request.
+
+        One by hand serves an automatic one, too, and one that somebody types along serves the next
+        keys, unless what was typed is something else than what the model has written by then.
+        """
+        if self.task.done() or (invoked and not self.invoked) or suffix != self.suffix:
+            return False
+        if prefix == self.prefix:
+            return True
+        typed = prefix[len(self.prefix) :]
+        if invoked or self.written is None or not prefix.startswith(self.prefix):
+            return False
+        return self.written.startswith(typed) or typed.startswith(self.written)
+
+    def write(self, text: str) -> None:
+        """Note the text so far; from the event loop."""
+        self.written = text
+        news, self._news = self._news, asyncio.get_running_loop().create_future()
+        news.set_result(None)
+
+    async def go_on(self) -> None:
+        """Wait until there is more text, or the answer."""
+        await asyncio.wait([self.task, self._news], return_when=asyncio.FIRST_COMPLETED)
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ class ServerOptions:
     )
     deadline_ms: int | None = _option(
         None,
-        "deadline while typing: whatever is decoded by then is offered; default: 300, 5000 for a "
-        "model on a base, or endpoint_timeout_ms if endpoint is set",
+        "deadline while typing: whatever is decoded by then is offered; default: 300, 1000 for the "
+        "large model (5000 for one that `model` names), or endpoint_timeout_ms if endpoint is set",
         1,
         60_000,
     )
@@ -86,7 +86,8 @@ class ServerOptions:
     )
     debounce_ms: int | None = _option(
         None,
-        "wait this long after each key before asking the model; default: adapts to the typing",
+        "wait this long after each key before asking the model; default: not at all, or as the "
+        "typing goes if endpoint is set",
         0,
         5000,
     )

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from lsprotocol import converters, types
@@ -29,8 +29,9 @@ from talaria.lsp.context import Neighbours
 from talaria.lsp.documents import TextDocument
 from talaria.lsp.engines import Engines, Middles
 from talaria.lsp.fills import Filled
-from talaria.lsp.inline import Inline, InlineSuggestion, SuggestionOutcome
+from talaria.lsp.inline import Computing, Inline, SuggestionOutcome
 from talaria.lsp.options import ServerOptions
+from talaria.lsp.progress import LOADING, Progress
 from talaria.lsp.protocol import UNVERSIONED, Protocol
 from talaria.lsp.rhythm import Rhythm
 from talaria.lsp.usage import Usage
@@ -42,10 +43,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("talaria")
 
+T = TypeVar("T")
+
 PYTHON = "python"  # the only language with a grammar
 LARGEST = 4_000_000  # characters; a larger document gets no suggestions
 EXCERPTS = 450  # characters of other files: about a third of the shipped model's context
-LOADING = "talaria/loading"  # token of the progress
 FLUSH_SECONDS = 300.0  # between two writes of the usage counts
 MESSAGES = 20  # shown per session, at most
 
@@ -70,7 +72,7 @@ class OpenFile:
     excerpts    of other files that are relevant in it
     requests    how many suggestions were requested, by which debouncing notices a newer request
     edited      time and line of the last change
-    computing   the suggestion being computed: prefix, suffix, whether invoked by hand; its result
+    computing   the suggestion that was or is being computed
     last        the last answer of a model, that model, prefix and suffix
     filled      the last fill
     unreadable  a change could not be read, so the editor now has a different text
@@ -84,8 +86,7 @@ class OpenFile:
         self.excerpts: tuple[Piece, ...] = ()
         self.requests = 0
         self.edited = 0.0, 0
-        self.computing: tuple[tuple[str, str, bool], asyncio.Future[InlineSuggestion | None]] | None
-        self.computing = None
+        self.computing: Computing | None = None
         self.last: tuple[Infill, Checkpoint, str, str] | None = None
         self.filled: Filled | None = None
         self.unreadable = False
@@ -122,7 +123,7 @@ class TalariaServer(LanguageServer):
         self._reported: set[str] = set()  # topics of messages already shown
         self._tasks: set[asyncio.Task[Any]] = set()
         self._busy = 0
-        self._progressing = False  # whether progress of loading is shown
+        self.loading = Progress(self, LOADING)
         self._looking = False  # whether excerpts are being chosen
         self.pages: list[Path] = []  # trace pages, deleted with the session
         self.protocol.on_unread = self.mark_unreadable
@@ -162,7 +163,7 @@ class TalariaServer(LanguageServer):
             with contextlib.suppress(OSError):
                 page.unlink(missing_ok=True)
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine in the background until the server ends."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -173,27 +174,19 @@ class TalariaServer(LanguageServer):
                 log.error("%r", error, exc_info=error)
 
         task.add_done_callback(done)
+        return task
 
     async def show_progress(self) -> None:
-        """Show `$/progress` until a model is chosen and loaded, if the editor supports it."""
-        window, engines = self.client_capabilities.window, self.engines
-        if engines is None or not (window and window.work_done_progress):
+        """Show progress until a model is chosen and loaded."""
+        engines = self.engines
+        if engines is None:
             return
-        try:
-            await asyncio.wait_for(self.work_done_progress.create_async(LOADING), 5)
-        except Exception as error:  # editors may refuse what they announced
-            log.warning("cannot show progress: %r", error)
-            return
-        title = "Talaria: loading the model"
-        self.work_done_progress.begin(LOADING, types.WorkDoneProgressBegin(title))
-        self._progressing = True
+        await self.loading.begin("Talaria: loading the model")
         try:
             ending = f"{await engines.settled()} is ready"
         except Exception:  # reported by `_model_changed`
             ending = "no model could be loaded"
-        finally:
-            self._progressing = False
-        self.work_done_progress.end(LOADING, types.WorkDoneProgressEnd(message=ending))
+        self.loading.end(ending)
 
     async def count_forever(self) -> None:
         """Write the usage counts at intervals."""
@@ -321,14 +314,7 @@ class TalariaServer(LanguageServer):
 
     def _model_progress(self, done: float) -> None:
         """Say how much of a base has been prepared; called from a loading thread."""
-
-        def report() -> None:
-            if self._progressing:
-                message = f"preparing it for this machine, {100 * done:.0f} %"
-                progress = types.WorkDoneProgressReport(message=message)
-                self.work_done_progress.report(LOADING, progress)
-
-        self.later(report)
+        self.later(self.loading.report, f"preparing it for this machine, {100 * done:.0f} %")
 
     def _engines_trouble(self, message: str, kind: str) -> None:
         """Show the first message of each kind about models and endpoint; the log has all."""

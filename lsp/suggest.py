@@ -10,6 +10,7 @@ import asyncio
 import re
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lsprotocol import types
 
@@ -17,14 +18,14 @@ from talaria.coder.request import Request
 from talaria.coder.syntax.judge import judge
 from talaria.lsp.documents import plain
 from talaria.lsp.filters import tidy
-from talaria.lsp.inline import InlineSuggestion, distinct
+from talaria.lsp.inline import Computing, InlineSuggestion, distinct
+from talaria.lsp.options import ServerOptions
 from talaria.lsp.server import PYTHON, OpenFile, Superseded, TalariaServer
 from talaria.lsp.silence import before_asking, before_showing
 
-DEADLINE_MS = 300  # while typing
-# A model on a base needs seconds to read a place that it has not seen, on a slow processor. A
-# newer request does not wait for it, and what was read stays read.
-BASE_DEADLINE_MS = 5000
+if TYPE_CHECKING:
+    from talaria.coder.checkpoint import Checkpoint
+    from talaria.coder.results import Frame
 
 
 async def inline_completion(
@@ -141,7 +142,7 @@ async def suggest(
     if engines is None:
         return None
     if not invoked and (
-        not engines.available
+        not (engines.available or engines.state == "loading")
         or file.document.language not in options.languages
         or before_asking(
             *(prefix, suffix),
@@ -151,33 +152,37 @@ async def suggest(
         )
     ):
         return None
-    key = prefix, suffix, invoked
-    while file.computing and file.computing[0] in (key, (prefix, suffix, True)):
-        # Share one computation between ghost text, the completion list and the prefetch. The
-        # answer to a request by hand also serves an automatic one.
-        shared = file.computing[1]
-        await asyncio.wait([shared])
-        if not shared.cancelled():
-            return shared.result()
-    result: asyncio.Future[InlineSuggestion | None] = asyncio.get_running_loop().create_future()
-    file.computing = key, result
+    while (running := file.computing) and running.serves(prefix, suffix, invoked):
+        # Share one computation between ghost text, the completion list, the prefetch and the keys
+        # that are typed meanwhile, if they are those of the suggestion.
+        await running.go_on()
+        if running.task.done() and not running.task.cancelled():
+            if running.prefix == prefix:
+                return running.task.result()
+            if cached := file.inline.cached(prefix, suffix):
+                return cached if cached.texts else None
+    # A task of its own goes on when the editor cancels the request, as it does at the next key.
+    task = server.spawn(compute(server, file, prefix, suffix, invoked, ahead))
+    file.computing = Computing(prefix, suffix, invoked, task)
     try:
-        result.set_result(await compute(server, file, prefix, suffix, invoked, ahead))
-        return result.result()
-    finally:
-        result.cancel()
-        if file.computing and file.computing[1] is result:
-            file.computing = None
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        if invoked:
+            task.cancel()
+        raise
+    return None if task.cancelled() else task.result()
 
 
 async def compute(
     server: TalariaServer, file: OpenFile, prefix: str, suffix: str, invoked: bool, ahead: bool
 ) -> InlineSuggestion | None:
     """Debounce, ask the engines, filter the answer and cache it."""
-    options, document = server.options, file.document
+    own, options, document = file.computing, server.options, file.document
     file.requests += 1
     number, revision = file.requests, document.revision
-    wait = file.rhythm.wait() if options.debounce_ms is None else options.debounce_ms / 1000
+    wait = (options.debounce_ms or 0) / 1000
+    if options.debounce_ms is None and options.endpoint:
+        wait = file.rhythm.wait()  # a model here does not have to begin anew at the next key
     if wait and not invoked and not ahead:
         await asyncio.sleep(wait)
         if (number, revision) != (file.requests, document.revision):
@@ -196,10 +201,15 @@ async def compute(
         ),
         files=file.excerpts if options.related_files else (),
         document=document.uri,
-        seconds=(options.fill_deadline_ms if invoked else typing_deadline(server)) / 1000,
+        seconds=seconds_of(options, invoked),
     )
+
+    def show_text(frame: Frame, model: Checkpoint) -> None:
+        if own and frame.canvas == 0:
+            server.later(own.write, frame.text(0, model.tokenizer))
+
     try:
-        answer = await server.ask(file, request, typing=not invoked)
+        answer = await server.ask(file, request, None if invoked else show_text, typing=not invoked)
     except Superseded:
         return None
     if answer is None or options != server.options or not server.offers(file):
@@ -223,14 +233,13 @@ async def compute(
     return found if texts else None
 
 
-def typing_deadline(server: TalariaServer) -> int:
-    """Milliseconds until an automatic request must be answered."""
-    options, engines = server.options, server.engines
+def seconds_of(options: ServerOptions, invoked: bool) -> float | None:
+    """The deadline of a request; None if the model that answers has one."""
+    if invoked:
+        return options.fill_deadline_ms / 1000
     if options.deadline_ms is not None:
-        return options.deadline_ms
-    if options.endpoint:  # takes longer than a model here; 300 ms would not show its answers
-        return options.endpoint_timeout_ms
-    return BASE_DEADLINE_MS if engines and engines.on_a_base else DEADLINE_MS
+        return options.deadline_ms / 1000
+    return options.endpoint_timeout_ms / 1000 if options.endpoint else None
 
 
 def filtered(text: str, prefix: str, suffix: str, language: str, checked: bool) -> str:

@@ -12,24 +12,36 @@ import pytest
 
 from talaria.coder import bases, checkpoint
 from talaria.coder.checkpoint import EMBEDDED, LARGE, Checkpoint
+from talaria.coder.engine import Engine
 from talaria.coder.errors import CheckpointError
+from talaria.coder.machine import Pace
 from talaria.coder.request import Request
 from talaria.lsp import engines as module
-from talaria.lsp.engines import FREE_AT_START, FREE_TO_LOAD, SLOWEST_STEP, Engines
+from talaria.lsp.engines import (
+    ALONE_DEADLINE,
+    DEADLINE,
+    FREE_AT_START,
+    FREE_TO_LOAD,
+    LARGE_DEADLINE,
+    SLOWEST,
+    Engines,
+)
 from talaria.lsp.options import ServerOptions
-from talaria.lsp.server import TalariaServer
-from talaria.lsp.suggest import BASE_DEADLINE_MS, DEADLINE_MS, typing_deadline
+from talaria.lsp.suggest import seconds_of
 
 
 @dataclass
 class Machine:
     """A machine with both models, as a test wants it; a tiny model stands in for both.
 
-    gate  opens when the large model may be loaded
+    step     seconds of a pass over a token
+    reading  seconds a token takes that is yet to be read
+    gate     opens when the large model may be loaded
     """
 
     free: float = FREE_AT_START
-    step: float = SLOWEST_STEP
+    step: float = SLOWEST / 2
+    reading: float = 0.0
     broken: bool = False
     prepared: bool = True
     loaded: list[str] = field(default_factory=list)
@@ -68,7 +80,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, model: Checkpoint) -> Machine:
     monkeypatch.setattr(checkpoint, "load", load)
     monkeypatch.setattr(bases, "prepared", lambda base: ["a form"] * machine.prepared)
     monkeypatch.setattr(module, "available_memory", lambda: machine.free)
-    monkeypatch.setattr(module, "step_seconds", lambda model: machine.step)
+    monkeypatch.setattr(Pace, "step", property(lambda pace: machine.step))
+    monkeypatch.setattr(Pace, "seconds", lambda pace, n: 2 * machine.step + n * machine.reading)
     return machine
 
 
@@ -110,7 +123,7 @@ def test_the_large_model_takes_over_when_it_is_loaded(machine: Machine) -> None:
         found = engines.statistics()
         assert (found["state"], found["model"], found["answered"]) == ("ready", LARGE, 4)
         assert "choice" not in found
-        assert len(engines._started) == 1  # the embedded one is released
+        assert found["answered_by"] == {EMBEDDED: 1, LARGE: 1}  # those while typing
 
     run(machine.engines, check)
     assert machine.states == [("ready", EMBEDDED), ("ready", LARGE)]
@@ -119,7 +132,7 @@ def test_the_large_model_takes_over_when_it_is_loaded(machine: Machine) -> None:
 
 def test_a_slow_large_model_answers_requests_by_hand(machine: Machine) -> None:
     """The embedded one answers keystrokes; that is said once, with the step and its limit."""
-    machine.step = SLOWEST_STEP + 0.05
+    machine.step = SLOWEST / 2 + 0.05
 
     async def check(engines: Engines) -> None:
         assert await engines.settled() == EMBEDDED
@@ -211,21 +224,74 @@ def test_a_named_model_answers_everything(machine: Machine, name: str) -> None:
     assert not machine.said
 
 
-def test_a_model_on_a_base_has_more_time_while_typing(machine: Machine) -> None:
-    """Unless a deadline or an endpoint is set, or the embedded model answers."""
+def test_the_embedded_model_answers_where_the_large_one_has_to_read(machine: Machine) -> None:
+    """Which it does meanwhile; then it answers there, too."""
+    machine.reading = 1.0
 
     async def check(engines: Engines) -> None:
-        server = TalariaServer(engines.options)
-        assert typing_deadline(server) == DEADLINE_MS
-        await engines.settled()
-        server.engines = engines
-        assert typing_deadline(server) == BASE_DEADLINE_MS
-        server.options = ServerOptions(endpoint="http://127.0.0.1:1", endpoint_timeout_ms=70)
-        assert typing_deadline(server) == 70
-        server.options = ServerOptions(deadline_ms=7)
-        assert typing_deadline(server) == 7
+        assert await engines.settled() == LARGE
+        assert await answers(engines, typing=True) == EMBEDDED
+        assert engines._large is not None
+        large = engines._large.result()
+        while large.statistics()["busy_ms"] == 0:
+            await asyncio.sleep(0.01)
+        assert await answers(engines, typing=True) == LARGE
+        assert large.counters.reused_tokens == large.counters.context_tokens > 0
+        assert "choice" not in engines.statistics()
 
     run(machine.engines, check)
+    assert not machine.said
+
+
+def test_a_slow_large_model_does_not_read_ahead(machine: Machine) -> None:
+    """It would never be asked for what it has read."""
+    machine.step = 1.0
+
+    async def check(engines: Engines) -> None:
+        await engines.settled()
+        assert await answers(engines, typing=True) == EMBEDDED
+        assert engines._large is not None
+        assert engines._large.result()._ahead is None
+
+    run(machine.engines, check)
+
+
+@pytest.mark.parametrize(
+    ("name", "reading", "seconds"),
+    [(None, 1.0, DEADLINE), (None, 0.0, LARGE_DEADLINE), (LARGE, 0.0, ALONE_DEADLINE)],
+)
+def test_the_model_that_answers_sets_the_deadline(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str, reading: float, seconds: float
+) -> None:
+    """While the user types, and only if the request has none."""
+    machine.reading = reading
+    submitted: list[float | None] = []
+    submit = Engine.submit
+
+    def noted(engine: Engine, request: Request, on_frame: Any = None) -> Any:
+        submitted.append(request.seconds)
+        return submit(engine, request, on_frame)
+
+    monkeypatch.setattr(Engine, "submit", noted)
+
+    async def check(engines: Engines) -> None:
+        await engines.settled()
+        await answers(engines, typing=True)
+        await answers(engines, typing=False)
+        request = Request("x = ", "\n", engines.options.decoding(max_tokens=2), seconds=0.2)
+        await engines.ask(request, typing=True)
+
+    run(lambda: machine.engines(model=name), check)
+    assert submitted == [seconds, None, 0.2]
+
+
+def test_a_deadline_that_is_set_holds_for_every_model() -> None:
+    """That of an endpoint is its timeout."""
+    assert seconds_of(ServerOptions(), invoked=False) is None
+    assert seconds_of(ServerOptions(fill_deadline_ms=900), invoked=True) == 0.9
+    endpoint = ServerOptions(endpoint="http://127.0.0.1:1", endpoint_timeout_ms=70)
+    assert seconds_of(endpoint, invoked=False) == 0.07
+    assert seconds_of(replace(endpoint, deadline_ms=7), invoked=False) == 0.007
 
 
 def test_a_newer_request_supersedes_one_of_the_other_model(machine: Machine) -> None:

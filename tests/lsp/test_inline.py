@@ -21,6 +21,7 @@ from talaria.lsp.fills import Fill, Filled, fills_at, function, here, rewrite
 from talaria.lsp.inline import (
     CACHED,
     DISMISSED,
+    Computing,
     Inline,
     InlineSuggestion,
     SuggestionOutcome,
@@ -535,3 +536,32 @@ def test_the_blank_line_of_an_empty_function_is_replaced() -> None:
     assert text[: fill.start] + fill.lead + "return 1" + text[fill.end :] == (
         'def f():\n    """Say."""\n    return 1\n\n\nx = 1\n'
     )
+
+
+def test_a_suggestion_in_the_making_serves_those_who_type_along() -> None:
+    """As soon as the model has written something, unless they type something else."""
+
+    async def check() -> None:
+        done = asyncio.Event()
+
+        async def compute() -> None:
+            await done.wait()
+
+        task = asyncio.create_task(compute())
+        made = Computing("x = ", "\n", False, task)
+        assert made.serves("x = ", "\n", False)
+        assert not made.serves("x = ", "\n", True)  # by hand: several are wanted
+        assert not made.serves("x = s", "\n", False)
+        waiting = asyncio.create_task(made.go_on())
+        await asyncio.sleep(0)
+        made.write("sum(")
+        await waiting
+        assert made.serves("x = s", "\n", False)
+        assert made.serves("x = sum(val", "\n", False)  # it may write that, too
+        for prefix, suffix in (("x = t", "\n"), ("x = su", ")\n"), ("x", "\n")):
+            assert not made.serves(prefix, suffix, False)
+        done.set()
+        await made.go_on()
+        assert not made.serves("x = ", "\n", False)
+
+    asyncio.run(check())
