@@ -147,6 +147,18 @@ class Engines:
         endpoint = self._endpoint is not None and not self._endpoint.waiting
         return self.state == "ready" or (endpoint and self.state != "closed")
 
+    async def grow(self, on_progress: Callable[[float], None]) -> bool:
+        """Take over to the large model, whose base has arrived; whether it is loaded now.
+
+        `on_progress` gets the fraction that is done while it is prepared, from another thread.
+        """
+        await _wait_for(self._engine)
+        if self._large is not None or self.options.model is not None:
+            return False
+        self._on_progress = on_progress
+        await asyncio.to_thread(self._grow)
+        return self._large is not None and not self._large.exception()
+
     def statistics(self) -> dict[str, Any]:
         """State, choice of models and counters; only the state before there is an engine."""
         found: dict[str, Any] = {**self._retired}

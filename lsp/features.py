@@ -47,6 +47,7 @@ def lifecycle(server: TalariaServer) -> None:
         if server.process_id:
             server.spawn(transports.watch(server.process_id, server.leave))
         server.spawn(server.count_forever())
+        server.spawn(server.arrival.run())
         await server.show_progress()
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)

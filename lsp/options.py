@@ -53,6 +53,9 @@ class ServerOptions:
     device: str = _option(
         "cpu", "where the model runs: cpu, cuda, cuda:N or mps", restart=True, metavar="DEVICE"
     )
+    offer_fetch: bool = _option(
+        True, "offer to fetch the large model if it is not here, and fetch what was agreed to"
+    )
     # ruff does not see that the aliases Mode and Until are immutable.
     mode: Mode | None = _option(  # noqa: RUF009
         None,

@@ -25,6 +25,7 @@ from talaria.coder.errors import TalariaError, UsageError
 from talaria.coder.privacy import Fence
 from talaria.coder.request import Request
 from talaria.coder.source import Piece
+from talaria.lsp.arrival import Arrival
 from talaria.lsp.context import Neighbours
 from talaria.lsp.documents import TextDocument
 from talaria.lsp.engines import Engines, Middles
@@ -119,6 +120,7 @@ class TalariaServer(LanguageServer):
         self.roots: list[str] = []  # URIs of the workspace folders
         self.neighbours = Neighbours((), ())
         self.engines: Engines | None = None
+        self.arrival = Arrival(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reported: set[str] = set()  # topics of messages already shown
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -147,6 +149,7 @@ class TalariaServer(LanguageServer):
     async def end(self) -> None:
         """Cancel all work, release the model, write the usage counts."""
         self.ended = True
+        self.arrival.stop()
         for task in [*self._tasks]:
             task.cancel()
         for file in self.files.values():
@@ -254,6 +257,8 @@ class TalariaServer(LanguageServer):
     def statistics(self) -> dict[str, Any]:
         """The answer to `talaria.status`."""
         engine = self.engines.statistics() if self.engines else {"state": "loading"}
+        if self.arrival.why:
+            engine.setdefault("choice", self.arrival.why)
         return {
             "enabled": self.options.enabled and "" not in self.off,
             "off": sorted(self.off - {""}),

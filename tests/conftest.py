@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import tempfile
@@ -23,10 +24,14 @@ from talaria.coder.families.talaria import TalariaTokenizer, TransformerConfig, 
 from talaria.coder.families.talaria_onnx import OnnxTalaria
 from talaria.coder.families.talaria_torch import Transformer
 from talaria.finetune.trainable import save
+from talaria.lsp.arrival import ANSWERS, NEVER
 
 # What the user has fetched must not decide tests: the default is the embedded model.
-os.environ["TALARIA_HOME"] = tempfile.mkdtemp(prefix="talaria-home-")
-atexit.register(shutil.rmtree, os.environ["TALARIA_HOME"], ignore_errors=True)
+HOME = Path(tempfile.mkdtemp(prefix="talaria-home-"))
+os.environ["TALARIA_HOME"] = str(HOME)
+# Nor must servers offer to fetch it: in real editors, that is a question that waits for an answer.
+(HOME / ANSWERS).write_text(json.dumps({checkpoint.LARGE: NEVER}), "utf-8")
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 # Timings of a busy machine must not decide tests.
 settings.register_profile("talaria", deadline=None, max_examples=50)

@@ -40,6 +40,7 @@ or, if you agree, in that of the project."
     (languages (repeat string) "in which suggestions appear automatically")
     (exclude (repeat string) "patterns of files that are never read")
     (model string "a model's folder or name")
+    (offer_fetch boolean "offer to fetch the large model")
     (device string "cpu, cuda or mps")
     (mode (choice (const "diffuse") (const "verify") (const "ar")) "decoding mode")
     (confidence_threshold number "commit tokens of at least this confidence")
@@ -501,15 +502,21 @@ With a prefix argument LANGUAGE, only in this language."
 
 ;;;###autoload
 (defun talaria-status ()
-  "Show the state of the server and the number of requests."
+  "Show the state of the server, which model answers, and why.
+Also the number of requests."
   (interactive)
   (let ((state (talaria--state)))
     (talaria--execute
      "status" nil
      (lambda (result)
-       (let ((engine (talaria--field result "engine")))
-         (talaria--tell (format "%s, %s requests in this session"
-                                state (or (talaria--field engine "requests") 0))))))))
+       (let* ((engine (talaria--field result "engine"))
+              (model (talaria--field engine "model"))
+              (choice (talaria--field engine "choice")))
+         (talaria--tell (format "%s, %s requests in this session%s%s"
+                                state
+                                (or (talaria--field engine "requests") 0)
+                                (if model (format "; %s answers" model) "")
+                                (if choice (concat "; " choice) ""))))))))
 
 (provide 'talaria)
 ;;; talaria.el ends here

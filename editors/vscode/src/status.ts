@@ -17,7 +17,7 @@ const PATIENCE = 1000; // milliseconds to wait for the server before showing the
 
 /** The answer to `talaria.status`. */
 interface Counts {
-  engine: { requests?: number };
+  engine: { requests?: number; model?: string; choice?: string };
 }
 
 /** The status bar item. */
@@ -81,9 +81,13 @@ export class Status implements vscode.Disposable {
     const items = entries
       .filter(([offered]) => offered)
       .map(([, label, command]) => ({ label, command, kind: label ? Default : Separator }));
-    const requests = counts?.engine.requests;
-    const title = this.label + (requests === undefined ? "" : ` · ${requests} requests`);
-    const picked = await vscode.window.showQuickPick(items, { title });
+    const { requests, model, choice } = counts?.engine ?? {};
+    const title = [
+      this.label,
+      ...(model ? [`${model} answers`] : []),
+      ...(requests === undefined ? [] : [`${requests} requests`]),
+    ].join(" · ");
+    const picked = await vscode.window.showQuickPick(items, { title, placeHolder: choice });
     if (picked) {
       await vscode.commands.executeCommand(`talaria.${picked.command}`);
     }

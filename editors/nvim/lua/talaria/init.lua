@@ -105,6 +105,19 @@ function M.toggle(language)
   tell(("suggestions%s are %s"):format(where, ghost.off[key] and "off" or "on"))
 end
 
+---Tell which model answers, and why it is not the large one.
+---@param client vim.lsp.Client
+local function tell_status(client)
+  server.execute(client, "status", {}, function(err, result)
+    if err then return tell(err.message, vim.log.levels.ERROR) end
+    local engine = result.engine
+    local said = { ("%s, %d requests"):format(engine.state, engine.requests or 0) }
+    if engine.model then said[#said + 1] = engine.model .. " answers" end
+    said[#said + 1] = engine.choice
+    tell(table.concat(said, "; "))
+  end)
+end
+
 ---@param given vim.api.keyset.create_user_command.command_args
 local function command(given)
   local name, argument = given.fargs[1], given.fargs[2]
@@ -112,10 +125,12 @@ local function command(given)
   local wanted = AT_A_PLACE[name] or AFTERWARDS[name]
   if name == "toggle" or name == "restart" then
     M[name](argument)
-  elseif not wanted then
+  elseif not wanted and name ~= "status" then
     tell("unknown command: " .. name, vim.log.levels.ERROR)
   elseif not client then
     tell("no server in this buffer; see :checkhealth talaria", vim.log.levels.WARN)
+  elseif name == "status" then
+    tell_status(client)
   else
     local where = AT_A_PLACE[name] and place(client.offset_encoding, given)
     server.execute(client, wanted, { where or vim.uri_from_bufnr(0) }, function(err)
@@ -127,7 +142,7 @@ end
 ---@param start string
 ---@param line string
 local function complete(start, line)
-  local words = { "fill", "here", "next", "restart", "rewrite", "toggle", "trace" }
+  local words = { "fill", "here", "next", "restart", "rewrite", "status", "toggle", "trace" }
   if line:match("toggle%s") then words = M.config.options.languages end
   return vim.tbl_filter(function(word) return vim.startswith(word, start) end, words)
 end
