@@ -27,20 +27,21 @@ class Progress:
         self._server = server
         self._shown = False
 
-    async def begin(self, title: str, *, stops: bool = False) -> None:
-        """Show it; `stops` lets the user stop it."""
+    async def begin(self, title: str, *, stops: bool = False) -> bool:
+        """Show it; whether it is shown. `stops` lets the user stop it."""
         window = self._server.client_capabilities.window
         if not (window and window.work_done_progress):
-            return
+            return False
         progress = self._server.work_done_progress
         try:
             await asyncio.wait_for(progress.create_async(self.token), 5)
         except Exception as error:  # editors may refuse what they announced
             log.warning("cannot show progress: %r", error)
-            return
+            return False
         begin = types.WorkDoneProgressBegin(title, cancellable=True if stops else None)
         progress.begin(self.token, begin)
         self._shown = True
+        return True
 
     def report(self, message: str, percent: int | None = None) -> None:
         """Show how far it is."""

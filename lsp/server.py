@@ -182,9 +182,8 @@ class TalariaServer(LanguageServer):
     async def show_progress(self) -> None:
         """Show progress until a model is chosen and loaded."""
         engines = self.engines
-        if engines is None:
+        if engines is None or not await self.loading.begin("Talaria: loading the model"):
             return
-        await self.loading.begin("Talaria: loading the model")
         try:
             ending = f"{await engines.settled()} is ready"
         except Exception:  # reported by `_model_changed`
