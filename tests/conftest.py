@@ -17,7 +17,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from talaria.coder import checkpoint
 from talaria.coder.families.talaria import TalariaTokenizer, TransformerConfig, training_texts
@@ -34,7 +34,9 @@ os.environ["TALARIA_HOME"] = str(HOME)
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 # Timings of a busy machine must not decide tests.
-settings.register_profile("talaria", deadline=None, max_examples=50)
+settings.register_profile(
+    "talaria", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("talaria")
 
 TEXTS = [
