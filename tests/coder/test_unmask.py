@@ -92,20 +92,27 @@ def test_the_threshold(prediction: Prediction, threshold: float) -> None:
         assert set(np.flatnonzero(commit[row]).tolist()) == expected
 
 
+def part_of(whole: Prediction, places: Array) -> Prediction:
+    """What is predicted at some of the places."""
+    ((where, found),) = whole.parts
+    here, rows = where & places, places[where]
+    return Prediction(
+        here,
+        whole.tokens * here,
+        whole.probability * here,
+        whole.ending * here,
+        ((here, Candidates(found.ids[rows], found.log_probabilities[rows])),),
+        whole.chained,
+    )
+
+
 @given(predictions(), st.lists(st.booleans(), min_size=12, max_size=12), st.floats(0, 1))
 def test_what_is_predicted_in_parts_is_one_prediction(
     whole: Prediction, first: list[bool], threshold: float
 ) -> None:
     """Confidence is that of all predicted at once, and so is what a rule commits."""
-    ((where, found),) = whole.parts
-    probabilities = np.zeros(found.ids.shape)
-    np.put_along_axis(probabilities, found.ids, np.exp(found.log_probabilities), 1)
     early = np.array(first).reshape(2, BLOCK)
-    halves = [
-        prediction(where & part, probabilities[part[where]], whole.chained)
-        for part in (early, ~early)
-    ]
-    joined = halves[0] | halves[1]
+    joined = part_of(whole, early) | part_of(whole, ~early)
     for field in ("open", "tokens", "probability", "ending", "confidence"):
         np.testing.assert_allclose(getattr(joined, field), getattr(whole, field), rtol=1e-5)
     assert len(joined.parts) == 2
