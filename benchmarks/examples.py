@@ -21,6 +21,7 @@ from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import infill
 from talaria.coder.request import Options
+from talaria.coder.syntax.lexical import lines_of
 from talaria.evals.cursors import draw
 from talaria.evals.suites import Problem
 
@@ -97,8 +98,8 @@ def as_markdown(number: int, place: str, problem: Problem, middle: str) -> str:
     """Format an example: its place, the lines before it, the true middle, the model's middle."""
     path, line, _ = problem.id.split(":", 1)[1].rsplit(":", 2)
     verdict = "equal" if middle == problem.solution else "different"
-    before = problem.prefix.splitlines(keepends=True)[-BEFORE - 1 :]
-    true = problem.solution.splitlines()
+    before = lines_of(problem.prefix)[-BEFORE - 1 :]
+    true = [line.rstrip("\r\n") for line in lines_of(problem.solution)]
     more = [f"… ({len(true) - WITHIN} more lines)"] if len(true) > WITHIN else []
     written = middle or "(nothing)"
     return (

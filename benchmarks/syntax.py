@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.syntax.functions import function_at
-from talaria.coder.syntax.judge import compiles
+from talaria.coder.syntax.lexical import lines_of
+from talaria.coder.syntax.python import compiles
 from talaria.coder.syntax.tree import count_errors
 from talaria.evals.cursors import drawn_suite
 from talaria.evals.intervals import percentile
@@ -144,7 +145,7 @@ def broken_elsewhere(problem: Problem) -> tuple[str, str]:
     """Return prefix and suffix with an unfinished line inserted before some other statement."""
     chance = random.Random(problem.id)
     text = problem.prefix + problem.solution + problem.suffix
-    lines = text.splitlines(keepends=True)
+    lines = lines_of(text)
     first = problem.prefix.count("\n")
     hole = range(first, first + problem.solution.count("\n") + 1)
     statements = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]

@@ -15,24 +15,21 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 
 from talaria.coder.request import Request, Settings, Until
-from talaria.coder.syntax.lexical import STATEMENT_WORD, indentation
+from talaria.coder.syntax.lexical import STATEMENT_WORD, indentation, logical_starts
 from talaria.coder.syntax.standing import standing_in
 
-REACH = 8_000  # characters before a hole that are searched for the beginning of its logical line
+# Characters before a hole that are searched for the beginning of its logical line: so many where
+# a statement begins there, else up to so many.
+REACH, FARTHEST = 8_000, 400_000
 BELOW = 4_000  # characters after a hole that a middle may repeat
 # Letters and digits of repeated lines that are no coincidence: of some lines of many, or of one.
 TELLING, TELLING_LINE = 32, 8
 
-# A string, which ends with its line or the text if nothing closes it; a comment; a continued line;
-# a bracket; a line break. Q stands for a quote.
-_STRING = r"QQQ(?:[^Q\\]|\\.|Q(?!QQ))*+(?:QQQ|\Z)|Q(?:[^Q\\\n]|\\.)*+Q?"
-_LEXEME = re.compile(
-    "|".join(_STRING.replace("Q", quote) for quote in "\"'") + r"|#[^\n]*|\\\n|[()\[\]{}]|\n",
-    re.DOTALL,
-)
 _STATEMENT_WORD = re.compile(STATEMENT_WORD, re.MULTILINE)
 # Keywords that continue a compound statement after one of its blocks, and all that open a block.
 _CONTINUING = frozenset({"else", "elif", "except", "finally"})
+# Those that open a statement of several blocks, or a further one that need not be the last.
+_BRANCHING = frozenset({"if", "elif", "else", "for", "while", "try", "except", "async"})
 _SOFT = frozenset({"match", "case"})  # names as well
 _OPENING = _SOFT | _CONTINUING | {"async", "class", "def", "for", "if", "try", "while", "with"}
 
@@ -198,50 +195,41 @@ def logical_lines(prefix: str) -> list[str]:
     can hold closes all brackets.
     """
     text = prefix[code_begin(prefix) :]
-    begins, depth = [0], 0
-    for lexeme in _LEXEME.finditer(text):
-        sign, end = lexeme[0], lexeme.end()
-        if sign in "([{":
-            depth += 1
-        elif sign in ")]}":
-            depth = max(0, depth - 1)
-        elif sign == "\n" and (not depth or _STATEMENT_WORD.match(text, end)):
-            begins.append(end)
-            depth = 0
-    return [text[a:b] for a, b in pairwise((*begins, len(text)))]
+    return [text[a:b] for a, b in pairwise((*logical_starts(text), len(text)))]
 
 
 def code_begin(prefix: str) -> int:
-    """The beginning of a line of code, as far before a hole as is searched."""
-    start = len(prefix) - REACH
-    if start <= 0:
-        return 0
-    # If that is inside a string, the next quotes of its kind end it, unless they belong to it.
-    places = [start]
-    for quotes in ('"""', "'''"):
-        found = re.finditer(quotes, prefix[start:])
-        places += [start + each.end() for each in islice(found, 2)]
-    for place in places:
-        line = prefix.find("\n", place) + 1
-        if line and standing_in(prefix[:line], prefix[line:]) == "code":
-            return line
-    return prefix.rfind("\n") + 1
+    """The beginning of a logical line, REACH characters before a hole or as far as it takes.
+
+    A keyword that no bracket can hold begins one. In a long table there is none for long, and the
+    bracket around it is seen only from before the table.
+    """
+    reach = REACH
+    while reach < min(len(prefix), FARTHEST):
+        for found in islice(_STATEMENT_WORD.finditer(prefix, len(prefix) - reach), 8):
+            if standing_in(prefix[: found.start()], prefix[found.start() :]) == "code":
+                return found.start()
+        reach *= 4
+    return 0 if len(prefix) < FARTHEST else prefix.rfind("\n") + 1
 
 
 def statement_end(text: str, hole: int) -> int | None:
     """The offset where the statement at a hole ends, in a text that begins with a logical line."""
     base: int | None = None
-    last, line_end, compound, begins = "", hole, False, True
+    line: list[Token] = []
+    line_end, compound = hole, False
     for token in tokens(text):
         if token.ends_line:
-            if token.start >= hole and last == ":":
+            decorator = bool(line) and line[0].text == "@"  # of what stands below it
+            if token.start >= hole and line and (line[-1].text == ":" or may_continue(line)):
                 compound = True
-            elif not compound and token.start > hole:
+            elif not decorator and not compound and token.start > hole:
                 return token.start
-            elif not compound:
+            elif not decorator and not compound:
                 base = None  # complete before the hole
-            line_end = token.start
-        elif begins:
+            line_end, line = token.start, []
+            continue
+        if not line:
             if base is None:
                 base = token.depth
             # What stands further left continues nothing, nor does what matches no open block.
@@ -249,8 +237,13 @@ def statement_end(text: str, hole: int) -> int | None:
                 token.depth < base or (token.depth == base and not continues(token, text))
             ):
                 return max(line_end, hole)
-        last, begins = token.text, token.ends_line
+        line.append(token)
     return None
+
+
+def may_continue(line: Sequence[Token]) -> bool:
+    """Whether a logical line is a header with its body that a further branch may follow."""
+    return line[0].text in _BRANCHING and opens(line)
 
 
 def continues(token: Token, text: str) -> bool:

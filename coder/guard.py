@@ -1,40 +1,66 @@
-"""May this text be written into this file? One answer, for every command that writes."""
+"""May this text be written into this file, or shown in it? One answer, for every command.
+
+A `Guard` speaks of what is to be written; `withheld` of what is offered while somebody types.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cached_property
 
 from talaria.coder.bounds import Bound
 from talaria.coder.request import Request
-from talaria.coder.syntax.judge import Verdict, compiles, judge
+from talaria.coder.syntax.judge import Surroundings, Verdict, judge
+from talaria.coder.syntax.names import members
+from talaria.coder.syntax.python import compiles, parsed, standing_behind, top_level
+from talaria.coder.syntax.standing import standing_in
 
-LARGEST = 2_000_000  # characters of a file that is compiled as a whole; more takes too long
+REACH = 200_000  # characters of a file that are compiled: about 0.2 s
+SHORTEST = 3  # letters and digits of a repetition that is no coincidence
 NO_TIME = "there was no time to check what the model offers"
+
+_WORD = re.compile(r"\w")
+_VALUE = re.compile(r"(?<![=!<>:])=(?!=)|\b(?:return|yield|await)\b")
+_IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w.]+)(?:[ \t]+as[ \t]+(\w+))?[ \t]*$", re.MULTILINE)
+_IMPORTED = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import\b.*?(?<!\w)([A-Za-z_]\w*)$")
+_ATTRIBUTE = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\.([A-Za-z_]\w*)$")
 
 
 class Guard:
     """Says why a middle must not be written into the file of a request.
 
-    `out_of_time` is asked before anything that takes time.
+    `out_of_time` is asked before anything that takes time. Of a file longer than REACH, only the
+    top-level statements around the hole are compiled; if these are longer as well, the judge's word
+    must do.
     """
 
     def __init__(self, request: Request, out_of_time: Callable[[], bool] = lambda: False) -> None:
         self.request, self.out_of_time = request, out_of_time
 
     @cached_property
-    def compiled_before(self) -> bool:
-        """Whether the file compiles as it is; a very large one counts as if it did not."""
+    def sides(self) -> tuple[str, str] | None:
+        """What is compiled on either side of the hole."""
         request = self.request
-        before = request.prefix + (request.replaces or "") + request.suffix
-        return len(before) <= LARGEST and compiles(before)
+        if len(request.prefix) + len(request.replaces or "") + len(request.suffix) <= REACH:
+            return request.prefix, request.suffix
+        return top_level(request.prefix, request.suffix, REACH)
+
+    @cached_property
+    def compiled_before(self) -> bool:
+        """Whether that compiles as it is; too much of it counts as if it did not."""
+        if self.sides is None:
+            return False
+        before, after = self.sides
+        return compiles(before + (self.request.replaces or "") + after, cell=self.request.cell)
 
     def refusal(self, text: str, verdict: Verdict | None = None) -> str | None:
         """The reason, or None if the middle may be written. Nothing is ever executed.
 
         It must not be blank, must lie within its bound, add no syntax error with all blocks
-        complete, and leave a file that compiles as one that compiles. `verdict` is the judge's word
-        on the text, if it is known.
+        complete, and leave a file that compiles as one that compiles, in which everything behind
+        the hole keeps its place and its meaning. `verdict` is the judge's word on the text, if it
+        is known.
         """
         request = self.request
         if not text.strip():
@@ -44,14 +70,98 @@ class Guard:
         if end is not None and len(text.rstrip()) > end:
             return f"what the model offers goes beyond its {until} ({shorten(text)})"
         if verdict is None:
-            verdict = judge(request.prefix, text, request.suffix, complete=True)
+            verdict = judge(request.prefix, text, request.suffix, complete=True, cell=request.cell)
         if not verdict.clean:
             return f"what the model offers adds a syntax error ({shorten(text)})"
         if self.out_of_time():
             return NO_TIME
-        if self.compiled_before and not compiles(request.prefix + text + request.suffix):
-            return f"Python would no longer take the file ({shorten(text)})"
+        if self.compiled_before and self.sides:
+            before, after = self.sides
+            if not compiles(before + text + after, cell=request.cell):
+                return f"Python would no longer take the file ({shorten(text)})"
+            if moves(before, request.replaces or "", text, after):
+                return f"what stands behind it would mean something else ({shorten(text)})"
         return None
+
+
+def moves(prefix: str, replaced: str, text: str, suffix: str) -> bool:
+    """Whether text in the place of another changes what stands behind it, in a text that parses.
+
+    Every statement behind the hole must stay of its kind, in its block, and no code may become part
+    of a string or a comment.
+    """
+    if standing_in(prefix + replaced, suffix) != standing_in(prefix + text, suffix):
+        return True
+    old, new = parsed(prefix + replaced + suffix), parsed(prefix + text + suffix)
+    if old is None or new is None:
+        return old is not None
+    behind = standing_behind(old, prefix + replaced, len(prefix + replaced))
+    return not behind <= standing_behind(new, prefix + text, len(prefix + text))
+
+
+def withheld(around: Surroundings, text: str) -> str | None:
+    """Why a middle must not even be offered; None if it may be.
+
+    `around` are the texts before and behind it. It must leave whole what Python accepts without it,
+    but for a body that is still to come; must not begin with what stands before it on its line; and
+    must not end inside a name of which only the whole is known. A middle without text is nothing to
+    withhold. Raises OutOfTimeError as `Surroundings` does.
+    """
+    prefix, suffix = around.text
+    if not text.strip():
+        return None
+    if repeats(prefix, text):
+        return "it repeats what stands before it"
+    if half := half_name(prefix, text, suffix):
+        return f"it ends inside a name, as {half} does not"
+    if around.breaks(text):
+        return "Python would no longer take the file"
+    return None
+
+
+def repeats(prefix: str, text: str) -> bool:
+    """Whether a middle begins with what stands before it on its line.
+
+    That is the line's code up to the cursor, or what follows its last `=` or `return`. A short word
+    may well occur twice, and so may a whole word before a blank (`not not_found`).
+    """
+    line = prefix[prefix.rfind("\n") + 1 :].lstrip()
+    begun = [line.rstrip(), *(line[found.end() :].strip() for found in _VALUE.finditer(line))]
+    written = text.lstrip()
+    return any(
+        len(_WORD.findall(each)) >= SHORTEST
+        and written.startswith(each)
+        and not (_WORD.match(each[-1]) and line[-1:].isspace())
+        for each in begun
+    ) and (standing_in(prefix, "") == "code")
+
+
+def half_name(prefix: str, text: str, suffix: str) -> str | None:
+    """A name of a module that a middle leaves half written; None if there is none.
+
+    The middle ends in the beginning of a name behind `module.` or `from module import`, the module
+    is known to have longer names that begin so, or the text uses one, and neither has this one.
+    """
+    line = prefix[prefix.rfind("\n") + 1 :] + text
+    if not _WORD.match(text[-1:]) or _WORD.match(suffix[:1]):
+        return None
+    line = line.rpartition("\n")[2]
+    if found := _IMPORTED.search(line):
+        known = set(members(found[1]))
+    elif found := _ATTRIBUTE.search(line):
+        aliases = {each[2] or each[1]: each[1] for each in _IMPORT.finditer(prefix + "\n" + suffix)}
+        if found[1] not in aliases:
+            return None
+        used = re.compile(rf"(?<![\w.]){re.escape(found[1])}\.(\w+)")
+        known = set(members(aliases[found[1]])) | set(used.findall(prefix + "\n" + suffix))
+    else:
+        return None
+    half = found[2]
+    return (
+        None
+        if half in known
+        else next((each for each in sorted(known) if each.startswith(half)), None)
+    )
 
 
 def shorten(text: str) -> str:

@@ -16,7 +16,7 @@ from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import CAPACITY, Contexts
 from talaria.coder.errors import UsageError
-from talaria.coder.guard import NO_TIME, Guard
+from talaria.coder.guard import NO_TIME, Guard, withheld
 from talaria.coder.progress import (
     Progress,
     Rows,
@@ -34,7 +34,7 @@ from talaria.coder.request import Options, Request
 from talaria.coder.results import Candidate, Frame, Infill, Interruption, unanswered
 from talaria.coder.sampler import Banned, Step, autoregress, denoise, verify
 from talaria.coder.source import Piece
-from talaria.coder.syntax.judge import Surroundings
+from talaria.coder.syntax.judge import OutOfTimeError, Surroundings
 from talaria.coder.syntax.tree import Trees
 from talaria.coder.unmask import Rule, confidence_threshold
 
@@ -196,6 +196,7 @@ def surroundings(
         request.suffix,
         trees,
         complete=request.options.complete,
+        cell=request.cell,
         out_of_time=out_of_time,
     )
 
@@ -216,8 +217,15 @@ def context_of(model: Checkpoint, request: Request) -> list[int]:
 
 
 def judged(hole: Progress, out_of_time: Callable[[], bool]) -> list[Candidate]:
-    """The candidates, each with the guard's answer if one of them is to be written."""
+    """The candidates without those to be withheld, and if one is to be written, what may not be."""
     candidates = candidates_of(hole)
+    if hole.options.check_syntax and hole.request.length is None:
+        distinct: dict[str, Candidate] = {}
+        for each in map(partial(offered, hole), candidates):
+            distinct.setdefault(each.text, each)
+        candidates = sorted(
+            distinct.values(), key=lambda each: not each.text and each.stopped != "eom"
+        )
     if hole.request.replaces is None:
         return candidates
     guard = Guard(hole.request, out_of_time)
@@ -227,6 +235,18 @@ def judged(hole: Progress, out_of_time: Callable[[], bool]) -> list[Candidate]:
         # A verdict that there was no time for is not kept.
         refusals.append(guard.refusal(each.text, known) if each.text in hole.verdicts else NO_TIME)
     return [replace(each, refused=why) for each, why in zip(candidates, refusals, strict=True)]
+
+
+def offered(hole: Progress, candidate: Candidate) -> Candidate:
+    """A candidate as it is offered: without its text if that must be withheld."""
+    if not candidate.text:
+        return candidate
+    try:
+        if withheld(hole.surroundings(), candidate.text) is None:
+            return candidate
+    except OutOfTimeError:
+        return replace(candidate, text="", tokens=[], score=None, stopped="deadline")
+    return replace(candidate, text="", tokens=[], score=None, stopped="withheld")
 
 
 def record(rows: Rows, canvas: int, step: Step) -> None:

@@ -277,6 +277,7 @@ def as_json(result: Infill, model: str, until: Until | None, lead: str = "") -> 
             "errors_after": result.syntax.errors_after,
             "clean": result.syntax.clean,
             "refused": result.syntax.refused,
+            "unfinished": result.syntax.unfinished,
         },
     }
 
@@ -296,9 +297,11 @@ def summary(result: Infill, options: Options) -> str:
         nothing = "empty" if len(result.candidates) > 1 else "nothing to offer"
         work = f"{nothing} after {steps}"
     bound = f" ({options.until})" if best.stopped == "bound" else ""
+    flaw = ", its block still lacks a body" if result.syntax.unfinished else ""
+    flaw = flaw if result.syntax.sound else ", adds a syntax error"
     return (
         f"{of}{work}, {result.elapsed_ms:.0f} ms, {options.mode}, stopped at {best.stopped}{bound}"
-        f"{'' if result.syntax.clean else ', adds a syntax error'}"
+        f"{flaw}"
     )
 
 

@@ -64,7 +64,7 @@ def doubtful(hole: Progress, number: int, tokens: list[int], sure: list[float]) 
     """
     middle = hole.middles[number]
     text = text_of(hole, [*middle, *tokens])
-    if verdict(hole, text).clean:
+    if verdict(hole, text).sound:
         return None
     at_bound = bool(tokens) and (*middle, *tokens) in hole.reached
     surroundings = hole.surroundings()
@@ -140,7 +140,7 @@ def trim(hole: Progress, why: Interruption | None, out_of_time: Callable[[], boo
             if whole - count > TRIMMED and count and not ends_line(hole, middle, count):
                 continue
             text = text_of(hole, middle[:count])
-            if not count or ((text.strip() or count == whole) and verdict(hole, text).clean):
+            if not count or ((text.strip() or count == whole) and verdict(hole, text).sound):
                 break
             if why is None and out_of_time():
                 why = "deadline"

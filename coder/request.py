@@ -165,6 +165,7 @@ class Request:
               before decides whether it may be (`coder/guard.py`); None: it is not to be written
     length    write exactly so many tokens; the model sees where they end, and `max_tokens` does
               not apply. None: the model decides
+    cell      the text is a cell of a notebook, which may await at its top
     document  a newer request about the same document supersedes this one; None: nothing does
     seconds   the deadline, from when it is submitted: whatever is committed by then is the answer
     """
@@ -175,6 +176,7 @@ class Request:
     files: tuple[Piece, ...] = ()
     replaces: str | None = None
     length: int | None = None
+    cell: bool = False
     document: Hashable = None
     seconds: float | None = None
 

@@ -14,7 +14,8 @@ from talaria.coder.tokenizer import Tokenizer
 
 Interruption = Literal["deadline", "cancelled"]
 Stopped = (
-    Literal["eom", "bound", "suffix", "length", "max_nfe", "max_tokens", "syntax"] | Interruption
+    Literal["eom", "bound", "suffix", "length", "max_nfe", "max_tokens", "syntax", "withheld"]
+    | Interruption
 )
 
 

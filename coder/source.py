@@ -28,9 +28,12 @@ MARK = "<|fill|>"
 MAX_FILE_BYTES = 16_000_000
 """Size limit of a file or standard input."""
 
-_FORMS = f"FILE:LINE:COL, FILE::QUALIFIED.NAME, or - for standard input with one {MARK}"
+_FORMS = (
+    "FILE:LINE:COL, FILE::QUALIFIED.NAME, FILE::QUALIFIED.NAME@LINE, "
+    f"or - for standard input with one {MARK}"
+)
 _POSITION = re.compile(r"(.+):([0-9]{1,18}):([0-9]{1,18})", re.DOTALL)
-_FUNCTION = re.compile(r"(.+)::([^:]+)", re.DOTALL)
+_FUNCTION = re.compile(r"(.+)::([^:@]+)(?:@([0-9]{1,18}))?", re.DOTALL)
 _BOM = "\ufeff"
 _DIFF_CONTEXT = 3  # unchanged lines shown on either side of a change
 
@@ -51,7 +54,8 @@ class Target:
     path      of the file; None for standard input
     bom       whether the file begins with a byte-order mark
     lead      what callers must put before the middle, for the model as for `splice`; empty unless
-              the hole is the body of a function that has no statement yet
+              the hole is the body of a function that has no statement yet, or has it on the line
+              of its header
     name      of the function whose body the hole is; None at a cursor
     """
 
@@ -106,8 +110,8 @@ def parse_target(text: str, stdin: Callable[[], bytes]) -> Target:
     """Read the target that a command line names; `stdin` is called only for `-`.
 
     `FILE:LINE:COL` is a cursor: lines count from 1, columns from 0 in characters.
-    `FILE::QUALIFIED.NAME` is the body of a function. `-` is standard input, in which one `MARK`
-    stands for the hole.
+    `FILE::QUALIFIED.NAME` is the body of a function; `@LINE` behind it, any line of it, chooses one
+    of several that have this name. `-` is standard input, in which one `MARK` stands for the hole.
 
     Raises:
         UsageError: the text has none of these forms.
@@ -119,7 +123,7 @@ def parse_target(text: str, stdin: Callable[[], bytes]) -> Target:
         return _cursor(Path(position[1]), int(position[2]), int(position[3]))
     function = _FUNCTION.fullmatch(text)
     if function and all(part.isidentifier() for part in function[2].split(".")):
-        return _function(Path(function[1]), function[2])
+        return _function(Path(function[1]), function[2], int(function[3]) if function[3] else None)
     raise UsageError(f"cannot tell what to fill from {_printable(text)}: give {_FORMS}")
 
 
@@ -235,11 +239,11 @@ def _cursor(path: Path, line: int, column: int) -> Target:
     return Target(original, offset, offset, path, bom)
 
 
-def _function(path: Path, qualified_name: str) -> Target:
+def _function(path: Path, qualified_name: str, line: int | None) -> Target:
     """The target that is the body of a function."""
     original, bom = _read(path)
     try:
-        body = find_function(_normalised(original), qualified_name)
+        body = find_function(_normalised(original), qualified_name, line)
     except SourceError as error:
         raise SourceError(f"{_printable(path)}: {error}") from None
     start, end = (_original_offset(original, offset) for offset in (body.start, body.end))
@@ -292,7 +296,7 @@ def _decoded(data: bytes, name: str, size: int | None = None) -> tuple[str, bool
 
 
 def _normalised(text: str) -> str:
-    # Unlike str.splitlines, only at what Python and editors treat as the end of a line.
+    # Where Python and editors end a line (`lexical.lines_of`).
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.results import Candidate, Infill
+from talaria.coder.syntax.lexical import lines_of
 
 TEMPLATE = Path(__file__).with_name("trace.html")
 LINES_BEFORE, LINES_AFTER = 20, 12
@@ -21,8 +22,8 @@ WIDEST = 8000  # characters on either side, as a file may be one very long line
 
 def page(result: Infill, model: Checkpoint, prefix: str, suffix: str) -> str:
     """The page for a result, as HTML, in which the file's text is escaped."""
-    before = "".join(prefix.splitlines(keepends=True)[-LINES_BEFORE:])[-WIDEST:]
-    after = "".join(suffix.splitlines(keepends=True)[:LINES_AFTER])[:WIDEST]
+    before = "".join(lines_of(prefix)[-LINES_BEFORE:])[-WIDEST:]
+    after = "".join(lines_of(suffix)[:LINES_AFTER])[:WIDEST]
     data: dict[str, Any] = {
         "before": before,
         "after": after,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from talaria.coder.errors import DataError, UsageError
+from talaria.coder.syntax.lexical import lines_of
 from talaria.evals.suites import Problem, Suite, read_rows
 
 CORPUS_FORMAT = 2
@@ -107,7 +108,7 @@ def draw(
     holes do not depend on how many are drawn, and the same seed draws `whole-line` from the lines
     of `line-end`.
     """
-    texts = [io.StringIO(document["text"]).readlines() for document in documents]
+    texts = [lines_of(document["text"]) for document in documents]
     places = [(number, line) for number, lines in enumerate(texts) for line in range(len(lines))]
     rng = random.Random(seed)
     rng.shuffle(places)
@@ -157,7 +158,7 @@ def function_bodies(text: str) -> Places:
 
     They begin on a line of their own, and have at most BODY_CHARACTERS characters.
     """
-    lines, found = io.StringIO(text).readlines(), Places()
+    lines, found = lines_of(text), Places()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -154,5 +154,5 @@ def sample_row(problem: Problem, number: int, found: Infill, options: Options) -
         "tokens": found.best.length,
         "context_tokens": found.context_tokens,
         "elapsed_ms": round(found.elapsed_ms, 2),
-        "clean": found.syntax.clean,
+        "clean": found.syntax.sound,
     }

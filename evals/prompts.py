@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import talaria.coder
 from talaria.coder.errors import UsageError
+from talaria.coder.syntax.lexical import lines_of
 from talaria.evals.cursors import held_out
 from talaria.evals.suites import Problem
 
@@ -70,7 +71,7 @@ def cut_prompt(
     """Cut a hole at a random line; None if that line is blank or the file too short around it."""
     from talaria.coder.layout import SUFFIX
 
-    lines = file["text"].splitlines(keepends=True)
+    lines = lines_of(file["text"])
     if len(lines) <= hole_lines:
         return None
     first = rng.randrange(len(lines) - hole_lines)

@@ -13,10 +13,11 @@ from typing import Any
 
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.syntax.judge import judge
+from talaria.coder.syntax.lexical import lines_of
 from talaria.evals.jsonl import FORMAT, ResultRow, Results, environment, made_by, read
 from talaria.evals.progress import progress
 from talaria.evals.sandbox import WALL_FACTOR, Level, Limits, Program, ProgramVerdict, Sandbox
-from talaria.evals.suites import Problem, Suite, compiles, empty_passes, lines_of
+from talaria.evals.suites import Problem, Suite, compiles, empty_passes
 
 # A program times out after OWN_FACTOR times the CPU time of its true solution, or MEDIAN_FACTOR
 # times the median of all true solutions, whichever is more.
@@ -221,7 +222,7 @@ def compare_text(problem: Problem, row: ResultRow) -> dict[str, Any]:
         "length_error": len(text) - len(true),
         "true_characters": len(true),
         "parses": compiles(problem.program(raw)),
-        "adds_error": not syntax.clean,
+        "adds_error": not syntax.sound,
         "repeats_suffix": repeats_next_line(text, true, problem.suffix),
     }
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from talaria.coder import files
 from talaria.coder.errors import DataError, UsageError
+from talaria.coder.syntax.lexical import lines_of
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,6 @@ def first_unrelated_line(prefix: str, text: str, lines: int) -> int:
         elif not keep:
             return first
     return lines
-
-
-def lines_of(text: str) -> list[str]:
-    """Split a text where Python begins a new line, unlike `str.splitlines`; line ends are kept."""
-    return io.StringIO(text, newline="").readlines()
 
 
 def defined_names(program: str) -> set[str]:

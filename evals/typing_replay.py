@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from talaria.coder.errors import UsageError
 from talaria.coder.request import Options, Request
+from talaria.coder.syntax.lexical import lines_of
 from talaria.evals.cursors import held_out
 from talaria.evals.generate import Sampling, header
 from talaria.evals.jsonl import Results
@@ -110,7 +111,7 @@ def regions(documents: Sequence[dict[str, str]], count: int, seed: int) -> list[
         if len(found) == count:
             break
         document = rng.choice(documents)
-        lines = document["text"].splitlines(keepends=True)
+        lines = lines_of(document["text"])
         if len(lines) < 2 * REGION_LINES:
             continue
         first = rng.randrange(len(lines) - REGION_LINES)
@@ -189,7 +190,7 @@ def replay(region: Problem, ask: Callable[[str, str], Completion], every: int = 
 def typed_by_hand(text: str) -> list[bool]:
     """Say for each character whether a person types it; the editor types indentation."""
     found: list[bool] = []
-    for line in text.splitlines(keepends=True):
+    for line in lines_of(text):
         indentation = len(line) - len(line.lstrip(" \t"))
         found += [False] * indentation + [True] * (len(line) - indentation)
     return found
@@ -214,7 +215,7 @@ def with_engine(engine: Engine, options: Options) -> Callable[[str, str], Comple
             found.confidence(found.best),
             found.nfe,
             found.elapsed_ms,
-            found.syntax.clean,
+            found.syntax.sound,
             found.reused_tokens / found.context_tokens,
         )
 

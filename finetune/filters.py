@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from talaria.coder.syntax.lexical import lines_of
 from talaria.finetune.contamination import GRAM
 from talaria.finetune.ngrams import Hashes, code_tokens, hashed_grams, shared_grams
 
@@ -132,7 +133,7 @@ def text_reason(text: str, tokens: Sequence[str]) -> str | None:
         return "too short"
     if len(text.encode()) > MAX_BYTES:
         return "too long"
-    lines = text.splitlines()
+    lines = [line.rstrip("\r\n") for line in lines_of(text)]
     if GENERATED.search("\n".join(lines[:10])) or PARSER_TABLE.search(text):
         return "generated"
     if max(map(len, lines)) > MAX_LINE or len(text) > MAX_MEAN_LINE * len(lines):

@@ -19,6 +19,7 @@ from tree_sitter import Node
 
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.syntax.functions import function_bodies
+from talaria.coder.syntax.lexical import lines_of
 from talaria.coder.syntax.tree import encode, parse
 from talaria.finetune.corpus import CorpusDocument
 
@@ -106,7 +107,7 @@ def choose_span(text: str, kind: str, rng: np.random.Generator) -> tuple[int, in
             start = text.rfind("\n", 0, start) + 1
         return start, end
     edges = [0]
-    for line in text.splitlines(keepends=True):
+    for line in lines_of(text):
         edges.append(edges[-1] + len(line))
     lines = [i for i in range(len(edges) - 1) if text[edges[i] : edges[i + 1]].strip()]
     if not lines:

@@ -1,8 +1,10 @@
 """Open documents: their text as editors change it, and positions in an editor's units.
 
 Lines end in `\\n`, `\\r\\n` or `\\r` (LSP 3.18, Text Documents), but not at a form feed or
-U+2028, where Python's `splitlines` breaks too. Every position means a place in the document: past
-the end of a line, that end; past the last line, the end of the text.
+U+2028, where Python's `splitlines` breaks too. Python's lines end there as well
+(`coder/syntax/lexical.lines_of`), but the protocol has one more behind a final line ending. Every
+position means a place in the document: past the end of a line, that end; past the last line, the
+end of the text.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from lsprotocol import types
 
+from talaria.coder.guard import withheld
 from talaria.coder.request import Request
-from talaria.coder.syntax.judge import judge
+from talaria.coder.syntax.judge import Surroundings
 from talaria.lsp.documents import plain
 from talaria.lsp.filters import tidy
 from talaria.lsp.inline import Computing, InlineSuggestion, distinct
@@ -243,14 +244,15 @@ def seconds_of(options: ServerOptions, invoked: bool) -> float | None:
 
 
 def filtered(text: str, prefix: str, suffix: str, language: str, checked: bool) -> str:
-    """The part of a middle to offer; empty if it would add a syntax error.
+    """The part of a middle to offer; empty if it would add a syntax error, or be in the way.
 
     `checked` says that the unfiltered middle is known to add none.
     """
     kept = tidy(text, prefix, suffix)
     if not kept or language != PYTHON or (checked and kept == text):
         return kept
-    return kept if judge(prefix, kept, suffix).clean else ""
+    around = Surroundings(prefix, suffix)
+    return kept if around.judge(kept).sound and withheld(around, kept) is None else ""
 
 
 def show(

@@ -20,6 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from talaria.coder.backbone import Array, Backbone, Marks
 from talaria.coder.errors import CheckpointError
 from talaria.coder.layout import Layout
+from talaria.coder.syntax.lexical import lines_of
 from talaria.coder.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def training_texts(texts: Iterable[str]) -> Iterator[str]:
     """
     for text in texts:
         yield text
-        for line in text.splitlines():
+        for line in lines_of(text):
             blank = len(line) - len(line.lstrip(" "))
             if blank > 1:
                 yield line[:blank]

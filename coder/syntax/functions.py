@@ -5,6 +5,7 @@ Offsets are in characters of the text.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import re
 from collections.abc import Iterator
@@ -13,10 +14,13 @@ from dataclasses import dataclass
 from tree_sitter import Node
 
 from talaria.coder.errors import SourceError
+from talaria.coder.syntax.python import parsed
 from talaria.coder.syntax.tree import captured, encode, parse
 
 # What may stand among the statements of a block without being one.
 _BETWEEN_STATEMENTS = frozenset({"comment", "line_continuation", ";"})
+_OVERLOAD = re.compile(rb"@\s*(?:\w+\.)*overload\s*")
+_NAMED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,13 @@ class FunctionBody:
     """The part of a function to write or rewrite, `text[start:end]`.
 
     Signature, decorators, docstring and the comments before the first statement are not part of
-    it. It begins behind the first statement's indentation and ends without a line break.
+    it. It begins behind the first statement's indentation (of a function on one line, behind its
+    colon) and ends without a line break.
 
     indentation  what each further line of the body begins with
     name         qualified: `name`, `Class.method` or `outer.inner`
-    lead         to be put before whatever is written; empty unless the function has no statement
+    lead         to be put before whatever is written; empty unless the function has no statement,
+                 or has its statements on the line of its header
     documented   whether the function has a docstring
     """
 
@@ -40,25 +46,40 @@ class FunctionBody:
     documented: bool = False
 
 
-def find_function(text: str, qualified_name: str) -> FunctionBody:
+def find_function(text: str, qualified_name: str, line: int | None = None) -> FunctionBody:
     """Find the body of `name`, `Class.method` or `outer.inner` in a possibly broken text.
 
-    Of several functions with one name, the first that is not an `@overload` is taken: the
-    implementation rather than its stubs, the getter of a property rather than its setter. If the
-    function itself is broken, its body ends before the first line that is indented no deeper
-    than its `def`.
+    An `@overload` only declares: the implementation is taken, if there is one. If several functions
+    still fit (a property and its setter, a redefinition), `line` chooses the one whose header or
+    body it is in. If the function itself is broken, its body ends before the first line that is
+    indented no deeper than its `def`.
 
     Raises:
-        SourceError: the text has no such function; the message names similar ones.
+        SourceError: the text has no such function; the message names similar ones. Or it has
+            several; the message says where, and how to choose.
     """
     data = encode(text)
     root = parse(data).root_node
-    functions = list(_functions(root))
-    named = [node for name, node in functions if name == qualified_name]
+    functions = list(_functions(text, data, root))
+    named = [each for each in functions if each.name == qualified_name]
     if not named:
-        raise SourceError(_not_found(qualified_name, [name for name, _ in functions], root))
-    node = next((node for node in named if not _is_overload(node)), named[0])
-    return _body(text, data, node, qualified_name)
+        names = [each.name for each in functions]
+        raise SourceError(_not_found(qualified_name, names, root.has_error))
+    if line is None:
+        fitting = [each for each in named if not each.overload] or named
+    else:
+        fitting = [each for each in named if each.first <= line <= each.last]
+    if len(fitting) == 1:
+        return _body(text, data, fitting[0])
+    places = [str(each.line) for each in (fitting or named)]
+    where = f"{', '.join(places[:-1])} and {places[-1]}" if places[1:] else places[0]
+    lines = f"line{'s' * (len(places) > 1)} {where}"
+    if line is None:
+        raise SourceError(
+            f"{len(places)} functions are named {qualified_name!r}, at {lines}: choose one by a "
+            f"line of it, as in FILE::{qualified_name}@{places[-1]}"
+        )
+    raise SourceError(f"no function {qualified_name!r} at line {line}: it is at {lines}")
 
 
 def function_at(text: str, offset: int) -> FunctionBody | None:
@@ -70,31 +91,63 @@ def function_at(text: str, offset: int) -> FunctionBody | None:
     data = encode(text)
     place = len(encode(text[:offset]))
     found = None
-    for name, node in _functions(parse(data).root_node):
-        decorated = node.parent is not None and node.parent.type == "decorated_definition"
-        whole = node.parent if decorated and node.parent else node
-        end = whole.end_byte
+    for each in _functions(text, data, parse(data).root_node):
+        end = each.end
         column = place - (data.rfind(b"\n", 0, place) + 1)
-        if place > end and not data[end:place].strip() and column > whole.start_point[1]:
+        if place > end and not data[end:place].strip() and column > each.column:
             end = place
-        if whole.start_byte <= place <= end and _has_colon(node):
-            found = name, node
-    return _body(text, data, found[1], found[0]) if found else None
+        if each.start <= place <= end and each.whole:
+            found = each
+    return _body(text, data, found) if found else None
 
 
 def function_bodies(text: str) -> list[FunctionBody]:
     """List the bodies of all functions that have statements, in the order of the text."""
     data = encode(text)
-    bodies = (
-        _body(text, data, node, name)
-        for name, node in _functions(parse(data).root_node)
-        if _has_colon(node)
-    )
-    return [body for body in bodies if not body.lead]
+    functions = _functions(text, data, parse(data).root_node)
+    bodies = [(each, _body(text, data, each)) for each in functions if each.whole]
+    return [body for each, body in bodies if each.statements[each.documented :]]
 
 
-def _functions(root: Node) -> Iterator[tuple[str, Node]]:
-    """Yield each function with its qualified name, in the order of the text."""
+@dataclass(frozen=True)
+class _Function:
+    """A function of a text, with offsets in bytes and lines from 1.
+
+    start, column  where it begins, decorators included, and the indentation there
+    header, end    where its `def` begins, and where it ends
+    line           of its `def`
+    statements     where each of its own statements begins
+    documented     whether the first of them is a docstring
+    behind         where its header ends or, if it has one, its docstring
+    whole          whether it has a header to the end
+    node           in a tree with errors
+    """
+
+    name: str
+    start: int
+    header: int
+    end: int
+    column: int
+    first: int
+    line: int
+    last: int
+    statements: list[int]
+    documented: bool
+    behind: int
+    whole: bool
+    overload: bool
+    node: Node | None = None
+
+
+def _functions(text: str, data: bytes, root: Node) -> Iterator[_Function]:
+    """Yield each function, in the order of the text.
+
+    Where tree-sitter finds errors that Python does not (a bracket that goes on further left than
+    its block, for example), Python is right.
+    """
+    if root.has_error and (tree := parsed(text)) is not None:
+        yield from _python_functions(data, tree)
+        return
     enclosing: list[tuple[int, str]] = []  # (end byte, qualified name), outermost first
     for node in captured("[(function_definition) (class_definition)] @it", root):
         while enclosing and enclosing[-1][0] <= node.start_byte:
@@ -104,20 +157,96 @@ def _functions(root: Node) -> Iterator[tuple[str, Node]]:
         name = f"{enclosing[-1][1]}.{own}" if enclosing else own
         enclosing.append((node.end_byte, name))
         if node.type == "function_definition":
-            yield name, node
+            yield _from_node(name, node)
 
 
-def _has_colon(function: Node) -> bool:
-    """Whether a function, which may be broken, has a header to the end."""
-    return any(child.type == ":" for child in function.children)
+def _from_node(name: str, node: Node) -> _Function:
+    """A function from its node, which may be broken."""
+    above = node.parent
+    whole = above if above is not None and above.type == "decorated_definition" else node
+    children = node.children
+    colon = next((place for place, child in enumerate(children) if child.type == ":"), None)
+    # In a broken body, some statements may be siblings of the block rather than its children.
+    statements = [
+        each
+        for child in children[len(children) if colon is None else colon + 1 :]
+        for each in (child.children if child.type == "block" else [child])
+        if each.type not in _BETWEEN_STATEMENTS
+    ]
+    documented = bool(statements) and _is_docstring(statements[0])
+    last = statements[0] if documented else children[-1 if colon is None else colon]
+    decorators = [child.text or b"" for child in whole.children if child.type == "decorator"]
+    return _Function(
+        name,
+        whole.start_byte,
+        node.start_byte,
+        whole.end_byte,
+        whole.start_point[1],
+        whole.start_point[0] + 1,
+        node.start_point[0] + 1,
+        whole.end_point[0] + 1,
+        [each.start_byte for each in statements],
+        documented,
+        last.end_byte,
+        colon is not None,
+        any(_OVERLOAD.fullmatch(text) for text in decorators),
+        node if node.has_error else None,
+    )
 
 
-def _is_overload(function: Node) -> bool:
-    decorated = function.parent
-    if decorated is None or decorated.type != "decorated_definition":
-        return False
-    decorators = [child.text or b"" for child in decorated.children if child.type == "decorator"]
-    return any(re.fullmatch(rb"@\s*(?:\w+\.)*overload\s*", text) for text in decorators)
+def _python_functions(data: bytes, tree: ast.Module) -> Iterator[_Function]:
+    """The functions of a text that Python parses, from its own tree."""
+    lines = [0, *(found.end() for found in re.finditer(rb"\r\n|\r|\n", data))]
+    stack: list[tuple[str, ast.AST]] = [("", tree)]
+    found = []
+    while stack:
+        around, node = stack.pop()
+        name = around
+        if isinstance(node, _NAMED):
+            name = f"{around}.{node.name}" if around else node.name
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.append(_from_python(name, node, data, lines))
+        stack += [(name, child) for child in ast.iter_child_nodes(node)]
+    yield from sorted(found, key=lambda each: (each.start, -each.end))
+
+
+def _from_python(
+    name: str, node: ast.FunctionDef | ast.AsyncFunctionDef, data: bytes, lines: list[int]
+) -> _Function:
+    """A function from Python's tree; `lines` are the offsets at which lines begin."""
+
+    def begin(statement: ast.stmt) -> int:
+        decorators = getattr(statement, "decorator_list", None)
+        row = decorators[0].lineno if decorators else statement.lineno
+        return lines[row - 1] + statement.col_offset
+
+    def end(statement: ast.stmt) -> int:
+        return lines[(statement.end_lineno or 0) - 1] + (statement.end_col_offset or 0)
+
+    documented = ast.get_docstring(node, clean=False) is not None
+    header, first = lines[node.lineno - 1] + node.col_offset, begin(node.body[0])
+    # The colon, behind which nothing but blanks and comments stands before the first statement.
+    colon = re.search(rb":(?:[\s\\]|#[^\r\n]*)*\Z", data[header:first])
+    assert colon
+    start, column = begin(node), node.col_offset
+    # As for tree-sitter, comments that are indented like the body belong to it.
+    behind = rb"[ \t]*(?:#[^\r\n]*)?(?:\s*[\r\n][ \t]{%d}[ \t]+#[^\r\n]*)*" % column
+    comments = re.compile(behind).match(data, end(node))
+    return _Function(
+        name,
+        start,
+        header,
+        comments.end() if comments else end(node),
+        column,
+        data.count(b"\n", 0, start) + 1,
+        node.lineno,
+        node.end_lineno or 0,
+        [begin(each) for each in node.body],
+        documented,
+        end(node.body[0]) if documented else header + colon.start() + 1,
+        True,
+        any(re.fullmatch(r"(?:\w+\.)*overload", ast.unparse(it)) for it in node.decorator_list),
+    )
 
 
 def _is_docstring(statement: Node) -> bool:
@@ -133,8 +262,8 @@ def _is_docstring(statement: Node) -> bool:
     )
 
 
-def _body(text: str, data: bytes, function: Node, name: str) -> FunctionBody:
-    """The body of a function with a colon, whose node is of the tree of `data`."""
+def _body(text: str, data: bytes, function: _Function) -> FunctionBody:
+    """The body of a function with a colon, of a text and its encoded form."""
 
     def characters(byte: int) -> int:
         return len(data[:byte].decode("utf-8", "ignore"))
@@ -142,40 +271,31 @@ def _body(text: str, data: bytes, function: Node, name: str) -> FunctionBody:
     def before_on_line(offset: int) -> str:
         return re.split(r"[\r\n]", text[:offset])[-1]
 
-    children = function.children
-    colon = next(i for i, child in enumerate(children) if child.type == ":")
-    # In a broken body, some statements may be siblings of the block rather than its children.
-    statements = [
-        node
-        for child in children[colon + 1 :]
-        for node in (child.children if child.type == "block" else [child])
-        if node.type not in _BETWEEN_STATEMENTS
-    ]
-    header = re.match(r"[ \t]*", before_on_line(characters(function.start_byte)) + "x")
+    name, documented = function.name, function.documented
+    header = re.match(r"[ \t]*", before_on_line(characters(function.header)) + "x")
     outer = header[0] if header else ""
     indentation = outer + ("\t" if re.search(r"^\t", text, re.MULTILINE) else "    ")
     own_line = True
-    if statements:
-        before = before_on_line(characters(statements[0].start_byte))
+    if function.statements:
+        before = before_on_line(characters(function.statements[0]))
         own_line = not before.strip()
         indentation = before if own_line else indentation
 
-    last = children[colon]
-    documented = bool(statements) and _is_docstring(statements[0])
-    if documented:
-        last = statements.pop(0)
-    if statements:
-        start, end = characters(statements[0].start_byte), characters(function.end_byte)
-        if function.has_error:
+    start = characters(function.behind)
+    if statements := function.statements[documented:]:
+        first, end = characters(statements[0]), characters(function.end)
+        if function.node:
             strings = [
                 (characters(node.start_byte), characters(node.end_byte))
-                for node in captured("(string) @it", function)
+                for node in captured("(string) @it", function.node)
             ]
-            end = _dedent(text, start, end, len(outer), strings)
-        end = start + len(text[start:end].rstrip())
-        return FunctionBody(start, end, indentation, name, documented=documented)
+            end = _dedent(text, first, end, len(outer), strings)
+        end = first + len(text[first:end].rstrip())
+        if own_line or documented:
+            return FunctionBody(first, end, indentation, name, documented=documented)
+        # def f(): ... gets its new body on lines of its own.
+        return FunctionBody(start, end, indentation, name, "\n" + indentation)
 
-    start = characters(last.end_byte)
     if not own_line:  # def f(): "documentation"
         return FunctionBody(start, start, indentation, name, "; ", documented)
     # Comments may say what to write, so they stay before it.
@@ -199,7 +319,7 @@ def _dedent(text: str, start: int, end: int, width: int, strings: list[tuple[int
     return end
 
 
-def _not_found(name: str, functions: list[str], root: Node) -> str:
+def _not_found(name: str, functions: list[str], broken: bool) -> str:
     """The message that there is no such function, with similar names."""
     if not functions:
         known = "the file has no functions; give a position, FILE:LINE:COL"
@@ -212,5 +332,5 @@ def _not_found(name: str, functions: list[str], root: Node) -> str:
         known = f"the file has {count}; " + (
             f"close matches: {close}" if close else "give NAME, Class.method or outer.inner"
         )
-    hidden = "; its syntax errors may hide some" if root.has_error else ""
+    hidden = "; its syntax errors may hide some" if broken else ""
     return f"no function {name!r}: {known}{hidden}"

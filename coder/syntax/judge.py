@@ -1,15 +1,15 @@
 """Does a middle add a syntax error to the text around it?
 
-tree-sitter counts errors, also in files that are broken elsewhere. Where it finds none,
-`compile()` decides, as Python rejects some of what tree-sitter accepts. Nothing is ever run.
+tree-sitter counts errors, also in files that are broken elsewhere. Python has the last word on
+statements that it can read: it rejects some of what tree-sitter accepts, and the other way round.
+Nothing is ever run.
 """
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
@@ -23,6 +23,8 @@ from talaria.coder.syntax.excerpt import (
 )
 from talaria.coder.syntax.fillings import plain_fillings
 from talaria.coder.syntax.lexical import code_end, indentation
+from talaria.coder.syntax.python import LONGEST, compiles, top_level
+from talaria.coder.syntax.standing import standing_in
 from talaria.coder.syntax.tree import (
     Trees,
     captured,
@@ -33,7 +35,6 @@ from talaria.coder.syntax.tree import (
 )
 
 _MAX_FILLINGS = 8  # plain fillings that are compiled, at most
-_MAX_COMPILED = 50_000  # bytes that are compiled, at most: more takes too long
 # A line after which a block's body may follow: it ends in a colon, or is only a comment.
 _BEFORE_BODY = re.compile(r":[ \t]*(?:#.*)?$|^[ \t]*#.*$")
 
@@ -45,40 +46,37 @@ class Verdict:
     errors_before  those that are not the middle's fault: the fewest that any plain filling of the
                    hole leaves, in the whole text or in the statement around the hole
     errors_after   those with the middle in place
-    refused        tree-sitter finds no error, but this interpreter rejects the function around the
-                   middle, or the top-level statements it touches, and would accept them with some
-                   plain filling
+    refused        this interpreter rejects the function around the middle, or the top-level
+                   statements around it, and accepts them without it or with some plain filling
+    unfinished     the block that the middle opens has no body yet: with one, it would add no error.
+                   It may be offered while somebody types on, and must not be written
     """
 
     errors_before: int
     errors_after: int
     refused: bool = False
+    unfinished: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether the middle adds no syntax error, or none but a body that is still to come."""
+        return self.errors_after <= self.errors_before and not self.refused
 
     @property
     def clean(self) -> bool:
-        """Whether the middle adds no syntax error."""
-        return self.errors_after <= self.errors_before and not self.refused
+        """Whether the middle adds no syntax error as it stands."""
+        return self.sound and not self.unfinished
 
 
 class OutOfTimeError(Exception):
     """The time to judge a middle is over."""
 
 
-def compiles(text: str) -> bool:
-    """Whether this interpreter compiles a text, which is never run."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            # Without `dont_inherit`, this file's __future__ imports would apply to the text.
-            compile(text, "<completion>", "exec", dont_inherit=True)
-        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
-            return False
-    return True
-
-
-def judge(prefix: str, middle: str, suffix: str, *, complete: bool = False) -> Verdict:
-    """Judge a middle by the errors that it adds; `complete` as in `Surroundings`."""
-    return Surroundings(prefix, suffix, complete=complete).judge(middle)
+def judge(
+    prefix: str, middle: str, suffix: str, *, complete: bool = False, cell: bool = False
+) -> Verdict:
+    """Judge a middle by the errors that it adds; `complete` and `cell` as in `Surroundings`."""
+    return Surroundings(prefix, suffix, complete=complete, cell=cell).judge(middle)
 
 
 class Surroundings:
@@ -96,6 +94,7 @@ class Surroundings:
         trees: Trees | None = None,
         *,
         complete: bool = False,
+        cell: bool = False,
         out_of_time: Callable[[], bool] = lambda: False,
     ) -> None:
         """Parse the text around a hole.
@@ -103,12 +102,13 @@ class Surroundings:
         trees        cache from which similar texts are parsed incrementally
         complete     whether a block that a middle opens must have its body; otherwise the body
                      may follow as the user types on
+        cell         whether the text is a cell of a notebook, which may await at its top
         out_of_time  called before each parse and each compilation, here and in later calls
 
         Raises:
             OutOfTimeError: `out_of_time` returned true; so do all methods that parse.
         """
-        self.complete, self.out_of_time = complete, out_of_time
+        self.complete, self.cell, self.out_of_time = complete, cell, out_of_time
         before = near_prefix(prefix, self._check_time)
         after = None if before is None else near_suffix(before, suffix, self._check_time)
         prefix, suffix = before or "", after or ""
@@ -118,6 +118,7 @@ class Surroundings:
         self.tree = (trees or Trees()).parse(self.prefix + self.suffix)
         self._fillings = plain_fillings(prefix, suffix)
         self._filling_compiles: dict[bool, bool] = {}
+        self._known: dict[str, bool] = {}
         self._errors_unfilled = count_error_nodes(self.tree.root_node)
         self.unreadable = after is None or (
             self._errors_unfilled > 100
@@ -127,7 +128,8 @@ class Surroundings:
     def judge(self, middle: str) -> Verdict:
         """Judge a middle by the errors that it adds.
 
-        Unless it must be complete, its last block may have no body yet, or only a comment.
+        Unless it must be complete, its last block may have no body yet, or only a comment: then it
+        is unfinished.
         """
         if self.unreadable:
             return Verdict(0, 0, refused=bool(middle))
@@ -135,7 +137,7 @@ class Surroundings:
         if verdict.clean or self.complete:
             return verdict
         body = self.with_body(middle)
-        return body if body and body.clean else verdict
+        return replace(body, unfinished=True) if body and body.clean else verdict
 
     def with_body(self, middle: str) -> Verdict | None:
         """Judge a middle with a `pass` behind it as the body of its last block.
@@ -162,6 +164,15 @@ class Surroundings:
             if node.start_byte <= end and node.end_byte >= start
         ]
 
+    def breaks(self, middle: str) -> bool:
+        """Whether Python accepts what is around the hole, and not with the middle in it.
+
+        A body that is still to come breaks nothing, nor does what takes too long to compile.
+        """
+        if self._accepted("") is not True or self._accepted(middle) is not False:
+            return False
+        return not self.judge(middle).unfinished
+
     @cached_property
     def _plainest(self) -> tuple[int, str]:
         """The fewest errors that a plain filling leaves, and the first one that leaves so few."""
@@ -183,7 +194,7 @@ class Surroundings:
         if not self._errors_unfilled:
             return None
         sides = enclosing_statement(*self.text, self._can_start_statement)
-        statement = Surroundings(*sides, out_of_time=self.out_of_time)
+        statement = Surroundings(*sides, cell=self.cell, out_of_time=self.out_of_time)
         statement._statement = None  # it is not narrowed down further
         elsewhere = count_error_nodes(self._fill(statement._plainest[1]))
         return (statement, elsewhere) if elsewhere else None
@@ -195,8 +206,19 @@ class Surroundings:
             return Verdict(errors, errors)  # nothing adds no error
         if not errors:
             comment = self._is_comment(middle)
-            accepted = self._compiles(root, middle, comment)
-            return Verdict(0, 0, refused=not accepted and self._some_filling_compiles(comment))
+            refused = not self._compiles(root, middle, comment) and (
+                self._some_filling_compiles(comment) or self._accepted("") is True
+            )
+            return Verdict(0, 0, refused=refused)
+        accepted = self._accepted(middle)
+        if accepted:
+            return Verdict(errors, errors)
+        verdict = self._counted(middle, errors)
+        refused = verdict.clean and accepted is False and self._readable
+        return replace(verdict, refused=True) if refused else verdict
+
+    def _counted(self, middle: str, errors: int) -> Verdict:
+        """Judge a middle by the errors that tree-sitter finds: so many in the whole text."""
         if self._statement:
             statement, elsewhere = self._statement
             own = statement._judge(middle)
@@ -211,6 +233,27 @@ class Surroundings:
         self._check_time()
         before, after = self.prefix + self.suffix, self.prefix + encode(middle) + self.suffix
         return reparse(self.tree, before, after, len(self.prefix), len(self.suffix)).root_node
+
+    @cached_property
+    def _around(self) -> tuple[str, str] | None:
+        """The top-level statements around the hole, unless they take too long to compile."""
+        return top_level(*self.text)
+
+    def _accepted(self, middle: str) -> bool | None:
+        """Whether Python accepts the top-level statements around a middle; None if too long."""
+        if self._around is None:
+            return None
+        if middle not in self._known:
+            self._check_time()
+            before, after = self._around
+            text = before + middle + after
+            self._known[middle] = compiles(text, cell=self.cell)
+        return self._known[middle]
+
+    @cached_property
+    def _readable(self) -> bool:
+        """Whether Python accepts the top-level statements around the hole, filled or not."""
+        return any(self._accepted(filling) for filling in self._fillings[:_MAX_FILLINGS])
 
     def _some_filling_compiles(self, comment: bool) -> bool:
         """Whether Python accepts what is around the hole with some plain filling."""
@@ -251,7 +294,7 @@ class Surroundings:
             return False
         # In one stretch: the indentation between statements belongs to none of them.
         text = whole[parts[0].start_byte : max(parts[-1].end_byte, end if comment else 0)]
-        return len(text) > _MAX_COMPILED or compiles(text.decode() + "\n")
+        return len(text) > LONGEST or compiles(text.decode() + "\n", cell=self.cell)
 
     def _is_comment(self, middle: str) -> bool:
         """Whether a middle consists of comments and blanks, or continues a comment."""
@@ -265,7 +308,9 @@ class Surroundings:
         byte = len(encode(before))
         around = self.tree.root_node.descendant_for_byte_range(byte - 1, byte + 1) if byte else None
         inside = around is not None and "string" in around.type
-        return not inside and not before.rstrip(" \t").endswith("\\\n")
+        above = before.rstrip(" \t")
+        continued = above.endswith("\\\n") and standing_in(above[:-2], "") != "comment"
+        return not inside and not continued
 
     def _check_time(self) -> None:
         if self.out_of_time():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 
@@ -20,11 +21,48 @@ STATEMENT_WORD = (
 )
 """A word that starts a line only outside brackets, at the start of its line (multi-line mode)."""
 
+# A string, which ends with its line or the text if nothing closes it; a comment, in which a
+# backslash continues nothing; a continued line; a bracket; a line break. Q stands for a quote.
+_STRING = r"QQQ(?:[^Q\\]|\\.|Q(?!QQ))*+(?:QQQ|\Z)|Q(?:[^Q\\\n]|\\.)*+Q?"
+_LEXEME = re.compile(
+    "|".join(_STRING.replace("Q", quote) for quote in "\"'") + r"|#[^\n]*|\\\n|[()\[\]{}]|\n",
+    re.DOTALL,
+)
+_STATEMENT_WORD = re.compile(STATEMENT_WORD, re.MULTILINE)
+
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 _LEXEMES = re.compile(
     r"""\"\"\"(?s:.*?)\"\"\"|\'\'\'(?s:.*?)\'\'\'|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
     r"|#[^\n]*|[()\[\]{}]"
 )
+
+
+def lines_of(text: str) -> list[str]:
+    r"""Split a text into lines as Python's tokenizer does, each with its end.
+
+    They end at `\n`, `\r\n` or `\r` and nowhere else: unlike for `str.splitlines`, a form feed, a
+    vertical tab or U+2028 is a character like any other.
+    """
+    return io.StringIO(text, newline="").readlines()
+
+
+def logical_starts(text: str) -> list[int]:
+    """List the offsets at which logical lines begin; the last line may be empty.
+
+    The text must begin with one, and may be broken: an unclosed string ends with its line, and a
+    keyword that no bracket can hold closes all brackets.
+    """
+    begins, depth = [0], 0
+    for lexeme in _LEXEME.finditer(text):
+        sign, end = lexeme[0], lexeme.end()
+        if sign in "([{":
+            depth += 1
+        elif sign in ")]}":
+            depth = max(0, depth - 1)
+        elif sign == "\n" and (not depth or _STATEMENT_WORD.match(text, end)):
+            begins.append(end)
+            depth = 0
+    return begins
 
 
 def indentation(line: str) -> str:

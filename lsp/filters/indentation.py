@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from talaria.coder.syntax.standing import standing_in
 from talaria.lsp.filters.pairs import around
 
 NEAR = 20_000  # characters on either side of the cursor examined for the unit
@@ -61,7 +62,8 @@ def _deepest(above: list[str], unit: str, prefix: str) -> int:
     """The deepest column at which the line below may start."""
     last = next((line for line in reversed(above) if line.strip()), "")
     there = around(prefix, "")
-    if there.quote or last.endswith("\\"):
+    continued = last.endswith("\\") and standing_in(prefix.rstrip()[:-1], "") != "comment"
+    if there.quote or continued:
         return NEAR  # no limit, since it is not the start of a statement
     deeper = max(_columns(unit), TAB) * bool(_OPENS.search(last))
     return max(_columns(_split_indent(last)[0]) + deeper, there.column)

@@ -13,7 +13,9 @@ from functools import lru_cache
 
 from talaria.coder.syntax.lexical import STATEMENT_WORD
 
-BEFORE = 8_000  # characters of a prefix searched for open brackets and strings
+# Characters of a prefix searched for open brackets and strings: so many or, from where no top-level
+# statement begins among them, up to so many.
+BEFORE, FARTHEST = 8_000, 100_000
 AFTER = 3_000  # characters of a suffix searched for closing brackets
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
@@ -76,9 +78,15 @@ class OpenDelimiters:
 
 def around(prefix: str, suffix: str) -> OpenDelimiters:
     """What is open between two texts, judging by their near ends."""
-    near = prefix[-BEFORE:]
-    if len(near) < len(prefix) and (line := _TOP_LINE.search(near)):
-        near = near[line.start() :]
+    place, reach = len(prefix) - BEFORE, BEFORE
+    while place > 0:
+        line = _TOP_LINE.search(prefix, place)
+        if line or reach >= FARTHEST:
+            place = line.start() if line else place
+            break
+        reach *= 4
+        place = len(prefix) - reach
+    near = prefix[max(0, place) :]
     after = suffix[:AFTER]
     if statement := _NEXT_STATEMENT.search(after):
         after = after[: statement.start()]
@@ -107,6 +115,8 @@ def pairs(text: str, quote: str = "") -> list[Delimiters]:
     base = 0  # index in `opened` of the string or comment, if there is one
     for match in _TOKENS.finditer(text):
         token, place = match[0], match.start()
+        if quote == "#" and token == "\\\n":
+            token = "\n"  # a backslash continues no comment
         if token in _CLOSING:
             opened.append(Delimiters(place, None, _CLOSING[token], bool(quote)))
         elif token in (")", "]", "}"):

@@ -50,6 +50,26 @@ STATEMENTS = [
     ("        ", "if a:\n            b\n        else:\n            c|\n    d = 1"),
     ("x = 1\x0c\n\x0c\ny = ", "2|\nz = 3"),
     ("for x in y:\n    if x:\n        ", "a|\n    b\n"),
+    ("x\n", "@a\n@b(1)\ndef f():\n    x\n    y|\nz"),
+    ("class A:\n    ", "@property\n    def f(self): return 1|\n    x"),
+    ("@a", "\nclass A:\n    x|\ny"),
+    ("if a: ", "b\nelif c: d\nelse: x|\nz"),
+    ("", "try: a\nexcept B: c\nfinally: d|\nz"),
+    ("", "for a in b: c\nelse: d|\nz"),
+    ("    ", "if a: b|\n    c"),
+    ("", "async def f(): a|\nb"),
+    ("x = ", "1 if a else 2|\ny"),
+    *(
+        case
+        for odd in ("\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029")
+        for case in (
+            ("x = ", f"'{odd}'|\ny"),
+            (f"# {odd}\nif a:\n    ", f"'{odd}'|\n    b\nc"),
+            (f'x = """{odd}\n{odd}"""\n', f'y = """{odd}\n\n{odd}"""|\nz'),
+        )
+    ),
+    ("# art \\\nx = f(", "1,\n2)|\ny"),  # a comment is not continued
+    ("x = [\n" + "    1,\n" * 9_000, "    2,\n]|\ny = 3\n"),  # opened far above
 ]
 BLOCKS = [
     ("def f():\n    ", "x = 1\n    return x|\n\n\ndef g"),
@@ -71,6 +91,10 @@ BLOCKS = [
     ("async def f():\n\t", "await x|\ny"),
     ("match x:\n    case 1:\n        ", "a\n        b|\n    case 2"),
     ("@a\ndef f():\n    '''Say.'''\n    ", "return 1|\n@b"),
+    *(
+        (f"def f():\n    x = '{odd}'  # {odd}\n    ", f"y = '{odd}'\n    return y|\n\ndef g(): 1\n")
+        for odd in ("\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029")
+    ),
 ]
 CASES = [
     *(("line", *case) for case in LINES),
@@ -178,7 +202,7 @@ def statements(text: str) -> Iterator[tuple[int, int, int | None]]:
     ends = [place for place, token in enumerate(found) if token.ends_line]
     for before, end in pairwise(ends):
         line = found[before + 1 : end]
-        if any(token.text == ":" for token in line):
+        if line[0].text == "@" or any(token.text == ":" for token in line):
             continue
         depth = line[0].depth
         after = range(end + 1, len(found))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from talaria.coder import guard
-from talaria.coder.guard import NO_TIME, Guard, shorten
+from talaria.coder.guard import NO_TIME, Guard, moves, shorten, withheld
 from talaria.coder.request import Options, Request, Until
-from talaria.coder.syntax.judge import Verdict, judge
+from talaria.coder.syntax.judge import Surroundings, Verdict, judge
+from talaria.coder.syntax.python import compiles
 
 FILE = ("def f(x):\n    ", "return x", "\n\n\nprint(f(1))\n")
 
@@ -84,22 +85,38 @@ def test_a_verdict_that_is_known_is_taken(monkeypatch: pytest.MonkeyPatch) -> No
     """The judge is asked once; without, it is asked for a complete middle."""
     asked = []
 
-    def spy(*texts: str, complete: bool) -> Verdict:
-        asked.append((texts, complete))
-        return judge(*texts, complete=complete)
+    def spy(*texts: str, complete: bool, cell: bool) -> Verdict:
+        asked.append((texts, complete, cell))
+        return judge(*texts, complete=complete, cell=cell)
 
     monkeypatch.setattr(guard, "judge", spy)
     assert refusal(request(), "return 1", Verdict(0, 1)) is not None
     assert refusal(request(), "return 1", Verdict(0, 0)) is None
     assert asked == []
     assert refusal(request(), "return 1") is None
-    assert asked == [((FILE[0], "return 1", FILE[2]), True)]
+    assert asked == [((FILE[0], "return 1", FILE[2]), True, False)]
 
 
-def test_a_file_that_takes_too_long_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judge's word on the part around the hole is enough then."""
-    monkeypatch.setattr(guard, "LARGEST", 10)
-    assert refusal(request(), "nonlocal x", Verdict(0, 0)) is None
+def test_of_a_long_file_what_is_around_the_hole_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The top-level statements there; if these are too long as well, the judge's word is enough."""
+    asked: list[str] = []
+
+    def spy(text: str, *, cell: bool) -> bool:
+        asked.append(text)
+        return compiles(text, cell=cell)
+
+    monkeypatch.setattr(guard, "compiles", spy)
+    monkeypatch.setattr(guard, "REACH", 1_000)
+    prefix, replaces, suffix = FILE
+    rows = "def g():\n    return 1\n\n\n" * 100
+    asking = Request(rows + prefix, suffix + rows, replaces=replaces)
+    said = refusal(asking, "nonlocal x", Verdict(0, 0))
+    assert said == "Python would no longer take the file ('nonlocal x')"
+    assert max(map(len, asked)) < 200
+    monkeypatch.setattr(guard, "REACH", 10)
+    assert refusal(asking, "nonlocal x", Verdict(0, 0)) is None
 
 
 def test_nothing_is_executed() -> None:
@@ -124,7 +141,7 @@ def test_a_file_is_compiled_once_before_and_in_time(monkeypatch: pytest.MonkeyPa
     """Several candidates share what the file was; without time nothing is compiled."""
     asked: list[str] = []
 
-    def compiles(text: str) -> bool:
+    def compiles(text: str, *, cell: bool) -> bool:
         asked.append(text)
         return True
 
@@ -135,3 +152,82 @@ def test_a_file_is_compiled_once_before_and_in_time(monkeypatch: pytest.MonkeyPa
     assert asked == ["x = 0\n", "x = 1\n", "x = 2\n"]
     assert Guard(request, lambda: True).refusal("3", Verdict(0, 0)) == NO_TIME
     assert len(asked) == 3
+
+
+DATACLASS = "@dataclass\nclass A:\n    "
+
+
+@pytest.mark.parametrize(
+    ("prefix", "replaced", "text", "suffix", "moved"),
+    [
+        (DATACLASS, "", "def f(self):", "x: int\n    y: int\n", True),  # joined with a field
+        (DATACLASS, "", "z: str\n    ", "x: int\n    y: int\n", False),
+        ("", "", "y = ", "x\n", True),  # another kind of statement
+        ("", "", "y = x\n", "x\n", False),
+        ("", "", "@a\n", "def f():\n    pass\n", True),  # it would be decorated
+        ("", "", "if a:\n    b\n", "def f():\n    pass\n", False),
+        ("if a:\n    b\n", "", "elif c:\n    e\n", "else:\n    d\n", False),
+        ("if a:\n    b\n", "", "elif c:\n    e\n", "    d\n", True),  # into another branch
+        ("if a:\n    b\n", "", "c\n", "elif d:\n    e\n", True),
+        ("for a in b:\n    c\n", "", "if d:\n    e\n", "else:\n    f\n", True),
+        ("if a:\n    b\n    ", "", "if c:\n        d\n    ", "e\n", False),
+        ("if a:\n    b\n    ", "", "if c:\n        ", "e\n", True),
+        ("try:\n    a\n", "", "except B:\n    c\n", "finally:\n    d\n", False),
+        ("try:\n    a\n", "", "except B:\n    c\n", "except D:\n    d\n", False),
+        ("match a:\n    ", "", "case 1:\n        b\n    ", "case 2:\n        c\n", False),
+        ("def f():\n    ", "", "x = 1\n    ", "'Say.'\n    return 1\n", True),  # a docstring
+        ("def f():\n    ", "return 1", "x = 1\n    return x", "\n\n\nx = 2\n", False),
+        ("def f():\n    ", "return 1", "return 1\n\n\nx = 3", "\n\n\nx = 2\n", False),
+        ("x = f(", "", "y)  # ", "a)\n", True),  # code becomes a comment
+        ("x = f(", "", "y, ", "a)\n", False),
+        ("x = ", "1", "'é'", "; y = 2\n", False),
+        ("if x: ", "", "y; ", "z\n", False),
+    ],
+)
+def test_what_stands_behind_keeps_its_meaning(
+    prefix: str, replaced: str, text: str, suffix: str, moved: bool
+) -> None:
+    """Every statement behind the hole stays of its kind and in its block, or nothing is written."""
+    assert moves(prefix, replaced, text, suffix) == moved
+    asking = Request(prefix, suffix, Options(complete=True), replaces=replaced)
+    found = refusal(asking, text, Verdict(0, 0)) or ""
+    assert ("would mean something else" in found or "no longer take" in found) == moved
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text", "suffix", "why"),
+    [
+        ("def f():\n    y = 1\n        ", "return x", "\n", "no longer take"),  # impossible column
+        ("def f():\n    y = 1\n    ", "return x", "\n", None),
+        ("x = 1\n", "    y = 2", "\n", "no longer take"),
+        ("result = ", "result = 2", "\n", "repeats"),
+        ("result = ", "result + 2", "\n", None),
+        ("x = total(", "total(y))", "\n", "repeats"),
+        ("    print(", "print(value))", "\n", "repeats"),
+        ("res", "result = 2", "\n", "repeats"),
+        ("self.", "self.x = 1", "\n", "repeats"),
+        ("a ", "and b", "\n", None),
+        ("assert not ", "not_found", "\n", None),
+        ("f(", "f(x))", "\n", None),  # too short to tell
+        ("x = 'say(", "say(it)'", "\n", None),  # in a string
+        ("import csv\nr = csv.Di", "ct", "\n", "DictReader"),
+        ("import csv\nr = csv.Di", "ctReader", "\n", None),
+        ("import csv\nr = csv.Di", "ct", "Reader\n", None),
+        ("import csv\nr = csv.Di", "ct.x", "\n", None),
+        ("import csv as c\nr = c.", "Dict", "\n", "DictReader"),
+        ("from csv import ", "Dict", "\n", "DictReader"),
+        ("from csv import DictReader, Di", "ct", "\n", "DictReader"),
+        ("import xml.etree\nx = xml.etree.Element", "Tree", "\n", None),
+        ("import np\nx = np.array(1)\ny = np.ar", "r", "\n", "array"),
+        ("import np\nx = np.array(1)\ny = np.", "zeros", "\n", None),
+        ("csv = 1\nr = csv.Di", "ct", "\n", None),
+        ("x = ", "", "\n", None),
+        ("", "@property", "\n\ndef f(): pass\n", None),  # what it decorates is there
+        ("class A:\n    x = 1\n\n    ", "def f(self):", "\n\n    y = 2\n", None),  # unfinished
+    ],
+)
+def test_what_is_not_even_offered(prefix: str, text: str, suffix: str, why: str | None) -> None:
+    """An impossible column, a repetition of what stands before, half a name."""
+    found = withheld(Surroundings(prefix, suffix), text)
+    assert (found is None) == (why is None)
+    assert why is None or why in (found or "")

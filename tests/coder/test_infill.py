@@ -536,3 +536,37 @@ def test_candidates_that_must_not_be_written_say_why(tokenizer: TalariaTokenizer
     unchecked = Options(complete=True, check_syntax=False)
     (only,) = fill(broken, Request(FRESH, "\n", unchecked, replaces="")).candidates
     assert only.refused == "what the model offers adds a syntax error ('x = (')"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text", "kept"),
+    [
+        ("print(", "print(value))", False),
+        ("print(", "value)", True),
+        ("import csv\nx = csv.", "Dict", False),
+        ("import csv\nx = csv.", "DictReader", True),
+    ],
+)
+def test_what_would_be_in_the_way_is_withheld(
+    tokenizer: TalariaTokenizer, prefix: str, text: str, kept: bool
+) -> None:
+    """No command gets to see it, and it says why there is nothing; unless nothing is checked."""
+    said = script(tokenizer, [text], tokenizer.last_token(prefix), 0.9)
+    model = scripted_by(tokenizer, {(prefix, "\n"): said})
+    best = infill(model, prefix, "\n").best
+    wanted = (text, "eom") if kept else ("", "withheld")
+    assert (best.text, best.stopped) == wanted
+    assert infill(model, prefix, "\n", raw()).best.text == text
+
+
+def test_an_unfinished_block_is_said_to_be_unfinished(tokenizer: TalariaTokenizer) -> None:
+    """It may be offered while somebody types on; where it must be complete, it gets its body."""
+    prefix, suffix = "def f():\n    return 1\n\n\n", "\n\n\nx = 1\n"
+    model = scripted(tokenizer, ["def g():"])
+    found = infill(model, prefix, suffix)
+    assert found.best.text == "def g():"
+    assert found.syntax.unfinished
+    assert not found.syntax.clean
+    complete = infill(model, prefix, suffix, Options(complete=True))
+    assert not complete.syntax.unfinished
+    assert "def g():" not in complete.best.text

@@ -17,7 +17,8 @@ from talaria.coder.repair import ATTEMPT_NFE, ATTEMPTS, doubtful, ends_line, reo
 from talaria.coder.request import MODES, UNTIL, Mode, Options, Request
 from talaria.coder.results import Infill, Interruption
 from talaria.coder.syntax.functions import find_function
-from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict, compiles, judge
+from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict, judge
+from talaria.coder.syntax.python import compiles
 from tests.coder.holes import CODE, PREFIX, SUFFIX, holes_of, progress
 from tests.scripted import Script, scripted, scripted_by
 

@@ -397,9 +397,10 @@ def test_links_are_followed(source: Path, tmp_path: Path) -> None:
     folder.mkdir()
     link = folder / "link.py"
     link.symlink_to(Path("..") / source.name)
-    write(parse_target(f"{link}::g", no_stdin), "return 1")
+    target = parse_target(f"{link}::g", no_stdin)
+    write(target, f"{target.lead}return 1")
     assert link.is_symlink()
-    assert source.read_text().endswith("def g(): return 1\n")
+    assert source.read_text().endswith("def g():\n    return 1\n")
     assert os.listdir(folder) == ["link.py"]
 
 
@@ -537,3 +538,25 @@ def test_a_middle_that_utf8_cannot_encode(source: Path) -> None:
     with pytest.raises(SourceError, match=r"UTF-8 cannot encode '\\ud800'"):
         write(parse_target(f"{source}::f", no_stdin), "x = '\ud800'")
     assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize(("line", "body"), [(1, "a"), (2, "a"), (3, "b"), (4, "b")])
+def test_a_line_chooses_among_functions_of_one_name(tmp_path: Path, line: int, body: str) -> None:
+    """Behind the name and an @; without it, the message says how."""
+    path = tmp_path / "a@b.py"
+    path.write_text("def f():\r\n    a\r\ndef f():\r\n    b\r\n", "utf-8", newline="")
+    assert parse_target(f"{path}::f@{line}", no_stdin).middle == body
+    with pytest.raises(SourceError, match=r"2 functions are named 'f', at lines 1 and 3: .*f@3$"):
+        parse_target(f"{path}::f", no_stdin)
+    with pytest.raises(UsageError, match="cannot tell what to fill"):
+        parse_target(f"{path}::f@x", no_stdin)
+
+
+@pytest.mark.parametrize("middle", ["return x", "y = x\n    return y"])
+def test_a_body_on_the_line_of_its_header(tmp_path: Path, middle: str) -> None:
+    """It gets lines of its own, so that any body fits."""
+    path = tmp_path / "a.py"
+    path.write_text("def f(x): ...\n\n\nx = f(1)\n", "utf-8")
+    target = parse_target(f"{path}::f", no_stdin)
+    write(target, target.lead + middle)
+    assert path.read_text("utf-8") == f"def f(x):\n    {middle}\n\n\nx = f(1)\n"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.lsp.filters import FILTERS, tidy
+from talaria.lsp.filters.pairs import BEFORE, around
 from tests.pace import within
 
 GOLDEN = Path(__file__).with_name("golden_filters")
@@ -134,3 +135,22 @@ def test_only_the_near_ends_are_read(part: str) -> None:
     with within(0.5):
         for text in ("    x)\n    y = 'a'\n", part * 10):
             tidy(text, long, long)
+
+
+@pytest.mark.parametrize("art", ["# a \\", "#  /\\_/\\", "x = 1  # \\\\\\", "# ( \\"])
+def test_a_backslash_continues_no_comment(art: str) -> None:
+    """What stands below it is code: its brackets count, and so does its column."""
+    prefix = f"{art}\nx = f(\n    a,\n"
+    assert around(prefix, "").opened == (")",)
+    assert around(prefix, "").quote == ""
+    assert tidy("        y = 1", f"{art}\n", "\n") == tidy("        y = 1", "# a\n", "\n")
+    assert tidy("b)", f"{art}\nx = f(", ")\n") == "b"
+
+
+def test_brackets_that_were_opened_far_above() -> None:
+    """A long table is read from its beginning."""
+    table = "rows = [\n" + "    (1, 2),\n" * 2_000
+    assert len(table) > 2 * BEFORE
+    assert around(table + "    (3", "").opened == ("]", ")")
+    # Where a statement begins in between, nothing above it counts.
+    assert around(table + "\ndef f():\n" + "    x = 1\n" * 1_000, "").opened == ()

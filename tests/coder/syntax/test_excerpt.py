@@ -45,7 +45,7 @@ def test_errors_elsewhere_excuse_nothing(
     """A middle is clean exactly if the statement around it is."""
     before, after = (broken, "") if above else ("", f"\n\n{broken}")
     around = Surroundings(before + prefix, suffix + after)
-    assert around.judge(right).clean
+    assert around.judge(right).sound
     for wrong in ("a::", "(", "a b", "1 2 3", "f(a=1, 2)"):
         assert not around.judge(wrong).clean, wrong
 
@@ -167,5 +167,5 @@ def test_an_excerpt_may_have_no_statement_of_its_own(
     """Inside a table, a class, a line or a string, it is judged in a frame."""
     around = Surroundings(prefix, suffix)
     assert len(around.prefix) + len(around.suffix) < 250_000
-    assert around.judge(right).clean
+    assert around.judge(right).sound
     assert not around.judge(wrong).clean

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from talaria.coder.errors import SourceError
 from talaria.coder.syntax.functions import find_function, function_at, function_bodies
-from talaria.coder.syntax.judge import compiles
+from talaria.coder.syntax.python import compiles
 
 
 def marked(text: str, name: str) -> str:
@@ -26,13 +26,13 @@ def marked(text: str, name: str) -> str:
 BODIES = {
     "plain": ("def f(x):\n    return x\n", "f", "def f(x):\n    ⟦return x⟧\n"),
     "no final newline": ("def f(x):\n    return x", "f", "def f(x):\n    ⟦return x⟧"),
-    "one line": ("def f(x): return x\n", "f", "def f(x): ⟦return x⟧\n"),
+    "one line": ("def f(x): return x\n", "f", "def f(x):\n    ⟦ return x⟧\n"),
     "one line, two statements": (
         "def f(x): x += 1; return x;\n",
         "f",
-        "def f(x): ⟦x += 1; return x;⟧\n",
+        "def f(x):\n    ⟦ x += 1; return x;⟧\n",
     ),
-    "ellipsis": ("def f(x): ...\n", "f", "def f(x): ⟦...⟧\n"),
+    "ellipsis": ("def f(x): ...\n", "f", "def f(x):\n    ⟦ ...⟧\n"),
     "docstring stays": (
         'def f(x):\n    """Do."""\n\n    y = x\n    return y\n\n\nz = 1\n',
         "f",
@@ -88,7 +88,8 @@ BODIES = {
     "method of an inner class": (
         "class A:\n    class B:\n        if x:\n            def f(self): pass\n",
         "A.B.f",
-        "class A:\n    class B:\n        if x:\n            def f(self): ⟦pass⟧\n",
+        "class A:\n    class B:\n        if x:\n            def f(self):\n"
+        "                ⟦ pass⟧\n",
     ),
     "nested": (
         "def f():\n    def g():\n        return 1\n    return g\n",
@@ -120,15 +121,24 @@ BODIES = {
     "astral": (
         "s = '𝒳𝒴'\n\ndef ñ(): return '𝒵'  # 𝒳\n",
         "ñ",
-        "s = '𝒳𝒴'\n\ndef ñ(): ⟦return '𝒵'  # 𝒳⟧\n",
+        "s = '𝒳𝒴'\n\ndef ñ():\n    ⟦ return '𝒵'  # 𝒳⟧\n",
     ),
     "overloads": (
         "@overload\ndef f(x: int): ...\n@t.overload\n@z\ndef f(x: str): ...\ndef f(x): x\n",
         "f",
-        "@overload\ndef f(x: int): ...\n@t.overload\n@z\ndef f(x: str): ...\ndef f(x): ⟦x⟧\n",
+        "@overload\ndef f(x: int): ...\n@t.overload\n@z\ndef f(x: str): ...\ndef f(x):\n    ⟦ x⟧\n",
     ),
-    "duplicates": ("def f(): a\ndef f(): b\n", "f", "def f(): ⟦a⟧\ndef f(): b\n"),
-    "stubs only": ("@overload\ndef f(): ...\n", "f", "@overload\ndef f(): ⟦...⟧\n"),
+    "stubs only": ("@overload\ndef f(): ...\n", "f", "@overload\ndef f():\n    ⟦ ...⟧\n"),
+    "one line with a docstring": (
+        "def f(): 'do'; g()\n",
+        "f",
+        "def f(): 'do'; ⟦g()⟧\n",
+    ),
+    "one line among what tree-sitter refuses": (
+        "x = 1, *(a or b)\ndef f(x='#:'): return x  # c\n",
+        "f",
+        "x = 1, *(a or b)\ndef f(x='#:'):\n    ⟦ return x  # c⟧\n",
+    ),
     "broken elsewhere": (
         "x = = 2\ndef f():\n    return 1\n",
         "f",
@@ -231,6 +241,93 @@ def test_at_most_five_close_matches_are_named() -> None:
         find_function(text, "name")
 
 
+# Statements of several lines, all but the first further left than their block.
+CONTINUED = [
+    *("total = (price *\ntax)", "ok = (price and\nnot tax)", "x = (price\n.y)", "x = (y :=\n1)"),
+    *("f(k=\n1)", "x = {k:\n1}", "x = (a if\nb else\nc)", "x = [a for a in\nb]"),
+    *("return dx, *[None] * 2", "x = 1, *(a or b)", "x[1, *(a or b)]"),
+]
+
+
+@pytest.mark.parametrize("statement", CONTINUED)
+def test_python_is_right_where_tree_sitter_is_not(statement: str) -> None:
+    """No body ends too early and no function is hidden, in bodies and in headers."""
+    text = (
+        f"class A:\n    @dec\n    def f(self, price):  # c: d\n        # é\n        {statement}\n"
+        "        return total\n\n    def g(self, x=(1 or\n2)):\n        '''Say.'''\n"
+        "        return 1\n\nasync def h():\n    pass\n"
+    )
+    ast.parse(text)
+    assert [body.name for body in function_bodies(text)] == ["A.f", "A.g", "h"]
+    found = marked(text, "A.f")
+    assert f"        # é\n        ⟦{statement}\n        return total⟧\n" in found
+    assert "        '''Say.'''\n        ⟦return 1⟧\n" in marked(text, "A.g")
+    at = function_at(text, text.index("total\n"))
+    assert at
+    assert at.name == "A.f"
+
+
+def test_python_and_tree_sitter_find_the_same_bodies() -> None:
+    """In real files, whose trees are without errors."""
+    for module in (textwrap, json.decoder, ast, inspect):
+        text = inspect.getsource(module)
+        wanted = function_bodies(text)
+        assert len(wanted) > 5
+        assert function_bodies(text + "\n\nx = 1, *(a or b)\n") == wanted
+
+
+SEVERAL = """
+class A:
+    @property
+    def x(self):
+        return 1
+
+    @x.setter
+    def x(self, value):
+        pass
+
+if a:
+    def f(): b
+else:
+    def f(): c
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "body"),
+    [("A.x", 3, "return 1"), ("A.x", 5, "return 1"), ("A.x", 7, "pass"), ("f", 14, " c")],
+)
+def test_a_line_tells_functions_of_one_name_apart(name: str, line: int, body: str) -> None:
+    """Any line of the function, decorators included."""
+    found = find_function(SEVERAL, name, line)
+    assert SEVERAL[found.start : found.end] == body
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        (
+            "A.x",
+            None,
+            "2 functions are named 'A.x', at lines 4 and 8: choose one by a line of it, as in "
+            "FILE::A.x@8",
+        ),
+        (
+            "f",
+            None,
+            "2 functions are named 'f', at lines 12 and 14: choose one by a line of it, as in "
+            "FILE::f@14",
+        ),
+        ("A.x", 10, "no function 'A.x' at line 10: it is at lines 4 and 8"),
+    ],
+)
+def test_of_several_functions_none_is_guessed(name: str, line: int | None, message: str) -> None:
+    """The message says where they are, and how to choose."""
+    with pytest.raises(SourceError) as caught:
+        find_function(SEVERAL, name, line)
+    assert str(caught.value) == message
+
+
 def test_all_bodies_of_a_text() -> None:
     """Inner functions follow outer ones; functions without statements or a colon are left out."""
     text = (
@@ -242,7 +339,7 @@ def test_all_bodies_of_a_text() -> None:
     ]
     assert found == [
         ("f", True, "def g(): return 1\n    return g"),
-        ("f.g", False, "return 1"),
+        ("f.g", False, " return 1"),
         ("A.k", False, 'b""'),
     ]
     for name, documented, body in found:
@@ -347,7 +444,7 @@ x = 1
         ("self", "A.g", "def h():\n            return 1\n        return h"),
         ("return 1", "A.g.h", "return 1"),
         ("return h", "A.g", "def h():\n            return 1\n        return h"),
-        ("k(self", "A.k", "pass"),
+        ("k(self", "A.k", " pass"),
         ("x =", None, None),
     ],
 )

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tree_sitter import Language, Parser, Tree
 
 from talaria.coder.syntax.excerpt import REACH
-from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict, compiles, judge
+from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict, judge
+from talaria.coder.syntax.python import compiles
 from talaria.coder.syntax.tree import count_errors
 
 
@@ -46,7 +47,7 @@ def test_lone_surrogates_are_judged() -> None:
         ("if x", "", "\n    pass\n", True),
         ("if x", " > 1", "\n    pass\n", False),
         ("if x", " > 1:", "\n    pass\n", True),
-        ("def f(x):\n    ", "if x:", "\n\n\ny = 1\n", True),  # its body may follow
+        ("def f(x):\n    ", "if x:", "\n\n\ny = 1\n", False),  # its body may follow
         ("def f(x):\n    ", "y = {x:", "\n\n\ny = 1\n", False),
         ("def f(n):\n", "    m = 0\n", "    return sum(n)\n", True),  # a whole line
         ("def f(n):\n", "    m = 0", "    return sum(n)\n", False),
@@ -92,8 +93,11 @@ def test_a_middle_is_judged_by_what_it_adds(
 )
 def test_a_body_may_follow(prefix: str, middle: str, suffix: str) -> None:
     """The user may type it, unless the middle must be complete."""
-    assert judge(prefix, middle, suffix).clean
-    assert not judge(prefix, middle, suffix, complete=True).clean
+    found = judge(prefix, middle, suffix)
+    assert found.sound
+    assert found.unfinished
+    assert not found.clean
+    assert not judge(prefix, middle, suffix, complete=True).sound
     assert judge(prefix, f"{middle}\n{' ' * 12}pass", suffix, complete=True).clean or "#" in middle
 
 
@@ -129,6 +133,44 @@ def test_complete_is_what_python_compiles() -> None:
             assert judge(prefix, middle, suffix, complete=True).clean == right, (row, middle)
 
 
+CONTINUED = "def f(price, tax):\n    total = (price *\ntax)\n    "
+
+
+@pytest.mark.parametrize(
+    ("prefix", "middle", "suffix", "clean"),
+    [
+        (CONTINUED, "return total", "\n\n\ndef g():\n    pass\n", True),
+        (CONTINUED, "return (total", "\n\n\ndef g():\n    pass\n", False),
+        (CONTINUED, "f(a=1, 2)", "\n\n\ndef g():\n    pass\n", False),
+        ("def f():\n    x = (", "a and\nb)", "\n", True),
+        ("def f():\n    x = (", "a and\nb", "\n", False),
+        ("def f():\n    return ", "dx, *[None] * 2", "\n", True),
+        ("for x in ", "1, *(a or b)", ":\n    pass\n", True),
+        ("def f():\n    y = 1\n        ", "return x", "\n", False),  # an impossible column
+        ("def f():\n    y = 1\n  ", "return x", "\n", False),
+        ("def f():\n    y = 1\n    ", "return x", "\n", True),
+        ("class A:\n    x = 1\n\n", "@a\n", "    def f(self): pass\n", False),
+        ("x = 1\n", "@a\n", "def f(): pass\n", True),
+        ("x = 1\n", "@a\n", "@b\ndef f(): pass\n", True),
+    ],
+)
+def test_python_is_right_where_tree_sitter_is_not(
+    prefix: str, middle: str, suffix: str, clean: bool
+) -> None:
+    """It has the last word on statements that it accepts, without the middle or with it."""
+    assert judge(prefix, middle, suffix).clean == clean
+    assert judge(prefix, middle, suffix, complete=True).clean == clean
+
+
+@pytest.mark.parametrize("middle", ["await f()", "async for x in y:\n    z", "async with x: y"])
+def test_a_cell_of_a_notebook_may_await(middle: str) -> None:
+    """At its top, where a module may not; and an error is one in both."""
+    assert judge("x = 1\n", middle, "\ny = 2\n", cell=True).clean
+    assert not judge("x = 1\n", middle, "\ny = 2\n").clean
+    assert not judge("x = 1\n", f"{middle} 1", "\ny = 2\n", cell=True).clean
+    assert not judge("def f():\n    ", "await g()", "\n", cell=True).clean
+
+
 INNER = "def f():\n    n = 0\n    def g(x):\n        nonlocal n\n        "
 
 
@@ -144,9 +186,9 @@ def test_very_long_statements_are_not_compiled(monkeypatch: pytest.MonkeyPatch) 
     """A long table takes too long to compile; a function in a long class does not."""
     compiled = []
 
-    def spy(text: str) -> bool:
+    def spy(text: str, *, cell: bool) -> bool:
         compiled.append(len(text))
-        return compiles(text)
+        return compiles(text, cell=cell)
 
     monkeypatch.setattr("talaria.coder.syntax.judge.compiles", spy)
     rows = "".join(f"    'key{i}': [\n        {i},\n        'v',\n    ],\n" for i in range(2000))
