@@ -75,7 +75,13 @@ def test_what_compiled_must_compile() -> None:
     """A file that did not compile before may be written to all the same."""
     said = refusal(request(), "nonlocal x", Verdict(0, 0))
     assert said == "Python would no longer take the file ('nonlocal x')"
-    assert refusal(request(broken=True), "nonlocal x", Verdict(0, 0)) is None
+    broken = Request(FILE[0], "\n    y = = 1\n", replaces="return x")
+    assert refusal(broken, "nonlocal x", Verdict(0, 0)) is None
+    # Where it is broken elsewhere, what is around the hole decides.
+    elsewhere = Request(f"x = = 1\ny = 2\n{FILE[0]}", FILE[2], replaces="return x")
+    assert refusal(elsewhere, "nonlocal x", Verdict(0, 0)) == said
+    joined = Request(f"x = = 1\n\n\n{DATACLASS}", "x: int\n", replaces="")
+    assert "something else" in (refusal(joined, "def f(self):", Verdict(0, 0)) or "")
     # What stands in the hole now belongs to the file as it is.
     hole = Request("def f(x):\n    ", "\n", Options(complete=True), replaces="return (")
     assert refusal(hole, "nonlocal x", Verdict(0, 0)) is None
@@ -115,8 +121,8 @@ def test_of_a_long_file_what_is_around_the_hole_is_compiled(
     said = refusal(asking, "nonlocal x", Verdict(0, 0))
     assert said == "Python would no longer take the file ('nonlocal x')"
     assert max(map(len, asked)) < 200
-    monkeypatch.setattr(guard, "REACH", 10)
-    assert refusal(asking, "nonlocal x", Verdict(0, 0)) is None
+    table = Request("x = [\n" + "    (1, 2),\n" * 6_000, "]\n", replaces="")
+    assert refusal(table, "    f(a=1, 2),\n", Verdict(0, 0)) is None
 
 
 def test_nothing_is_executed() -> None:
@@ -217,6 +223,7 @@ def test_what_stands_behind_keeps_its_meaning(
         ("import csv as c\nr = c.", "Dict", "\n", "DictReader"),
         ("from csv import ", "Dict", "\n", "DictReader"),
         ("from csv import DictReader, Di", "ct", "\n", "DictReader"),
+        ("from csv import DictReader as Di", "ct", "\n", None),
         ("import xml.etree\nx = xml.etree.Element", "Tree", "\n", None),
         ("import np\nx = np.array(1)\ny = np.ar", "r", "\n", "array"),
         ("import np\nx = np.array(1)\ny = np.", "zeros", "\n", None),
