@@ -75,6 +75,8 @@ class Guard:
             return f"what the model offers goes beyond its {until} ({shorten(text)})"
         if verdict is None:
             verdict = judge(request.prefix, text, request.suffix, complete=True, cell=request.cell)
+        if verdict.unfinished:
+            return f"what the model offers opens a block without a body ({shorten(text)})"
         if not verdict.clean:
             return f"what the model offers adds a syntax error ({shorten(text)})"
         if self.out_of_time():

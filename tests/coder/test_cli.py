@@ -175,18 +175,18 @@ def test_nothing_and_nothing_broken_is_written(
 def test_no_file_that_compiles_is_broken(
     infill: Shell, file: Path, offer: Callable[[str], None]
 ) -> None:
-    """Whatever the judge says, as of a block whose body may come; a broken file is written to."""
+    """By a block whose body may come, which may be offered; nor one that is broken elsewhere."""
     offer("if amount:")
     for place in ("::Account.deposit", ":10:0"):
         assert infill(f"{file}{place}", "--write") == 1
         assert file.read_text(encoding="utf-8") == MODULE
-        assert "Python would no longer take the file ('if amount:'), so" in infill.err
+        assert "opens a block without a body ('if amount:'), so" in infill.err
         assert infill.err.count("\n") == 1
     assert infill(f"{file}::Account.deposit") == 0
     assert infill.out == "if amount:\n"
     file.write_text(f"{MODULE}x = = 1\n", encoding="utf-8")
-    assert infill(f"{file}::Account.deposit", "--write") == 0
-    assert "if amount:\n" in file.read_text(encoding="utf-8")
+    assert infill(f"{file}::Account.deposit", "--write") == 1
+    assert file.read_text(encoding="utf-8") == f"{MODULE}x = = 1\n"
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_the_shipped_model_writes_odd_functions(shipped: FileShell) -> None:
     for name, before, after in (
         ("::f.g", b"def f(values):\n    def g():\n        ", b"\n    return g\n"),
         ("::f", b"async def f(client, url):\n    '''Get the url.'''\n    ", b"\n\n\nx = 1\n"),
-        ("::f", b"def f(a, b): ", b"\n"),
+        ("::f", b"def f(a, b):", b"\n"),
         ("::f", BOM + b"def f(x):\r\n    ", b"\r\n\r\n\r\nmatch f(1):\r\n    case 2: pass\r\n"),
     ):
         middle = shipped.written(name, before, b"return None", after)
