@@ -6,11 +6,10 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 
 import psutil
 
-KEPT = 8  # passes of each kind; the median counts, since the machine may be busy for a moment
+KEPT = 8  # passes of each kind; the fastest counts, since the machine may be busy for a moment
 NARROW, WIDE = 4, 16  # tokens of a pass that counts as a step, at most; of one that reads, at least
 
 
@@ -31,11 +30,11 @@ class Pace:
     @property
     def step(self) -> float:
         """Seconds that a pass over a token takes; infinity before one was timed."""
-        return median([*self._steps]) if self._steps else math.inf
+        return min([*self._steps], default=math.inf)
 
     def seconds(self, tokens: int) -> float:
         """Seconds to read so many tokens and find the next; infinity before that can be told."""
-        reading = tokens * median([*self._reading]) if self._reading else math.inf
+        reading = tokens * min([*self._reading], default=math.inf)
         if tokens <= NARROW:
             reading = self.step if tokens else 0.0
         return max(reading, self.step if tokens else 0.0) + self.step

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, InvalidStateError
@@ -45,6 +46,7 @@ SLOWEST = 0.3  # seconds to the first token; nobody who types waits longer for t
 # Seconds until a request made while typing is answered with what there is by then: the embedded
 # model, the large one beside it, and one that must read every place while the user waits.
 DEADLINE, LARGE_DEADLINE, ALONE_DEADLINE = 0.3, 1.0, 5.0
+RETIMED = 60.0  # seconds until a model that was too slow is timed anew
 PATIENCE = 5.0  # seconds that the first request made on purpose waits for the large model
 
 
@@ -92,6 +94,7 @@ class Engines:
         self._on_state, self._on_trouble, self._on_progress = on_state, on_trouble, on_progress
         self._engine: Future[Engine] = Future()  # the first that is loaded
         self._large: Future[Engine] | None = None  # of the large model, if it grows beside that
+        self._timed = 0.0  # when it was, last
         self._types = False  # whether the large one may answer while the user types
         self._loads_on_request = False  # the large model, because little memory is free
         self._answered: Counter[str] = Counter()  # by model, while the user typed
@@ -242,9 +245,15 @@ class Engines:
         if not self._types:
             return engine
         if large.seconds_to_first(request) <= SLOWEST:
+            if self._chosen["model"] != large.model.result().name:  # the machine was busy before
+                del self._chosen["choice"]
+                self._set_state("ready", large.model.result().name)
             return large
         if fast(large):
             large.read_ahead(request)
+        elif time.monotonic() >= self._timed + RETIMED:
+            self._timed = time.monotonic()
+            threading.Thread(target=large.warm_up, name="talaria-timing", daemon=True).start()
         return engine
 
     async def _load_on_request(self) -> None:
@@ -372,7 +381,7 @@ class Engines:
             self._retire(engine)
             self._choose(f"{error}. {EMBEDDED} answers")
             return
-        self._types = at_start
+        self._types, self._timed = at_start, time.monotonic()
         self._large.set_result(engine)
         if not at_start:
             return

@@ -256,6 +256,32 @@ def test_a_slow_large_model_does_not_read_ahead(machine: Machine) -> None:
     run(machine.engines, check)
 
 
+def test_a_machine_that_was_busy_is_timed_again(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once in a while; when it is fast enough, the large model answers."""
+    machine.step = 1.0
+    timed = threading.Event()
+
+    async def check(engines: Engines) -> None:
+        assert await engines.settled() == EMBEDDED
+        monkeypatch.setattr(Engine, "warm_up", lambda engine: timed.set())
+        assert await answers(engines, typing=True) == EMBEDDED
+        assert not timed.is_set()
+        monkeypatch.setattr(module, "RETIMED", 0.0)
+        assert await answers(engines, typing=True) == EMBEDDED
+        assert timed.wait(30)
+        machine.step = 0.01
+        assert await answers(engines, typing=True) == LARGE
+        found = engines.statistics()
+        assert found["model"] == LARGE
+        assert "choice" not in found
+
+    run(machine.engines, check)
+    assert machine.states == [("ready", EMBEDDED), ("ready", LARGE)]
+    assert len(machine.said) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "reading", "seconds"),
     [(None, 1.0, DEADLINE), (None, 0.0, LARGE_DEADLINE), (LARGE, 0.0, ALONE_DEADLINE)],
