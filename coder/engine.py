@@ -24,6 +24,8 @@ from talaria.coder.machine import Pace
 from talaria.coder.request import Request
 from talaria.coder.results import Frame, Infill, Interruption, unanswered
 
+HELD = 0.01  # seconds between two looks at whether reading ahead may go on
+
 EngineState = Literal["loading", "ready", "failed", "closed"]
 
 
@@ -104,6 +106,7 @@ class Engine:
         self._waiting: dict[Hashable, Pending] = {}  # by document, the oldest first
         self._current: Pending | None = None
         self._ahead: Request | None = None  # whose context is read while nothing waits
+        self._held: Callable[[], bool] = lambda: False  # whether reading it has to wait
         self._changed = threading.Condition()
         self._memory: Memory | None = None
         loader = threading.Thread(
@@ -141,13 +144,14 @@ class Engine:
             each.cancel()
         return pending
 
-    def read_ahead(self, request: Request) -> None:
+    def read_ahead(self, request: Request, held: Callable[[], bool] = lambda: False) -> None:
         """Read the context of a request that is not made yet, while there is nothing else to do.
 
-        Only the newest such wish counts. What was read is kept, also of one that others interrupt.
+        That is, nothing here, and nothing that `held` says is more urgent. Only the newest such
+        wish counts. What was read is kept, also of one that others interrupt.
         """
         with self._changed:
-            self._ahead = request
+            self._ahead, self._held = request, held
             self._changed.notify()
 
     @property
@@ -237,25 +241,29 @@ class Engine:
                 if self._waiting and self.model.done():
                     self._current = self._waiting.pop(next(iter(self._waiting)))
                     return self._current
-                if self._ahead and self.model.done():
+                waits = self._ahead and self.model.done() and self._held()
+                if self._ahead and self.model.done() and not waits:
                     return self._ahead
                 deadlines = [r.deadline for r in self._waiting.values() if r.deadline is not None]
                 soon = min(deadlines, default=None)
-                self._changed.wait(None if soon is None else max(0, soon - time.monotonic()))
+                seconds = None if soon is None else max(0, soon - time.monotonic())
+                self._changed.wait(HELD if waits else seconds)
 
     def _read(self, request: Request) -> None:
         """Read a context ahead until something else is to be done."""
         began = time.monotonic()
 
         def interrupted() -> bool:
-            return bool(self._waiting) or self._ahead is not request or self.state == "closed"
+            held, closed = self._held(), self.state == "closed"
+            return bool(self._waiting) or self._ahead is not request or held or closed
 
+        done = True
         with suppress(Exception):  # the request itself will fail, and say why
             assert self._memory is not None
-            read_ahead(self.model.result(), request, self._memory, interrupted)
+            done = read_ahead(self.model.result(), request, self._memory, interrupted)
         with self._changed:
             self.counters.busy_ms += 1000 * (time.monotonic() - began)
-            if self._ahead is request and not self._waiting:
+            if self._ahead is request and done:
                 self._ahead = None
 
     def _answer_late(self) -> None:

@@ -87,12 +87,13 @@ def unread(model: Checkpoint, request: Request, memory: Memory) -> int:
 
 def read_ahead(
     model: Checkpoint, request: Request, memory: Memory, interrupted: Callable[[], object]
-) -> None:
-    """Read a request's context before anybody waits for it; what was read is kept.
+) -> bool:
+    """Read a request's context before anybody waits for it; whether all of it was read.
 
-    In short passes, before each of which `interrupted` is asked.
+    In short passes, before each of which `interrupted` is asked; what was read is kept.
     """
-    memory.contexts.encode(context_of(model, request), interrupted, ahead=True)
+    cache, _ = memory.contexts.encode(context_of(model, request), interrupted, ahead=True)
+    return cache is not None
 
 
 def fill_batch(

@@ -250,7 +250,7 @@ class Engines:
                 self._set_state("ready", large.model.result().name)
             return large
         if fast(large):
-            large.read_ahead(request)
+            large.read_ahead(request, lambda: bool(self._pending))  # they share the cores
         elif time.monotonic() >= self._timed + RETIMED:
             self._timed = time.monotonic()
             threading.Thread(target=large.warm_up, name="talaria-timing", daemon=True).start()

@@ -312,6 +312,22 @@ def test_reading_ahead_gives_way(
     assert found.best == infill(model, "x = 1\n" * 20, SUFFIX, LONG).best
 
 
+def test_reading_ahead_waits_while_it_is_held(engine: Engine) -> None:
+    """By whoever knows of something more urgent; nothing else waits then."""
+    engine.model.result(30)
+    held = threading.Event()
+    held.set()
+    engine.read_ahead(request("a.py"), held.is_set)
+    other = engine.fill(request("b.py"))
+    assert other.nfe == 60
+    assert engine._ahead
+    assert engine.seconds_to_first(request("a.py")) == math.inf
+    held.clear()
+    while engine._ahead:
+        time.sleep(0.001)
+    assert engine.fill(request("a.py")).reused_tokens > 10
+
+
 def test_what_cannot_be_read_ahead_fails_later(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
