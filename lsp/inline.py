@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 CACHED = 16  # suggestions per document
 DISMISSED = 8  # dismissals remembered per document
@@ -94,7 +94,8 @@ class Computing:
 
     async def go_on(self) -> None:
         """Wait until there is more text, or the answer."""
-        await asyncio.wait([self.task, self._news], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [self.task, self._news]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
 
 @dataclass(frozen=True)
