@@ -160,7 +160,7 @@ class Engines:
             return False
         self._on_progress = on_progress
         await asyncio.to_thread(self._grow)
-        return self._large is not None and not self._large.exception()
+        return self._loaded() is not None
 
     def statistics(self) -> dict[str, Any]:
         """State, choice of models and counters; only the state before there is an engine."""
@@ -237,9 +237,9 @@ class Engines:
         engine = await _wait_for(self._engine)
         if not typing:
             await self._load_on_request()
-        if self._large is None or not self._large.done() or self._large.exception():
+        large = self._loaded()
+        if large is None:
             return engine
-        large = self._large.result()
         if not typing:
             return large
         if not self._types:
@@ -255,6 +255,11 @@ class Engines:
             self._timed = time.monotonic()
             threading.Thread(target=large.warm_up, name="talaria-timing", daemon=True).start()
         return engine
+
+    def _loaded(self) -> Engine | None:
+        """The large model's engine, if it is loaded beside the first one."""
+        large = self._large
+        return large.result() if large and large.done() and not large.exception() else None
 
     async def _load_on_request(self) -> None:
         """Load the large model if that was put off and there is memory for it now."""

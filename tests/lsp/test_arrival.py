@@ -20,6 +20,7 @@ from talaria.coder import base_sources, bases
 from talaria.coder.errors import FetchError
 from talaria.lsp import arrival as module
 from talaria.lsp.arrival import ANSWERS, FETCH, LATER, NEVER, TOKEN
+from talaria.lsp.engines import FREE_AT_START
 from talaria.lsp.options import ServerOptions
 from talaria.lsp.server import TalariaServer
 from tests.coder.fake_sources import (
@@ -35,22 +36,23 @@ from tests.coder.fake_sources import (
 class Session(TalariaServer):
     """A server whose editor says and shows what a test wants.
 
-    said    what the user answers to the offer; None: nothing
-    offers  messages with the offer
-    shown   other messages
-    grown   how often the engines were told that the model is here
+    said     what the user answers to the offer; None: nothing
+    offered  messages with the offer
+    shown    other messages
+    reports  what was shown of the progress
+    grown    how often the engines were told that the model is here
     """
 
     def __init__(self, said: str | None = FETCH, **options: Any) -> None:
         super().__init__(ServerOptions(**options))
         self.said, self.refuses = said, False
-        self.offers: list[types.ShowMessageRequestParams] = []
+        self.offered: list[types.ShowMessageRequestParams] = []
         self.shown: list[str] = []
-        self.progress: list[Any] = []
+        self.reports: list[Any] = []
         self.grown = 0
         self.engines = self  # type: ignore[assignment]
         for name in ("begin", "report", "end"):
-            setattr(self.work_done_progress, name, lambda _, value: self.progress.append(value))
+            setattr(self.work_done_progress, name, lambda _, value: self.reports.append(value))
         window = types.WindowClientCapabilities(work_done_progress=True)
         self.capabilities = types.ClientCapabilities(window=window)
 
@@ -58,7 +60,7 @@ class Session(TalariaServer):
         self, params: types.ShowMessageRequestParams
     ) -> types.MessageActionItem | None:
         """Answer the offer."""
-        self.offers.append(params)
+        self.offered.append(params)
         if self.refuses:
             raise RuntimeError("no such message here")
         return types.MessageActionItem(self.said) if self.said else None
@@ -87,7 +89,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setattr(base_sources, "CHUNK", 10_000)
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(module, "available_memory", lambda: module.FREE_AT_START)
+    monkeypatch.setattr(module, "available_memory", lambda: FREE_AT_START)
     text = table().partition("[[")[0]  # without wheels
     with known_bases(tmp_path / "bases.toml", text, monkeypatch), serving(monkeypatch) as server:
         yield server
@@ -102,7 +104,7 @@ def run(session: Session, check: Callable[[], Coroutine[Any, Any, None]] | None 
         async def create(token: str) -> None:
             session.work_done_progress._register_token(token)
 
-        session.work_done_progress.create_async = create  # type: ignore[method-assign]
+        session.work_done_progress.create_async = create  # type: ignore[method-assign,assignment]
         arriving = session.spawn(session.arrival.run())
         if check:
             await check()
@@ -129,17 +131,17 @@ def test_it_is_fetched_and_taken_over_to(hub: FakeHub) -> None:
     run(session)
     assert here()
     assert session.grown == 1
-    (offer,) = session.offers
+    (offer,) = session.offered
     assert [action.title for action in offer.actions or ()] == [FETCH, LATER, NEVER]
     assert "0 MB to fetch, Apache-2.0" in offer.message
-    begin, *reports, end = session.progress
+    begin, *reports, end = session.reports
     assert (begin.cancellable, end.message) == (True, f"{NAME} is ready")
     assert any(report.percentage == 100 for report in reports)
     assert any(report.message == module.PREPARING for report in reports)
     assert not session.shown
     assert session.arrival.why == ""
     run(again := Session())  # it is here
-    assert (again.offers, again.grown) == ([], 0)
+    assert (again.offered, again.grown) == ([], 0)
 
 
 @pytest.mark.parametrize("said", [LATER, None])
@@ -152,7 +154,7 @@ def test_not_now_holds_until_the_next_start(hub: FakeHub, said: str | None) -> N
     assert "`talaria models get tiny`" in session.arrival.why
     session.refuses = True
     run(session)
-    assert len(session.offers) == 2
+    assert len(session.offered) == 2
     assert not here()
 
 
@@ -162,7 +164,7 @@ def test_never_is_remembered(hub: FakeHub) -> None:
     assert remembered() == {NAME: NEVER}
     session = Session(FETCH)
     run(session)
-    assert not session.offers
+    assert not session.offered
     assert not here()
     assert "is not wanted" in session.arrival.why
 
@@ -175,7 +177,7 @@ def test_settings_turn_the_offer_off(hub: FakeHub, options: dict[str, Any]) -> N
     """Its own, and those that choose another model."""
     session = Session(**options)
     run(session)
-    assert not session.offers
+    assert not session.offered
 
 
 def test_a_small_machine_is_not_asked(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +185,7 @@ def test_a_small_machine_is_not_asked(hub: FakeHub, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "available_memory", lambda: 1e9)
     session = Session()
     run(session)
-    assert not session.offers
+    assert not session.offered
     assert "only 1.0 GB of memory are free" in session.arrival.why
 
 
@@ -196,7 +198,7 @@ def test_a_lost_network_is_waited_for(hub: FakeHub) -> None:
     assert len(session.shown) == 1
     assert session.shown[0].endswith("It is tried again by itself.")
     assert max(hub.begins) >= 100_000
-    assert any(getattr(each, "message", "") == "waiting to try again" for each in session.progress)
+    assert any(getattr(each, "message", "") == "waiting to try again" for each in session.reports)
 
 
 def test_it_goes_on_after_a_restart(hub: FakeHub) -> None:
@@ -219,7 +221,7 @@ def test_it_goes_on_after_a_restart(hub: FakeHub) -> None:
     hub.pause = 0.0
     run(again := Session(NEVER))
     assert here()
-    assert (again.offers, again.grown) == ([], 1)
+    assert (again.offered, again.grown) == ([], 1)
     assert hub.begins[-1] > 0
 
 
@@ -236,7 +238,7 @@ def test_the_user_stops_it(hub: FakeHub) -> None:
     run(session, stop)
     assert not here()
     assert remembered() is None
-    assert session.progress[-1].message == "stopped"
+    assert session.reports[-1].message == "stopped"
     assert "was stopped" in session.arrival.why
     assert session.grown == 0
 
@@ -250,7 +252,7 @@ def test_without_a_home_nothing_is_offered(hub: FakeHub, monkeypatch: pytest.Mon
     monkeypatch.setattr(bases, "state", nowhere)
     session = Session()
     run(session)
-    assert not session.offers
+    assert not session.offered
 
 
 def test_a_home_that_cannot_be_written_to_only_forgets(
