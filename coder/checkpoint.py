@@ -3,7 +3,8 @@
 A checkpoint is a folder. It is whole (`model.safetensors` and `tokenizer.json`), or it is an
 adapter (`adapter.safetensors`, or none to use the base unchanged) for a base, which is a file in
 the folder of bases, named by its SHA-256. In both cases `config.json` names the family, the hash of
-every file, and the settings to decode with.
+every file, and the settings to decode with. A model as others publish it (`published`) is read in
+place, as a base without an adapter.
 
 Weights of more than PART_BYTES are split into `model.safetensors.00`, `.01` and so on, because
 large files are awkward to host; concatenated, they are one file.
@@ -22,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from talaria.coder import files
+from talaria.coder import files, published
 from talaria.coder.backbone import Backbone, Marks
 from talaria.coder.errors import CheckpointError
 from talaria.coder.files import digest, home
@@ -181,6 +182,8 @@ def find(model: str | None = None) -> Path:
     if model == "":
         raise CheckpointError("--model is empty; leave it out for the default")
     if model and Path(model).is_file():
+        if Path(model).suffix == published.GGUF:
+            return Path(model)
         raise CheckpointError(f"{model} is a file; give the folder that holds {CONFIG}")
     if model and "://" in model:
         raise CheckpointError(
@@ -282,7 +285,10 @@ def read(model: str | Path | None, device: str) -> tuple[Path, dict[str, Any], b
         raise CheckpointError(f"device {device!r} cannot be used; give cpu, mps, cuda or cuda:N")
     folder = model if isinstance(model, Path) else find(model)
     files.restore_folder(folder)
-    config = read_config(folder)
+    config = published.described(folder)
+    if config is None:
+        config = read_config(folder)
+        config.pop("published", None)  # nobody else may say so
     if family(config) not in FAMILIES:
         raise CheckpointError(
             f"{folder / CONFIG}: family {family(config)!r} is unknown; "
@@ -340,6 +346,8 @@ def load(
     try:
         if "base" in config:
             base = partial(find_base, config, folder / CONFIG)
+            if "published" in config:
+                base = partial(Path, folder)
             parts = loader(folder, config, weights, base, device, on_progress)
         else:
             parts = loader(folder, config, weights, device)

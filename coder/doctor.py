@@ -73,8 +73,10 @@ def examine(name: str | None, device: str) -> None:
     began = time.perf_counter()
     model = load(name, device)
     loaded = time.perf_counter() - began
+    parameters = model.config["parameters"]
+    size = f"{parameters / 1e6:.1f}M parameters" if parameters else "as it was published"
     print(
-        f"model          {model.name}, {model.config['parameters'] / 1e6:.1f}M parameters, "
+        f"model          {model.name}, {size}, "
         f"loaded in {loaded:.2f} s; {model.backbone.threads} threads"
     )
     options = Options().settled(model.settings)

@@ -36,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("target", help="FILE:LINE:COL, FILE::QUALIFIED.NAME or -")
     parser.add_argument(
         "--model",
-        help="a folder, or a name from `talaria models` (default: the one marked there)",
+        help="a folder, a GGUF file, or a name from `talaria models` (default: the one marked "
+        "there)",
     )
     parser.add_argument("--device", default="cpu", help="cpu (the default), cuda, cuda:N or mps")
     shown = parser.add_mutually_exclusive_group()

@@ -32,7 +32,8 @@ from talaria.coder import bases, checkpoint, files
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families import qwen2
-from talaria.coder.families.qwen2_tokenizer import layout_of, marks_of, read_tokenizer
+from talaria.coder.families.qwen2_files import open_base
+from talaria.coder.families.qwen2_tokenizer import layout_of, marks_of
 from talaria.coder.families.qwen2_torch import module
 from talaria.coder.layout import Layout
 from talaria.finetune.adaptation import (
@@ -169,12 +170,11 @@ class AdaptationRun:
         self.recipe: AdaptationRecipe = args.recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if has_fast_bfloat16(self.device) else torch.float32
-        reader = qwen2.open_file(args.base)
-        self.shape = qwen2.shape_of(reader, args.base)
-        self.tokenizer, rows = read_tokenizer(reader, args.base)
+        base = open_base(args.base)
+        self.tokenizer, rows = base.vocabulary.trimmed()
         self.marks = marks_of(self.tokenizer)
-        weights = dict(qwen2.BaseWeights(reader, self.shape, args.base, rows))
-        self.shape = replace(self.shape, vocab_size=len(rows))
+        weights = dict(qwen2.BaseWeights(base, rows))
+        self.shape = replace(base.shape, vocab_size=len(rows))
         decoder = module(self.shape, weights, str(self.device))
         torch.manual_seed(self.recipe.seed)
         add_updates(decoder, qwen2.MATRICES, self.recipe.rank, self.dtype)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from tqdm import tqdm
 
 from talaria.coder.errors import UsageError
-from talaria.coder.families import qwen2
+from talaria.coder.families.qwen2_files import open_base
 from talaria.coder.families.qwen2_tokenizer import KEPT, Vocabulary
 from talaria.coder.files import replacing
 from talaria.coder.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         sizes = [int(size) for size in (args.compare or str(args.rows)).split(",")]
     except ValueError as error:
         raise UsageError(f"--compare is {args.compare!r}; give rows as 32768,40960") from error
-    vocabulary = Vocabulary.read(qwen2.open_file(args.base), args.base)
+    vocabulary = open_base(args.base).vocabulary
     least, most = needed(vocabulary).sum(), len(vocabulary.tokens)
     for size in sizes:
         if not least <= size <= most:

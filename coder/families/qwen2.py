@@ -1,14 +1,13 @@
-"""The family of Qwen2 decoders, read from a GGUF file: Qwen2.5-Coder and its like.
+"""The family of Qwen2 decoders: Qwen2.5-Coder and its like, and Llama's, which have no biases.
 
-Causal models with infilling sentinels, grouped-query attention, biases on queries, keys and values,
-and an output matrix that is tied to the embedding of a large vocabulary. The state of position i
-predicts token i + 1 (a shift). ONNX Runtime decodes them (`qwen2_onnx`), on a CPU only; torch
-trains adapters for them (`qwen2_torch`).
+Causal models with infilling sentinels, grouped-query attention, a large vocabulary, and mostly an
+output matrix that is tied to its embedding. The state of position i predicts token i + 1 (a shift).
+`qwen2_files` reads what is published; ONNX Runtime decodes (`qwen2_onnx`), on a CPU only; torch
+trains adapters (`qwen2_torch`).
 """
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +19,21 @@ from safetensors.numpy import load as load_weights
 
 from talaria.coder.backbone import Array, Backbone, Marks
 from talaria.coder.errors import CheckpointError
-from talaria.coder.families.qwen2_tokenizer import field_of, layout_of, marks_of
+from talaria.coder.families.qwen2_tokenizer import layout_of, marks_of
 from talaria.coder.layout import Layout
 from talaria.coder.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader
     from jaxtyping import Float, Int
+
+    from talaria.coder.families.qwen2_files import Base
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 MASK_EMBEDDING, MASK_ROW = "mask_embedding", "mask_row"
-SAMPLED_ROWS = 64  # of embedding and output matrix, to see whether they are tied
-UNTIED = 0.2  # relative difference beyond any quantisation error; 4 bits give about 0.1
 ADAPTER = "adapter.safetensors"
 CHAIN = ("chain.state.weight", "chain.token.weight", "chain.out.weight")
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 WORKING_CONTEXT = 1024  # tokens that a request uses by default
-READABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0")
 
 # Tensors of a block by their names in GGUF, which adapters use too.
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
@@ -51,6 +48,8 @@ class Qwen2Config:
     kv_heads        heads of keys and values; each serves heads / kv_heads queries
     hidden          units of the gated MLP
     context_length  positions that it was trained on
+    biases          whether queries, keys and values have them, as Qwen2's do and Llama's do not
+    tied            whether the embedding is the output matrix, too
     """
 
     vocab_size: int
@@ -62,6 +61,8 @@ class Qwen2Config:
     context_length: int
     rope_base: float
     epsilon: float
+    biases: bool = True
+    tied: bool = True
 
     @property
     def size(self) -> int:
@@ -69,112 +70,28 @@ class Qwen2Config:
         return self.width // self.heads
 
 
-def open_file(path: Path) -> GGUFReader:
-    """Map a GGUF file of this family into memory.
-
-    Raises CheckpointError for other files, architectures and quantisations, and MemoryError.
-    """
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-            raise MemoryError from error
-        raise CheckpointError(
-            f"{path}: not a readable GGUF file ({type(error).__name__}: {error}); fetch it again"
-        ) from error
-    found = field_of(reader, path, "general.architecture")
-    if found != "qwen2":
-        raise CheckpointError(
-            f"{path}: architecture is {found!r}; only 'qwen2' is supported: "
-            "give a GGUF file of a Qwen2.5-Coder model"
-        )
-    kinds = {tensor.tensor_type.name for tensor in reader.tensors}
-    if unknown := sorted(kinds.difference(READABLE)):
-        raise CheckpointError(
-            f"{path}: quantised as {', '.join(unknown)}; supported are {', '.join(READABLE)}: "
-            "give a file with those only, such as Q4_K_M"
-        )
-    return reader
-
-
-def shape_of(reader: GGUFReader, path: Path) -> Qwen2Config:
-    """Read the shape from the file's fields."""
-
-    def field(name: str) -> Any:
-        return field_of(reader, path, f"qwen2.{name}")
-
-    return Qwen2Config(
-        vocab_size=len(field_of(reader, path, "tokenizer.ggml.tokens")),
-        layers=field("block_count"),
-        width=field("embedding_length"),
-        heads=field("attention.head_count"),
-        kv_heads=field("attention.head_count_kv"),
-        hidden=field("feed_forward_length"),
-        context_length=field("context_length"),
-        rope_base=field("rope.freq_base"),
-        epsilon=field("attention.layer_norm_rms_epsilon"),
-    )
-
-
 class BaseWeights(Mapping[str, "Float[Array, ...]"]):
-    """A base's weights by their names in GGUF, each dequantised when it is asked for.
+    """A base's weights by their names in GGUF, each read when it is asked for.
 
-    In float32, matrices as [outputs, inputs]. Where a file has the output matrix beside the
-    embedding that it is tied to, the output's copy, which is quantised more finely, is used for
-    both. Of the embedding, only the given rows are there.
+    In float32, matrices as [outputs, inputs]. Of embedding and output matrix, only the given rows
+    are there.
 
     updates  the tensors of an adapter, which are added; see `read_adapter`
     """
 
     def __init__(
         self,
-        reader: GGUFReader,
-        shape: Qwen2Config,
-        path: Path,
+        base: Base,
         rows: Int[Array, " kept"] | None = None,
         updates: Mapping[str, Array] | None = None,
     ) -> None:
-        """Check all shapes; `shape` is that of the file.
-
-        Raises CheckpointError where a weight is missing or of another shape, or the output matrix
-        is not tied to the embedding.
-        """
-        self._given = {tensor.name: tensor for tensor in reader.tensors}
-        self._rows, self._updates = rows, updates or {}
-        self._names = [*shapes(shape), *(name for name in CHAIN if name in self._updates)]
-        given, wanted = self._given, shapes(shape)
-        if OUTPUT in given:
-            wanted = {OUTPUT: wanted[EMBEDDING], **wanted}
-        for name, size in wanted.items():
-            tensor = given.get(name)
-            found = None if tensor is None else tuple(reversed(tensor.shape.tolist()))
-            if found != size:
-                raise CheckpointError(
-                    f"{path}: tensor {name} has shape {found}, its configuration asks for {size}; "
-                    "fetch it again"
-                )
-        if OUTPUT in given:
-            every = np.arange(0, shape.vocab_size, max(1, shape.vocab_size // SAMPLED_ROWS))
-            one, other = (self._read(name, every) for name in (EMBEDDING, OUTPUT))
-            if not np.linalg.norm(one - other) <= UNTIED * np.linalg.norm(other):
-                raise CheckpointError(
-                    f"{path}: its output matrix is not tied to the embedding; "
-                    "only tied models are supported"
-                )
-            given[EMBEDDING] = given.pop(OUTPUT)
-
-    def _read(self, name: str, rows: Int[Array, " rows"] | None) -> Float[Array, ...]:
-        from gguf import dequantize
-
-        tensor = self._given[name]
-        data = tensor.data if rows is None else tensor.data[rows]
-        return np.array(dequantize(data, tensor.tensor_type), np.float32)
+        self._base, self._rows, self._updates = base, rows, updates or {}
+        chain = (name for name in CHAIN if name in self._updates)
+        self._names = [*shapes(base.shape), *chain]
 
     def __getitem__(self, name: str) -> Float[Array, ...]:
         if name == EMBEDDING:
-            weight = self._read(name, self._rows)
+            weight = self._base.read(name, self._rows)
             if MASK_EMBEDDING in self._updates:
                 masks = self._updates[MASK_EMBEDDING].astype(np.float32)
                 weight[self._updates[MASK_ROW]] = masks[0]
@@ -182,7 +99,7 @@ class BaseWeights(Mapping[str, "Float[Array, ...]"]):
             return weight
         if name in CHAIN:
             return self._updates[name].astype(np.float32)
-        weight = self._read(name, None)
+        weight = self._base.read(name, self._rows if name == OUTPUT else None)
         part = name.removesuffix(".weight")
         if part + LORA_A in self._updates:
             # Before the product: float16 would round it, and overflow.
@@ -206,11 +123,14 @@ def shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
         EMBEDDING: (config.vocab_size, width),
         "output_norm.weight": (width,),
     }
+    if not config.tied:
+        found[OUTPUT] = (config.vocab_size, width)
     for layer in range(config.layers):
         for name in MATRICES:
             inputs = config.hidden if name == "ffn_down" else width
             found[f"blk.{layer}.{name}.weight"] = (outputs[name], inputs)
-        found |= {f"blk.{layer}.{name}.bias": (outputs[name],) for name in BIASES}
+        if config.biases:
+            found |= {f"blk.{layer}.{name}.bias": (outputs[name],) for name in BIASES}
         found |= {f"blk.{layer}.{name}.weight": (width,) for name in NORMS}
     return found
 

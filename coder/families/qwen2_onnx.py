@@ -89,7 +89,7 @@ class OnnxQwen2(OnnxBackbone):
         return self._chain(states, self.rows(before)), past
 
     def rows(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape width"]:
-        """The embeddings of tokens, which are also their rows of the output matrix."""
+        """The embeddings of tokens; if tied, they are also their rows of the output matrix."""
         table = self._embedding
         if isinstance(table, Int8Matrix):
             found: Array = table.values[ids] * table.scales[ids][..., None]
@@ -105,7 +105,8 @@ class OnnxQwen2(OnnxBackbone):
     ) -> Candidates:
         """The k likeliest tokens, as `Backbone` has it; of a shortlist, without the others."""
         only = [np.asarray(each.only) for each in constraints or () if each.only is not None]
-        if not only or len(only) < len(states) or {each.shape for each in only} != {(AMONG,)}:
+        shortlists = len(only) == len(states) and {each.shape for each in only} == {(AMONG,)}
+        if not shortlists or not self.config.tied:
             return super().candidates(states, k, constraints, temperatures)
         # Numbers of a small vocabulary that each position has to itself.
         ids = np.stack(only)
@@ -175,8 +176,8 @@ def fused(
     """A base's weights as the graph multiplies them, one after another.
 
     Matrices are [inputs, outputs], those that read the same states joined: `attn_qkv` and
-    `ffn_gate_up`. The embedding is there twice: by rows for tokens and masks, by columns, without
-    those of later masks, as the output.
+    `ffn_gate_up`. The embedding is there by rows for tokens and masks, and if it is tied, again by
+    columns, without those of later masks, as the output.
     """
 
     def joined(layer: int, *names: str, kind: str = "weight") -> Float[Array, ...]:
@@ -186,13 +187,15 @@ def fused(
     embedding = weights[EMBEDDING]
     yield EMBEDDING, embedding
     yield from ((name, weights[name]) for name in CHAIN if name in weights)
-    yield OUTPUT, np.ascontiguousarray(embedding[: config.vocab_size].T)
+    output = embedding[: config.vocab_size] if config.tied else weights[OUTPUT]
+    yield OUTPUT, np.ascontiguousarray(output.T)
     yield "output_norm.weight", weights["output_norm.weight"]
     qkv = ("attn_q", "attn_k", "attn_v")
     for layer in range(config.layers):
         block = f"blk.{layer}"
         yield f"{block}.attn_qkv.weight", joined(layer, *qkv)
-        yield f"{block}.attn_qkv.bias", joined(layer, *qkv, kind="bias")
+        if config.biases:
+            yield f"{block}.attn_qkv.bias", joined(layer, *qkv, kind="bias")
         yield f"{block}.attn_output.weight", joined(layer, "attn_output")
         yield f"{block}.ffn_gate_up.weight", joined(layer, "ffn_gate", "ffn_up")
         yield f"{block}.ffn_down.weight", joined(layer, "ffn_down")
@@ -246,7 +249,8 @@ def passes(config: Qwen2Config, network: Network) -> Graph:
     for layer in range(config.layers):
         block = f"blk.{layer}"
         y = product(norm(x, f"{block}.attn_norm.weight", f"attn_norm.{layer}"), f"{block}.attn_qkv")
-        y = graph.add("Add", [y, vector(f"{block}.attn_qkv.bias")], f"biased.{layer}")
+        if config.biases:
+            y = graph.add("Add", [y, vector(f"{block}.attn_qkv.bias")], f"biased.{layer}")
         q, k, v = (f"{name}.{layer}" for name in "qkv")
         graph.add("Split", [y, "q_k_v"], q, k, v, axis=-1)
         q, k, v = turned(heads(q, "queries")), turned(heads(k, "kept")), heads(v, "kept")

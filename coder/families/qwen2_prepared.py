@@ -1,6 +1,6 @@
 """The prepared form of a base: what ONNX Runtime computes with, made once and then mapped.
 
-Reading a GGUF file and dequantising it takes half a minute and 1.3 GB. The prepared form
+Reading a base and dequantising it takes half a minute and 1.3 GB. The prepared form
 has the trimmed vocabulary, the adapter merged, and every matrix in 8 bits, as `Int8Matrix` has it.
 It lies beside the bases, in a folder that is named by all that it depends on, and loads without the
 base's file.
@@ -9,6 +9,7 @@ base's file.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import mmap
@@ -30,8 +31,9 @@ from talaria.coder.errors import CheckpointError
 from talaria.coder.families import qwen2
 from talaria.coder.families.onnx_graph import Int8Matrix, int8_limit
 from talaria.coder.families.qwen2 import Qwen2Config
+from talaria.coder.families.qwen2_files import open_base
 from talaria.coder.families.qwen2_onnx import Network, fused
-from talaria.coder.families.qwen2_tokenizer import KEPT, marks_of, read_tokenizer
+from talaria.coder.families.qwen2_tokenizer import KEPT, marks_of
 from talaria.coder.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -81,14 +83,15 @@ def prepared(
     home = files.home()
     if home is None:
         raise CheckpointError("this user has no home; set TALARIA_HOME to a folder for models")
-    place = home / "bases" / "prepared" / f"{folder.name}-{key(config, adapter)}"
+    name = config.get("published", folder.name)
+    place = home / "bases" / "prepared" / f"{name}-{key(config, adapter)}"
     if found := opened(place):
         return found
     base = find_base()
     with alone(place):
         if found := opened(place):  # another process has made it meanwhile
             return found
-        prepare(place, folder, config, adapter, base, on_progress)
+        prepare(place, name, folder, config, adapter, base, on_progress)
         found = opened(place)
         if found is None:
             raise CheckpointError(
@@ -130,6 +133,7 @@ def alone(place: Path) -> Iterator[None]:
 
 def prepare(
     place: Path,
+    name: str,
     folder: Path,
     config: Mapping[str, Any],
     adapter: bytes,
@@ -138,16 +142,14 @@ def prepare(
 ) -> None:
     """Make the prepared form; older ones of the same checkpoint are removed."""
     on_progress(0.0)
-    reader = qwen2.open_file(base)
-    whole = qwen2.shape_of(reader, base)
-    tokenizer, rows = read_tokenizer(reader, base)
-    reader.fields.clear()  # the file's vocabulary, as objects of half a gigabyte
-    shape = replace(whole, vocab_size=len(rows))
+    whole = open_base(base)
+    tokenizer, rows = whole.vocabulary.trimmed()
+    shape = replace(whole.shape, vocab_size=len(rows))
     updates = None
     if adapter:
         marks = marks_of(tokenizer)
         updates = qwen2.read_adapter(adapter, shape, marks, folder / qwen2.ADAPTER)
-    weights = qwen2.BaseWeights(reader, whole, base, rows, updates)
+    weights = qwen2.BaseWeights(whole, rows, updates)
     wanted = sum(int(np.prod(size)) for size in qwen2.shapes(shape).values())
     free = shutil.disk_usage(place.parent).free
     if free < wanted + SPARE_BYTES:
@@ -157,28 +159,28 @@ def prepare(
         )
     tensors: dict[str, Array] = {}
     limit, matrices = int8_limit(), 0
-    for name, value in fused(shape, weights):
-        if value.ndim == 2 and name not in qwen2.CHAIN:
+    for part, value in fused(shape, weights):
+        if value.ndim == 2 and part not in qwen2.CHAIN:
             # Rows of the embedding are looked up, not multiplied.
-            table = name == qwen2.EMBEDDING
+            table = part == qwen2.EMBEDDING
             matrix = Int8Matrix.of(value, 127, 1) if table else Int8Matrix.of(value, limit)
-            tensors |= {name: matrix.values, name + SCALES: matrix.scales}
+            tensors |= {part: matrix.values, part + SCALES: matrix.scales}
             matrices += value.size
         else:
-            tensors[name] = value
+            tensors[part] = value
         on_progress(min(0.99, matrices / wanted))
     with files.replacing_folder(place) as partial:
         save_file(tensors, partial / WEIGHTS)
         (partial / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
         described = {
-            "checkpoint": folder.name,
+            "checkpoint": name,
             "base": config["base"]["sha256"],
             "shape": asdict(shape),
-            "sha256": {name: files.digest(partial / name) for name in (WEIGHTS, TOKENIZER)},
+            "sha256": {part: files.digest(partial / part) for part in (WEIGHTS, TOKENIZER)},
         }
         (partial / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    for other in place.parent.glob(f"{folder.name}-*"):
-        if other != place and other.name.removeprefix(f"{folder.name}-").isalnum():
+    for other in place.parent.glob(f"{glob.escape(name)}-*"):
+        if other != place and other.name.removeprefix(f"{name}-").isalnum():
             shutil.rmtree(other, ignore_errors=True)
     on_progress(1.0)
 

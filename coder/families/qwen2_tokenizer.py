@@ -10,15 +10,16 @@ whole BPE; other words become more tokens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
+from tokenizers.pre_tokenizers import PreTokenizer
 
 from talaria.coder.backbone import Marks
 from talaria.coder.errors import CheckpointError
@@ -26,16 +27,15 @@ from talaria.coder.layout import Layout
 from talaria.coder.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader
     from jaxtyping import Int
 
-# How Qwen2 splits text before its BPE (the pattern of its tokenizer.json). Its normalisation to NFC
-# is left out, because text must survive the round trip.
+# How Qwen2 splits text before its BPE (the pattern of its tokenizer.json), with its rule for
+# digits. Its normalisation to NFC is left out, because text must survive the round trip.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-    r"|[^\r\n\p{L}\p{N}]?\p{L}+"
-    r"|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
+    r"|{digits}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
     r"|\s*[\r\n]+"
     r"|\s+(?!\S)"
     r"|\s+"
@@ -55,23 +55,25 @@ class Vocabulary:
     tokens  bytes of text in the alphabet of byte-level BPEs, or the name of a special token
     kinds   GGUF's types of the tokens
     merges  two tokens that become one, with a blank between them; the first merge goes first
+    cut     cuts text into words
+    whole_words  whether a word that is a token needs no merges
     """
 
     tokens: Sequence[str]
     kinds: Sequence[int]
     merges: Sequence[str]
+    cut: PreTokenizer
+    whole_words: bool = False
 
-    @classmethod
-    def read(cls, reader: GGUFReader, path: Path) -> Vocabulary:
-        """Read it from a GGUF file; CheckpointError where it has none, or none for infilling."""
-        names = ("tokens", "token_type", "merges")
-        found = cls(*(field_of(reader, path, f"tokenizer.ggml.{name}") for name in names))
-        if missing := {EOM, MASK, PREFIX, SUFFIX, MIDDLE} - found.special.keys():
+    def checked(self, path: Path) -> Vocabulary:
+        """This vocabulary; CheckpointError where it has no special tokens for infilling."""
+        if sentinels_of(self.special) is None:
+            wanted = " nor ".join(", ".join(astuple(each)) for each in SENTINELS)
             raise CheckpointError(
-                f"{path}: its vocabulary has no {', '.join(sorted(missing))}, so the model cannot "
-                "infill; give a Qwen2.5-Coder model"
+                f"{path}: its vocabulary has neither {wanted}, so the model cannot infill; give "
+                "one that was trained to, such as Qwen2.5-Coder"
             )
-        return found
+        return self
 
     @cached_property
     def special(self) -> dict[str, int]:
@@ -94,57 +96,110 @@ class Vocabulary:
                 return np.arange(len(self.tokens))
             return np.flatnonzero(np.unpackbits(known["kept"], count=len(self.tokens)))
 
+    def trimmed(self) -> tuple[Tokenizer, Int[np.ndarray, " kept"]]:
+        """The tokenizer of the rows to keep, and these rows.
+
+        Row i of the embedding that belongs to it is row `rows[i]` of the file's.
+        """
+        rows = self.kept()
+        return self.tokenizer(rows), rows
+
     def tokenizer(self, rows: Int[np.ndarray, " kept"]) -> Tokenizer:
         """The tokenizer of these rows alone, whose ids are their places among them.
 
-        The rows must hold all bytes, and of each token those that it is merged from.
+        Text never encodes to a special token. The rows must hold all bytes, and of each token
+        those that it is merged from.
         """
         places = {self.tokens[row]: place for place, row in enumerate(rows)}
         special = {name: places.pop(name) for name in self.special if name in places}
         pairs = (merge.split(" ") for merge in self.merges)
         merges = [(one, other) for one, other in pairs if one + other in places]
-        bpe = tokenizers.Tokenizer(models.BPE(vocab=places, merges=merges))
-        bpe.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
+        bpe = tokenizers.Tokenizer(
+            models.BPE(vocab=places, merges=merges, ignore_merges=self.whole_words)
         )
+        bpe.pre_tokenizer = self.cut
         bpe.decoder = decoders.ByteLevel()
         return Tokenizer(bpe, special)
 
 
-def read_tokenizer(reader: GGUFReader, path: Path) -> tuple[Tokenizer, Int[np.ndarray, " kept"]]:
-    """Read the tokenizer from a GGUF file, and the rows of the file's embedding that it uses.
+def cutting(name: str, path: Path) -> tuple[PreTokenizer, bool]:
+    """How text is cut into words, by GGUF's name for it, and whether whole words need no merges.
 
-    Row i of the embedding that belongs to this tokenizer is row `rows[i]` of the file's. Text never
-    encodes to a special token. Raises CheckpointError where the vocabulary has no sentinels.
+    Raises CheckpointError for names that are not known here.
     """
-    vocabulary = Vocabulary.read(reader, path)
-    rows = vocabulary.kept()
-    return vocabulary.tokenizer(rows), rows
+    if name not in CUTS:
+        raise CheckpointError(
+            f"{path}: cuts text as {name!r}; supported are {', '.join(CUTS)}: give the folder of "
+            "safetensors that it was made from"
+        )
+    return CUTS[name](), name == "llama-bpe"
 
 
-def field_of(reader: GGUFReader, path: Path, name: str) -> Any:
-    """Read a field of a GGUF file; CheckpointError where it has none of this name."""
-    field = reader.get_field(name)
-    if field is None:
-        raise CheckpointError(f"{path}: has no field {name}; give a GGUF file of a Qwen2 model")
-    return field.contents()
+def _by_pattern(digits: str) -> PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(WORDS.format(digits=digits)), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _single_digits() -> PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+
+
+CUTS: Mapping[str, Callable[[], PreTokenizer]] = {
+    "qwen2": lambda: _by_pattern(r"\p{N}"),
+    "llama-bpe": lambda: _by_pattern(r"\p{N}{1,3}"),
+    "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "starcoder": _single_digits,
+    "refact": _single_digits,
+}
+
+
+@dataclass(frozen=True)
+class Sentinels:
+    """The names of the special tokens that infilling needs."""
+
+    prefix: str
+    suffix: str
+    middle: str
+    eom: str
+    mask: str
+
+
+SENTINELS = (
+    Sentinels(PREFIX, SUFFIX, MIDDLE, EOM, MASK),
+    Sentinels("<fim_prefix>", "<fim_suffix>", "<fim_middle>", EOM, "<fim_pad>"),  # StarCoder's
+)
+
+
+def sentinels_of(special: Mapping[str, int]) -> Sentinels | None:
+    """Those among the special tokens of a vocabulary; None where they are not complete."""
+    found = (each for each in SENTINELS if special.keys() >= {*astuple(each)})
+    return next(found, None)
 
 
 def marks_of(tokenizer: Tokenizer) -> Marks:
     """The special tokens by their part in decoding; only the end of text may be written."""
-    special = tokenizer.special
-    never = tuple(token for name, token in special.items() if name != EOM)
-    return Marks(special[MASK], special[EOM], never)
+    special, named = tokenizer.special, sentinels_of(tokenizer.special)
+    assert named is not None
+    never = tuple(token for name, token in special.items() if name != named.eom)
+    return Marks(special[named.mask], special[named.eom], never)
 
 
 def layout_of(tokenizer: Tokenizer) -> Layout:
     """`<|fim_prefix|><|fim_suffix|> suffix <|fim_middle|> prefix`: suffix first, so typing appends.
 
-    The model was also trained with the prefix first; the suffix first is no worse: 31 of 60
-    HumanEval lines exact, against 26.
+    Such models were also trained with the prefix first; the suffix first is no worse with
+    Qwen2.5-Coder: 31 of 60 HumanEval lines exact, against 26.
     """
-    special = tokenizer.special
-    return Layout(tokenizer, (special[PREFIX], special[SUFFIX]), (special[MIDDLE],))
+    special, named = tokenizer.special, sentinels_of(tokenizer.special)
+    assert named is not None
+    head = special[named.prefix], special[named.suffix]
+    return Layout(tokenizer, head, (special[named.middle],))

@@ -29,9 +29,9 @@ class Qwen2Block(nn.Module):
         width, keys = config.width, config.kv_heads * config.size
         self.size = config.size
         self.attn_norm = nn.RMSNorm(width, config.epsilon)
-        self.attn_q = nn.Linear(width, width)
-        self.attn_k = nn.Linear(width, keys)
-        self.attn_v = nn.Linear(width, keys)
+        self.attn_q = nn.Linear(width, width, config.biases)
+        self.attn_k = nn.Linear(width, keys, config.biases)
+        self.attn_v = nn.Linear(width, keys, config.biases)
         self.attn_output = nn.Linear(width, width, bias=False)
         self.ffn_norm = nn.RMSNorm(width, config.epsilon)
         self.ffn_gate = nn.Linear(width, config.hidden, bias=False)
@@ -55,7 +55,7 @@ class Qwen2Block(nn.Module):
 
 
 class Qwen2(nn.Module):
-    """The decoder; its output matrix is the embedding."""
+    """The decoder; its output matrix is the embedding, if the two are tied."""
 
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__()
@@ -63,6 +63,8 @@ class Qwen2(nn.Module):
         self.token_embd = nn.Embedding(config.vocab_size, config.width)
         self.blk = nn.ModuleList(Qwen2Block(config) for _ in range(config.layers))
         self.output_norm = nn.RMSNorm(config.width, config.epsilon)
+        if not config.tied:
+            self.output = nn.Linear(config.width, config.vocab_size, bias=False)
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +90,8 @@ class Qwen2(nn.Module):
 
     def logits(self, states: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape vocab"]:
         """Logits of states, in float32."""
-        return F.linear(states, self.token_embd.weight).float()
+        output = self.token_embd if self.config.tied else self.output
+        return F.linear(states, output.weight).float()
 
 
 def module(

@@ -1,4 +1,4 @@
-"""Models of the Qwen2 family are read from GGUF files as transformers computes them."""
+"""Models of the Qwen2 family, Llama's included, compute what transformers does from a GGUF file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder import checkpoint
-from talaria.coder.backbone import Array
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families import qwen2
 from talaria.coder.families.qwen2 import Qwen2Config
+from talaria.coder.families.qwen2_files import Base, open_base
 from talaria.coder.families.qwen2_onnx import OnnxQwen2, fused
-from talaria.coder.families.qwen2_tokenizer import (
-    EOM,
-    MASK,
-    MIDDLE,
-    PREFIX,
-    SUFFIX,
-    marks_of,
-    read_tokenizer,
-)
+from talaria.coder.families.qwen2_tokenizer import EOM, MASK, MIDDLE, PREFIX, SUFFIX, marks_of
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.infill import fill
 from talaria.coder.request import Options, Request
@@ -49,11 +41,16 @@ texts = st.text(st.characters(codec="utf-8")) | st.sampled_from(
 
 
 def write_gguf(path: Path, tokenizer: TalariaTokenizer, **changes: Any) -> Qwen2Config:
-    """A tiny random model, its matrices quantised as in published files."""
+    """A tiny random model, its matrices quantised as in published files.
+
+    Of llama, queries and keys are random in any order; what they mean is up to the reader.
+    """
     bpe = json.loads(tokenizer._bpe.to_str())["model"]
     tokens = [*sorted(bpe["vocab"], key=bpe["vocab"].get), *SPECIAL]
-    config = Qwen2Config(len(tokens), **SHAPE)
-    writer = GGUFWriter(path, changes.get("architecture", "qwen2"))
+    architecture = changes.get("architecture", "qwen2")
+    plain = architecture == "qwen2"
+    config = Qwen2Config(len(tokens), **SHAPE, biases=plain, tied=changes.get("tied", plain))
+    writer = GGUFWriter(path, architecture)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.width)
@@ -62,7 +59,10 @@ def write_gguf(path: Path, tokenizer: TalariaTokenizer, **changes: Any) -> Qwen2
     writer.add_head_count_kv(config.kv_heads)
     writer.add_rope_freq_base(config.rope_base)
     writer.add_layer_norm_rms_eps(config.epsilon)
-    writer.add_tokenizer_model("gpt2")
+    for name, value in changes.get("fields", {}).items():
+        writer.add_string(name, value)
+    writer.add_tokenizer_model(changes.get("model", "gpt2"))
+    writer.add_tokenizer_pre(changes.get("pre", "qwen2"))
     writer.add_token_list(tokens)
     kinds = [TokenType.NORMAL] * len(bpe["vocab"]) + [TokenType.CONTROL] * len(SPECIAL)
     writer.add_token_types(kinds)
@@ -76,7 +76,7 @@ def write_gguf(path: Path, tokenizer: TalariaTokenizer, **changes: Any) -> Qwen2
         value += "norm" in name
         if name == qwen2.EMBEDDING:
             tied = value
-        if name == qwen2.OUTPUT and changes.get("tied", True):
+        if name == qwen2.OUTPUT and config.tied:
             value = tied
         kind = GGMLQuantizationType.F32
         if len(shape) == 2:
@@ -85,11 +85,29 @@ def write_gguf(path: Path, tokenizer: TalariaTokenizer, **changes: Any) -> Qwen2
         kind = changes.get("quantisation", kind) if len(shape) == 2 else kind
         if name != changes.get("without"):
             writer.add_tensor(name, quantize(value, kind), raw_dtype=kind)
+    if "also" in changes:
+        writer.add_tensor(changes["also"], np.ones(config.size // 2, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return config
+
+
+@pytest.fixture(scope="module", params=["qwen2", "llama"])
+def each(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer: TalariaTokenizer,
+) -> Base:
+    """A tiny random model of each architecture: one matrix for both ends, and two.
+
+    Where a tied model's file has both, transformers takes the coarser one for the embedding.
+    """
+    path = tmp_path_factory.mktemp("gguf") / f"{request.param}.gguf"
+    without = qwen2.OUTPUT if request.param == "qwen2" else None
+    write_gguf(path, tokenizer, architecture=request.param, without=without)
+    return open_base(path)
 
 
 @pytest.fixture(scope="module")
@@ -100,63 +118,31 @@ def file(tmp_path_factory: pytest.TempPathFactory, tokenizer: TalariaTokenizer) 
     return path
 
 
-def theirs(config: Qwen2Config, weights: dict[str, Array]) -> Any:
-    """The model as transformers has it, with the same weights."""
+def computed(base: Base, **changes: Any) -> OnnxQwen2:
+    """A base in float32."""
+    weights = dict(fused(base.shape, qwen2.BaseWeights(base)))
+    tokenizer, _ = base.vocabulary.trimmed()
+    return OnnxQwen2(base.shape, weights, marks_of(tokenizer), **changes)
+
+
+def theirs(path: Path) -> Any:
+    """The model as transformers reads it."""
     import torch
-    from transformers import Qwen2Config as TheirConfig
-    from transformers import Qwen2ForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    model = Qwen2ForCausalLM(
-        TheirConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.width,
-            intermediate_size=config.hidden,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            rms_norm_eps=config.epsilon,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_base},
-            tie_word_embeddings=True,
-        )
-    )
-    names = {
-        "token_embd": "model.embed_tokens",
-        "output_norm": "model.norm",
-        "attn_norm": "input_layernorm",
-        "ffn_norm": "post_attention_layernorm",
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-    }
-    state = {}
-    for name, value in weights.items():
-        *block, part, kind = name.split(".")
-        where = f"model.layers.{block[1]}." if block else ""
-        state[f"{where}{names[part]}.{kind}"] = torch.from_numpy(value.copy())
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert set(missing) <= {"lm_head.weight"}
-    model.tie_weights()
-    return model.eval()
+    where = {"gguf_file": path.name} if path.is_file() else {}
+    folder = path.parent if path.is_file() else path
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where).eval()
 
 
-def test_logits_are_those_of_transformers(file: Path) -> None:
-    """To float32 accuracy, over a whole row and token by token behind a cache."""
+def check_logits(base: Base) -> None:
+    """Over a whole row and token by token behind a cache, to float32 accuracy."""
     import torch
 
-    reader = qwen2.open_file(file)
-    config = qwen2.shape_of(reader, file)
-    weights = dict(qwen2.BaseWeights(reader, config, file))
-    backbone = OnnxQwen2(
-        config, dict(fused(config, weights)), marks_of(read_tokenizer(reader, file)[0])
-    )
-    ids = np.random.default_rng(1).integers(0, config.vocab_size, 40).tolist()
+    backbone = computed(base)
+    ids = np.random.default_rng(1).integers(0, base.shape.vocab_size, 40).tolist()
     with torch.inference_mode():
-        expected = theirs(config, weights)(torch.tensor([ids])).logits[0].numpy()
+        expected = theirs(base.path)(torch.tensor([ids])).logits[0].numpy()
     whole, _ = backbone.encode([ids])
     np.testing.assert_allclose(backbone.logits(whole[0]), expected, atol=2e-3, rtol=1e-3)
     _, cache = backbone.encode([ids[:30]])
@@ -167,23 +153,23 @@ def test_logits_are_those_of_transformers(file: Path) -> None:
         )
 
 
-def test_torch_computes_the_same(file: Path) -> None:
+def test_logits_are_those_of_transformers(each: Base) -> None:
+    """From the same file."""
+    check_logits(each)
+
+
+def test_torch_computes_the_same(each: Base) -> None:
     """The module that is adapted, over a whole row, against ONNX Runtime."""
     import torch
     import torch.nn.functional as F
 
     from talaria.coder.families.qwen2_torch import module
 
-    reader = qwen2.open_file(file)
-    config = qwen2.shape_of(reader, file)
-    weights = dict(qwen2.BaseWeights(reader, config, file))
-    backbone = OnnxQwen2(
-        config, dict(fused(config, weights)), marks_of(read_tokenizer(reader, file)[0])
-    )
-    ids = np.random.default_rng(2).integers(0, config.vocab_size, 40)
+    backbone = computed(each)
+    ids = np.random.default_rng(2).integers(0, each.shape.vocab_size, 40)
     states, _ = backbone.encode([ids.tolist()])
     with torch.inference_mode():
-        decoder = module(config, weights)
+        decoder = module(each.shape, qwen2.BaseWeights(each))
         found = decoder.run_embedded(
             decoder.token_embd(torch.from_numpy(ids)[None]),
             torch.arange(40)[None],
@@ -191,17 +177,17 @@ def test_torch_computes_the_same(file: Path) -> None:
                 q, k, v, is_causal=True, enable_gqa=True
             ),
         )
+        logits = decoder.logits(found)[0].numpy()
     np.testing.assert_allclose(found.numpy(), states, atol=1e-4, rtol=1e-3)
+    np.testing.assert_allclose(logits, backbone.logits(states[0]), atol=2e-3, rtol=1e-3)
 
 
 def test_the_finer_copy_of_the_embedding_is_used(file: Path) -> None:
     """The output matrix, where a file has it beside the embedding."""
-    reader = qwen2.open_file(file)
-    config = qwen2.shape_of(reader, file)
-    given = {tensor.name: tensor for tensor in reader.tensors}
-    weights = dict(qwen2.BaseWeights(reader, config, file))
-    from gguf import dequantize
+    from gguf import GGUFReader, dequantize
 
+    given = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+    weights = qwen2.BaseWeights(open_base(file))
     output = given["output.weight"]
     np.testing.assert_array_equal(
         weights["token_embd.weight"], dequantize(output.data, output.tensor_type)
@@ -211,7 +197,7 @@ def test_the_finer_copy_of_the_embedding_is_used(file: Path) -> None:
 @given(text=texts)
 def test_any_text_survives(file: Path, text: str) -> None:
     """Also text that Unicode would normalise; names of special tokens encode to plain text."""
-    tokenizer, _ = read_tokenizer(qwen2.open_file(file), file)
+    tokenizer, _ = open_base(file).vocabulary.trimmed()
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert not set(ids) & set(tokenizer.special.values())
@@ -279,10 +265,14 @@ def test_a_base_is_found_by_its_hash(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"architecture": "llama"}, "architecture is 'llama'; only"),
+        ({"architecture": "gemma3"}, "architecture is 'gemma3'; supported are"),
+        ({"model": "llama"}, "tokenizer.ggml.model is 'llama'; only 'gpt2'"),
+        ({"pre": "deepseek-coder"}, "cuts text as 'deepseek-coder'; supported are"),
+        ({"fields": {"qwen2.rope.scaling.type": "yarn"}}, "rope.scaling.type is 'yarn'; only"),
+        ({"fields": {"qwen2.attention.key_length": "8"}}, "key_length is '8', not a number"),
         ({"quantisation": GGMLQuantizationType.Q5_1}, "quantised as Q5_1"),
         ({"without": "blk.1.ffn_up.weight"}, "tensor blk.1.ffn_up.weight has shape None"),
-        ({"tied": False}, "output matrix is not tied to the embedding"),
+        ({"also": "rope_freqs.weight"}, "tensor rope_freqs.weight is of no block"),
     ],
 )
 def test_other_files_are_refused(
@@ -314,4 +304,4 @@ def test_files_other_than_gguf_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"x\.gguf"):
-        qwen2.open_file(path)
+        open_base(path)

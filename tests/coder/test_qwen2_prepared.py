@@ -14,11 +14,9 @@ from safetensors import SafetensorError
 from talaria.coder import checkpoint, loading
 from talaria.coder.backbone import KVCache
 from talaria.coder.errors import CheckpointError
-from talaria.coder.families import qwen2
 from talaria.coder.families.onnx_graph import Int8Matrix
-from talaria.coder.families.qwen2_onnx import OnnxQwen2, fused
-from talaria.coder.families.qwen2_tokenizer import marks_of, read_tokenizer
-from tests.coder.test_qwen2_gguf import file, home, installed
+from talaria.coder.families.qwen2_files import open_base
+from tests.coder.test_qwen2_gguf import computed, file, home, installed
 
 __all__ = ["file", "home"]  # fixtures
 
@@ -31,10 +29,8 @@ def forms(home: Path) -> list[Path]:
 
 def test_8_bits_are_near_the_base(file: Path, home: Path) -> None:
     """States hardly differ from float32's, and the likeliest token seldom."""
-    reader = qwen2.open_file(file)
-    config = qwen2.shape_of(reader, file)
-    weights = dict(fused(config, qwen2.BaseWeights(reader, config, file)))
-    exact = OnnxQwen2(config, weights, marks_of(read_tokenizer(reader, file)[0]))
+    exact = computed(open_base(file))
+    config = exact.config
     rounded = checkpoint.load(installed(file, home)).backbone
     ids = np.random.default_rng(1).integers(0, config.vocab_size, 60).tolist()
     one, other = exact.encode([ids])[0], rounded.encode([ids])[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talaria.coder.families import qwen2, qwen2_tokenizer
+from talaria.coder.families import qwen2_tokenizer
+from talaria.coder.families.qwen2_files import open_base
 from talaria.coder.families.qwen2_tokenizer import (
     EOM,
     KEPT,
@@ -20,9 +22,9 @@ from talaria.coder.families.qwen2_tokenizer import (
     PREFIX,
     SUFFIX,
     Vocabulary,
+    cutting,
     layout_of,
     marks_of,
-    read_tokenizer,
 )
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.tokenizer import Tokenizer
@@ -41,7 +43,8 @@ def vocabulary(tokenizer: TalariaTokenizer) -> Vocabulary:
     bpe = json.loads(tokenizer._bpe.to_str())["model"]
     tokens = [*sorted(bpe["vocab"], key=bpe["vocab"].get), *SPECIAL]
     kinds = [NORMAL] * len(bpe["vocab"]) + [3] * len(SPECIAL)
-    return Vocabulary(tokens, kinds, [" ".join(merge) for merge in bpe["merges"]])
+    merges = [" ".join(merge) for merge in bpe["merges"]]
+    return Vocabulary(tokens, kinds, merges, *cutting("qwen2", Path("x")))
 
 
 def closed(vocabulary: Vocabulary, dropped: set[int]) -> list[int]:
@@ -92,7 +95,7 @@ def cut(tokenizer: Tokenizer, word: str) -> list[int]:
 def test_an_unknown_vocabulary_is_left_whole(tmp_path: Path, tokenizer: TalariaTokenizer) -> None:
     """Every row stays where it is."""
     config = write_gguf(tmp_path / "tiny.gguf", tokenizer)
-    read, rows = read_tokenizer(qwen2.open_file(tmp_path / "tiny.gguf"), tmp_path)
+    read, rows = open_base(tmp_path / "tiny.gguf").vocabulary.trimmed()
     assert rows.tolist() == list(range(config.vocab_size))
     assert read.vocab_size == config.vocab_size
 
@@ -111,7 +114,7 @@ def test_a_known_vocabulary_is_trimmed(
     np.savez(tmp_path / "kept.npz", vocabulary=digest, kept=np.packbits(kept))
     monkeypatch.setattr(qwen2_tokenizer, "KEPT", tmp_path / "kept.npz")
     write_gguf(tmp_path / "tiny.gguf", tokenizer)
-    trimmed, rows = read_tokenizer(qwen2.open_file(tmp_path / "tiny.gguf"), tmp_path)
+    trimmed, rows = open_base(tmp_path / "tiny.gguf").vocabulary.trimmed()
     assert rows.tolist() == np.flatnonzero(kept).tolist()
     assert trimmed.vocab_size == len(rows)
     names = {name: vocabulary.tokens[rows[token]] for name, token in trimmed.special.items()}
@@ -127,9 +130,7 @@ def test_another_vocabulary_has_another_hash(vocabulary: Vocabulary, part: str) 
     """So that what is kept of one is not kept of another."""
     lists = {"tokens": [*vocabulary.tokens], "merges": [*vocabulary.merges]}
     lists[part][10:12] = reversed(lists[part][10:12])
-    assert Vocabulary(lists["tokens"], vocabulary.kinds, lists["merges"]).digest != (
-        vocabulary.digest
-    )
+    assert replace(vocabulary, **lists).digest != vocabulary.digest
 
 
 def test_what_is_kept_of_qwen() -> None:

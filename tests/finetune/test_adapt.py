@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
 from safetensors.numpy import save
 
 from talaria.coder import checkpoint, files
@@ -25,7 +24,7 @@ from talaria.coder.backbone import Constraint, CpuBackbone, Marks
 from talaria.coder.canvas import Canvas
 from talaria.coder.errors import CheckpointError, DataError, UsageError
 from talaria.coder.families import qwen2
-from talaria.coder.families.qwen2 import Qwen2Config
+from talaria.coder.families.qwen2_files import Base, open_base
 from talaria.coder.families.qwen2_onnx import AMONG, WIDE, OnnxQwen2, fused
 from talaria.coder.families.qwen2_tokenizer import (
     EOM,
@@ -34,7 +33,6 @@ from talaria.coder.families.qwen2_tokenizer import (
     SUFFIX,
     layout_of,
     marks_of,
-    read_tokenizer,
 )
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.infill import fill
@@ -89,8 +87,7 @@ def run(folder: Path, out: Path, *more: str) -> adapt.AdaptationRun:
 @pytest.fixture
 def rows(folder: Path) -> HoleRows:
     """Rows of the tiny corpus, in the layout of the tiny base."""
-    reader = qwen2.open_file(folder / "base.gguf")
-    tokenizer, _ = read_tokenizer(reader, folder)
+    tokenizer, _ = open_base(folder / "base.gguf").vocabulary.trimmed()
     marks = marks_of(tokenizer)
     return HoleRows(TEXTS, layout_of(tokenizer), marks.eom, 96, 24, seed=3)
 
@@ -131,11 +128,11 @@ def test_canvases_ask_for_the_tokens_behind_their_anchors(rows: HoleRows) -> Non
 
 def in_float32(folder: Path, model: Path) -> OnnxQwen2:
     """The tiny base with an adapter merged, before it is rounded to 8 bits."""
-    reader, shape, marks = base_of(folder)
+    base, marks = base_of(folder)
     adapter = (model / "adapter.safetensors").read_bytes()
-    updates = qwen2.read_adapter(adapter, shape, marks, model)
-    weights = qwen2.BaseWeights(reader, shape, folder, updates=updates)
-    return OnnxQwen2(shape, dict(fused(shape, weights)), marks, denoises=True)
+    updates = qwen2.read_adapter(adapter, base.shape, marks, model)
+    weights = dict(fused(base.shape, qwen2.BaseWeights(base, updates=updates)))
+    return OnnxQwen2(base.shape, weights, marks, denoises=True)
 
 
 def test_training_computes_what_decoding_does(
@@ -640,26 +637,26 @@ def test_an_adapter_is_replaced_as_a_whole(
     assert after == before
 
 
-def base_of(folder: Path) -> tuple[GGUFReader, Qwen2Config, Marks]:
-    """The tiny base, its shape and its marks."""
-    reader = qwen2.open_file(folder / "base.gguf")
-    return reader, qwen2.shape_of(reader, folder), marks_of(read_tokenizer(reader, folder)[0])
+def base_of(folder: Path) -> tuple[Base, Marks]:
+    """The tiny base and its marks."""
+    base = open_base(folder / "base.gguf")
+    return base, marks_of(base.vocabulary.trimmed()[0])
 
 
 def test_updates_are_multiplied_in_float32(folder: Path) -> None:
     """A product beyond the range of float16 is added as it is."""
-    reader, shape, marks = base_of(folder)
-    before = qwen2.BaseWeights(reader, shape, folder)["blk.0.ffn_up.weight"]
+    base, marks = base_of(folder)
+    before = qwen2.BaseWeights(base)["blk.0.ffn_up.weight"]
     large = {
         "mask_embedding": np.ones((2, 64), np.float16),
         "blk.0.ffn_up.lora_A.weight": np.full((1, 64), 1000, np.float16),
         "blk.0.ffn_up.lora_B.weight": np.full((96, 1), 1000, np.float16),
     }
-    updates = qwen2.read_adapter(save(large), shape, marks, folder)
-    weights = qwen2.BaseWeights(reader, shape, folder, updates=updates)
+    updates = qwen2.read_adapter(save(large), base.shape, marks, folder)
+    weights = qwen2.BaseWeights(base, updates=updates)
     np.testing.assert_array_equal(weights["blk.0.ffn_up.weight"], before + np.float32(1e6))
     embedding = weights[qwen2.EMBEDDING]
-    assert len(embedding) == shape.vocab_size + 1  # the second mask's, behind the vocabulary
+    assert len(embedding) == base.shape.vocab_size + 1  # the second mask's, behind the vocabulary
     np.testing.assert_array_equal(embedding[[marks.mask, -1]], np.ones((2, 64)))
 
 
@@ -685,7 +682,7 @@ def test_an_adapter_that_does_not_fit_is_refused(
     folder: Path, tensors: dict[str, tuple[int, ...]], sentence: str
 ) -> None:
     """One of another shape, without a mask, or with tensors that nothing here uses."""
-    _, shape, marks = base_of(folder)
+    base, marks = base_of(folder)
     wrong = save({name: np.zeros(size, np.float16) for name, size in tensors.items()})
     with pytest.raises(CheckpointError, match=sentence):
-        qwen2.read_adapter(wrong, shape, marks, folder / "adapter.safetensors")
+        qwen2.read_adapter(wrong, base.shape, marks, folder / "adapter.safetensors")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from talaria.coder.errors import UsageError
-from talaria.coder.families import qwen2, qwen2_tokenizer
-from talaria.coder.families.qwen2_tokenizer import NORMAL, Vocabulary, read_tokenizer
+from talaria.coder.families import qwen2_tokenizer
+from talaria.coder.families.qwen2_files import open_base
+from talaria.coder.families.qwen2_tokenizer import NORMAL, Vocabulary, cutting
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.finetune import tokenizer as command
 from talaria.finetune import trimming
@@ -25,6 +26,7 @@ SMALL = Vocabulary(
     [*BYTES, *MADE, "<end>", "[PAD]"],
     [NORMAL] * (256 + len(MADE)) + [3, trimming.UNUSED],
     MERGES,
+    *cutting("qwen2", Path("small.gguf")),
 )
 
 
@@ -95,7 +97,7 @@ def test_the_command_writes_what_the_model_reads(
     assert row["rows"] == 300
     assert row["same texts, %"] == 50.0
     monkeypatch.setattr(qwen2_tokenizer, "KEPT", folder / "kept.npz")
-    trimmed, rows = read_tokenizer(qwen2.open_file(folder / "base.gguf"), folder)
+    trimmed, rows = open_base(folder / "base.gguf").vocabulary.trimmed()
     assert len(rows) == trimmed.vocab_size == 300
     assert set(trimmed.special) == set(SPECIAL)
     assert trimmed.decode(trimmed.encode(TEXTS[2])) == TEXTS[2]
