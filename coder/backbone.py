@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from talaria.coder.errors import CheckpointError
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
@@ -139,6 +141,7 @@ class Reading:
 class Backbone(ABC):
     """A language model as a decoder sees it.
 
+    name      that of the model, for messages
     marks     its special tokens
     denoises  whether it can read a canvas; a causal model cannot: it does "ar" and "verify" only
     shift     whether the state of position i predicts token i + 1, as in models adapted from
@@ -150,6 +153,7 @@ class Backbone(ABC):
               come out
     """
 
+    name: str = "the model"
     marks: Marks
     denoises: bool = True
     shift: bool = False
@@ -204,6 +208,18 @@ class Backbone(ABC):
         constraints: Sequence[Constraint] | None = None,
     ) -> Float[Array, " positions"]:
         """Log-probability of one given token at each of these states, [positions, width]."""
+
+    def numbers(self, logs: Array) -> Array:
+        """These log-probabilities; CheckpointError if they are no numbers.
+
+        They are none for a whole row if one of its logits is none, or infinite.
+        """
+        if np.isnan(logs).any():
+            raise CheckpointError(
+                f"{self.name}: computes what is no number, so its weights are damaged; "
+                "fetch or train it again, or choose another model"
+            )
+        return logs
 
     def chain(
         self, states: States, before: Int[Array, "batch length"], past: tuple[States, ...]
@@ -346,7 +362,9 @@ class CpuBackbone(Backbone):
         temperatures: Float[Array, " positions"] | None = None,
     ) -> Candidates:
         """The k likeliest tokens, as `Backbone` has it."""
-        return likeliest(self.logits(states), k, self.marks.never, constraints, temperatures)
+        found = likeliest(self.logits(states), k, self.marks.never, constraints, temperatures)
+        self.numbers(found.log_probabilities)
+        return found
 
     def log_probabilities(
         self,
@@ -358,7 +376,7 @@ class CpuBackbone(Backbone):
         logits = self.logits(states)
         constrain(logits, constraints)
         found: Array = log_softmax(logits)[np.arange(len(ids)), ids]
-        return found
+        return self.numbers(found)
 
 
 def likeliest(
@@ -404,6 +422,7 @@ def constrain(logits: States, constraints: Sequence[Constraint] | None) -> None:
 
 def log_softmax(logits: Float[Array, "positions vocab"]) -> Float[Array, "positions vocab"]:
     """Log-probabilities of logits, in float32."""
-    shifted: Array = logits - logits.max(1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # infinite ones give NaN, as NaN does
+        shifted: Array = logits - logits.max(1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(1, keepdims=True))
     return shifted

@@ -37,6 +37,7 @@ WEIGHTS, ADAPTER = "model.safetensors", "adapter.safetensors"
 EMBEDDED = "talaria-7m"  # comes with the package
 LARGE = "qwen2.5-coder-0.5b"  # the default once its base has been fetched
 PART_BYTES = 16_000_000
+READINGS = 5  # of a folder that other processes replace meanwhile
 MOST_PARAMETERS = 10**15  # what no model has
 
 # The module of each family. It offers
@@ -320,7 +321,8 @@ def load(
     """Load a model for decoding, after checking its format, hashes and shapes.
 
     A base is prepared when it is loaded for the first time, which takes a while: `on_progress`
-    gets the fraction that is done. Where no model is named and the default cannot be loaded, the
+    gets the fraction that is done. A folder that another process replaces meanwhile is read again.
+    Where no model is named and the default cannot be loaded, the
     embedded one is, and `on_note` gets a line that says why.
 
     Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
@@ -328,11 +330,32 @@ def load(
     """
     if model is None and default() != EMBEDDED:
         try:
-            return load(default(), device, on_progress)
+            return load(default(), device, on_progress, on_note)
         except CheckpointError as error:
             on_note(f"{error}; going on with {EMBEDDED}")
             model = EMBEDDED
-    folder, config, weights = read(model, device)
+    folder = model if isinstance(model, Path) else find(model)
+    for _ in range(READINGS):
+        before = files.version(folder)
+        try:
+            found = _load(folder, device, on_progress, on_note)
+        except CheckpointError:
+            if files.version(folder) == before:
+                raise
+        else:
+            if files.version(folder) == before:
+                return found
+    raise CheckpointError(f"{folder}: another process keeps replacing it; try again later")
+
+
+def _load(
+    folder: Path,
+    device: str,
+    on_progress: Callable[[float], None],
+    on_note: Callable[[str], None],
+) -> Checkpoint:
+    """Load a folder's model, as `load` does; parts of it may be of two versions of the folder."""
+    folder, config, weights = read(folder, device)
     module = import_module(FAMILIES[family(config)])
     chosen = settings(config, folder / CONFIG)
     kind, loader = "a whole folder", getattr(module, "load", None)
@@ -364,5 +387,6 @@ def load(
                 f"{folder.name}: on this machine, masks take more time than they save; it writes a "
                 "token a step (--lookahead changes that)"
             )
+    backbone.name = folder.name
     tokenizer.prepare()
     return Checkpoint(backbone, tokenizer, layout, chosen, folder.name, config)

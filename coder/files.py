@@ -6,9 +6,12 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PATIENCE = 1.0  # seconds between two renames, before the process that does them is taken for killed
 
 
 def home() -> Path | None:
@@ -76,7 +79,13 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         yield partial
         if folder.exists():
             os.replace(folder, former)
-        os.replace(partial, folder)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            os.replace(folder, former)  # another process took this one for killed
+            os.replace(partial, folder)
         shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -85,8 +94,22 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 def restore_folder(folder: Path) -> None:
     """Bring a folder back if the process that was replacing it was killed between its renames."""
     folder = Path(os.path.realpath(folder))
-    if not folder.exists() and _former(folder).exists():
-        os.replace(_former(folder), folder)
+    end = time.monotonic() + PATIENCE
+    while not folder.exists() and _former(folder).exists():
+        if time.monotonic() > end:
+            with suppress(FileNotFoundError):  # another process was faster
+                os.replace(_former(folder), folder)
+            return
+        time.sleep(PATIENCE / 100)
+
+
+def version(path: Path) -> tuple[int, int] | None:
+    """What changes when a folder is replaced, or a file in it; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _former(folder: Path) -> Path:

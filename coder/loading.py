@@ -20,8 +20,11 @@ def load(model: str | None, device: str = "cpu") -> Checkpoint:
             if shown < 0:
                 print(f"preparing {name}, once: about half a minute", file=sys.stderr)
         elif percent != shown:
+            # Nothing can be counted while the library for GGUF reads the vocabulary.
+            state = f"{percent} %" if percent else "reading its vocabulary"
             end = "\n" if percent == 100 else ""
-            print(f"\rpreparing {name}, once: {percent} %", end=end, file=sys.stderr, flush=True)
+            line = f"\rpreparing {name}, once: {state:{len('reading its vocabulary')}}"
+            print(line, end=end, file=sys.stderr, flush=True)
         shown = percent
 
     try:

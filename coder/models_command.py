@@ -40,6 +40,10 @@ def command(argv: list[str]) -> int:
     removing.add_argument("name", metavar="NAME", help="a base that `talaria models` lists")
     args = parser.parse_args(argv)
     if args.action == "get":
+        if args.source is None and (where := prepared_alone(args.name)):
+            print(f"{args.name}: ready, prepared; its file is not needed", file=sys.stderr)
+            print(where)
+            return 0
         print(fetch(args.name, args.source), flush=True)
         prepare(args.name)
     elif args.action == "remove":
@@ -106,6 +110,24 @@ def _of_base(base: KnownBase) -> tuple[str, int, str]:
         return state, base.bytes, f"talaria models get {base.name}"
     places = [place for place in (bases.place(base), *bases.prepared(base)) if place.exists()]
     return state, bases.disk_bytes(base), str(places[0])
+
+
+def prepared_alone(name: str) -> Path | None:
+    """Where a base lies that was prepared and whose file is gone; None if it cannot be used so.
+
+    Another release, or another processor, may need another form, and so the file.
+    """
+    from talaria.coder import bases, checkpoint
+
+    base = bases.named(name)
+    forms = bases.prepared(base)
+    if not forms or bases.place(base).exists():
+        return None
+    try:
+        checkpoint.load(name)
+    except TalariaError:
+        return None
+    return forms[0]
 
 
 def fetch(name: str, source: str | None = None) -> Path:

@@ -117,6 +117,7 @@ class OnnxQwen2(OnnxBackbone):
         ]
         logits[np.isin(ids, self.marks.never)] = -np.inf
         found = likeliest(logits, k, (), own, temperatures)
+        self.numbers(found.log_probabilities)
         return Candidates(np.take_along_axis(ids, found.ids, 1), found.log_probabilities)
 
     def lookahead(self, accepted: Sequence[float]) -> int:

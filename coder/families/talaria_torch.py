@@ -264,7 +264,7 @@ class TorchBackbone(Backbone):
         if temperatures is not None:
             logits /= self._tensor(temperatures)[:, None]
         found = logits.log_softmax(-1).topk(min(k, logits.shape[-1]))
-        return Candidates(found.indices.cpu().numpy(), found.values.cpu().numpy())
+        return Candidates(found.indices.cpu().numpy(), self.numbers(found.values.cpu().numpy()))
 
     @torch.inference_mode()
     def log_probabilities(
@@ -277,7 +277,7 @@ class TorchBackbone(Backbone):
         logits = self.transformer.logits(states)
         constrain(logits, constraints)
         found: Array = logits.log_softmax(-1)[range(len(ids)), self._tensor(ids)].cpu().numpy()
-        return found
+        return self.numbers(found)
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self.transformer.device)

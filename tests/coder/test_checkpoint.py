@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,9 +23,10 @@ from talaria.coder import checkpoint, files
 from talaria.coder.checkpoint import ADAPTER, CONFIG, TOKENIZER, WEIGHTS
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.talaria import TalariaTokenizer
-from talaria.coder.families.talaria_torch import Transformer
+from talaria.coder.families.talaria_torch import TorchBackbone, Transformer
+from talaria.coder.infill import fill
 from talaria.coder.layout import Layout
-from talaria.coder.request import Settings
+from talaria.coder.request import Options, Request, Settings
 from talaria.finetune.trainable import load_trainable, save
 from tests.scripted import ScriptedBackbone
 
@@ -157,6 +161,85 @@ def test_a_save_killed_between_its_renames(
     monkeypatch.undo()
     assert not folder.exists()
     assert checkpoint.load(folder).config["training"] == {"number": 1}
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_folder_that_is_replaced_while_it_is_loaded(
+    transformer: Transformer,
+    tokenizer: TalariaTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: int,
+) -> None:
+    """Before or after its weights or its tokenizer are verified: all parts are of the new one."""
+    folder = tmp_path / "model"
+    save(folder, transformer, tokenizer, training={"number": 1})
+    real, calls = checkpoint.digest, 0
+
+    def digest(path: Path) -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 1 + moment // 2 and moment % 2 == 0:
+            exchange()
+        found = real(path)
+        if calls == 1 + moment // 2 and moment % 2:
+            exchange()
+        return found
+
+    def exchange() -> None:
+        monkeypatch.setattr(checkpoint, "digest", real)
+        with torch.no_grad():
+            other = copy.deepcopy(transformer)
+            next(other.parameters()).add_(1)
+        save(folder, other, tokenizer, training={"number": 2})
+
+    monkeypatch.setattr(checkpoint, "digest", digest)
+    model = checkpoint.load(folder)
+    assert calls
+    assert model.config["training"] == {"number": 2}
+    again = checkpoint.load(folder)
+    ids = [[1, 2, 3]]
+    np.testing.assert_array_equal(model.backbone.encode(ids)[0], again.backbone.encode(ids)[0])
+
+
+def test_a_folder_that_is_replaced_all_the_time(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempts end, with a line; a damaged folder that stays is read once."""
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    versions = iter(range(100))
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "version", lambda path: next(versions))
+        with pytest.raises(CheckpointError, match="another process keeps replacing it"):
+            checkpoint.load(folder)
+    (folder / TOKENIZER).unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_computes_no_numbers(
+    transformer: Transformer,
+    tokenizer: TalariaTokenizer,
+    tmp_path: Path,
+    kind: str,
+    value: float,
+) -> None:
+    """An error that names it, instead of text that nothing stands behind."""
+    broken = copy.deepcopy(transformer)
+    with torch.no_grad():
+        broken.blocks[-1].down.weight[0, 0] = value
+    save(tmp_path / "broken", broken, tokenizer)
+    model = checkpoint.load(tmp_path / "broken")
+    if kind == "torch":
+        backbone = TorchBackbone(broken.requires_grad_(False).eval(), model.marks)
+        backbone.name = "broken"
+        model = replace(model, backbone=backbone)
+    for mode in ("ar", "verify", "diffuse"):
+        options = Options(mode, check_syntax=False)
+        with pytest.raises(CheckpointError, match="broken: computes what is no number"):
+            fill(model, Request("x = ", "", options))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from talaria.coder import files
 from talaria.coder.files import replacing, replacing_folder, restore_folder, write
 
 
@@ -56,6 +58,32 @@ def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path, letter: 
     path = tmp_path / (letter * (250 // len(letter.encode())))
     write(path, "new")
     assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("patience", [1.0, 0.0])
+def test_a_folder_is_restored_while_its_process_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """Whoever restores it waits; a process that was taken for killed still ends as it should."""
+    folder = tmp_path / "folder"
+    real = os.replace
+    others: list[threading.Thread] = []
+
+    def interrupted(one: Path, other: Path) -> None:
+        real(one, other)
+        if not others:
+            others.append(threading.Thread(target=restore_folder, args=(folder,)))
+            others[0].start()
+            others[0].join(0.05)
+            assert folder.exists() == (patience == 0)
+
+    write_folder(folder, "1")
+    monkeypatch.setattr(files, "PATIENCE", patience)
+    monkeypatch.setattr(os, "replace", interrupted)
+    write_folder(folder, "2")
+    others[0].join()
+    assert (folder / "a.txt").read_text() == "2"
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def write_folder(folder: Path, text: str) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from talaria.coder import checkpoint, loading
+from talaria.coder import bases, checkpoint, cli, loading, models_command
 from talaria.coder.backbone import KVCache
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.onnx_graph import Int8Matrix
@@ -256,6 +258,51 @@ def test_the_embedded_model_stands_in(large: Path, home: Path) -> None:
     assert note.endswith(f"going on with {checkpoint.EMBEDDED}")
     with pytest.raises(CheckpointError, match="SHA-256"):
         checkpoint.load(checkpoint.LARGE)
+
+
+def test_get_fetches_nothing_that_is_prepared(
+    large: Path,
+    home: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where the prepared form lies is printed; if it is damaged, its base is fetched."""
+    (path,) = (home / "bases").glob("*.gguf")
+    base = replace(bases.named(checkpoint.LARGE), sha256=path.stem)
+    monkeypatch.setattr(bases, "known", lambda: {checkpoint.LARGE: base})
+    fetched = []
+
+    def fetch(name: str, source: str | None) -> Path:
+        fetched.append((name, source))
+        return Path(shutil.copy(file, path))
+
+    monkeypatch.setattr(models_command, "fetch", fetch)
+    get = ["models", "get", checkpoint.LARGE]
+    assert cli.main(get) == 0
+    path.unlink()
+    capsys.readouterr()
+    assert cli.main(get) == 0
+    (form,) = forms(home)
+    assert capsys.readouterr().out == f"{form}\n"
+    assert fetched == [(checkpoint.LARGE, None)]
+    assert cli.main([*get, "--from", str(file)]) == 0
+    path.unlink()
+    (form / "weights.safetensors").write_bytes(b"")
+    assert cli.main(get) == 0
+    assert fetched[1:] == [(checkpoint.LARGE, str(file)), (checkpoint.LARGE, None)]
+
+
+def test_a_bar_says_that_the_vocabulary_is_read(
+    large: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, as long as nothing can be counted."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    loading.load(None)
+    first, *others = capsys.readouterr().err.strip().split("\r")
+    assert first == f"preparing {checkpoint.LARGE}, once: reading its vocabulary"
+    assert all(re.search(r"once: \d+ %", other) for other in others)
+    assert others[-1].endswith("100 %")
 
 
 def test_a_command_says_what_takes_long(
