@@ -322,8 +322,8 @@ def load(
 
     A base is prepared when it is loaded for the first time, which takes a while: `on_progress`
     gets the fraction that is done. A folder that another process replaces meanwhile is read again.
-    Where no model is named and the default cannot be loaded, the
-    embedded one is, and `on_note` gets a line that says why.
+    Where no model is named and the default cannot be loaded, the embedded one is, and `on_note`
+    gets a line that says why.
 
     Raises CheckpointError, with the remedy, when the folder is missing, damaged or of another
     format, its base is missing, there is too little memory, or the device is not available.

@@ -19,7 +19,7 @@ from safetensors.numpy import load as load_weights
 
 from talaria.coder.backbone import Array, Backbone, Marks
 from talaria.coder.errors import CheckpointError
-from talaria.coder.families.qwen2_tokenizer import layout_of, marks_of
+from talaria.coder.families.qwen2_tokenizer import layout_of
 from talaria.coder.layout import Layout
 from talaria.coder.tokenizer import Tokenizer
 
@@ -250,7 +250,6 @@ def load_adapted(
     """
     if device != "cpu":
         raise CheckpointError(f"device {device!r}: qwen2 models run only on the cpu so far")
-    from talaria.coder.families.qwen2_onnx import OnnxQwen2
     from talaria.coder.families.qwen2_prepared import prepared
 
     found = prepared(folder, config, adapter, find_base, on_progress)
@@ -260,7 +259,4 @@ def load_adapted(
             f"{folder / 'config.json'}: working_context is {working}; the base was trained on "
             f"{found.shape.context_length} positions: set at most {found.shape.context_length}"
         )
-    marks = marks_of(found.tokenizer)
-    backbone = OnnxQwen2(found.shape, found.network, marks, denoises=bool(adapter))
-    found.release()
-    return backbone, found.tokenizer, layout_of(found.tokenizer)
+    return found.backbone, found.tokenizer, layout_of(found.tokenizer)

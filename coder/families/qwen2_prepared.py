@@ -15,6 +15,7 @@ import json
 import mmap
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from talaria.coder.families import qwen2
 from talaria.coder.families.onnx_graph import Int8Matrix, int8_limit
 from talaria.coder.families.qwen2 import Qwen2Config
 from talaria.coder.families.qwen2_files import open_base
-from talaria.coder.families.qwen2_onnx import Network, fused
+from talaria.coder.families.qwen2_onnx import Network, OnnxQwen2, fused
 from talaria.coder.families.qwen2_tokenizer import KEPT, marks_of
 from talaria.coder.tokenizer import Tokenizer
 
@@ -49,23 +50,11 @@ DTYPES: dict[str, DTypeLike] = {"I8": np.int8, "F32": np.float32}
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared form, mapped into memory.
-
-    network  what `OnnxQwen2` computes with
-    """
+    """A prepared form, mapped into memory and ready to run."""
 
     shape: Qwen2Config
     tokenizer: Tokenizer
-    network: Network
-    mapped: mmap.mmap
-
-    def release(self) -> None:
-        """Give back the memory of pages that were read; they are read again if need be.
-
-        ONNX Runtime has copied every matrix into an order of its own by then.
-        """
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self.mapped.madvise(mmap.MADV_DONTNEED)
+    backbone: OnnxQwen2
 
 
 def prepared(
@@ -85,14 +74,14 @@ def prepared(
         raise CheckpointError("this user has no home; set TALARIA_HOME to a folder for models")
     name = config.get("published", folder.name)
     place = home / "bases" / "prepared" / f"{name}-{key(config, adapter)}"
-    if found := opened(place):
+    if found := opened(place, bool(adapter)):
         return found
     base = find_base()
     with alone(place):
-        if found := opened(place):  # another process has made it meanwhile
+        if found := opened(place, bool(adapter)):  # another process has made it meanwhile
             return found
         prepare(place, name, folder, config, adapter, base, on_progress)
-        found = opened(place)
+        found = opened(place, bool(adapter))
         if found is None:
             raise CheckpointError(
                 f"{place}: the model does not read as it was written; check the disk, or set "
@@ -185,10 +174,10 @@ def prepare(
     on_progress(1.0)
 
 
-def opened(place: Path) -> Prepared | None:
-    """Map a prepared form; None where it is missing or not as it was written."""
+def opened(place: Path, denoises: bool) -> Prepared | None:
+    """Map and run a prepared form; None where it is missing or not as it was written."""
     try:
-        return mapped_form(place)
+        return mapped_form(place, denoises)
     except OSError as error:
         if error.errno == errno.ENOMEM:
             raise MemoryError from error
@@ -197,21 +186,45 @@ def opened(place: Path) -> Prepared | None:
         return None
 
 
-def mapped_form(place: Path) -> Prepared:
-    """Map a prepared form; an OSError, ValueError, KeyError or TypeError where it is damaged."""
+def mapped_form(place: Path, denoises: bool) -> Prepared:
+    """Map and run a form; an OSError, ValueError, KeyError or TypeError where it is damaged."""
     config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
-    for name, wanted in config["sha256"].items():
-        if files.digest(place / name) != wanted:
-            raise ValueError(f"{name} has another SHA-256 than in {CONFIG}")
-    tokenizer = Tokenizer.from_json((place / TOKENIZER).read_text(encoding="utf-8"))
+    text = (place / TOKENIZER).read_bytes()
     arrays, mapped = mapped_tensors(place / WEIGHTS)
+    with ThreadPoolExecutor(1) as pool:
+        # Meanwhile ONNX Runtime orders the weights anew, which takes about as long.
+        digest = pool.submit(hashlib.sha256, mapped)
+
+        def verify() -> None:
+            hashes = {WEIGHTS: digest.result(), TOKENIZER: hashlib.sha256(text)}
+            for name, found in hashes.items():
+                if found.hexdigest() != config["sha256"][name]:
+                    raise ValueError(f"{name} has another SHA-256 than in {CONFIG}")
+
+        try:
+            tokenizer = Tokenizer.from_json(text.decode())
+            shape = Qwen2Config(**config["shape"])
+            backbone = OnnxQwen2(shape, paired(arrays), marks_of(tokenizer), denoises)
+        except MemoryError:
+            raise
+        except Exception:  # of whatever class, as damaged weights are as good as any others
+            verify()
+            raise
+        verify()
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)  # pages that are needed again are read again
+    return Prepared(shape, tokenizer, backbone)
+
+
+def paired(arrays: Mapping[str, Array]) -> Network:
+    """The arrays of a form, each matrix in 8 bits with its scales."""
     network: dict[str, Array | Int8Matrix] = {}
     for name, array in arrays.items():
         if name + SCALES in arrays:
             network[name] = Int8Matrix(array, arrays[name + SCALES])
         elif not name.endswith(SCALES):
             network[name] = array
-    return Prepared(Qwen2Config(**config["shape"]), tokenizer, network, mapped)
+    return network
 
 
 def mapped_tensors(path: Path) -> tuple[dict[str, Array], mmap.mmap]:
