@@ -97,8 +97,12 @@ def here(text: str, start: int, end: int) -> Fill | None:
     else:
         return None
     if found["code"]:
-        stop = first + found.end()
-        return Fill("here", f"Fill in `{_short(found['code'])}`", place, stop, "", "block")
+        stop, title = first + found.end(), f"Fill in `{_short(found['code'])}`"
+        around = function_at(text, place)
+        if around and around.lead and not text[around.start : place].strip():
+            # On the line of its header: the body gets lines of its own.
+            return Fill("here", title, around.start, stop, around.lead, "block")
+        return Fill("here", title, place, stop, "", "block")
     line = text.rfind("\n", 0, place) + 1
     indentation = re.match(r"[ \t]*", text[line:place])
     stop = first + found.end()

@@ -268,7 +268,9 @@ def test_fast_typing_is_debounced() -> None:
     ("text", "found"),
     [
         ("x = ...", "..."),
-        ("def f(): ...", "..."),
+        ("def f(): ...", " ..."),
+        ("def f(): x = ...", "..."),
+        ("def f():\n    'Say.'\n    ...\n", None),
         ("    pass  # for now", "pass"),
         ("raise NotImplementedError", "raise NotImplementedError"),
         ("raise NotImplementedError('no (') # )", "raise NotImplementedError('no (')"),
@@ -290,6 +292,15 @@ def test_placeholders(text: str, found: str | None) -> None:
     """Placeholder code, and nothing else."""
     fill = here(text, 0, text.find("\n", 0, 9) + 1)
     assert (fill and text[fill.start : fill.end]) == found
+
+
+@pytest.mark.parametrize("more", ["", "  # for now", "\n\n\ny = 1\n"])
+def test_a_placeholder_on_the_line_of_its_header(more: str) -> None:
+    """The body gets lines of its own, as for the function around it."""
+    text = f"class A:\n    def f(self): ...{more}"
+    fill = here(text, text.index("def"), text.index("def"))
+    assert fill
+    assert fill.cut(text) == ("class A:\n    def f(self):\n        ", more)
 
 
 def test_a_todo() -> None:
