@@ -244,7 +244,7 @@ def offered(hole: Progress, candidate: Candidate) -> Candidate:
         return candidate
     try:
         if withheld(hole.surroundings(), candidate.text) is None:
-            return candidate
+            return replace(candidate, unfinished=verdict(hole, candidate.text).unfinished)
     except OutOfTimeError:
         return replace(candidate, text="", tokens=[], score=None, stopped="deadline")
     return replace(candidate, text="", tokens=[], score=None, stopped="withheld")

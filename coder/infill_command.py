@@ -262,7 +262,13 @@ def as_json(result: Infill, model: str, until: Until | None, lead: str = "") -> 
     return {
         "text": with_lead(result.best.text),
         "candidates": [
-            {"text": with_lead(c.text), "score": c.score, "tokens": c.length, "stopped": c.stopped}
+            {
+                "text": with_lead(c.text),
+                "score": c.score,
+                "tokens": c.length,
+                "stopped": c.stopped,
+                "unfinished": c.unfinished,
+            }
             for c in result.candidates
         ],
         "nfe": result.nfe,

@@ -42,11 +42,12 @@ class Frame:
 class Candidate:
     """One middle.
 
-    score    mean log-probability per token, read left to right; None where one candidate was
-             asked for, or nothing is left of it
-    row      its number among the candidates that were generated
-    repeats  whether its first token repeats the last one of the prefix and nothing else
-    refused  why it must not be written into the file; None if it may, or if it is not to be
+    score       mean log-probability per token, read left to right; None where one candidate was
+                asked for, or nothing is left of it
+    row         its number among the candidates that were generated
+    repeats     whether its first token repeats the last one of the prefix and nothing else
+    refused     why it must not be written into the file; None if it may, or if it is not to be
+    unfinished  whether it opens a block without a body
     """
 
     text: str
@@ -56,6 +57,7 @@ class Candidate:
     row: int
     repeats: bool = False
     refused: str | None = None
+    unfinished: bool = False
 
     @property
     def length(self) -> int:

@@ -565,8 +565,10 @@ def test_an_unfinished_block_is_said_to_be_unfinished(tokenizer: TalariaTokenize
     model = scripted(tokenizer, ["def g():"])
     found = infill(model, prefix, suffix)
     assert found.best.text == "def g():"
+    assert found.best.unfinished
     assert found.syntax.unfinished
     assert not found.syntax.clean
     complete = infill(model, prefix, suffix, Options(complete=True))
     assert not complete.syntax.unfinished
+    assert not complete.best.unfinished
     assert "def g():" not in complete.best.text
