@@ -318,7 +318,9 @@ class TalariaServer(LanguageServer):
 
     def _model_progress(self, done: float) -> None:
         """Say how much of a base has been prepared; called from a loading thread."""
-        self.later(self.loading.report, f"preparing it for this machine, {100 * done:.0f} %")
+        # Nothing can be counted while the library for GGUF reads the vocabulary.
+        state = f"{100 * done:.0f} %" if done else "reading its vocabulary"
+        self.later(self.loading.report, f"preparing it for this machine, {state}")
 
     def _engines_trouble(self, message: str, kind: str) -> None:
         """Show the first message of each kind about models and endpoint; the log has all."""
