@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import ast
+import importlib
 import importlib.util
 import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from talaria import __version__
-from talaria.coder import doctor, infill_command, models_command
-from talaria.coder.errors import TalariaError, UsageError
+from talaria.coder.errors import Interrupted, TalariaError, UsageError
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 COMMANDS = "talaria.commands"  # entry points of the commands that live outside `coder`
+
+BUILTIN = {"infill": "infill_command", "models": "models_command", "doctor": "doctor"}
 
 USAGE = """usage: talaria COMMAND [OPTIONS]
 
@@ -29,7 +33,7 @@ Fill in code by diffusion.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; exit code 0, 1 (it could not be done) or 2 (wrong usage)."""
+    """Run one command; exit code 0, 1 (it could not be done), 2 (wrong usage) or 130 (Ctrl-C)."""
     if argv is None:
         # A terminal that lacks a character shows its code instead of failing.
         for stream in (sys.stdout, sys.stderr):
@@ -42,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Run a command; what its user can fix is one line on standard error, never a traceback.
 
-    Returns its exit code, 1 (it could not be done) or 2 (wrong usage). The line begins with the
-    `name` of the program.
+    Returns its exit code, 1 (it could not be done), 2 (wrong usage) or 130 (Ctrl-C). The line
+    begins with the `name` of the program.
     """
     try:
         return command()
@@ -52,7 +56,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
-        return 1
+        return Interrupted.exit_code
     except BrokenPipeError:
         # The reader of the output went away; keep Python from complaining again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,13 +73,12 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 def run(argv: list[str]) -> int:
     """Find a command and call it; errors reach the caller."""
     name = argv[0] if argv else "--help"
-    builtin: dict[str, Callable[[list[str]], int]] = {
-        "infill": infill_command.command,
-        "models": models_command.command,
-        "doctor": doctor.command,
-    }
-    if name in builtin:
-        return builtin[name](argv[1:])
+    # Imported when they are called, like everything that they need: a second call is to be quick.
+    if name in BUILTIN:
+        module = importlib.import_module(f"talaria.coder.{BUILTIN[name]}")
+        return int(module.command(argv[1:]))
+    from importlib import metadata
+
     others = {point.name: point for point in metadata.entry_points(group=COMMANDS)}
     if name in ("-h", "--help"):
         listing = "".join(f"  {other:10} {about(others[other])}\n" for other in sorted(others))
@@ -85,7 +88,7 @@ def run(argv: list[str]) -> int:
         print(__version__)
         return 0
     if name not in others:
-        known = ", ".join([*builtin, *sorted(others)])
+        known = ", ".join([*BUILTIN, *sorted(others)])
         raise UsageError(f"no command {name!r}; there are {known}")
     try:
         return int(others[name].load()(argv[1:]))
@@ -98,6 +101,8 @@ def run(argv: list[str]) -> int:
 
 def about(command: metadata.EntryPoint) -> str:
     """What a command does: the first line of its module, which is parsed but not imported."""
+    import ast
+
     try:
         found = importlib.util.find_spec(command.module)
         source = Path(found.origin).read_text(encoding="utf-8") if found and found.origin else ""

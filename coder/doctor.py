@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import sys
@@ -10,6 +9,7 @@ import time
 from importlib import metadata
 
 from talaria import __version__
+from talaria.coder.arguments import Parser
 from talaria.coder.errors import TalariaError
 
 NEEDED = (
@@ -30,7 +30,7 @@ NEEDED = (
 
 def command(argv: list[str]) -> int:
     """`talaria doctor`: versions, machine, model and a timed infill; exit code 1 if it fails."""
-    parser = argparse.ArgumentParser(prog="talaria doctor", description="For a bug report.")
+    parser = Parser(prog="talaria doctor", description="For a bug report.")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)
@@ -62,10 +62,10 @@ def examine(name: str | None, device: str) -> None:
     right, wrong = (count_errors(text) for text in ("f(1)\n", "f(1\n"))
     print(f"grammar        {right} errors in a right text, {wrong} in a wrong one")
     began = time.perf_counter()
-    from talaria.coder.infill import infill
-    from talaria.coder.infill_command import summary
+    from talaria.coder.answers import summary
+    from talaria.coder.infill import fill
     from talaria.coder.loading import load
-    from talaria.coder.request import Options
+    from talaria.coder.request import Request
 
     imported = time.perf_counter()
     print(f"import         {imported - began:.2f} s")
@@ -79,9 +79,9 @@ def examine(name: str | None, device: str) -> None:
         f"model          {model.name}, {size}, "
         f"loaded in {loaded:.2f} s; {model.backbone.threads} threads"
     )
-    options = Options().settled(model.settings)
-    result = infill(model, "def mean(values):\n    return ", "\n", options)
-    print(f"infill         {summary(result, options)}: {result.best.text!r}")
+    request = Request("def mean(values):\n    return ", "\n")
+    result = fill(model, request)
+    print(f"infill         {summary(result, request, model.settings)}: {result.best.text!r}")
 
 
 def devices() -> list[str]:

@@ -5,6 +5,7 @@ TalariaError                 it could not be done; exit code 1
 ├── CheckpointError          a model's folder
 ├── FetchError               a base that cannot be fetched
 ├── DataError                a corpus, a tokenizer or a data set
+├── Interrupted              Ctrl-C ended it; exit code 130
 └── UsageError               the request itself is wrong; exit code 2
 
 Each message is one line for a person: the value found, the limit, the remedy.
@@ -33,6 +34,12 @@ class FetchError(TalariaError):
 
 class DataError(TalariaError):
     """A corpus, a tokenizer or a data set is missing, damaged or does not fit."""
+
+
+class Interrupted(TalariaError):
+    """The user ended it; the message says what is kept."""
+
+    exit_code = 130  # as shells have it: 128 and the number of the signal
 
 
 class UsageError(TalariaError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,33 +15,50 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from talaria.coder import files
+from talaria.coder.arguments import Parser
 from talaria.coder.errors import TalariaError, UsageError
 from talaria.coder.request import MODES, UNTIL
 
 # The model's libraries are imported after the request has been checked: a wrong one is answered at
 # once.
 if TYPE_CHECKING:
-    from talaria.coder.request import Options, Until
-    from talaria.coder.results import Infill
+    from talaria.coder.answers import Answer
+    from talaria.coder.request import Request
+    from talaria.coder.source import Target
 
+MOST_MINUTES = 10_000.0  # that a model is kept loaded without being used
 BETWEEN = "\n--\n"  # between candidates, as grep separates groups of lines
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of `talaria infill`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="talaria infill",
         description="Fill a hole and print what belongs there.",
-        epilog="FILE:LINE:COL is a cursor (1-based line, 0-based column), FILE::QUALIFIED.NAME "
-        "the body of a function, - standard input with the hole marked <|fill|>.",
+        epilog="FILE:LINE:COL is a cursor (1-based line, 0-based column), FILE:LINE the end of a "
+        "line, FILE::QUALIFIED.NAME the body of a function, - standard input with the hole marked "
+        "<|fill|>. Of a notebook, FILE is NAME.ipynb#CELL, cells of every kind counted from 1.",
     )
-    parser.add_argument("target", help="FILE:LINE:COL, FILE::QUALIFIED.NAME or -")
+    parser.add_argument(
+        "target", help="FILE:LINE:COL, FILE:LINE, FILE::QUALIFIED.NAME or -; see below"
+    )
     parser.add_argument(
         "--model",
         help="a folder, a GGUF file, or a name from `talaria models` (default: the one marked "
         "there)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu (the default), cuda, cuda:N or mps")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="say nothing on standard error but errors"
+    )
+    parser.add_argument(
+        "--daemon",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="let a process in the background keep the model loaded until it has been idle for so "
+        "many minutes; 0: load it here, and ask no such process (default: TALARIA_DAEMON, else 10)",
+    )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="print the result as JSON")
     shown.add_argument(
@@ -70,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=1,
         metavar="N",
         help="print up to N distinct middles, best first, separated by a line of --; --diff takes "
-        "the best, --write the best that does not break the file (default: 1)",
+        "the best, --write the best that does not break the file",
     )
     parser.add_argument(
         "--max-nfe",
@@ -110,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="S",
-        help="the same seed draws the same text (default: 0)",
+        help="the same seed draws the same text",
     )
     return parser
 
@@ -147,8 +166,7 @@ def check_decoding_flags(args: argparse.Namespace, mode: str | None = None) -> N
 
 def command(argv: list[str]) -> int:
     """`talaria infill`: read, fill, then write or print."""
-    args = build_parser().parse_args(argv)
-    check_decoding_flags(args, args.mode)
+    args = arguments(argv)
     from talaria.coder import source
 
     hole = source.parse_target(args.target, standard_input)
@@ -156,10 +174,59 @@ def command(argv: list[str]) -> int:
         raise UsageError("--write needs a file to write to; standard input has none")
     if args.trace:
         check_page(args.trace, hole.path)
+    answer = answered(request_of(args, hole), args)
+    allowed = [each for each in answer.offers if each.refused is None] if args.write else []
+    best = (allowed or [answer.best])[0]
+    # Nothing to offer leaves the file as it was, without a blank line of indentation.
+    middle = hole.lead + best.text if best.text else hole.middle
+    if args.trace and answer.page is not None:
+        write_page(args.trace, answer.page)
+    refused = best.refused if args.write else None
+    if args.write and not refused:
+        source.write(hole, middle)
+    if args.json:
+        utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
+        print(json.dumps(answer.as_json(hole.lead), ensure_ascii=not utf8))
+    elif args.diff:
+        show_diff(replace(hole, path=hole.path and from_here(hole.path)), middle)
+    elif not args.write:
+        offered = [hole.lead + offer.text for offer in answer.offers if offer.text]
+        print(BETWEEN.join(offered), end="\n" if offered else "")
+    if refused:
+        raise TalariaError(f"{refused}, so {hole.path} is as it was; print it without --write")
+    if not args.json and not args.quiet:
+        print(answer.summary, file=sys.stderr)
+    return 0
 
-    from talaria.coder.bounds import until_of
-    from talaria.coder.engine import Engine
-    from talaria.coder.loading import load
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """The options of a call: what is not typed, the environment and the files may say."""
+    from talaria.coder import preferences
+
+    parser = build_parser()
+    defaults = {each.dest: each.default for each in parser._actions}
+    unset = object()
+    parsed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, unset)))
+    typed = {name: value for name, value in vars(parsed).items() if value is not unset}
+    file = re.split(r"::|:[0-9]|#[0-9]", typed["target"])[0]
+    files = preferences.read(parser, Path(os.path.abspath("." if file == "-" else file)))
+    chosen = {**defaults, **files, **preferences.environment(), **typed}
+    if "mode" not in typed and chosen["mode"] == "verify":
+        # What is typed for one call is not at odds with a preference.
+        several = chosen["candidates"] > 1 or (chosen["temperature"] or 0) > 0
+        chosen["mode"] = None if several else "verify"
+    flags = {name: typed.get(name) for name in ("confidence_threshold", "lookahead")}
+    check_decoding_flags(argparse.Namespace(**flags), chosen["mode"])
+    if chosen["mode"] not in (None, "diffuse"):
+        chosen |= flags
+    if not 0 <= chosen["daemon"] <= MOST_MINUTES:
+        limit = f"it must be between 0 and {MOST_MINUTES:,.0f} minutes"
+        raise UsageError(f"--daemon is {chosen['daemon']}; {limit}")
+    return argparse.Namespace(**chosen)
+
+
+def request_of(args: argparse.Namespace, hole: Target) -> Request:
+    """What the model is asked for a hole; UsageError for options that do not fit."""
     from talaria.coder.request import Options, Request
 
     chosen = {
@@ -171,40 +238,46 @@ def command(argv: list[str]) -> int:
         chosen.setdefault("until", "block")  # a function ends where its body does
     # At a cursor, the user may type the block's body next, so it may be missing.
     chosen["complete"] = bool(hole.name or args.write)
-    options = Options(**chosen)
-    prefix = hole.prefix + hole.lead
     replaces = hole.middle.removeprefix(hole.lead) if args.write else None
-    request = Request(prefix, hole.suffix, options, replaces=replaces)
-    with Engine(lambda: load(args.model, args.device)) as engine:
-        result = engine.fill(request)
-        model = engine.model.result()
-    until = until_of(request, model.settings)
-    allowed = [each for each in result.candidates if each.refused is None] if args.write else []
-    best = (allowed or [result.best])[0]
-    # Nothing to offer leaves the file as it was, without a blank line of indentation.
-    middle = hole.lead + best.text if best.text else hole.middle
-    if args.trace:
-        from talaria.coder.trace import page
+    prefix, cell = hole.prefix + hole.lead, hole.notebook is not None
+    return Request(prefix, hole.suffix, Options(**chosen), replaces=replaces, cell=cell)
 
-        write_page(args.trace, page(result, model, prefix, hole.suffix))
-    refused = best.refused if args.write else None
-    if args.write and not refused:
-        source.write(hole, middle)
-    if args.json:
-        utf8 = (sys.stdout.encoding or "").lower() == "utf-8"
-        print(json.dumps(as_json(result, model.name, until, hole.lead), ensure_ascii=not utf8))
-    elif args.diff:
-        named = replace(hole, path=hole.path and from_here(hole.path))
-        print(source.unified_diff(named, middle), end="")
-    elif not args.write:
-        offered = [hole.lead + candidate.text for candidate in result.candidates if candidate.text]
-        print(BETWEEN.join(offered), end="\n" if offered else "")
-    if refused:
-        raise TalariaError(f"{refused}, so {hole.path} is as it was; print it without --write")
-    if not args.json:
-        settled = replace(options.settled(model.settings), until=until)
-        print(summary(result, settled), file=sys.stderr)
-    return 0
+
+def answered(request: Request, args: argparse.Namespace) -> Answer:
+    """Fill the hole: the process in the background does, or this one, which loads the model."""
+    from talaria.coder.loading import Terminal, load
+
+    if args.daemon:
+        from talaria.coder import daemon
+
+        trace, terminal = bool(args.trace), Terminal()
+        found = daemon.ask(request, args.model, args.device, args.daemon, trace, terminal)
+        if found is not None:
+            return found
+    from concurrent.futures import wait
+
+    from talaria.coder.answers import answer_of
+    from talaria.coder.engine import Engine
+
+    with Engine(lambda: load(args.model, args.device)) as engine:
+        future = engine.submit(request).future
+        # On Windows, Ctrl-C does not end a wait without a limit.
+        while not wait([future], timeout=0.5).done:
+            pass
+        return answer_of(future.result(), request, engine.model.result(), bool(args.trace))
+
+
+def show_diff(hole: Target, middle: str) -> None:
+    """Print a patch; of a file in another encoding than UTF-8, in that one, so that it applies."""
+    from talaria.coder.source import unified_diff
+
+    text = unified_diff(hole, middle)
+    if hole.encoding == "utf-8":
+        print(text, end="")
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode(hole.encoding, "backslashreplace"))
+        sys.stdout.buffer.flush()
 
 
 def standard_input() -> bytes:
@@ -251,67 +324,3 @@ def from_here(path: Path) -> Path:
     """A file's path with links resolved, relative to this folder if it is inside."""
     real, here = path.resolve(), Path.cwd()
     return real.relative_to(here) if real.is_relative_to(here) else real
-
-
-def as_json(result: Infill, model: str, until: Until | None, lead: str = "") -> dict[str, object]:
-    """The fields that other tools rely on."""
-
-    def with_lead(text: str) -> str:
-        return lead + text if text else ""
-
-    return {
-        "text": with_lead(result.best.text),
-        "candidates": [
-            {
-                "text": with_lead(c.text),
-                "score": c.score,
-                "tokens": c.length,
-                "stopped": c.stopped,
-                "unfinished": c.unfinished,
-            }
-            for c in result.candidates
-        ],
-        "nfe": result.nfe,
-        "tokens": result.best.length,
-        "tokens_per_forward": round(result.tokens_per_forward, 3),
-        "elapsed_ms": round(result.elapsed_ms, 1),
-        "context_tokens": result.context_tokens,
-        "model": model,
-        "stopped": result.best.stopped,
-        "until": until,
-        "syntax": {
-            "errors_before": result.syntax.errors_before,
-            "errors_after": result.syntax.errors_after,
-            "clean": result.syntax.clean,
-            "refused": result.syntax.refused,
-            "unfinished": result.syntax.unfinished,
-        },
-    }
-
-
-def summary(result: Infill, options: Options) -> str:
-    """One line about what it took."""
-    best, asked = result.best, options.candidates
-    texts = counted(sum(bool(c.text) for c in result.candidates), "different text")
-    of = f"{texts} of {asked} candidates, the best: " if asked > 1 else ""
-    end = " and <eom>" if best.stopped == "eom" else ""
-    steps = counted(result.nfe, "step")
-    if best.text:
-        each = f"{result.tokens_per_forward:.1f} a step"
-        work = f"{counted(best.length, 'token')}{end} in {steps} ({each})"
-    else:
-        # Of several, others may have a text that the model holds less likely than none.
-        nothing = "empty" if len(result.candidates) > 1 else "nothing to offer"
-        work = f"{nothing} after {steps}"
-    bound = f" ({options.until})" if best.stopped == "bound" else ""
-    flaw = ", its block still lacks a body" if result.syntax.unfinished else ""
-    flaw = flaw if result.syntax.sound else ", adds a syntax error"
-    return (
-        f"{of}{work}, {result.elapsed_ms:.0f} ms, {options.mode}, stopped at {best.stopped}{bound}"
-        f"{flaw}"
-    )
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where it must be."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

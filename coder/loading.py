@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Protocol
 
-from talaria.coder import checkpoint
-from talaria.coder.checkpoint import Checkpoint
+if TYPE_CHECKING:
+    from talaria.coder.checkpoint import Checkpoint
 
 
-def load(model: str | None, device: str = "cpu") -> Checkpoint:
-    """Load a model as `checkpoint.load` does, and say so when it is prepared or replaced."""
-    name = model or checkpoint.default()
-    shown = -1
+class Reporter(Protocol):
+    """Hears of what happens while a model is loaded."""
 
-    def show(done: float) -> None:
-        nonlocal shown
+    def line(self, text: str) -> None:
+        """Something to know, such as why another model is used."""
+
+    def preparing(self, name: str, done: float) -> None:
+        """The share of preparing a base that is done."""
+
+
+class Terminal:
+    """Reports to standard error; percentages on a terminal alone."""
+
+    def __init__(self) -> None:
+        self.shown = -1
+
+    def line(self, text: str) -> None:
+        """Print a line of its own."""
+        self.close()
+        print(f"talaria: {text}", file=sys.stderr)
+
+    def preparing(self, name: str, done: float) -> None:
+        """Say once that a base is being prepared; count on a terminal."""
         percent = int(100 * done)
         if not sys.stderr.isatty():
-            if shown < 0:
+            if self.shown < 0:
                 print(f"preparing {name}, once: about half a minute", file=sys.stderr)
-        elif percent != shown:
+        elif percent != self.shown:
             # Nothing can be counted while the library for GGUF reads the vocabulary.
             state = f"{percent} %" if percent else "reading its vocabulary"
             end = "\n" if percent == 100 else ""
             line = f"\rpreparing {name}, once: {state:{len('reading its vocabulary')}}"
             print(line, end=end, file=sys.stderr, flush=True)
-        shown = percent
+        self.shown = percent
 
-    try:
-        return checkpoint.load(
-            model, device, show, lambda line: print(f"talaria: {line}", file=sys.stderr)
-        )
-    finally:
-        if 0 <= shown < 100 and sys.stderr.isatty():  # interrupted, or failed
+    def close(self) -> None:
+        """End a line that was interrupted."""
+        if 0 <= self.shown < 100 and sys.stderr.isatty():
             print(file=sys.stderr)
+        self.shown = 100 if self.shown >= 0 else -1
+
+
+def load(model: str | None, device: str = "cpu", reporter: Reporter | None = None) -> Checkpoint:
+    """Load a model as `checkpoint.load` does, and say so when it is prepared or replaced."""
+    from talaria.coder import checkpoint
+
+    name = model or checkpoint.default()
+    terminal = Terminal()
+    told = reporter or terminal
+    try:
+        return checkpoint.load(model, device, lambda done: told.preparing(name, done), told.line)
+    finally:
+        terminal.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import time
@@ -10,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from talaria.coder.errors import TalariaError
+from talaria.coder.arguments import Parser
+from talaria.coder.errors import Interrupted, TalariaError
 
 if TYPE_CHECKING:
     from talaria.coder.bases import KnownBase
@@ -20,7 +20,7 @@ QUIET_SECONDS = 15.0  # between lines about progress, where there is no terminal
 
 def command(argv: list[str]) -> int:
     """`talaria models`: list what can be loaded, fetch a base or delete one; exit code."""
-    parser = argparse.ArgumentParser(prog="talaria models", description="What can be loaded.")
+    parser = Parser(prog="talaria models", description="What can be loaded.")
     actions = parser.add_subparsers(dest="action", metavar="get | remove")
     getting = actions.add_parser(
         "get",
@@ -44,6 +44,8 @@ def command(argv: list[str]) -> int:
             print(f"{args.name}: ready, prepared; its file is not needed", file=sys.stderr)
             print(where)
             return 0
+        if args.source is None:
+            announce(args.name)
         print(fetch(args.name, args.source), flush=True)
         prepare(args.name)
     elif args.action == "remove":
@@ -130,10 +132,19 @@ def prepared_alone(name: str) -> Path | None:
     return forms[0]
 
 
+def announce(name: str) -> None:
+    """Say first how much is to be fetched, if anything is."""
+    from talaria.coder import bases
+
+    base = bases.named(name)
+    if bases.state(base) not in bases.HERE:
+        print(f"fetching {name}, {base.bytes / 1e6:,.0f} MB, once", file=sys.stderr, flush=True)
+
+
 def fetch(name: str, source: str | None = None) -> Path:
     """Fetch a base, tell on standard error how it goes, and return where it lies.
 
-    Raises what `bases.get` does, and TalariaError on Ctrl-C.
+    Raises what `bases.get` does, and Interrupted on Ctrl-C.
     """
     from talaria.coder import bases
 
@@ -141,7 +152,7 @@ def fetch(name: str, source: str | None = None) -> Path:
     try:
         return bases.get(name, Path(source) if source is not None else None, terminal)
     except KeyboardInterrupt:
-        raise TalariaError(
+        raise Interrupted(
             "interrupted; what has arrived is kept, and the same command goes on from there"
         ) from None
     finally:
@@ -151,7 +162,7 @@ def fetch(name: str, source: str | None = None) -> Path:
 def prepare(name: str) -> None:
     """Load the model of a base's name, if there is one: the first time, that prepares it.
 
-    Raises what `checkpoint.load` does, and TalariaError on Ctrl-C.
+    Raises what `checkpoint.load` does, and Interrupted on Ctrl-C.
     """
     from talaria.coder import checkpoint
     from talaria.coder.loading import load
@@ -161,7 +172,7 @@ def prepare(name: str) -> None:
     try:
         load(name)
     except KeyboardInterrupt:
-        raise TalariaError(
+        raise Interrupted(
             f"interrupted; {name} is here, and it is prepared when it is first used"
         ) from None
     print(f"{name}: prepared, ready to fill", file=sys.stderr)

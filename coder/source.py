@@ -1,5 +1,7 @@
 """From a target on the command line to a hole in a text, and back into the file.
 
+Files are read in the encoding that they declare (PEP 263), and written back in it.
+
 A `Target` keeps the text exactly as it was decoded, with offsets into it. Prefix, middle and
 suffix are views with `\\n` for every line ending, as the model reads them. Splicing replaces the
 hole alone, so mixed line endings, a byte-order mark or a missing final newline survive elsewhere.
@@ -10,16 +12,19 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import io
 import os
 import re
 import stat
+import tokenize
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from talaria.coder.errors import SourceError, UsageError
 from talaria.coder.files import replacing
+from talaria.coder.notebooks import SUFFIX, Cell, cells_of, rewritten
 from talaria.coder.syntax.functions import find_function
 
 MARK = "<|fill|>"
@@ -29,11 +34,16 @@ MAX_FILE_BYTES = 16_000_000
 """Size limit of a file or standard input."""
 
 _FORMS = (
-    "FILE:LINE:COL, FILE::QUALIFIED.NAME, FILE::QUALIFIED.NAME@LINE, "
-    f"or - for standard input with one {MARK}"
+    "FILE:LINE:COL, FILE:LINE (its end), FILE::QUALIFIED.NAME, "
+    f"FILE::QUALIFIED.NAME@LINE, or - for standard input with one {MARK}"
 )
 _POSITION = re.compile(r"(.+):([0-9]{1,18}):([0-9]{1,18})", re.DOTALL)
+_LINE = re.compile(r"((?:[A-Za-z]:)?[^:]+):([0-9]{1,18})()")
 _FUNCTION = re.compile(r"(.+)::([^:@]+)(?:@([0-9]{1,18}))?", re.DOTALL)
+_CELL = re.compile(rf"(.+\{SUFFIX})#([0-9]{{1,9}})", re.DOTALL)
+# What Python programs are called; other names need a first line that starts Python.
+_PYTHON = {"", ".py", ".pyi", ".pyw", ".pyt", ".py3", ".wsgi", ".cgi", ".gyp", ".gypi", ".tac"}
+_SHEBANG = re.compile(rb"(?:\xef\xbb\xbf)?#!([^\r\n]*)")
 _BOM = "\ufeff"
 _DIFF_CONTEXT = 3  # unchanged lines shown on either side of a change
 
@@ -53,6 +63,8 @@ class Target:
     original  the text with its own line endings, without byte-order mark
     path      of the file; None for standard input
     bom       whether the file begins with a byte-order mark
+    encoding  that the file declares
+    notebook  the cell that the hole is in; `original` is then the text of all cells with code
     lead      what callers must put before the middle, for the model as for `splice`; empty unless
               the hole is the body of a function that has no statement yet, or has it on the line
               of its header
@@ -66,6 +78,8 @@ class Target:
     bom: bool = False
     lead: str = ""
     name: str | None = None
+    encoding: str = "utf-8"
+    notebook: Place | None = None
 
     @cached_property
     def prefix(self) -> str:
@@ -95,6 +109,22 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A cell's place: in the notebook's file, and in the text of all its cells with code."""
+
+    raw: str = field(repr=False)
+    cell: Cell
+    offset: int
+
+    def in_file(self, target: Target, middle: str) -> tuple[Target, str]:
+        """The same change of the notebook's file: its hole is the JSON value of the source."""
+        whole, after = splice(target, middle), len(target.original) - self.offset
+        source = whole[self.offset : len(whole) - after + len(self.cell.source)]
+        hole = Target(self.raw, self.cell.start, self.cell.end, target.path, target.bom)
+        return hole, rewritten(self.raw, self.cell, source)
+
+
+@dataclass(frozen=True)
 class Piece:
     """A part of another file that helps to fill a hole.
 
@@ -109,9 +139,11 @@ class Piece:
 def parse_target(text: str, stdin: Callable[[], bytes]) -> Target:
     """Read the target that a command line names; `stdin` is called only for `-`.
 
-    `FILE:LINE:COL` is a cursor: lines count from 1, columns from 0 in characters.
-    `FILE::QUALIFIED.NAME` is the body of a function; `@LINE` behind it, any line of it, chooses one
-    of several that have this name. `-` is standard input, in which one `MARK` stands for the hole.
+    `FILE:LINE:COL` is a cursor: lines count from 1, columns from 0 in characters; without `COL`, it
+    is at the end of the line. `FILE::QUALIFIED.NAME` is the body of a function; `@LINE` behind it,
+    any line of it, chooses one of several that have this name. In a notebook, FILE is
+    `NAME.ipynb#CELL`, where cells of every kind count from 1. `-` is standard input, in which one
+    `MARK` stands for the hole.
 
     Raises:
         UsageError: the text has none of these forms.
@@ -119,11 +151,13 @@ def parse_target(text: str, stdin: Callable[[], bytes]) -> Target:
     """
     if text == "-":
         return _marked(stdin())
-    if position := _POSITION.fullmatch(text):
-        return _cursor(Path(position[1]), int(position[2]), int(position[3]))
+    if position := _POSITION.fullmatch(text) or _LINE.fullmatch(text):
+        column = int(position[3]) if position[3] else None
+        return _in(position[1], lambda text, name: _cursor(text, name, int(position[2]), column))
     function = _FUNCTION.fullmatch(text)
     if function and all(part.isidentifier() for part in function[2].split(".")):
-        return _function(Path(function[1]), function[2], int(function[3]) if function[3] else None)
+        at = int(function[3]) if function[3] else None
+        return _in(function[1], lambda text, name: _function(text, name, function[2], at))
     raise UsageError(f"cannot tell what to fill from {_printable(text)}: give {_FORMS}")
 
 
@@ -143,6 +177,8 @@ def splice(target: Target, middle: str) -> str:
 
 def unified_diff(target: Target, middle: str) -> str:
     """Return what splicing changes, for `git apply` and `patch -p1`; empty for no change."""
+    if target.notebook:
+        return unified_diff(*target.notebook.in_file(target, middle))
     mark = _BOM if target.bom else ""
     name = "stdin" if target.path is None else _printable(target.path.as_posix().lstrip("/"))
     name += "\t" * (" " in name)  # shows `patch` where a name with blanks ends
@@ -173,14 +209,17 @@ def write(target: Target, middle: str) -> None:
     """
     if target.path is None:
         raise UsageError("--write needs a file: give FILE:LINE:COL or FILE::QUALIFIED.NAME")
+    if target.notebook:
+        return write(*target.notebook.in_file(target, middle))
     name = _printable(target.path)
     mark = _BOM if target.bom else ""
-    before = (mark + target.original).encode()
+    before = (mark + target.original).encode(target.encoding)
     try:
-        after = (mark + splice(target, middle)).encode()
+        after = (mark + splice(target, middle)).encode(target.encoding)
     except UnicodeEncodeError as error:
+        encoding = target.encoding.upper()
         raise SourceError(
-            f"cannot write {name}: UTF-8 cannot encode {error.object[error.start]!a}"
+            f"cannot write {name}: {encoding} cannot encode {error.object[error.start]!a}"
         ) from None
     path = Path(os.path.realpath(target.path))
     try:
@@ -209,7 +248,8 @@ def write(target: Target, middle: str) -> None:
 
 def _marked(data: bytes) -> Target:
     """The target in standard input, at its mark."""
-    text, bom = _decoded(data, "standard input")
+    text, bom, encoding = _decoded(data, "standard input")
+    _check_text(text, "standard input")
     marks = text.count(MARK)
     if marks != 1:
         raise SourceError(
@@ -218,40 +258,80 @@ def _marked(data: bytes) -> Target:
     before, after = text.split(MARK)
     if not (before + after).strip():
         raise SourceError(f"standard input has no text around {MARK}: there is nothing to complete")
-    return Target(before + after, len(before), len(before), bom=bom)
+    return Target(before + after, len(before), len(before), bom=bom, encoding=encoding)
 
 
-def _cursor(path: Path, line: int, column: int) -> Target:
-    """The target at a position in a file."""
+def _in(named: str, hole: Callable[[str, str], Target]) -> Target:
+    """The target that `hole` finds in a text under a name, in the file or the cell named here."""
+    in_cell = _CELL.fullmatch(named)
+    path = Path(in_cell[1] if in_cell else named)
+    text, bom, encoding = _read(path)
     name = _printable(path)
-    original, bom = _read(path)
+    if not in_cell:
+        if path.suffix == SUFFIX:
+            raise UsageError(f"{name} is a notebook: name a cell in it, as {name}#3:2:0 does")
+        _check_text(text, name)
+        return replace(hole(text, name), path=path, bom=bom, encoding=encoding)
+    cells, number = cells_of(text, name), int(in_cell[2])
+    if not 1 <= number <= len(cells):
+        raise SourceError(
+            f"{name} has {_count(len(cells), 'cell')}, no {number}: they count from 1"
+        )
+    cell = cells[number - 1]
+    name = f"cell {number} of {name}"
+    if cell.kind != "code" or cell.source.startswith("%%"):
+        kind = cell.source.split(maxsplit=1)[0] if cell.kind == "code" else cell.kind
+        raise SourceError(f"{name} is {kind}: give the number of a cell with Python code")
+    # What the cells before have defined is there for the model, like what those behind will need.
+    before = "".join(f"{each.source}\n\n" for each in cells[: number - 1] if _is_code(each))
+    behind = "".join(f"\n\n{each.source}" for each in cells[number:] if _is_code(each))
+    found = hole(cell.source, name)
+    return replace(
+        found,
+        original=before + cell.source + behind,
+        start=len(before) + found.start,
+        end=len(before) + found.end,
+        path=path,
+        bom=bom,
+        notebook=Place(text, cell, len(before)),
+    )
+
+
+def _is_code(cell: Cell) -> bool:
+    return cell.kind == "code" and not cell.source.startswith("%%")
+
+
+def _cursor(original: str, name: str, line: int, column: int | None) -> Target:
+    """The target at a position in a text; without a column, at the end of the line."""
     # Behind a final newline there is an empty line, where a cursor may be.
     lines = _normalised(original).split("\n")
     if not 1 <= line <= len(lines):
         count = len(lines) - (lines[-1] == "")
         raise SourceError(f"{name} has {_count(count, 'line')}, no line {line}: lines count from 1")
+    if column is None:
+        column = len(lines[line - 1])
     if column > len(lines[line - 1]):
         width = _count(len(lines[line - 1]), "character")
         raise SourceError(
-            f"line {line} of {name} has {width}, no column {column}: columns count from 0"
+            f"line {line} of {name} has {width}, no column {column}: columns count from 0; give "
+            "the line alone for its end"
         )
     offset = _original_offset(original, sum(len(text) + 1 for text in lines[: line - 1]) + column)
-    return Target(original, offset, offset, path, bom)
+    return Target(original, offset, offset)
 
 
-def _function(path: Path, qualified_name: str, line: int | None) -> Target:
+def _function(original: str, name: str, qualified_name: str, line: int | None) -> Target:
     """The target that is the body of a function."""
-    original, bom = _read(path)
     try:
         body = find_function(_normalised(original), qualified_name, line)
     except SourceError as error:
-        raise SourceError(f"{_printable(path)}: {error}") from None
+        raise SourceError(f"{name}: {error}") from None
     start, end = (_original_offset(original, offset) for offset in (body.start, body.end))
-    return Target(original, start, end, path, bom, body.lead, body.name)
+    return Target(original, start, end, lead=body.lead, name=body.name)
 
 
-def _read(path: Path) -> tuple[str, bool]:
-    """The text of a file, and whether it began with a byte-order mark."""
+def _read(path: Path) -> tuple[str, bool, str]:
+    """The text of a file, whether it began with a byte-order mark, and its encoding."""
     name = _printable(path)
     try:
         mode = path.stat().st_mode
@@ -270,11 +350,28 @@ def _read(path: Path) -> tuple[str, bool]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SourceError(f"cannot read {name}: {reason}; give a readable file") from error
+    shebang = _SHEBANG.match(data)
+    python = b"python" in shebang[1] if shebang else path.suffix.lower() in {*_PYTHON, SUFFIX}
+    if not python:
+        why = "by its first line" if shebang else f"as it ends in {path.suffix!r}"
+        raise SourceError(
+            f"{name} is not Python, {why}, and only Python can be filled: Python under another "
+            "name can come from standard input"
+        )
     return _decoded(data, name, size)
 
 
-def _decoded(data: bytes, name: str, size: int | None = None) -> tuple[str, bool]:
-    """Decode a text of `size` bytes; also say whether it began with a byte-order mark."""
+def _check_text(text: str, name: str) -> None:
+    """SourceError for a text of nothing but blanks."""
+    if not text.strip():
+        raise SourceError(f"{name} is empty: there is nothing to complete")
+
+
+def _decoded(data: bytes, name: str, size: int | None = None) -> tuple[str, bool, str]:
+    """Decode a text of `size` bytes; its byte-order mark and its encoding are told beside it.
+
+    The encoding is what the text declares as Python has it (PEP 263), else UTF-8.
+    """
     if len(data) > MAX_FILE_BYTES:
         size = size or len(data)
         raise SourceError(
@@ -283,16 +380,28 @@ def _decoded(data: bytes, name: str, size: int | None = None) -> tuple[str, bool
     if (nul := data.find(b"\0")) >= 0:
         raise SourceError(f"{name} is binary, with a NUL at byte {nul}: give a text in UTF-8")
     try:
-        text = data.decode("utf-8")
+        declared, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    except SyntaxError as error:
+        if "unknown encoding" in str(error) or "encoding problem" in str(error):
+            raise SourceError(f"{name} declares an {error}: correct it") from None
+        declared = "utf-8"  # not UTF-8 in its first lines, which is said below
+    encoding = "utf-8" if declared == "utf-8-sig" else declared
+    try:
+        text = data.decode(encoding)
+        same = text.encode(encoding) == data
     except UnicodeDecodeError as error:
+        shown = f"see byte {error.start} (0x{data[error.start]:02x})"
+        remedy = "convert it, or declare its encoding in its first line (PEP 263)"
+        raise SourceError(f"{name} is not {encoding.upper()}, {shown}: {remedy}") from None
+    except LookupError:
+        same, text = False, ""
+    if not same:
         raise SourceError(
-            f"{name} is not UTF-8, see byte {error.start} (0x{data[error.start]:02x}): convert it"
-        ) from None
-    bom = text.startswith(_BOM)
-    text = text.removeprefix(_BOM)
-    if not text.strip():
-        raise SourceError(f"{name} is empty: there is nothing to complete")
-    return text, bom
+            f"{name} declares the encoding {encoding}, in which it cannot be written back as it "
+            "is: convert it to UTF-8"
+        )
+    bom = encoding == "utf-8" and text.startswith(_BOM)
+    return text.removeprefix(_BOM) if bom else text, bom, encoding
 
 
 def _normalised(text: str) -> str:

@@ -35,7 +35,8 @@ def page(result: Infill, model: Checkpoint, prefix: str, suffix: str) -> str:
             {
                 "score": candidate.score,
                 "stopped": candidate.stopped,
-                "tokens": len(candidate.tokens),
+                "tokens": candidate.length,
+                "each": f"{candidate.committed / max(1, result.nfe):.1f}",
                 "kept": kept(candidate),
                 "steps": changes(result, candidate, model),
             }

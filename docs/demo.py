@@ -106,8 +106,8 @@ def main() -> int:
     large = fetch()
     started = time.perf_counter()
     from talaria.coder import source
+    from talaria.coder.answers import summary
     from talaria.coder.infill import fill
-    from talaria.coder.infill_command import summary
     from talaria.coder.request import Options, Request
 
     model = load(large)
@@ -118,19 +118,19 @@ def main() -> int:
         path, function = Path(string.__file__), "Template.__init__"
     hole = source.parse_target(f"{path}::{function}", lambda: b"")
     options = Options(until="block", complete=True)  # as `talaria infill` fills a function
-    settled = options.settled(model.settings)
+    request = Request(hole.prefix, hole.suffix, options)
     before = hole.prefix[hole.prefix.rindex("\n\n", 0, hole.prefix.rindex("def ")) + 2 :]
 
     heading(f"before: {path}, without the body of {function}")
     print(before + "█")
-    show = show_canvas if settled.mode == "diffuse" else show_writing
-    result = fill(model, Request(hole.prefix, hole.suffix, options), show(model))
+    show = show_canvas if options.settled(model.settings).mode == "diffuse" else show_writing
+    result = fill(model, request, show(model))
     heading("after")
     print(before + result.best.text)
     heading("the library's own body")
     print(hole.middle)
     heading("cost")
-    print(f"{model.name}: {summary(result, settled)}")
+    print(f"{model.name}: {summary(result, request, model.settings)}")
     print(f"model ready in {ready - started:.1f} s")
     return 0
 

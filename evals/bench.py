@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.infill_command import add_decoding_flags
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> int:
 
 def arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the options of `talaria bench`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="talaria bench", description="Measure what requests cost on this machine, by mode."
     )
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")

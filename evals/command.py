@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from talaria.coder.arguments import Parser
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill_command import add_decoding_flags, check_decoding_flags
 from talaria.coder.request import MODES, UNTIL, Options
@@ -48,9 +49,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     engine = engine_flags()
     model = sampling_flags(engine, mode)
 
-    parser = argparse.ArgumentParser(
-        prog="talaria eval", description="Measure a model: generate, score, report."
-    )
+    parser = Parser(prog="talaria eval", description="Measure a model: generate, score, report.")
     stages = parser.add_subparsers(dest="stage", required=True)
     generate_stage = stages.add_parser(
         "generate", parents=[data, model], help="write middles for a suite's holes"
@@ -140,21 +139,17 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def flags(*parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def flags(*parents: Parser) -> Parser:
     """Return an empty set of options that commands share."""
-    return argparse.ArgumentParser(add_help=False, parents=parents)
+    return Parser(add_help=False, parents=parents)
 
 
-def add_out(
-    parser: argparse.ArgumentParser, what: str, metavar: str = "FOLDER", required: bool = True
-) -> None:
+def add_out(parser: Parser, what: str, metavar: str = "FOLDER", required: bool = True) -> None:
     """Say where a command writes."""
     parser.add_argument("--out", type=Path, required=required, metavar=metavar, help=what)
 
 
-def corpus_flags(
-    default: Path | None = CORPUS, otherwise: str = str(CORPUS)
-) -> argparse.ArgumentParser:
+def corpus_flags(default: Path | None = CORPUS, otherwise: str = str(CORPUS)) -> Parser:
     """Say which real files problems are drawn from; `otherwise` names those without the option."""
     shared = flags()
     shared.add_argument(
@@ -167,7 +162,7 @@ def corpus_flags(
     return shared
 
 
-def out_flags() -> argparse.ArgumentParser:
+def out_flags() -> Parser:
     """Say where results and the report go."""
     shared = flags()
     what = "folder for samples, results and the report; those that are there are continued"
@@ -175,7 +170,7 @@ def out_flags() -> argparse.ArgumentParser:
     return shared
 
 
-def data_flags(corpus: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def data_flags(corpus: Parser) -> Parser:
     """Say which problems are asked."""
     shared = flags(corpus)
     shared.add_argument("suite", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
@@ -209,7 +204,7 @@ def data_flags(corpus: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return shared
 
 
-def engine_flags() -> argparse.ArgumentParser:
+def engine_flags() -> Parser:
     """Say which model runs where, and how it decodes."""
     shared = flags()
     shared.add_argument(
@@ -245,7 +240,7 @@ def engine_flags() -> argparse.ArgumentParser:
     return shared
 
 
-def mode_flags() -> argparse.ArgumentParser:
+def mode_flags() -> Parser:
     """Say in which mode."""
     shared = flags()
     shared.add_argument(
@@ -254,7 +249,7 @@ def mode_flags() -> argparse.ArgumentParser:
     return shared
 
 
-def sampling_flags(*engine: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def sampling_flags(*engine: Parser) -> Parser:
     """Say how samples are drawn."""
     shared = flags(*engine)
     shared.add_argument(
@@ -285,7 +280,7 @@ def sampling_flags(*engine: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return shared
 
 
-def run_flags() -> argparse.ArgumentParser:
+def run_flags() -> Parser:
     """Say how programs are run."""
     shared = flags()
     shared.add_argument(

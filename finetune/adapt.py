@@ -29,8 +29,9 @@ from safetensors.torch import save as dump_weights
 from tqdm import tqdm
 
 from talaria.coder import bases, checkpoint, files
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
-from talaria.coder.errors import DataError, UsageError
+from talaria.coder.errors import DataError, Interrupted, UsageError
 from talaria.coder.families import qwen2
 from talaria.coder.families.qwen2_files import open_base
 from talaria.coder.families.qwen2_tokenizer import layout_of, marks_of
@@ -126,7 +127,7 @@ class AdaptationRecipe:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line; every field of the recipe is a flag."""
-    parser = argparse.ArgumentParser(prog="talaria adapt", description=__doc__.split("\n")[0])
+    parser = Parser(prog="talaria adapt", description=__doc__.split("\n")[0])
     parser.add_argument("base", type=Path, help="the base: a GGUF file")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
@@ -432,7 +433,7 @@ def main(argv: list[str]) -> int:
     deadline = math.inf if args.slice is None else began + 60 * args.slice
     with GracefulStop() as stop:
         train(run, lambda: stop.requested or time.monotonic() > deadline)
-    return 1 if stop.requested else 0
+    return Interrupted.exit_code if stop.requested else 0
 
 
 def train(run: AdaptationRun, stopping: Callable[[], bool]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import statistics
 import warnings
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from talaria.coder.arguments import Parser
 from talaria.coder.page import SETTINGS, Section, new_figure, write_page
 from talaria.finetune.bpe import measure_bpe
 from talaria.finetune.corpus import (
@@ -249,9 +249,7 @@ def sections(
 
 def main(argv: list[str]) -> int:
     """Print the table and, with --out, write the page; return 0."""
-    parser = argparse.ArgumentParser(
-        prog="talaria corpus stats", description="Show statistics of a corpus."
-    )
+    parser = Parser(prog="talaria corpus stats", description="Show statistics of a corpus.")
     parser.add_argument(
         "--corpus",
         type=Path,

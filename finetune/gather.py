@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from talaria.coder.arguments import Parser
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.files import restore_folder
 from talaria.finetune import filters
@@ -36,6 +37,7 @@ from talaria.finetune.wheels import (
     PACKAGES,
     STDLIB,
     Package,
+    find_wheel,
     read_packages,
     read_source,
     select,
@@ -97,6 +99,7 @@ def main(argv: list[str]) -> int:
         print(f"{out}: up to date; --force rebuilds it", file=sys.stderr)
     else:
         grams = excluded_grams(more.values())
+        announce(packages, args.cache)
         build(out, packages, request, grams, args.cache, args.jobs, args.fresh)
     manifest = read_manifest(out)
     print(report(manifest))
@@ -112,7 +115,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="talaria corpus",
         description="Build a corpus from the standard library and a pinned list of permissively "
         "licensed packages: filtered, deduplicated, with some packages held out.",
@@ -174,6 +177,18 @@ def _settings() -> dict[str, int | float | str]:
 
 
 # The build
+
+
+def announce(packages: Sequence[Package], cache: Path) -> None:
+    """Say first how much is to be downloaded, if anything is."""
+    wheels = [package for package in packages if package.name != STDLIB]
+    missing = sum(find_wheel(package, cache) is None for package in wheels)
+    if missing:
+        print(
+            f"talaria corpus: downloading {missing} of {len(wheels)} packages to {cache}, once; "
+            "those of the whole list are a gigabyte",
+            file=sys.stderr,
+        )
 
 
 def gather(package: Package, cache: Path, filter_all: FilterAll) -> GatheredPackage:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from talaria.coder import checkpoint
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.infill import infill
@@ -127,7 +128,7 @@ def main(argv: list[str]) -> int:
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this command, and those of `talaria adapt`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="talaria finetune",
         description=__doc__.split("\n")[0],
         epilog="All other options are those of `talaria adapt`.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from talaria.coder.arguments import Parser
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families.talaria import TalariaTokenizer, training_texts
 from talaria.coder.files import replacing
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         from talaria.finetune import trimming  # reads GGUF, which learning does not need
 
         return trimming.main(argv[1:])
-    parser = argparse.ArgumentParser(prog="talaria tokenizer", description=__doc__)
+    parser = Parser(prog="talaria tokenizer", description=__doc__)
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--out", type=Path, default=Path("data/tokenizer.json"))
     parser.add_argument("--vocab-size", type=int, default=8192)

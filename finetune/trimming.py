@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from tqdm import tqdm
 
+from talaria.coder.arguments import Parser
 from talaria.coder.errors import UsageError
 from talaria.coder.families.qwen2_files import open_base
 from talaria.coder.families.qwen2_tokenizer import KEPT, Vocabulary
@@ -25,7 +25,7 @@ BATCH = 500  # documents that are tokenised at a time
 
 def main(argv: list[str]) -> int:
     """Count a base's tokens on a corpus, write those to keep, and print what that costs."""
-    parser = argparse.ArgumentParser(prog="talaria tokenizer trim", description=__doc__)
+    parser = Parser(prog="talaria tokenizer trim", description=__doc__)
     parser.add_argument("--base", type=Path, required=True, help="a GGUF file")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--rows", type=int, default=45_056, help="tokens kept, special ones too")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import BinaryIO, NoReturn
 
+from talaria.coder.arguments import Parser
 from talaria.coder.errors import UsageError
 from talaria.lsp import transports
 from talaria.lsp.options import ServerOptions, add_flags, from_flags
@@ -65,7 +66,7 @@ async def serve(options: ServerOptions, args: argparse.Namespace) -> NoReturn:
 
 def parser() -> argparse.ArgumentParser:
     """The options of `talaria lsp`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="talaria lsp",
         description="The language server. Editors can set every option too, in "
         "initializationOptions or in their settings, by the same name with underscores.",

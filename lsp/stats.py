@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
+from talaria.coder.arguments import Parser
 from talaria.coder.errors import UsageError
 from talaria.lsp.usage import (
     EDGES,
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 def arguments(argv: list[str]) -> argparse.Namespace:
     """The parsed options of `talaria stats`; UsageError for invalid ones."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="talaria stats",
         description="How many suggestions were shown and accepted, and how long they took. "
         "The counts contain no text and never leave this machine.",

@@ -32,6 +32,9 @@ os.environ["TALARIA_HOME"] = str(HOME)
 # Nor must servers offer to fetch it: in real editors, that is a question that waits for an answer.
 (HOME / ANSWERS).write_text(json.dumps({checkpoint.LARGE: NEVER}), "utf-8")
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+# Nor what the user prefers, or a process that keeps a model loaded.
+os.environ["TALARIA_CONFIG"] = os.devnull
+os.environ["TALARIA_DAEMON"] = "0"
 
 # Neither the timings of a busy machine nor chance must decide tests: examples are the same each
 # time. `--hypothesis-profile search` draws others, and more.

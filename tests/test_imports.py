@@ -22,7 +22,10 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 HEAVY = ("torch", "transformers", "accelerate", "peft", "datasketch", "matplotlib", "tqdm")
 # Parts that know nothing of models.
-WITHOUT_MODELS = ("syntax", "bounds", "guard", "source", "request", "errors", "files", "page")
+WITHOUT_MODELS = (
+    *("syntax", "bounds", "guard", "source", "notebooks", "request", "preferences", "arguments"),
+    *("errors", "files", "page"),
+)
 MODELS = {"backbone", "tokenizer", "layout", "checkpoint", "families", "sampler", "infill"}
 
 

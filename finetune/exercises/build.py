@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from talaria.coder.arguments import Parser
 from talaria.coder.errors import UsageError
 from talaria.finetune.contamination import GRAM, excluded_grams, read_benchmark
 from talaria.finetune.corpus import (
@@ -57,7 +57,7 @@ class DraftBatch:
 
 def main(argv: list[str]) -> int:
     """Make exercises, write them as a corpus, and print what was made and what was rejected."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="talaria exercises",
         description="Compose small described functions at random, run each, and write those that hold as a corpus for training.",
     )

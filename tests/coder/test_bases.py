@@ -564,7 +564,7 @@ def test_ctrl_c(
 
     with monkeypatch.context() as patched:
         patched.setattr(Terminal, "moved", interrupt)
-        assert cli.main(["models", "get", NAME]) == 1
+        assert cli.main(["models", "get", NAME]) == 130
     assert "interrupted; what has arrived is kept" in capsys.readouterr().err
     assert not (home / "bases" / f"{HASH}.gguf").exists()
     assert bases.get(NAME, progress=record).read_bytes() == CONTENT
@@ -620,6 +620,7 @@ def test_two_processes_at_once(home: Path, tmp_path: Path, hub: FakeHub) -> None
         wait_for(partial(home), 8_192)
         with started(hub, tmp_path) as second:
             assert second.stderr
+            assert second.stderr.readline() == "fetching tiny, 0 MB, once\n"
             assert "another process is fetching it; waiting" in second.stderr.readline()
             hub.pause = 0.0
             printed = [process.communicate() for process in (first, second)]
@@ -736,7 +737,8 @@ def test_a_base_as_it_is(home: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_command_without_a_network(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each source and one for the remedy; exit code 1."""
     assert cli.main(["models", "get", NAME]) == 1
-    *sources, remedy = capsys.readouterr().err.splitlines()
+    first, *sources, remedy = capsys.readouterr().err.splitlines()
+    assert first == "fetching tiny, 0 MB, once"
     assert [line.partition(":")[0] for line in sources] == [
         "Hugging Face cache",
         "llama.cpp cache",

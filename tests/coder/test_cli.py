@@ -18,17 +18,19 @@ from typing import Any
 
 import pytest
 
-from talaria.coder import checkpoint, cli, engine, infill_command, source
+from talaria.coder import answers, checkpoint, cli, engine, source
+from talaria.coder.arguments import Formatter, Parser
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.guard import Guard
 from talaria.coder.infill import fill
-from talaria.coder.request import Options, Request
+from talaria.coder.request import Options, Request, Settings
 from talaria.coder.results import Candidate, Infill
 from talaria.coder.syntax.judge import judge
 
 FIELDS = {
     "text",
     "candidates",
+    "confidence",
     "nfe",
     "tokens",
     "tokens_per_forward",
@@ -103,7 +105,10 @@ def test_json_has_the_fields_of_the_design(infill: Shell, file: Path, form: int,
     assert infill(target, "--json", "--mode", mode, stdin=stdin) == 0
     answer = json.loads(infill.out)
     assert set(answer) == FIELDS
-    assert answer["candidates"][0]["text"] == answer["text"]
+    best = answer["candidates"][0]
+    for name in ("text", "tokens", "stopped", "confidence"):
+        assert best[name] == answer[name]
+    assert 0 < answer["confidence"] <= 1
     committed = answer["tokens"] + (answer["stopped"] == "eom")
     assert answer["tokens_per_forward"] == round(committed / answer["nfe"], 3)
     assert answer["model"] == "tiny"
@@ -122,6 +127,16 @@ def test_the_middle_alone_goes_to_standard_output(infill: Shell, file: Path) -> 
     assert infill.out == text + "\n"
     assert infill.err.count("\n") == 1
     assert "a step)" in infill.err
+    assert infill(f"{file}:7:8", "--no-syntax-check", "--quiet") == 0
+    assert (infill.out, infill.err) == (text + "\n", "")
+
+
+def test_the_end_of_a_line(infill: Shell, file: Path) -> None:
+    """Is what a line without a column means."""
+    assert infill(f"{file}:7:30", "--json") == 0
+    there = json.loads(infill.out)
+    assert infill(f"{file}:7", "--json") == 0
+    assert json.loads(infill.out)["text"] == there["text"]
 
 
 def test_diff_and_write_agree(infill: Shell, file: Path) -> None:
@@ -218,6 +233,40 @@ def test_what_is_written_is_complete(
     assert asked == [complete]
 
 
+def test_a_file_in_another_encoding(
+    infill: Shell, file: Path, offer: Callable[[str], None], model_folder: Path
+) -> None:
+    """Is read and written back as it declares (PEP 263), and its patch applies."""
+    text = "# -*- coding: latin-1 -*-\nname = 'été'\nx = \n"
+    file.write_bytes(text.encode("latin-1"))
+    offer("'é'")
+    assert infill(f"{file}:3", "--write") == 0
+    assert file.read_bytes() == text.replace("x = ", "x = 'é'").encode("latin-1")
+    file.write_bytes(text.encode("latin-1"))
+    program = (*(sys.executable, "-m", "talaria.coder.cli", "infill"), f"{file}:3", "--diff")
+    options = ("--no-syntax-check", "--model", str(model_folder), "--max-tokens", "8")
+    done = subprocess.run([*program, *options], capture_output=True, check=True)
+    assert b" name = '\xe9t\xe9'\n" in done.stdout
+    offer("'\u2028'")
+    assert infill(f"{file}:3", "--write") == 1
+    assert "ISO-8859-1 cannot encode '\\u2028'" in infill.err
+    assert file.read_bytes() == text.encode("latin-1")
+
+
+@pytest.mark.parametrize("name", ["a.js", "a.rs", "Makefile.am", "a.ipynb.txt", "a.PYC"])
+def test_other_languages_are_refused(infill: Shell, tmp_path: Path, name: str) -> None:
+    """In one line, without a model; Python by its first line is Python."""
+    path = tmp_path / name
+    path.write_text("x = 1\n")
+    infill.model = tmp_path / "nothing"
+    for place in (":1:0", ":1", "::f"):
+        assert infill(f"{path}{place}") == 1
+        assert "only Python can be filled" in infill.err
+        assert infill.err.count("\n") == 1
+    path.write_text("#!/usr/bin/env python3\nx = 1\n")
+    assert source.parse_target(f"{path}:2", lambda: b"").prefix.endswith("x = 1")
+
+
 def test_nothing_to_offer_is_said(infill: Shell, file: Path, offer: Callable[[str], None]) -> None:
     """On standard error; standard output stays empty, but for JSON as it always is."""
     offer("")
@@ -236,7 +285,10 @@ def test_what_it_took_in_words() -> None:
 
     def told(candidates: list[Candidate], asked: int = 1, nfe: int = 1) -> str:
         result = Infill(candidates, nfe, 5.0, 9, 0, judge("", candidates[0].text, ""), [])
-        return infill_command.summary(result, Options(candidates=asked)).partition(",")[0]
+        request = Request("", "", Options(candidates=asked))
+        said = answers.summary(result, request, Settings())
+        assert ", diffuse, " in said  # the model's setting, where the request has none
+        return said.partition(", 5 ms")[0]
 
     one = Candidate("x", [7], "eom", None, 0)
     two = Candidate("x y", [7, 8], "max_nfe", None, 1)
@@ -245,8 +297,7 @@ def test_what_it_took_in_words() -> None:
     assert told([two], nfe=4) == "2 tokens in 4 steps (0.5 a step)"
     assert told([empty]) == "nothing to offer after 1 step"
     assert told([one, two, empty], 4).startswith("2 different texts of 4 candidates")
-    several = Infill([empty, one], 3, 5.0, 9, 0, judge("", "", ""), [])
-    assert "the best: empty after 3 steps" in infill_command.summary(several, Options(candidates=2))
+    assert told([empty, one], 2, 3).endswith("the best: empty after 3 steps")
 
 
 @pytest.mark.parametrize("linked", [False, True])
@@ -333,7 +384,7 @@ def test_an_interrupt_while_writing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
-    assert infill(f"{file}:7:8", "--write") == 1
+    assert infill(f"{file}:7:8", "--write") == 130
     assert infill.err.splitlines()[-1].startswith("talaria: interrupted")
     assert file.read_text(encoding="utf-8") == MODULE
     assert list(file.parent.iterdir()) == [file]
@@ -411,6 +462,11 @@ def test_a_trace_that_fails_at_the_end(
         (b"def fun(): pass\n", "{}::funn", 1, "fun"),
         (b"x" * (source.MAX_FILE_BYTES + 1), "{}:1:0", 1, "16"),
         (b"x = 1\n", "{}", 2, "FILE:LINE:COL"),
+        (b"x = 1\n", "{}:9", 1, "line"),
+        (b"x = 1\n", "{}:1:9", 1, "give the line alone for its end"),
+        (b"# coding: nonsense\nx = 1\n", "{}:1:0", 1, "unknown encoding: nonsense"),
+        (b"# coding: rot13\nx = 1\n", "{}:1:0", 1, "UTF-8"),
+        (b"#!/bin/sh\nx=1\n", "{}:1:0", 1, "only Python"),
     ],
 )
 def test_a_bad_file_or_target(
@@ -441,8 +497,11 @@ def test_wrong_options(infill: Shell, file: Path) -> None:
     assert infill(f"{file}:1:0", "--max-nfe", "0") == 2
     assert "--max-nfe is 0" in infill.err
     assert infill("-", "--write", stdin=b"a <|fill|>") == 2
-    with pytest.raises(SystemExit, match="2"):
-        infill(f"{file}:1:0", "--mode", "fast")
+    for wrong in (("--mode", "fast"), ("--max-nfe", "many"), ("--fast",), ("--json", "--diff")):
+        assert infill(f"{file}:1:0", *wrong) == 2
+        assert wrong[0] in infill.err
+        assert infill.err.count("\n") == 1
+        assert "see `talaria infill --help`" in infill.err
 
 
 @pytest.mark.parametrize(
@@ -527,13 +586,43 @@ def test_a_command_whose_package_is_missing(
     assert "pip install -e '.[train,eval]'" in said
 
 
-def test_every_option_of_infill_is_explained() -> None:
-    """With what holds where it is not given."""
-    for action in infill_command.build_parser()._actions:
-        assert action.help
-        if action.default not in (None, False, True, argparse.SUPPRESS):
-            said = f"default: {action.default})", f"{action.default} (the default)"
-            assert any(words in action.help for words in said)
+COMMANDS = ("infill", "models", "doctor", "lsp", "stats", "eval", "bench", "corpus", "exercises")
+TRAINING = ("tokenizer", "train", "adapt", "validate")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *TRAINING])
+def test_every_option_is_explained(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what holds where it is not given, in every command."""
+    parsers: list[Parser] = []
+    made = Parser.__init__
+
+    def kept(parser: Parser, *given: Any, **options: Any) -> None:
+        made(parser, *given, **options)
+        parsers.append(parser)
+
+    monkeypatch.setattr(Parser, "__init__", kept)
+    with pytest.raises(SystemExit, match="0"):
+        cli.run([command, "--help"])
+    assert parsers
+    for action in (each for parser in parsers for each in parser._actions):
+        if isinstance(action, argparse._SubParsersAction):
+            continue
+        said = Formatter("")._get_help_string(action)
+        assert said, action
+        valued = action.option_strings and action.nargs != 0 and not action.required
+        if valued and action.default not in (None, []):
+            assert "default" in said or f"({action.default})" in said, action
+
+
+def test_every_command_says_wrong_usage_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """With exit code 2, and where to look."""
+    for command in (*COMMANDS, *TRAINING):
+        assert cli.main([command, "--nonsense"]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "--help`" in said
 
 
 def test_the_shipped_model_from_a_cold_start() -> None:

@@ -30,6 +30,7 @@ from talaria.coder.source import (
     write,
 )
 
+CONVERT = "convert it, or declare its encoding in its first line (PEP 263)"
 ENDINGS = st.sampled_from(["\n", "\r\n", "\r"])
 LINES = st.text(st.sampled_from("ab 𝒳é\t\x0b\x0c\x85\u2028"), max_size=6)
 TEXTS = st.lists(st.tuples(LINES, ENDINGS), max_size=8).map(
@@ -150,6 +151,9 @@ def test_the_newline_is_that_of_most_lines(text: str, newline: str) -> None:
         ("a:1:2::f.g", "a:1:2"),
         ("-:1:0", "-"),
         ("folder name/é.py::ñ.b", "folder name/é.py"),
+        (r"C:\x.py:3", r"C:\x.py"),
+        ("folder name/é.py:3", "folder name/é.py"),
+        ("a.ipynb#3:2", "a.ipynb"),
     ],
 )
 def test_names_with_colons_are_understood(target: str, name: str) -> None:
@@ -164,7 +168,6 @@ def test_names_with_colons_are_understood(target: str, name: str) -> None:
     [
         "",
         "a.py",
-        "a.py:3",
         "a.py:3:",
         "a.py:-1:0",
         "a.py:1:x",
@@ -223,8 +226,8 @@ def test_one_is_singular(source: Path) -> None:
         (b"", " is empty: there is nothing to complete"),
         (b"\xef\xbb\xbf\r\n", " is empty: there is nothing to complete"),
         (b"ab\0c", " is binary, with a NUL at byte 2: give a text in UTF-8"),
-        (b"abc\xe9d", " is not UTF-8, see byte 3 (0xe9): convert it"),
-        (b"\xed\xa0\x80", " is not UTF-8, see byte 0 (0xed): convert it"),
+        (b"abc\xe9d", " is not UTF-8, see byte 3 (0xe9): " + CONVERT),
+        (b"\xed\xa0\x80", " is not UTF-8, see byte 0 (0xed): " + CONVERT),
     ],
 )
 def test_texts_that_cannot_be_read(source: Path, data: bytes, message: str) -> None:
@@ -335,7 +338,7 @@ def test_any_cursor_splits_the_text(text: str, bom: bool, data: st.DataObject) -
     line = data.draw(st.integers(1, len(lines)))
     column = data.draw(st.integers(0, len(lines[line - 1])))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(talaria.coder.source, "_read", lambda _: (text, bom))
+        patch.setattr(talaria.coder.source, "_read", lambda _: (text, bom, "utf-8"))
         target = parse_target(f"a.py:{line}:{column}", no_stdin)
     assert target.prefix.split("\n") == [*lines[: line - 1], lines[line - 1][:column]]
     assert target.prefix + target.suffix == normalised

@@ -573,7 +573,7 @@ def test_a_slice_ends_after_its_time(folder: Path, tmp_path: Path) -> None:
 def test_a_signal_stops_a_run_between_steps(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The state is saved and the former handlers are back; the exit code is 1."""
+    """The state is saved and the former handlers are back; the exit code is 130."""
     update, handler = adapt.AdaptationRun.update, signal.getsignal(signal.SIGTERM)
 
     def interrupted(here: adapt.AdaptationRun) -> dict[str, float]:
@@ -581,7 +581,7 @@ def test_a_signal_stops_a_run_between_steps(
         return update(here)
 
     monkeypatch.setattr(adapt.AdaptationRun, "update", interrupted)
-    assert adapt.main(arguments(folder, tmp_path / "run", "--minutes", "9")) == 1
+    assert adapt.main(arguments(folder, tmp_path / "run", "--minutes", "9")) == 130
     assert read_state(tmp_path / "run" / "state.pt")["step"] == 1
     assert signal.getsignal(signal.SIGTERM) == handler
 

@@ -183,6 +183,23 @@ def test_a_corpus_without_held_out_text_is_reported(
     assert "held-out" not in capsys.readouterr().err
 
 
+def test_a_download_is_announced(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With how many packages are missing; nothing is said if they all lie in the cache."""
+    names = (wheels.STDLIB, "here", "missing")
+    packages = [wheels.Package(name, "1", "MIT", "train") for name in names]
+    monkeypatch.setattr(
+        gather, "find_wheel", lambda package, _: None if package.name == "missing" else cache
+    )
+    gather.announce(packages, cache)
+    said = capsys.readouterr().err
+    assert said.startswith(f"talaria corpus: downloading 1 of 2 packages to {cache}, once; ")
+    assert "a gigabyte" in said
+    gather.announce(packages[:2], cache)
+    assert capsys.readouterr().err == ""
+
+
 def test_reasons_are_counted_and_duplicates_dropped(run: Run, cache: Path, tmp_path: Path) -> None:
     """The first of equal or nearly equal training files is kept, and drops are counted."""
     near = module(1, 40)
