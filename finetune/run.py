@@ -27,37 +27,68 @@ DRAW_EVERY = 20  # seconds between updates of the run's page
 NOTHING: Mapping[str, Any] = {}
 
 
+MOST_RESERVED = 120.0  # seconds of a run's minutes that are left for measuring its result
+
+
 @dataclass(frozen=True)
 class Budget:
-    """The total budget of a run: minutes of training or optimiser steps."""
+    """The total budget of a run: minutes of training or optimiser steps.
+
+    reserve  seconds of the minutes in which there is no training any more
+    """
 
     minutes: float | None
     steps: int | None
+    reserve: float = 0.0
+
+    @classmethod
+    def measured(cls, minutes: float | None, steps: int | None) -> Budget:
+        """A budget that includes measuring: a quarter of the minutes is left for the result."""
+        return cls(minutes, steps, min(MOST_RESERVED, 15 * (minutes or 0)))
+
+    @property
+    def validation(self) -> float:
+        """Seconds that decoding held-out holes may take at a time; a thirtieth of the minutes."""
+        return math.inf if self.minutes is None else 2 * self.minutes
 
     def progress(self, step: int, elapsed: float) -> float:
         """The fraction spent after `step` steps and `elapsed` seconds."""
         if self.steps is not None:
             return step / self.steps
         assert self.minutes is not None
-        return elapsed / (60 * self.minutes)
+        return elapsed / (60 * self.minutes - self.reserve)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out samples for the losses and held-out holes for the decoder."""
+    """Held-out samples for the losses and held-out holes for the decoder.
+
+    seconds  after which no further hole is decoded
+    """
 
     samples: Samples
     cursors: list[Cursor]
+    seconds: float = math.inf
 
-    def __call__(self, denoiser: Transformer, trainer: Trainer, canvases: bool) -> dict[str, float]:
-        """Measure a denoiser; `canvases` tells whether it has been trained on canvases."""
+    def __call__(
+        self, denoiser: Transformer, trainer: Trainer, canvases: bool, like: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Measure a denoiser; `canvases` tells whether it has been trained on canvases.
+
+        Of the holes, as many are decoded as there is time for, of every kind; exactly as many as
+        were for the figures `like`, so that two models can be compared.
+        """
         tokenizer = trainer.tokenizer
         denoiser.eval()
         with trainer.accelerator.autocast():
             result = losses(denoiser, tokenizer, self.samples, rows=64)
         model = Trainable(denoiser, tokenizer, "in training", {}).decoder()
-        for mode in (("diffuse", "ar") if canvases else ("ar",)) if self.cursors else ():
-            result |= exact_match(model, self.cursors, mode)
+        modes = (("diffuse", "ar") if canvases else ("ar",)) if self.cursors else ()
+        for mode in modes:
+            known = like.get(f"validation_holes_{mode}")
+            holes = self.cursors if known is None else self.cursors[: int(known)]
+            seconds = math.inf if known is not None else self.seconds / len(modes)
+            result |= exact_match(model, holes, mode, seconds)
         denoiser.train()
         return {f"validation_{name}": round(value, 4) for name, value in result.items()}
 
@@ -79,7 +110,7 @@ class Run:
         self.args, self.trainer, self.identity = args, trainer, identity
         self.validation, self.began = validation, began
         self.main: bool = trainer.accelerator.is_main_process
-        self.budget = Budget(args.minutes, args.steps)
+        self.budget = Budget.measured(args.minutes, args.steps)
         self.state, self.metrics = args.out / "state.pt", args.out / "metrics.jsonl"
         self.drawn = time.monotonic()  # time of the last page update
         self.page_error = ""  # the last error reported for the page
@@ -194,8 +225,12 @@ class Run:
                     self.save()
                     saved = trainer.elapsed
                 if validate:
+                    bar.set_postfix_str("validating")
                     model = trainer.model()
                     self.write_model(model, self.validate(model))
+                    trainer.validated = trainer.elapsed  # however long it took, steps come next
+                    bar.n = min(100.0, 100 * self.progress)
+                    continue  # what it took may have been the rest of the budget
                 with self.timed("step"):
                     entry = trainer.train_step(batches, self.progress)
                 self.append(entry)
@@ -290,12 +325,22 @@ class Run:
             with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def validate(self, model: Transformer, event: Mapping[str, Any] = NOTHING) -> dict[str, float]:
-        """Measure a model in the main process, and append the figures to the metrics."""
+    def validate(
+        self,
+        model: Transformer,
+        event: Mapping[str, Any] = NOTHING,
+        like: Mapping[str, float] = NOTHING,
+    ) -> dict[str, float]:
+        """Measure a model in the main process, and append the figures to the metrics.
+
+        The time that this takes is part of the budget. `like` is as in `Validation`.
+        """
         if not self.main:
             return {}
+        began = time.monotonic()
         with self.timed("validation"):
-            figures = self.validation(model, self.trainer, self.canvases)
+            figures = self.validation(model, self.trainer, self.canvases, like)
+        self.trainer.elapsed += time.monotonic() - began
         self.append({**event, **figures})
         return figures
 
@@ -323,7 +368,7 @@ class Run:
         if trainer.averaged:
             average = trainer.model(trainer.average)
             event = {"event": "averaged", "why": f"{trainer.averaged} steps"}
-            figures = self.validate(average, event)
+            figures = self.validate(average, event, final)
             if self.main and quality(figures, self.canvases) > quality(final, self.canvases):
                 model, final = average, figures
         self.write_model(model, final)

@@ -18,13 +18,14 @@ from pathlib import Path
 import torch
 
 from talaria.coder import checkpoint, files
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
-from talaria.coder.errors import DataError, UsageError
+from talaria.coder.errors import DataError, Interrupted, UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.families.talaria_torch import Transformer
 from talaria.finetune.corpus import corpus_hash, read_nonempty
 from talaria.finetune.recipe import Recipe, flag
-from talaria.finetune.run import Run, Validation
+from talaria.finetune.run import Budget, Run, Validation
 from talaria.finetune.samples import Samples
 from talaria.finetune.trainable import load_trainable
 from talaria.finetune.trainer import Trainer
@@ -33,21 +34,40 @@ from talaria.finetune.validate import choose_cursors, held_out_samples
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse the command line of `talaria train`; every field of the recipe is a flag."""
-    parser = argparse.ArgumentParser(prog="talaria train", description=__doc__.split("\n")[0])
-    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
+    parser = Parser(prog="talaria train", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--corpus", type=Path, default=Path("data/corpus"), help="what `talaria corpus` made"
+    )
     parser.add_argument("--exercises", type=Path, help="a corpus of exercises to mix in")
-    parser.add_argument("--tokenizer", type=Path, default=Path("data/tokenizer.json"))
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=Path("data/tokenizer.json"),
+        help="what `talaria tokenizer` made",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=float, help="total training time")
+    budget.add_argument("--minutes", type=float, help="total time of training, validation included")
     budget.add_argument("--steps", type=int, help="total optimiser steps")
     parser.add_argument(
         "--slice", type=float, metavar="MINUTES", help="save and exit after this time"
     )
     parser.add_argument("--init", metavar="MODEL", help="start from this model's weights")
     parser.add_argument("--resume", action="store_true", help="continue from the last saved state")
-    parser.add_argument("--save-every", type=float, default=60, metavar="SECONDS")
-    parser.add_argument("--validate-every", type=float, default=600, metavar="SECONDS")
+    parser.add_argument(
+        "--save-every",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="how often to save the state that --resume goes on from",
+    )
+    parser.add_argument(
+        "--validate-every",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="how often to measure and to write the checkpoint",
+    )
     parser.add_argument(
         "--cursors",
         type=int,
@@ -87,7 +107,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Train until the budget or the slice is spent; an interrupt saves the state for --resume.
 
-    Returns 0 if the run finished or a slice ended, 1 if it was interrupted.
+    Returns 0 if the run finished or a slice ended, 130 if it was interrupted.
     """
     began = time.monotonic()
     args = parse(argv)
@@ -141,12 +161,15 @@ def main(argv: list[str]) -> int:
         "exercises": args.exercises and corpus_hash(args.exercises),
         "tokenizer": files.digest(args.tokenizer),
     }
+    cursors = choose_cursors(held_out, args.cursors) if args.cursors else []
     validation = Validation(
         held_out_samples(held_out, tokenizer, recipe.context_length),
-        choose_cursors(held_out, args.cursors) if args.cursors else [],
+        # In turns, one of each kind: all kinds are there if time does not suffice for all holes.
+        [hole for first in range(args.cursors) for hole in cursors[first :: args.cursors]],
+        Budget.measured(args.minutes, args.steps).validation,
     )
     finished = Run(args, trainer, identity, validation, began).train()
-    return 0 if finished or args.slice else 1
+    return 0 if finished or args.slice else Interrupted.exit_code
 
 
 def load_weights(denoiser: Transformer, model: str, tokenizer: Path) -> str:

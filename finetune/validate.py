@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from talaria.coder import checkpoint
+from talaria.coder.arguments import Parser
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
@@ -156,12 +157,16 @@ def choose_cursors(
     return cursors
 
 
-def exact_match(model: Checkpoint, cursors: Sequence[Cursor], mode: str) -> dict[str, float]:
-    """Decode every hole; returns the share of exact matches and the tokens per forward.
+def exact_match(
+    model: Checkpoint, cursors: Sequence[Cursor], mode: str, seconds: float = math.inf
+) -> dict[str, float]:
+    """Decode the holes; returns the share of exact matches and the tokens per forward.
 
     Matches ignore surrounding white space. Shares are given over all holes, by kind and by
-    length class in tokens.
+    length class in tokens. After so many seconds, the rest of the holes is left out; `holes` says
+    how many were decoded.
     """
+    until = time.monotonic() + seconds
     # Enough for the longest middle in both modes, so that the budget does not favour one.
     budget = model.settings.working_context
     options = Options(mode=mode, max_nfe=budget)  # type: ignore[arg-type]
@@ -176,13 +181,16 @@ def exact_match(model: Checkpoint, cursors: Sequence[Cursor], mode: str) -> dict
             found[name].append(exact)
         tokens += result.best.committed
         nfe += result.nfe
+        if time.monotonic() > until:
+            break
     shares = {f"exact_{mode}_{name}": sum(hits) / len(hits) for name, hits in found.items()}
-    return {**shares, f"tokens_per_forward_{mode}": tokens / max(1, nfe)}
+    counts = {f"holes_{mode}": float(len(found["all"]))}
+    return {**shares, **counts, f"tokens_per_forward_{mode}": tokens / max(1, nfe)}
 
 
 def main(argv: list[str]) -> int:
     """Print losses and exact matches of models, and their differences from the first model."""
-    parser = argparse.ArgumentParser(prog="talaria validate", description=__doc__)
+    parser = Parser(prog="talaria validate", description=__doc__)
     parser.add_argument("models", nargs="*", help="paths or names (default: the shipped model)")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--rows", type=int, default=256, help="samples for the losses")
@@ -215,7 +223,7 @@ def main(argv: list[str]) -> int:
             print(f"  minus the first: {format_losses(*change)} nats per token")
         for mode in ("diffuse", "ar") if cursors else ():
             for key, share in exact_match(model.decoder(), cursors, mode).items():
-                print(f"  {key:30}{share:7.3f}")
+                print(f"  {key:30}{share:7.{0 if key.startswith('holes') else 3}f}")
     if first is not None:
         torch.manual_seed(0)
         model = first[0]

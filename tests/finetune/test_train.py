@@ -34,11 +34,12 @@ from talaria.finetune import tokenizer as tokenizer_command
 from talaria.finetune.batch import TrainingBatch
 from talaria.finetune.objective import Objective
 from talaria.finetune.recipe import Recipe
-from talaria.finetune.run import Run, Validation
+from talaria.finetune.run import Budget, Run, Validation
 from talaria.finetune.samples import Samples
 from talaria.finetune.state import read_state, write_state
 from talaria.finetune.trainable import load_trainable, save
 from talaria.finetune.trainer import BOUND_SPIKE, SPIKE, Trainer, is_spike
+from talaria.finetune.validate import Cursor, exact_match
 from tests.conftest import TEXTS
 
 SHAPE = [
@@ -193,7 +194,7 @@ def test_an_interrupt_keeps_the_state(
 
     monkeypatch.setattr(Trainer, "train_step", interrupted)
     out = tmp_path / "run"
-    assert train.main(arguments(folder, out, "--steps", "6")) == 1
+    assert train.main(arguments(folder, out, "--steps", "6")) == 130
     monkeypatch.undo()
     assert len(curve(out)) == 4
     with pytest.raises(UsageError, match="--resume"):
@@ -226,7 +227,7 @@ def test_a_slice_ends_in_time_and_the_next_continues(
         train.main([*arguments(folder, out, "--minutes", "0.6"), "--resume"])
     assert train.main([*plan, "--slice", "1000", "--resume"]) == 0
     assert checkpoint.load(out / "model").config["training"]["validation_bound"] > 0
-    assert len(curve(out)) == 30
+    assert len(curve(out)) == 23  # a quarter of the half minute is left for the result
     assert curve(out)[-1][1] < 0.2 < curve(out)[15][1]
 
 
@@ -273,6 +274,44 @@ def test_slices_shorter_than_the_time_between_validations(
     validated = [e["step"] for e in lines(tmp_path / "run") if "validation_bound" in e]
     assert validated == [3, 7, 9]
     assert len(curve(tmp_path / "run")) == 9
+
+
+def test_validation_is_part_of_the_minutes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time counts; a quarter is left for the result, up to two minutes; then steps come."""
+    slow = 0.5
+
+    def measured(*_: object) -> dict[str, float]:
+        time.sleep(slow)
+        return FIGURES
+
+    monkeypatch.setattr(Validation, "__call__", measured)
+    plan = arguments(folder, tmp_path / "run", "--cursors", "1", "--minutes", "0.1")
+    plan[plan.index("--validate-every") + 1] = "0.2"
+    assert train.main(plan) == 0
+    found = lines(tmp_path / "run")
+    at = [number for number, line in enumerate(found) if "validation_bound" in line]
+    for number in at[:-1]:
+        before, after = found[number - 1], found[number + 1]
+        assert "rate" in before
+        if "rate" in after:
+            assert after["elapsed"] - before["elapsed"] >= slow - 0.1  # rounded to tenths
+    assert len(at) > 1
+    assert Budget.measured(1, None) == Budget(1, None, 15)
+    assert Budget.measured(180, None).reserve == 120
+    assert Budget.measured(1, None).progress(0, 45) == 1
+    assert Budget.measured(None, 9).progress(9, 1e9) == 1
+    assert (Budget.measured(1, None).validation, Budget(None, 9).validation) == (2, math.inf)
+
+
+def test_holes_are_decoded_while_there_is_time(
+    model: checkpoint.Checkpoint,
+) -> None:
+    """At least one; a second model decodes as many, however long that takes."""
+    holes = [Cursor("line", "x = ", "1", "\n")] * 5
+    assert exact_match(model, holes, "ar", 0.0)["holes_ar"] == 1
+    assert exact_match(model, holes, "ar")["holes_ar"] == 5
 
 
 @pytest.mark.parametrize(
@@ -426,7 +465,7 @@ def test_updates_with_infinite_losses_are_skipped(
     out = tmp_path / "run"
     assert train.main(arguments(folder, out, "--steps", "30", "--cursors", "0")) == 0
     assert events(out) == ["skipped"] * 6 + ["restored", "averaged"]
-    assert len(curve(out)) == 30
+    assert len(curve(out)) == 23  # a quarter of the half minute is left for the result
     assert all(w.isfinite().all() for w in load_trainable(out / "model").transformer.parameters())
 
     nan = torch.full((3,), float("nan"), requires_grad=True)
