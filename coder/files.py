@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        with partial.open("rb") as file:
+        with partial.open("r+b") as file:  # Windows does not flush what was opened to be read
             os.fsync(file.fileno())  # else a power cut may leave an empty file under the new name
         try:
             partial.chmod(path.stat().st_mode & 0o7777)
