@@ -149,7 +149,9 @@ def measure(plan: ServerPlan, model: str | None) -> tuple[dict[str, Any], list[K
         with ready_server(place) as client:
             rows, keys = type_in_files(client, place, documents, plan.minutes, plan.speed)
             idle = measure_idle(client, plan.idle)
+            engine = client.command("talaria.status")["engine"]
             typing = {**typing_figures(rows), "keys": keys, **client.faults()}
+            typing["answered_by"] = engine.get("answered_by", {})
         with ready_server(place) as client:
             memory = measure_under_load(client, place, plan.requests)
     from talaria.coder import checkpoint
@@ -364,6 +366,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         f"with a suggestion: {suggested['share']:.1%} of the requests answered in time",
         f"overtaken by the next key: {late['share']:.1%}, {late['with_text']} of them answered "
         f"with text; from that key to the answer: {'; '.join(afterwards) or 'none'}",
+        "models' answers: "
+        + (", ".join(f"{name} {n}" for name, n in typing["answered_by"].items()) or "none"),
         faults(typing),
         "",
         f"idle: {found['idle']['cpu_seconds']:.2f} s of CPU time in "

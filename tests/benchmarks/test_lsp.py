@@ -203,6 +203,7 @@ def test_every_figure_is_made(
     # The slower the answers, the fewer are accepted, and the more files are opened.
     assert typing["times"]["all"]["requests"] == len(rows)
     assert 1 <= typing["times"]["first"]["requests"] <= typing["cursors"]
+    assert set(typing["answered_by"]) <= {found["model"]["name"]}
     assert 0 <= found["idle"]["share"] < 3
     assert len(memory["points"]) == lsp.POINTS + 1
     assert memory["engine"]["requests"] > 0
@@ -211,7 +212,13 @@ def test_every_figure_is_made(
         for fault in ("unanswered", "answered_twice_or_unasked", "logged_errors", "crashes"):
             assert part[fault] == 0, fault
     text = "\n".join(lsp.lines(found))
-    for what in (*lsp.CLASSES.values(), *lsp.ENDINGS.values(), "idle:", "memory with the model"):
+    for what in (
+        *lsp.CLASSES.values(),
+        *lsp.ENDINGS.values(),
+        "idle:",
+        "memory with the model",
+        "models' answers",
+    ):
         assert what in text
 
 
