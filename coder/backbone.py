@@ -241,6 +241,9 @@ class Backbone(ABC):
         """
         return 1 + len(accepted)
 
+    def release(self) -> None:  # noqa: B027 a model that holds nothing back has nothing to do
+        """Give memory back to the system that passes took and the next ones can do without."""
+
     def encode(
         self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None
     ) -> tuple[States, KVCache]:

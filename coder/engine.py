@@ -20,10 +20,11 @@ from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import CAPACITY
 from talaria.coder.errors import UsageError
 from talaria.coder.infill import Memory, fill, read_ahead, unread
-from talaria.coder.machine import Pace
+from talaria.coder.machine import Pace, trim_memory
 from talaria.coder.request import Request
 from talaria.coder.results import Frame, Infill, Interruption, unanswered
 
+IDLE = 2.0  # seconds without work, after which memory is given back
 HELD = 0.01  # seconds between two looks at whether reading ahead may go on
 
 EngineState = Literal["loading", "ready", "failed", "closed"]
@@ -106,6 +107,7 @@ class Engine:
         self._waiting: dict[Hashable, Pending] = {}  # by document, the oldest first
         self._current: Pending | None = None
         self._ahead: Request | None = None  # whose context is read while nothing waits
+        self._worked = False  # since memory was given back
         self._held: Callable[[], bool] = lambda: False  # whether reading it has to wait
         self._changed = threading.Condition()
         self._memory: Memory | None = None
@@ -226,12 +228,14 @@ class Engine:
                 self._answer(found)
             else:
                 self._read(found)
+            self._worked = True
 
     def _next(self) -> Pending | Request | None:
         """The request that has waited longest, once there is a model; None once closed.
 
         Without any, one whose context is to be read.
         """
+        worked = self._worked
         while True:
             self._answer_late()
             with self._changed:
@@ -241,13 +245,18 @@ class Engine:
                 if self._waiting and self.model.done():
                     self._current = self._waiting.pop(next(iter(self._waiting)))
                     return self._current
-                waits = self._ahead and self.model.done() and self._held()
-                if self._ahead and self.model.done() and not waits:
+                held = self._ahead is not None and self.model.done() and self._held()
+                if self._ahead and self.model.done() and not held:
                     return self._ahead
                 deadlines = [r.deadline for r in self._waiting.values() if r.deadline is not None]
                 soon = min(deadlines, default=None)
                 seconds = None if soon is None else max(0, soon - time.monotonic())
-                self._changed.wait(HELD if waits else seconds)
+                idle = worked and not self._waiting and not held
+                if self._changed.wait(HELD if held else IDLE if idle else seconds) or not idle:
+                    continue
+            worked = self._worked = False
+            self.model.result().backbone.release()
+            trim_memory()
 
     def _read(self, request: Request) -> None:
         """Read a context ahead until something else is to be done."""

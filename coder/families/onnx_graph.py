@@ -232,10 +232,15 @@ class Session:
                 raise MemoryError from error
             raise
 
-    def run(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
-        """The named results."""
+    def run(
+        self, outputs: list[str], inputs: dict[str, Array], *, shrinks: bool = False
+    ) -> list[Array]:
+        """The named results; a run that `shrinks` frees the buffers that earlier ones took."""
         given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        found: list[Array] = self.session.run(outputs, given)
+        options = onnxruntime.RunOptions() if shrinks else None
+        if options:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        found: list[Array] = self.session.run(outputs, given, options)
         return found
 
 
@@ -306,6 +311,12 @@ class OnnxBackbone(CpuBackbone):
         hidden, *kept = self._passes.run(["hidden", *outputs], inputs)
         half = len(kept) // 2
         return hidden, tuple(kept[:half]), tuple(kept[half:])
+
+    def release(self) -> None:
+        """Give memory back, as `Backbone` has it: ONNX Runtime does so only after a run."""
+        one = np.zeros((1, 1), np.int64)
+        inputs = self.inputs(one, one, np.ones((1, 1, 1, 1), bool), self.shape.empty(1))
+        self._passes.run(["hidden"], inputs, shrinks=True)
 
     def logits(self, states: Float[Array, "positions width"]) -> Float[Array, "positions vocab"]:
         """Logits of states."""

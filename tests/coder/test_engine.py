@@ -341,3 +341,24 @@ def test_what_cannot_be_read_ahead_fails_later(
     while engine._ahead:
         time.sleep(0.001)
     assert engine.fill(request("a.py")).nfe == 60
+
+
+def test_an_idle_engine_gives_memory_back(
+    model: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, after it has worked; what it answers stays the same."""
+    released = []
+    monkeypatch.setattr(model.backbone, "release", lambda: released.append(1), raising=False)
+    monkeypatch.setattr("talaria.coder.engine.IDLE", 0.01)
+    with Engine(lambda: model) as engine:
+        engine.model.result(30)
+        time.sleep(0.05)
+        assert not released
+        first = engine.fill(request("a.py"))
+        while not released:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert len(released) == 1
+        monkeypatch.undo()
+        model.backbone.release()
+        assert engine.fill(request("a.py")).best == first.best

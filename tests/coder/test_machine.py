@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from talaria.coder.machine import Pace, available_memory
+from talaria.coder.machine import Pace, available_memory, trim_memory
 
 FREE = 8_000_000_000
 
@@ -82,3 +82,14 @@ def test_the_pace_is_that_of_the_latest_passes() -> None:
     for _ in range(8):
         pace.passed(1, 0.2)
     assert pace.step == 0.2
+
+
+def test_trimming_is_for_systems_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere nothing happens."""
+    trim_memory()
+
+    def missing(name: object) -> object:
+        raise OSError("no C library")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    trim_memory()
