@@ -107,7 +107,7 @@ class Engine:
         self._waiting: dict[Hashable, Pending] = {}  # by document, the oldest first
         self._current: Pending | None = None
         self._ahead: Request | None = None  # whose context is read while nothing waits
-        self._worked = False  # since memory was given back
+        self._worked = True  # since memory was given back; loading takes some, too
         self._held: Callable[[], bool] = lambda: False  # whether reading it has to wait
         self._changed = threading.Condition()
         self._memory: Memory | None = None
@@ -179,6 +179,9 @@ class Engine:
         self.model.result()
         assert self._memory is not None
         self._memory.contexts.warm_up()
+        with self._changed:
+            self._worked = True
+            self._changed.notify()
 
     def fill(self, request: Request) -> Infill:
         """Submit a request and wait for its outcome; CancelledError if the engine is closed."""
@@ -235,7 +238,6 @@ class Engine:
 
         Without any, one whose context is to be read.
         """
-        worked = self._worked
         while True:
             self._answer_late()
             with self._changed:
@@ -251,12 +253,13 @@ class Engine:
                 deadlines = [r.deadline for r in self._waiting.values() if r.deadline is not None]
                 soon = min(deadlines, default=None)
                 seconds = None if soon is None else max(0, soon - time.monotonic())
-                idle = worked and not self._waiting and not held
+                idle = self._worked and self.model.done() and not self._waiting and not held
                 if self._changed.wait(HELD if held else IDLE if idle else seconds) or not idle:
                     continue
-            worked = self._worked = False
-            self.model.result().backbone.release()
-            trim_memory()
+            self._worked = False
+            if not self.model.exception():
+                self.model.result().backbone.release()
+                trim_memory()
 
     def _read(self, request: Request) -> None:
         """Read a context ahead until something else is to be done."""
