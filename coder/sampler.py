@@ -118,7 +118,8 @@ def denoise(
             return
         part, going = canvas.rows(index), [rows[number] for number in index.tolist()]
         final = np.array([nfe >= row.max_nfe for row in going])
-        given = np.array([not row.ends for row in going])
+        # An end that is given must be seen; causal canvases never see what stands behind them.
+        given = np.array([not row.ends and not backbone.shift for row in going])
         present = ahead(part, final | given, lookahead)
         widths, known = present.sum(1), part.open.argmax(1)
         width = int(widths.max())

@@ -63,7 +63,7 @@ from talaria.finetune.trainer import PATIENCE, is_out_of_memory
 
 LEAST_CONTEXT = 8  # tokens of a row beside its middle: three sentinels and some text
 HELD_OUT_ROWS = 16
-BLOCK_LENGTH = 64  # positions of a canvas in decoding: any length will do, known ones are read once
+BLOCK_LENGTH = 32  # positions of a canvas in decoding: any length will do, known ones are read once
 LICENCE = "Apache-2.0"
 
 

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from talaria.coder import checkpoint
 from talaria.coder.backbone import Array
+from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.infill import Memory, fill, fill_batch
 from talaria.coder.request import Options, Request
+from talaria.coder.sampler import Row, denoise
+from talaria.coder.unmask import confidence_threshold
 from tests.coder.qwen2 import tiny
 
 HOLES = [
@@ -142,6 +145,28 @@ def test_a_step_reads_what_is_new_and_the_masks(
     assert found.nfe == len(read) - 1 > 4  # the first one reads the context
     assert set(read[1:-3]) == {4}
     assert max(read[-3:]) <= 4  # the canvas ends
+
+
+def test_an_end_that_is_given_takes_no_wider_steps(
+    qwen2: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing before it sees it; the last step of a budget is as wide as what is left."""
+    backbone = qwen2.backbone
+    _, cache = backbone.encode([[3, 4, 5]])
+    canvas = Canvas.blank(1, 20, qwen2.marks).ending([12])
+    read: list[int] = []
+    evaluate = backbone.evaluate
+
+    def recorded(ids: Array, *given: Any, **named: Any) -> Any:
+        read.append(ids.shape[1])
+        return evaluate(ids, *given, **named)
+
+    monkeypatch.setattr(backbone, "evaluate", recorded)
+    rows = [Row(np.random.default_rng(0), max_nfe=5, ends=False)]
+    steps = list(denoise(backbone, cache, [5], canvas, confidence_threshold(1.0), rows, 4))
+    assert read == [4, 4, 4, 4, 16]
+    assert steps[-1].canvas.ended.tolist() == [12]
+    assert not steps[-1].canvas.open.any()
 
 
 @pytest.mark.parametrize("mode", ["diffuse", "verify", "ar"])
