@@ -36,8 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="talaria infill",
         description="Fill a hole and print what belongs there.",
         epilog="FILE:LINE:COL is a cursor (1-based line, 0-based column), FILE:LINE the end of a "
-        "line, FILE::QUALIFIED.NAME the body of a function, - standard input with the hole marked "
-        "<|fill|>. Of a notebook, FILE is NAME.ipynb#CELL, cells of every kind counted from 1.",
+        "line, FILE::QUALIFIED.NAME the body of a function (@LINE behind it if there are several), "
+        "- standard input with the hole marked <|fill|>. Of a notebook, FILE is NAME.ipynb#CELL, "
+        "cells of every kind counted from 1.",
     )
     parser.add_argument(
         "target", help="FILE:LINE:COL, FILE:LINE, FILE::QUALIFIED.NAME or -; see below"
