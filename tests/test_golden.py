@@ -124,10 +124,9 @@ def test_the_command_line(recorded: dict[str, list[Recorded]], tmp_path: Path) -
         if "--json" in row["args"] and said:
             said = json.loads(said)
             del said["elapsed_ms"]
-            for candidate in said["candidates"]:
-                candidate["score"] = candidate["score"] and pytest.approx(
-                    candidate["score"], abs=CLOSE
-                )
+            for each in (said, *said["candidates"]):
+                for name in {"score", "confidence"} & each.keys():
+                    each[name] = each[name] and pytest.approx(each[name], abs=CLOSE)
         elif "--diff" in row["args"]:
             said = said.replace(str(file), "FILE")
         assert (code, said) == (expected["code"], expected["out"]), row["args"]
