@@ -309,7 +309,7 @@ def test_holes_are_decoded_while_there_is_time(
     model: checkpoint.Checkpoint,
 ) -> None:
     """At least one; a second model decodes as many, however long that takes."""
-    holes = [Cursor("line", "x = ", "1", "\n")] * 5
+    holes = [Cursor("line", "x = ", "1", "\n", "x.py")] * 5
     assert exact_match(model, holes, "ar", 0.0)["holes_ar"] == 1
     assert exact_match(model, holes, "ar")["holes_ar"] == 5
 
