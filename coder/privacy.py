@@ -37,6 +37,16 @@ _NAME = re.compile(
     # Python modules may be called id_something too; keys have no such extension.
     r"id_(?!.*\.pyi?$).*|" + "|".join(fnmatch.translate(name) for name in _NAMES)
 )
+# Words that only contain "secret", as in secretary, secretion and secretive.
+_INNOCENT = re.compile(r"secret(?:ar|ion|iv|ly)\w*")
+# Modules are about secrets far more often than they hold any, so fewer names count: those whose
+# last word, apart from an environment's, is one of these.
+_MODULE = re.compile(r".+\.(?:pyi?|pyw|pyx|pxd)")
+_HOLDER = re.compile(
+    r"(?:.*[_.-])?(?:secrets?|passwords|credentials)"
+    r"(?:[_.-](?:local|dev|development|test|testing|stag(?:e|ing)|prod|production))?\.\w+"
+)
+_DEFINITION = re.compile(r"(?m)^[ \t]*(?:async[ \t]+def|def|class)[ \t]+\w")
 # Of folders: anywhere, and inside a workspace.
 _FOLDERS = frozenset(
     {".ssh", ".aws", ".azure", ".gcloud", "gcloud", ".gnupg", ".kube", ".docker"}
@@ -97,10 +107,25 @@ def _without(pattern: re.Pattern[str], text: str) -> str:
     return "".join((*parts, text[done:])) if parts else text
 
 
-def secret_looking(path: Path) -> bool:
-    """Whether the name of a file, or of a folder above it, suggests that it holds secrets."""
+def secret_name(path: Path) -> str | None:
+    """The part of a path that suggests that the file holds secrets; None if nothing does.
+
+    A folder that may be a package says nothing about Python modules in it.
+    """
     *folders, name = os.path.normcase(path).lower().replace("\\", "/").split("/")
-    return _NAME.fullmatch(name) is not None or not _FOLDERS.isdisjoint(folders)
+    module = _MODULE.fullmatch(name) is not None
+    for folder in folders:
+        if folder in _FOLDERS and not (module and folder.isidentifier()):
+            return folder
+    if module and not name.startswith("."):
+        return name if _HOLDER.fullmatch(name) else None
+    return name if _NAME.fullmatch(_INNOCENT.sub("", name)) else None
+
+
+def is_code(path: Path) -> bool:
+    """Whether a module defines something and has no secret-looking line, whatever its name."""
+    text = read(path) if _MODULE.fullmatch(path.name.lower()) else None
+    return bool(text and _DEFINITION.search(text)) and without_secrets(text or "") == text
 
 
 class Fence:
@@ -132,18 +157,28 @@ class Fence:
         """Whether a file may be read as context for others: inside the roots and not forbidden."""
         path, real = Path(os.path.abspath(path)), _real(path)
         return self._within(real, real=True) and all(
-            not secret_looking(place) and not self._forbidden(place) for place in {path, real}
+            not secret_name(place) and not self._forbidden(place) for place in {path, real}
         )
 
     def fillable(self, path: Path) -> bool:
         """Whether the model may see a file that the user opened, anywhere, even an ignored one.
 
-        Excluded and secret-looking files stay hidden.
+        Excluded and secret files stay hidden.
         """
-        return not any(
-            secret_looking(place) or self._excluded(place)
-            for place in {Path(os.path.abspath(path)), _real(path)}
-        )
+        return self.withheld(path) is None
+
+    def withheld(self, path: Path) -> str | None:
+        """Why the model may not see a file that the user opened; None if it may.
+
+        A module whose own name suggests secrets is judged by its contents.
+        """
+        for place in (Path(os.path.abspath(path)), _real(path)):
+            name = secret_name(place)
+            if name and not (name == place.name.lower() and is_code(place)):
+                return f"the name {name!r} suggests secrets"
+            if why := self._excluded(place):
+                return why
+        return None
 
     def name(self, path: Path) -> str:
         """The path of a file relative to its root; outside of all roots, its name."""
@@ -161,16 +196,20 @@ class Fence:
     def _within(self, path: Path, real: bool) -> bool:
         return any(path.is_relative_to(place[real]) for place in self._places)
 
-    def _excluded(self, path: Path) -> bool:
+    def _excluded(self, path: Path) -> str | None:
+        """Why a file is hidden by `exclude`, or by a folder of the workspace; None if it is not."""
         tops = [top for place in self._places for top in place if path.is_relative_to(top)]
+        module = _MODULE.fullmatch(path.name.lower())
         # Patterns without a slash apply to files outside the roots too.
         for top in tops or [Path(path.anchor)]:
             relative = path.relative_to(top)
             if self._exclude.match_file(relative.as_posix()):
-                return True
-            if tops and any(_FOLDER.fullmatch(part.lower()) for part in relative.parts[:-1]):
-                return True
-        return False
+                return "the option exclude matches it"
+            for part in relative.parts[:-1] if tops else ():
+                secret = _FOLDER.fullmatch(_INNOCENT.sub("", part.lower()))
+                if secret and not (module and part.isidentifier()):
+                    return f"the name {part!r} suggests secrets"
+        return None
 
     def _forbidden(self, path: Path) -> bool:
         """Whether `exclude` or a .gitignore forbids a path; cached until a .gitignore changes."""
@@ -187,7 +226,8 @@ class Fence:
         known = self._verdicts.get(key)
         if known is None or known[0] != state:
             rules = [self._read_rules(*file) for file in zip(files, state, strict=True)]
-            verdict = self._excluded(path) or _ignored(path.relative_to(top).parts, rules)
+            ignored = _ignored(path.relative_to(top).parts, rules)
+            verdict = ignored or self._excluded(path) is not None
             if len(self._verdicts) >= _CACHED:
                 self._verdicts.clear()
             self._verdicts[key] = known = (state, verdict)

@@ -68,7 +68,7 @@ async def fill(server: TalariaServer, kind: FillKind, uri: str, place: types.Ran
     """Fill a range of a document; the text written, or None."""
     file = server.files.get(uri)
     if file is None or not server.offers(file):
-        server.answer_user("nothing to fill: the file is not open, excluded, or Talaria is off")
+        server.answer_user(f"nothing to fill: {server.silent_because(file)}")
         return None
     document, text, options = file.document, file.document.text, server.options
     start, end = sorted((document.offset(place.start), document.offset(place.end)))
@@ -178,7 +178,7 @@ async def next_candidate(server: TalariaServer, uri: str) -> str | None:
     """Replace the last fill with its next candidate; the text written, or None."""
     file = server.files.get(uri)
     if file is None or not server.offers(file):
-        server.answer_user("no candidate: the file is not open, excluded, or Talaria is off")
+        server.answer_user(f"no candidate: {server.silent_because(file)}")
         return None
     async with file.writing:
         filled = file.filled

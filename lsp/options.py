@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from talaria.coder.request import Mode, Options, Until
 
 SECTION = "talaria"  # name of the section in an editor's settings
+ALIKE = 0.8  # how alike two names are of which one may be a typo, as difflib counts
 
 
 def _option(
@@ -121,22 +123,31 @@ class ServerOptions:
     def merged(self, given: object) -> tuple[ServerOptions, list[str]]:
         """These options with an editor's values over them, and one message per invalid value.
 
-        Invalid values change nothing. The values may be nested in a section `talaria`. None and
-        empty ones set nothing, nor does null for an option that cannot be null.
+        Invalid values change nothing. The values may be nested in a section `talaria`; beside it,
+        or where nothing resembles an option, they are another server's. None and empty ones set
+        nothing, nor does null for an option that cannot be null.
         """
-        if isinstance(given, Mapping) and isinstance(given.get(SECTION), Mapping):
+        sectioned = isinstance(given, Mapping) and SECTION in given
+        if sectioned:
             given = given[SECTION]
-        if given is None or given == []:
+        if given is None or given in ("", [], False):
             return self, []
         if not isinstance(given, Mapping):
             return self, [f"options are {_shown(given)}; they must be an object"]
         known = {f.name: f for f in fields(ServerOptions)}
+        if not (sectioned or any(get_close_matches(str(n), known, 1, ALIKE) for n in given)):
+            return self, []
         chosen: dict[str, Any] = {}
         problems = []
         for name, value in given.items():
             if name not in known:
+                if isinstance(value, Mapping) and not sectioned:
+                    continue  # another server's section
                 problems.append(f"unknown option {_shown(name)}; known are {', '.join(known)}")
                 continue
+            # "" is null in settings that a form fills in, and [] where a language has one nil.
+            if value == "" or (value == [] and tuple not in map(get_origin, _kinds(known[name]))):
+                value = None
             if value is None and type(None) not in _kinds(known[name]):
                 continue
             try:
@@ -216,6 +227,8 @@ def _checked(option: Field[Any], value: object) -> object:
                 return value
         else:
             wanted.append(f"{'a whole number' if kind is int else 'a number'} from {low} to {high}")
+            if kind is int and isinstance(value, float) and value.is_integer():
+                value = int(value)  # JSON has one kind of number
             fits = isinstance(value, int if kind is int else int | float)
             # True is a number in Python; NaN fails every comparison.
             if fits and not isinstance(value, bool) and low <= value <= high:

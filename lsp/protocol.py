@@ -64,6 +64,7 @@ class Protocol(LanguageServerProtocol):
                 raise JsonRpcParseError(f"not JSON: {error}") from error
             self._check(found)
             repair_document(found)
+            repair_context(found)
             try:
                 message = self.structure_message(found)
             except JsonRpcInvalidParams:
@@ -209,6 +210,47 @@ def repair_document(message: dict[str, Any]) -> None:
                 del change[name]
     if document.get("version") is None:
         document["version"] = UNVERSIONED
+
+
+# The contexts of requests: what stands in for a missing one, the trigger kinds that LSP knows
+# (the last stands in for others), the optional fields.
+_CONTEXTS: dict[str, tuple[dict[str, Any] | None, tuple[int, ...], tuple[str, ...]]] = {
+    types.TEXT_DOCUMENT_INLINE_COMPLETION: ({}, (1, 2), ("selectedCompletionInfo",)),
+    types.TEXT_DOCUMENT_COMPLETION: (None, (2, 3, 1), ("triggerCharacter",)),
+    types.TEXT_DOCUMENT_CODE_ACTION: ({"diagnostics": []}, (1, 2), ("only",)),
+}
+
+
+def repair_context(message: dict[str, Any]) -> None:
+    """Complete the context of a request: what the editor does not say was not asked by hand.
+
+    A trigger kind that LSP does not know counts as the automatic one, and a missing context, or
+    a field that is null, as absent.
+
+    Raises:
+        JsonRpcInvalidParams: the document has no URI.
+    """
+    known, params = _CONTEXTS.get(message.get("method", "")), message.get("params")
+    if known is None or not isinstance(params, dict):
+        return
+    document = params.get("textDocument")
+    if not isinstance(document, dict) or not isinstance(document.get("uri"), str):
+        raise JsonRpcInvalidParams("textDocument.uri must be a string")
+    stand_in, kinds, optional = known
+    context = params.get("context")
+    if not isinstance(context, dict):
+        params.pop("context", None)
+        if stand_in is None:
+            return
+        context = {}
+    context = {**(stand_in or {}), **context}
+    kind = context.get("triggerKind")
+    if isinstance(kind, bool) or kind not in kinds:
+        context["triggerKind"] = kinds[-1]
+    for name in optional:
+        if context.get(name, "") is None:
+            del context[name]
+    params["context"] = context
 
 
 def changed_uri(message: Any) -> str | None:

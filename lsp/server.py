@@ -69,7 +69,7 @@ def file_path(uri: str) -> Path | None:
 class OpenFile:
     """An open document and its state in the server.
 
-    secret      whether no model may see it
+    withheld    why no model may see it; None if one may
     excerpts    of other files that are relevant in it
     requests    how many suggestions were requested, by which debouncing notices a newer request
     edited      time and line of the last change
@@ -80,8 +80,8 @@ class OpenFile:
     writing     held from reading the text until the editor has applied our edit
     """
 
-    def __init__(self, document: TextDocument, path: Path | None, secret: bool) -> None:
-        self.document, self.path, self.secret = document, path, secret
+    def __init__(self, document: TextDocument, path: Path | None, withheld: str | None) -> None:
+        self.document, self.path, self.withheld = document, path, withheld
         self.inline = Inline()
         self.rhythm = Rhythm()
         self.excerpts: tuple[Piece, ...] = ()
@@ -244,7 +244,7 @@ class TalariaServer(LanguageServer):
                 valid.append(pattern)
         self.neighbours = Neighbours(paths, valid, EXCERPTS)
         for file in self.files.values():
-            file.secret = self._secret(file.document.uri)
+            file.withheld = self._withheld(file.document.uri)
             file.excerpts = ()
 
     def toggle(self, language: str) -> bool:
@@ -341,8 +341,8 @@ class TalariaServer(LanguageServer):
         version = None if item.version == UNVERSIONED else item.version
         document = TextDocument(item.uri, item.language_id, version, item.text, encoding)
         self.closed(item.uri)  # in case the editor did not close it
-        secret = self._secret(item.uri)
-        file = self.files[item.uri] = OpenFile(document, file_path(item.uri), secret)
+        withheld = self._withheld(item.uri)
+        file = self.files[item.uri] = OpenFile(document, file_path(item.uri), withheld)
         if self.offers(file):
             self.choose_excerpts(file, 0)  # the first time is slow
 
@@ -389,16 +389,22 @@ class TalariaServer(LanguageServer):
 
     def offers(self, file: OpenFile | None) -> bool:
         """Whether a document may get suggestions at all."""
-        return (
-            file is not None
-            and self.engines is not None
-            and self.options.enabled
-            and not self.off & {"", file.document.language}
-            and not file.secret
-            and not file.unreadable
-            and len(file.document.text) <= LARGEST
-            and "\0" not in file.document.text
-        )
+        return self.silent_because(file) is None
+
+    def silent_because(self, file: OpenFile | None) -> str | None:
+        """Why a document gets no suggestions at all, for its user; None if it may."""
+        if file is None or self.engines is None:
+            return "the file is not open" if file is None else "the server is starting"
+        language = file.document.language
+        if not self.options.enabled or self.off & {"", language}:
+            return "suggestions are switched off"
+        if file.withheld:
+            return f"this file is withheld from the model: {file.withheld}"
+        if file.unreadable:
+            return "the editor's last change could not be read; close and open the file"
+        if len(file.document.text) > LARGEST:
+            return f"the file has more than {LARGEST:,} characters"
+        return "the file contains a NUL character" if "\0" in file.document.text else None
 
     def choose_excerpts(self, file: OpenFile, offset: int) -> None:
         """Choose excerpts of other files in the background, for the next request."""
@@ -409,7 +415,7 @@ class TalariaServer(LanguageServer):
         others = {
             other.path: other
             for other in latest
-            if other.path and other is not file and not other.secret and not other.unreadable
+            if other.path and other is not file and not other.withheld and not other.unreadable
         }
         texts = {path: other.document.text for path, other in others.items()}
         recent = [
@@ -431,13 +437,13 @@ class TalariaServer(LanguageServer):
 
         self.spawn(look())
 
-    def _secret(self, uri: str) -> bool:
-        """Whether no model may see a document, which may be a copy of a file."""
+    def _withheld(self, uri: str) -> str | None:
+        """Why no model may see a document, which may be a copy of a file; None if one may."""
         try:
             path = file_path(uri) or Path(unquote(urlsplit(uri).path))
         except ValueError:
-            return True
-        return not self.neighbours.fence.fillable(path)
+            return "its address is not valid"
+        return self.neighbours.fence.withheld(path)
 
     # Requests
 

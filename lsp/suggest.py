@@ -34,10 +34,12 @@ async def inline_completion(
 ) -> list[types.InlineCompletionItem] | None:
     """Ghost text at the cursor: one item if automatic, several if invoked by hand."""
     file = server.files.get(params.text_document.uri)
-    if file is None or not server.offers(file):
+    invoked = params.context.trigger_kind == types.InlineCompletionTriggerKind.Invoked
+    if file is None or (why := server.silent_because(file)):
+        if file and invoked:
+            server.answer_user(f"nothing to suggest: {why}")
         return None
     began, revision = time.monotonic(), file.document.revision
-    invoked = params.context.trigger_kind == types.InlineCompletionTriggerKind.Invoked
     chosen = params.context.selected_completion_info
     prefix, suffix = file.document.cut(params.position)
     # The position clamped to the document.

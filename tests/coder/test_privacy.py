@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder.errors import UsageError
-from talaria.coder.privacy import Fence, read, secret_looking, without_secrets
+from talaria.coder.privacy import Fence, read, secret_name, without_secrets
 from tests.pace import within
 
 # Put together here, so that no scanner of this repository takes them for real.
@@ -126,21 +126,75 @@ def test_cleaning_takes_linear_time(unit: str) -> None:
     [
         *(".env", ".env.local", "prod.env", "server.pem", "server.KEY", "id_rsa", "id_ed25519.pub"),
         *(".netrc", ".npmrc", ".pypirc", "credentials", "credentials.json", "my_secrets.py"),
-        *(".aws/config", ".ssh/config", ".gnupg/x", "secrets/a.py", "store.jks", "x.kdbx"),
+        *(".aws/config", ".ssh/config", ".gnupg/x", "secrets/a.txt", "store.jks", "x.kdbx"),
         *("a.tfstate", ".git-credentials", ".bash_history", "service-account-1.json"),
     ],
 )
 def test_secret_names(name: str) -> None:
     """Files with such names are not read, wherever they are."""
-    assert secret_looking(Path("/home/someone/work") / name)
+    assert secret_name(Path("/home/someone/work") / name)
 
 
 @pytest.mark.parametrize(
-    "name", ["id_of_things.py", "tokens.py", "keys.py", "environment.py", "password.py", "aws/x.py"]
+    "name",
+    [
+        *("id_of_things.py", "tokens.py", "keys.py", "environment.py", "password.py", "aws/x.py"),
+        *("secretary.py", "credentials_provider.py", "secret_santa.py", "v1_secret_list.pyi"),
+        *("validate_passwords_policy.py", "kubeconfig.py", "secretariat.json", "secretion/a.txt"),
+        *("airflow/secrets/local_filesystem.py", "keyrings/alt/file.py", "gcloud/client.py"),
+        *("google/cloud/secretmanager/types.py", "keychains/a.pyx"),
+    ],
 )
 def test_plain_names(name: str) -> None:
-    """Modules about such things are ordinary."""
-    assert not secret_looking(Path("/home/someone/work") / name)
+    """Modules about such things are ordinary, and so are words that only contain one."""
+    path = Path("/home/someone/work") / name
+    assert secret_name(path) is None
+    assert Fence([Path("/home/someone/work")]).fillable(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["secrets/a.yaml", "keyrings/login.keyring", ".secrets/a.py", "my-secret-keys/a.py"]
+)
+def test_what_is_no_package_is_a_folder_of_secrets(name: str) -> None:
+    """Data in it, and modules that nobody could import from there."""
+    assert not Fence([Path("/work")]).fillable(Path("/work") / name)
+
+
+@pytest.mark.parametrize("name", ["secrets.py", "credentials.py", "my_secrets_prod.py"])
+def test_a_module_that_may_hold_secrets_is_judged_by_its_contents(
+    tmp_path: Path, name: str
+) -> None:
+    """Code that the user opened is code; values, an empty file and one that is not there stay
+    hidden. For other files, the name is enough.
+    """
+    path = tmp_path / name
+    fence = Fence([tmp_path])
+    assert not fence.fillable(path)
+    code = (
+        "class Credentials:\n    def refresh(self, request):\n        raise NotImplementedError\n"
+    )
+    for text, allowed in {
+        "": False,
+        "DEBUG = True\n": False,
+        code: True,
+        code + SECRET_LINES[0] + "\n": False,
+    }.items():
+        path.write_text(text, encoding="utf-8")
+        assert fence.fillable(path) == allowed, text
+        assert not fence.readable(path)
+
+
+def test_what_is_withheld_says_why(tmp_path: Path) -> None:
+    """The reason names what is to blame."""
+    fence = Fence([tmp_path], ["*_pb2.py"])
+    assert fence.withheld(tmp_path / "a.py") is None
+    for name, why in {
+        "prod.env": "the name 'prod.env' suggests secrets",
+        ".aws/config": "the name '.aws' suggests secrets",
+        "Our-Secrets/a.py": "the name 'Our-Secrets' suggests secrets",
+        "a_pb2.py": "the option exclude matches it",
+    }.items():
+        assert fence.withheld(tmp_path / name) == why
 
 
 def test_ignored_files_are_not_readable(tmp_path: Path) -> None:

@@ -367,3 +367,60 @@ def test_an_invalid_response_to_an_edit(wire: Wire, answer: dict[str, Any]) -> N
     assert "error" in message or message["result"] is None
     wire.seen.clear()
     assert json.dumps(status(wire))
+
+
+CONTEXTS = [
+    None,
+    {},
+    {"triggerKind": 0},
+    {"triggerKind": 7},
+    {"triggerKind": None},
+    {"triggerKind": True},
+    {"triggerKind": "Automatic"},
+    {"triggerKind": 2, "selectedCompletionInfo": None},
+    {"selectedCompletionInfo": None},
+    [],
+    3,
+]
+
+
+@pytest.mark.parametrize("context", [*CONTEXTS, "missing"], ids=repr)
+def test_a_context_that_says_nothing_is_automatic(wire: Wire, context: object) -> None:
+    """As older editors and other languages send it; the answer has at most one item."""
+    uri = opened(wire, "def f(values):\n    return sum(\n")
+    params = {"textDocument": {"uri": uri}, "position": at(1, 15), "context": context}
+    if context == "missing":
+        del params["context"]
+    reply = wire.ask(next(NUMBER), INLINE, params)
+    expected = inline(wire, uri, at(1, 15))
+    assert len(reply["result"] or []) <= 1
+    assert [item["insertText"] for item in reply["result"] or []] == [
+        item["insertText"] for item in expected["result"] or []
+    ]
+
+
+@pytest.mark.parametrize("context", [*CONTEXTS, "missing"], ids=repr)
+def test_code_actions_without_a_useful_context(wire: Wire, context: object) -> None:
+    """The same actions as with one."""
+    uri = opened(wire, "def f(values):\n    ...\n")
+    where = {"start": at(1, 5), "end": at(1, 5)}
+    params = {"textDocument": {"uri": uri}, "range": where, "context": context}
+    if context == "missing":
+        del params["context"]
+    reply = wire.ask(next(NUMBER), "textDocument/codeAction", params)
+    assert [action["title"] for action in reply["result"]] == [
+        "Talaria: Fill in `...`",
+        "Talaria: Write the body of f",
+    ]
+
+
+def test_numbers_may_have_a_point(wire: Wire) -> None:
+    """Versions and positions too, as some editors' JSON has no integers."""
+    uri = opened(wire, "x = 1\n", version=1.0)
+    wire.tell(
+        "textDocument/didChange",
+        textDocument={"uri": uri, "version": 2.0},
+        contentChanges=[{"range": {"start": at(0.0, 4.0), "end": at(0.0, 5.0)}, "text": "22"}],
+    )
+    assert "error" not in inline(wire, uri, at(0.0, 6.0), kind=2.0)
+    assert status(wire)["engine"]["state"] == "ready"

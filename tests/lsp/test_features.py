@@ -649,7 +649,7 @@ def test_secret_and_excluded_files(tmp_path: Path) -> None:
                 alone, together = tokens[1] - tokens[0], tokens[2] - tokens[1]
             # What counts as a secret folder does so within the workspace alone.
             folder = types.WorkspaceFolder((tmp_path / "more").as_uri(), "more")
-            where = f"{folder.uri}/my_secrets/code.py"
+            where = f"{folder.uri}/our-secrets/code.py"
             e.open(where, TEXT)
             assert await e.ask(where, PLACES[0], invoked=True) != []
             for added, removed in (([folder], []), ([], [folder])):

@@ -38,10 +38,57 @@ def test_later_sources_override_earlier_ones() -> None:
     assert options == ServerOptions(max_tokens=30, strings=False, until="line", debounce_ms=None)
 
 
-@pytest.mark.parametrize("nothing", [None, [], {}, {"talaria": {}}])
+@pytest.mark.parametrize("nothing", [None, [], {}, "", False, 0])
 def test_empty_settings_change_nothing(nothing: object) -> None:
-    """Editors without settings send one of these."""
-    assert ServerOptions().merged(nothing) == (ServerOptions(), [])
+    """Editors without settings send one of these, with or without the section."""
+    for settings in (nothing, {"talaria": nothing}, {"talaria": nothing, "pylsp": {"x": 1}}):
+        assert ServerOptions().merged(settings) == (ServerOptions(), [])
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"pylsp": {"plugins": {"ruff": {"enabled": True}}}},
+        {"python": {"analysis": {"typeCheckingMode": "off"}}, "ruff": {"lint": {}}},
+        {"checkOnSave": True, "cargo": {"features": "all"}},
+        {"editor.tabSize": 4, "python.languageServer": "Pylance"},
+    ],
+)
+def test_another_servers_settings_are_silence(theirs: dict[str, Any]) -> None:
+    """Editors may send every server the settings of all; ours among them still count."""
+    assert ServerOptions().merged(theirs) == (ServerOptions(), [])
+    ours = {"talaria": {"max_tokens": 9}}
+    assert ServerOptions().merged(theirs | ours) == (ServerOptions(max_tokens=9), [])
+
+
+def test_sections_beside_our_options_are_silence() -> None:
+    """A typo beside them is not, and neither is one in our own section."""
+    options, problems = ServerOptions().merged({"max_tokens": 9, "pylsp": {"plugins": {}}})
+    assert (options, problems) == (ServerOptions(max_tokens=9), [])
+    for settings in ({"max_tokens": 9, "pylsp": 1}, {"talaria": {"pylsp": {}}}):
+        assert len(ServerOptions().merged(settings)[1]) == 1
+
+
+@pytest.mark.parametrize("name", [option.name for option in fields(ServerOptions)])
+def test_an_empty_value_is_null(name: str) -> None:
+    """Forms leave an empty string, and some languages write null as an empty list."""
+    default = ServerOptions()
+    for empty in ("", []):
+        options, problems = default.merged({name: empty})
+        assert not problems
+        assert getattr(options, name) == (
+            () if name == "languages" and empty == [] else getattr(default, name)
+        )
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "candidates", "deadline_ms", "debounce_ms"])
+def test_a_whole_number_may_have_a_point(name: str) -> None:
+    """JSON has one kind of number; a fraction is none."""
+    options, problems = ServerOptions().merged({name: 12.0})
+    assert not problems
+    assert repr(getattr(options, name)) == "12"
+    for value in (12.5, float("inf"), float("nan")):
+        assert "must be a whole number" in ServerOptions().merged({name: value})[1][0]
 
 
 @pytest.mark.parametrize(

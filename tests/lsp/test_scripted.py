@@ -396,6 +396,39 @@ def test_a_language_that_cannot_be_checked_is_not_written(session: Callable[...,
     session(check)
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("prod.env", "this file is withheld from the model: the name 'prod.env' suggests secrets"),
+        ("a_pb2.py", "this file is withheld from the model: the option exclude matches it"),
+        ("a.py", "suggestions are switched off"),
+    ],
+)
+def test_where_nothing_is_suggested_the_user_is_told_why(
+    session: Callable[..., None], name: str, why: str
+) -> None:
+    """When asked by hand, for a suggestion or a command; never while typing."""
+
+    async def check(e: InProcessEditor) -> None:
+        uri = f"file:///work/{name}"
+        await e.open(HOLE, uri=uri)
+        if name == "a.py":
+            await e.command("toggle")
+        place = {"textDocument": {"uri": uri}, "position": {"line": 1, "character": 4}}
+        method = "textDocument/inlineCompletion"
+        assert await e.request(method, place | {"context": {"triggerKind": 2}}) is None
+        assert e.messages == []
+        assert await e.request(method, place | {"context": {"triggerKind": 1}}) is None
+        assert await e.command("fillHere", {"uri": uri, "position": place["position"]}) is None
+        assert e.messages == [
+            f"Talaria: nothing to suggest: {why}",
+            f"Talaria: nothing to fill: {why}",
+        ]
+        assert not e.asked
+
+    session(check, exclude=["*_pb2.py"])
+
+
 # What is no longer wanted
 
 
