@@ -48,7 +48,7 @@ or, if you agree, in that of the project."
            "end suggestions no later than the end of this")
     (max_tokens natnum "longest suggestion while typing")
     (candidates natnum "candidates to choose from")
-    (least_confidence number "less confident suggestions are not shown")
+    (least_confidence number "only what is at least this sure is shown")
     (deadline_ms natnum "deadline while typing")
     (fill_deadline_ms natnum "deadline of commands")
     (debounce_ms natnum "wait this long after each key")
@@ -80,8 +80,13 @@ They take effect when the server starts."
   "Seconds after a key before asking the server, which may wait longer."
   :type 'number)
 
-(defface talaria-ghost '((t :inherit shadow))
-  "Face of ghost text.")
+(defface talaria-ghost
+  '((((min-colors 88)) :inherit shadow)
+    ;; With fewer colours, `shadow' is green or yellow.
+    (((class color) (min-colors 16)) :foreground "brightblack")
+    (((background light)) :foreground "black" :weight light)
+    (t :foreground "white" :weight light))
+  "Face of ghost text; a light weight is dim in a terminal.")
 
 (defvar-local talaria-client nil
   "The client of this buffer: a symbol on which the generic functions dispatch.")

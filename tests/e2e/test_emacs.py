@@ -553,3 +553,26 @@ def test_compiled_and_documented(tmp_path: Path) -> None:
         checked = batch("--eval", f"(progn (require 'checkdoc) (checkdoc-file {quoted(file)}))")
         assert checked.stderr == "", checked.stderr
     assert len(list(tmp_path.glob("*.elc"))) == len(names)
+
+
+@needs_emacs
+@pytest.mark.parametrize("background", ["dark", "light"])
+@pytest.mark.parametrize("colours", [2**24, 256, 88, 16, 8])
+def test_ghost_text_is_grey_in_every_terminal(background: str, colours: int) -> None:
+    """Emacs' own `shadow` is green or yellow where there are few colours."""
+    forms = f"""(progn
+      (require 'talaria)
+      (cl-letf (((symbol-function 'display-color-cells) (lambda (&rest _) {colours})))
+        (set-frame-parameter nil 'display-type 'color)
+        (set-frame-parameter nil 'background-mode '{background})
+        (dolist (face '(talaria-ghost shadow))
+          (princ (format "%S\\n" (face-spec-choose (face-default-spec face)))))))"""
+    ghost, shadow = batch("-L", str(PACKAGE), "--eval", forms).stdout.splitlines()
+    few = {"dark": '(:foreground "white" :weight light)'}.get(
+        background, '(:foreground "black" :weight light)'
+    )
+    if colours >= 88:
+        assert ghost == "(:inherit shadow)"
+        assert "grey" in shadow
+    else:
+        assert ghost == ('(:foreground "brightblack")' if colours == 16 else few)

@@ -854,3 +854,42 @@ def test_the_picture_of_the_readme() -> None:
     screens = [screen for screen, *_ in frames]
     assert len(screens) > 4
     assert any("░" in screen for screen in screens)
+
+
+@pytest.mark.parametrize(("colours", "grey"), [(256, 244), (88, 8), (16, 8), (8, 7)])
+def test_ghost_text_is_grey_without_true_colour(tmp_path: Path, colours: int, grey: int) -> None:
+    """In every terminal and after a change of colour scheme; a grey of its own, or yours, stays."""
+    script = tmp_path / "greys.lua"
+    script.write_text(
+        f"""
+        local uis = {{ {{ rgb = false, term_colors = {colours} }} }}
+        vim.api.nvim_list_uis = function() return uis end
+        vim.opt.rtp:append({quoted(str(PLUGIN))})
+        require("talaria").setup({{ cmd = {{ "true" }} }})
+        local function greys()
+          return vim.tbl_map(function(name)
+            return vim.api.nvim_get_hl(0, {{ name = name, link = false }}).ctermfg
+          end, {{ "TalariaGhost", "TalariaMask", "TalariaStep" }})
+        end
+        local found = {{ greys() }}
+        for _, scheme in ipairs({{ "habamax", "default" }}) do
+          vim.cmd.colorscheme(scheme)
+          table.insert(found, greys())
+        end
+        vim.cmd("highlight TalariaGhost ctermfg=5")
+        vim.api.nvim_exec_autocmds("UIEnter", {{}})
+        print(vim.json.encode({{ found, greys()[1] }}))
+        """,
+        "utf-8",
+    )
+    told = subprocess.run(
+        [str(editor()), "--headless", "-u", "NONE", "-l", str(script)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (first, scheme, again), mine = json.loads(told.stdout + told.stderr)
+    assert first == again == [grey] * 3
+    assert scheme != first
+    assert None not in scheme
+    assert mine == 5

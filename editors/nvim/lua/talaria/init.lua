@@ -47,6 +47,7 @@ local KINDS =
   { cmd = "table", options = "table", keys = "table", native = "boolean", root_markers = "table" }
 
 local states = {} ---@type table<integer, string> of each client
+local greys = {} ---@type table<string, integer?> the colours that highlights lacked, by their names
 local announced = {} ---@type table<integer, string> the states that status lines know
 ---By project root ("" for none): crashes in a row, start time of the server.
 local lives = vim.defaulttable(function() return { crashes = 0, began = 0 } end)
@@ -295,6 +296,31 @@ local function set_keys()
   end
 end
 
+---Where 'termguicolors' is off, Neovim's own colours have no grey: supply one for what should be.
+---A colour scheme's grey, or the user's, stays.
+local function set_greys()
+  local colours = 256
+  for _, ui in ipairs(api.nvim_list_uis()) do
+    colours = math.min(colours, ui.rgb and 256 or ui.term_colors or 256)
+  end
+  -- In the middle of 256, which dark and light backgrounds bear; bright black; of eight, white.
+  local grey = colours >= 256 and 244 or colours >= 16 and 8 or 7
+  for _, group in ipairs({ "TalariaGhost", "TalariaMask", "TalariaStep" }) do
+    local given = api.nvim_get_hl(0, { name = group, link = true })
+    -- Neovim draws ghost text with the group that ours leads to.
+    local name = group == "TalariaGhost" and given.link == "ComplHint" and given.link or group
+    local drawn = api.nvim_get_hl(0, { name = name, link = false })
+    if drawn.ctermfg == nil or drawn.ctermfg == greys[name] then
+      greys[name], drawn.ctermfg = grey, grey
+      ---@cast drawn vim.api.keyset.highlight
+      api.nvim_set_hl(0, name, drawn)
+      -- Of eight colours, white is the text's own; dim, which Neovim 0.12 knows, it is grey.
+      drawn.cterm = vim.tbl_extend("force", drawn.cterm or {}, { dim = true })
+      if colours < 16 then pcall(api.nvim_set_hl, 0, name, drawn) end
+    end
+  end
+end
+
 ---Set up the plugin, which does nothing before.
 ---@param config? talaria.Config
 function M.setup(config)
@@ -311,6 +337,10 @@ function M.setup(config)
   vim.cmd("highlight default link TalariaStep Comment")
   vim.cmd("highlight default link TalariaFresh String")
   vim.cmd("highlight default link TalariaMask NonText")
+  local colours = api.nvim_create_augroup("talaria.colours", {})
+  -- A terminal's number of colours is known once it is attached.
+  api.nvim_create_autocmd({ "ColorScheme", "UIEnter" }, { group = colours, callback = set_greys })
+  set_greys()
   set_keys()
   api.nvim_create_user_command("Talaria", command, {
     nargs = "+",
