@@ -18,9 +18,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from talaria.coder.errors import TalariaError
+from talaria.evals.typing_server import received
 
 # Files of about 1,000 lines by unrelated authors.
 FILES = (
@@ -242,18 +243,6 @@ class LspClient:
                 self.strays += 1
         for request in (self._ready, *self._open.values()):
             request.done.set()  # no answer will come
-
-
-def received(stream: IO[bytes]) -> bytes | None:
-    """Read the next message's body; None at the end of the stream."""
-    length = 0
-    while line := stream.readline():
-        if line == b"\r\n":
-            return stream.read(length)
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            length = int(value)
-    return None
 
 
 def family(pid: int) -> list[list[str]]:

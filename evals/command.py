@@ -94,6 +94,23 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         metavar="N",
         help="characters typed between requests (default: 8)",
     )
+    programs = stages.add_parser(
+        "programs", parents=[corpus, out], help="type whole programs through the language server"
+    )
+    programs.add_argument("--model", help="a folder, or a name from `talaria models`")
+    programs.add_argument("--device", default="cpu", help="cpu (the default), cuda or mps")
+    programs.add_argument(
+        "--programs", type=int, default=5, metavar="N", help="of different packages (default: 5)"
+    )
+    programs.add_argument(
+        "--windows", type=int, metavar="N", help="type only N windows of 12 lines, drawn at random"
+    )
+    programs.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of the draws (default: 0)"
+    )
+    programs.add_argument(
+        "--least-confidence", type=float, metavar="P", help="the server's option of this name"
+    )
     latency_stage = stages.add_parser(
         "latency",
         parents=[corpus_flags(None, "the files of coder/"), engine, out],
@@ -401,6 +418,16 @@ def typing_command(args: argparse.Namespace) -> int:
     return report_run(results, args.out)
 
 
+def programs_command(args: argparse.Namespace) -> int:
+    """`talaria eval programs`: type programs through the language server; rows are kept."""
+    from talaria.evals.typing_programs import suite_of_programs, type_programs
+
+    suite = suite_of_programs(args.corpus, args.programs, args.windows, args.seed)
+    results = args.out / "results.jsonl"
+    type_programs(suite, args.model, args.device, args.least_confidence, results)
+    return report_run(results, args.out)
+
+
 def latency_command(args: argparse.Namespace) -> int:
     """`talaria eval latency`: time both modes on the same prompts; existing rows are kept."""
     from talaria.evals.latency import measure
@@ -446,6 +473,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], tuple[str, ...]]]
     "report": (report_command, ("scipy",)),
     "run": (run_command, ("matplotlib", "rapidfuzz", "scipy", "tqdm")),
     "typing": (typing_command, ("matplotlib", "tqdm")),
+    "programs": (programs_command, ("tqdm",)),
     "latency": (latency_command, ("matplotlib", "tqdm")),
     "compare": (compare_command, ("scipy",)),
     "selftest": (selftest_command, ("rapidfuzz", "tqdm")),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from talaria.coder import files
 from talaria.coder.errors import DataError, UsageError
-from talaria.evals import holes_report, latency_report, typing_report
+from talaria.evals import holes_report, latency_report, typing_programs, typing_report
 from talaria.evals.curves import RunFigures, curves
 from talaria.evals.intervals import compare
 from talaria.evals.jsonl import ResultRow, differences, read
@@ -35,12 +35,13 @@ class ReportKind:
 
 HOLES = ReportKind(holes_report.figures, holes_report.as_text, holes_report.sections)
 TYPING = ReportKind(typing_report.figures, typing_report.as_text, typing_report.sections)
+PROGRAMS = ReportKind(typing_programs.figures, typing_programs.as_text, typing_programs.sections)
 LATENCY = ReportKind(latency_report.figures, latency_report.as_text, latency_report.sections)
 
 
 def kind_of(head: Header) -> ReportKind:
     """Choose the kind of report by a run's suite."""
-    return {"typing": TYPING, "latency": LATENCY}.get(head["suite"], HOLES)
+    return {"typing": TYPING, "programs": PROGRAMS, "latency": LATENCY}.get(head["suite"], HOLES)
 
 
 def as_text(found: RunFigures) -> str:
@@ -70,7 +71,7 @@ def report(paths: Sequence[Path], out: Path | None) -> list[dict[str, Any]]:
 
         out.mkdir(parents=True, exist_ok=True)
         files.write(out / "report.json", json.dumps(found, indent=1) + "\n")
-        kinds = (HOLES, TYPING, LATENCY)
+        kinds = (HOLES, TYPING, PROGRAMS, LATENCY)
         ordered = sorted(runs, key=lambda run: kinds.index(kind_of(run[0])))
         sections = [
             section

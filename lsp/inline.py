@@ -20,6 +20,9 @@ DISMISSED = 8  # dismissals remembered per document
 PAIRS = ("()", "[]", "{}", '""', "''")  # whose second character an editor may insert
 _CLOSING = re.compile(r"[)\]}\"']+")
 AT_ONCE = 2  # characters; a change this long was not typed
+QUIET = 15  # keys for which a text that the user has typed against is not offered again
+NEXT = 2  # lines below it where it is not offered either, however long the line is
+TELLING = 4  # characters that two different texts do not share by chance
 
 Ending = Literal["accepted", "partially_accepted", "dismissed"]
 
@@ -28,13 +31,15 @@ Ending = Literal["accepted", "partially_accepted", "dismissed"]
 class InlineSuggestion:
     """Texts to offer between a prefix and a suffix, most likely first.
 
-    invoked  whether the user asked by hand, which computes several candidates
+    invoked     whether the user asked by hand, which computes several candidates
+    confidence  of the model in the first text
     """
 
     prefix: str
     suffix: str
     texts: tuple[str, ...]
     invoked: bool = False
+    confidence: float = 1.0
 
     def advanced(self, prefix: str, suffix: str) -> InlineSuggestion | None:
         """The rest of it after some of it was typed; None if other text was typed.
@@ -109,7 +114,10 @@ class SuggestionOutcome:
 
 @dataclass
 class Shown:
-    """Suggestions on the screen; `taken` characters have been accepted so far."""
+    """Suggestions on the screen; `taken` characters have been accepted so far.
+
+    lasts  whether they stay as they are while they are typed
+    """
 
     id: int
     prefix: str
@@ -117,6 +125,26 @@ class Shown:
     texts: tuple[str, ...]
     trigger: str
     taken: int = 0
+    lasts: bool = True
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The first line of a text that the user typed against, after how many keys and in which line.
+
+    A text is the same if one begins or ends like the other: more of the line was typed, or less.
+    """
+
+    text: str
+    key: int
+    line: int
+
+    def is_in(self, text: str) -> bool:
+        """Whether another text repeats this one."""
+        one, other = sorted((first_line(text), self.text), key=len)
+        if len(one) < TELLING:
+            return one == other
+        return other.startswith(one) or other.endswith(one)
 
 
 @dataclass(frozen=True)
@@ -145,6 +173,8 @@ class Inline:
     def __init__(self) -> None:
         self._cached: deque[InlineSuggestion] = deque(maxlen=CACHED)
         self._dismissed: deque[Dismissed] = deque(maxlen=DISMISSED)
+        self._rejected: deque[Rejected] = deque(maxlen=DISMISSED)
+        self._keys = 0
         self._ids = count(1)
         self.shown: Shown | None = None
 
@@ -155,9 +185,14 @@ class Inline:
     def forget(self) -> None:
         """Empty the cache, because another model or other options would answer differently."""
         self._cached.clear()
+        if self.shown:
+            self.shown.lasts = False
 
     def cached(self, prefix: str, suffix: str) -> InlineSuggestion | None:
-        """The newest cached suggestion for a position, if any."""
+        """What is on the screen at a position, else the newest cached suggestion for it, if any."""
+        now = self.shown
+        if now and now.lasts and (now.prefix, now.suffix) == (prefix, suffix):
+            return InlineSuggestion(prefix, suffix, now.texts, now.trigger == "invoked")
         fitting = (each.advanced(prefix, suffix) for each in reversed(self._cached))
         return next((found for found in fitting if found), None)
 
@@ -178,6 +213,7 @@ class Inline:
 
     def changed(self, text: str) -> SuggestionOutcome | None:
         """The document changed; the outcome of what was on the screen, if that ended it."""
+        self._keys += 1
         now = self.shown
         if now is None or text == now.prefix + now.suffix:
             return None
@@ -195,6 +231,8 @@ class Inline:
                 now.texts = rests
                 return None
         if not rests:
+            line = now.prefix.count("\n")
+            self._rejected.append(Rejected(first_line(now.texts[0]), self._keys, line))
             return self.end()
         if added >= AT_ONCE and new not in PAIRS:
             now.taken += added
@@ -237,6 +275,25 @@ class Inline:
             "partially_accepted" if now.taken else "dismissed", now.trigger, now.taken
         )
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether the user has typed against a suggestion within the last keys."""
+        return any(self._keys - each.key < QUIET for each in self._rejected)
+
+    def without_rejected(self, suggestion: InlineSuggestion) -> InlineSuggestion | None:
+        """A suggestion without texts that the user has just typed against; None if none is left.
+
+        For QUIET keys they are not offered again, nor in the next lines.
+        """
+        line = suggestion.prefix.count("\n")
+        recent = [
+            each
+            for each in self._rejected
+            if self._keys - each.key < QUIET or 0 < line - each.line <= NEXT
+        ]
+        texts = tuple(t for t in suggestion.texts if not any(each.is_in(t) for each in recent))
+        return replace(suggestion, texts=texts) if texts else None
+
     def dismissed_at(self, prefix: str, suffix: str) -> bool:
         """Whether a suggestion was dismissed here, or has since been typed up to here."""
         return any(each.reaches(prefix, suffix) for each in self._dismissed)
@@ -255,6 +312,11 @@ def remainders(texts: Sequence[str], typed: str, closed: str = "") -> tuple[str,
         and text.endswith(closed)
         and len(text) >= len(typed) + len(closed)
     )
+
+
+def first_line(text: str) -> str:
+    """The first line of a text that is not blank, without blanks around it."""
+    return text.strip().partition("\n")[0].rstrip()
 
 
 def above(prefix: str) -> str:

@@ -367,7 +367,7 @@ class TalariaServer(LanguageServer):
         document.version = version
         file.rhythm.key(time.monotonic())
         shown = file.inline.shown
-        outcome = file.inline.changed(document.text) if shown else None
+        outcome = file.inline.changed(document.text)
         self.count(file, outcome)
         if shown is None or outcome is None or outcome.ending != "accepted":
             return None

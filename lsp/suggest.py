@@ -18,6 +18,8 @@ from talaria.coder.guard import withheld
 from talaria.coder.request import Request
 from talaria.coder.syntax.judge import Surroundings
 from talaria.lsp.documents import plain
+from talaria.lsp.engines import Middles
+from talaria.lsp.extent import certainty, on_screen, sure_part, until_of_typing
 from talaria.lsp.filters import tidy
 from talaria.lsp.inline import Computing, InlineSuggestion, distinct
 from talaria.lsp.options import ServerOptions
@@ -27,6 +29,8 @@ from talaria.lsp.silence import before_asking, before_showing
 if TYPE_CHECKING:
     from talaria.coder.checkpoint import Checkpoint
     from talaria.coder.results import Frame
+
+SURE = 0.7  # confidence of what is offered soon after the user has typed against a suggestion
 
 
 async def inline_completion(
@@ -52,6 +56,8 @@ async def inline_completion(
     found = await suggest(server, file, prefix, suffix, invoked=invoked)
     if file.document.revision != revision:
         return None
+    if found and not invoked:
+        found = file.inline.without_rejected(found)
     if found is None or not server.offers(file):
         shown = file.inline.shown
         if shown and (shown.prefix, shown.suffix) != (prefix, suffix):
@@ -76,6 +82,7 @@ async def completion(
     began, revision = time.monotonic(), file.document.revision
     prefix, suffix = file.document.cut(params.position)
     found = await suggest(server, file, prefix, suffix, invoked=False)
+    found = found and file.inline.without_rejected(found)
     items = []
     if found and file.document.revision == revision and server.offers(file):
         text = found.texts[0]
@@ -199,7 +206,7 @@ async def compute(
         options.decoding(
             candidates=options.candidates if invoked else 1,
             max_tokens=options.max_tokens,
-            until=options.until,
+            until=options.until or (None if invoked else until_of_typing(prefix, suffix)),
             check_syntax=document.language == PYTHON,
         ),
         files=file.excerpts if options.related_files else (),
@@ -218,22 +225,44 @@ async def compute(
     if answer is None or options != server.options or not server.offers(file):
         return None
     file.rhythm.answered(time.monotonic() - began)
-    least = 0.0 if invoked else options.least_confidence
+    least, confidence = 0.0, answer.confidence
     checked = answer.infill is not None and request.options.check_syntax
+    offered = [filtered(t, prefix, suffix, document.language, checked) for t in answer.texts]
+    if offered and not invoked:
+        least = options.least_confidence
+        if file.inline.disturbed:
+            least = max(least, SURE)
+        offered[0], confidence = shortened(answer, offered[0], request, least)
     texts = [
-        text
-        for text in (
-            filtered(each, prefix, suffix, document.language, checked) for each in answer.texts
-        )
-        if not before_showing(text, prefix, suffix, answer.confidence, least=least)
+        on_screen(text)
+        for text in offered
+        if not before_showing(text, prefix, suffix, confidence, least=least)
         and (invoked or not file.inline.was_dismissed(prefix, suffix, text))
     ]
-    found = InlineSuggestion(prefix, suffix, distinct(texts, request.options.candidates), invoked)
+    shown = distinct(texts, request.options.candidates)
+    found = InlineSuggestion(prefix, suffix, shown, invoked, confidence)
     # With more time, an answer cut short by its deadline could be better, so do not cache it.
     if answer.infill is None or answer.infill.best.stopped != "deadline":
         file.inline.store(found)
     server.choose_excerpts(file, len(prefix))
     return found if texts else None
+
+
+def shortened(answer: Middles, text: str, request: Request, least: float) -> tuple[str, float]:
+    """The part of a filtered middle that the model is sure enough of, and how sure it is.
+
+    All of it where it is not known how sure the model is of a part.
+    """
+    infill, model = answer.infill, answer.model
+    if infill is None or model is None or not infill.best.text.startswith(text):
+        return text, answer.confidence
+    sure = certainty(infill, infill.best, model.tokenizer, request.prefix)
+    part, confidence = sure_part(text, sure, answer.confidence, least)
+    # A line that is cut short is not judged: what completes it is yet to come.
+    lines = "\n" in part or text[len(part) :].startswith("\n")
+    if part != text and lines and not judge(request.prefix, part, request.suffix).clean:
+        part, confidence = sure_part(text.partition("\n")[0], sure, 0.0, least)
+    return part, confidence
 
 
 def seconds_of(options: ServerOptions, invoked: bool) -> float | None:

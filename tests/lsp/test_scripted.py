@@ -15,6 +15,7 @@ import pytest
 from talaria.coder.source import Piece
 from talaria.lsp.engines import Engines
 from talaria.lsp.features import register
+from talaria.lsp.inline import InlineSuggestion
 from talaria.lsp.options import ServerOptions
 from talaria.lsp.server import TalariaServer
 from talaria.lsp.usage import Usage
@@ -429,6 +430,87 @@ def test_where_nothing_is_suggested_the_user_is_told_why(
     session(check, exclude=["*_pb2.py"])
 
 
+# What the user types against
+
+
+async def typed(e: InProcessEditor, offset: int, text: str) -> tuple[int, list[list[str]]]:
+    """Type a text and ask after every key: the new offset, and what was shown after each."""
+    shown = []
+    for place, key in enumerate(text, offset):
+        await e.edit(place, place, key)
+        shown.append(await e.ghost(place + 1))
+    return offset + len(text), shown
+
+
+def test_typing_along_never_flickers(session: Callable[..., None]) -> None:
+    """The rest stays although the model would say something else by now."""
+
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda prefix: ("value + other" if prefix.endswith("= ") else "nonsense",)
+        await e.open("a = \n")
+        assert await e.ghost(4) == ["value + other"]
+        _, shown = await typed(e, 4, "value + ")
+        assert shown == [["value + other"[n:]] for n in range(1, 9)]
+        # An answer that came late, to a request by hand in between, replaces nothing either.
+        e.server.files[URI].inline.store(InlineSuggestion("a = value + ", "\n", ("thing",)))
+        assert await e.ghost(12) == ["other"]
+        assert await e.ghost(12, invoked=True) != ["other"]
+
+    session(check)
+
+
+def test_what_was_typed_against_is_not_offered_again(session: Callable[..., None]) -> None:
+    """For fifteen keys, wherever it would come; other texts are, and by hand it is too."""
+
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda prefix: ("some_value",)
+        await e.open("a = \n")
+        assert await e.ghost(4) == ["some_value"]
+        offset, shown = await typed(e, 4, "x * y - z + 1-")
+        assert len(shown) == 14
+        assert not any(shown)
+        offset, shown = await typed(e, offset, "x*")
+        assert shown == [[], ["some_value"]]
+        assert (await typed(e, offset, "+"))[1] == [[]]
+        assert await e.ghost(offset + 1, invoked=True) == ["some_value"]
+
+    session(check)
+
+
+@pytest.mark.parametrize("wrong", ["some_value", "some_value + 1", "x = some_value", "some"])
+def test_no_version_of_it_is_offered_again(session: Callable[..., None], wrong: str) -> None:
+    """Neither longer nor shorter; after it was deleted again, neither."""
+
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda prefix: ("some_value",)
+        await e.open("a = \n")
+        assert await e.ghost(4) == ["some_value"]
+        e.answer = lambda prefix: (wrong,)
+        assert (await typed(e, 4, "-"))[1] == [[]]
+        await e.edit(4, 5, "")
+        assert await e.ghost(4) == []
+        e.answer = lambda prefix: ("another",)
+        assert (await typed(e, 4, "+"))[1] == [["another"]]
+
+    session(check)
+
+
+def test_it_is_not_repeated_at_the_next_line(session: Callable[..., None]) -> None:
+    """However long the line was; two lines further down, it may come."""
+
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda prefix: ("run(it)" if prefix.endswith("\n") else "",)
+        await e.open("a = 1\n")
+        assert await e.ghost(6) == ["run(it)"]
+        offset, _ = await typed(e, 6, "something = entirely + different")
+        for expected in ([], [], ["run(it)"]):
+            offset, shown = await typed(e, offset, "\n")
+            assert shown == [expected]
+            offset, _ = await typed(e, offset, "b" * 20)
+
+    session(check)
+
+
 # What is no longer wanted
 
 
@@ -733,7 +815,7 @@ def test_a_completion_item(session: Callable[..., None], modes: list[int] | None
         assert item["documentation"] == {"kind": "markdown", "value": f"```python\n{whole}\n```"}
         assert item.get("insertTextMode") == (1 if modes else None)
 
-    session(check, capabilities)
+    session(check, capabilities, until="block")
 
 
 # Settings

@@ -1,0 +1,111 @@
+"""Suggestions are as long as the place wants, the model is sure, and the screen allows."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from talaria.coder import checkpoint
+from talaria.coder.infill import infill
+from talaria.lsp.extent import FEWEST, LINES, certainty, on_screen, sure_part, until_of_typing
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "until"),
+    [
+        ("x = ", "\n", "line"),
+        ("def f(a):", "\n", "line"),
+        ("x = 1\n", "\ny = 2\n", "statement"),
+        ("", "", "statement"),
+        ("def f():\n    x = 1\n    ", "\n", "statement"),
+        ("def f():\n    ", "\n", "block"),
+        ("def f():\n", "\n\ndef g(): ...\n", "block"),
+        ('def f():\n    """Say."""\n    ', "\n", "block"),
+        ("def f():\n    ", "\n    return 1\n", "statement"),
+    ],
+)
+def test_what_a_suggestion_ends_with(prefix: str, suffix: str, until: str) -> None:
+    """The rest of a line within one; on an empty one a statement, or a body that is missing."""
+    assert until_of_typing(prefix, suffix) == until
+
+
+LINE = "foo(bar, baz)"
+SURE = [(3, 0.9), (4, 0.8), (7, 0.6), (9, 0.4), (12, 0.3), (13, 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("least", "part", "confidence"),
+    [
+        (0.15, LINE, 0.15),
+        (0.2, LINE, 0.2),  # up to its last token, but not its end
+        (0.25, "foo(bar, baz", 0.3),
+        (0.5, "foo(bar", 0.6),
+        (0.7, "foo(", 0.8),
+        (0.85, "", 0.15),  # `foo` is typed as fast
+    ],
+)
+def test_the_sure_part_of_a_line(least: float, part: str, confidence: float) -> None:
+    """It ends with a word, and is not too short."""
+    assert sure_part(LINE, SURE, 0.15, least) == (part, confidence)
+
+
+def test_a_part_ends_with_no_half_word() -> None:
+    """Nor with blanks."""
+    sure = [(3, 0.9), (6, 0.9), (7, 0.9), (9, 0.5)]
+    assert sure_part("values = 1", sure, 0.1, 0.8) == ("values", 0.9)
+    assert sure_part("valuesum = 1", [(6, 0.9), (8, 0.5)], 0.1, 0.8) == ("", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("least", "part"),
+    [(0.3, "a = 1\nb = 2\nc = 3"), (0.5, "a = 1\nb = 2"), (0.7, "a = 1"), (0.97, "")],
+)
+def test_the_sure_lines_of_a_block(least: float, part: str) -> None:
+    """A line that is not the first counts with the token behind its end, which says it ends."""
+    sure = [(5, 0.95), (6, 0.8), (11, 0.79), (12, 0.6), (17, 0.59)]
+    found = sure_part("a = 1\nb = 2\nc = 3", sure, 0.3, least)
+    assert found[0] == part
+
+
+@given(
+    st.text("ab (\n", max_size=30),
+    st.lists(st.floats(0, 1), max_size=30),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_a_part_is_a_beginning_that_is_sure(
+    text: str, drops: list[float], whole: float, least: float
+) -> None:
+    """Whatever the model says, and never a scrap of a line."""
+    sure = [(place, sorted(drops, reverse=True)[place - 1]) for place in range(1, len(drops) + 1)]
+    sure = [each for each in sure if each[0] <= len(text)]
+    part, confidence = sure_part(text, sure, whole, least)
+    assert text.startswith(part)
+    if part:
+        assert confidence >= least
+    if part and part != text and not text[len(part) :].startswith("\n"):
+        assert len(part.strip()) >= FEWEST
+
+
+def test_a_suggestion_fits_the_screen() -> None:
+    """Of a long one, its first lines."""
+    text = "\n".join(map(str, range(100)))
+    assert on_screen(text).split("\n") == [str(n) for n in range(LINES)]
+    assert on_screen("x\ny") == "x\ny"
+
+
+@pytest.mark.parametrize("mode", ["diffuse", "ar"])
+def test_certainty_is_of_the_text(mode: str) -> None:
+    """Lengths grow up to the whole text, certainty falls to that of the model."""
+    from talaria.coder.request import Options
+
+    model = checkpoint.load(checkpoint.EMBEDDED)
+    prefix = "def add(one, two):\n    result = one + two\n    retu"
+    found = infill(model, prefix, "\n", Options(mode, until="line", max_tokens=24))
+    sure = certainty(found, found.best, model.tokenizer, prefix)
+    lengths, probabilities = zip(*sure, strict=True)
+    assert list(lengths) == sorted(lengths)
+    assert lengths[-1] <= len(found.best.text)
+    assert list(probabilities) == sorted(probabilities, reverse=True)
+    assert probabilities[-1] >= found.confidence(found.best) - 1e-9
