@@ -36,7 +36,7 @@ class TypingServer:
         )
         self._ids, self._version = count(1), 0
         self.text, self._uri = "", ""
-        inline = {"textDocument": {"inlineCompletion": {}}}
+        inline: dict[str, Any] = {"textDocument": {"inlineCompletion": {}}}
         root = Path(self._folder.name).resolve().as_uri()
         self.ask("initialize", {"processId": None, "rootUri": root, "capabilities": inline})
         self.notify("initialized", {})

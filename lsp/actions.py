@@ -87,6 +87,7 @@ async def fill(server: TalariaServer, kind: FillKind, uri: str, place: types.Ran
         options.decoding(candidates=max(2, options.candidates), until=target.until, complete=True),
         files=file.excerpts if options.related_files else (),
         replaces=text[target.start : target.end],
+        cell=document.cell,
         document=(uri, "fill"),  # a key of its own, so that typing does not supersede it
         seconds=options.fill_deadline_ms / 1000,
     )

@@ -13,6 +13,7 @@ import re
 from bisect import bisect_right
 from functools import cached_property
 from itertools import accumulate
+from urllib.parse import unquote, urlsplit
 
 from lsprotocol.types import (
     Position,
@@ -21,6 +22,9 @@ from lsprotocol.types import (
     TextDocumentContentChangeEvent,
     TextDocumentContentChangePartial,
 )
+
+CELLS = ("vscode-notebook-cell", "notebook-cell")  # schemes of cells' addresses
+SHADOWS = ".virtual_documents"  # JupyterLab's folder, where a notebook is one Python file
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
@@ -80,6 +84,12 @@ class TextDocument:
         self.encoding = encoding
         self.revision = 0
         self._lines = split(text)
+
+    @property
+    def cell(self) -> bool:
+        """Whether it is a cell of a notebook, or all cells of one, which may await at the top."""
+        parts = urlsplit(self.uri)
+        return parts.scheme in CELLS or SHADOWS in unquote(parts.path).split("/")
 
     @property
     def lines(self) -> int:

@@ -127,9 +127,9 @@ class ServerOptions:
         or where nothing resembles an option, they are another server's. None and empty ones set
         nothing, nor does null for an option that cannot be null.
         """
-        sectioned = isinstance(given, Mapping) and SECTION in given
-        if sectioned:
-            given = given[SECTION]
+        sectioned = False
+        if isinstance(given, Mapping) and SECTION in given:
+            given, sectioned = given[SECTION], True
         if given is None or given in ("", [], False):
             return self, []
         if not isinstance(given, Mapping):
@@ -146,7 +146,8 @@ class ServerOptions:
                 problems.append(f"unknown option {_shown(name)}; known are {', '.join(known)}")
                 continue
             # "" is null in settings that a form fills in, and [] where a language has one nil.
-            if value == "" or (value == [] and tuple not in map(get_origin, _kinds(known[name]))):
+            listed = any(get_origin(kind) is tuple for kind in _kinds(known[name]))
+            if value == "" or (value == [] and not listed):
                 value = None
             if value is None and type(None) not in _kinds(known[name]):
                 continue

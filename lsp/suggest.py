@@ -210,6 +210,7 @@ async def compute(
             check_syntax=document.language == PYTHON,
         ),
         files=file.excerpts if options.related_files else (),
+        cell=document.cell,
         document=document.uri,
         seconds=seconds_of(options, invoked),
     )
@@ -227,7 +228,7 @@ async def compute(
     file.rhythm.answered(time.monotonic() - began)
     least, confidence = 0.0, answer.confidence
     checked = answer.infill is not None and request.options.check_syntax
-    offered = [filtered(t, prefix, suffix, document.language, checked) for t in answer.texts]
+    offered = [filtered(t, request, document.language, checked) for t in answer.texts]
     if offered and not invoked:
         least = options.least_confidence
         if file.inline.disturbed:
@@ -260,7 +261,8 @@ def shortened(answer: Middles, text: str, request: Request, least: float) -> tup
     part, confidence = sure_part(text, sure, answer.confidence, least)
     # A line that is cut short is not judged: what completes it is yet to come.
     lines = "\n" in part or text[len(part) :].startswith("\n")
-    if part != text and lines and not judge(request.prefix, part, request.suffix).clean:
+    around = Surroundings(request.prefix, request.suffix, cell=request.cell)
+    if part != text and lines and not around.judge(part).clean:
         part, confidence = sure_part(text.partition("\n")[0], sure, 0.0, least)
     return part, confidence
 
@@ -274,15 +276,15 @@ def seconds_of(options: ServerOptions, invoked: bool) -> float | None:
     return options.endpoint_timeout_ms / 1000 if options.endpoint else None
 
 
-def filtered(text: str, prefix: str, suffix: str, language: str, checked: bool) -> str:
+def filtered(text: str, request: Request, language: str, checked: bool) -> str:
     """The part of a middle to offer; empty if it would add a syntax error, or be in the way.
 
     `checked` says that the unfiltered middle is known to add none.
     """
-    kept = tidy(text, prefix, suffix)
+    kept = tidy(text, request.prefix, request.suffix)
     if not kept or language != PYTHON or (checked and kept == text):
         return kept
-    around = Surroundings(prefix, suffix)
+    around = Surroundings(request.prefix, request.suffix, cell=request.cell)
     return kept if around.judge(kept).sound and withheld(around, kept) is None else ""
 
 

@@ -369,7 +369,7 @@ def test_an_invalid_response_to_an_edit(wire: Wire, answer: dict[str, Any]) -> N
     assert json.dumps(status(wire))
 
 
-CONTEXTS = [
+CONTEXTS: list[object] = [
     None,
     {},
     {"triggerKind": 0},

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from talaria.coder import checkpoint
 from talaria.coder.infill import infill
+from talaria.coder.request import Mode, Options
 from talaria.lsp.extent import FEWEST, LINES, certainty, on_screen, sure_part, until_of_typing
 
 
@@ -96,10 +97,8 @@ def test_a_suggestion_fits_the_screen() -> None:
 
 
 @pytest.mark.parametrize("mode", ["diffuse", "ar"])
-def test_certainty_is_of_the_text(mode: str) -> None:
+def test_certainty_is_of_the_text(mode: Mode) -> None:
     """Lengths grow up to the whole text, certainty falls to that of the model."""
-    from talaria.coder.request import Options
-
     model = checkpoint.load(checkpoint.EMBEDDED)
     prefix = "def add(one, two):\n    result = one + two\n    retu"
     found = infill(model, prefix, "\n", Options(mode, until="line", max_tokens=24))

@@ -600,12 +600,13 @@ def test_changing_options(tmp_path: Path) -> None:
             # Another model is loaded while the session goes on; a wrong one is told of once.
             e.configure({"model": str(tmp_path / "nowhere")})
             assert await e.ask(where, PLACES[0] - 1, invoked=True) == []
-            await e.until(lambda: len(e.messages) == 2)
+            await e.until(lambda: len(e.messages) == 3)
+            assert e.messages[1] == "Talaria: nothing to suggest: suggestions are switched off"
             e.configure({"model": None, "exclude": 5})
             await e.ready()
             assert await e.ask(where, PLACES[1], invoked=True) != []
-            await e.until(lambda: len(e.messages) == 3)
-            assert "exclude" in e.messages[2]
+            await e.until(lambda: len(e.messages) == 4)
+            assert "exclude" in e.messages[3]
         assert e.code == 0
 
     asyncio.run(check())

@@ -65,7 +65,8 @@ def test_sections_beside_our_options_are_silence() -> None:
     """A typo beside them is not, and neither is one in our own section."""
     options, problems = ServerOptions().merged({"max_tokens": 9, "pylsp": {"plugins": {}}})
     assert (options, problems) == (ServerOptions(max_tokens=9), [])
-    for settings in ({"max_tokens": 9, "pylsp": 1}, {"talaria": {"pylsp": {}}}):
+    typos: list[object] = [{"max_tokens": 9, "pylsp": 1}, {"talaria": {"pylsp": {}}}]
+    for settings in typos:
         assert len(ServerOptions().merged(settings)[1]) == 1
 
 
@@ -73,7 +74,8 @@ def test_sections_beside_our_options_are_silence() -> None:
 def test_an_empty_value_is_null(name: str) -> None:
     """Forms leave an empty string, and some languages write null as an empty list."""
     default = ServerOptions()
-    for empty in ("", []):
+    nothing: list[object] = ["", []]
+    for empty in nothing:
         options, problems = default.merged({name: empty})
         assert not problems
         assert getattr(options, name) == (

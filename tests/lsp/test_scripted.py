@@ -430,6 +430,46 @@ def test_where_nothing_is_suggested_the_user_is_told_why(
     session(check, exclude=["*_pb2.py"])
 
 
+# Notebooks
+
+
+@pytest.mark.parametrize(
+    ("uri", "cell"),
+    [
+        ("vscode-notebook-cell:/work/a.ipynb#W3sZmlsZQ%3D%3D", True),
+        ("vscode-notebook-cell://ssh-remote%2Bhost/work/a.ipynb#X12", True),
+        ("file:///work/.virtual_documents/a.ipynb", True),
+        ("file:///work/%2Evirtual_documents/sub/a.ipynb", True),
+        ("file:///work/a.py", False),
+        ("file:///work/virtual_documents/a.py", False),
+        ("untitled:Untitled-1", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("begun", "text"),
+    [
+        ("x = ", "await fetch(url)"),
+        ("", "async for row in rows:\n    print(row)"),
+        ("", "async with session() as s:\n    print(s)"),
+    ],
+)
+def test_cells_of_notebooks_may_await_at_the_top(
+    session: Callable[..., None], uri: str, cell: bool, begun: str, text: str
+) -> None:
+    """What is offered there and written; in a module, it is refused."""
+
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda _: (text,)
+        await e.open(begun + "\n", uri=uri)
+        place = {"textDocument": {"uri": uri}, "position": e.position(len(begun))}
+        found = await e.request(
+            "textDocument/inlineCompletion", place | {"context": {"triggerKind": 2}}
+        )
+        assert [item["insertText"] for item in found or ()] == [text] * cell
+
+    session(check)
+
+
 # What the user types against
 
 
@@ -785,6 +825,31 @@ def test_selected_completion_info(
         prefix, suffix = e.asked[0]
         assert prefix.endswith("'😀'.append")
         assert suffix == "\n"
+
+    session(check)
+
+
+def test_the_text_follows_the_popup_menu(session: Callable[..., None]) -> None:
+    """What continues the selected item stays without asking; another item is asked about."""
+
+    async def check(e: InProcessEditor) -> None:
+        e.answer = lambda prefix: ("pend(a)" if prefix.endswith("x.ap") else "(b)",)
+        await e.open("x.ap\n")
+
+        async def chosen(text: str) -> list[str]:
+            place = {"start": e.position(2), "end": e.position(4)}
+            items = await e.items(4, selectedCompletionInfo={"range": place, "text": text})
+            return [item["insertText"] for item in items or ()]
+
+        assert await e.ghost(4) == ["pend(a)"]
+        assert await chosen("append") == ["append(a)"]
+        assert len(e.asked) == 1
+        assert await chosen("apply") == ["apply(b)"]
+        assert e.asked[1:] == [("x.apply", "\n")]
+        assert await chosen("append") == ["append(a)"]
+        assert await e.ghost(4) == ["pend(a)"]
+        # Going through the menu is no typing against what was shown.
+        assert len(e.asked) == 2
 
     session(check)
 
