@@ -77,7 +77,7 @@ class ServerOptions:
     max_tokens: int = _option(48, "longest suggestion while typing, in tokens", 1, 1024)
     candidates: int = _option(3, "candidates to choose from when invoked by hand", 1, 16)
     least_confidence: float = _option(
-        0.2, "of automatic suggestions, only what is at least this sure is shown", 0, 1
+        0.3, "of automatic suggestions, only what is at least this sure is shown", 0, 1
     )
     deadline_ms: int | None = _option(
         None,
