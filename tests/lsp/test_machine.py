@@ -455,7 +455,8 @@ class EditorMachine(RuleBasedStateMachine):
         assert not self.asked
         protocol = server.protocol
         assert not protocol._request_futures
-        assert all(file.computing is None for file in server.files.values())
+        asked = [file.computing for file in server.files.values() if file.computing]
+        assert all(each.task.done() for each in asked)
         assert server.engines is None or not server.engines._newest
         self.ask("shutdown", "", None)
         self.runner.run(asyncio.sleep(0.01))
