@@ -35,7 +35,7 @@ class ScriptedBackbone(CpuBackbone):
             tokenizer.vocab_size,
             tokenizer.mid,
         )
-        self.numbers = {context: number for number, context in enumerate(scripts)}
+        self.begins = {context: number for number, context in enumerate(scripts)}
         self.scripts = list(scripts.values())
         self.evaluations = 0
 
@@ -54,7 +54,7 @@ class ScriptedBackbone(CpuBackbone):
             if self.mid in known:
                 begin = int(np.flatnonzero(known == self.mid)[0])
                 context = tuple(known[: begin + 1].tolist())
-                states[row, :, 0] = self.numbers.get(context, self.numbers.get((), -1))
+                states[row, :, 0] = self.begins.get(context, self.begins.get((), -1))
                 # Read causally, a token speaks of the next place; in a canvas, of its own.
                 states[row, :, 1] = positions[row] - places[begin] - (not keep)
         own = ids[:, None, :, None], positions[:, None, :, None]

@@ -20,8 +20,8 @@ QUANTISED = [name for name in ENGINES if name.startswith("ONNX Runtime")][1:]
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """A base of two small layers, behind a context of 40 tokens."""
-    shape = {"layers": 2, "width": 64, "heads": 2, "kv_heads": 1, "hidden": 128}
-    monkeypatch.setattr(base_graphs, "BASE", replace(base_graphs.BASE, **shape))
+    small = replace(base_graphs.BASE, layers=2, width=64, heads=2, kv_heads=1, hidden=128)
+    monkeypatch.setattr(base_graphs, "BASE", small)
     monkeypatch.setattr(base_engines, "CONTEXT", 40)
 
 

@@ -174,7 +174,7 @@ def test_a_folder_that_is_replaced_while_it_is_loaded(
     """Before or after its weights or its tokenizer are verified: all parts are of the new one."""
     folder = tmp_path / "model"
     save(folder, transformer, tokenizer, training={"number": 1})
-    real, calls = checkpoint.digest, 0
+    real, calls = files.digest, 0
 
     def digest(path: Path) -> str:
         nonlocal calls
@@ -229,7 +229,7 @@ def test_a_model_that_computes_no_numbers(
     """An error that names it, instead of text that nothing stands behind."""
     broken = copy.deepcopy(transformer)
     with torch.no_grad():
-        broken.blocks[-1].down.weight[0, 0] = value
+        broken.get_parameter(f"blocks.{len(broken.blocks) - 1}.down.weight")[0, 0] = value
     save(tmp_path / "broken", broken, tokenizer)
     model = checkpoint.load(tmp_path / "broken")
     if kind == "torch":

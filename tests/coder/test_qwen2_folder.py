@@ -17,7 +17,7 @@ from talaria.coder.errors import CheckpointError
 from talaria.coder.families.qwen2_files import open_base
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.infill import fill
-from talaria.coder.request import Options, Request
+from talaria.coder.request import Mode, Options, Request
 from tests.coder.test_qwen2_gguf import SPECIAL, check_logits, home, write_gguf
 
 __all__ = ["home"]  # a fixture
@@ -105,7 +105,7 @@ def test_a_folder_fills_a_hole(qwen: Path, home: Path) -> None:
     assert model.tokenizer.encode(text[:20]) == theirs.encode(text[:20]).ids
     assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
 
-    def middle(mode: str) -> list[int]:
+    def middle(mode: Mode) -> list[int]:
         options = Options(mode, check_syntax=False, max_tokens=12)
         return [*fill(model, Request("def f(a):\n    return ", "\n", options)).best.tokens]
 
