@@ -62,7 +62,7 @@ def soak(requests: int, model: str | None) -> dict[str, Any]:
             pending = engine.submit(
                 Request(prefix, suffix, options, document=name, seconds=seconds)
             )
-            if rng.random() >= SUPERSEDED:
+            if rng.random() >= SUPERSEDED or number + 1 == requests:
                 try:
                     pending.future.result()
                 except CancelledError:

@@ -48,6 +48,8 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Started in the background, this process ignores Ctrl-C, and so would the call.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert calling.stdin
         calling.stdin.write(TEXT)
