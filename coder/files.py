@@ -73,7 +73,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     folder = Path(os.path.realpath(folder))
     partial, former = folder.with_name(f".{folder.name}.partial"), _former(folder)
     for leftover in (partial, former):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
+        _discard(leftover)
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -86,9 +86,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
                 raise
             os.replace(folder, former)  # another process took this one for killed
             os.replace(partial, folder)
-        shutil.rmtree(former, ignore_errors=True)
+        _discard(former)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _discard(partial)
 
 
 def restore_folder(folder: Path) -> None:
@@ -115,6 +115,13 @@ def version(path: Path) -> tuple[int, int] | None:
 def _former(folder: Path) -> Path:
     """Where a folder waits while another takes its place."""
     return folder.with_name(f".{folder.name}.former")
+
+
+def _discard(path: Path) -> None:
+    """Delete a folder, or a file that stood where one belongs, if it can be deleted."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
 
 
 def _umask() -> int:

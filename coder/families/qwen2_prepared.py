@@ -102,6 +102,15 @@ def key(config: Mapping[str, Any], adapter: bytes) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
+def hash_of(described: Mapping[str, Any]) -> str:
+    """SHA-256 of what a form's CONFIG says besides hashes.
+
+    Without it, nothing would tell a damaged base of RoPE, for one, from the right one.
+    """
+    said = {name: value for name, value in described.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
 @contextmanager
 def alone(place: Path) -> Iterator[None]:
     """Keep other processes from preparing the same form; wait for one that does already."""
@@ -161,12 +170,15 @@ def prepare(
     with files.replacing_folder(place) as partial:
         save_file(tensors, partial / WEIGHTS)
         (partial / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
-        described = {
+        # safetensors lets nobody but its user read what it writes; a folder may be shared.
+        (partial / WEIGHTS).chmod((partial / TOKENIZER).stat().st_mode & 0o7777)
+        described: dict[str, Any] = {
             "checkpoint": name,
             "base": config["base"]["sha256"],
             "shape": asdict(shape),
-            "sha256": {part: files.digest(partial / part) for part in (WEIGHTS, TOKENIZER)},
         }
+        hashes = {part: files.digest(partial / part) for part in (WEIGHTS, TOKENIZER)}
+        described["sha256"] = {**hashes, CONFIG: hash_of(described)}
         (partial / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     for other in place.parent.glob(f"{glob.escape(name)}-*"):
         if other != place and other.name.removeprefix(f"{name}-").isalnum():
@@ -182,15 +194,18 @@ def opened(place: Path, denoises: bool) -> Prepared | None:
         if error.errno == errno.ENOMEM:
             raise MemoryError from error
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def mapped_form(place: Path, denoises: bool) -> Prepared:
-    """Map and run a form; an OSError, ValueError, KeyError or TypeError where it is damaged."""
+    """Map and run a form; an OSError, or one of those that `opened` takes, where it is damaged."""
     config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
+    if config["sha256"][CONFIG] != hash_of(config):
+        raise ValueError(f"{CONFIG} has another SHA-256 than it says itself")
     text = (place / TOKENIZER).read_bytes()
-    arrays, mapped = mapped_tensors(place / WEIGHTS)
+    with (place / WEIGHTS).open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with ThreadPoolExecutor(1) as pool:
         # Meanwhile ONNX Runtime orders the weights anew, which takes about as long.
         digest = pool.submit(hashlib.sha256, mapped)
@@ -204,7 +219,8 @@ def mapped_form(place: Path, denoises: bool) -> Prepared:
         try:
             tokenizer = Tokenizer.from_json(text.decode())
             shape = Qwen2Config(**config["shape"])
-            backbone = OnnxQwen2(shape, paired(arrays), marks_of(tokenizer), denoises)
+            network = paired(mapped_tensors(mapped))
+            backbone = OnnxQwen2(shape, network, marks_of(tokenizer), denoises)
         except MemoryError:
             raise
         except Exception:  # of whatever class, as damaged weights are as good as any others
@@ -227,10 +243,8 @@ def paired(arrays: Mapping[str, Array]) -> Network:
     return network
 
 
-def mapped_tensors(path: Path) -> tuple[dict[str, Array], mmap.mmap]:
+def mapped_tensors(mapped: mmap.mmap) -> dict[str, Array]:
     """The tensors of a safetensors file without copying them, as its own reader would."""
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     length = int.from_bytes(mapped[:8], "little")
     header = json.loads(mapped[8 : 8 + length])
     found = {}
@@ -240,4 +254,4 @@ def mapped_tensors(path: Path) -> tuple[dict[str, Array], mmap.mmap]:
             start = 8 + length + entry["data_offsets"][0]
             flat = np.frombuffer(mapped, kind, int(np.prod(shape)), start)
             found[name] = flat.reshape(shape)
-    return found, mapped
+    return found

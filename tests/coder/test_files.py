@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -113,6 +114,17 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
         interrupted()
     assert (folder / "a.txt").read_text() == "2"
     assert os.listdir(folder.parent) == ["folder"]
+
+
+def test_a_file_where_a_folder_belongs_is_replaced(tmp_path: Path) -> None:
+    """As another program or a restored backup may leave it; also beside the folder."""
+    folder = tmp_path / "folder"
+    for stray in (folder, tmp_path / ".folder.partial", tmp_path / ".folder.former"):
+        shutil.rmtree(folder, ignore_errors=True)
+        stray.write_text("")
+        write_folder(folder, "1")
+        assert (folder / "a.txt").read_text() == "1"
+        assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_a_folder_is_restored_after_a_kill_between_two_renames(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from talaria.coder.backbone import KVCache
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.onnx_graph import Int8Matrix
 from talaria.coder.families.qwen2_files import open_base
+from talaria.coder.families.qwen2_prepared import opened
 from tests.coder.test_qwen2_gguf import computed, file, home, installed
 
 __all__ = ["file", "home"]  # fixtures
@@ -101,6 +106,77 @@ def test_a_damaged_form_is_made_anew(file: Path, home: Path, name: str, how: str
     checkpoint.load(folder, on_progress=made.append)
     assert made[-1] == 1
     checkpoint.load(folder, on_progress=lambda part: pytest.fail("prepared again"))
+
+
+def weights(header: object) -> bytes:
+    """A safetensors file with this header and no tensors."""
+    data = json.dumps(header).encode()
+    return len(data).to_bytes(8, "little") + data
+
+
+def tensor(**changes: Any) -> bytes:
+    """A safetensors file that says this of its tensor."""
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}
+    return weights({"output_norm.weight": entry})
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("config.json", b"[" * 100_000),
+        ("config.json", b"null"),
+        ("weights.safetensors", b"[" * 100_000),
+        ("weights.safetensors", weights("[" * 100_000)),
+        ("weights.safetensors", weights([])),
+        ("weights.safetensors", weights({"output_norm.weight": []})),
+        ("weights.safetensors", tensor(shape=[10**30])),
+        ("weights.safetensors", tensor(shape=[1e308, 1e308])),
+        ("weights.safetensors", tensor(data_offsets=[])),
+        ("weights.safetensors", tensor(data_offsets=[10**30, 0])),
+        ("weights.safetensors", tensor(dtype=[])),
+    ],
+)
+def test_nonsense_is_no_form(file: Path, home: Path, name: str, data: bytes) -> None:
+    """Whatever its reader makes of it: it counts as damaged, and nothing is raised."""
+    checkpoint.load(installed(file, home))
+    (form,) = forms(home)
+    assert opened(form, denoises=False)
+    (form / name).write_bytes(data)
+    assert opened(form, denoises=False) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rope_base", 2e6),
+        ("epsilon", 1e-5),
+        ("context_length", 2048),
+        ("context_length", None),
+        ("vocab_size", 10**9),
+        ("heads", 0),
+        ("layers", 1),
+    ],
+)
+def test_a_damaged_shape_is_no_form(file: Path, home: Path, name: str, value: object) -> None:
+    """It would compute something else, or nothing."""
+    checkpoint.load(installed(file, home))
+    (form,) = forms(home)
+    config = json.loads((form / "config.json").read_text())
+    config["shape"][name] = value
+    (form / "config.json").write_text(json.dumps(config))
+    assert opened(form, denoises=False) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_whoever_may_read_the_folder_may_read_the_form(file: Path, home: Path) -> None:
+    """All its files: one copy serves a machine with several users."""
+    before = os.umask(0o022)
+    try:
+        checkpoint.load(installed(file, home))
+    finally:
+        os.umask(before)
+    (form,) = forms(home)
+    assert {stat.S_IMODE(each.stat().st_mode) for each in form.iterdir()} == {0o644}
 
 
 def test_a_damaged_form_without_its_base(file: Path, home: Path) -> None:
