@@ -70,7 +70,7 @@ class Step:
     canvas      after the step
     committed   [batch, block]; masks that became tokens; none in a row that took no part
     confidence  [batch, block]; probability of the token chosen at each evaluated position,
-                committed or not
+                committed or not; 1 for an `<eom>` that a bound put there
     forced      [batch]; whether the end of the budget committed what the rule would not have
     """
 
@@ -132,8 +132,8 @@ def denoise(
             prediction = predict(backbone, seen, where, part, going, max(k, ENDING_AMONG))
         ruled = rule(prediction)
         committed = np.where(final[:, None], prediction.open, ruled)
-        after = bounded(part.commit(prediction.tokens, committed), going)
-        step = step_of(canvas, index, after, prediction.probability, ruled)
+        wrote = part.commit(prediction.tokens, committed)
+        step = step_of(canvas, index, wrote, prediction.probability, ruled, going)
         canvas = step.canvas
         yield step
 
@@ -162,8 +162,8 @@ def autoregress(
         here = np.zeros_like(part.open)
         here[:, place] = True
         found = predict(backbone, states[:, 0], here, part, going)
-        after = bounded(part.commit(found.tokens, here), going)
-        step = step_of(canvas, index, after, found.probability, here)
+        wrote = part.commit(found.tokens, here)
+        step = step_of(canvas, index, wrote, found.probability, here, going)
         canvas = step.canvas
         yield step
 
@@ -222,15 +222,15 @@ def verify(
         ]
         run = np.array(runs)
         where = spread(inside & (each <= run[:, None]), at, part.open)
-        after = bounded(part.commit(found.tokens, where), going)
-        step = step_of(canvas, index, after, found.probability, where)
+        wrote = part.commit(found.tokens, where)
+        step = step_of(canvas, index, wrote, found.probability, where, going)
         canvas = step.canvas
         yield step
         cache = cache.without(np.array([len(tokens) for tokens in both]) - 1 - run)
         for place, (number, kept, own) in enumerate(zip(numbers, runs, written, strict=True)):
             known[number] += own[: kept + 1]
             unread[number] = own[kept]
-            whole = masks and kept == len(drafts[place]) and after.unfinished[place]
+            whole = masks and kept == len(drafts[place]) and canvas.unfinished[number]
             behind = states[place, lengths[place] : len(both[place])]
             said[number] = likely(backbone, behind, own[kept], eom) if whole else []
 
@@ -481,18 +481,20 @@ def narrow(
 def step_of(
     canvas: Canvas,
     index: Int[Array, " rows"],
-    after: Canvas,
+    wrote: Canvas,
     confidence: Float[Array, "rows block"],
     ruled: Bool[Array, "rows block"],
+    rows: Sequence[Row],
 ) -> Step:
-    """The step that turned the rows in `index` into `after`; all other rows are unchanged."""
-    committed = canvas.masked[index] & ~after.masked
+    """The step in which the rows in `index` wrote a canvas; all other rows are unchanged."""
+    after = bounded(wrote, rows)
+    # The model has no say in an end that a bound puts.
+    put = (after.ids == canvas.marks.eom) & (wrote.ids != canvas.marks.eom)
     ids = canvas.ids.copy()
     ids[index] = after.ids
-    took = np.zeros_like(canvas.open)
-    took[index] = committed
-    sure = np.zeros(canvas.ids.shape, np.float32)
-    sure[index] = confidence
+    took, sure = np.zeros_like(canvas.open), np.zeros(canvas.ids.shape, np.float32)
+    took[index] = committed = canvas.masked[index] & ~after.masked
+    sure[index] = np.where(put, 1, confidence)
     forced = np.zeros(len(ids), bool)
-    forced[index] = (committed & ~ruled).any(1)
+    forced[index] = (committed & ~ruled & ~put).any(1)
     return Step(replace(canvas, ids=ids), took, sure, forced)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -405,6 +406,19 @@ def test_a_model_that_runs_on_is_stopped(tokenizer: TalariaTokenizer, mode: Mode
         assert (found.text, found.stopped) == (wanted, stopped)
         free = infill(scripted(tokenizer, [text]), prefix, suffix, options).best
         assert free.text.startswith(text[:30])
+
+
+@pytest.mark.parametrize("mode", ["verify", "ar"])
+def test_a_bound_takes_nothing_from_the_confidence(tokenizer: TalariaTokenizer, mode: Mode) -> None:
+    """The model has no say in an end that a bound puts; only its tokens count."""
+    model = scripted(tokenizer, ["total += 1\n    return total\n"], BOUNDED)
+    found = infill(model, "def mean(values):\n    total = 0\n    ", "\nx", raw(mode, max_tokens=48))
+    best = found.best
+    assert (best.text, best.stopped) == ("total += 1", "bound")
+    sure = found.probabilities(best)[: len(best.tokens)]
+    assert len(sure) == len(best.tokens)
+    assert found.confidence(best) == pytest.approx(math.prod(sure))
+    assert found.confidence(best) > 0.9
 
 
 @pytest.mark.parametrize("mode", MODES)
