@@ -40,7 +40,7 @@ SAMPLING_TEMPERATURE = 0.7  # at which an endpoint is asked for several middles
 ENDPOINT_TOKENS = 256  # limit for an endpoint if the request has none, as for a function
 
 # Bytes that must be free: to load the large model at the start, and when a request asks for it.
-# It was measured to take 1.0 GB for a moment while it loads, and 1.8 while it is prepared.
+# It was measured to take 0.9 GB for a moment while it loads, and 1.3 while it is prepared.
 FREE_AT_START, FREE_TO_LOAD = 2e9, 1.2e9
 SLOWEST = 0.3  # seconds to the first token; nobody who types waits longer for the large model
 # Seconds until a request made while typing is answered with what there is by then: the embedded
