@@ -113,6 +113,8 @@ def ask(
 
     Raises what the request's fault is: UsageError, or TalariaError.
     """
+    if model is not None and (not model or "://" in model):
+        return None  # no path to make absolute: loading it here says what is wrong
     whom = identity(model, device)
     place = place_of(whom)
     if place is None:

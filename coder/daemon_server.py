@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from talaria.coder import daemon
+from talaria.coder import daemon, files
 from talaria.coder.errors import TalariaError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if sys.platform != "win32":
     import fcntl
 
 LOOK = 30.0  # seconds, at most, between two looks whether to end
+STANDING_IN = 300.0  # seconds until the model that could not be loaded is tried again
 PATIENCE = 60.0  # seconds that an asker may take to send its message
 
 
@@ -85,6 +86,7 @@ class Server:
         self.ended = False
         self.woken, self.waker = socket.socketpair()
         self.changed = threading.Lock()
+        self.stands_in: tuple[float, list[tuple[str, int, int]]] | None = None  # since, with what
         self.model_file = self.found()
         self.engine = Engine(self.load)
 
@@ -92,7 +94,20 @@ class Server:
         """Load the model; what takes long is told to whoever waits."""
         from talaria.coder.loading import load
 
-        return load(self.identity[4] or None, self.identity[5], self)
+        before = stored()
+        model = load(self.identity[4] or None, self.identity[5], self)
+        if model.name != Path(self.model_file[0]).name:
+            self.stands_in = time.monotonic(), before
+        return model
+
+    def outdated(self) -> bool:
+        """Whether another model is meant, or the one that could not be loaded may be by now."""
+        if self.found() != self.model_file:
+            return True
+        if self.stands_in is None:
+            return False
+        since, before = self.stands_in
+        return time.monotonic() > since + STANDING_IN or stored() != before
 
     def line(self, text: str) -> None:
         """Keep a line of the loader."""
@@ -154,7 +169,7 @@ class Server:
 
     def answer(self, connection: socket.socket, message: dict[str, Any]) -> None:
         """Fill the hole of a message, unless another model is meant."""
-        if message["identity"] != self.identity or self.found() != self.model_file:
+        if message["identity"] != self.identity or self.outdated():
             daemon.send(connection, {"refused": "another version or model"})
             self.ended = True
             return
@@ -211,6 +226,17 @@ class Server:
             self.ended = True
         else:
             daemon.send(connection, {"answer": asdict(answer)})
+
+
+def stored() -> list[tuple[str, int, int]]:
+    """Bases and prepared forms that are here: names, sizes and times of their files."""
+    home, found = files.home(), []
+    if home is not None:
+        for path in (*home.glob("bases/*.gguf"), *home.glob("bases/prepared/[!.]*/*")):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((str(path), status.st_size, status.st_mtime_ns))
+    return sorted(found)
 
 
 def request_of(asked: dict[str, Any]) -> Request:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from talaria.coder import checkpoint, daemon, loading
+from talaria.coder import checkpoint, daemon, daemon_server, loading
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.daemon_server import Server
 from talaria.coder.request import Options, Request
@@ -303,6 +303,38 @@ def test_a_model_that_has_changed_is_refused(
     with call(server) as connection:
         daemon.send(connection, message(server))
         assert "refused" in daemon.receive(connection)
+
+
+@pytest.mark.parametrize("how", ["fetched", "later"])
+def test_a_stand_in_makes_room_for_the_model_that_was_meant(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    """Once its base has come, as the line about it advises; else after a while."""
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
+    monkeypatch.setattr(server, "found", lambda: server.model_file)
+    server.model_file = ("/models/large", b"")
+    server.go.set()  # type: ignore[attr-defined]
+    for _ in range(2):  # it stays
+        with call(server) as connection:
+            daemon.send(connection, message(server))
+            while "answer" not in (heard := daemon.receive(connection)):
+                assert "refused" not in heard
+    if how == "fetched":
+        (tmp_path / "bases").mkdir()
+        (tmp_path / "bases" / "1234.gguf").write_bytes(b"x")
+    else:
+        monkeypatch.setattr(daemon_server, "STANDING_IN", 0.0)
+    with call(server) as connection:
+        daemon.send(connection, message(server))
+        assert "refused" in daemon.receive(connection)
+
+
+@pytest.mark.parametrize("model", ["", "https://example.org/a/b"])
+def test_what_is_no_path_is_not_asked_for(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line about it is the same as without a process."""
+    monkeypatch.setattr(daemon, "started", lambda *_: pytest.fail("started"))
+    request = Request("x = ", "\n", Options())
+    assert daemon.ask(request, model, "cpu", 1.0, False, loading.Terminal()) is None
 
 
 def test_nonsense_on_the_socket_harms_nobody(server: Server) -> None:
