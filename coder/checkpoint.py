@@ -200,8 +200,7 @@ def find(model: str | None = None) -> Path:
             return folder
     known = ", ".join(listing.name for listing in available()) or "none"
     raise CheckpointError(
-        f"no model named {model!r} (known: {known}); "
-        "give a folder, or a name from `talaria models`"
+        f"no model named {model!r} (known: {known}); give a folder, or a name from `talaria models`"
     )
 
 
