@@ -411,7 +411,7 @@ def test_where_nothing_is_suggested_the_user_is_told_why(
     """When asked by hand, for a suggestion or a command; never while typing."""
 
     async def check(e: InProcessEditor) -> None:
-        uri = f"file:///work/{name}"
+        uri = f"file:///project/{name}"
         await e.open(HOLE, uri=uri)
         if name == "a.py":
             await e.command("toggle")
@@ -436,12 +436,12 @@ def test_where_nothing_is_suggested_the_user_is_told_why(
 @pytest.mark.parametrize(
     ("uri", "cell"),
     [
-        ("vscode-notebook-cell:/work/a.ipynb#W3sZmlsZQ%3D%3D", True),
-        ("vscode-notebook-cell://ssh-remote%2Bhost/work/a.ipynb#X12", True),
-        ("file:///work/.virtual_documents/a.ipynb", True),
-        ("file:///work/%2Evirtual_documents/sub/a.ipynb", True),
-        ("file:///work/a.py", False),
-        ("file:///work/virtual_documents/a.py", False),
+        ("vscode-notebook-cell:/project/a.ipynb#W3sZmlsZQ%3D%3D", True),
+        ("vscode-notebook-cell://ssh-remote%2Bhost/project/a.ipynb#X12", True),
+        ("file:///project/.virtual_documents/a.ipynb", True),
+        ("file:///project/%2Evirtual_documents/sub/a.ipynb", True),
+        ("file:///project/a.py", False),
+        ("file:///project/virtual_documents/a.py", False),
         ("untitled:Untitled-1", False),
     ],
 )
