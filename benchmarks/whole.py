@@ -12,14 +12,12 @@ is at a blank line to which the editor has given the indentation of the code aro
 from __future__ import annotations
 
 import argparse
-import ast
 import io
 import json
 import random
 import sys
 import sysconfig
 import tokenize
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -31,6 +29,7 @@ from talaria.coder.syntax.lexical import indentation, lines_of
 from talaria.evals.intervals import percentile, wilson
 from talaria.evals.progress import progress
 from talaria.evals.tables import columns
+from talaria.finetune.filters import parses
 
 KINDS = ("blank", "indented", "line end")
 SMALLEST, LARGEST = 500, 30_000  # characters of a file
@@ -145,17 +144,6 @@ def places_of(text: str) -> dict[str, list[tuple[int, str]]]:
         above = code or above
         start += len(line)
     return places
-
-
-def parses(text: str) -> bool:
-    """Whether Python parses a text."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return False
-    return True
 
 
 def measure(cursors: Sequence[Cursor], model: str | None) -> Iterator[Offer]:
