@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 States = Any  # [batch, length, width] of the network's own kind of array
-SLACK = 64  # columns of a KV cache that no row sees any more, at most
 
 
 @dataclass(frozen=True)
@@ -90,13 +89,21 @@ class KVCache:
 
     def rows(self, index: Int[Array, " rows"]) -> KVCache:
         """These rows in this order, repetitions allowed; columns that none of them uses are cut."""
-        valid = self.valid[index]
-        used = valid.any(0)
-        keys, values = ([x[index] for x in pair] for pair in (self.keys, self.values))
-        if not used.all():
-            keys, values = ([x[:, :, used] for x in pair] for pair in (keys, values))
-            valid = valid[:, used]
-        return KVCache(tuple(keys), tuple(values), valid, self.next_position[index])
+        keys, values = (tuple(x[index] for x in pair) for pair in (self.keys, self.values))
+        return KVCache(keys, values, self.valid[index], self.next_position[index]).compact()
+
+    def compact(self) -> KVCache:
+        """The cache without columns that no row sees.
+
+        Where they stand between others, attention adds up in other groups and rounds otherwise.
+        """
+        used = self.valid.any(0)
+        if used.all():
+            return self
+        count = int(used.sum())
+        columns = slice(count) if used[:count].all() else used
+        keys, values = (tuple(x[:, :, columns] for x in pair) for pair in (self.keys, self.values))
+        return replace(self, keys=keys, values=values, valid=self.valid[:, columns])
 
     def first(self, length: int) -> KVCache:
         """The cache as it was after `length` tokens; only for rows without padding."""
@@ -107,16 +114,11 @@ class KVCache:
         )
 
     def without(self, last: Int[Array, " batch"]) -> KVCache:
-        """The cache as it was before the `last` tokens of each row were read.
-
-        Their columns stay, masked, until there are more than SLACK of them: cutting them off
-        copies all the others.
-        """
+        """The cache as it was before the `last` tokens of each row were read."""
         dropped = np.cumsum(self.valid[:, ::-1], axis=1)[:, ::-1] <= last[:, None]
-        cut = replace(self, valid=self.valid & ~dropped, next_position=self.next_position - last)
-        if (~cut.valid.any(0)).sum() <= SLACK:
-            return cut
-        return cut.rows(np.arange(len(last)))
+        return replace(
+            self, valid=self.valid & ~dropped, next_position=self.next_position - last
+        ).compact()
 
 
 @dataclass(frozen=True)
