@@ -97,7 +97,7 @@ class KVCache:
 
         Where they stand between others, attention adds up in other groups and rounds otherwise.
         """
-        used: Array = self.valid.any(0)
+        used = np.logical_or.reduce(self.valid, axis=0)
         if used.all():
             return self
         count = int(used.sum())
