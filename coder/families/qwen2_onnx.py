@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 EPSILON = 1e-6  # of the chain's norms
-# Where a pass is timed: positions of the wide one, of the context before it, and trials.
-WIDE, CONTEXT, TRIALS = 8, 256, 3
+# Where passes are timed: their positions, those of the context before them, and trials. The first
+# three positions behind one cost little, as kernels compute four rows at a time.
+WIDTHS, CONTEXT, TRIALS = (1, 4, 8, 16, 32), 256, 3
 AMONG = 16  # candidates of a position that the chain ranks anew
 
 Network = Mapping[str, Array | Int8Matrix]
@@ -125,10 +126,10 @@ class OnnxQwen2(OnnxBackbone):
 
         A step reads what the one before it wrote, and the masks.
         """
-        one, more = (self.seconds(width) for width in (1, WIDE))
-        position = max(0.0, (more - one) / (WIDE - 1))
         written = 1 + np.concatenate(([0.0], np.cumsum(accepted)))
-        times = one + position * (written + np.arange(len(written)) - 1)
+        read = written + np.arange(len(written))
+        enough = 1 + int(np.searchsorted(WIDTHS[:-1], read.max()))
+        times = np.interp(read, WIDTHS[:enough], [self.seconds(n) for n in WIDTHS[:enough]])
         return 1 + int((times / written).argmin())
 
     def seconds(self, width: int) -> float:

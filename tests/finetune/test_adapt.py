@@ -25,7 +25,7 @@ from talaria.coder.canvas import Canvas
 from talaria.coder.errors import CheckpointError, DataError, UsageError
 from talaria.coder.families import qwen2
 from talaria.coder.families.qwen2_files import Base, open_base
-from talaria.coder.families.qwen2_onnx import AMONG, WIDE, OnnxQwen2, fused
+from talaria.coder.families.qwen2_onnx import AMONG, OnnxQwen2, fused
 from talaria.coder.families.qwen2_tokenizer import (
     EOM,
     MIDDLE,
@@ -333,20 +333,23 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wide", "accepted", "expected"),
+    ("times", "accepted", "expected"),
     [
-        (1.0, [0.5, 0.2, 0.1], 4),  # width is free
-        (8.0, [0.5, 0.2, 0.1], 1),  # a position costs as much as a pass
-        (2.05, [0.5, 0.1, 0.01], 2),
-        (2.05, [0.9, 0.8, 0.7], 4),
-        (2.05, [0.05, 0.01, 0.0], 1),
+        # A pass of 8 costs twice what one of 1 does, and each position a seventh of that.
+        ({1: 1.0, 4: 1.45, 8: 2.05}, [0.5, 0.1, 0.01], 2),
+        ({1: 1.0, 4: 1.45, 8: 2.05}, [0.9, 0.8, 0.7], 4),
+        ({1: 1.0, 4: 1.45, 8: 2.05}, [0.05, 0.01, 0.0], 1),
+        # Four positions cost hardly more than one.
+        ({1: 1.0, 4: 1.1, 8: 1.7}, [0.5, 0.1, 0.01], 3),
+        ({1: 1.0, 4: 1.1, 8: 1.7}, [0.5, 0.3, 0.2], 3),
+        ({1: 1.0, 4: 1.1, 8: 1.7}, [0.05, 0.01, 0.0], 2),
     ],
 )
 def test_a_step_looks_as_far_ahead_as_pays(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    wide: float,
+    times: dict[int, float],
     accepted: list[float],
     expected: int,
 ) -> None:
@@ -358,7 +361,6 @@ def test_a_step_looks_as_far_ahead_as_pays(
     (tmp_path / "bases").mkdir()
     digest = files.digest(folder / "base.gguf")
     shutil.copy(folder / "base.gguf", tmp_path / "bases" / f"{digest}.gguf")
-    times = {1: 1.0, WIDE: wide}
     monkeypatch.setattr(OnnxQwen2, "seconds", lambda backbone, width: times[width])
     notes: list[str] = []
     model = checkpoint.load(tmp_path / "run" / "model", on_note=notes.append)
