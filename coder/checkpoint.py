@@ -204,6 +204,28 @@ def find(model: str | None = None) -> Path:
     )
 
 
+def adapter(folder: str, model: str | None) -> Path:
+    """The folder of an adapter; CheckpointError if it is none, or of another base than a model's.
+
+    Without a model, of whichever base it names.
+    """
+    found = find(folder)
+    described = read_config(found)
+    if "base" not in described or not described["sha256"]:
+        raise CheckpointError(
+            f"{found} is no adapter; give the folder `model` of a run of `talaria adapt`"
+        )
+    if model is not None:
+        theirs = read_config(find(model)).get("base", {})
+        if theirs.get("sha256") != described["base"].get("sha256"):
+            raise CheckpointError(
+                f"{found} adapts the base {described['base'].get('name')}, but the model {model} "
+                f"{'has ' + str(theirs.get('name')) if theirs else 'has none'}; leave the model "
+                "out, or name one of the same base"
+            )
+    return found
+
+
 def find_base(config: Mapping[str, Any], where: Path) -> Path:
     """The base that an adapter's configuration names by its SHA-256, verified.
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from talaria.coder.source import Target
 
 MOST_MINUTES = 10_000.0  # that a model is kept loaded without being used
+# Options without an effect, by mode.
+USELESS = {"ar": ("--confidence-threshold", "--lookahead"), "verify": ("--confidence-threshold",)}
 BETWEEN = "\n--\n"  # between candidates, as grep separates groups of lines
 
 
@@ -47,6 +49,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         help="a folder, a GGUF file, or a name from `talaria models` (default: the one marked "
         "there)",
+    )
+    parser.add_argument(
+        "--adapter",
+        metavar="FOLDER",
+        help="what `talaria adapt` or `talaria finetune` made of a base: the folder `model` of its "
+        "run; with --model, of that model's base",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
     parser.add_argument(
@@ -156,9 +164,12 @@ def add_decoding_flags(parser: argparse._ActionsContainer) -> None:
 def check_decoding_flags(args: argparse.Namespace, mode: str | None = None) -> None:
     """UsageError for options that have no effect in this mode."""
     values = vars(args)
-    names = ("--confidence-threshold", "--lookahead")
-    useless = [name for name in names if values[name[2:].replace("-", "_")] is not None]
-    if useless and mode not in (None, "diffuse"):
+    useless = [
+        name
+        for name in USELESS.get(mode or "", ())
+        if values[name[2:].replace("-", "_")] is not None
+    ]
+    if useless:
         raise UsageError(
             f"{' and '.join(useless)} would change nothing in --mode {mode}; "
             "leave it out, or use --mode diffuse"
@@ -218,8 +229,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         chosen["mode"] = None if several else "verify"
     flags = {name: typed.get(name) for name in ("confidence_threshold", "lookahead")}
     check_decoding_flags(argparse.Namespace(**flags), chosen["mode"])
-    if chosen["mode"] not in (None, "diffuse"):
-        chosen |= flags
+    useless = [name[2:].replace("-", "_") for name in USELESS.get(chosen["mode"] or "", ())]
+    chosen |= {name: flags[name] for name in useless}
+    if "adapter" in typed or ("model" not in typed and chosen["adapter"] is not None):
+        from talaria.coder import checkpoint
+
+        model = typed.get("model") if "adapter" in typed else chosen["model"]
+        chosen["model"] = str(checkpoint.adapter(chosen["adapter"], model))
     if not 0 <= chosen["daemon"] <= MOST_MINUTES:
         limit = f"it must be between 0 and {MOST_MINUTES:,.0f} minutes"
         raise UsageError(f"--daemon is {chosen['daemon']}; {limit}")

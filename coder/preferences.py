@@ -80,7 +80,7 @@ def read(parser: argparse.ArgumentParser, start: Path) -> dict[str, Any]:
             if wanted := _wrong(actions[key], value):
                 raise UsageError(f"{path}: {key} is {value!r}; it must be {wanted}")
             given[key] = value
-            if path and key == "model" and ("/" in value or os.sep in value):
+            if path and key in ("model", "adapter") and ("/" in value or os.sep in value):
                 given[key] = str(path.parent / value)  # a folder, as seen from the file
     return given
 

@@ -65,14 +65,15 @@ def test_the_nearest_table_counts(project: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_typed_is_not_at_odds_with_a_preference(user: Path) -> None:
     """A mode that does not fit gives way; speed that another mode does not have is left out."""
-    user.write_text("mode = 'verify'\nlookahead = 4\n")
+    user.write_text("mode = 'verify'\nconfidence_threshold = 0.4\n")
     assert arguments(["-"]).mode == "verify"
-    assert arguments(["-"]).lookahead is None
+    assert arguments(["-"]).confidence_threshold is None
     assert arguments(["-", "--candidates", "3"]).mode is None
     assert arguments(["-", "--temperature", "1"]).mode is None
-    assert arguments(["-", "--mode", "diffuse"]).lookahead == 4
-    with pytest.raises(UsageError, match="--lookahead would change nothing in --mode verify"):
-        arguments(["-", "--lookahead", "3"])
+    assert arguments(["-", "--mode", "diffuse"]).confidence_threshold == 0.4
+    with pytest.raises(UsageError, match="--confidence-threshold would change nothing in --mode v"):
+        arguments(["-", "--confidence-threshold", "0.3"])
+    assert arguments(["-", "--lookahead", "3"]).lookahead == 3  # masks behind a draft
 
 
 def test_a_folder_is_meant_as_seen_from_the_file(user: Path) -> None:
@@ -89,7 +90,7 @@ def test_unknown_keys_are_one_line(user: Path, capsys: pytest.CaptureFixture[str
     assert arguments(["-"]).seed == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert f"talaria: {user}: unknown key 'modle' is ignored; known are candidates, " in lines[0]
+    assert f"talaria: {user}: unknown key 'modle' is ignored; known are adapter, " in lines[0]
     assert "'write'" in lines[1]
 
 

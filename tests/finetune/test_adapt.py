@@ -376,6 +376,19 @@ def test_passes_are_timed(folder: Path, tmp_path: Path) -> None:
     assert 1 <= backbone.lookahead([0.9, 0.8]) <= 3
 
 
+def test_an_adapter_is_of_the_base_of_the_model(folder: Path, tmp_path: Path) -> None:
+    """Else a line says which bases they have."""
+    run(folder, tmp_path / "run").save()
+    adapter = tmp_path / "run" / "model"
+    assert checkpoint.adapter(str(adapter), None) == adapter
+    assert checkpoint.adapter(str(adapter), str(adapter)) == adapter
+    for model, said in ((checkpoint.LARGE, "has qwen2.5-coder"), (checkpoint.EMBEDDED, "none")):
+        with pytest.raises(CheckpointError, match=f"base.gguf, but the model {model} .*{said}"):
+            checkpoint.adapter(str(adapter), model)
+    with pytest.raises(CheckpointError, match="is no adapter; give the folder"):
+        checkpoint.adapter(checkpoint.EMBEDDED, None)
+
+
 @pytest.mark.parametrize("accepted", [[1.5], ["half"], 0.5])
 def test_impossible_shares_are_refused(folder: Path, tmp_path: Path, accepted: Any) -> None:
     """The message names the value and its limits."""
