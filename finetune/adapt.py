@@ -39,6 +39,7 @@ from talaria.coder.families.qwen2_torch import module
 from talaria.coder.layout import Layout
 from talaria.finetune.adaptation import (
     Adaptation,
+    CanvasBatch,
     CanvasRow,
     HoleRows,
     draw_canvases,
@@ -78,6 +79,7 @@ class AdaptationRecipe:
     units                 units of the chain's hidden layer
     length, longest       most tokens of a row, and of a middle
     rows                  rows per step
+    together              rows per pass: 1 is fastest on a CPU, a GPU wants as many as fit
     decay                 weight of each mask of a canvas relative to the one before it
     soft                  share of the causal reading's own distribution in the targets of masks
     next_token_weight     weight of the next-token loss on middles and their ends
@@ -92,6 +94,7 @@ class AdaptationRecipe:
     length: int = 320
     longest: int = 96
     rows: int = 2
+    together: int = 1
     decay: float = 0.6
     soft: float = 0.5
     next_token_weight: float = 1.0
@@ -101,7 +104,7 @@ class AdaptationRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "masks", "canvases", "units", "longest", "rows", "warmup"):
+        for name in ("rank", "masks", "canvases", "units", "longest", "rows", "together", "warmup"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be 1 or more")
         for name in ("soft", "decay"):
@@ -242,26 +245,27 @@ class AdaptationRun:
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3 + recipe.masks, device=self.device)
         done, tokens = 0.0, 0
-        for number in range(self.step * recipe.rows, (self.step + 1) * recipe.rows):
-            row = self.row(number)
-            done += operations(self.shape, row)
-            tokens += len(row.ids) + row.targets.numel()
+        numbers = range(self.step * recipe.rows, (self.step + 1) * recipe.rows)
+        for first in range(0, recipe.rows, recipe.together):
+            rows = [self.row(number) for number in numbers[first : first + recipe.together]]
+            done += sum(operations(self.shape, row) for row in rows)
+            tokens += sum(len(row.ids) + row.targets.numel() for row in rows)
             try:
                 with self.autocast():
-                    losses = self.adaptation(row.to(self.device))
+                    losses = self.adaptation(CanvasBatch.of(rows, self.device))
                     loss = losses.canvas + losses.chain
                     loss = loss + recipe.next_token_weight * losses.next_token
-                (loss / recipe.rows).backward()
+                (loss * len(rows) / recipe.rows).backward()
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 raise DataError(
-                    f"a row of {recipe.length} tokens with {recipe.canvases} canvases does not fit "
-                    f"into the memory of {self.device}; end other programs and go on with "
-                    "--resume, or start over with fewer --canvases or a smaller --length"
+                    f"{len(rows)} rows of {recipe.length} tokens with {recipe.canvases} canvases "
+                    f"do not fit into the memory of {self.device}; end other programs and go on "
+                    "with --resume, or start over with a smaller --together, --canvases or --length"
                 ) from error
             parts = torch.stack((losses.canvas, losses.chain, losses.next_token)).detach()
-            sums += torch.cat((parts, losses.places))
+            sums += len(rows) * torch.cat((parts, losses.places))
         means = (sums / recipe.rows).tolist()
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0).item()
         finite = math.isfinite(sum(means) + norm)
@@ -293,7 +297,7 @@ class AdaptationRun:
     def validate(self) -> dict[str, float]:
         """Means over held-out rows, as `validated` has them."""
         with self.autocast():
-            found = [validated(self.adaptation, row.to(self.device)) for row in self.held_out]
+            found = [validated(self.adaptation, row) for row in self.held_out]
         means = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
         numbers = range(1, 1 + self.recipe.masks)
         self.accepted = [round(means[f"accepted_{number}"], 4) for number in numbers]

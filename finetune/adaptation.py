@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from talaria.coder.families.qwen2 import Qwen2Config
 from talaria.coder.families.qwen2_torch import Qwen2
@@ -35,7 +36,7 @@ from talaria.coder.layout import Layout
 from talaria.finetune.samples import SPANS, choose_span
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 ATTEMPTS = 50  # places to try for a span of a suitable length
 WINDOW = 3_000  # characters of a file from which a span is drawn
@@ -77,26 +78,58 @@ class CanvasRow:
     anchors: Int[Tensor, " canvases"]
     targets: Int[Tensor, "canvases masks"]
 
-    @property
-    def places(self) -> Int[Tensor, "canvases masks"]:
-        """Where each mask stands in the row."""
-        masks = torch.arange(self.targets.shape[1], device=self.anchors.device)
-        return self.anchors[:, None] + masks
 
-    def to(self, device: torch.device) -> CanvasRow:
-        """The row on a device."""
-        ids, anchors, targets = (x.to(device) for x in (self.ids, self.anchors, self.targets))
-        return CanvasRow(ids, self.read, self.middle, anchors, targets)
+@dataclass(frozen=True)
+class CanvasBatch:
+    """Rows that are computed in one pass, shorter ones padded.
+
+    ids      [rows, longest]
+    lengths  [rows]
+    read     as in `CanvasRow`, the least of all rows: more of the others has gradients
+    middles  [rows]
+    anchors  [rows, canvases]
+    targets  [rows, canvases, masks]; IGNORED for canvases that only pad
+    """
+
+    ids: Int[Tensor, "rows longest"]
+    lengths: Int[Tensor, " rows"]
+    read: int
+    middles: Int[Tensor, " rows"]
+    anchors: Int[Tensor, "rows canvases"]
+    targets: Int[Tensor, "rows canvases masks"]
+
+    @classmethod
+    def of(cls, rows: Sequence[CanvasRow], device: torch.device | None = None) -> CanvasBatch:
+        """The batch on a device; by default, where the rows are."""
+        device = device or rows[0].ids.device
+
+        def padded(tensors: Sequence[Tensor], value: int = 0) -> Tensor:
+            return pad_sequence(list(tensors), batch_first=True, padding_value=value).to(device)
+
+        return cls(
+            padded([row.ids for row in rows]),
+            torch.tensor([len(row.ids) for row in rows], device=device),
+            min(row.read for row in rows),
+            torch.tensor([row.middle for row in rows], device=device),
+            padded([row.anchors for row in rows]),
+            padded([row.targets for row in rows], IGNORED),
+        )
+
+    @property
+    def places(self) -> Int[Tensor, "rows canvases masks"]:
+        """Where each mask stands in its row."""
+        masks = torch.arange(self.targets.shape[2], device=self.anchors.device)
+        return self.anchors[..., None] + masks
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What a row gives, each the mean over its tokens, in nats.
+    """What a batch gives, each the mean over rows of the mean over a row's tokens, in nats.
 
     canvas      weighted over the places of a canvas
     chain       of the same tokens, given the true token before each
     next_token  of the middle and its `<eom>`
-    places      [masks]; the canvas loss of each place
+    places      [masks]; the canvas loss of each place, the mean over all of them
     """
 
     canvas: Tensor
@@ -221,43 +254,48 @@ class Adaptation(nn.Module):
         """Masks of a canvas."""
         return len(self.mask_embedding)
 
-    def forward(self, row: CanvasRow) -> Losses:
-        """The losses of a row."""
-        clean, masks = self.states(row)
-        last = self.decoder.logits(clean[row.middle - 1 :])
-        next_token = F.cross_entropy(last, row.ids[row.middle :])
-        asked = row.targets != IGNORED
-        at, places = row.places[asked], torch.arange(self.masks, device=clean.device)
-        places = places.expand_as(asked)[asked]
+    def forward(self, batch: CanvasBatch) -> Losses:
+        """The losses of a batch of rows."""
+        clean, masks = self.states(batch)
+        at = torch.arange(clean.shape[1], device=clean.device)
+        of_middle = (at >= batch.middles[:, None] - 1) & (at < batch.lengths[:, None] - 1)
+        ends = F.cross_entropy(
+            self.decoder.logits(clean[of_middle]), batch.ids[:, 1:][of_middle], reduction="none"
+        )
+        next_token = row_mean(ends, torch.ones_like(ends), of_middle.nonzero()[:, 0])
+        asked = batch.targets != IGNORED
+        row, _, place = asked.nonzero().T
+        where = batch.places[asked]
         taught = None
         if self.soft:
             # Each mask is taught by the clean token that stands at its own position.
-            first = int(at.min())
             with torch.no_grad():
-                taught = self.decoder.logits(clean[first:]).softmax(-1)[at - first]
+                numbers, each = (row * clean.shape[1] + where).unique(return_inverse=True)
+                taught = self.decoder.logits(clean.flatten(0, 1)[numbers]).softmax(-1)[each]
 
         def losses(states: Tensor) -> Tensor:
             logs = self.decoder.logits(states).log_softmax(-1)
-            found = F.nll_loss(logs, row.targets[asked], reduction="none")
+            found = F.nll_loss(logs, batch.targets[asked], reduction="none")
             if taught is None:
                 return found
             own: Tensor = -torch.linalg.vecdot(taught, logs)
             return (1 - self.soft) * found + self.soft * own
 
         of_masks = losses(masks[asked])
-        chosen = self.decoder.token_embd(row.ids[at])
+        chosen = self.decoder.token_embd(batch.ids[row, where])
         of_chain = losses(self.chain(masks[asked].detach(), chosen))
-        weights = of_masks.new_tensor(self.decay) ** places
-        weights = weights / weights.sum().clamp(min=1)
-        by_place = of_masks.new_zeros(self.masks).index_add_(0, places, of_masks.detach())
-        by_place = by_place / torch.bincount(places, minlength=self.masks).clamp(min=1)
-        return Losses(of_masks @ weights, of_chain @ weights, next_token, by_place)
+        weights = of_masks.new_tensor(self.decay) ** place
+        by_place = of_masks.new_zeros(self.masks).index_add_(0, place, of_masks.detach())
+        by_place = by_place / torch.bincount(place, minlength=self.masks).clamp(min=1)
+        return Losses(
+            row_mean(of_masks, weights, row), row_mean(of_chain, weights, row), next_token, by_place
+        )
 
     def states(
-        self, row: CanvasRow
-    ) -> tuple[Float[Tensor, "clean width"], Float[Tensor, "canvases masks width"]]:
-        """States of all clean tokens but the last, and of the masks."""
-        device, end = row.ids.device, len(row.ids) - 1
+        self, batch: CanvasBatch
+    ) -> tuple[Float[Tensor, "rows clean width"], Float[Tensor, "rows canvases masks width"]]:
+        """States of all clean tokens but the last of the longest row, and of the masks."""
+        device, rows, end = batch.ids.device, len(batch.ids), batch.ids.shape[1] - 1
         embed = self.decoder.token_embd
         keys: list[Tensor] = []
         values: list[Tensor] = []
@@ -273,32 +311,43 @@ class Adaptation(nn.Module):
                 v = torch.cat((values[layer].detach(), v), 2)
             return F.scaled_dot_product_attention(q, k, v, visible, enable_gqa=True)
 
-        at = torch.arange(end, device=device)
-        context = self.mask_embedding.new_empty(0, self.mask_embedding.shape[1])
-        if row.read:
+        at = torch.arange(end, device=device).expand(rows, end)
+        context = self.mask_embedding.new_empty(rows, 0, self.mask_embedding.shape[1])
+        if batch.read:
             with torch.no_grad():
-                x = embed(row.ids[None, : row.read])
-                context = self.decoder.run_embedded(x, at[None, : row.read], read)[0]
-        visible = sights(row, self.masks)
-        blank = self.mask_embedding.repeat(len(row.anchors), 1)
-        x = torch.cat((embed(row.ids[row.read : -1]), blank))
-        positions = torch.cat((at[row.read :], row.places.flatten()))
-        states = self.decoder.run_embedded(x[None], positions[None], attend)[0]
-        tail = end - row.read
-        return torch.cat((context, states[:tail])), states[tail:].view(*row.places.shape, -1)
+                x = embed(batch.ids[:, : batch.read])
+                context = self.decoder.run_embedded(x, at[:, : batch.read], read)
+        visible = sights(batch, self.masks)
+        blank = self.mask_embedding.repeat(batch.anchors.shape[1], 1).expand(rows, -1, -1)
+        x = torch.cat((embed(batch.ids[:, batch.read : -1]), blank), 1)
+        positions = torch.cat((at[:, batch.read :], batch.places.flatten(1)), 1)
+        states = self.decoder.run_embedded(x, positions, attend)
+        tail = end - batch.read
+        masks = states[:, tail:].view(*batch.places.shape, -1)
+        return torch.cat((context, states[:, :tail]), 1), masks
 
 
-def sights(row: CanvasRow, masks: int) -> Tensor:
-    """Who sees whom, [queries, keys]: all that is read with gradients, and all that is read."""
-    device, end = row.ids.device, len(row.ids) - 1
-    canvases, tail = len(row.anchors), end - row.read
+def row_mean(
+    values: Float[Tensor, " n"], weights: Float[Tensor, " n"], row: Int[Tensor, " n"]
+) -> Tensor:
+    """The mean over rows of their weighted means, given the row of each value."""
+    rows = int(row.max()) + 1 if len(row) else 1
+    totals = weights.new_zeros(rows).index_add_(0, row, weights).clamp(min=1)
+    return (values * weights / totals[row]).sum() / rows
+
+
+def sights(batch: CanvasBatch, masks: int) -> Bool[Tensor, "rows 1 queries keys"]:
+    """Who sees whom: queries are all that is read with gradients, keys all that is read."""
+    device, rows, end = batch.ids.device, len(batch.ids), batch.ids.shape[1] - 1
+    canvases, tail = batch.anchors.shape[1], end - batch.read
     clean = torch.arange(end, device=device)
-    before = torch.cat((clean[row.read :] + 1, row.anchors.repeat_interleave(masks)))
-    of_clean = clean < before[:, None]
+    own_place = (clean[batch.read :] + 1).expand(rows, tail)
+    before = torch.cat((own_place, batch.anchors.repeat_interleave(masks, 1)), 1)
+    of_clean = clean < before[..., None]
     number = torch.arange(canvases * masks, device=device)
     own = (number // masks == number[:, None] // masks) & (number <= number[:, None])
     of_masks = torch.cat((own.new_zeros(tail, canvases * masks), own))
-    return torch.cat((of_clean, of_masks), 1)
+    return torch.cat((of_clean, of_masks.expand(rows, -1, -1)), 2)[:, None]
 
 
 def operations(config: Qwen2Config, row: CanvasRow) -> float:
@@ -335,10 +384,12 @@ def validated(adaptation: Adaptation, row: CanvasRow) -> dict[str, float]:
     each mask; the latter is one more than the sum of `accepted_1`, `accepted_2` and so on, how
     often the first mask, the first two, … are right.
     """
-    clean, masks = adaptation.states(row)
+    batch = CanvasBatch.of([row], adaptation.mask_embedding.device)
+    clean, masks = (states[0] for states in adaptation.states(batch))
+    ids, targets, places = batch.ids[0], batch.targets[0], batch.places[0]
     logits, own = adaptation.decoder.logits(clean), adaptation.decoder.logits(masks)
-    written = F.pad(logits.argmax(-1), (0, adaptation.masks), value=IGNORED)[row.places]
-    tokens = F.pad(row.ids, (0, adaptation.masks))[row.places]
+    written = F.pad(logits.argmax(-1), (0, adaptation.masks), value=IGNORED)[places]
+    tokens = F.pad(ids, (0, adaptation.masks))[places]
     linked = adaptation.decoder.logits(
         adaptation.chain(masks, adaptation.decoder.token_embd(tokens))
     )
@@ -351,11 +402,11 @@ def validated(adaptation: Adaptation, row: CanvasRow) -> dict[str, float]:
 
     accepted = right(ranked, written)
     found = {
-        "tokens_per_pass": 1 + right(own.argmax(-1), row.targets).sum(),
+        "tokens_per_pass": 1 + right(own.argmax(-1), targets).sum(),
         "tokens_per_pass_as_read": 1 + right(own.argmax(-1), written).sum(),
-        "tokens_per_pass_chained": 1 + right(ranked, row.targets).sum(),
+        "tokens_per_pass_chained": 1 + right(ranked, targets).sum(),
         "tokens_per_pass_chained_as_read": 1 + accepted.sum(),
-        "next_token_loss": F.cross_entropy(logits[row.middle - 1 :], row.ids[row.middle :]),
+        "next_token_loss": F.cross_entropy(logits[row.middle - 1 :], ids[row.middle :]),
         **{f"accepted_{1 + place}": share for place, share in enumerate(accepted)},
     }
     return {name: float(each) for name, each in found.items()}

@@ -40,7 +40,13 @@ from talaria.coder.request import Options, Request
 from talaria.coder.sampler import Row, denoise
 from talaria.coder.unmask import confidence_threshold
 from talaria.finetune import adapt
-from talaria.finetune.adaptation import IGNORED, HoleRows, draw_canvases
+from talaria.finetune.adaptation import (
+    IGNORED,
+    CanvasBatch,
+    CanvasRow,
+    HoleRows,
+    draw_canvases,
+)
 from talaria.finetune.corpus import CorpusDocument, write_corpus
 from talaria.finetune.low_rank import LowRank, merge
 from talaria.finetune.state import read_state
@@ -90,6 +96,12 @@ def rows(folder: Path) -> HoleRows:
     tokenizer, _ = open_base(folder / "base.gguf").vocabulary.trimmed()
     marks = marks_of(tokenizer)
     return HoleRows(TEXTS, layout_of(tokenizer), marks.eom, 96, 24, seed=3)
+
+
+def states_of(here: adapt.AdaptationRun, row: CanvasRow) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states of a row's clean tokens and masks."""
+    clean, masks = here.adaptation.states(CanvasBatch.of([row]))
+    return clean[0], masks[0]
 
 
 def test_rows_are_what_the_decoder_reads(rows: HoleRows) -> None:
@@ -153,7 +165,7 @@ def test_training_computes_what_decoding_does(
     drawn = draw_canvases(row, 8, 3, np.random.default_rng(5), reach=8)
     assert drawn.read > 0
     with torch.inference_mode():
-        clean, masks = (x.numpy() for x in here.adaptation.states(drawn))
+        clean, masks = (x.numpy() for x in states_of(here, drawn))
     read, _ = model.backbone.encode([row.ids[:-1]])
     np.testing.assert_allclose(read[0], clean, atol=0.05, rtol=0.02)
     for anchor, trained in zip(drawn.anchors.tolist(), masks, strict=True):
@@ -179,8 +191,9 @@ def test_the_chain_computes_in_decoding_what_it_learnt(folder: Path, tmp_path: P
     assert backbone.chained
     row = here.held_out[0]
     with torch.inference_mode():
-        _, masks = here.adaptation.states(row)
-        before = row.ids[row.places.clamp(max=len(row.ids) - 1)]
+        _, masks = states_of(here, row)
+        places = CanvasBatch.of([row]).places[0]
+        before = row.ids[places.clamp(max=len(row.ids) - 1)]
         expected = here.adaptation.chain(masks, here.adaptation.decoder.token_embd(before))
     found, _ = backbone.chain(masks.numpy(), before.numpy(), ())
     np.testing.assert_allclose(found, expected, atol=0.02, rtol=0.02)
@@ -232,10 +245,35 @@ def test_what_is_read_without_gradients_changes_no_state(folder: Path, tmp_path:
     )
     assert some.read > none.read == 0
     with torch.inference_mode():
-        for one, other in zip(
-            here.adaptation.states(some), here.adaptation.states(none), strict=True
-        ):
+        for one, other in zip(states_of(here, some), states_of(here, none), strict=True):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_of_a_pass_do_not_see_each_other(folder: Path, tmp_path: Path) -> None:
+    """Losses and gradients of a batch are the means of those of its rows, whatever their sizes."""
+    here = run(folder, tmp_path / "run")
+    here.update()
+    rows = []
+    for number, canvases in enumerate((6, 2, 9)):
+        row = here.rows[number]
+        cut = 7 * number
+        row = replace(row, ids=row.ids[cut:], prefix=row.prefix - cut, middle=row.middle - cut)
+        rows.append(draw_canvases(row, canvases, 3, np.random.default_rng(number), reach=96))
+
+    def found(some: list[CanvasRow]) -> list[torch.Tensor]:
+        here.optimizer.zero_grad()
+        losses = here.adaptation(CanvasBatch.of(some))
+        (losses.canvas + losses.chain + losses.next_token).backward()
+        gradients = [here.adaptation.mask_embedding.grad, here.adaptation.chain.out.weight.grad]
+        name = next(name for name in here.trained if "lora_B" in name)
+        gradients.append(here.trained[name].grad)
+        parts = [losses.canvas, losses.chain, losses.next_token, *gradients]
+        return [part.detach().clone() for part in parts if part is not None]
+
+    alone = [found([row]) for row in rows]
+    for together, *each in zip(found(rows), *alone, strict=True):
+        expected = torch.stack(each).mean(0)
+        torch.testing.assert_close(together, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_gradients_of_merged_products_are_those_of_the_separate_ones() -> None:
@@ -267,7 +305,7 @@ def test_gradients_are_those_of_finite_differences(
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
     def loss() -> torch.Tensor:
-        losses = model(row)
+        losses = model(CanvasBatch.of([row]))
         total: torch.Tensor = losses.canvas + losses.next_token
         return total
 
@@ -293,7 +331,7 @@ def test_only_the_chain_learns_from_its_loss(folder: Path, tmp_path: Path) -> No
     """Its own parameters have a gradient; the masks' embeddings and the updates have none."""
     here = run(folder, tmp_path / "run")
     here.update()
-    losses = here.adaptation(here.row(0))
+    losses = here.adaptation(CanvasBatch.of([here.row(0)]))
     names = [*here.trained]
     found = torch.autograd.grad(losses.chain, [*here.trained.values()], allow_unused=True)
     reached = {name for name, each in zip(names, found, strict=True) if each is not None}
@@ -409,7 +447,7 @@ def test_a_run_starts_from_an_adapter(folder: Path, tmp_path: Path) -> None:
     for name, each in first.trained.items():
         torch.testing.assert_close(second.trained[name], each, atol=1e-3, rtol=1e-3)
     with torch.inference_mode():
-        states = (here.adaptation.states(here.held_out[0])[1] for here in (first, second))
+        states = (states_of(here, here.held_out[0])[1] for here in (first, second))
         torch.testing.assert_close(*states, atol=0.05, rtol=0.02)
     second.save()
     with pytest.raises(DataError, match="init"):
@@ -497,7 +535,7 @@ def test_lack_of_memory_is_one_line(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 PB")
 
     monkeypatch.setattr(here.adaptation, "forward", exhausted)
-    with pytest.raises(DataError, match=r"does not fit .* fewer --canvases"):
+    with pytest.raises(DataError, match=r"do not fit .* smaller --together"):
         here.update()
     assert read_state(tmp_path / "run" / "state.pt")["step"] == 1
 
