@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 Array = NDArray[Any]
+Fork = tuple[int, int]  # the tokens of a row from the first number on follow so many of its first
 States = Any  # [batch, length, width] of the network's own kind of array
 
 
@@ -247,13 +248,17 @@ class Backbone(ABC):
         """Give memory back to the system that passes took and the next ones can do without."""
 
     def encode(
-        self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None
+        self,
+        contexts: Sequence[Sequence[int]],
+        cache: KVCache | None = None,
+        forks: Sequence[Fork] | None = None,
     ) -> tuple[States, KVCache]:
         """Read tokens causally behind the cache, one sequence a row (prefill).
 
         Returns states whose candidates are for the next token, [batch, longest, width], and the
         cache with the new tokens. Shorter rows are padded on the right. The cache given is
-        left as it was.
+        left as it was. With `forks`, one a row, each row ends in tokens that do not follow all
+        those before them.
         """
         batch, length = len(contexts), max(len(row) for row in contexts)
         ids = np.zeros((batch, length), np.int64)
@@ -271,6 +276,11 @@ class Backbone(ABC):
             visible = np.concatenate((past, visible), axis=-1)
             valid = np.concatenate((cache.valid, valid), axis=1)
         positions = start[:, None] + np.arange(length)
+        if forks is not None:
+            visible, read = visible.copy(), visible.shape[-1] - length
+            for row, (begin, behind) in enumerate(forks):
+                visible[row, 0, begin:, read + behind : read + begin] = False
+                positions[row, begin:] -= begin - behind
         states, keys, values = self.evaluate(ids, positions, visible, cache, keep=True)
         next_position = start + np.array([len(row) for row in contexts])
         return states, KVCache(keys, values, valid, next_position)

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 Kept = TypeVar("Kept", KVCache, Reading)
 
 DRAFTS = 4  # tokens drafted ahead by `verify`, at most; docs/decoding.md has figures
-LIKELY = 0.4  # least probability that what masks say ahead is all right, to be worth a position
+LIKELY = 0.2  # least probability that what masks say ahead is all right, to be worth a position
 COLD = 1e-6  # temperatures below it count as 0: logits divided by them overflow
 DRAWN_FROM = 64  # candidates that a temperature above 0 draws from
 ENDING_AMONG = 16  # candidates among which `<eom>` is looked for where positions are independent
 
+Draft = tuple[list[int], list[float]]  # tokens, and how likely each is right with all before it
 Banned = tuple[tuple[int, int], ...]  # positions, and a token that may not stand at each
 
 
@@ -182,17 +183,18 @@ def verify(
     drafted tokens that the model itself would have written, and the model's own next token. The
     cache holds the contexts without their last tokens.
 
-    With `masks`, for models with a shift that denoise, it also reads so many masks behind the
-    draft. Where all of the draft is kept, they stand behind what was written, and what they say is
-    the next draft as far as it is likely. Elsewhere the draft is what followed the previous
-    occurrence of the last two tokens (prompt lookup, as in LLMA, arXiv 2304.04487).
+    With `masks`, for models with a shift that denoise, it also reads so many masks, which follow
+    the part of the draft that is likeliest to be kept. If just that part is kept, they stand behind
+    what was written, and what they say is the next draft as far as it is likely. Elsewhere the
+    draft is what followed the previous occurrence of the last two tokens (prompt lookup, as in
+    LLMA, arXiv 2304.04487).
     """
     index = np.arange(len(rows))
     # A sentinel at the end is no text: nothing was ever drafted behind it.
     never = canvas.marks.never
     known = [context[:-1] if context[-1] in never else list(context) for context in contexts]
     unread = [context[-1] for context in contexts]
-    said: list[list[int]] = [[] for _ in rows]
+    said: list[Draft] = [([], []) for _ in rows]
     eom, blank = canvas.marks.eom, [canvas.marks.mask] * masks
     for nfe in count():
         affordable = np.array([row.max_nfe > nfe for row in rows])
@@ -201,12 +203,19 @@ def verify(
             return
         numbers: list[int] = index.tolist()
         part, going = canvas.rows(index), [rows[number] for number in numbers]
-        drafts = [said[number] or lookup(known[number], canvas.marks) for number in numbers]
+        drafts = [said[number][0] or lookup(known[number], canvas.marks) for number in numbers]
+        stops = [
+            likeliest_stop(said[number][1]) if said[number][0] else len(draft)
+            for number, draft in zip(numbers, drafts, strict=True)
+        ]
         read = [[unread[n], *draft] for n, draft in zip(numbers, drafts, strict=True)]
         # Nothing follows an end.
-        blanks = [blank if tokens[-1] != eom else [] for tokens in read]
+        blanks = [
+            blank if tokens[stop] != eom else [] for tokens, stop in zip(read, stops, strict=True)
+        ]
         both = [tokens + more for tokens, more in zip(read, blanks, strict=True)]
-        states, cache = backbone.encode(both, cache)
+        forks = [(len(tokens), 1 + stop) for tokens, stop in zip(read, stops, strict=True)]
+        states, cache = backbone.encode(both, cache, forks if masks else None)
         # The state of the j-th token read predicts position `at[:, j]` of the canvas.
         lengths = np.array([len(tokens) for tokens in read])
         each = np.arange(lengths.max())
@@ -230,17 +239,28 @@ def verify(
         for place, (number, kept, own) in enumerate(zip(numbers, runs, written, strict=True)):
             known[number] += own[: kept + 1]
             unread[number] = own[kept]
-            whole = masks and kept == len(drafts[place]) and canvas.unfinished[number]
+            foreseen = masks and kept == stops[place] and canvas.unfinished[number]
             behind = states[place, lengths[place] : len(both[place])]
-            said[number] = likely(backbone, behind, own[kept], eom) if whole else []
+            said[number] = likely(backbone, behind, own[kept], eom) if foreseen else ([], [])
 
 
-def likely(backbone: Backbone, states: States, before: int, eom: int) -> list[int]:
+def likeliest_stop(chances: Sequence[float]) -> int:
+    """How much of a draft is likeliest to be kept, given how likely each token and all before are.
+
+    Of equally likely ones, the most.
+    """
+    reached = [1.0, *chances, 0.0]
+    stops = [reached[n] - reached[n + 1] for n in range(len(chances) + 1)]
+    return max(range(len(stops)), key=lambda n: (stops[n], n))
+
+
+def likely(backbone: Backbone, states: States, before: int, eom: int) -> Draft:
     """What masks say, [masks, width], as far as it is likely that all of it is right.
 
     `before` is the token that was chosen before the first of them; nothing follows an `<eom>`.
     """
     draft: list[int] = []
+    chances: list[float] = []
     chance = 1.0
     among = backbone.among if backbone.chained else None
     own = backbone.candidates(states, among or 1)
@@ -256,9 +276,10 @@ def likely(backbone: Backbone, states: States, before: int, eom: int) -> list[in
             break
         before = int(best.ids[0, 0])
         draft.append(before)
+        chances.append(chance)
         if before == eom:
             break
-    return draft
+    return draft, chances
 
 
 def predict(

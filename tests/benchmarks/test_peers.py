@@ -60,7 +60,9 @@ class ScriptedBackbone(CpuBackbone):
         """Nothing is computed."""
         raise NotImplementedError
 
-    def encode(self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None) -> Any:
+    def encode(
+        self, contexts: Sequence[Sequence[int]], cache: KVCache | None = None, forks: Any = None
+    ) -> Any:
         """Take a second of the clock."""
         assert cache is None
         self.read += 1

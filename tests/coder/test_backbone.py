@@ -230,6 +230,19 @@ def test_who_sees_whom_in_a_canvas(shift: bool) -> None:
     assert seen(cache) == contexts  # it was left as it was
 
 
+def test_what_forks_does_not_see_what_it_passes_over() -> None:
+    """It stands where the tokens stand that it does not follow; the others are read as ever."""
+    recorder = Recorder()
+    _, cache = recorder.encode([[3, 4]])
+    recorder.encode([[5, 6, 7, 20, 21]], cache, [(3, 1)])
+    _, positions, visible, read = asked(recorder)
+    assert positions.tolist() == [[2, 3, 4, 3, 4]]
+    assert read == [[3, 4]]
+    sees = [[1], [1, 1], [1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1, 1]]
+    assert visible[0, :, :2].all()
+    assert visible[0, :, 2:].astype(int).tolist() == [row + [0] * (5 - len(row)) for row in sees]
+
+
 @pytest.mark.parametrize("shift", [False, True])
 def test_a_context_is_read_causally(shift: bool) -> None:
     """Each token sees those before it, padding is seen by none, and positions go on."""

@@ -73,15 +73,16 @@ def test_a_position_does_not_depend_on_those_beside_it(file: Path, home: Path) -
 
 
 def test_a_position_does_not_depend_on_what_was_read_in_vain(file: Path, home: Path) -> None:
-    """Drafts that were wrong, read and dropped, leave no trace: equal to the bit."""
+    """Drafts that were wrong, and masks, read and dropped, leave no trace: equal to the bit."""
     backbone = checkpoint.load(installed(file, home)).backbone
     ids = np.random.default_rng(3).integers(0, 300, 120).tolist()
     whole, _ = backbone.encode([ids])
     _, cache = backbone.encode([ids[:60]])
     for place in range(60, 120):
-        states, cache = backbone.encode([[ids[place], *ids[: place % 4]]], cache)
+        vain = place % 4
+        states, cache = backbone.encode([[ids[place], *ids[:vain]]], cache, [(1 + vain // 2, 1)])
         np.testing.assert_array_equal(states[0, 0], whole[0, place])
-        cache = cache.without(np.array([place % 4]))
+        cache = cache.without(np.array([vain]))
 
 
 def test_it_is_made_once_and_needs_no_base(file: Path, home: Path) -> None:

@@ -21,6 +21,7 @@ from talaria.coder.sampler import (
     autoregress,
     constraints,
     denoise,
+    likeliest_stop,
     lookup,
     verify,
 )
@@ -356,14 +357,21 @@ def test_drafts_that_are_right_save_evaluations(tokenizer: TalariaTokenizer) -> 
     assert spent[len(context)] <= 0.5 * spent[2]
 
 
-@pytest.mark.parametrize("sure", [0.95, 0.35])
+@pytest.mark.parametrize(
+    ("sure", "written"),
+    [
+        (0.95, [1, 3]),  # two drafted tokens and its own, again and again
+        (0.35, [1, 2]),  # a draft of one, the masks stand behind none of it: no draft for the next
+        (0.15, [1]),
+    ],
+)
 def test_what_masks_say_is_verified_in_the_next_evaluation(
-    tokenizer: TalariaTokenizer, sure: float
+    tokenizer: TalariaTokenizer, sure: float, written: list[int]
 ) -> None:
     """As far as it is likely; an end is drafted, too, and nothing is asked behind it."""
     tokens = [*tokenizer.encode("total = sum(values)\n"), tokenizer.eom]
-    others = [n for n in range(300) if n not in tokens][:3]
-    said = [{token: sure, **dict.fromkeys(others, (1 - sure) / 3)} for token in tokens]
+    others = [n for n in range(300) if n not in tokens][:9]
+    said = [{token: sure, **dict.fromkeys(others, (1 - sure) / 9)} for token in tokens]
     backbone = checkpoint_of(tokenizer, {(): said}, SETTINGS).backbone
     backbone.shift = True
     context = [tokenizer.pre, tokenizer.mid]
@@ -372,9 +380,22 @@ def test_what_masks_say_is_verified_in_the_next_evaluation(
     steps = list(verify(backbone, cache, [context], blank, rows(0), masks=2))
     assert steps[-1].canvas.ids[0, : len(tokens)].tolist() == tokens
     assert not steps[-1].canvas.unfinished.any()
-    # The first one has no draft; each next one verifies two tokens and adds its own.
-    wanted = 1 + -(-(len(tokens) - 1) // 3) if sure > 0.9 else len(tokens)
-    assert len(steps) == wanted
+    found = [int(step.committed.sum()) for step in steps[:-1]]
+    pattern = [written[0], *[written[-1]] * len(tokens)] if sure > 0.9 else written * len(tokens)
+    assert found == pattern[: len(found)]
+
+
+def test_masks_stand_where_the_next_token_is_likeliest_to_be() -> None:
+    """Behind as much of a draft as will most probably be kept."""
+    for chances, expected in (
+        ([], 0),
+        ([0.9, 0.8, 0.7], 3),
+        ([0.9, 0.2], 1),
+        ([0.4, 0.3], 0),
+        ([0.5], 1),
+        ([1.0, 1.0], 2),
+    ):
+        assert likeliest_stop(chances) == expected
 
 
 def test_a_draft_that_is_wrong_is_not_written(tokenizer: TalariaTokenizer) -> None:
