@@ -25,7 +25,7 @@ from typing import Any
 
 from talaria.coder import files, published
 from talaria.coder.backbone import Backbone, Marks
-from talaria.coder.errors import CheckpointError
+from talaria.coder.errors import BaseMissingError, CheckpointError
 from talaria.coder.files import digest, home
 from talaria.coder.layout import Layout
 from talaria.coder.request import Settings
@@ -182,10 +182,15 @@ def find(model: str | None = None) -> Path:
     """The folder of a model given by path or by name; None means the default."""
     if model == "":
         raise CheckpointError("--model is empty; leave it out for the default")
+    is_gguf = bool(model) and Path(str(model)).suffix.lower() == published.GGUF
     if model and Path(model).is_file():
-        if Path(model).suffix == published.GGUF:
+        if is_gguf:
             return Path(model)
-        raise CheckpointError(f"{model} is a file; give the folder that holds {CONFIG}")
+        raise CheckpointError(
+            f"{model} is a file; give a *{published.GGUF} file, or the folder that holds {CONFIG}"
+        )
+    if is_gguf and not Path(str(model)).exists():
+        raise CheckpointError(f"{model}: no such file")
     if model and "://" in model:
         raise CheckpointError(
             f"{model}: remote models cannot be reached yet; give a folder or one of "
@@ -229,7 +234,8 @@ def adapter(folder: str, model: str | None) -> Path:
 def find_base(config: Mapping[str, Any], where: Path) -> Path:
     """The base that an adapter's configuration names by its SHA-256, verified.
 
-    Raises CheckpointError where it is not among the bases, or is not the file of that hash.
+    Raises BaseMissingError where it is not among the bases, and CheckpointError where it is not the
+    file of that hash.
     """
     named = config["base"]
     wanted = named.get("sha256") if isinstance(named, Mapping) else None
@@ -238,16 +244,18 @@ def find_base(config: Mapping[str, Any], where: Path) -> Path:
     called, own = named.get("name", wanted[:12]), home()
     places = sorted((own / "bases").glob(f"{wanted}*")) if own else []
     if not places:
-        raise CheckpointError(
-            f"{where} adapts the base {called} (SHA-256 {wanted}), which is not here; "
-            f"fetch it with `talaria models get {called}`, or put its file at "
+        needs = f"{where.parent.name} adapts" if config["sha256"] else f"{where.parent.name} is"
+        raise BaseMissingError(
+            f"{needs} the base {called} (SHA-256 {wanted[:12]}…), which is not here; fetch it with "
+            f"`talaria models get {called}`, or put its file at "
             f"{own / 'bases' / wanted if own else 'TALARIA_HOME/bases'}"
         )
     for place in places:  # what lies beside it may be a part that another program left
         if (found := digest(place)) == wanted:
             return place
     raise CheckpointError(
-        f"{places[0]}: not the base {called}, its SHA-256 is {found}; remove it and fetch it again"
+        f"{places[0]}: not the base {called}, its SHA-256 is {found[:12]}…; fetch it again with "
+        f"`talaria models get {called}`"
     )
 
 
@@ -278,6 +286,13 @@ def read_config(folder: Path) -> dict[str, Any]:
             "fetch the model's folder again"
         )
     return config
+
+
+def form_name(folder: Path) -> str:
+    """What is prepared from a folder is called so: adapters of all runs lie in a folder `model`."""
+    if folder.parent in model_folders():
+        return folder.name
+    return f"{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
 
 
 def family(config: Mapping[str, Any]) -> str:
@@ -311,6 +326,7 @@ def read(model: str | Path | None, device: str) -> tuple[Path, dict[str, Any], b
     if config is None:
         config = read_config(folder)
         config.pop("published", None)  # nobody else may say so
+    config["form"] = config.get("published") or form_name(folder)
     if family(config) not in FAMILIES:
         raise CheckpointError(
             f"{folder / CONFIG}: family {family(config)!r} is unknown; "

@@ -3,6 +3,7 @@
 TalariaError                 it could not be done; exit code 1
 ├── SourceError              the file or text to fill
 ├── CheckpointError          a model's folder
+│   └── BaseMissingError     what it adapts has not been fetched
 ├── FetchError               a base that cannot be fetched
 ├── DataError                a corpus, a tokenizer or a data set
 ├── Interrupted              Ctrl-C ended it; exit code 130
@@ -26,6 +27,10 @@ class SourceError(TalariaError):
 
 class CheckpointError(TalariaError):
     """A model's folder is missing, damaged or of another format."""
+
+
+class BaseMissingError(CheckpointError):
+    """A model's base is not here, and nothing that was prepared from it can be used."""
 
 
 class FetchError(TalariaError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from talaria.coder.arguments import Parser
-from talaria.coder.errors import Interrupted, TalariaError
+from talaria.coder.errors import BaseMissingError, Interrupted, TalariaError
 
 if TYPE_CHECKING:
     from talaria.coder.bases import KnownBase
@@ -115,9 +115,10 @@ def _of_base(base: KnownBase) -> tuple[str, int, str]:
 
 
 def prepared_alone(name: str) -> Path | None:
-    """Where a base lies that was prepared and whose file is gone; None if it cannot be used so.
+    """Where a base lies that was prepared and whose file is gone; None if its file is needed.
 
-    Another release, or another processor, may need another form, and so the file.
+    Another release, or another processor, may need another form. Raises what loading does for other
+    reasons.
     """
     from talaria.coder import bases, checkpoint
 
@@ -127,7 +128,13 @@ def prepared_alone(name: str) -> Path | None:
         return None
     try:
         checkpoint.load(name)
-    except TalariaError:
+    except BaseMissingError:
+        print(
+            f"what was prepared from {name} is damaged, or of another release or processor; "
+            f"fetching {base.bytes / 1e6:,.0f} MB again",
+            file=sys.stderr,
+            flush=True,
+        )
         return None
     return forms[0]
 

@@ -30,7 +30,7 @@ def described(path: Path) -> dict[str, Any] | None:
     CheckpointError for a folder of another architecture, or in which something is missing.
     """
     if path.is_file():
-        return _described(path, GGUF_FAMILY, _digest(path)) if path.suffix == GGUF else None
+        return _described(path, GGUF_FAMILY, _digest(path)) if path.suffix.lower() == GGUF else None
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

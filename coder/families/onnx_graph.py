@@ -24,7 +24,7 @@ Layers = tuple[Array, ...]  # keys, layer by layer, then values
 OPSET, IR_VERSION = 23, 11  # the first with RMSNormalization, RotaryEmbedding and Attention
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
-MIDDLE = 128  # what stands for zero where a state is rounded to an unsigned byte
+ZERO_POINT = 128  # what stands for zero where a state is rounded to an unsigned byte
 MOST_THREADS = 4  # with more, matrix products this small wait for synchronisation
 # How long an idle thread spins, in microseconds: long enough for the next operator, too short to
 # hold up another program.
@@ -158,12 +158,12 @@ class Graph:
             self.scalar("one", TensorProto.FLOAT, 1),
             self.weight(f"{name}.scales", matrix.scales),
         ]
-        given += [self.scalar("middle", TensorProto.UINT8, MIDDLE)]
+        given += [self.scalar("zero_point", TensorProto.UINT8, ZERO_POINT)]
         y = self.add("MatMulIntegerToFloat", given, f"{name}.unscaled", domain=MICROSOFT)
         return self.add("Mul", [y, scale], f"{name}.product")
 
     def rounded(self, x: str) -> tuple[str, str]:
-        """Rows as unsigned bytes around MIDDLE, and the scale of each.
+        """Rows as unsigned bytes around ZERO_POINT, and the scale of each.
 
         Unsigned, because ONNX Runtime has no fast kernels for signed ones.
         """
@@ -176,8 +176,8 @@ class Graph:
         scale = self.add("Mul", [y, steps], f"{x}.steps")
         scale = self.add("Max", [scale, least], f"{x}.scale")
         y = self.add("Round", [self.add("Div", [x, scale], f"{x}.divided")], f"{x}.whole")
-        middle = self.scalar("middle.float", TensorProto.FLOAT, MIDDLE)
-        y = self.add("Add", [y, middle], f"{x}.shifted")
+        zero_point = self.scalar("zero_point.float", TensorProto.FLOAT, ZERO_POINT)
+        y = self.add("Add", [y, zero_point], f"{x}.shifted")
         return self.add("Cast", [y], f"{x}.bytes", to=TensorProto.UINT8), scale
 
     def embedded(self, ids: str, name: str, table: Array | Int8Matrix) -> str:

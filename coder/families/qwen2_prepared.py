@@ -35,6 +35,7 @@ from talaria.coder.families.qwen2 import Qwen2Config
 from talaria.coder.families.qwen2_files import open_base
 from talaria.coder.families.qwen2_onnx import Network, OnnxQwen2, fused
 from talaria.coder.families.qwen2_tokenizer import KEPT, marks_of
+from talaria.coder.machine import available_memory
 from talaria.coder.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "weights.safetensors"
 SCALES = ".scales"  # ends the name of an Int8Matrix's scales
+BYTES_EACH = 3  # of memory for a weight while a form is made
 SPARE_BYTES = 100_000_000  # of disk, to be left free
 REMEDY = "free some space, or set TALARIA_HOME to a folder that can be written to"
 DTYPES: dict[str, DTypeLike] = {"I8": np.int8, "F32": np.float32}
@@ -72,7 +74,7 @@ def prepared(
     home = files.home()
     if home is None:
         raise CheckpointError("this user has no home; set TALARIA_HOME to a folder for models")
-    name = config.get("published", folder.name)
+    name = config["form"]
     place = home / "bases" / "prepared" / f"{name}-{key(config, adapter)}"
     if found := opened(place, bool(adapter)):
         return found
@@ -154,6 +156,12 @@ def prepare(
         raise CheckpointError(
             f"{place.parent} has {free / 1e6:,.0f} MB free; preparing the model needs "
             f"{(wanted + SPARE_BYTES) / 1e6:,.0f} MB: free some, or set TALARIA_HOME"
+        )
+    needed, memory = BYTES_EACH * wanted, available_memory()
+    if memory < needed:
+        raise CheckpointError(
+            f"preparing the model needs {needed / 1e6:,.0f} MB of memory, {memory / 1e6:,.0f} MB "
+            "are free; close other programs"
         )
     tensors: dict[str, Array] = {}
     limit, matrices = int8_limit(), 0

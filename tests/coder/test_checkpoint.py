@@ -365,7 +365,9 @@ def test_unknown_devices_are_refused(model_folder: Path, device: str) -> None:
 
 def test_a_file_or_nothing_is_no_model(model_folder: Path) -> None:
     """The message says what to give instead."""
-    with pytest.raises(CheckpointError, match="is a file; give the folder"):
+    with pytest.raises(CheckpointError, match=r"missing.gguf: no such file"):
+        checkpoint.find(str(model_folder / "missing.gguf"))
+    with pytest.raises(CheckpointError, match="is a file; give a"):
         checkpoint.find(str(model_folder / CONFIG))
     with pytest.raises(CheckpointError, match="--model is empty"):
         checkpoint.find("")
@@ -497,7 +499,10 @@ def test_a_base_may_be_used_as_it_is(adapted: Path, owl: Owl) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda f: base_of(f).unlink(), f"owl-0.5b .SHA-256 {NAMED}., which is not here; fetch it"),
+        (
+            lambda f: base_of(f).unlink(),
+            f"owl-0.5b .SHA-256 {NAMED[:12]}…., which is not here",
+        ),
         (lambda f: base_of(f).write_bytes(BASE + b"!"), "not the base owl-0.5b, its SHA-256 is"),
         (lambda f: edit_config(f, lambda c: c.update(base={"sha256": "12"})), "64 hexadecimal"),
         (lambda f: edit_config(f, lambda c: c.update(base={"sha256": 64 * "G"})), "64 hexadecimal"),

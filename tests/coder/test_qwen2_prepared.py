@@ -217,6 +217,30 @@ def test_an_older_form_of_the_same_checkpoint_is_removed(file: Path, home: Path)
     assert set(forms(home)) == {form, other}
 
 
+def test_models_of_several_runs_keep_their_forms(file: Path, home: Path) -> None:
+    """Though all of them lie in a folder of the same name."""
+    first = installed(file, home)
+    folders = [home / run / "model" for run in ("one", "two")]
+    for folder in folders:
+        shutil.copytree(first, folder)
+        checkpoint.load(folder)
+    before = set(forms(home))
+    assert len(before) == 2
+    for folder in folders:
+        checkpoint.load(folder)
+    assert set(forms(home)) == before
+
+
+def test_nothing_is_prepared_without_memory_for_it(
+    file: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than that the system ends some program."""
+    monkeypatch.setattr("talaria.coder.families.qwen2_prepared.available_memory", lambda: 5000)
+    with pytest.raises(CheckpointError, match=r"needs .* of memory, 0 MB are free; close other"):
+        checkpoint.load(installed(file, home))
+    assert not forms(home)
+
+
 def test_two_processes_prepare_it_once(file: Path, home: Path) -> None:
     """The second waits for the first."""
     folder = installed(file, home)
@@ -380,6 +404,16 @@ def test_get_fetches_nothing_that_is_prepared(
     (form / "weights.safetensors").write_bytes(b"")
     assert cli.main(get) == 0
     assert fetched[1:] == [(checkpoint.LARGE, str(file)), (checkpoint.LARGE, None)]
+    assert "is damaged, or of another release or processor; fetching" in capsys.readouterr().err
+    path.unlink()
+
+    def starved(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("talaria.coder.families.qwen2_prepared.opened", starved)
+    assert cli.main(get) == 1
+    assert "too little memory to load it" in capsys.readouterr().err
+    assert len(fetched) == 3
 
 
 def test_a_bar_says_that_the_vocabulary_is_read(
