@@ -67,7 +67,7 @@ $(VENV)/.ready-demo: pyproject.toml constraints.txt $(VENV)/.ready-venv
 $(VENV)/.ready-test: $(VENV)/.ready-demo
 	@echo "adding training, evaluation and test tools to $(VENV) (once; torch is large)" >&2
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[train,eval,dev]'
+	$(PIP) --editable '.[train,eval,serve,dev]'
 	@touch $@
 
 # Rewrite every pinned version from what is installed.

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 COMMANDS = "talaria.commands"  # entry points of the commands that live outside `coder`
 
-BUILTIN = {"infill": "infill_command", "models": "models_command", "doctor": "doctor"}
+BUILTIN = {
+    "infill": "infill_command",
+    "models": "models_command",
+    "doctor": "doctor",
+    "serve": "serve.command",
+}
 
 USAGE = """usage: talaria COMMAND [OPTIONS]
 
@@ -28,6 +33,7 @@ Fill in code by diffusion.
   infill     fill a hole in a file, or write the body of a function
   models     what can be loaded, where it lies, size, licence; fetch a base
   doctor     what to paste into a bug report
+  serve      one model for many editors, over HTTP
 {others}
 `talaria COMMAND --help` says more. Version {version}."""
 

@@ -1,0 +1,156 @@
+"""Between clients and the engine: who is admitted, who has to wait, and what each one gets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from talaria.coder.errors import TalariaError
+from talaria.coder.progress import healed_of
+from talaria.coder.serve.exchange import Asked, Choice, Given, Refusal, given
+
+if TYPE_CHECKING:
+    from talaria.coder.checkpoint import Checkpoint
+    from talaria.coder.engine import Engine
+    from talaria.coder.request import Request
+    from talaria.coder.results import Frame
+    from talaria.coder.serve.metrics import Metrics
+
+NOTHING = Choice("", "stop", ())
+RETRY = 1.0  # seconds, at least, until somebody who was sent away should come again
+OFFLINE = Refusal(
+    "the server is stopping; ask again in a moment", 503, "unavailable_error", None, 5
+)
+LOADING = Refusal("Loading model", 503, "unavailable_error", retry_after=RETRY)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes on.
+
+    queue    requests that wait or are computed, at most; more are sent away
+    seconds  the longest deadline; it also holds for requests that set none
+    """
+
+    queue: int = 64
+    seconds: float = 20.0
+
+
+class Desk:
+    """Admits requests, asks the engine, gives back what it finds. For one event loop."""
+
+    def __init__(self, engine: Engine, limits: Limits, metrics: Metrics) -> None:
+        self.engine, self.limits, self.metrics = engine, limits, metrics
+        self.admitted = 0
+        self.stopping = False
+        self.pace = 0.0  # seconds that a request takes, smoothed
+        metrics.watch(self)
+
+    @property
+    def model(self) -> Checkpoint:
+        """The model; Refusal while it is loading, or if it cannot be loaded."""
+        if not self.engine.model.done():
+            raise LOADING
+        if error := self.engine.model.exception():
+            raise Refusal(f"no model: {error}", 503, "unavailable_error")
+        return self.engine.model.result()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be admitted now."""
+        loaded = self.engine.model.done() and not self.engine.model.exception()
+        return loaded and not self.stopping and self.admitted < self.limits.queue
+
+    def stop(self) -> None:
+        """Refuse what comes from now on; what was admitted is finished."""
+        self.stopping = True
+
+    async def ask(
+        self,
+        asked: Asked,
+        owner: str,
+        client: str,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Given:
+        """The outcome of a request; cancelling the caller's task cancels it.
+
+        `owner` is whose cached contexts it may use, `client` who may supersede it. `on_text` gets
+        the text of the first choice so far, in the event loop.
+
+        Raises:
+            Refusal: there is no place for it, a newer one superseded it, or it is wrong.
+        """
+        model = self.model
+        if self.stopping:
+            raise OFFLINE
+        if self.admitted >= self.limits.queue:
+            seconds = max(RETRY, self.pace * self.admitted)
+            raise Refusal(
+                f"{self.admitted} requests are waiting, the most that this server takes on; ask "
+                f"again in {seconds:.0f} s",
+                429,
+                "rate_limit_error",
+                retry_after=seconds,
+            )
+        request = asked.request(model, owner, client, self.limits.seconds)
+        if asked.ahead:
+            self.engine.read_ahead(request)
+            return Given((NOTHING,), 0, 0, 0, 0, 0.0, 0.0, model.name)
+        watch = Watch(request, model, on_text)
+        self.admitted += 1
+        began = time.monotonic()
+        try:
+            pending = self.engine.submit(request, watch)
+            found = await asyncio.wrap_future(pending.future)
+        except (CancelledError, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # nobody waits any more
+            if self.engine.state == "closed":
+                raise OFFLINE from None
+            raise Refusal(
+                "a newer request about the same document superseded this one", 409, "superseded"
+            ) from None
+        except TalariaError as error:
+            raise Refusal(str(error)) from None
+        finally:
+            self.admitted -= 1
+        elapsed = time.monotonic() - began
+        self.pace += 0.1 * (elapsed - self.pace)
+        outcome = given(found, request, asked, model, watch.since_first)
+        self.metrics.answered(outcome)
+        return outcome
+
+
+class Watch:
+    """Follows a request step by step, called by the engine's worker."""
+
+    def __init__(
+        self, request: Request, model: Checkpoint, on_text: Callable[[str], None] | None
+    ) -> None:
+        self.first: float | None = None  # when the first step was done
+        self.tokenizer, self.on_text = model.tokenizer, on_text
+        self.most = request.options.settled(model.settings).max_tokens
+        self.healed = healed_of(request, model.tokenizer)
+        self.canvases: dict[int, list[int]] = {}
+        if on_text is not None:
+            self.loop = asyncio.get_running_loop()
+
+    def __call__(self, frame: Frame) -> None:
+        """Note a step, and tell what the text is now."""
+        self.first = self.first or time.monotonic()
+        if self.on_text is None or 0 not in frame.rows:
+            return
+        self.canvases[frame.canvas] = frame.step.canvas.middle(frame.rows.index(0))
+        tokens = [token for _, ids in sorted(self.canvases.items()) for token in ids]
+        text = self.tokenizer.decode(tokens[: self.most]).removeprefix(self.healed)
+        self.loop.call_soon_threadsafe(self.on_text, text.rstrip("\ufffd"))
+
+    @property
+    def since_first(self) -> float:
+        """Seconds since the first step; 0 if there was none."""
+        return 0.0 if self.first is None else time.monotonic() - self.first

@@ -1,0 +1,110 @@
+"""`talaria serve` as a process, and the files that it reads."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from talaria.coder.cli import main
+from talaria.coder.errors import UsageError
+from talaria.coder.serve import keys
+from tests.coder.serve.serving import PATIENCE, PREFIX, SUFFIX
+
+
+def start(*flags: str) -> tuple[subprocess.Popen[str], str]:
+    """A server in a process of its own, and where it listens."""
+    command = [sys.executable, "-m", "talaria.coder.cli", "serve", "--port", "0", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    found = re.search(r"https?://\S+", process.stderr.readline())
+    assert found, process.communicate()
+    return process, found[0]
+
+
+def test_a_life(model_folder: Path, tmp_path: Path) -> None:
+    """It answers whoever has a key, and a signal ends it without a complaint."""
+    key, table = keys.new("ada")
+    (tmp_path / "keys.toml").write_text(table, "utf-8")
+    process, url = start("--model", str(model_folder), "--keys", str(tmp_path / "keys.toml"))
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "talaria: tiny answers\n"
+        body = {"prompt": PREFIX, "suffix": SUFFIX}
+        with httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
+            assert client.post("/v1/completions", json=body).status_code == 401
+            sent = {"authorization": f"Bearer {key}"}
+            assert client.post("/v1/completions", json=body, headers=sent).status_code == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=PATIENCE)[1]
+    assert (process.returncode, output) == (0, "")
+
+
+def test_a_model_that_cannot_be_loaded_ends_it() -> None:
+    """With one line."""
+    process, _ = start("--model", "no-such-model")
+    output = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 1
+    assert output.startswith("talaria: ")
+    assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--host", "0.0.0.0"], "--keys"),
+        (["--port", "65536"], "--port is 65536"),
+        (["--queue", "0"], "--queue is 0"),
+        (["--tls-cert", "cert.pem"], "--tls-key"),
+        (["--keys", "no-such-file"], "no-such-file"),
+        (["--host", "203.0.113.1", "--keys", "KEYS"], "cannot listen"),
+        (["--new-key", "a b"], "--new-key is 'a b'"),
+    ],
+)
+def test_wrong_usage(
+    flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, with what is wrong."""
+    (tmp_path / "KEYS").write_text(keys.new("ada")[1], "utf-8")
+    named = [str(tmp_path / "KEYS") if flag == "KEYS" else flag for flag in flags]
+    assert main(["serve", "--model", "no-such-model", *named]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_new_keys(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The table goes into the file, which does not hold the key."""
+    assert main(["serve", "--new-key", "ada"]) == 0
+    table, told = capsys.readouterr()
+    key = told.split()[-1]
+    assert key not in table
+    (tmp_path / "keys.toml").write_text(table + "per_minute = 60\n", "utf-8")
+    read = keys.read(tmp_path / "keys.toml")
+    assert keys.Keys(read).owner(f"Bearer {key}") == "ada"
+    assert read[0].per_minute == 60
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keys = 3",
+        "",
+        "[keys.ada]",
+        '[keys.ada]\nsha256 = "ab"',
+        f'[keys.ada]\nsha256 = "{"a" * 64}"\nper_minute = 0',
+        "[keys",
+    ],
+)
+def test_files_of_keys_that_are_wrong(text: str, tmp_path: Path) -> None:
+    """They are named, with what is wrong."""
+    path = tmp_path / "keys.toml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(UsageError, match=r"keys\.toml"):
+        keys.read(path)
