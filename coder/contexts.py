@@ -6,8 +6,9 @@ moves, so that all but the end stays from one keystroke to the next.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from talaria.coder.backbone import Backbone, KVCache
@@ -21,12 +22,18 @@ AHEAD = 32
 STEPS = 3  # timed at the start
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Context:
-    """Tokens that were read, in one row, and their keys and values."""
+    """Tokens that were read, in one row, and their keys and values; only its owner may use them."""
 
     ids: list[int]
     cache: KVCache
+    owner: Hashable = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its keys and values."""
+        return sum(int(each.nbytes) for each in (*self.cache.keys, *self.cache.values))
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
@@ -41,28 +48,37 @@ class Contexts:
     """Contexts of several documents, at most `capacity` tokens together, latest use last.
 
     Keys and values depend only on the tokens before them, so a reused context equals a fresh one
-    to the accuracy of float32. A token takes 8 × layers × width bytes in float32. For one thread;
-    any may ask what is `unread`.
+    to the accuracy of float32. A token takes 8 × layers × width bytes in float32. For any number of
+    threads, if the backbone is.
 
-    pace  how fast contexts are read, as timed here
+    most_bytes  a limit instead of `capacity`
+    pace        how fast contexts are read, as timed here
     """
 
-    def __init__(self, backbone: Backbone, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, backbone: Backbone, capacity: int = CAPACITY, most_bytes: int | None = None
+    ) -> None:
         if capacity < 1:
             raise UsageError(f"capacity is {capacity}; it must be at least 1 token")
         self.backbone = backbone
-        self.capacity = capacity
+        self.capacity, self.most_bytes = capacity, most_bytes
         self.pace = Pace()
         self.kept: tuple[Context, ...] = ()  # replaced, never changed: other threads look at it
+        self._lock = threading.Lock()
 
     @property
     def tokens(self) -> int:
         """How many tokens are kept now."""
         return sum(len(context.ids) for context in self.kept)
 
-    def unread(self, ids: Sequence[int]) -> int:
+    @property
+    def bytes(self) -> int:
+        """Bytes of all that is kept now."""
+        return sum(context.bytes for context in self.kept)
+
+    def unread(self, ids: Sequence[int], owner: Hashable = None) -> int:
         """How many tokens of a context would have to be read."""
-        return len(ids) - max((common_prefix(ids, each.ids) for each in self.kept), default=0)
+        return len(ids) - self._nearest(ids, owner)[0]
 
     def encode(
         self,
@@ -70,33 +86,31 @@ class Contexts:
         stop: Callable[[], object] = lambda: None,
         *,
         ahead: bool = False,
+        owner: Hashable = None,
     ) -> tuple[KVCache | None, int]:
         """The KV cache of a context, and how many of its tokens were reused.
 
         It replaces the kept context with the longest common prefix if that prefix is at least half
         of the kept one: the document was edited. Otherwise it counts as another document. `stop` is
         asked before every pass; if it is true, there is no cache, and what was read is kept. Passes
-        are short if nobody waits for this context yet (`ahead`).
+        are short if nobody waits for this context yet (`ahead`). Contexts of other owners are never
+        looked at.
         """
-        ids = list(ids)
-        shared, cache, others = 0, None, list(self.kept)
-        if others:
-            lengths = [common_prefix(ids, context.ids) for context in others]
-            shared = max(lengths)
-            nearest = others[lengths.index(shared)]
-            if shared:
-                cache = nearest.cache.first(shared)
-            if 2 * shared >= len(nearest.ids):
-                others.remove(nearest)
+        ids, cache, edited = list(ids), None, None
+        shared, nearest = self._nearest(ids, owner)
+        if nearest and shared:
+            cache = nearest.cache.first(shared)
+        if nearest and 2 * shared >= len(nearest.ids):
+            edited = nearest
         step = self.backbone.pass_length or max(1, len(ids))
         step = min(step, AHEAD) if ahead else step
         read = shared
         if cache is not None:
-            self._keep(others, ids[:read], cache)
+            edited = self._keep(edited, Context(ids[:read], cache, owner))
         while (cache is None or read < len(ids)) and not stop():
             more, cache = self._read(ids[read : read + step], cache)
             read += more
-            self._keep(others, ids[:read], cache)
+            edited = self._keep(edited, Context(ids[:read], cache, owner))
         return cache if read == len(ids) else None, shared
 
     def warm_up(self) -> None:
@@ -113,10 +127,25 @@ class Contexts:
         self.pace.passed(len(tokens), time.perf_counter() - began)
         return len(tokens), cache
 
-    def _keep(self, others: Sequence[Context], ids: list[int], cache: KVCache) -> None:
-        """Keep a context beside others, of which the least recently used may have to go."""
-        kept = [*others, Context(ids, cache)]
-        # Never evict the newest: it is in use.
-        while sum(len(context.ids) for context in kept) > self.capacity and len(kept) > 1:
-            del kept[0]
-        self.kept = tuple(kept)
+    def _nearest(self, ids: Sequence[int], owner: Hashable) -> tuple[int, Context | None]:
+        """The length of the longest common prefix with a kept context, and the context."""
+        own = [each for each in self.kept if each.owner == owner]
+        lengths = [common_prefix(ids, each.ids) for each in own]
+        shared = max(lengths, default=0)
+        return shared, own[lengths.index(shared)] if own else None
+
+    def _keep(self, edited: Context | None, context: Context) -> Context:
+        """Keep a context in the place of another; the least recently used may have to go."""
+        with self._lock:
+            kept = [*(each for each in self.kept if each is not edited), context]
+            # Never evict the newest: it is in use.
+            while self._over(kept) and len(kept) > 1:
+                del kept[0]
+            self.kept = tuple(kept)
+        return context
+
+    def _over(self, kept: Sequence[Context]) -> bool:
+        """Whether this is more than may be kept."""
+        if self.most_bytes is not None:
+            return sum(each.bytes for each in kept) > self.most_bytes
+        return sum(len(each.ids) for each in kept) > self.capacity

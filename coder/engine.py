@@ -1,8 +1,9 @@
-"""An engine for servers: a model loaded once, one worker, and newer requests supersede older ones.
+"""An engine for servers: a model loaded once, and newer requests supersede older ones.
 
-The worker computes one request at a time, so a model may use every core that it is given and
-nothing inside it needs a lock. A cancelled request stops before its next evaluation. Only
-requests that go to a remote endpoint instead are superseded elsewhere (`lsp/engines`).
+One worker computes one request at a time, so a model may use every core that it is given. Several
+workers share the passes of the model (`batched`). A cancelled request stops before its next
+evaluation. Only requests that go to a remote endpoint instead are superseded elsewhere
+(`lsp/engines`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
+from talaria.coder.batched import Batched
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import CAPACITY
 from talaria.coder.errors import UsageError
@@ -36,7 +38,7 @@ class Counters:
 
     superseded  the cancelled ones that a newer request about their document replaced
     expired     the answered ones whose deadline passed first
-    busy_ms     milliseconds that the worker computed, loading excluded
+    busy_ms     milliseconds that workers computed or waited for each other, loading excluded
     """
 
     requests: int = 0
@@ -96,27 +98,61 @@ class Engine:
     """Answers requests with one model.
 
     Of a document, only the newest request is answered; older ones are cancelled. Requests about
-    different documents are answered in their order.
+    different documents are answered in their order, as many at a time as there are workers.
     """
 
-    def __init__(self, load: Callable[[], Checkpoint], capacity: int = CAPACITY) -> None:
-        """Start loading in the background; KV caches of at most `capacity` tokens are kept."""
+    def __init__(
+        self,
+        load: Callable[[], Checkpoint],
+        capacity: int = CAPACITY,
+        *,
+        workers: int = 1,
+        most_bytes: int | None = None,
+        on_pass: Callable[[int], None] = lambda calls: None,
+    ) -> None:
+        """Start loading in the background.
+
+        KV caches of at most `capacity` tokens are kept or, if given, `most_bytes`. With several
+        workers, `on_pass` is told how many requests shared each pass.
+        """
+        if workers < 1:
+            raise UsageError(f"workers is {workers}; it must be at least 1")
         self.counters = Counters()
         self.state: EngineState = "loading"
         self.model: Future[Checkpoint] = Future()
         self._waiting: dict[Hashable, Pending] = {}  # by document, the oldest first
-        self._current: Pending | None = None
+        self._running: set[Pending] = set()
         self._ahead: Request | None = None  # whose context is read while nothing waits
         self._worked = True  # since memory was given back; loading takes some, too
         self._held: Callable[[], bool] = lambda: False  # whether reading it has to wait
         self._changed = threading.Condition()
         self._memory: Memory | None = None
+        self._reading = False
+
+        def memory_of(model: Checkpoint) -> tuple[Checkpoint, Memory]:
+            if workers > 1:
+                model = replace(model, backbone=Batched(model.backbone, on_pass))
+            return model, Memory(model, capacity, most_bytes)
+
         loader = threading.Thread(
-            target=self._load, args=(load, capacity), name="talaria-loader", daemon=True
+            target=self._load, args=(load, memory_of), name="talaria-loader", daemon=True
         )
-        self._worker = threading.Thread(target=self._work, name="talaria-engine", daemon=True)
-        loader.start()
-        self._worker.start()
+        self._workers = [
+            threading.Thread(target=self._work, name="talaria-engine", daemon=True)
+            for _ in range(workers)
+        ]
+        for thread in (loader, *self._workers):
+            thread.start()
+
+    @property
+    def workers(self) -> int:
+        """How many requests are computed at a time."""
+        return len(self._workers)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the KV caches that are kept."""
+        return self._memory.contexts.bytes if self._memory else 0
 
     def submit(self, request: Request, on_frame: Callable[[Frame], None] | None = None) -> Pending:
         """Queue a request; it supersedes an older one about the same document.
@@ -132,15 +168,15 @@ class Engine:
             if self.state == "closed":
                 raise UsageError("the engine is closed; start another one")
             self.counters.requests += 1
-            waiting, current = self._waiting.pop(document, None), self._current
+            waiting = self._waiting.pop(document, None)
             self.counters.cancelled += waiting is not None
-            same = current if current and current.document == document else None
-            older = [each for each in (waiting, same) if each and not each.future.done()]
+            same = [each for each in self._running if each.document == document]
+            older = [each for each in (waiting, *same) if each and not each.future.done()]
             self.counters.superseded += len(older)
             self._waiting[document] = pending
             if self._ahead and self._ahead.document == request.document:
                 self._ahead = None  # answering reads it
-            self._changed.notify()
+            self._changed.notify_all()
         # Cancelling calls back to whoever waits, who may submit again: not while locked.
         for each in older:
             each.cancel()
@@ -154,7 +190,7 @@ class Engine:
         """
         with self._changed:
             self._ahead, self._held = request, held
-            self._changed.notify()
+            self._changed.notify_all()
 
     @property
     def pace(self) -> Pace:
@@ -181,7 +217,7 @@ class Engine:
         self._memory.contexts.warm_up()
         with self._changed:
             self._worked = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def fill(self, request: Request) -> Infill:
         """Submit a request and wait for its outcome; CancelledError if the engine is closed."""
@@ -194,69 +230,84 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Cancel what waits and what is computed, and end the worker."""
+        """Cancel what waits and what is computed, and end the workers."""
         with self._changed:
             self.state = "closed"
             dropped = [*self._waiting.values()]
             self.counters.cancelled += len(dropped)
-            dropped += [self._current] if self._current else []
+            dropped += self._running
             self._waiting.clear()
-            self._changed.notify()
+            self._changed.notify_all()
         for pending in dropped:
             pending.cancel()
-        if threading.current_thread() is not self._worker:
-            self._worker.join()
+        for thread in self._workers:
+            if threading.current_thread() is not thread:
+                thread.join()
 
     def statistics(self) -> dict[str, int | float | str]:
         """State and counters, as they are now."""
         with self._changed:
             return {"state": self.state, **asdict(self.counters)}
 
-    def _load(self, load: Callable[[], Checkpoint], capacity: int) -> None:
+    def _load(
+        self,
+        load: Callable[[], Checkpoint],
+        memory_of: Callable[[Checkpoint], tuple[Checkpoint, Memory]],
+    ) -> None:
         """Load the model; if that fails, every request fails with the same error."""
         try:
-            model = load()
-            self._memory = Memory(model, capacity)
+            model, self._memory = memory_of(load())
             self.model.set_result(model)
         except BaseException as error:
             self.model.set_exception(error)
         with self._changed:
             if self.state == "loading":
                 self.state = "failed" if self.model.exception() else "ready"
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _work(self) -> None:
+        memory: Memory | None = None
         while found := self._next():
+            if memory is None and self._memory is not None:
+                memory = self._memory.beside()
             if isinstance(found, Pending):
-                self._answer(found)
+                self._answer(found, memory)
             else:
                 self._read(found)
-            self._worked = True
+            with self._changed:
+                self._worked = True
+                if isinstance(found, Pending):
+                    self._running.discard(found)
+                else:
+                    self._reading = False
+                self._changed.notify_all()
 
     def _next(self) -> Pending | Request | None:
         """The request that has waited longest, once there is a model; None once closed.
 
-        Without any, one whose context is to be read.
+        Without any, and if no worker has one, a request whose context is to be read.
         """
         while True:
             self._answer_late()
             with self._changed:
-                self._current = None
                 if self.state == "closed":
                     return None
                 if self._waiting and self.model.done():
-                    self._current = self._waiting.pop(next(iter(self._waiting)))
-                    return self._current
-                held = self._ahead is not None and self.model.done() and self._held()
+                    found = self._waiting.pop(next(iter(self._waiting)))
+                    self._running.add(found)
+                    return found
+                busy = bool(self._running) or self._reading
+                held = self._ahead is not None and self.model.done() and (busy or self._held())
                 if self._ahead and self.model.done() and not held:
+                    self._reading = True
                     return self._ahead
                 deadlines = [r.deadline for r in self._waiting.values() if r.deadline is not None]
                 soon = min(deadlines, default=None)
                 seconds = None if soon is None else max(0, soon - time.monotonic())
-                idle = self._worked and self.model.done() and not self._waiting and not held
+                idle = self._worked and self.model.done() and not (self._waiting or held or busy)
                 if self._changed.wait(HELD if held else IDLE if idle else seconds) or not idle:
                     continue
-            self._worked = False
+                self._worked = False
             if not self.model.exception():
                 self.model.result().backbone.release()
                 trim_memory()
@@ -272,7 +323,9 @@ class Engine:
         done = True
         with suppress(Exception):  # the request itself will fail, and say why
             assert self._memory is not None
-            done = read_ahead(self.model.result(), request, self._memory, interrupted)
+            model = self.model.result()
+            with taking_part(model):
+                done = read_ahead(model, request, self._memory, interrupted)
         with self._changed:
             self.counters.busy_ms += 1000 * (time.monotonic() - began)
             if self._ahead is request and done:
@@ -287,7 +340,7 @@ class Engine:
         for pending in late:
             self._settle(pending, unanswered("deadline"))
 
-    def _answer(self, pending: Pending) -> None:
+    def _answer(self, pending: Pending, memory: Memory | None) -> None:
         if pending.future.cancelled():
             self._settle(pending, unanswered("cancelled"))
             return
@@ -300,7 +353,8 @@ class Engine:
         found: Infill | BaseException
         try:
             model = self.model.result()
-            found = fill(model, pending.request, pending.on_frame, self._memory, interrupted)
+            with taking_part(model):
+                found = fill(model, pending.request, pending.on_frame, memory, interrupted)
         # Whatever a caller's `on_frame` raises, other requests still need an answer.
         except BaseException as error:
             found = error
@@ -335,3 +389,9 @@ class Engine:
                 pending.future.set_exception(found)
         except InvalidStateError:
             return  # cancelled since it was counted
+
+
+def taking_part(model: Checkpoint) -> AbstractContextManager[None]:
+    """Be one of the requests whose passes wait for each other, if several share them."""
+    backbone = model.backbone
+    return backbone.taking_part() if isinstance(backbone, Batched) else nullcontext()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cache as once
 from functools import partial
@@ -42,12 +43,21 @@ from talaria.coder.unmask import Rule, confidence_threshold
 class Memory:
     """What is kept from request to request; it saves time and changes no answer.
 
-    KV caches of at most `capacity` tokens, and syntax trees. Not thread-safe.
+    KV caches of at most `capacity` tokens, or so many bytes, and syntax trees. For one thread;
+    another has one `beside` it.
     """
 
-    def __init__(self, model: Checkpoint, capacity: int = CAPACITY) -> None:
-        self.contexts = Contexts(model.backbone, capacity)
+    def __init__(
+        self, model: Checkpoint, capacity: int = CAPACITY, most_bytes: int | None = None
+    ) -> None:
+        self.contexts = Contexts(model.backbone, capacity, most_bytes)
         self.trees = Trees()
+
+    def beside(self) -> Memory:
+        """One for another thread, with the same KV caches."""
+        other = copy(self)
+        other.trees = Trees()
+        return other
 
 
 def infill(
@@ -82,7 +92,7 @@ def fill(
 
 def unread(model: Checkpoint, request: Request, memory: Memory) -> int:
     """How many tokens of a request's context are yet to be read; from any thread."""
-    return memory.contexts.unread(context_of(model, request))
+    return memory.contexts.unread(context_of(model, request), request.owner)
 
 
 def read_ahead(
@@ -92,7 +102,8 @@ def read_ahead(
 
     In short passes, before each of which `interrupted` is asked; what was read is kept.
     """
-    cache, _ = memory.contexts.encode(context_of(model, request), interrupted, ahead=True)
+    context = context_of(model, request)
+    cache, _ = memory.contexts.encode(context, interrupted, ahead=True, owner=request.owner)
     return cache is not None
 
 
@@ -141,7 +152,8 @@ def _fill(
     reused, why = 0, interrupted()
     if why is None:
         if memory:
-            cache, reused = memory.contexts.encode(holes[0].context, interrupted)
+            owner = holes[0].request.owner
+            cache, reused = memory.contexts.encode(holes[0].context, interrupted, owner=owner)
         else:
             _, cache = model.backbone.encode([hole.context for hole in holes])
     if cache is not None:

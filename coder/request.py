@@ -167,6 +167,7 @@ class Request:
               not apply. None: the model decides
     cell      the text is a cell of a notebook, which may await at its top
     document  a newer request about the same document supersedes this one; None: nothing does
+    owner     whose it is: contexts that were read for others are not used for it
     seconds   the deadline, from when it is submitted: whatever is committed by then is the answer
     """
 
@@ -178,6 +179,7 @@ class Request:
     length: int | None = None
     cell: bool = False
     document: Hashable = None
+    owner: Hashable = None
     seconds: float | None = None
 
     def __post_init__(self) -> None:

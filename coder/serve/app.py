@@ -296,7 +296,7 @@ def application(service: Service) -> Starlette:
         return JSONResponse(
             {
                 "default_generation_settings": settings,
-                "total_slots": 1,
+                "total_slots": desk.engine.workers,
                 "model_alias": model.name,
                 "model_path": model.name,
                 "build_info": f"talaria {__version__}",

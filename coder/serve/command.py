@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 8012  # the port that llama.vim asks
 NEEDED = ("starlette", "uvicorn", "pydantic", "prometheus_client")
+BATCH, MOST_BATCH = 4, 64
 CONNECTIONS = 1000  # at the same time; each takes some kilobytes
 SEAL = 5.0  # seconds, at a stop, beyond the longest deadline
 
@@ -63,6 +64,16 @@ def parser() -> argparse.ArgumentParser:
         "--queue", type=int, default=64, metavar="N", help="requests at once; more get 429"
     )
     found.add_argument(
+        "--batch",
+        type=int,
+        default=BATCH,
+        metavar="N",
+        help="requests that share the passes of the model; 1: one after another",
+    )
+    found.add_argument(
+        "--cache-mb", type=int, default=512, metavar="N", help="memory for contexts that were read"
+    )
+    found.add_argument(
         "--deadline-ms",
         type=int,
         default=20_000,
@@ -87,10 +98,11 @@ def checked(args: argparse.Namespace) -> None:
     """UsageError for options that cannot be right."""
     if not 0 <= args.port < 65536:
         raise UsageError(f"--port is {args.port}; it must be between 0 and 65535")
-    for name in ("queue", "deadline_ms", "body_kb"):
-        if not 1 <= (value := getattr(args, name)) <= 1_000_000:
+    for name in ("queue", "batch", "cache_mb", "deadline_ms", "body_kb"):
+        most = MOST_BATCH if name == "batch" else 1_000_000
+        if not 1 <= (value := getattr(args, name)) <= most:
             flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} is {value}; it must be between 1 and 1000000")
+            raise UsageError(f"--{flag} is {value}; it must be between 1 and {most}")
     if (args.tls_cert is None) != (args.tls_key is None):
         raise UsageError("--tls-cert and --tls-key belong together; give both")
     for path in filter(None, (args.tls_cert, args.tls_key)):
@@ -152,7 +164,12 @@ def serve(args: argparse.Namespace) -> int:
     )
     limits = Limits(args.queue, args.deadline_ms / 1000)
     metrics = Metrics()
-    with Engine(lambda: load(args.model, args.device)) as engine:
+    with Engine(
+        lambda: load(args.model, args.device),
+        workers=args.batch,
+        most_bytes=1_000_000 * args.cache_mb,
+        on_pass=metrics.shared.observe,
+    ) as engine:
         desk = Desk(engine, limits, metrics)
         service = Service(desk, metrics, known, 1000 * args.body_kb)
         config = uvicorn.Config(

@@ -103,6 +103,7 @@ class Asked:
             options,
             self.files,
             document=None if self.document is None else (owner, client, self.document),
+            owner=owner,
             seconds=min(longest, LONGEST_WAIT if self.seconds is None else self.seconds),
         )
 

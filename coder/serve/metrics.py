@@ -57,6 +57,15 @@ class Metrics:
             ["source"],
             registry=registry,
         )
+        self.shared = Histogram(
+            "talaria_pass_requests",
+            "Requests that shared a pass of the model",
+            buckets=range(1, 17),
+            registry=registry,
+        )
+        self.cache = Gauge(
+            "talaria_context_cache_bytes", "Bytes of contexts that are kept", registry=registry
+        )
         self.admitted = Gauge(
             "talaria_requests_admitted", "Requests that wait or are computed", registry=registry
         )
@@ -67,6 +76,7 @@ class Metrics:
     def watch(self, desk: Desk) -> None:
         """Read the gauges off a desk."""
         self.admitted.set_function(lambda: desk.admitted)
+        self.cache.set_function(lambda: desk.engine.kept_bytes)
         self.ready.set_function(lambda: desk.ready)
 
     def answered(self, given: Given) -> None:

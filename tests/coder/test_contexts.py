@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -167,3 +168,46 @@ def test_typing_in_a_long_file_gives_the_same_texts(model: Checkpoint) -> None:
         assert found.context_tokens > 350
         reused.append(found.reused_tokens / found.context_tokens)
     assert sum(share > 0.95 for share in reused) >= 0.9 * len(reused)
+
+
+def test_contexts_of_others_are_never_used(backbone: Backbone) -> None:
+    """Whatever was read for one owner is read again for another, by every way to a context."""
+    rng = random.Random(0)
+    contexts = Contexts(backbone)
+    seen: dict[str, list[list[int]]] = {"ada": [], "bob": [], "eve": []}
+    for _ in range(60):
+        owner = rng.choice(list(seen))
+        base = rng.choice([[], *(ids for each in seen.values() for ids in each)])
+        ids = base[: rng.randrange(len(base) + 1)] + [rng.randrange(300) for _ in range(3)]
+        known = max((common_prefix(ids, each) for each in seen[owner]), default=0)
+        assert len(ids) - contexts.unread(ids, owner) <= known
+        _, reused = contexts.encode(ids, owner=owner)
+        assert reused <= known
+        seen[owner].append(ids)
+    assert {each.owner for each in contexts.kept} == set(seen)
+
+
+def test_contexts_have_a_limit_of_bytes(backbone: Backbone) -> None:
+    """The least recently used go, whoever's they are."""
+    _, cache = backbone.encode([[1] * 10])
+    size = sum(each.nbytes for each in (*cache.keys, *cache.values))
+    contexts = Contexts(backbone, most_bytes=3 * size)
+    for number in range(20):
+        contexts.encode([number] * 10, owner=number % 7)
+        assert contexts.bytes <= 3 * size
+    assert [each.ids[0] for each in contexts.kept] == [17, 18, 19]
+
+
+def test_contexts_serve_many_threads(backbone: Backbone) -> None:
+    """Nothing that one of them keeps is lost to another."""
+    contexts = Contexts(backbone, capacity=10_000)
+
+    def work(number: int) -> None:
+        for length in range(1, 20):
+            contexts.encode([number] * length, owner=number)
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(work, range(6)))
+    assert sorted((each.owner, len(each.ids)) for each in contexts.kept) == [
+        (number, 19) for number in range(6)
+    ]

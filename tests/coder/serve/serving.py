@@ -75,10 +75,14 @@ def serving(
     keys: Keys | None = None,
     body_bytes: int = 100_000,
     connection: type[Connection] = Connection,
+    workers: int = 1,
 ) -> Iterator[Serving]:
     """Serve a model until the block ends."""
     metrics = Metrics()
-    with Engine(load) as engine, socket.create_server(("127.0.0.1", 0)) as listener:
+    with (
+        Engine(load, workers=workers, on_pass=metrics.shared.observe) as engine,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
         desk = Desk(engine, limits or Limits(), metrics)
         service = Service(desk, metrics, keys, body_bytes)
         config = uvicorn.Config(
