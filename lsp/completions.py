@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 
 from talaria.lsp.endpoint_settings import EndpointSettings
 
@@ -134,9 +135,14 @@ def text_of(event: object) -> tuple[str, bool] | None:
 
 
 def request_body(
-    settings: EndpointSettings, prefix: str, suffix: str, max_tokens: int, temperature: float
+    settings: EndpointSettings,
+    prefix: str,
+    suffix: str,
+    max_tokens: int,
+    temperature: float,
+    more: Mapping[str, object],
 ) -> bytes:
-    """The JSON body that asks for one middle, with the context cut to size."""
+    """The JSON body that asks for one middle, with the context cut to size, and `more` fields."""
     prefix, suffix = window(prefix, suffix)
     body: dict[str, object] = {
         "prompt": normalize(prefix),
@@ -144,6 +150,7 @@ def request_body(
         "max_tokens": max_tokens,
         "temperature": temperature,
         "stream": True,
+        **more,
     }
     # Some endpoints reject null.
     if settings.model is not None:

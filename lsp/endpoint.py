@@ -93,13 +93,15 @@ class Endpoint:
         count: int = 1,
         temperature: float = 0.0,
         seconds: float | None = None,
+        more: Mapping[str, object] | None = None,
     ) -> list[str]:
         r"""At most `count` different middles of a hole, with `\n` line endings.
 
         Each middle has its own request, all concurrent, since few endpoints return several for
         one. At temperature 0 they would be equal, so there is one request. Cancelling closes the
         connections. A response after `seconds` misses its deadline, which is not a failure of the
-        endpoint: it is asked again with the next request.
+        endpoint: it is asked again with the next request. `more` are fields that not every endpoint
+        would accept.
 
         Raises:
             EndpointError: there is no middle at all.
@@ -115,7 +117,7 @@ class Endpoint:
                 kind,
                 waiting,
             )
-        body = request_body(self.settings, prefix, suffix, max_tokens, temperature)
+        body = request_body(self.settings, prefix, suffix, max_tokens, temperature, more or {})
         answers = await asyncio.gather(
             *(self._ask(body, seconds) for _ in range(count if temperature > 0 else 1)),
             return_exceptions=True,

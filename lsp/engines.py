@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import math
+import secrets
 import threading
 import time
 from collections import Counter
@@ -105,7 +107,8 @@ class Engines:
         self._retired: dict[str, int | float | str] = {}  # counters of an engine that is gone
         self._newest: dict[Hashable, asyncio.Task[Middles]] = {}  # by document, at the endpoint
         self._pending: dict[Hashable, Pending] = {}  # by document, with a model
-        self._endpoint = self._connect(options) if options.endpoint else None
+        self._endpoint = self._connect(options) if options.service else None
+        self._session = secrets.token_hex(8)  # with which names of documents tell nobody anything
         loader = threading.Thread(target=self._load, name="talaria-begin", daemon=True)
         # Let the pending response go out first: imports hold the GIL.
         asyncio.get_running_loop().call_soon(loader.start)
@@ -290,6 +293,7 @@ class Engines:
                 options.candidates,
                 SAMPLING_TEMPERATURE if options.candidates > 1 else 0.0,
                 request.seconds,
+                *((self._more(request),) if self.options.served else ()),
             )
         except DeadlineMissed as error:
             self._on_trouble(f"{error}. Late answers are not shown.", error.kind)
@@ -304,16 +308,29 @@ class Engines:
             middles = [text[: bound.end(text)] for text in middles]
         return Middles(tuple(middles), 1.0)
 
+    def _more(self, request: Request) -> dict[str, object]:
+        """What a server of ours understands besides the usual fields.
+
+        Several candidates are several requests, which must not supersede each other.
+        """
+        more: dict[str, object] = {"check_syntax": request.options.check_syntax}
+        if request.options.until:
+            more["until"] = request.options.until
+        if request.document is not None and request.options.candidates == 1:
+            named = f"{self._session} {request.document}"
+            more["user"] = hashlib.sha256(named.encode("utf-8", "replace")).hexdigest()[:16]
+        return more
+
     def _connect(self, options: ServerOptions) -> Endpoint | None:
         """The configured endpoint; None with a message if its settings are invalid."""
         from talaria.lsp.endpoint import Endpoint
         from talaria.lsp.endpoint_settings import EndpointSettings
 
-        assert options.endpoint is not None
+        assert options.service is not None
         try:
             return Endpoint(
                 EndpointSettings(
-                    options.endpoint,
+                    options.service,
                     options.endpoint_model,
                     options.endpoint_key_variable,
                     options.endpoint_timeout_ms / 1000,
@@ -327,7 +344,9 @@ class Engines:
         try:
             from talaria.coder import checkpoint
 
-            name = self.options.model or checkpoint.default()
+            # Beside a server, what answers while that is gone need not be large.
+            local = checkpoint.EMBEDDED if self.options.served else self.options.model
+            name = local or checkpoint.default()
             grows = self.options.model is None and name == checkpoint.LARGE
             engine = self._start(checkpoint.EMBEDDED if grows else name)
             try:

@@ -48,8 +48,9 @@ class ServerOptions:
     )
     model: str | None = _option(
         None,
-        "a model's folder, or a name from `talaria models`; default: the large one if it is there, "
-        "as far as memory and speed allow, else the embedded one",
+        "a model's folder, a name from `talaria models`, or the address of a `talaria serve`, as "
+        "http://HOST:PORT; default: the large one if it is there, as far as memory and speed "
+        "allow, else the embedded one",
         restart=True,
     )
     device: str = _option(
@@ -157,6 +158,20 @@ class ServerOptions:
                 now = getattr(self, name)
                 problems.append(f"{name} is {_shown(value)}; it must be {error}. Using {now!r}")
         return replace(self, **chosen), problems
+
+    @property
+    def served(self) -> bool:
+        """Whether `model` is the address of a server of ours."""
+        return self.model is not None and self.model.lower().startswith(("http://", "https://"))
+
+    @property
+    def service(self) -> str | None:
+        """The URL of the service that is asked first, if there is one."""
+        if self.endpoint or not self.served:
+            return self.endpoint
+        assert self.model is not None
+        address = self.model.rstrip("/")
+        return address if address.count("/") > 2 else f"{address}/v1/completions"
 
     def needs_restart(self, other: ServerOptions) -> bool:
         """Whether switching between these options requires restarting the engine."""

@@ -325,7 +325,7 @@ class TalariaServer(LanguageServer):
     def _engines_trouble(self, message: str, kind: str) -> None:
         """Show the first message of each kind about models and endpoint; the log has all."""
         log.warning("%s", message)
-        topic = f"{self.options.endpoint}: {kind}"
+        topic = f"{self.options.service}: {kind}"
         self.later(self.report, message, types.MessageType.Warning, topic)
 
     def later(self, function: Any, *arguments: Any) -> None:

@@ -191,7 +191,7 @@ async def compute(
     file.requests += 1
     number, revision = file.requests, document.revision
     wait = (options.debounce_ms or 0) / 1000
-    if options.debounce_ms is None and options.endpoint:
+    if options.debounce_ms is None and options.service:
         wait = file.rhythm.wait()  # a model here does not have to begin anew at the next key
     if wait and not invoked and not ahead:
         await asyncio.sleep(wait)
@@ -273,7 +273,7 @@ def seconds_of(options: ServerOptions, invoked: bool) -> float | None:
         return options.fill_deadline_ms / 1000
     if options.deadline_ms is not None:
         return options.deadline_ms / 1000
-    return options.endpoint_timeout_ms / 1000 if options.endpoint else None
+    return options.endpoint_timeout_ms / 1000 if options.service else None
 
 
 def filtered(text: str, request: Request, language: str, checked: bool) -> str:
