@@ -46,7 +46,7 @@ class Call:
     @property
     def length(self) -> int:
         """How many tokens of each row it reads."""
-        return self.ids.shape[1]
+        return int(self.ids.shape[1])
 
     @property
     def past(self) -> int:

@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from talaria import __version__
-from talaria.coder.serve.desk import Desk
+from talaria.coder.serve.desk import Answering
 from talaria.coder.serve.exchange import Asked, Format, Given, Refusal
 from talaria.coder.serve.formats import FORMATS, llama_cpp, mercury, openai
 from talaria.coder.serve.keys import Keys
@@ -46,7 +46,7 @@ class Service:
     keys  None: anybody who can connect may ask
     """
 
-    desk: Desk
+    desk: Answering
     metrics: Metrics
     keys: Keys | None = None
     body_bytes: int = 2_000_000
@@ -131,7 +131,7 @@ class Service:
             raise
         if work.done() and (error := work.exception()):
             raise error
-        model = self.desk.model.name
+        model = self.desk.about.name
         told = Told(asked)
 
         async def events() -> AsyncIterator[bytes]:
@@ -252,7 +252,11 @@ async def hung_up(request: Request) -> None:
 
 def event(content: dict[str, Any]) -> bytes:
     """A server-sent event."""
-    return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
+    return (
+        b"data: "
+        + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        + b"\n\n"
+    )
 
 
 def refused(kind: Format, refusal: Refusal) -> JSONResponse:
@@ -279,7 +283,7 @@ def application(service: Service) -> Starlette:
     async def health(request: Request) -> Response:
         """As llama.cpp has it: 503 until the model is loaded."""
         try:
-            return JSONResponse({"status": "ok", "model": desk.model.name})
+            return JSONResponse({"status": "ok", "model": desk.about.name})
         except Refusal as refusal:
             return refused(llama_cpp, refusal)
 
@@ -289,23 +293,23 @@ def application(service: Service) -> Starlette:
 
     async def props(request: Request) -> Response:
         try:
-            model = desk.model
+            about = desk.about
         except Refusal as refusal:
             return refused(llama_cpp, refusal)
-        settings = {"n_ctx": model.settings.working_context, "n_predict": model.settings.longest}
+        settings = {"n_ctx": about.context, "n_predict": about.longest}
         return JSONResponse(
             {
                 "default_generation_settings": settings,
-                "total_slots": desk.engine.workers,
-                "model_alias": model.name,
-                "model_path": model.name,
+                "total_slots": about.workers,
+                "model_alias": about.name,
+                "model_path": about.name,
                 "build_info": f"talaria {__version__}",
             }
         )
 
     async def models(request: Request) -> Response:
         try:
-            name = desk.model.name
+            name = desk.about.name
         except Refusal as refusal:
             return refused(openai, refusal)
         listed = {"id": name, "object": "model", "created": 0, "owned_by": "talaria"}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from talaria.coder.errors import TalariaError
 from talaria.coder.progress import healed_of
@@ -40,6 +40,44 @@ class Limits:
     seconds: float = 20.0
 
 
+@dataclass(frozen=True)
+class About:
+    """What clients may know of the model.
+
+    context, longest  tokens that it reads and writes together, and that a middle has, at most
+    workers           requests that are computed at a time
+    """
+
+    name: str
+    context: int
+    longest: int
+    workers: int
+
+
+class Answering(Protocol):
+    """What the routes ask: a `Desk`, or one whose engines are elsewhere."""
+
+    limits: Limits
+    admitted: int
+
+    @property
+    def about(self) -> About:
+        """The model; Refusal while it is loading, or if it cannot be loaded."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be admitted now."""
+
+    async def ask(
+        self,
+        asked: Asked,
+        owner: str,
+        client: str,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Given:
+        """The outcome of a request, as `Desk` has it."""
+
+
 class Desk:
     """Admits requests, asks the engine, gives back what it finds. For one event loop."""
 
@@ -48,7 +86,7 @@ class Desk:
         self.admitted = 0
         self.stopping = False
         self.pace = 0.0  # seconds that a request takes, smoothed
-        metrics.watch(self)
+        metrics.watch(self, lambda: engine.kept_bytes)
 
     @property
     def model(self) -> Checkpoint:
@@ -58,6 +96,13 @@ class Desk:
         if error := self.engine.model.exception():
             raise Refusal(f"no model: {error}", 503, "unavailable_error")
         return self.engine.model.result()
+
+    @property
+    def about(self) -> About:
+        """The model, as `Answering` has it."""
+        model = self.model
+        settings = model.settings
+        return About(model.name, settings.working_context, settings.longest, self.engine.workers)
 
     @property
     def ready(self) -> bool:
@@ -88,14 +133,7 @@ class Desk:
         if self.stopping:
             raise OFFLINE
         if self.admitted >= self.limits.queue:
-            seconds = max(RETRY, self.pace * self.admitted)
-            raise Refusal(
-                f"{self.admitted} requests are waiting, the most that this server takes on; ask "
-                f"again in {seconds:.0f} s",
-                429,
-                "rate_limit_error",
-                retry_after=seconds,
-            )
+            raise full(self.admitted, self.pace * self.admitted)
         request = asked.request(model, owner, client, self.limits.seconds)
         if asked.ahead:
             self.engine.read_ahead(request)
@@ -124,6 +162,18 @@ class Desk:
         outcome = given(found, request, asked, model, watch.since_first)
         self.metrics.answered(outcome)
         return outcome
+
+
+def full(admitted: int, seconds: float) -> Refusal:
+    """Why somebody is sent away who comes while so many wait, for about so long."""
+    seconds = max(RETRY, seconds)
+    return Refusal(
+        f"{admitted} requests are waiting, the most that this server takes on; ask again in "
+        f"{seconds:.0f} s",
+        429,
+        "rate_limit_error",
+        retry_after=seconds,
+    )
 
 
 class Watch:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 if TYPE_CHECKING:
-    from talaria.coder.serve.desk import Desk
+    from talaria.coder.serve.desk import Answering
     from talaria.coder.serve.exchange import Given
 
 SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
@@ -73,11 +74,11 @@ class Metrics:
             "talaria_ready", "1 if a request would be admitted now", registry=registry
         )
 
-    def watch(self, desk: Desk) -> None:
-        """Read the gauges off a desk."""
+    def watch(self, desk: Answering, kept_bytes: Callable[[], float] = lambda: 0) -> None:
+        """Read the gauges off a desk, and off the cache of its engine."""
         self.admitted.set_function(lambda: desk.admitted)
-        self.cache.set_function(lambda: desk.engine.kept_bytes)
         self.ready.set_function(lambda: desk.ready)
+        self.cache.set_function(kept_bytes)
 
     def answered(self, given: Given) -> None:
         """Count an outcome of the engine."""

@@ -107,7 +107,7 @@ def test_a_request_gets_its_solo_text(model: Checkpoint) -> None:
     alone = [fill(model, request) for request in requests]
     batched = replace(model, backbone=Batched(model.backbone, shared.append))
     assert isinstance(batched.backbone, Batched)
-    found = together(batched.backbone, [lambda r=r: fill(batched, r) for r in requests])
+    found = together(batched.backbone, [partial(fill, batched, each) for each in requests])
     for one, other in zip(found, alone, strict=True):
         assert [each.text for each in one.candidates] == [each.text for each in other.candidates]
         assert one.nfe == other.nfe

@@ -40,6 +40,7 @@ class Serving:
     @property
     def desk(self) -> Desk:
         """Its desk."""
+        assert isinstance(self.service.desk, Desk)
         return self.service.desk
 
     @property
