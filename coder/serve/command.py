@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 8012  # the port that llama.vim asks
 NEEDED = ("starlette", "uvicorn", "pydantic", "prometheus_client")
-BATCH, MOST_BATCH = 4, 64
+BATCH, MOST_BATCH = 1, 64  # docs/decisions/0012-serving.md has figures
 CONNECTIONS = 1000  # at the same time; each takes some kilobytes
 SEAL = 5.0  # seconds, at a stop, beyond the longest deadline
 
