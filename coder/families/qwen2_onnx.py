@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 EPSILON = 1e-6  # of the chain's norms
 # Where passes are timed: their positions, those of the context before them, and trials. The first
 # three positions behind one cost little, as kernels compute four rows at a time.
-WIDTHS, CONTEXT, TRIALS = (1, 4, 8, 16, 32), 256, 3
+WIDTHS, CONTEXT, TRIALS = (1, 4, 8, 16, 32), 256, 2
 AMONG = 16  # candidates of a position that the chain ranks anew
 
 Network = Mapping[str, Array | Int8Matrix]
