@@ -6,8 +6,11 @@ import importlib
 import importlib.util
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from importlib import metadata
 
 COMMANDS = "talaria.commands"  # entry points of the commands that live outside `coder`
+
+# Signals that ask a process to end, besides Ctrl-C; Windows has only the first.
+ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 BUILTIN = {
     "infill": "infill_command",
@@ -56,7 +62,8 @@ def guarded(name: str, command: Callable[[], int]) -> int:
     begins with the `name` of the program.
     """
     try:
-        return command()
+        with tidied():
+            return command()
     except TalariaError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
@@ -74,6 +81,33 @@ def guarded(name: str, command: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+@contextmanager
+def tidied() -> Iterator[None]:
+    """Let what asks the process to end (ENDING) unwind the block, as Ctrl-C does, and end it then.
+
+    So nothing temporary is left. A second signal ends the process at once, and what was ignored
+    before (`nohup`) stays ignored.
+    """
+    received: list[int] = []
+
+    def unwind(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        received.append(number)
+        raise KeyboardInterrupt
+
+    alone = threading.current_thread() is threading.main_thread()
+    taken = [each for each in ENDING if alone and signal.getsignal(each) is signal.SIG_DFL]
+    for each in taken:
+        signal.signal(each, unwind)
+    try:
+        yield
+    finally:
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
+        if received:
+            signal.raise_signal(received[0])  # whoever waits for the process learns what ended it
 
 
 def run(argv: list[str]) -> int:

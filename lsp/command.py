@@ -6,11 +6,13 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import BinaryIO, NoReturn
 
 from talaria.coder.arguments import Parser
+from talaria.coder.cli import ENDING
 from talaria.coder.errors import UsageError
 from talaria.lsp import transports
 from talaria.lsp.options import ServerOptions, add_flags, from_flags
@@ -32,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # pygls would log every message of a session, httpx2 every URL.
     for name in ("pygls", "httpx2"):
         logging.getLogger(name).setLevel(max(logging.ERROR, logging.getLogger().level))
-
+    for each in ENDING:
+        # An editor means at once, and there is nothing to tidy up. Unwinding waits for threads.
+        signal.signal(each, signal.SIG_DFL)
     asyncio.run(serve(options, args))
 
 

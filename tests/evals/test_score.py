@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,7 +17,7 @@ import psutil
 import pytest
 
 from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.errors import DataError, TalariaError, UsageError
+from talaria.coder.errors import DataError, Interrupted, TalariaError, UsageError
 from talaria.coder.request import Options
 from talaria.evals import command
 from talaria.evals.generate import Sampling, generate
@@ -113,6 +115,31 @@ def test_the_selftest_leaves_nothing_behind(
     monkeypatch.chdir(here)
     assert command.main([*words, "--out", "kept"]) in (0, 1)
     assert len(list((here / "kept").iterdir())) == 6
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="another system's signals")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_the_selftest_in_order(number: str, tmp_path: Path) -> None:
+    """Its folders go, whichever signal ends it; the process then dies of that signal."""
+    endless = {**problems.HOLES[0], "canonical_solution": "    while True:\n        pass\n"}
+    holes, passing = problems.write(tmp_path / "holes.jsonl", [endless]), tmp_path / "passing"
+    passing.mkdir()
+    words = ("eval", "selftest", "infill-single-line", "--data", str(holes), "--any-data")
+    with subprocess.Popen(
+        [sys.executable, "-m", "talaria.coder.cli", *words],
+        env={**os.environ, "TMPDIR": str(passing)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A process in the background may have been started to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        while not list(passing.rglob("*.results.jsonl")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(getattr(signal, number))
+        _, complaints = process.communicate()
+    wanted = Interrupted.exit_code if number == "SIGINT" else -getattr(signal, number)
+    assert (process.returncode, b"Traceback" in complaints) == (wanted, False)
+    assert not list(passing.iterdir())
 
 
 def level_here() -> Level:

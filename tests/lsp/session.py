@@ -382,6 +382,10 @@ class Wire:
         assert self._server.stderr
         self._server.stderr.close()
 
+    def terminate(self) -> None:
+        """Ask the process to end, by a signal."""
+        self._server.terminate()
+
     def send(self, data: bytes) -> None:
         """Send raw bytes."""
         self._input.write(data)

@@ -52,6 +52,15 @@ def test_it_ends_when_its_input_does(tmp_path: Path) -> None:
         assert wire.ended(SOON) == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+def test_a_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """As an editor means it that ends the server."""
+    with Wire(tmp_path) as wire:
+        wire.begin()
+        wire.terminate()
+        assert wire.ended(SOON) == -signal.SIGTERM
+
+
 def test_the_server_needs_no_torch() -> None:
     """Loading the model and answering a request import neither torch nor its friends."""
     program = """
