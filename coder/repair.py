@@ -54,19 +54,26 @@ def verdict(hole: Progress, text: str) -> Verdict:
     return hole.verdicts[text]
 
 
-def doubtful(hole: Progress, number: int, tokens: list[int], sure: list[float]) -> int | None:
+def doubtful(
+    hole: Progress, number: int, tokens: list[int], sure: list[float], *, again: bool = False
+) -> int | None:
     """The position from which to denoise a candidate's last canvas again; None if it is clean.
 
     `tokens` are those of the canvas up to its `<eom>`, `sure` their probabilities and that of
     the `<eom>`. It is the least sure token that an error touches, or the `<eom>` if a body is
-    missing there. An `<eom>` that the bound put there is not in doubt, because the bound would put
-    it there again; nor is a healed first token with hardly any alternatives.
+    missing there: what is offered while somebody types is to have it, too, if the model has one,
+    but that is tried only once, and not `again` where the header is itself a repair. An `<eom>`
+    that the bound put there is not in doubt, because the bound would put it there again; nor is one
+    behind a header where only a line is wanted, or a healed first token with hardly any
+    alternatives.
     """
     middle = hole.middles[number]
     text = text_of(hole, [*middle, *tokens])
-    if verdict(hole, text).sound:
-        return None
+    found = verdict(hole, text)
     at_bound = bool(tokens) and (*middle, *tokens) in hole.reached
+    if found.sound:
+        lacks_body = found.unfinished and not at_bound and hole.options.until != "line"
+        return len(tokens) if lacks_body and not again else None
     surroundings = hole.surroundings()
     try:
         ask_body = hole.options.complete and not at_bound
@@ -113,7 +120,8 @@ def reopen(
         doubt = None
         if ended[place]:
             chances = sure[place, : canvas.ended[place] + 1].tolist()
-            doubt = doubtful(hole, number, canvas.middle(place), chances)
+            tokens, again = canvas.middle(place), bool(banned[place])
+            doubt = doubtful(hole, number, tokens, chances, again=again)
             if doubt is None:
                 continue
         if doubt is None or len(banned[place]) == ATTEMPTS or hole.nfe >= hole.budget:
@@ -130,22 +138,22 @@ def reopen(
 def trim(hole: Progress, why: Interruption | None, out_of_time: Callable[[], bool]) -> None:
     """Cut each candidate to its longest beginning that adds no syntax error.
 
-    After an interruption, a broken one is cut to nothing: searching takes time.
+    After an interruption only whole lines are looked at, as many as there is time for: a deadline
+    mostly passes in the middle of a line, and what stands before it may be right.
     """
     if hole.request.length is not None:
         return  # its length is fixed
     for number, middle in enumerate(hole.middles):
         whole = len(middle)
         for count in range(whole, -1, -1):
-            if whole - count > TRIMMED and count and not ends_line(hole, middle, count):
+            nearby = why is None and whole - count <= TRIMMED
+            if 0 < count < whole and not nearby and not ends_line(hole, middle, count):
                 continue
             text = text_of(hole, middle[:count])
             if not count or ((text.strip() or count == whole) and verdict(hole, text).sound):
                 break
-            if why is None and out_of_time():
-                why = "deadline"
-            if why:
-                count = 0
+            if out_of_time():
+                why, count = why or "deadline", 0
                 break
         if count < whole:
             del middle[count:]

@@ -259,11 +259,11 @@ def shortened(answer: Middles, text: str, request: Request, least: float) -> tup
         return text, answer.confidence
     sure = certainty(infill, infill.best, model.tokenizer, request.prefix)
     part, confidence = sure_part(text, sure, answer.confidence, least)
-    # A line that is cut short is not judged: what completes it is yet to come.
-    lines = "\n" in part or text[len(part) :].startswith("\n")
     around = Surroundings(request.prefix, request.suffix, cell=request.cell)
-    if part != text and lines and not around.judge(part).clean:
-        part, confidence = sure_part(text.partition("\n")[0], sure, 0.0, least)
+    # Without a header whose body is cut off, unless it is all there is. A single line is not
+    # judged: what completes it is yet to come.
+    while part != text and "\n" in part and not around.judge(part).clean:
+        part, confidence = sure_part(part.rpartition("\n")[0] + "\n", sure, 0.0, least)
     return part, confidence
 
 

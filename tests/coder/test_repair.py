@@ -14,7 +14,7 @@ from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.infill import fill, fill_batch, infill
 from talaria.coder.progress import extend, rows_of, text_of, within_bound
 from talaria.coder.repair import ATTEMPT_NFE, ATTEMPTS, doubtful, ends_line, reopen, trim, verdict
-from talaria.coder.request import MODES, UNTIL, Mode, Options, Request
+from talaria.coder.request import MODES, UNTIL, Mode, Options, Request, Until
 from talaria.coder.results import Infill, Interruption
 from talaria.coder.syntax.functions import find_function
 from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict, judge
@@ -160,7 +160,7 @@ def test_a_given_length_is_not_cut(tokenizer: TalariaTokenizer) -> None:
 
 
 @pytest.mark.parametrize("why", ["deadline", "cancelled"])
-def test_what_was_interrupted_is_not_searched(
+def test_when_time_is_up_nothing_is_searched(
     tokenizer: TalariaTokenizer, why: Interruption
 ) -> None:
     """For a part that is clean: a broken middle is cut to nothing, a clean one stays."""
@@ -170,6 +170,20 @@ def test_what_was_interrupted_is_not_searched(
         hole.stopped[0] = why
         trim(hole, why, lambda: True)
         assert (text_of(hole, hole.middles[0]), hole.stopped) == (left, [why])
+
+
+def test_at_a_deadline_whole_lines_are_left(tokenizer: TalariaTokenizer) -> None:
+    """Of a body, the statements that were there by then; no more than that is looked at."""
+    for text, left in (
+        ("def f(x):\n    y = x\n    return (y +", "def f(x):\n    y = x"),
+        ("def f(x):\n    return (", "def f(x):"),
+        ("total = (value +", ""),
+    ):
+        hole = progress(scripted(tokenizer, [""]), Request("x = 1\n", "\n"))
+        hole.middles[0] = tokenizer.encode(text)
+        trim(hole, "deadline", lambda: False)
+        assert text_of(hole, hole.middles[0]) == left
+        assert len(hole.verdicts) <= 1 + text.count("\n")
 
 
 def test_an_end_that_a_bound_put_is_not_repaired(tokenizer: TalariaTokenizer) -> None:
@@ -199,14 +213,14 @@ def test_repairing_keeps_the_budget(model: Checkpoint, max_nfe: int) -> None:
         assert all(judge(PREFIX, c.text, SUFFIX).clean for c in found.candidates)
 
 
-def test_an_opened_block_gets_its_body_where_it_must_be_complete(
-    tokenizer: TalariaTokenizer,
-) -> None:
-    """What lacks it is denoised on from its end, unless a bound put the end there."""
+def test_an_opened_block_is_asked_for_its_body(tokenizer: TalariaTokenizer) -> None:
+    """What lacks it is denoised on from its end, unless a bound put the end there, or will."""
     tokens = tokenizer.encode("if values:")
     chances = [0.1] * len(tokens) + [0.9]
     for options, place in (
-        (Options(), None),
+        (Options(), len(tokens)),
+        (Options(until="block"), len(tokens)),
+        (Options(until="line"), None),
         (Options(complete=True), len(tokens)),
         (Options(complete=True, until="line"), 0),
     ):
@@ -215,6 +229,33 @@ def test_an_opened_block_gets_its_body_where_it_must_be_complete(
         if options.until:
             within_bound(hole, 0, [*tokens, *tokenizer.encode("\n    x")])
         assert doubtful(hole, 0, tokens, chances) == place
+        if not options.complete:
+            assert doubtful(hole, 0, tokens, chances, again=True) is None
+
+
+@pytest.mark.parametrize(
+    ("until", "likely", "wanted", "unfinished"),
+    [
+        ("statement", 0.15, "def f(x):\n    return x", False),
+        (None, 0.15, "def f(x):\n    return x", False),
+        ("line", 0.15, "def f(x):", True),
+        ("statement", 1e-9, "def f(x):", True),
+    ],
+)
+def test_a_header_is_offered_with_its_body(
+    tokenizer: TalariaTokenizer, until: Until, likely: float, wanted: str, unfinished: bool
+) -> None:
+    """While somebody types, if the model has one in its budget; else it is marked."""
+    sides = "x = 1\n", "\ny = 2\n"
+    header, body = tokenizer.encode("def f(x):"), tokenizer.encode("\n    return x")
+    said: list[dict[int, float]] = [
+        {token: 0.9} for token in [*header, *body, tokenizer.eom, tokenizer.eom]
+    ]
+    wrong = tokenizer.encode(")")[0]
+    said[len(header)] = {tokenizer.eom: 0.8, wrong: 1e-5, body[0]: likely}
+    model = scripted_by(tokenizer, {sides: said})
+    found = fill(model, Request(*sides, Options(max_tokens=48, until=until))).best
+    assert (found.text, found.unfinished) == (wanted, unfinished)
 
 
 def test_complete_bodies_break_no_file(tokenizer: TalariaTokenizer) -> None:

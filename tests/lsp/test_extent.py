@@ -7,9 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder import checkpoint
-from talaria.coder.infill import infill
-from talaria.coder.request import Mode, Options
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.infill import fill, infill
+from talaria.coder.request import Mode, Options, Request
+from talaria.lsp.engines import Middles
 from talaria.lsp.extent import FEWEST, LINES, certainty, on_screen, sure_part, until_of_typing
+from talaria.lsp.suggest import shortened
+from tests.scripted import scripted_by
 
 
 @pytest.mark.parametrize(
@@ -108,3 +112,30 @@ def test_certainty_is_of_the_text(mode: Mode) -> None:
     assert lengths[-1] <= len(found.best.text)
     assert list(probabilities) == sorted(probabilities, reverse=True)
     assert probabilities[-1] >= found.confidence(found.best) - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("sure", "unsure", "wanted"),
+    [
+        ("def f(x):\n    y = x\n    if y:", "\n        return y", "def f(x):\n    y = x"),
+        ("def f(x):\n    y = x\n    if y:\n        ", "return y", "def f(x):\n    y = x"),
+        ("def f(x):", "\n    return x", "def f(x):"),
+        ("def f(x):\n    return x", "", "def f(x):\n    return x"),
+    ],
+)
+def test_what_is_cut_off_leaves_no_header_alone(
+    tokenizer: TalariaTokenizer, sure: str, unsure: str, wanted: str
+) -> None:
+    """Unless nothing else is sure."""
+    sides, scripts = ("x = 1\n", "\ny = 2\n"), list[dict[int, float]]()
+    others = dict.fromkeys(tokenizer.encode(")]"), 0.3)
+    for text, doubt in ((sure, {}), (unsure, others)):
+        scripts += [{token: 0.4, **doubt} for token in tokenizer.encode(text)]
+    model = scripted_by(tokenizer, {sides: [*scripts, {tokenizer.eom: 0.99}]})
+    request = Request(*sides, Options(max_tokens=48, until="statement"))
+    infill = fill(model, request)
+    assert infill.best.text == sure + unsure
+    middles = Middles((infill.best.text,), infill.confidence(infill.best), infill, model)
+    part, confidence = shortened(middles, infill.best.text, request, 0.5)
+    assert part == wanted
+    assert confidence >= 0.5
