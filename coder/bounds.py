@@ -10,12 +10,18 @@ from __future__ import annotations
 import io
 import re
 import tokenize
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 
 from talaria.coder.request import Request, Settings, Until
-from talaria.coder.syntax.lexical import STATEMENT_WORD, indentation, logical_starts
+from talaria.coder.syntax.lexical import (
+    CLOSING,
+    STATEMENT_WORD,
+    first_unopened,
+    indentation,
+    logical_starts,
+)
 from talaria.coder.syntax.standing import standing_in
 
 # Characters before a hole that are searched for the beginning of its logical line: so many where
@@ -24,8 +30,15 @@ REACH, FARTHEST = 8_000, 400_000
 BELOW = 4_000  # characters after a hole that a middle may repeat
 # Letters and digits of repeated lines that are no coincidence: of some lines of many, or of one.
 TELLING, TELLING_LINE = 32, 8
+QUOTES, BRACKETS = ("'", '"'), (*CLOSING.values(),)
 
 _STATEMENT_WORD = re.compile(STATEMENT_WORD, re.MULTILINE)
+# Lines, or the rest of one, that only close brackets; and the end of a string before that.
+_CLOSED = r"(?:\s*[)\]}][)\]},:;]*+[ \t]*(?=\n|\Z))*+"
+_CLOSED_AHEAD = {
+    "code": re.compile(_CLOSED),
+    "string": re.compile(r"(?:\s*\"\"\"|\s*'''|[\"'])[)\]},:;]*+[ \t]*(?=\n|\Z)" + _CLOSED),
+}
 # Keywords that continue a compound statement after one of its blocks, and all that open a block.
 _CONTINUING = frozenset({"else", "elif", "except", "finally"})
 # Those that open a statement of several blocks, or a further one that need not be the last.
@@ -63,6 +76,9 @@ class Repetition:
     The lines that agree must hold TELLING letters and digits: a closing bracket, `else:` or
     `return` may well belong to the middle too. Where the middle is a line, TELLING_LINE are enough.
     Lines count once they are complete, blank ones never.
+
+    In its own line, a middle runs on where it closes what the rest of the line closes, the brackets
+    and quotes that editors put there among it.
     """
 
     def __init__(self, until: Until, prefix: str, suffix: str) -> None:
@@ -71,9 +87,15 @@ class Repetition:
         rest, *below = (line.rstrip() for line in suffix[:BELOW].split("\n"))
         self.rest = rest  # of the line that the hole ends in
         self.lines = [line for line in (rest, *below) if line]
+        self.closes = closing(prefix, suffix)
 
     def end(self, middle: str) -> int | None:
         """The length, in characters, at which a middle begins to repeat; None if not yet."""
+        ends = self.repeats(middle), self.closes(middle)
+        return min((end for end in ends if end is not None), default=None)
+
+    def repeats(self, middle: str) -> int | None:
+        """The length at which it begins to repeat lines."""
         complete = [
             (found.start() + len(found[1].rstrip()), found[1].rstrip())
             for found in re.finditer(r"(.*)\n", self.begun + middle)
@@ -98,6 +120,53 @@ class Repetition:
                 break
             told += telling(line)
         return told >= self.enough
+
+
+def closing(prefix: str, suffix: str) -> Callable[[str], int | None]:
+    """What finds the length at which a middle closes what the text after its hole closes first.
+
+    That text begins with a bracket in code, with quotes in a string, or with a header's colon.
+    """
+    rest = suffix.partition("\n")[0].strip()
+    after = suffix[:BELOW].lstrip()
+    sign = after[:1]
+    if sign in QUOTES and standing_in(prefix, suffix) == "string":
+        quotes = after[:3] if after.startswith(3 * sign) else sign
+        # A string of one line is closed in it.
+        if rest or len(quotes) == 3:
+            inside = re.compile(rf"(?:\\.|(?!{quotes})[^\\])*+(?={quotes})", re.DOTALL)
+            return lambda middle: found.end() if (found := inside.match(middle)) else None
+    if sign in BRACKETS and standing_in(prefix, suffix) == "code":
+
+        def bracket(middle: str) -> int | None:
+            place, found = first_unopened(middle) or (0, "")
+            if found != sign:
+                return None
+            return place if rest else len(middle[:place].rstrip())
+
+        return bracket
+    line = logical_line(prefix) if rest[:1] == ":" else ""
+    if line.strip() and not opens(list(tokens(line))):
+
+        def colon(middle: str) -> int | None:
+            found = header_colon(list(tokens(line + middle)))
+            return None if found is None else found.start - len(line)
+
+        return colon
+    return lambda middle: None
+
+
+def closed_ahead(prefix: str, suffix: str) -> int:
+    """How many characters at the beginning of a suffix only close what is open before it.
+
+    That is the end of a string, the rest of the line, and lines below it, with nothing but closing
+    brackets and the like. Editors put them there and take them away while somebody types.
+    """
+    if suffix[:BELOW].lstrip()[:1] not in (*QUOTES, *BRACKETS):
+        return 0
+    ahead = _CLOSED_AHEAD.get(standing_in(prefix, suffix))
+    found = ahead.match(suffix) if ahead else None
+    return found.end() if found else 0
 
 
 def telling(line: str) -> int:
@@ -273,8 +342,13 @@ def block_end(text: str, hole: int) -> int | None:
 
 def opens(line: Sequence[Token]) -> bool:
     """Whether the beginning of a logical line holds a header with its colon."""
+    return header_colon(line) is not None
+
+
+def header_colon(line: Sequence[Token]) -> Token | None:
+    """The colon that ends the header at the beginning of a logical line; None without a header."""
     if not line or line[0].text not in _OPENING:
-        return False
+        return None
     depth = lambdas = 0
     for number, token in enumerate(line):
         depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
@@ -282,6 +356,6 @@ def opens(line: Sequence[Token]) -> bool:
             lambdas += 1
         elif depth == 0 and token.text == ":":
             if not lambdas:
-                return number > 1 or line[0].text not in _SOFT
+                return token if number > 1 or line[0].text not in _SOFT else None
             lambdas -= 1
-    return False
+    return None

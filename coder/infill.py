@@ -13,6 +13,7 @@ from itertools import groupby
 import numpy as np
 
 from talaria.coder.backbone import Constraint, KVCache
+from talaria.coder.bounds import closed_ahead
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import CAPACITY, Contexts
@@ -217,7 +218,9 @@ def surroundings(
 def context_of(model: Checkpoint, request: Request) -> list[int]:
     """The tokens to read before the middle, leaving room for the longest one in whole canvases.
 
-    No canvas may reach past the positions that the model was trained on.
+    No canvas may reach past the positions that the model was trained on. A model that runs on
+    closes what is open by itself, and a bound ends its middle there; so it reads the suffix from
+    behind what only does that, and a bracket that an editor puts there moves nothing.
     """
     options, settings = request.options.settled(model.settings), model.settings
     block = settings.block_length if options.mode == "diffuse" else 1
@@ -226,7 +229,8 @@ def context_of(model: Checkpoint, request: Request) -> list[int]:
     longest = max(options.max_tokens, min(request.length or 0, settings.longest))
     room = settings.working_context - -(-longest // block) * block
     prefix = request.prefix.removesuffix(healed_of(request, model.tokenizer))
-    return model.layout.fit(prefix, request.suffix, room, request.files)
+    begin = closed_ahead(request.prefix, request.suffix) if settings.bounded else 0
+    return model.layout.fit(prefix, request.suffix[begin:], room, request.files)
 
 
 def judged(hole: Progress, out_of_time: Callable[[], bool]) -> list[Candidate]:

@@ -24,6 +24,8 @@ class Layout:
     head, between, tail  the sentinels of the format
     file                 the sentinels before an excerpt of another file and its path; None: other
                          files are not supported yet, so they are left out
+    stride               characters of a long prefix that are dropped at once, in multiples of the
+                         room; tokens count from what is left, so a step moves all of them
     """
 
     tokenizer: Tokenizer
@@ -31,6 +33,7 @@ class Layout:
     between: tuple[int, ...]
     tail: tuple[int, ...] = ()
     file: tuple[int, ...] | None = None
+    stride: int = 1
 
     def arrange(
         self, prefix: Sequence[int], suffix: Sequence[int], files: Sequence[int] = ()
@@ -61,9 +64,9 @@ class Layout:
         """
         if not room:
             return []
-        reach = 8 * room
+        reach, stride = 8 * room, self.stride * room
         excess = max(0, len(text) - reach)
-        start = -(-excess // room) * room
+        start = -(-excess // stride) * stride
         if start:
             start = text.find("\n", start, start + room) + 1 or start
         ids = tokens_of(self.tokenizer, text[start:])

@@ -202,4 +202,5 @@ def layout_of(tokenizer: Tokenizer) -> Layout:
     special, named = tokenizer.special, sentinels_of(tokenizer.special)
     assert named is not None
     head = special[named.prefix], special[named.suffix]
-    return Layout(tokenizer, head, (special[named.middle],))
+    # Reading is slow, so it is worth less text where a step has just been made.
+    return Layout(tokenizer, head, (special[named.middle],), stride=4)

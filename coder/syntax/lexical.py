@@ -65,6 +65,20 @@ def logical_starts(text: str) -> list[int]:
     return begins
 
 
+def first_unopened(text: str) -> tuple[int, str] | None:
+    """The offset and sign of the first closing bracket that nothing in a text opens; None without.
+
+    The text begins in code and may be unfinished: what stands in an open string is no bracket.
+    """
+    depth = 0
+    for lexeme in _LEXEME.finditer(text):
+        sign = lexeme[0]
+        depth += (sign in CLOSING) - (sign in CLOSING.values())
+        if depth < 0:
+            return lexeme.start(), sign
+    return None
+
+
 def indentation(line: str) -> str:
     """The white space that a line begins with."""
     return line[: len(line) - len(line.lstrip())]

@@ -14,7 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talaria.coder.bounds import Bound, Repetition, logical_line, tokens, until_of
+from talaria.coder.bounds import (
+    Bound,
+    Repetition,
+    closed_ahead,
+    logical_line,
+    tokens,
+    until_of,
+)
 from talaria.coder.request import UNTIL, Options, Request, Settings, Until
 from talaria.coder.syntax.functions import function_bodies
 
@@ -238,9 +245,24 @@ REPEATED = [
     # Too little to tell, other lines, other indentation, or not complete yet.
     ("if a:\n    ", "b\nelse:\n    c\n", "\nelse:\n    d\n"),
     ("if a:\n    ", "b\nelse:\n    c\n", "\nelse:\n    c\n"),
-    ("x = f(", "a)\ny = 1\n", ")\ny = 2\n"),
+    ("x = f(", "a|)\ny = 1\n", ")\ny = 2\n"),
+    ("x = f(g(", "a|))\n", "))\n"),
+    ("x = f(", "g(a), '(b)'|)\n", ")\n"),
+    ("x = f(\n    ", "a,\n|)\n", ")\n"),
+    ("x = f(", "'a)", ")\n"),  # the string is still open
+    ("x = f(", "a]\n", ")\n"),
+    ("x = f(a) ", "if b else (c)\n", "# )\n"),
+    ("# one (", "two)\n", ")\n"),
+    ('x = f"{', 'a["b"]|}"\n', '}"\n'),
+    ('x = "', 'a \\" b|" + c\n', '"\n'),
+    ("x = f('", "a\"|', b)\n", "')\n"),
+    ('x = """', 'a "b"\n|"""\n', '"""\n'),
+    ("for i in ", "enumerate(x)|:\n    y\n", ":\n    z\n"),
+    ("if ", "f(lambda a: a)[1:2]|: pass\n", ": x\n"),
+    ("x = y[1", ":2]\n", ":3]\n"),
+    ("lambda a", ": a\n", ": b\n"),
     ("for x in y:\n    ", LONG, f"\n{LONG}"),
-    ("x = f(", "a)\nreturn_the_sum_of_all_that_is_in", ")\nreturn_the_sum_of_all_that_is_in_it\n"),
+    ("x = ", "a\nreturn_the_sum_of_all_that_is_in", "\nreturn_the_sum_of_all_that_is_in_it\n"),
     ("x = ", "y\n", "\n"),
     ("x = ", "y\n", ""),
     ("x = return_the_sum_of_all_that_is_in()", "\n", "\nx = return_the_sum_of_all_that_is_in()\n"),
@@ -257,6 +279,31 @@ def test_where_a_middle_repeats_the_suffix(prefix: str, marked: str, suffix: str
     assert set(ends) <= {None, wanted}
     assert ends[-1] == wanted
     assert repetition.end(middle + "more\n") == wanted
+
+
+@pytest.mark.parametrize(
+    ("prefix", "marked"),
+    [
+        ("f(", ")|\nx\n"),
+        ("f(g(", "))|\n"),
+        ("if f(", "):|\n    x\n"),
+        ("x = [\n    ", "\n]|\n\ny\n"),
+        ("x = f([\n    ", "\n    ]\n)|\ny\n"),
+        ("print('", "')|\nx\n"),
+        ('x = """a', '\n"""|\ny\n'),
+        ("f(", "|, b)\n"),
+        ("f(", "|) + 1\n"),
+        ("x = 1", "|\n\n\ny = 2\n"),
+        ("def f():", '|\n    """\n    Say.\n    """\n'),  # which opens
+        ("x = 'a", "| b'\n"),
+        ("# (", "|)\n"),
+        ("x = 1", "|"),
+    ],
+)
+def test_what_only_closes(prefix: str, marked: str) -> None:
+    """Up to the mark: the rest of a line and whole lines, also behind the end of a string."""
+    suffix = marked.replace("|", "")
+    assert closed_ahead(prefix, suffix) == marked.index("|")
 
 
 def test_less_tells_in_a_line() -> None:

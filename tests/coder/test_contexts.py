@@ -15,9 +15,11 @@ from talaria.coder.backbone import Array, Backbone, KVCache
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import Contexts, common_prefix
 from talaria.coder.errors import UsageError
-from talaria.coder.infill import Memory, fill
+from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.infill import Memory, context_of, fill
 from talaria.coder.request import Options, Request
 from tests.coder.holes import CODE
+from tests.coder.qwen2 import tiny
 
 
 def read(backbone: Backbone, cache: KVCache, last: int) -> Array:
@@ -211,3 +213,64 @@ def test_contexts_serve_many_threads(backbone: Backbone) -> None:
     assert sorted((each.owner, len(each.ids)) for each in contexts.kept) == [
         (number, 19) for number in range(6)
     ]
+
+
+class Typist:
+    """Types into a document, and counts the tokens that a model reads for the request of each key.
+
+    The model is one that runs on, with room for no more than a part of the document.
+    """
+
+    def __init__(self, model: Checkpoint, prefix: str, suffix: str) -> None:
+        settings = replace(model.settings, bounded=True, working_context=512)
+        self.model = replace(model, settings=settings)
+        self.memory, self.prefix, self.suffix = Memory(self.model), prefix, suffix
+
+    def edit(self, typed: str, ahead: str = "", deleted: int = 0, over: int = 0) -> int:
+        """Delete before the cursor, skip what stands behind it, type; `ahead` appears behind it."""
+        self.prefix = self.prefix[: len(self.prefix) - deleted] + self.suffix[:over] + typed
+        self.suffix = ahead + self.suffix[over:]
+        request = Request(self.prefix, self.suffix, Options(max_tokens=8))
+        context = context_of(self.model, request)
+        _, reused = self.memory.contexts.encode(context)
+        assert len(context) > 250
+        return len(context) - reused
+
+    def move(self, lines: int) -> int:
+        """Go up or down to the end of another line."""
+        text = self.prefix + self.suffix
+        row = self.prefix.count("\n") + lines
+        end = [place for place, sign in enumerate(text) if sign == "\n"][row]
+        self.prefix, self.suffix = text[:end], text[end:]
+        return self.edit("")
+
+
+def test_typing_in_one_place_reads_what_is_new(tokenizer: TalariaTokenizer) -> None:
+    """Letters, Enter, deleting, brackets and quotes that the editor closes, and lines in them."""
+    code = "\n\n".join(CODE * 3)
+    place = code.index("    return found")
+    typist = Typist(tiny(tokenizer._bpe), code[: place - 1], code[place - 1 :])
+    typist.edit("")
+    for typed in ("\n    ", *"other = len"):
+        assert typist.edit(typed) <= 4
+    for typed, ahead in (("(", ")"), ('"', '"')):
+        assert typist.edit(typed, ahead) <= 4
+    for typed in "text":
+        assert typist.edit(typed) <= 4
+    assert typist.edit("", over=1) <= 4
+    assert typist.edit("", over=1) <= 4
+    for typed, ahead in (("\n    ", ""), ("x = [", "]"), ("\n        ", "\n    "), ("1,", "")):
+        assert typist.edit(typed, ahead) <= 4
+    for deleted in (1, 1, 4, 5):
+        assert typist.edit("", deleted=deleted) <= 4
+
+
+def test_going_back_to_a_line_reads_nothing(tokenizer: TalariaTokenizer) -> None:
+    """Another line has another suffix, and that stands first; but each is read once."""
+    code = "\n\n".join(CODE * 6)
+    typist = Typist(tiny(tokenizer._bpe), code[: len(code) // 2], code[len(code) // 2 :])
+    first = [typist.move(lines) for lines in (0, 1, 1, -1, -1)]
+    assert all(read > 250 for read in first[:3])
+    assert first[3:] == [0, 0]
+    for typed in "\n    x":
+        assert typist.edit(typed) <= 4

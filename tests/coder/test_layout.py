@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from talaria.coder.contexts import common_prefix
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.layout import Layout
 from talaria.coder.source import Piece
+from tests.coder.holes import CODE
 
 PREFIX, SUFFIX = "def mean(values):\n    total = 0\n    ", "\n    return total\n"
 
@@ -67,6 +70,19 @@ def test_typing_moves_the_cut_of_the_prefix_seldom(tokenizer: TalariaTokenizer) 
     typed = [tokenizer.layout.fit_prefix(text + "a b " * n, room) for n in range(60)]
     moved = sum(one[:5] != other[:5] for one, other in pairwise(typed))
     assert moved <= 60 * 4 / (room // 4) + 1
+
+
+def test_typing_on_reads_a_long_prefix_seldom(tokenizer: TalariaTokenizer) -> None:
+    """Less than five times what is typed, where the text moves in larger steps than its tokens."""
+    code, room = "\n\n".join(CODE * 12), 200
+    half, read = len(code) // 2, {}
+    for stride in (1, 4):
+        layout = replace(tokenizer.layout, stride=stride)
+        prefixes = (code[:end] for end in range(half, half + 4_000, 4))
+        contexts = [layout.fit_prefix(prefix, room) for prefix in prefixes]
+        read[stride] = sum(len(b) - common_prefix(a, b) for a, b in pairwise(contexts))
+    assert read[4] < read[1]
+    assert read[4] < 5 * len(tokenizer.encode(code[half : half + 4_000]))
 
 
 def test_pieces_of_other_files_stand_first(tokenizer: TalariaTokenizer) -> None:
