@@ -53,6 +53,7 @@ class Arrival:
         self._server = server
         self._progress = Progress(server, TOKEN)
         self._ended = threading.Event()
+        self._fetching = False
 
     async def run(self) -> None:
         """Offer to fetch the model if it is missing; fetch it, and let the engines use it."""
@@ -62,21 +63,40 @@ class Arrival:
         base = await asyncio.to_thread(missing)
         if base is None:
             return
-        by_hand = f"`talaria models get {LARGE}` fetches it"
         answer = remembered()
         if answer is None:
             free = available_memory()
             if free < FREE_AT_START:
                 self.why = f"{LARGE} is not here, and only {free / 1e9:.1f} GB of memory are free"
                 return
-            self.why = f"{LARGE} is not here; {by_hand}"
+            self.why = f"{LARGE} is not here; {by_hand()}"
             answer = await self._ask(base)
+        await self._follow(base, answer)
+
+    async def say(self, answer: str) -> None:
+        """Do what a command says, also after another answer to the offer, or without any."""
+        base = await asyncio.to_thread(missing)
+        if answer not in (FETCH, LATER, NEVER):
+            self._server.answer_user(f"the answer is {answer!r}; it is {FETCH} or {NEVER}")
+        elif base is None:
+            self._server.answer_user(f"{LARGE} is here")
+        elif self._fetching:
+            self._server.answer_user(self.why)
+        else:
+            self._server.spawn(self._follow(base, answer))
+
+    async def _follow(self, base: KnownBase, answer: str) -> None:
+        """Do what the user said, and remember it."""
         if answer == FETCH:
             remember(FETCH)
-            await self._fetch(base)
+            self._fetching = True
+            try:
+                await self._fetch(base)
+            finally:
+                self._fetching = False
         elif answer == NEVER:
             remember(NEVER)
-            self.why = f"{LARGE} is not wanted; {by_hand} all the same"
+            self.why = f"{LARGE} is not wanted; {by_hand()} all the same"
 
     def stop(self) -> None:
         """Stop fetching; what has arrived is kept."""
@@ -184,6 +204,11 @@ def missing() -> KnownBase | None:
         return None if bases.state(base) in bases.HERE else base
     except FetchError:  # no home to put it into
         return None
+
+
+def by_hand() -> str:
+    """What fetches it at any time."""
+    return f"`talaria models get {LARGE}` fetches it"
 
 
 def remembered() -> str | None:

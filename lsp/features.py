@@ -10,6 +10,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcInvalidParams
 
 from talaria.lsp import actions, suggest, transports
+from talaria.lsp.arrival import FETCH
 from talaria.lsp.options import SECTION
 from talaria.lsp.protocol import clamp_positions
 from talaria.lsp.server import TalariaServer
@@ -163,6 +164,10 @@ def commands(server: TalariaServer) -> None:
     @server.command("talaria.accepted")
     def accepted(uri: Any, number: Any) -> None:
         actions.accepted(server, str(uri), number)
+
+    @server.command("talaria.fetch")
+    async def fetch(answer: Any = FETCH) -> None:
+        await server.arrival.say(str(answer))
 
     @server.command("talaria.status")
     def status() -> dict[str, Any]:

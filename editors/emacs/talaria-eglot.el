@@ -41,6 +41,13 @@
   "Store STATE and MESSAGE of SERVER."
   (talaria-set-state server state message))
 
+(cl-defmethod eglot-handle-request
+  ((_server talaria-eglot-server) (_method (eql window/showMessageRequest))
+   &key message actions &allow-other-keys)
+  "Keep the offer MESSAGE with its ACTIONS; that is answered by a command."
+  (talaria-offered message actions)
+  nil)
+
 (cl-defmethod eglot-handle-request :before
   ((server talaria-eglot-server) (_method (eql workspace/applyEdit)) &rest _)
   "Send what is pending to SERVER first, so that no edit is stale."

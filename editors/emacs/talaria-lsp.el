@@ -60,6 +60,11 @@ There is none until it is initialized, or while changes are not sent."
   "Store the state of WORKSPACE from PARAMS."
   (talaria-set-state workspace (talaria--field params "state") (talaria--field params "message")))
 
+(defun talaria-lsp--offered (_workspace params)
+  "Keep the offer in PARAMS; that is answered by a command."
+  (talaria-offered (talaria--field params "message") (talaria--field params "actions"))
+  nil)
+
 (defun talaria-lsp--configure ()
   "Show ghost text in a buffer of a Talaria workspace."
   (talaria-attend 'lsp talaria-lsp-native)
@@ -83,6 +88,7 @@ There is none until it is initialized, or while changes are not sent."
   :action-handlers (lsp-ht ("talaria.fillFunction" #'talaria-act)
                            ("talaria.fillHere" #'talaria-act)
                            ("talaria.rewrite" #'talaria-act))
+  :request-handlers (lsp-ht ("window/showMessageRequest" #'talaria-lsp--offered))
   :notification-handlers (lsp-ht ("talaria/status" #'talaria-lsp--set-state))))
 
 (provide 'talaria-lsp)

@@ -505,6 +505,26 @@ With a prefix argument LANGUAGE, only in this language."
     (talaria--tell (format "suggestions%s are %s"
                            (if language (concat " in " name) "") (if on "on" "off")))))
 
+;; Clients would ask in the minibuffer, which would take keys that are meant for the text.
+(defvar talaria--offer nil
+  "The server's question whether to fetch the large model, and the answers to it.")
+
+(defun talaria-offered (question actions)
+  "Keep the server's QUESTION with its ACTIONS for `talaria-fetch'."
+  (setq talaria--offer
+        (cons question (mapcar (lambda (action) (talaria--field action "title")) actions)))
+  (message "Talaria: a better model can be fetched, see M-x talaria-fetch"))
+
+;;;###autoload
+(defun talaria-fetch ()
+  "Answer the server's offer to fetch the large model, or fetch it unasked."
+  (interactive)
+  (let ((answer (if talaria--offer
+                    (completing-read (concat (car talaria--offer) " ") (cdr talaria--offer) nil t)
+                  "Fetch")))
+    (unless (string-empty-p answer)
+      (talaria--execute "fetch" (list answer)))))
+
 ;;;###autoload
 (defun talaria-status ()
   "Show the state of the server, which model answers, and why.

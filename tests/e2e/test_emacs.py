@@ -576,3 +576,22 @@ def test_ghost_text_is_grey_in_every_terminal(background: str, colours: int) -> 
         assert "grey" in shadow
     else:
         assert ghost == ('(:foreground "brightblack")' if colours == 16 else few)
+
+
+def test_the_offer_of_a_model_takes_no_keys(start: Start, tmp_path: Path) -> None:
+    """A message comes while somebody types; a command asks, and its answer counts."""
+    home = tmp_path / "models"
+    here = start(command=["env", f"TALARIA_HOME={home}", *scripted(tmp_path / "script.json")])
+    typed = ""
+    while "M-x talaria-fetch" not in here.messages():
+        typed += "x"
+        assert len(typed) < 200, "no offer, as where less than 2 GB are free"
+        here.type("x", 0.1)
+    here.type("yz")
+    here.until(lambda: f"    {typed}yz\n" in here.text(), "all that was typed")
+    here.keep("offer")
+    here.command("talaria-fetch")
+    here.until(lambda: "runs on this machine" in here.screen(), "the question")
+    here.type("Never\n")
+    here.until(lambda: (home / "offers.json").exists(), "the answer")
+    assert "never" in (home / "offers.json").read_text("utf-8").lower()

@@ -386,6 +386,30 @@ class TestCommands:
         time.sleep(0.3)
         assert here.lua("_G.drawn") is None
 
+    def test_the_offer_of_a_model_takes_no_keys(self, tmp_path: Path) -> None:
+        """A short message comes while somebody types; a command asks, and its answer counts."""
+        script, file, home = tmp_path / "script.json", tmp_path / "module.py", tmp_path / "home"
+        script.write_text("[]")
+        file.write_text(ADD)
+        select = "vim.ui.select = function(all, how, say) _G.asked = how.prompt; say(all[#all]) end"
+        init = setup(["env", f"TALARIA_HOME={home}", *scripted(script)], before=select)
+        with neovim(tmp_path / "nvim", "offer", init, file) as here:
+            here.keys("jA")
+            typed = ""
+            while ":Talaria fetch" not in here.messages():
+                typed += "x"
+                assert len(typed) < 200, "no offer, as where less than 2 GB are free"
+                here.type("x", 0.1)
+            here.type("yz")
+            here.until(lambda: f"    {typed}yz\n" in here.text(), "all that was typed")
+            assert here.lua("vim.api.nvim_get_mode()") == {"mode": "i", "blocking": False}
+            here.keep("offer")
+            assert here.lua("_G.asked") is None
+            here.run("Talaria fetch")
+            here.until(lambda: (home / "offers.json").exists(), "the answer")
+            assert "never" in (home / "offers.json").read_text().lower()
+            assert "Fetch it now?" in here.lua("_G.asked")
+
 
 class TestTexts:
     def test_crlf_and_signs_beyond_the_plane(self, opened: Begin) -> None:

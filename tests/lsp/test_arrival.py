@@ -158,6 +158,37 @@ def test_not_now_holds_until_the_next_start(hub: FakeHub, said: str | None) -> N
     assert not here()
 
 
+def test_a_command_answers_later(hub: FakeHub) -> None:
+    """After "not now", and after "never"; while it is fetched and when it is here, it says so."""
+    session = Session(LATER)
+
+    async def say() -> None:
+        while not session.offered or session.arrival.why == "":
+            await asyncio.sleep(0.005)
+        await session.arrival.say("Perhaps")
+        await session.arrival.say(NEVER)
+        while remembered() is None:
+            await asyncio.sleep(0.005)
+        assert remembered() == {NAME: NEVER}
+        hub.pause = 0.02
+        await session.arrival.say(FETCH)
+        while "being fetched" not in session.arrival.why:
+            await asyncio.sleep(0.005)
+        await session.arrival.say(FETCH)
+        hub.pause = 0.0
+        while session.arrival.why:
+            await asyncio.sleep(0.005)
+        await session.arrival.say(FETCH)
+
+    run(session, say)
+    wrong, fetching, here_already = session.shown
+    assert wrong == "Talaria: the answer is 'Perhaps'; it is Fetch or Never"
+    assert "is being fetched" in fetching
+    assert here_already == f"Talaria: {NAME} is here"
+    assert (session.grown, remembered()) == (1, {NAME: FETCH})
+    assert here()
+
+
 def test_never_is_remembered(hub: FakeHub) -> None:
     """In TALARIA_HOME, and the status says so."""
     run(Session(NEVER))

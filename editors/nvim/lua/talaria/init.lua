@@ -46,6 +46,9 @@ M.config = {
 local KINDS =
   { cmd = "table", options = "table", keys = "table", native = "boolean", root_markers = "table" }
 
+---The large model that the server has offered to fetch: its question and the answers.
+local offered ---@type lsp.ShowMessageRequestParams?
+
 local states = {} ---@type table<integer, string> of each client
 local greys = {} ---@type table<string, integer?> the colours that highlights lacked, by their names
 local announced = {} ---@type table<integer, string> the states that status lines know
@@ -119,6 +122,17 @@ local function tell_status(client)
   end)
 end
 
+---Answer the server's offer to fetch the large model, or fetch it unasked.
+---@param client vim.lsp.Client
+local function fetch(client)
+  local function say(answer)
+    if answer then server.execute(client, "fetch", { answer }) end
+  end
+  if not offered then return say("Fetch") end
+  local answers = vim.tbl_map(function(action) return action.title end, offered.actions or {})
+  vim.ui.select(answers, { prompt = offered.message }, say)
+end
+
 ---@param given vim.api.keyset.create_user_command.command_args
 local function command(given)
   local name, argument = given.fargs[1], given.fargs[2]
@@ -126,12 +140,14 @@ local function command(given)
   local wanted = AT_A_PLACE[name] or AFTERWARDS[name]
   if name == "toggle" or name == "restart" then
     M[name](argument)
-  elseif not wanted and name ~= "status" then
+  elseif not wanted and name ~= "status" and name ~= "fetch" then
     tell("unknown command: " .. name, vim.log.levels.ERROR)
   elseif not client then
     tell("no server in this buffer; see :checkhealth talaria", vim.log.levels.WARN)
   elseif name == "status" then
     tell_status(client)
+  elseif name == "fetch" then
+    fetch(client)
   else
     local where = AT_A_PLACE[name] and place(client.offset_encoding, given)
     server.execute(client, wanted, { where or vim.uri_from_bufnr(0) }, function(err)
@@ -143,7 +159,7 @@ end
 ---@param start string
 ---@param line string
 local function complete(start, line)
-  local words = { "fill", "here", "next", "restart", "rewrite", "status", "toggle", "trace" }
+  local words = { "fetch", "fill", "here", "next", "restart", "rewrite", "status", "toggle", "trace" }
   if line:match("toggle%s") then words = M.config.options.languages end
   return vim.tbl_filter(function(word) return vim.startswith(word, start) end, words)
 end
@@ -194,6 +210,12 @@ local function configuration()
         states[id] = params.state
         if params.state ~= "busy" then return announce(id) end
         vim.defer_fn(function() announce(id) end, BUSY)
+      end,
+      -- Neovim's own is a prompt, which would take keys that are meant for the text.
+      ["window/showMessageRequest"] = function(_, params)
+        offered = params
+        tell("a better model can be fetched, see :Talaria fetch")
+        return vim.NIL
       end,
       ["window/showMessage"] = function(_, params)
         vim.notify(params.message, 5 - params.type) -- the protocol numbers levels in reverse
