@@ -70,7 +70,7 @@ export async function install(storage: vscode.Uri, log: vscode.LogOutputChannel)
   const source = folder[0].fsPath;
   const constraints = path.join(source, "constraints.txt");
   const own = environmentOf(storage);
-  const title = "Talaria: installing the server; torch is large, this takes minutes";
+  const title = "Talaria: installing the server; this takes a minute";
   const progress = { location: vscode.ProgressLocation.Notification, title, cancellable: true };
   const stop = new AbortController();
   const run = async (program: string, ...args: string[]): Promise<void> => {

@@ -87,7 +87,8 @@ export class Status implements vscode.Disposable {
       ...(model ? [`${model} answers`] : []),
       ...(requests === undefined ? [] : [`${requests} requests`]),
     ].join(" · ");
-    const picked = await vscode.window.showQuickPick(items, { title, placeHolder: choice });
+    const how = { title, ...(choice === undefined ? {} : { placeHolder: choice }) };
+    const picked = await vscode.window.showQuickPick(items, how);
     if (picked) {
       await vscode.commands.executeCommand(`talaria.${picked.command}`);
     }
