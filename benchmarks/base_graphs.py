@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 
 from talaria.coder.backbone import Array
-from talaria.coder.families.onnx_graph import IR_VERSION, OPSET, Graph, PassShape, interface
+from talaria.coder.families.onnx_graph import MICROSOFT, Graph, PassShape, interface
+from talaria.coder.families.onnx_messages import Kind, external, tensor
 from talaria.coder.families.qwen2 import Qwen2Config
 
 if TYPE_CHECKING:
@@ -79,36 +79,25 @@ class WeightFile:
         start = -(-self._weights.tell() // 4096) * 4096  # mapped by pages
         self._weights.seek(start)
         self._weights.write(np.ascontiguousarray(value).tobytes())
-        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-        tensor = TensorProto(name=name, data_type=kind, dims=value.shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        where = {"location": "weights.bin", "offset": start, "length": value.nbytes}
-        for key, stored in where.items():
-            tensor.external_data.add(key=key, value=str(stored))
-        self.graph.constants.append(tensor)
+        where = {"location": "weights.bin", "offset": str(start), "length": str(value.nbytes)}
+        self.graph.constants[name] = external(name, value, **where)
         return name
 
     def scalar(self, name: str, value: Array) -> str:
         """A constant of the graph, stored once; returns its name."""
-        if all(one.name != name for one in self.graph.constants):
-            self.graph.constants.append(numpy_helper.from_array(value, name))
+        if name not in self.graph.constants:
+            self.graph.constants[name] = tensor(name, value)
         return name
 
     def microsoft(self, operator: str, inputs: list[str], output: str, **settings: int) -> str:
         """Append one of ONNX Runtime's own operators."""
-        node = helper.make_node(operator, inputs, [output], domain="com.microsoft")
-        node.attribute.extend(helper.make_attribute(*pair) for pair in settings.items())
-        self.graph.nodes.append(node)
-        return output
+        return self.graph.add(operator, inputs, output, domain=MICROSOFT, **settings)
 
     def close(self) -> None:
         """Write the graph."""
         self._weights.close()
         between = interface(PassShape(BASE.layers, BASE.width, BASE.kv_heads, BASE.size))
-        graph = helper.make_graph(self.graph.nodes, "passes", *between, self.graph.constants)
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        (self.folder / "model.onnx").write_bytes(model.SerializeToString())
+        (self.folder / "model.onnx").write_bytes(self.graph.model(*between))
 
 
 def write_graph(folder: Path, product: Product) -> None:
@@ -116,10 +105,10 @@ def write_graph(folder: Path, product: Product) -> None:
     file = WeightFile(folder)
     graph, add = file.graph, file.graph.add
     keys = BASE.kv_heads * BASE.size
-    graph.constant("queries", TensorProto.INT64, [0, 0, BASE.heads, BASE.size])
-    graph.constant("kept", TensorProto.INT64, [0, 0, BASE.kv_heads, BASE.size])
-    graph.constant("together", TensorProto.INT64, [0, 0, BASE.width])
-    graph.constant("three", TensorProto.INT64, [BASE.width, keys, keys])
+    graph.constant("queries", Kind.int64, [0, 0, BASE.heads, BASE.size])
+    graph.constant("kept", Kind.int64, [0, 0, BASE.kv_heads, BASE.size])
+    graph.constant("together", Kind.int64, [0, 0, BASE.width])
+    graph.constant("three", Kind.int64, [BASE.width, keys, keys])
     ones = file.put("ones", np.ones(BASE.width, np.float32))
 
     def norm(x: str, result: str) -> str:
@@ -177,7 +166,7 @@ def by_row(file: WeightFile, x: str) -> tuple[str, str]:
     scale = add("Max", [add("Mul", [most, share], f"{x}.share"), tiny], f"{x}.scale")
     whole = add("Round", [add("Div", [x, scale], f"{x}.scaled")], f"{x}.rounded")
     unsigned = add("Add", [whole, zero], f"{x}.unsigned")
-    return add("Cast", [unsigned], f"{x}.bytes", to=2), scale  # 2: uint8
+    return add("Cast", [unsigned], f"{x}.bytes", to=Kind.uint8), scale
 
 
 def integers(file: WeightFile, x: str, name: str, matrix: Array, unsigned: bool) -> str:

@@ -183,19 +183,13 @@ def quantise(transformer: Any) -> None:
 
 def whole_graph(config: TransformerConfig, weights: Mapping[str, Array]) -> bytes:
     """Return the graph of a pass with its weights inside, for engines that need one file."""
-    from onnx import helper, numpy_helper
-
-    from talaria.coder.families.onnx_graph import IR_VERSION, OPSET, interface
+    from talaria.coder.families.onnx_graph import interface
+    from talaria.coder.families.onnx_messages import tensor
     from talaria.coder.families.talaria_onnx import pass_shape, passes
 
     graph = passes(config, weights)
-    constants = [tensor for tensor in graph.constants if tensor.name not in graph.weights]
-    constants += [numpy_helper.from_array(weight, name) for name, weight in graph.weights.items()]
-    between = interface(pass_shape(config, config.layers))
-    whole = helper.make_graph(graph.nodes, "denoiser", *between, constants)
-    opset = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(whole, opset_imports=opset, ir_version=IR_VERSION)
-    return bytes(model.SerializeToString())
+    graph.constants |= {name: tensor(name, weight) for name, weight in graph.weights.items()}
+    return graph.model(*interface(pass_shape(config, config.layers)))
 
 
 class RuntimeInt8:

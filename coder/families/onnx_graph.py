@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnxruntime
-from onnx import TensorProto, helper
 
 from talaria.coder.backbone import Array, CpuBackbone, KVCache, Marks
+from talaria.coder.families import onnx_messages
+from talaria.coder.families.onnx_messages import Kind, value_info
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
     from jaxtyping import Bool, Float, Int, Int8
 
 Layers = tuple[Array, ...]  # keys, layer by layer, then values
@@ -103,8 +104,8 @@ class Graph:
     """Builds an ONNX graph."""
 
     def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[TensorProto] = []
+        self.nodes: list[Message] = []
+        self.constants: dict[str, Message] = {}
         self.weights: dict[str, Array] = {}
         self._rounded: dict[str, tuple[str, str]] = {}
 
@@ -117,31 +118,20 @@ class Graph:
         **attributes: int | float | list[int],
     ) -> str:
         """Append an operator; returns the name of its first output."""
-        node = helper.make_node(operator, inputs, outputs, domain=domain)
-        node.attribute.extend(helper.make_attribute(*pair) for pair in attributes.items())
-        self.nodes.append(node)
+        self.nodes.append(onnx_messages.node(operator, inputs, outputs, domain, **attributes))
         return outputs[0]
 
-    def constant(self, name: str, kind: int, values: list[int] | list[float]) -> str:
-        """A small vector within the graph; returns its name."""
-        self.constants.append(helper.make_tensor(name, kind, [len(values)], values))
-        return name
-
-    def scalar(self, name: str, kind: int, value: float) -> str:
-        """A number within the graph; returns its name."""
-        if all(each.name != name for each in self.constants):
-            self.constants.append(helper.make_tensor(name, kind, [], [value]))
+    def constant(self, name: str, kind: Kind, values: float | list[int] | list[float]) -> str:
+        """A number or a small vector within the graph, written once; returns its name."""
+        if name not in self.constants:
+            self.constants[name] = onnx_messages.tensor(name, np.array(values, kind.name))
         return name
 
     def weight(self, name: str, value: Array) -> str:
         """An array that the session gets beside the graph, not in it: int8, else float32."""
         dtype = np.dtype(np.int8 if value.dtype == np.int8 else np.float32)
-        kind = helper.np_dtype_to_tensor_dtype(dtype)
-        tensor = TensorProto(name=name, data_type=kind, dims=value.shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="given")
-        self.constants.append(tensor)
         self.weights[name] = np.ascontiguousarray(value, dtype)
+        self.constants[name] = onnx_messages.external(name, self.weights[name], location="given")
         return name
 
     def product(self, x: str, name: str, matrix: Array | Int8Matrix) -> str:
@@ -155,10 +145,10 @@ class Graph:
         bytes_, scale = self._rounded.get(x) or self._rounded.setdefault(x, self.rounded(x))
         given = [bytes_, self.weight(f"{name}.weight", matrix.values)]
         given += [
-            self.scalar("one", TensorProto.FLOAT, 1),
+            self.constant("one", Kind.float32, 1),
             self.weight(f"{name}.scales", matrix.scales),
         ]
-        given += [self.scalar("zero_point", TensorProto.UINT8, ZERO_POINT)]
+        given += [self.constant("zero_point", Kind.uint8, ZERO_POINT)]
         y = self.add("MatMulIntegerToFloat", given, f"{name}.unscaled", domain=MICROSOFT)
         return self.add("Mul", [y, scale], f"{name}.product")
 
@@ -167,18 +157,16 @@ class Graph:
 
         Unsigned, because ONNX Runtime has no fast kernels for signed ones.
         """
-        axis = "last"
-        if all(each.name != axis for each in self.constants):
-            self.constant(axis, TensorProto.INT64, [-1])
+        axis = self.constant("last", Kind.int64, [-1])
         y = self.add("ReduceMax", [self.add("Abs", [x], f"{x}.abs"), axis], f"{x}.max", keepdims=1)
-        steps = self.scalar("step", TensorProto.FLOAT, 1 / 127)
-        least = self.scalar("least", TensorProto.FLOAT, float(np.finfo(np.float32).tiny))
+        steps = self.constant("step", Kind.float32, 1 / 127)
+        least = self.constant("least", Kind.float32, float(np.finfo(np.float32).tiny))
         scale = self.add("Mul", [y, steps], f"{x}.steps")
         scale = self.add("Max", [scale, least], f"{x}.scale")
         y = self.add("Round", [self.add("Div", [x, scale], f"{x}.divided")], f"{x}.whole")
-        zero_point = self.scalar("zero_point.float", TensorProto.FLOAT, ZERO_POINT)
+        zero_point = self.constant("zero_point.float", Kind.float32, ZERO_POINT)
         y = self.add("Add", [y, zero_point], f"{x}.shifted")
-        return self.add("Cast", [y], f"{x}.bytes", to=TensorProto.UINT8), scale
+        return self.add("Cast", [y], f"{x}.bytes", to=Kind.uint8), scale
 
     def embedded(self, ids: str, name: str, table: Array | Int8Matrix) -> str:
         """The rows of an embedding; returns the name of the result."""
@@ -186,21 +174,19 @@ class Graph:
         x = self.add("Gather", [self.weight(f"{name}.weight", values), ids], f"{name}.rows")
         if not isinstance(table, Int8Matrix):
             return x
-        x = self.add("Cast", [x], f"{name}.float", to=TensorProto.FLOAT)
+        x = self.add("Cast", [x], f"{name}.float", to=Kind.float32)
         scales = self.weight(f"{name}.scales", table.scales[:, None])
         return self.add("Mul", [x, self.add("Gather", [scales, ids], f"{name}.scale")], "tokens")
 
-    def session(
-        self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
-    ) -> Session:
+    def model(self, inputs: list[Message], outputs: list[Message]) -> bytes:
+        """The graph in ONNX's format, without its weights."""
+        opsets = {"": OPSET, MICROSOFT: 1}
+        constants = self.constants.values()
+        return onnx_messages.model(self.nodes, inputs, outputs, constants, opsets, IR_VERSION)
+
+    def session(self, inputs: list[Message], outputs: list[Message]) -> Session:
         """The graph, ready to run."""
-        graph = helper.make_graph(self.nodes, "denoiser", inputs, outputs, self.constants)
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
-            ir_version=IR_VERSION,
-        )
-        return Session(model.SerializeToString(), self.weights)
+        return Session(self.model(inputs, outputs), self.weights)
 
 
 class Session:
@@ -273,7 +259,8 @@ class OnnxBackbone(CpuBackbone):
         logits = head.product("hidden", "output", output)
         size = len(output.scales) if isinstance(output, Int8Matrix) else output.shape[1]
         self._head = head.session(
-            [info("hidden", "float", "rows", shape.width)], [info(logits, "float", "rows", size)]
+            [value_info("hidden", Kind.float32, "rows", shape.width)],
+            [value_info(logits, Kind.float32, "rows", size)],
         )
         self._logits = logits
 
@@ -336,30 +323,23 @@ class OnnxBackbone(CpuBackbone):
         return {**named, **dict(zip(given, past, strict=True))}
 
 
-def interface(
-    shape: PassShape, *, chained: bool = False
-) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
+def interface(shape: PassShape, *, chained: bool = False) -> tuple[list[Message], list[Message]]:
     """Inputs and outputs of a pass; that of a chain also takes the states of a canvas."""
-    hidden = ("float", "batch", "length", shape.width)
+    hidden = (Kind.float32, "batch", "length", shape.width)
 
-    def cached(keys: str, values: str, length: str) -> list[onnx.ValueInfoProto]:
-        size = ("batch", shape.heads, length, shape.size)
-        return [info(name, "float", *size) for name in names(keys, values, shape.layers)]
+    def cached(keys: str, values: str, length: str) -> list[Message]:
+        size = (Kind.float32, "batch", shape.heads, length, shape.size)
+        return [value_info(name, *size) for name in names(keys, values, shape.layers)]
 
     inputs = [
-        info("ids", "int64", "batch", "length"),
-        info("cos", "float", "batch", "length", shape.size // 2),
-        info("sin", "float", "batch", "length", shape.size // 2),
-        info("visible", "bool", "batch", 1, "length", "total"),
+        value_info("ids", Kind.int64, "batch", "length"),
+        value_info("cos", Kind.float32, "batch", "length", shape.size // 2),
+        value_info("sin", Kind.float32, "batch", "length", shape.size // 2),
+        value_info("visible", Kind.bool, "batch", 1, "length", "total"),
         *cached("past_key", "past_value", "past"),
-        *([info("states", *hidden)] if chained else []),
+        *([value_info("states", *hidden)] if chained else []),
     ]
-    return inputs, [info("hidden", *hidden), *cached("key", "value", "total")]
-
-
-def info(name: str, kind: str, *shape: int | str) -> onnx.ValueInfoProto:
-    """An input or output of a graph; a size that varies has a name."""
-    return helper.make_tensor_value_info(name, getattr(TensorProto, kind.upper()), shape)
+    return inputs, [value_info("hidden", *hidden), *cached("key", "value", "total")]
 
 
 def names(keys: str, values: str, layers: int) -> list[str]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto
 
 from talaria.coder.backbone import (
     Array,
@@ -22,6 +21,7 @@ from talaria.coder.backbone import (
     likeliest,
 )
 from talaria.coder.families.onnx_graph import Graph, Int8Matrix, OnnxBackbone, PassShape
+from talaria.coder.families.onnx_messages import Kind
 from talaria.coder.families.qwen2 import (
     CHAIN,
     EMBEDDING,
@@ -209,11 +209,11 @@ def passes(config: Qwen2Config, network: Network) -> Graph:
     """The graph of a pass from tokens to states: the blocks and the last norm."""
     graph = Graph()
     keys = config.kv_heads * config.size
-    graph.constant("queries", TensorProto.INT64, [0, 0, config.heads, config.size])
-    graph.constant("kept", TensorProto.INT64, [0, 0, config.kv_heads, config.size])
-    graph.constant("together", TensorProto.INT64, [0, 0, config.width])
-    graph.constant("q_k_v", TensorProto.INT64, [config.width, keys, keys])
-    graph.constant("gate_up", TensorProto.INT64, [config.hidden, config.hidden])
+    graph.constant("queries", Kind.int64, [0, 0, config.heads, config.size])
+    graph.constant("kept", Kind.int64, [0, 0, config.kv_heads, config.size])
+    graph.constant("together", Kind.int64, [0, 0, config.width])
+    graph.constant("q_k_v", Kind.int64, [config.width, keys, keys])
+    graph.constant("gate_up", Kind.int64, [config.hidden, config.hidden])
 
     def vector(name: str) -> str:
         value = network[name]
@@ -237,10 +237,10 @@ def passes(config: Qwen2Config, network: Network) -> Graph:
 
     # Attention computes a single row by another kernel, which rounds otherwise. The last row is
     # always there twice, so that a position's result is the same in a pass of any width.
-    graph.constant("rows", TensorProto.INT64, [2])
-    graph.constant("from_last", TensorProto.INT64, [-1])
-    graph.constant("to_end", TensorProto.INT64, [2**62])
-    graph.constant("from_first", TensorProto.INT64, [0])
+    graph.constant("rows", Kind.int64, [2])
+    graph.constant("from_last", Kind.int64, [-1])
+    graph.constant("to_end", Kind.int64, [2**62])
+    graph.constant("from_first", Kind.int64, [0])
 
     def doubled(x: str) -> str:
         last = graph.add("Slice", [x, "from_last", "to_end", "rows"], f"{x}.last")

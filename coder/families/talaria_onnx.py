@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto
 
 from talaria.coder.backbone import Array, Marks
 from talaria.coder.families.onnx_graph import (
@@ -21,6 +20,7 @@ from talaria.coder.families.onnx_graph import (
     interface,
     names,
 )
+from talaria.coder.families.onnx_messages import Kind
 from talaria.coder.families.talaria import TransformerConfig, rotary_turns
 
 if TYPE_CHECKING:
@@ -83,11 +83,11 @@ def passes(config: TransformerConfig, weights: Mapping[str, Array], chained: boo
     graph = Graph()
     heads, width = config.heads, config.width
     size = width // heads
-    graph.constant("width.ones", TensorProto.FLOAT, [1.0] * width)
-    graph.constant("size.ones", TensorProto.FLOAT, [1.0] * size)
-    graph.constant("apart", TensorProto.INT64, [0, 0, 3 * heads, size])
-    graph.constant("together", TensorProto.INT64, [0, 0, width])
-    graph.constant("turned_and_not", TensorProto.INT64, [2 * heads, heads])
+    graph.constant("width.ones", Kind.float32, [1.0] * width)
+    graph.constant("size.ones", Kind.float32, [1.0] * size)
+    graph.constant("apart", Kind.int64, [0, 0, 3 * heads, size])
+    graph.constant("together", Kind.int64, [0, 0, width])
+    graph.constant("turned_and_not", Kind.int64, [2 * heads, heads])
 
     def norm(x: str, result: str = "", ones: str = "width.ones") -> str:
         result = result or f"{x}.norm"
