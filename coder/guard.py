@@ -5,6 +5,8 @@ A `Guard` speaks of what is to be written; `withheld` of what is offered while s
 
 from __future__ import annotations
 
+import builtins
+import keyword
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -26,6 +28,15 @@ _IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w.]+)(?:[ \t]+as[ \t]+(\w+))?[ \t]*
 _IMPORTED = re.compile(
     r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import\b.*?(?<!\w)(?<!\bas )([A-Za-z_]\w*)$"
 )
+_STAR_IMPORT = re.compile(r"^[ \t]*from[ \t].*\bimport[ \t]*\(?[ \t]*\*", re.MULTILINE)
+# A name at the end of a line where a value stands: behind an operator, a bracket or such a word.
+_VALUE_NAME = re.compile(
+    r"(?:(?:(?<![:=!<>])=|[-+*/%<>&|^(\[]|[=!<>]=)[ \t]*|"
+    r"\b(?:return|yield|await|in|if|elif|while|not|and|or|is|else|assert|raise)[ \t]+)"
+    r"([A-Za-z_]\w*)$"
+)
+# What gives names, or takes those of parameters.
+_BINDS = re.compile(r"\b(?:def|class|lambda|import|from|for|as|with|global|nonlocal)\b")
 _ATTRIBUTE = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\.([A-Za-z_]\w*)$")
 
 
@@ -118,7 +129,7 @@ def withheld(around: Surroundings, text: str) -> str | None:
         return None
     if repeats(prefix, text):
         return "it repeats what stands before it"
-    if half := half_name(prefix, text, suffix):
+    if half := half_name(prefix, text, suffix, cell=around.cell):
         return f"it ends inside a name, as {half} does not"
     if around.breaks(text):
         return "Python would no longer take the file"
@@ -142,16 +153,20 @@ def repeats(prefix: str, text: str) -> bool:
     ) and (standing_in(prefix, "") == "code")
 
 
-def half_name(prefix: str, text: str, suffix: str) -> str | None:
-    """A name of a module that a middle leaves half written; None if there is none.
+def half_name(prefix: str, text: str, suffix: str, *, cell: bool = False) -> str | None:
+    """A name that a middle leaves half written; None if there is none.
 
     The middle ends in the beginning of a name behind `module.` or `from module import`, the module
-    is known to have longer names that begin so, or the text uses one, and neither has this one.
+    is known to have longer names that begin so, or the text uses one, and neither has this one. Or
+    it ends in a value that begins like names of the text, and is none itself nor Python's; names of
+    a notebook's other cells are not known.
     """
     line = prefix[prefix.rfind("\n") + 1 :] + text
     if not _WORD.match(text[-1:]) or _WORD.match(suffix[:1]):
         return None
     line = line.rpartition("\n")[2]
+    if not cell and (found := _VALUE_NAME.search(line)) and not _BINDS.search(line):
+        return longer_name(found[1], prefix, text, suffix)
     if found := _IMPORTED.search(line):
         known = set(members(found[1]))
     elif found := _ATTRIBUTE.search(line):
@@ -168,6 +183,25 @@ def half_name(prefix: str, text: str, suffix: str) -> str | None:
         if half in known
         else next((each for each in sorted(known) if each.startswith(half)), None)
     )
+
+
+def longer_name(half: str, prefix: str, text: str, suffix: str) -> str | None:
+    """The first name in a text that begins like one that stands there nowhere else; None without.
+
+    None also for a name of Python's, and for one that is imported with a star or may be a keyword
+    argument whose `=` follows.
+    """
+    before, whole = prefix + text[: len(text) - len(half)], prefix + text + suffix
+    if (
+        hasattr(builtins, half)
+        or keyword.iskeyword(half)
+        or suffix.lstrip(" \t").startswith("=")
+        or re.search(rf"(?<!\w){half}(?!\w)", f"{before}\n{suffix}")
+        or _STAR_IMPORT.search(whole)
+    ):
+        return None
+    found = re.search(rf"(?<!\w){half}\w+", f"{before}\n{suffix}")
+    return found[0] if found and standing_in(prefix + text, suffix) == "code" else None
 
 
 def shorten(text: str) -> str:

@@ -228,6 +228,20 @@ def test_what_stands_behind_keeps_its_meaning(
         ("import np\nx = np.array(1)\ny = np.ar", "r", "\n", "array"),
         ("import np\nx = np.array(1)\ny = np.", "zeros", "\n", None),
         ("csv = 1\nr = csv.Di", "ct", "\n", None),
+        # Names of the text, where a value stands.
+        ("balance = 1\nx = ", "bal", "\n", "balance"),
+        ("x = f(", "1 + bal", ")\n\n\ndef balance(): ...\n", "balance"),
+        ("def f(balance):\n    return ", "balan", "\n", "balance"),
+        ("balance = bal = 1\nx = ", "bal", "\n", None),
+        ("balance = 1\n", "bal = 2\nx = bal", "\n", None),
+        ("balance = 1\n", "bal", "\n", None),  # another name is given
+        ("balance = 1\nf(", "bal", "=2)\n", None),
+        ("balance = 1\nx = self.", "bal", "\n", None),
+        ("balance = 1\nx = 'to ", "= bal", "'\n", None),
+        ("balance = 1\nf = lambda y: y + ", "bal", "\n", None),
+        ("def f(balance, x=", "bal", "):\n", None),
+        ("from m import *\nbalance = 1\nx = ", "bal", "\n", None),
+        ("range_of = 1\nx = ", "range", "\n", None),
         ("x = ", "", "\n", None),
         ("", "@property", "\n\ndef f(): pass\n", None),  # what it decorates is there
         ("class A:\n    x = 1\n\n    ", "def f(self):", "\n\n    y = 2\n", None),  # unfinished
