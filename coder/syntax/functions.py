@@ -64,7 +64,8 @@ def find_function(text: str, qualified_name: str, line: int | None = None) -> Fu
     named = [each for each in functions if each.name == qualified_name]
     if not named:
         names = [each.name for each in functions]
-        raise SourceError(_not_found(qualified_name, names, root.has_error))
+        broken = root.has_error and parsed(text) is None
+        raise SourceError(_not_found(qualified_name, names, broken))
     if line is None:
         fitting = [each for each in named if not each.overload] or named
     else:

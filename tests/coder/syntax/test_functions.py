@@ -225,6 +225,11 @@ def test_a_lead_makes_room_for_a_body() -> None:
             "no function 'f2': the file has 1 function; close matches: f; "
             "its syntax errors may hide some",
         ),
+        (  # which only tree-sitter's grammar refuses
+            "def f(a):\n    x = (a *\na)\n    return x\n",
+            "other",
+            "no function 'other': the file has 1 function; give NAME, Class.method or outer.inner",
+        ),
     ],
 )
 def test_an_unknown_name_is_answered_with_similar_ones(text: str, name: str, message: str) -> None:
