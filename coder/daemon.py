@@ -29,7 +29,7 @@ from talaria.coder.answers import Answer, Offer
 from talaria.coder.errors import TalariaError, UsageError
 
 if TYPE_CHECKING:
-    from talaria.coder.loading import Reporter
+    from talaria.coder.loading import LoadReporter
     from talaria.coder.request import Request
 
 MOST_BYTES = 2**28  # of a message: more than the largest file takes
@@ -107,7 +107,7 @@ def ask(
     device: str,
     minutes: float,
     trace: bool,
-    reporter: Reporter,
+    reporter: LoadReporter,
 ) -> Answer | None:
     """Let the process with the model answer, and start it if there is none; None if it does not.
 
@@ -136,7 +136,7 @@ def sent(request: Request) -> dict[str, Any]:
     return {"options": asdict(request.options), **{name: getattr(request, name) for name in names}}
 
 
-def heard(connection: socket.socket, reporter: Reporter) -> Answer | None:
+def heard(connection: socket.socket, reporter: LoadReporter) -> Answer | None:
     """The answer on a connection, after all that is told on the way; None if it is refused."""
     while True:
         message = receive(connection)

@@ -262,12 +262,12 @@ def request_of(args: argparse.Namespace, hole: Target) -> Request:
 
 def answered(request: Request, args: argparse.Namespace) -> Answer:
     """Fill the hole: the process in the background does, or this one, which loads the model."""
-    from talaria.coder.loading import Terminal, load
+    from talaria.coder.loading import LoadTerminal, load
 
     if args.daemon:
         from talaria.coder import daemon
 
-        trace, terminal = bool(args.trace), Terminal()
+        trace, terminal = bool(args.trace), LoadTerminal()
         found = daemon.ask(request, args.model, args.device, args.daemon, trace, terminal)
         if found is not None:
             return found

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from talaria.coder.checkpoint import Checkpoint
 
 
-class Reporter(Protocol):
+class LoadReporter(Protocol):
     """Hears of what happens while a model is loaded."""
 
     def line(self, text: str) -> None:
@@ -19,7 +19,7 @@ class Reporter(Protocol):
         """The share of preparing a base that is done."""
 
 
-class Terminal:
+class LoadTerminal:
     """Reports to standard error; percentages on a terminal alone."""
 
     def __init__(self) -> None:
@@ -51,12 +51,14 @@ class Terminal:
         self.shown = 100 if self.shown >= 0 else -1
 
 
-def load(model: str | None, device: str = "cpu", reporter: Reporter | None = None) -> Checkpoint:
+def load(
+    model: str | None, device: str = "cpu", reporter: LoadReporter | None = None
+) -> Checkpoint:
     """Load a model as `checkpoint.load` does, and say so when it is prepared or replaced."""
     from talaria.coder import checkpoint
 
     name = model or checkpoint.default()
-    terminal = Terminal()
+    terminal = LoadTerminal()
     told = reporter or terminal
     try:
         return checkpoint.load(model, device, lambda done: told.preparing(name, done), told.line)

@@ -155,7 +155,7 @@ def fetch(name: str, source: str | None = None) -> Path:
     """
     from talaria.coder import bases
 
-    terminal = Terminal()
+    terminal = FetchTerminal()
     try:
         return bases.get(name, Path(source) if source is not None else None, terminal)
     except KeyboardInterrupt:
@@ -189,12 +189,12 @@ def remove(name: str) -> None:
     """Delete a base, and tell on standard error how much space that gave back."""
     from talaria.coder import bases
 
-    terminal = Terminal()
+    terminal = FetchTerminal()
     freed = bases.remove(name, terminal)
     terminal.line(f"{name}: deleted, {freed / 1e6:,.1f} MB" if freed else f"{name}: is not here")
 
 
-class Terminal:
+class FetchTerminal:
     """Reports to standard error: a bar on a terminal, else a line now and then."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from talaria.coder import bases, infill_command
 from talaria.coder.families.talaria import TalariaTokenizer
-from talaria.coder.models_command import Terminal
+from talaria.coder.models_command import FetchTerminal
 from tests.coder.fake_sources import NAME, cut_off, environment, known_bases, serving, table
 from tests.coder.test_qwen2_gguf import write_gguf
 
@@ -87,12 +87,12 @@ def no_disk(patch: pytest.MonkeyPatch) -> None:
 def ctrl_c(patch: pytest.MonkeyPatch) -> None:
     """The user presses the keys when half of it is here."""
 
-    def moved(self: Terminal, label: str, done: int, total: int) -> None:
+    def moved(self: FetchTerminal, label: str, done: int, total: int) -> None:
         if done > total // 2:
             raise KeyboardInterrupt
 
     patch.setattr("talaria.coder.base_sources.CHUNK", 10_000)
-    patch.setattr(Terminal, "moved", moved)
+    patch.setattr(FetchTerminal, "moved", moved)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from huggingface_hub import constants
 from talaria.coder import base_sources, bases, checkpoint, cli, files
 from talaria.coder.base_sources import Unavailable, WheelPart, Wheels
 from talaria.coder.errors import FetchError, UsageError
-from talaria.coder.models_command import Terminal
+from talaria.coder.models_command import FetchTerminal
 from tests.coder.fake_sources import (
     CONTENT,
     FILE,
@@ -558,12 +558,12 @@ def test_ctrl_c(
     """One line, exit code 1, no file under the final name; the next start goes on."""
     record = Record()
 
-    def interrupt(self: Terminal, label: str, done: int, total: int) -> None:
+    def interrupt(self: FetchTerminal, label: str, done: int, total: int) -> None:
         if done >= 100_000:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Terminal, "moved", interrupt)
+        patched.setattr(FetchTerminal, "moved", interrupt)
         assert cli.main(["models", "get", NAME]) == 130
     assert "interrupted; what has arrived is kept" in capsys.readouterr().err
     assert not (home / "bases" / f"{HASH}.gguf").exists()

@@ -231,7 +231,7 @@ def server(
     """A server in this process whose model loads once `go` is set."""
     go = threading.Event()
 
-    def load(name: str | None, device: str, reporter: loading.Reporter) -> Checkpoint:
+    def load(name: str | None, device: str, reporter: loading.LoadReporter) -> Checkpoint:
         reporter.preparing("tiny", 0.5)
         go.wait(LATE)
         reporter.line("loaded")
@@ -334,7 +334,7 @@ def test_what_is_no_path_is_not_asked_for(model: str, monkeypatch: pytest.Monkey
     """The line about it is the same as without a process."""
     monkeypatch.setattr(daemon, "started", lambda *_: pytest.fail("started"))
     request = Request("x = ", "\n", Options())
-    assert daemon.ask(request, model, "cpu", 1.0, False, loading.Terminal()) is None
+    assert daemon.ask(request, model, "cpu", 1.0, False, loading.LoadTerminal()) is None
 
 
 def test_nonsense_on_the_socket_harms_nobody(server: Server) -> None:
