@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import decoding, examples, soak
+from benchmarks import decoding, examples, second_call, soak
 from benchmarks.decoding import KINDS, LOSS, GridPoint, SettingRun, choice, compare_settings
 from talaria.coder import checkpoint
 from talaria.coder.errors import DataError, UsageError
@@ -217,3 +217,13 @@ def test_examples_come_from_files_as_they_were(
     assert examples.files() == then | {"coder/a.py": "changed = 1\n"}
     with pytest.raises(DataError, match=r"--at nowhere: .*see git log"):
         examples.files("nowhere")
+
+
+def test_second_calls_are_answered(capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
+    """Each by a command of its own; how soon is not tested."""
+    assert second_call.main(["--calls", "3", "--model", str(model_folder)]) == 0
+    first, later = capsys.readouterr().out.splitlines()
+    assert first.startswith("first call: ")
+    assert later.startswith("2 later calls: ")
+    with pytest.raises(UsageError, match="--calls is 1; it must be at least 2"):
+        second_call.main(["--calls", "1"])
