@@ -59,7 +59,7 @@ from talaria.finetune.state import (
     writing,
 )
 from talaria.finetune.stop import GracefulStop
-from talaria.finetune.throughput import clock, matrix_peak
+from talaria.finetune.throughput import clock, has_fast_bfloat16, matrix_peak
 from talaria.finetune.trainer import PATIENCE, is_out_of_memory
 
 LEAST_CONTEXT = 8  # tokens of a row beside its middle: three sentinels and some text
@@ -401,13 +401,6 @@ def write_adapter(folder: Path, run: AdaptationRun) -> None:
     }
     with writing(folder):
         checkpoint.write(folder, dump_weights(tensors), config, name=checkpoint.ADAPTER)
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively; a CPU does with AMX or AVX512-BF16."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def check_start(out: Path, resume: bool) -> None:

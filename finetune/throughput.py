@@ -35,6 +35,16 @@ def step_flops(
     return 6 * rows * (products + attention)
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively; a CPU does with AMX or AVX512-BF16.
+
+    On a CPU without, products of a step took 78 times as long as in float32.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def clock(device: torch.device) -> float:
     """Seconds that the device has computed for this process, from an arbitrary point on.
 

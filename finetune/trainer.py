@@ -29,7 +29,7 @@ from talaria.finetune.recipe import Recipe
 from talaria.finetune.samples import Samples
 from talaria.finetune.shards import gathered, shard, sharded_like
 from talaria.finetune.state import check_identity, read_state, write_state
-from talaria.finetune.throughput import matrix_peak, step_flops
+from talaria.finetune.throughput import has_fast_bfloat16, matrix_peak, step_flops
 
 COUNTERS = ("step", "elapsed", "tokens", "averaged", "validated")  # attributes kept in the state
 HISTORY = 64  # number of losses that the next one is compared with
@@ -90,7 +90,12 @@ class Trainer:
         self.workers = workers
         # Other processes wait while the first one validates.
         timeout = InitProcessGroupKwargs(timeout=timedelta(hours=4))
-        self.accelerator = Accelerator(mixed_precision="bf16", kwargs_handlers=[timeout])
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if self.dtype == torch.bfloat16 else "no",
+            kwargs_handlers=[timeout],
+        )
         self.device: torch.device = self.accelerator.device
         self.world: int = self.accelerator.num_processes
         distribution = self.accelerator.distributed_type.value
@@ -207,7 +212,9 @@ class Trainer:
         return {
             "tokens": self.tokens,
             "tokens_per_s": round(tokens / seconds),
-            "peak_share": round(flops / seconds / self.world / matrix_peak(self.device), 4),
+            "peak_share": round(
+                flops / seconds / self.world / matrix_peak(self.device, self.dtype), 4
+            ),
             "canvas_length": int((batch.block[:1] == 0).sum()),
             "rate": round(rate, 4),
             "gradient_norm": round(gradient_norm, 4),

@@ -21,7 +21,7 @@ from talaria.finetune.bpe import token_lengths
 from talaria.finetune.corpus import CorpusDocument
 from talaria.finetune.objective import Objective
 from talaria.finetune.samples import Sample
-from talaria.finetune.throughput import step_flops
+from talaria.finetune.throughput import has_fast_bfloat16, step_flops
 
 SHAPES = {"6 layers × 256": (6, 256, 4), "14 layers × 512": (14, 512, 8)}
 LENGTH, ROWS, REPEATS = 512, 2, 5
@@ -74,13 +74,13 @@ def costs(
         rows = [Sample(rng.choice(text, LENGTH).tolist(), [], []) for _ in range(ROWS)]
         passes.append(partial(objective, make_batch(rows, tokenizer, LENGTH, 1, 0, rng)))
     seconds: list[list[float]] = [[] for _ in passes]
-    threads = torch.get_num_threads()
+    threads, fast = torch.get_num_threads(), has_fast_bfloat16(torch.device("cpu"))
     torch.set_num_threads(1)
     try:
         for _ in range(REPEATS + 1):
             for forward, times in zip(passes, seconds, strict=True):
                 began = time.process_time()
-                with torch.autocast("cpu", torch.bfloat16):
+                with torch.autocast("cpu", torch.bfloat16, fast):
                     losses = forward()
                 torch.autograd.backward(losses.sum())
                 times.append((time.process_time() - began) / (ROWS * LENGTH))

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from talaria.finetune.recipe import Recipe
 from talaria.finetune.run import Budget, Run, Validation
 from talaria.finetune.samples import Samples
 from talaria.finetune.state import read_state, write_state
+from talaria.finetune.throughput import has_fast_bfloat16
 from talaria.finetune.trainable import load_trainable, save
 from talaria.finetune.trainer import BOUND_SPIKE, SPIKE, Trainer, is_spike
 from talaria.finetune.validate import Cursor, exact_match
@@ -130,7 +132,7 @@ def tiny_run(argv: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "train_step", by_steps(Trainer.train_step))
         patch.setattr(Validation, "__call__", lambda *_: FIGURES)
-        patch.setattr("talaria.finetune.trainer.matrix_peak", lambda device: 1e12)
+        patch.setattr("talaria.finetune.trainer.matrix_peak", lambda device, dtype: 1e12)
         assert train.main(argv) == 0
 
 
@@ -579,6 +581,21 @@ def test_the_gradient_does_not_depend_on_how_it_is_computed(
         found = gradient(trainer(folder))
     assert 0 < (found - expected).norm() < 0.02 * expected.norm()
     assert torch.equal(gradient(trainer(folder, dense_masks=True)), expected)
+
+
+def test_bfloat16_is_for_processors_that_have_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On others, a step of the shipped shape would take minutes."""
+    cpu, made = torch.device("cpu"), trainer(folder)
+    with made.accelerator.autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    wanted = torch.bfloat16 if has_fast_bfloat16(cpu) else torch.float32
+    assert product.dtype == made.dtype == wanted
+    for native in (True, False):
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", partial(bool, native))
+        monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+        assert has_fast_bfloat16(cpu) == native
 
 
 def test_a_wrong_kernel_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
