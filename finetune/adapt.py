@@ -141,7 +141,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--slice", type=float, metavar="MINUTES", help="save and exit after this time on the clock"
     )
     parser.add_argument(
-        "--init", type=Path, metavar="ADAPTER", help="start from this adapter of the same base"
+        "--init",
+        metavar="ADAPTER",
+        help="start from this adapter of the same base: a folder, or a name from `talaria models`",
     )
     parser.add_argument("--resume", action="store_true", help="continue from the last saved state")
     parser.add_argument("--save-every", type=float, default=120, metavar="SECONDS")
@@ -303,13 +305,13 @@ class AdaptationRun:
         self.accepted = [round(means[f"accepted_{number}"], 4) for number in numbers]
         return {f"validation_{name}": mean for name, mean in means.items()}
 
-    def start_from(self, folder: Path) -> None:
+    def start_from(self, adapter: str) -> None:
         """Take an adapter's weights; UsageError if it is of another base, rank or kind."""
-        _, config, weights = checkpoint.read(folder, "cpu")
+        _, config, weights = checkpoint.read(adapter, "cpu")
         made_for = config.get("base", {}).get("sha256")
         if made_for != self.identity["base"]:
             raise UsageError(
-                f"--init {folder}: an adapter of the base {made_for}, not of {self.args.base} "
+                f"--init {adapter}: an adapter of the base {made_for}, not of {self.args.base} "
                 f"({self.identity['base']})"
             )
         found = load_weights(weights)
@@ -317,7 +319,7 @@ class AdaptationRun:
         shapes = ({name: each.shape for name, each in some.items()} for some in (found, wanted))
         if not operator.eq(*shapes):
             raise UsageError(
-                f"--init {folder}: not an adapter of --rank {self.recipe.rank}, --masks "
+                f"--init {adapter}: not an adapter of --rank {self.recipe.rank}, --masks "
                 f"{self.recipe.masks} and --units {self.recipe.units}; give the values that it was "
                 "made with"
             )
