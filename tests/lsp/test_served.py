@@ -64,9 +64,8 @@ def test_what_a_server_of_ours_is_told() -> None:
 
 
 def test_a_server_answers(tokenizer: TalariaTokenizer, tmp_path: Path) -> None:
-    """What is typed on supersedes there, too."""
+    """Its text is what the editor shows."""
     with serving(lambda: scripted(tokenizer, ["return 41 + 1"])) as server:
-        until(lambda: server.desk.ready)
 
         async def check() -> None:
             async with editor(tmp_path, options={**CALM, "model": server.url}) as e:

@@ -77,13 +77,17 @@ def serving(
     body_bytes: int = 100_000,
     connection: type[Connection] = Connection,
     workers: int = 1,
+    send_buffer: int | None = None,
+    ready: bool = True,
 ) -> Iterator[Serving]:
-    """Serve a model until the block ends."""
+    """Serve a model until the block ends; the block begins when it is `ready`."""
     metrics = Metrics()
     with (
         Engine(load, workers=workers, on_pass=metrics.shared.observe) as engine,
         socket.create_server(("127.0.0.1", 0)) as listener,
     ):
+        if send_buffer:  # connections inherit it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         desk = Desk(engine, limits or Limits(), metrics)
         service = Service(desk, metrics, keys, body_bytes)
         config = uvicorn.Config(
@@ -101,7 +105,7 @@ def serving(
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             with httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
-                until(lambda: server.started)
+                until(lambda: server.started and (desk.ready or not ready))
                 yield Serving(url, service, server, client)
         finally:
             server.should_exit = True
