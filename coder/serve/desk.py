@@ -143,6 +143,7 @@ class Desk:
         began = time.monotonic()
         try:
             pending = self.engine.submit(request, watch)
+            pending.future.add_done_callback(watch.end)
             found = await asyncio.wrap_future(pending.future)
         except (CancelledError, asyncio.CancelledError):
             task = asyncio.current_task()
@@ -183,6 +184,7 @@ class Watch:
         self, request: Request, model: Checkpoint, on_text: Callable[[str], None] | None
     ) -> None:
         self.first: float | None = None  # when the first step was done
+        self.last = 0.0  # when there was an outcome, or the request was given up
         self.tokenizer, self.on_text = model.tokenizer, on_text
         self.most = request.options.settled(model.settings).max_tokens
         self.healed = healed_of(request, model.tokenizer)
@@ -200,7 +202,11 @@ class Watch:
         text = self.tokenizer.decode(tokens[: self.most]).removeprefix(self.healed)
         self.loop.call_soon_threadsafe(self.on_text, text.rstrip("\ufffd"))
 
+    def end(self, _: object) -> None:
+        """Note that there is an outcome; the event loop may hear of it later."""
+        self.last = time.monotonic()
+
     @property
     def since_first(self) -> float:
-        """Seconds since the first step; 0 if there was none."""
-        return 0.0 if self.first is None else time.monotonic() - self.first
+        """Seconds from the first step to the outcome; 0 if there was none."""
+        return 0.0 if self.first is None else max(0.0, self.last - self.first)
