@@ -33,7 +33,7 @@ def command(argv: Sequence[str]) -> int:
     if missing:
         raise TalariaError(
             f"`talaria serve` needs {', '.join(missing)}, which are not installed; "
-            "pip install 'talaria-code[serve]'"
+            "in a checkout: pip install '.[serve]'"
         )
     if args.new_key is not None:
         return new_key(args.new_key)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.coder.serve.serving import PREFIX, SUFFIX, until
 
-ray: Any = pytest.importorskip("ray", reason="no Ray. Remedy: pip install 'talaria-code[ray]'")
+ray: Any = pytest.importorskip("ray", reason="no Ray. Remedy: pip install '.[ray]'")
 
 ROOT = Path(__file__).parents[3]
 PORT = 18_012
