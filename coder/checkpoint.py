@@ -171,8 +171,8 @@ def default() -> str:
     for parent in model_folders():
         try:
             base = read_config(parent / LARGE)["base"]["sha256"]
-            forms = own.glob(f"bases/{base}*"), own.glob(f"bases/prepared/{LARGE}-*")
-            return LARGE if any(map(any, forms)) else EMBEDDED
+            prepared = any(form_of(LARGE, path.name) for path in own.glob("bases/prepared/*"))
+            return LARGE if prepared or any(own.glob(f"bases/{base}*")) else EMBEDDED
         except (CheckpointError, KeyError, TypeError, OSError):
             continue
     return EMBEDDED
@@ -215,13 +215,14 @@ def adapter(folder: str, model: str | None) -> Path:
     Without a model, of whichever base it names.
     """
     found = find(folder)
-    described = read_config(found)
-    if "base" not in described or not described["sha256"]:
+    described = published.described(found) or read_config(found)
+    if not isinstance(described.get("base"), Mapping) or not described["sha256"]:
         raise CheckpointError(
             f"{found} is no adapter; give the folder `model` of a run of `talaria adapt`"
         )
     if model is not None:
-        theirs = read_config(find(model)).get("base", {})
+        whole = find(model)
+        theirs = (published.described(whole) or read_config(whole)).get("base", {})
         if theirs.get("sha256") != described["base"].get("sha256"):
             raise CheckpointError(
                 f"{found} adapts the base {described['base'].get('name')}, but the model {model} "
@@ -288,9 +289,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def form_of(name: str, form: str) -> bool:
+    """Whether a prepared form is that of the model of this name, not of another folder."""
+    return re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{16}}", form) is not None
+
+
 def form_name(folder: Path) -> str:
     """What is prepared from a folder is called so: adapters of all runs lie in a folder `model`."""
-    if folder.parent in model_folders():
+    if folder.resolve().parent in {parent.resolve() for parent in model_folders()}:
         return folder.name
     return f"{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
 

@@ -297,7 +297,7 @@ def write_causally(
     if options.mode == "verify":
         backbone, masks = model.backbone, 0
         if backbone.shift and backbone.denoises:
-            masks = (options.lookahead or 1) - 1
+            masks = min((options.lookahead or 1) - 1, width)
         steps = verify(backbone, before, contexts, canvas, each, masks)
     else:
         last = [context[-1] for context in contexts]

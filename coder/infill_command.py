@@ -144,7 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_decoding_flags(parser: argparse._ActionsContainer) -> None:
-    """The options that trade quality for speed in the mode "diffuse"."""
+    """The options that decide how much an evaluation writes."""
     parser.add_argument(
         "--confidence-threshold",
         type=float,
@@ -156,8 +156,8 @@ def add_decoding_flags(parser: argparse._ActionsContainer) -> None:
         "--lookahead",
         type=int,
         metavar="N",
-        help="positions beyond the committed tokens that a step evaluates (default: the model's "
-        "setting)",
+        help="positions beyond the committed tokens that a step evaluates; in the mode verify, one "
+        "more than the masks behind a draft (default: the model's setting)",
     )
 
 
@@ -172,7 +172,7 @@ def check_decoding_flags(args: argparse.Namespace, mode: str | None = None) -> N
     if useless:
         raise UsageError(
             f"{' and '.join(useless)} would change nothing in --mode {mode}; "
-            "leave it out, or use --mode diffuse"
+            "leave it out, or use another mode, as diffuse"
         )
 
 
@@ -229,13 +229,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         chosen["mode"] = None if several else "verify"
     flags = {name: typed.get(name) for name in ("confidence_threshold", "lookahead")}
     check_decoding_flags(argparse.Namespace(**flags), chosen["mode"])
-    useless = [name[2:].replace("-", "_") for name in USELESS.get(chosen["mode"] or "", ())]
-    chosen |= {name: flags[name] for name in useless}
+    if chosen["mode"] not in (None, "diffuse"):
+        chosen |= flags
     if "adapter" in typed or ("model" not in typed and chosen["adapter"] is not None):
         from talaria.coder import checkpoint
 
-        model = typed.get("model") if "adapter" in typed else chosen["model"]
-        chosen["model"] = str(checkpoint.adapter(chosen["adapter"], model))
+        chosen["model"] = str(checkpoint.adapter(chosen["adapter"], typed.get("model")))
     if not 0 <= chosen["daemon"] <= MOST_MINUTES:
         limit = f"it must be between 0 and {MOST_MINUTES:,.0f} minutes"
         raise UsageError(f"--daemon is {chosen['daemon']}; {limit}")

@@ -123,7 +123,7 @@ def prepared_alone(name: str) -> Path | None:
     from talaria.coder import bases, checkpoint
 
     base = bases.named(name)
-    forms = bases.prepared(base)
+    forms = [form for form in bases.prepared(base) if checkpoint.form_of(name, form.name)]
     if not forms or bases.place(base).exists():
         return None
     try:

@@ -99,7 +99,8 @@ class Options:
     temperature           0 takes the likeliest token; None: 0 for the first candidate, 0.7 for
                           the others
     confidence_threshold  commit tokens of at least this confidence
-    lookahead             positions beyond the committed ones that a step evaluates
+    lookahead             positions beyond the committed ones that a step evaluates; in "verify",
+                          one more than the masks that follow a draft, if the model has any
     check_syntax          repair a middle that adds a syntax error: denoise it again from the
                           doubtful token on, then trim it to the longest clean part
     complete              a block that the middle opens must have its body: right for what is

@@ -2,7 +2,7 @@
 
 One process and one family so far. The run's folder holds `state.pt` (everything needed to resume),
 `metrics.jsonl`, `run.html` with plots of them, and `model/`, an adapter checkpoint for
-`talaria infill --model`.
+`talaria infill --adapter`.
 
 On a CPU, time is counted as processor time per thread, so a run that is paused, or that shares the
 processors with others, computes as long as one that has them to itself.
@@ -314,6 +314,8 @@ class AdaptationRun:
                 f"--init {adapter}: an adapter of the base {made_for}, not of {self.args.base} "
                 f"({self.identity['base']})"
             )
+        if not weights:
+            raise UsageError(f"--init {adapter}: has no adapter; give the folder `model` of a run")
         found = load_weights(weights)
         wanted = {exported(name): each for name, each in self.trained.items()}
         shapes = ({name: each.shape for name, each in some.items()} for some in (found, wanted))
@@ -397,7 +399,8 @@ def write_adapter(folder: Path, run: AdaptationRun) -> None:
         "licence": LICENCE,
         "parameters": sum(each.numel() for each in tensors.values()),
         "base": {"name": base_name(run), "sha256": run.identity["base"]},
-        "decoding": {"block_length": BLOCK_LENGTH, **ahead},
+        # `verify` writes the text of `ar`; bounds stay until a model ends its middles well.
+        "decoding": {"mode": "verify", "bounded": True, "block_length": BLOCK_LENGTH, **ahead},
         **known,
         "training": {**run.identity, "steps": run.step, "minutes": round(run.elapsed / 60, 1)},
     }

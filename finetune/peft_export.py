@@ -48,7 +48,6 @@ def export(model: str | Path, out: Path) -> None:
         lora_alpha=rank,
         target_modules=[modules[name].rpartition(".")[2] for name in MATRICES],
         task_type="CAUSAL_LM",
-        base_model_name_or_path=config["base"].get("name"),
         inference_mode=True,
     )
     with files.replacing_folder(out) as partial:

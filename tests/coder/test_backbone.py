@@ -233,11 +233,13 @@ def test_who_sees_whom_in_a_canvas(shift: bool) -> None:
 def test_what_forks_does_not_see_what_it_passes_over() -> None:
     """It stands where the tokens stand that it does not follow; the others are read as ever."""
     recorder = Recorder()
-    _, cache = recorder.encode([[3, 4]])
-    recorder.encode([[5, 6, 7, 20, 21]], cache, [(3, 1)])
+    _, cache = recorder.encode([[3, 4], [9]])
+    recorder.encode([[5, 6, 7, 20, 21], [5, 20]], cache, [(3, 1), (1, 1)])
     _, positions, visible, read = asked(recorder)
-    assert positions.tolist() == [[2, 3, 4, 3, 4]]
-    assert read == [[3, 4]]
+    assert positions[0].tolist() == [2, 3, 4, 3, 4]
+    assert positions[1, :2].tolist() == [1, 2]
+    assert read == [[3, 4], [9]]
+    assert visible[1, :2].astype(int).tolist() == [[1, 0, 1, 0, 0, 0, 0], [1, 0, 1, 1, 0, 0, 0]]
     sees = [[1], [1, 1], [1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1, 1]]
     assert visible[0, :, :2].all()
     assert visible[0, :, 2:].astype(int).tolist() == [row + [0] * (5 - len(row)) for row in sees]

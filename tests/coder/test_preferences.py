@@ -76,6 +76,25 @@ def test_what_is_typed_is_not_at_odds_with_a_preference(user: Path) -> None:
     assert arguments(["-", "--lookahead", "3"]).lookahead == 3  # masks behind a draft
 
 
+def test_an_adapter_comes_before_a_model_that_is_not_typed(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And gives way to one that is."""
+    asked = []
+
+    def adapter(folder: str, model: str | None) -> Path:
+        asked.append((folder, model))
+        return Path(folder)
+
+    monkeypatch.setattr("talaria.coder.checkpoint.adapter", adapter)
+    assert arguments(["-", "--adapter", "mine"]).model == "mine"
+    assert arguments(["-", "--adapter", "mine", "--model", "x"]).model == "mine"
+    user.write_text("adapter = 'runs/model'\nmodel = 'talaria-7m'\n")
+    assert arguments(["-"]).model == str(user.parent / "runs/model")
+    assert arguments(["-", "--model", "x"]).model == "x"
+    assert asked == [("mine", None), ("mine", "x"), (str(user.parent / "runs/model"), None)]
+
+
 def test_a_folder_is_meant_as_seen_from_the_file(user: Path) -> None:
     """A name is a name."""
     user.write_text("model = 'runs/model'\n")

@@ -385,6 +385,31 @@ def test_what_masks_say_is_verified_in_the_next_evaluation(
     assert found == pattern[: len(found)]
 
 
+def test_masks_of_rows_beside_each_other(tokenizer: TalariaTokenizer) -> None:
+    """Each row has its own draft, place for masks and pace, and the steps that it has alone."""
+    texts = ["total = sum(values)\n", "x"]
+    said = [
+        [{token: 0.95, 299: 0.05} for token in [*tokenizer.encode(text), tokenizer.eom]]
+        for text in texts
+    ]
+    contexts = [[tokenizer.pre, tokenizer.mid], [tokenizer.pre, 7, tokenizer.mid]]
+    scripts = {(): said[0], tuple(contexts[1]): said[1]}
+    backbone = checkpoint_of(tokenizer, scripts, SETTINGS).backbone
+    backbone.shift = True
+
+    def found(numbers: list[int]) -> list[list[int]]:
+        _, cache = backbone.encode([contexts[number][:-1] for number in numbers])
+        blank = Canvas.blank(len(numbers), 20, tokenizer.marks)
+        given = [contexts[number] for number in numbers]
+        steps = list(verify(backbone, cache, given, blank, rows(*numbers), masks=2))
+        counts = [[int(step.committed[row].sum()) for step in steps] for row in range(len(numbers))]
+        middles = [steps[-1].canvas.middle(row) for row in range(len(numbers))]
+        pairs = zip(middles, counts, strict=True)
+        return [[*middle, *filter(None, count)] for middle, count in pairs]
+
+    assert found([0, 1]) == [found([0])[0], found([1])[0]]
+
+
 def test_masks_stand_where_the_next_token_is_likeliest_to_be() -> None:
     """Behind as much of a draft as will most probably be kept."""
     for chances, expected in (

@@ -423,8 +423,22 @@ def test_an_adapter_is_of_the_base_of_the_model(folder: Path, tmp_path: Path) ->
     for model, said in ((checkpoint.LARGE, "has qwen2.5-coder"), (checkpoint.EMBEDDED, "none")):
         with pytest.raises(CheckpointError, match=f"base.gguf, but the model {model} .*{said}"):
             checkpoint.adapter(str(adapter), model)
-    with pytest.raises(CheckpointError, match="is no adapter; give the folder"):
-        checkpoint.adapter(checkpoint.EMBEDDED, None)
+    for whole in (checkpoint.EMBEDDED, str(folder / "base.gguf")):
+        with pytest.raises(CheckpointError, match="is no adapter; give the folder"):
+            checkpoint.adapter(whole, None)
+    assert checkpoint.adapter(str(adapter), str(folder / "base.gguf")) == adapter
+
+
+def test_an_adapter_says_how_to_decode_with_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the shipped one does: verified, and ended no later than the base's bounds."""
+    run(folder, tmp_path / "run").save()
+    model = tmp_path / "run" / "model"
+    settings = checkpoint.settings(checkpoint.read_config(model), model)
+    shipped = checkpoint.read_config(checkpoint.find(checkpoint.LARGE))["decoding"]
+    assert (settings.mode, settings.bounded) == ("verify", True)
+    assert {name: getattr(settings, name) for name in shipped} == shipped
 
 
 @pytest.mark.parametrize("accepted", [[1.5], ["half"], 0.5])
@@ -465,6 +479,12 @@ def test_an_adapter_of_another_shape_cannot_be_the_start(
     run(folder, tmp_path / "a").save()
     with pytest.raises(UsageError, match=sentence):
         run(folder, tmp_path / "b", "--init", str(tmp_path / "a" / "model"), *more)
+
+
+def test_a_base_is_no_start(folder: Path, tmp_path: Path) -> None:
+    """It has no adapter to go on from."""
+    with pytest.raises(UsageError, match="has no adapter; give the folder"):
+        run(folder, tmp_path / "b", "--init", str(folder / "base.gguf"))
 
 
 def test_an_adapter_of_another_base_cannot_be_the_start(folder: Path, tmp_path: Path) -> None:
