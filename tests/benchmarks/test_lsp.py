@@ -192,7 +192,8 @@ def test_every_figure_is_made(
     found = json.loads(capsys.readouterr().out)
     assert found["made_by"]["command"].startswith("python -m benchmarks.lsp --model")
     assert found["start"]["initialize_ms"]["count"] == 2
-    assert 0 < found["start"]["initialize_ms"]["worst"] < found["start"]["ready_ms"]["worst"]
+    # The model may be ready before the answer to `initialize` has arrived.
+    assert found["start"]["initialize_ms"]["worst"] > 0 < found["start"]["ready_ms"]["worst"]
     assert found["start"]["bytes"]["median"] > 50 << 20
     for part in found["end"].values():
         assert 0 < part["worst"] < 30_000
