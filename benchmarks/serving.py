@@ -43,7 +43,7 @@ from talaria.evals.prompts import documents
 
 PARTS = ("overhead", "typing", "throughput", "hostile")
 HOST = "127.0.0.1"
-START_SECONDS = 120.0
+START_SECONDS, END_SECONDS = 120.0, 60.0
 # Seconds between the keys of somebody who types, as in `talaria eval typing`: log-normal.
 GAP, SPREAD = 0.2, 0.6
 TIMEOUT = 60.0
@@ -105,6 +105,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
+def killed_after(seconds: float, process: subprocess.Popen[str]) -> Iterator[None]:
+    """End a process if the block takes longer: reading what it says has no limit of its own."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
 def server(model: str, batch: int) -> Iterator[Server]:
     """A server that is ready."""
     command = [sys.executable, "-m", "talaria.coder.cli", "serve", "--port", "0"]
@@ -112,7 +123,8 @@ def server(model: str, batch: int) -> Iterator[Server]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        line = process.stderr.readline()
+        with killed_after(START_SECONDS, process):
+            line = process.stderr.readline()
         found = re.search(r":(\d+)$", line.strip())
         if found is None:
             raise TalariaError(f"the server did not start ({line.strip()}); start it by hand")
@@ -124,7 +136,8 @@ def server(model: str, batch: int) -> Iterator[Server]:
         yield Server(psutil.Process(process.pid), port)
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        with killed_after(END_SECONDS, process):
+            process.communicate()
 
 
 def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, bytes]:

@@ -164,6 +164,7 @@ class Engine:
         # Requests without a document supersede nothing.
         document = object() if request.document is None else request.document
         pending = Pending(request, document, deadline, on_frame)
+        pending.future.add_done_callback(lambda _: self._forget(pending))
         with self._changed:
             if self.state == "closed":
                 raise UsageError("the engine is closed; start another one")
@@ -330,6 +331,14 @@ class Engine:
             self.counters.busy_ms += 1000 * (time.monotonic() - began)
             if self._ahead is request and done:
                 self._ahead = None
+
+    def _forget(self, pending: Pending) -> None:
+        """Keep a request that waits no longer than somebody wants its outcome."""
+        with self._changed:
+            # Superseded ones are counted where they are replaced, computed ones when they stop.
+            if pending.future.cancelled() and self._waiting.get(pending.document) is pending:
+                del self._waiting[pending.document]
+                self.counters.cancelled += 1
 
     def _answer_late(self) -> None:
         """Requests whose deadline passes while they wait get an empty answer."""

@@ -34,7 +34,7 @@ log = logging.getLogger("talaria.serve")
 
 BODY_SECONDS = 15.0  # for a body to come
 GONE = 499  # what nginx calls a request whose client hung up; nobody reads it
-OPEN = {"/health", "/live", "/ready"}  # without a key: they say nothing about anybody
+OPEN = {"/health", "/v1/health", "/live", "/ready"}  # without a key: they say nothing about anybody
 # Browsers send the origin of a page: no page from elsewhere may use a server without keys.
 LOCAL = re.compile(r"\w[\w+.-]*://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 
@@ -199,8 +199,9 @@ class Told:
     """What a stream has told, which it cannot take back.
 
     Where each event has the whole text, it may change. Elsewhere only what is certain is told: all
-    of it at the end, as the syntax check may take anything back before; without the check, or if
-    several choices compete, all but the last characters, which a stop or a bound may cut.
+    of it at the end, as the syntax check or another choice may take anything back before; without
+    them, all but the last characters, which a stop may cut. (Where a bound may cut, the desk says
+    nothing before the end.)
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -225,7 +226,10 @@ class Told:
 
     def rest(self, text: str) -> str:
         """What is still to be told of the final text."""
-        return text if self.asked.whole else text.removeprefix(self.text)
+        if self.asked.whole:
+            return text
+        # Should something be taken back after all, a second copy would only make it worse.
+        return text[len(self.text) :] if text.startswith(self.text) else ""
 
 
 async def while_there(request: Request, work: Any) -> Any:

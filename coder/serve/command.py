@@ -23,6 +23,9 @@ HOST, PORT = "127.0.0.1", 8012  # the port that llama.vim asks
 NEEDED = ("starlette", "uvicorn", "pydantic", "prometheus_client")
 BATCH, MOST_BATCH = 1, 64  # docs/decisions/0012-serving.md has figures
 CONNECTIONS = 1000  # at the same time; each takes some kilobytes
+# Seconds until an idle connection is closed: longer than the language server's endpoint keeps one,
+# or it would now and then send a request into a connection that is just being closed.
+KEEP = 75
 SEAL = 5.0  # seconds, at a stop, beyond the longest deadline
 
 
@@ -183,6 +186,7 @@ def serve(args: argparse.Namespace) -> int:
             access_log=False,
             server_header=False,
             limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEEP,
             timeout_graceful_shutdown=int(limits.seconds + SEAL),
             ssl_certfile=args.tls_cert,
             ssl_keyfile=args.tls_key,

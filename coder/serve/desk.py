@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from talaria.coder.bounds import until_of
 from talaria.coder.errors import TalariaError
 from talaria.coder.progress import healed_of
 from talaria.coder.serve.exchange import Asked, Choice, Given, Refusal, given
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 NOTHING = Choice("", "stop", ())
 RETRY = 1.0  # seconds, at least, until somebody who was sent away should come again
-OFFLINE = Refusal(
-    "the server is stopping; ask again in a moment", 503, "unavailable_error", None, 5
-)
-LOADING = Refusal("Loading model", 503, "unavailable_error", retry_after=RETRY)
 
 
 @dataclass(frozen=True)
@@ -85,14 +82,14 @@ class Desk:
         self.engine, self.limits, self.metrics = engine, limits, metrics
         self.admitted = 0
         self.stopping = False
-        self.pace = 0.0  # seconds that a request takes, smoothed
+        self.pace = 0.0  # seconds that the engine takes for a request, smoothed
         metrics.watch(self, lambda: engine.kept_bytes)
 
     @property
     def model(self) -> Checkpoint:
         """The model; Refusal while it is loading, or if it cannot be loaded."""
         if not self.engine.model.done():
-            raise LOADING
+            raise loading()
         if error := self.engine.model.exception():
             raise Refusal(f"no model: {error}", 503, "unavailable_error")
         return self.engine.model.result()
@@ -124,23 +121,25 @@ class Desk:
         """The outcome of a request; cancelling the caller's task cancels it.
 
         `owner` is whose cached contexts it may use, `client` who may supersede it. `on_text` gets
-        the text of the first choice so far, in the event loop.
+        the text of the first choice so far, in the event loop; where a bound may cut it, only if
+        each text replaces the one before.
 
         Raises:
             Refusal: there is no place for it, a newer one superseded it, or it is wrong.
         """
         model = self.model
         if self.stopping:
-            raise OFFLINE
+            raise offline()
         if self.admitted >= self.limits.queue:
-            raise full(self.admitted, self.pace * self.admitted)
+            raise full(self.admitted, self.pace * self.admitted / self.engine.workers)
         request = asked.request(model, owner, client, self.limits.seconds)
         if asked.ahead:
             self.engine.read_ahead(request)
             return Given((NOTHING,), 0, 0, 0, 0, 0.0, 0.0, model.name)
+        if not asked.whole and until_of(request, model.settings):
+            on_text = None  # a bound may take back what was told
         watch = Watch(request, model, on_text)
         self.admitted += 1
-        began = time.monotonic()
         try:
             pending = self.engine.submit(request, watch)
             pending.future.add_done_callback(watch.end)
@@ -150,7 +149,7 @@ class Desk:
             if task is not None and task.cancelling():
                 raise  # nobody waits any more
             if self.engine.state == "closed":
-                raise OFFLINE from None
+                raise offline() from None
             raise Refusal(
                 "a newer request about the same document superseded this one", 409, "superseded"
             ) from None
@@ -158,11 +157,24 @@ class Desk:
             raise Refusal(str(error)) from None
         finally:
             self.admitted -= 1
-        elapsed = time.monotonic() - began
-        self.pace += 0.1 * (elapsed - self.pace)
+        if found.nfe:  # what only waited says nothing of the pace
+            self.pace += 0.1 * (found.elapsed_ms / 1000 - self.pace)
         outcome = given(found, request, asked, model, watch.since_first)
         self.metrics.answered(outcome)
         return outcome
+
+
+# Each refusal is a new one: an exception that is raised again keeps the frames, and so the texts,
+# of every request that it was raised for.
+def loading() -> Refusal:
+    """Why somebody is sent away before there is a model."""
+    return Refusal("Loading model", 503, "unavailable_error", retry_after=RETRY)
+
+
+def offline() -> Refusal:
+    """Why somebody is sent away once the server stops."""
+    said = "the server is stopping; ask again in a moment"
+    return Refusal(said, 503, "unavailable_error", retry_after=5)
 
 
 def full(admitted: int, seconds: float) -> Refusal:

@@ -7,6 +7,7 @@ so nothing else of the server knows how they look.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MOST_CHOICES = 8  # middles of one request: each takes a row of its own
 MOST_STOPS = 16
 MOST_TOKENS = int(LIMITS["max_tokens"][2])
+MOST_SEEDS = int(LIMITS["seed"][2]) + 1
 SHOWN = 60  # characters of a wrong value that a message repeats
 
 Finish = Literal["stop", "length", "deadline"]
@@ -56,7 +58,12 @@ class Refusal(Exception):
         found = (
             {} if self.retry_after is None else {"Retry-After": str(math.ceil(self.retry_after))}
         )
-        return {**found, "WWW-Authenticate": "Bearer"} if self.status == 401 else found
+        if self.status == 401:
+            found["WWW-Authenticate"] = "Bearer"
+        if self.status == 409:
+            # OpenAI's libraries would ask again, and supersede the request that superseded theirs.
+            found["x-should-retry"] = "false"
+        return found
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class Token:
 class Choice:
     """One middle.
 
-    tokens  those of its text
+    tokens  those of its text; none if their log-probabilities were not asked for
     """
 
     text: str
@@ -133,7 +140,7 @@ class Given:
     """The outcome of a request.
 
     context, reused   tokens that were read before the middle, and those of them found in the cache
-    written           tokens of all choices
+    written           tokens of all middles that differ, also those behind a text that stops them
     elapsed_ms        from the beginning of the work to its end
     first_ms          of these, until the first tokens were committed
     """
@@ -173,7 +180,8 @@ class Format(Protocol):
 class Body(BaseModel):
     """Fields that all formats share; unknown ones are ignored, wrong kinds are refused.
 
-    Three are Talaria's own: `until`, `check_syntax` and `seed` mean what they do in `Options`.
+    Three are Talaria's own: `until`, `check_syntax` and `seed` mean what they do in `Options`; but
+    where the temperature is above 0, no seed, or a negative one, means another one each time.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore")
@@ -212,13 +220,19 @@ class Body(BaseModel):
                 until=self.until,
                 temperature=self.temperature,
                 check_syntax=self.check_syntax,
-                # llama.cpp has -1 for "any".
-                seed=0 if self.seed is None or self.seed < 0 else self.seed,
+                seed=self.chosen_seed,
             )
         except UsageError as error:
             flag, _, said = str(error).removeprefix("--").partition(" ")
             field = flag.replace("-", "_")
             raise Refusal(f"{field} {said}", field=field) from None
+
+    @property
+    def chosen_seed(self) -> int:
+        """The seed; where the client draws and names none, another one each time."""
+        if self.seed is not None and self.seed >= 0:  # llama.cpp has -1 for "any"
+            return self.seed
+        return secrets.randbelow(MOST_SEEDS) if self.temperature else 0
 
     def document(self, headers: Mapping[str, str]) -> str | None:
         """What the client calls the document."""
@@ -260,7 +274,7 @@ def given(
         choices,
         infill.context_tokens,
         infill.reused_tokens,
-        sum(len(each.tokens) for each in choices),
+        sum(each.length for each in infill.candidates),
         infill.nfe,
         infill.elapsed_ms,
         max(0.0, infill.elapsed_ms - 1000 * after_first),
@@ -282,6 +296,8 @@ def choice(
         finish = "length"
     elif candidate.stopped == "deadline":
         finish = "deadline"
+    if not asked.logprobs:
+        return Choice(text, finish, ())
     pieces = pieces_of(candidate, healed_of(request, model.tokenizer), model.tokenizer.decode)
     chances = infill.probabilities(candidate)
     tokens, length = [], 0

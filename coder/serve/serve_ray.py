@@ -10,6 +10,7 @@ is asked of another.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from talaria.coder.engine import Engine
 from talaria.coder.loading import load
 from talaria.coder.serve import keys
 from talaria.coder.serve.app import Service, application
-from talaria.coder.serve.desk import LOADING, RETRY, About, Desk, Limits, full
+from talaria.coder.serve.desk import RETRY, About, Desk, Limits, full, loading
 from talaria.coder.serve.exchange import Asked, Given, Refusal
 from talaria.coder.serve.metrics import Metrics
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ray.serve import Application
     from ray.serve.handle import DeploymentHandle
     from starlette.applications import Starlette
+
+log = logging.getLogger("talaria.serve")
 
 ATTEMPTS = 4  # replicas that a request is tried on
 DOCUMENTS = 512  # that a replica is known to have read; more only cost reading them again
@@ -45,10 +48,19 @@ class Replica:
         )
         self.desk = Desk(self.engine, limits, self.metrics)
 
-    async def about(self) -> About:
-        """What a front must know of the model; waits until it is loaded."""
-        await asyncio.wrap_future(self.engine.model)
-        return self.desk.about
+    async def loaded(self) -> None:
+        """Wait until the model is loaded, or cannot be."""
+        # A caller that gives up would cancel the loading with its own waiting.
+        model = asyncio.wrap_future(self.engine.model)
+        await asyncio.shield(asyncio.gather(model, return_exceptions=True))
+
+    async def about(self) -> About | Refusal:
+        """What a front must know of the model, once it is loaded, or why it cannot be."""
+        await self.loaded()
+        try:
+            return self.desk.about
+        except Refusal as refusal:
+            return refusal
 
     @serve.multiplexed(max_num_models_per_replica=DOCUMENTS)
     async def read(self, document: str) -> str:
@@ -61,7 +73,7 @@ class Replica:
         """The texts so far, if they are to be streamed, then the outcome."""
         if name := serve.get_multiplexed_model_id():
             await self.read(name)
-        await asyncio.wrap_future(self.engine.model)
+        await self.loaded()
         texts: list[str] = []
         work = asyncio.ensure_future(self.desk.ask(asked, owner, client, texts.append))
         try:
@@ -85,12 +97,15 @@ class RemoteDesk:
         self.replicas, self.limits = replicas, limits
         self.admitted = 0
         self.known: About | None = None
+        self.failure: str | None = None  # why the replica asked last has no model
 
     @property
     def about(self) -> About:
         """What is known of the model; Refusal before a replica has loaded it."""
+        if self.known is None and self.failure:
+            raise Refusal(self.failure, 503, "unavailable_error")
         if self.known is None:
-            raise LOADING
+            raise loading()
         return self.known
 
     @property
@@ -99,11 +114,19 @@ class RemoteDesk:
         return self.known is not None and self.admitted < self.limits.queue
 
     async def learn(self) -> None:
-        """Ask a replica what the model is."""
+        """Ask replicas what the model is until one has it."""
         while self.known is None:
             try:
-                self.known = await self.replicas.about.remote()
+                found = await self.replicas.about.remote()
             except RayActorError:
+                await asyncio.sleep(RETRY)
+                continue
+            if isinstance(found, About):
+                self.known = found
+            else:  # another replica may have better luck
+                if self.failure is None:
+                    log.error("%s", found)
+                self.failure = str(found)
                 await asyncio.sleep(RETRY)
 
     async def ask(

@@ -97,6 +97,26 @@ def test_requests_without_a_document_supersede_nothing(engine: Engine) -> None:
     assert engine.statistics()["superseded"] == 0
 
 
+def test_a_request_that_is_given_up_while_it_waits_is_forgotten(engine: Engine) -> None:
+    """At once, and it is counted once, whoever comes or ends afterwards."""
+    gate = Gate()
+    computed = engine.submit(request("a.py"), gate)
+    assert gate.reached.wait(30)
+    given_up = [engine.submit(request("b.py")), engine.submit(request())]
+    kept = engine.submit(request("c.py"))
+    for pending in given_up:
+        pending.cancel()
+    assert list(engine._waiting.values()) == [kept]
+    assert engine.statistics()["cancelled"] == 2
+    again = engine.submit(request("b.py"))
+    gate.opened.set()
+    for pending in (computed, kept, again):
+        assert pending.future.result(30).nfe == 60
+    counted = engine.statistics()
+    assert (counted["requests"], counted["answered"], counted["cancelled"]) == (5, 3, 2)
+    assert counted["superseded"] == 0
+
+
 def test_a_cancelled_request_leaves_the_contexts_valid(engine: Engine, model: Checkpoint) -> None:
     """The next one for the same place gets what it would have got without it."""
     gate = Gate()

@@ -78,7 +78,8 @@ def asked_by(fields: Completion, headers: Mapping[str, str]) -> Asked:
         tuple(each.piece() for each in fields.input_extra),
         fields.stops,
         fields.stream,
-        logprobs=fields.logprobs not in (None, False),
+        # 0 is "of the chosen tokens alone", and equal to False.
+        logprobs=fields.logprobs is not None and fields.logprobs is not False,
         document=fields.document(headers),
         usage=fields.stream_options.include_usage,
     )

@@ -6,6 +6,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -14,6 +16,8 @@ import pytest
 from talaria.coder.cli import main
 from talaria.coder.errors import UsageError
 from talaria.coder.serve import keys
+from talaria.coder.serve.command import KEEP
+from talaria.lsp.endpoint import KEEP_SECONDS
 from tests.coder.serve.serving import PATIENCE, PREFIX, SUFFIX
 
 
@@ -21,10 +25,46 @@ def start(*flags: str) -> tuple[subprocess.Popen[str], str]:
     """A server in a process of its own, and where it listens."""
     command = [sys.executable, "-m", "talaria.coder.cli", "serve", "--port", "0", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    found = re.search(r"https?://\S+", process.stderr.readline())
+    found = re.search(r"https?://\S+", line(process))
+    if not found:
+        process.kill()
     assert found, process.communicate()
     return process, found[0]
+
+
+def within_patience(process: subprocess.Popen[str], read: Callable[[], str]) -> str:
+    """What is read of a process; one that says nothing is killed, which ends the reading."""
+    timer = threading.Timer(PATIENCE, process.kill)
+    timer.start()
+    try:
+        return read()
+    finally:
+        timer.cancel()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """The next line of a process; empty if it says none."""
+    assert process.stderr is not None
+    return within_patience(process, process.stderr.readline)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """The rest of what a process says, until it ends."""
+    return within_patience(process, lambda: process.communicate()[1])
+
+
+def test_a_process_that_says_nothing_holds_no_test_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed, and has said nothing."""
+    monkeypatch.setitem(globals(), "PATIENCE", 0.1)
+    silent = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with subprocess.Popen(silent, stderr=subprocess.PIPE, text=True) as process:
+        assert line(process) == ended(process) == ""
+    assert process.returncode
+
+
+def test_a_connection_outlives_the_patience_of_the_language_server() -> None:
+    """Else its next request could meet a connection that is just being closed."""
+    assert KEEP > KEEP_SECONDS
 
 
 def test_a_life(model_folder: Path, tmp_path: Path) -> None:
@@ -33,8 +73,7 @@ def test_a_life(model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "keys.toml").write_text(table, "utf-8")
     process, url = start("--model", str(model_folder), "--keys", str(tmp_path / "keys.toml"))
     try:
-        assert process.stderr is not None
-        assert process.stderr.readline() == "talaria: tiny answers\n"
+        assert line(process) == "talaria: tiny answers\n"
         body = {"prompt": PREFIX, "suffix": SUFFIX}
         with httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
             assert client.post("/v1/completions", json=body).status_code == 401
@@ -42,14 +81,14 @@ def test_a_life(model_folder: Path, tmp_path: Path) -> None:
             assert client.post("/v1/completions", json=body, headers=sent).status_code == 200
     finally:
         process.send_signal(signal.SIGTERM)
-        output = process.communicate(timeout=PATIENCE)[1]
+        output = ended(process)
     assert (process.returncode, output) == (0, "")
 
 
 def test_a_model_that_cannot_be_loaded_ends_it() -> None:
     """With one line."""
     process, _ = start("--model", "no-such-model")
-    output = process.communicate(timeout=PATIENCE)[1]
+    output = ended(process)
     assert process.returncode == 1
     assert output.startswith("talaria: ")
     assert output.count("\n") == 1

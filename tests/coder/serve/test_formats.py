@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,12 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.request import Options
+from talaria.coder.serve import exchange
+from talaria.coder.serve.app import Told
 from talaria.coder.serve.exchange import Asked, Refusal
 from talaria.coder.serve.formats import FORMATS
 from tests.coder.serve.serving import PREFIX, SUFFIX, Serving, serving
-from tests.scripted import scripted
+from tests.scripted import SETTINGS, scripted
 
 SAID = "return sum(values) / len(values)"
+RUNS_ON = "return sum(values)\n\n\ndef variance(values):\n    return 0"
 HOLES: dict[str, dict[str, Any]] = {
     "/infill": {"input_prefix": PREFIX, "input_suffix": SUFFIX},
     "/v1/completions": {"prompt": PREFIX, "suffix": SUFFIX},
@@ -90,6 +95,32 @@ def test_a_stream_adds_up_to_the_answer(
 
 
 @pytest.mark.parametrize("path", FORMATS)
+@pytest.mark.parametrize("bound", ["until", "bounded model"])
+def test_a_stream_never_tells_what_a_bound_takes_back(
+    tokenizer: TalariaTokenizer, path: str, bound: str
+) -> None:
+    """The model runs on behind the line; the stream ends where the answer does."""
+    settings = replace(SETTINGS, bounded=bound == "bounded model")
+    body = {**HOLES[path], "check_syntax": False}
+    if bound == "until":
+        body["until"] = "line"
+    with serving(lambda: scripted(tokenizer, [RUNS_ON, "0"], settings)) as server:
+        answer = texts(path, server.post(path, body).json())[0]
+        events = server.events(path, {**body, "stream": True})
+    assert answer == RUNS_ON.splitlines()[0]
+    assert "".join(texts(path, event)[0] for event in events if event != "[DONE]") == answer
+
+
+def test_what_was_told_is_not_told_again() -> None:
+    """Where it was taken back after all, nothing follows it."""
+    told = Told(Asked(PREFIX, SUFFIX, Options(check_syntax=False)))
+    assert told.more("return sum(") == "return sum"
+    assert told.rest("return sum(a)") == "(a)"
+    assert told.rest("return") == ""
+    assert told.rest("return max(a)") == ""
+
+
+@pytest.mark.parametrize("path", FORMATS)
 def test_the_length_is_limited(server: Serving, path: str) -> None:
     """By the client, which is told so; the model's own limit is not a fault of the client."""
     name = "n_predict" if path == "/infill" else "max_tokens"
@@ -136,6 +167,49 @@ def test_choices_and_log_probabilities(server: Serving) -> None:
             assert choice["text"].startswith(token, offset)
     first = answer["choices"][0]["logprobs"]["token_logprobs"][0]
     assert first == pytest.approx(math.log(0.9), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [(0, True), (1, True), (True, True), (False, False), (None, False)]
+)
+def test_zero_log_probabilities_are_those_of_the_chosen(
+    server: Serving, value: int | None, wanted: bool
+) -> None:
+    """As OpenAI has it: 0 others beside each token; without the field, nothing is gathered."""
+    body = {**HOLES["/v1/completions"], "logprobs": value}
+    answer = server.post("/v1/completions", body).json()
+    logs = answer["choices"][0]["logprobs"]
+    assert (logs is not None) is wanted
+    assert not logs or "".join(logs["tokens"]) == SAID
+    assert answer["usage"]["completion_tokens"] > 5
+
+
+def test_probabilities_are_gathered_only_if_asked_for(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a decoding for each token."""
+
+    def gathered(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(exchange, "pieces_of", gathered)
+    assert server.post("/v1/completions", HOLES["/v1/completions"]).status_code == 200
+    body = {**HOLES["/v1/completions"], "logprobs": 1}
+    assert server.post("/v1/completions", body).status_code == 500
+
+
+@pytest.mark.parametrize("path", FORMATS)
+@pytest.mark.parametrize("seed", [None, -1])
+def test_drawing_without_a_seed_draws_anew(path: str, seed: int | None) -> None:
+    """A seed that is given, and a request that draws nothing, stay as they are."""
+
+    def seeded(**fields: object) -> int:
+        body = json.dumps({**HOLES[path], **fields}).encode()
+        return FORMATS[path].asked(body, {}).options.seed
+
+    assert len({seeded(temperature=0.8, seed=seed) for _ in range(9)}) == 9
+    assert {seeded(temperature=0.8, seed=3) for _ in range(9)} == {3}
+    assert {seeded(temperature=0, seed=seed) for _ in range(9)} == {0}
 
 
 def test_usage_at_the_end_of_a_stream(server: Serving) -> None:

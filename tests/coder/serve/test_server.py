@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -20,9 +21,11 @@ import pytest
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.talaria import TalariaTokenizer
+from talaria.coder.request import Options
 from talaria.coder.serve import app
 from talaria.coder.serve.connections import Connection
 from talaria.coder.serve.desk import Limits
+from talaria.coder.serve.exchange import Asked, Refusal
 from talaria.coder.serve.keys import Key, Keys
 from tests.coder.serve.serving import (
     PATIENCE,
@@ -83,10 +86,45 @@ def test_more_than_the_queue_are_sent_away(
     refused = ask(server)
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
+    assert "x-should-retry" not in refused.headers
     assert "3 requests" in refused.json()["error"]["message"]
     gate.opened.set()
     assert [each.result(PATIENCE).status_code for each in admitted] == [200] * 3
     assert server.client.get("/ready").status_code == 200
+
+
+def test_who_is_sent_away_comes_again_when_the_engine_is_done(tokenizer: TalariaTokenizer) -> None:
+    """By the time of its work, not of the waiting for it, which several workers share."""
+    model, gate = held(scripted(tokenizer, [SECRET]))
+    with (
+        serving(lambda: model, limits=Limits(queue=6), workers=2) as server,
+        ThreadPoolExecutor(8) as asks,
+    ):
+        gate.opened.set()
+        assert ask(server).status_code == 200
+        assert 0 < server.desk.pace < 1
+        server.desk.pace = 10.0
+        gate.opened.clear()
+        admitted = [asks.submit(ask, server) for _ in range(6)]
+        until(lambda: server.desk.admitted == 6)
+        refused = ask(server)
+        gate.opened.set()
+        assert refused.headers["retry-after"] == "30"
+        for each in admitted:
+            each.result(PATIENCE)
+
+
+def test_refusals_keep_nothing_of_the_requests_before(gated: tuple[Serving, Gate]) -> None:
+    """Each is a new one: one that is raised again and again would grow."""
+    server, _ = gated
+    asked = Asked(PREFIX, SUFFIX, Options())
+    found = []
+    server.desk.stop()
+    for _ in range(3):
+        with pytest.raises(Refusal, match="stopping") as refused:
+            asyncio.run(server.desk.ask(asked, "", ""))
+        found.append(len(traceback.extract_tb(refused.value.__traceback__)))
+    assert len(set(found)) == 1
 
 
 def test_the_newest_request_about_a_document_wins(
@@ -105,6 +143,7 @@ def test_the_newest_request_about_a_document_wins(
     response = older.result(PATIENCE)
     assert response.status_code == 409
     assert "newer request" in response.json()["error"]["message"]
+    assert response.headers["x-should-retry"] == "false"  # or the two would take turns
     gate.opened.set()
     assert other.result(PATIENCE).status_code == newer.result(PATIENCE).status_code == 200
 
@@ -260,7 +299,7 @@ def test_keys(tokenizer: TalariaTokenizer) -> None:
             assert response.json()["error"]["type"] == "authentication_error"
         for path in ("/metrics", "/props", "/v1/models"):
             assert server.client.get(path).status_code == 401
-        for path in ("/live", "/health", "/ready"):
+        for path in ("/live", "/health", "/v1/health", "/ready"):
             assert server.client.get(path).status_code == 200
         assert [ask(server, authorization="Bearer a").status_code for _ in range(4)] == [200] * 4
         statuses = [ask(server, authorization="bearer b").status_code for _ in range(3)]
@@ -291,6 +330,12 @@ def test_a_model_that_is_not_there() -> None:
     with serving(load, ready=False) as server:
         response = server.client.get("/health")
         assert (response.status_code, response.json()["error"]["message"]) == (503, "Loading model")
+        found = []
+        for _ in range(3):
+            with pytest.raises(Refusal, match="Loading model") as refused:
+                _ = server.desk.about
+            found.append(len(traceback.extract_tb(refused.value.__traceback__)))
+        assert len(set(found)) == 1
         assert server.client.get("/live").status_code == 200
         assert ask(server).status_code == 503
         loading.set()
