@@ -99,11 +99,11 @@ def test_a_stream_adds_up_to_the_answer(
 def test_a_stream_never_tells_what_a_bound_takes_back(
     tokenizer: TalariaTokenizer, path: str, bound: str
 ) -> None:
-    """The model runs on behind the line; the stream ends where the answer does."""
+    """The model runs on behind the function; the stream ends where the answer does."""
     settings = replace(SETTINGS, bounded=bound == "bounded model")
     body = {**HOLES[path], "check_syntax": False}
     if bound == "until":
-        body["until"] = "line"
+        body["until"] = "block"
     with serving(lambda: scripted(tokenizer, [RUNS_ON, "0"], settings)) as server:
         answer = texts(path, server.post(path, body).json())[0]
         events = server.events(path, {**body, "stream": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -13,7 +14,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.coder.serve.serving import PREFIX, SUFFIX, until
+from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.errors import CheckpointError
+from talaria.coder.serve.desk import About, Limits
+from talaria.coder.serve.exchange import Refusal
+from tests.coder.serve.serving import PATIENCE, PREFIX, SUFFIX, until
 
 ray: Any = pytest.importorskip("ray", reason="no Ray. Remedy: pip install '.[ray]'")
 
@@ -44,6 +49,69 @@ def client(model_folder: Path) -> Iterator[httpx2.Client]:
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+class Remote:
+    """A handle of replicas whose `about` gives these, one after another."""
+
+    def __init__(self, *found: object) -> None:
+        self.found, self.about = iter(found), self
+
+    async def remote(self) -> object:
+        """What the next replica says."""
+        return next(self.found)
+
+
+def test_a_model_that_no_replica_can_load_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The front says why, until a replica has it."""
+    from talaria.coder.serve import serve_ray
+
+    monkeypatch.setattr(serve_ray, "RETRY", 0)
+    about = About("tiny", 2048, 64, 1)
+    desk = serve_ray.RemoteDesk(Remote(Refusal("no model: x: not found"), about), Limits())
+    with pytest.raises(Refusal, match="Loading model"):
+        _ = desk.about
+
+    async def learn() -> None:
+        learning = asyncio.ensure_future(desk.learn())
+        while desk.failure is None:
+            await asyncio.sleep(0)
+        assert not desk.ready
+        with pytest.raises(Refusal, match="x: not found"):
+            _ = desk.about
+        await learning
+
+    asyncio.run(learn())
+    assert desk.about == about
+
+
+def test_a_caller_that_gives_up_does_not_end_the_loading(model: Checkpoint) -> None:
+    """The next one gets the model; one that cannot be loaded is said to those who ask."""
+    from talaria.coder.serve import serve_ray
+
+    def load(*_: object) -> Checkpoint:
+        assert opened.wait(PATIENCE)
+        return model
+
+    async def ask(replica: Any) -> object:
+        waiting = asyncio.ensure_future(replica.about())
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        opened.set()
+        return await replica.about()
+
+    def fail(*_: object) -> Checkpoint:
+        raise CheckpointError("x: not found")
+
+    opened = threading.Event()
+    for loading, said in ((load, "About("), (fail, "x: not found")):
+        opened.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(serve_ray, "load", loading)
+            replica = serve_ray.Replica(None, "cpu", 1, Limits())
+            with replica.engine:
+                assert said in str(asyncio.run(ask(replica)))
 
 
 def replicas() -> list[int]:
