@@ -42,6 +42,7 @@ from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.families.onnx_graph import threads
 from talaria.evals import score, timing
+from talaria.evals.generate import line_break
 from talaria.evals.intervals import bootstrap, compare, percentile
 from talaria.evals.jsonl import environment, made_by
 from talaria.evals.progress import progress
@@ -258,7 +259,9 @@ def take_turns(
         peer.fill(timed[0])
     work: list[tuple[Problem, tuple[str, ...]]]
     work = [(problem, ("fresh", "typing")) for _ in range(rounds) for problem in timed]
-    work += [(problem, ("row",)) for problem in rows]
+    work += [
+        (replace(problem, suffix=broken(problem) + problem.suffix), ("row",)) for problem in rows
+    ]
     bar = progress(len(work) * len(peers), "hole")
     for problem, ways in work:
         asked = (problem,) if len(ways) == 1 else (untyped(problem), problem)
@@ -311,6 +314,13 @@ def same_texts(turns: Sequence[PeerTurn], peer: str, own: str) -> dict[str, int]
     return {"same": sum(one == other for one, other in pairs), "holes": len(pairs)}
 
 
+def broken(problem: Problem) -> str:
+    """Return the line break behind a row's line, which peers leave to the suffix."""
+    from talaria.coder.request import Options
+
+    return line_break(problem, Options(until="line"))
+
+
 def first_line(text: str) -> str:
     """Return a text up to its first line break."""
     return text.partition("\n")[0]
@@ -320,18 +330,18 @@ def score_lines(
     turns: Sequence[PeerTurn], problems: Sequence[Problem], names: Sequence[str], own: str
 ) -> dict[str, dict[str, Any]]:
     """Run every filled row's program; returns shares with intervals, and the gap to `own`."""
+    known = {problem.id: problem for problem in problems}
     rows = {
         (turn.problem, names.index(turn.peer)): {
             "id": turn.problem,
             "sample": names.index(turn.peer),
-            "text": first_line(turn.text),
+            "text": first_line(turn.text) + broken(known[turn.problem]),
         }
         for turn in turns
         if turn.how == "row"
     }
     with Sandbox() as sandbox:
         solutions = score.run_solutions(problems, sandbox)
-        known = {problem.id: problem for problem in problems}
         scored = list(score.score_rows(rows, known, sandbox, solutions))
     right = {(row["id"], row["sample"]): row for row in scored}
     clusters = [problem.cluster for problem in problems]
