@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from talaria.coder import files
+from talaria.coder import checkpoint, files
 from talaria.coder.base_sources import (
     ByteSource,
     Hub,
@@ -223,10 +222,9 @@ def prepared(base: KnownBase) -> list[Path]:
 def _prepared_entries(base: KnownBase) -> Iterator[Path]:
     """What was prepared from a base, locks, and remains of a killed process (`qwen2_prepared`)."""
     names = {form.name for form in prepared(base)}
-    own = re.compile(rf"{re.escape(base.name)}-[0-9a-f]{{16}}")
     for entry in place(base).parent.glob("prepared/*"):
         name = entry.stem[1:] if entry.name.startswith(".") else entry.name
-        if name in names or own.fullmatch(name):
+        if name in names or checkpoint.form_of(base.name, name):
             yield entry
 
 

@@ -215,14 +215,13 @@ def adapter(folder: str, model: str | None) -> Path:
     Without a model, of whichever base it names.
     """
     found = find(folder)
-    described = published.described(found) or read_config(found)
+    described = configuration(found)
     if not isinstance(described.get("base"), Mapping) or not described["sha256"]:
         raise CheckpointError(
             f"{found} is no adapter; give the folder `model` of a run of `talaria adapt`"
         )
     if model is not None:
-        whole = find(model)
-        theirs = (published.described(whole) or read_config(whole)).get("base", {})
+        theirs = configuration(find(model)).get("base", {})
         if theirs.get("sha256") != described["base"].get("sha256"):
             raise CheckpointError(
                 f"{found} adapts the base {described['base'].get('name')}, but the model {model} "
@@ -289,6 +288,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def configuration(folder: Path) -> dict[str, Any]:
+    """What a published model's would say, else that of a checkpoint's folder, as `read_config`."""
+    config = published.described(folder)
+    if config is None:
+        config = read_config(folder)
+        config.pop("published", None)  # nobody else may say so
+    return config
+
+
 def form_of(name: str, form: str) -> bool:
     """Whether a prepared form is that of the model of this name, not of another folder."""
     return re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{16}}", form) is not None
@@ -328,10 +336,7 @@ def read(model: str | Path | None, device: str) -> tuple[Path, dict[str, Any], b
         raise CheckpointError(f"device {device!r} cannot be used; give cpu, mps, cuda or cuda:N")
     folder = model if isinstance(model, Path) else find(model)
     files.restore_folder(folder)
-    config = published.described(folder)
-    if config is None:
-        config = read_config(folder)
-        config.pop("published", None)  # nobody else may say so
+    config = configuration(folder)
     config["form"] = config.get("published") or form_name(folder)
     if family(config) not in FAMILIES:
         raise CheckpointError(
