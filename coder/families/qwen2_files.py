@@ -276,6 +276,8 @@ def _of_folder(folder: Path) -> Base:
 
 def _tensors(folder: Path) -> tuple[dict[str, tuple[Any, str]], dict[str, tuple[int, ...]]]:
     """A folder's tensors by their names in GGUF: the open file and the name in it; their shapes."""
+    import ml_dtypes  # noqa: F401  # tells numpy, and so safetensors, what bfloat16 is
+
     files: dict[str, tuple[Any, str]] = {}
     sizes: dict[str, tuple[int, ...]] = {}
     for part in weight_files(folder):
