@@ -17,7 +17,7 @@ import operator
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ from talaria.finetune.trainer import PATIENCE, is_out_of_memory
 
 LEAST_CONTEXT = 8  # tokens of a row beside its middle: three sentinels and some text
 HELD_OUT_ROWS = 16
+PLAIN_REACH = 16  # tokens before the middle of a plain row that are read with gradients
 BLOCK_LENGTH = 32  # positions of a canvas in decoding: any length will do, known ones are read once
 LICENCE = "Apache-2.0"
 
@@ -78,11 +79,15 @@ class AdaptationRecipe:
     canvases              canvases per row, at most
     units                 units of the chain's hidden layer
     length, longest       most tokens of a row, and of a middle
-    rows                  rows per step
+    rows                  rows with canvases per step
+    plain                 rows without, which teach what to write next and where to end; they
+                          cost a fifth
+    plain_length          most tokens of these
     together              rows per pass: 1 is fastest on a CPU, a GPU wants as many as fit
     decay                 weight of each mask of a canvas relative to the one before it
     soft                  share of the causal reading's own distribution in the targets of masks
     next_token_weight     weight of the next-token loss on middles and their ends
+    ending_weight         weight of the loss of deciding at each place whether the middle ends
     warmup                steps over which the learning rate rises
     decay_from            fraction of the run from which on it falls, to a twentieth
     """
@@ -94,10 +99,13 @@ class AdaptationRecipe:
     length: int = 320
     longest: int = 96
     rows: int = 2
+    plain: int = 0
+    plain_length: int = 192
     together: int = 1
     decay: float = 0.6
     soft: float = 0.5
     next_token_weight: float = 1.0
+    ending_weight: float = 0.0
     learning_rate: float = 3e-4
     warmup: int = 10
     decay_from: float = 0.5
@@ -107,6 +115,9 @@ class AdaptationRecipe:
         for name in ("rank", "masks", "canvases", "units", "longest", "rows", "together", "warmup"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("plain", "ending_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be 0 or more")
         for name in ("soft", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(
@@ -121,11 +132,12 @@ class AdaptationRecipe:
             )
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed is {self.seed}; it must lie between 0 and 2**63 - 1")
-        if self.length < self.longest + LEAST_CONTEXT:
-            raise UsageError(
-                f"--length is {self.length}; a middle of {self.longest} tokens (--longest) and "
-                f"its context need at least {self.longest + LEAST_CONTEXT}"
-            )
+        for name in ("length", "plain_length"):
+            if getattr(self, name) < self.longest + LEAST_CONTEXT:
+                raise UsageError(
+                    f"{flag(name)} is {getattr(self, name)}; a middle of {self.longest} tokens "
+                    f"(--longest) and its context need at least {self.longest + LEAST_CONTEXT}"
+                )
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -186,7 +198,7 @@ class AdaptationRun:
         add_updates(decoder, qwen2.MATRICES, self.recipe.rank, self.dtype)
         recipe = self.recipe
         self.adaptation = Adaptation(
-            decoder, self.marks.mask, recipe.masks, recipe.units, recipe.decay, recipe.soft
+            decoder, self.marks, recipe.masks, recipe.units, recipe.decay, recipe.soft
         )
         self.trained = {
             name: each for name, each in self.adaptation.named_parameters() if each.requires_grad
@@ -195,8 +207,9 @@ class AdaptationRun:
             self.trained.values(), recipe.learning_rate, (0.9, 0.98), weight_decay=0.0
         )
         layout = layout_of(self.tokenizer)
-        self.rows = self.rows_of("train", layout)
-        held_out = self.rows_of("valid", layout)
+        self.rows = self.rows_of("train", layout, recipe.length)
+        self.plain = self.rows_of("train", layout, recipe.plain_length)
+        held_out = self.rows_of("valid", layout, recipe.length)
         rng = np.random.default_rng(0)
         self.held_out = [
             draw_canvases(held_out[n], recipe.canvases, recipe.masks, rng)
@@ -214,11 +227,11 @@ class AdaptationRun:
         self.tokens, self.skipped = 0, 0  # read in all, canvases included; updates in a row
         self.accepted: list[float] | None = None  # as `validate` found it last
 
-    def rows_of(self, split: str, layout: Layout) -> HoleRows:
+    def rows_of(self, split: str, layout: Layout, length: int) -> HoleRows:
         """Rows of a split of the corpus."""
         texts = [document.text for document in read_nonempty(self.args.corpus, split)]
         recipe = self.recipe
-        return HoleRows(texts, layout, self.marks.eom, recipe.length, recipe.longest, recipe.seed)
+        return HoleRows(texts, layout, self.marks.eom, length, recipe.longest, recipe.seed)
 
     @property
     def progress(self) -> float:
@@ -227,10 +240,21 @@ class AdaptationRun:
         return min(1.0, budget.progress(self.step, self.elapsed))
 
     def row(self, number: int) -> CanvasRow:
-        """A training row; it depends only on the seed and its number."""
+        """A training row; it depends only on the recipe and its number."""
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, 2, number))
-        return draw_canvases(self.rows[number], recipe.canvases, recipe.masks, rng)
+        if number % (recipe.rows + recipe.plain) < recipe.rows:
+            return draw_canvases(self.rows[number], recipe.canvases, recipe.masks, rng)
+        return draw_canvases(self.plain[number], 0, recipe.masks, rng, PLAIN_REACH)
+
+    def passes(self) -> Iterator[list[CanvasRow]]:
+        """The rows of a step, those with canvases first, as they are computed together."""
+        recipe = self.recipe
+        first = self.step * (recipe.rows + recipe.plain)
+        middle, end = first + recipe.rows, first + recipe.rows + recipe.plain
+        for begin, stop in ((first, middle), (middle, end)):
+            for at in range(begin, stop, recipe.together):
+                yield [self.row(number) for number in range(at, min(at + recipe.together, stop))]
 
     def autocast(self) -> torch.autocast:
         """Products in bfloat16 where that is fast."""
@@ -245,19 +269,20 @@ class AdaptationRun:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(3 + recipe.masks, device=self.device)
+        sums = torch.zeros(4 + recipe.masks, device=self.device)
         done, tokens = 0.0, 0
-        numbers = range(self.step * recipe.rows, (self.step + 1) * recipe.rows)
-        for first in range(0, recipe.rows, recipe.together):
-            rows = [self.row(number) for number in numbers[first : first + recipe.together]]
+        for rows in self.passes():
             done += sum(operations(self.shape, row) for row in rows)
             tokens += sum(len(row.ids) + row.targets.numel() for row in rows)
             try:
                 with self.autocast():
                     losses = self.adaptation(CanvasBatch.of(rows, self.device))
-                    loss = losses.canvas + losses.chain
-                    loss = loss + recipe.next_token_weight * losses.next_token
-                (loss * len(rows) / recipe.rows).backward()
+                    of_canvases = len(rows) / recipe.rows if len(rows[0].anchors) else 0.0
+                    of_rows = len(rows) / (recipe.rows + recipe.plain)
+                    loss = of_canvases * (losses.canvas + losses.chain)
+                    loss = loss + of_rows * recipe.next_token_weight * losses.next_token
+                    loss = loss + of_rows * recipe.ending_weight * losses.ending
+                loss.backward()
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -266,9 +291,10 @@ class AdaptationRun:
                     f"do not fit into the memory of {self.device}; end other programs and go on "
                     "with --resume, or start over with a smaller --together, --canvases or --length"
                 ) from error
-            parts = torch.stack((losses.canvas, losses.chain, losses.next_token)).detach()
-            sums += len(rows) * torch.cat((parts, losses.places))
-        means = (sums / recipe.rows).tolist()
+            own = torch.stack((losses.canvas, losses.chain, *losses.places)).detach()
+            common = torch.stack((losses.next_token, losses.ending)).detach()
+            sums += torch.cat((of_rows * common, of_canvases * own))
+        next_token, ending, canvas, chain, *places = means = sums.tolist()
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0).item()
         finite = math.isfinite(sum(means) + norm)
         if finite:
@@ -287,10 +313,11 @@ class AdaptationRun:
             "flops_per_s": done / seconds,
             "rate": rate,
             "gradient_norm": round(norm, 3),
-            "canvas_loss": means[0],
-            "chain": means[1],
-            "next_token_loss": means[2],
-            "mask_losses": means[3:],
+            "canvas_loss": canvas,
+            "chain": chain,
+            "next_token_loss": next_token,
+            "ending": ending,
+            "mask_losses": places,
         }
         if not finite:
             entry |= {"event": "skipped", "why": "a loss or the gradient is not finite"}

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from talaria.coder.backbone import Marks
 from talaria.coder.families.qwen2 import Qwen2Config
 from talaria.coder.families.qwen2_torch import Qwen2
 from talaria.coder.layout import Layout
@@ -42,7 +43,7 @@ ATTEMPTS = 50  # places to try for a span of a suitable length
 WINDOW = 3_000  # characters of a file from which a span is drawn
 CHARACTERS = 12  # characters to encode per token wanted; the rest is cut
 IGNORED = -100  # the target of a mask behind the end of the row
-EPSILON = 1e-6  # of the chain's norms
+EPSILON = 1e-6  # of the chain's norms, and of probabilities that are almost 1
 AMONG = 16  # likeliest tokens of a mask that the chain ranks anew
 REACH = 64  # tokens of the context, its last ones, that are read with gradients
 
@@ -129,12 +130,14 @@ class Losses:
     canvas      weighted over the places of a canvas
     chain       of the same tokens, given the true token before each
     next_token  of the middle and its `<eom>`
+    ending      of whether the middle ends, at each of its places: their sum, not their mean
     places      [masks]; the canvas loss of each place, the mean over all of them
     """
 
     canvas: Tensor
     chain: Tensor
     next_token: Tensor
+    ending: Tensor
     places: Float[Tensor, " masks"]
 
 
@@ -232,7 +235,7 @@ class Adaptation(nn.Module):
     def __init__(
         self,
         decoder: Qwen2,
-        mask: int,
+        marks: Marks,
         masks: int,
         units: int,
         decay: float = 0.6,
@@ -244,8 +247,8 @@ class Adaptation(nn.Module):
         targets of the masks; the rest is the row's own token. `units` are those of the chain.
         """
         super().__init__()
-        self.decoder, self.decay, self.soft = decoder, decay, soft
-        start = decoder.token_embd.weight[mask].detach().clone().float()
+        self.decoder, self.eom, self.decay, self.soft = decoder, marks.eom, decay, soft
+        start = decoder.token_embd.weight[marks.mask].detach().clone().float()
         self.mask_embedding = nn.Parameter(start.repeat(masks, 1))
         self.chain = Chain(len(start), units).to(start.device)
 
@@ -259,10 +262,11 @@ class Adaptation(nn.Module):
         clean, masks = self.states(batch)
         at = torch.arange(clean.shape[1], device=clean.device)
         of_middle = (at >= batch.middles[:, None] - 1) & (at < batch.lengths[:, None] - 1)
-        ends = F.cross_entropy(
-            self.decoder.logits(clean[of_middle]), batch.ids[:, 1:][of_middle], reduction="none"
-        )
-        next_token = row_mean(ends, torch.ones_like(ends), of_middle.nonzero()[:, 0])
+        of_row, follows = of_middle.nonzero()[:, 0], batch.ids[:, 1:][of_middle]
+        next_logs = self.decoder.logits(clean[of_middle]).log_softmax(-1)
+        missed = F.nll_loss(next_logs, follows, reduction="none")
+        next_token = row_mean(missed, torch.ones_like(missed), of_row)
+        ending = endings(next_logs[:, self.eom], follows == self.eom).sum() / len(batch.ids)
         asked = batch.targets != IGNORED
         row, _, place = asked.nonzero().T
         where = batch.places[asked]
@@ -288,7 +292,11 @@ class Adaptation(nn.Module):
         by_place = of_masks.new_zeros(self.masks).index_add_(0, place, of_masks.detach())
         by_place = by_place / torch.bincount(place, minlength=self.masks).clamp(min=1)
         return Losses(
-            row_mean(of_masks, weights, row), row_mean(of_chain, weights, row), next_token, by_place
+            row_mean(of_masks, weights, row),
+            row_mean(of_chain, weights, row),
+            next_token,
+            ending,
+            by_place,
         )
 
     def states(
@@ -323,8 +331,14 @@ class Adaptation(nn.Module):
         positions = torch.cat((at[:, batch.read :], batch.places.flatten(1)), 1)
         states = self.decoder.run_embedded(x, positions, attend)
         tail = end - batch.read
-        masks = states[:, tail:].view(*batch.places.shape, -1)
+        masks = states[:, tail:].view(*batch.places.shape, states.shape[-1])
         return torch.cat((context, states[:, :tail]), 1), masks
+
+
+def endings(logs: Float[Tensor, " n"], ends: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The loss of deciding whether a middle ends, given the log-probability that it does."""
+    goes_on = torch.log1p(-logs.exp().clamp(max=1 - EPSILON))
+    return -torch.where(ends, logs, goes_on)
 
 
 def row_mean(
@@ -375,7 +389,7 @@ def operations(config: Qwen2Config, row: CanvasRow) -> float:
 
 @torch.no_grad()
 def validated(adaptation: Adaptation, row: CanvasRow) -> dict[str, float]:
-    """What the model does on a row: tokens a pass, and the next-token loss of the middle, in nats.
+    """What the model does on a row: tokens a pass, and its losses of the middle, as in `Losses`.
 
     A pass gives one token, which the causal state predicts, and one for each mask up to the first
     wrong one: other than the row's (`tokens_per_pass`), or other than what the causal reading would
@@ -401,12 +415,15 @@ def validated(adaptation: Adaptation, row: CanvasRow) -> dict[str, float]:
         return (predicted == wanted).int().cumprod(-1).float().mean(0)
 
     accepted = right(ranked, written)
+    following = logits[row.middle - 1 :].log_softmax(-1)
+    stops = endings(following[:, adaptation.eom], ids[row.middle :] == adaptation.eom)
     found = {
         "tokens_per_pass": 1 + right(own.argmax(-1), targets).sum(),
         "tokens_per_pass_as_read": 1 + right(own.argmax(-1), written).sum(),
         "tokens_per_pass_chained": 1 + right(ranked, targets).sum(),
         "tokens_per_pass_chained_as_read": 1 + accepted.sum(),
-        "next_token_loss": F.cross_entropy(logits[row.middle - 1 :], ids[row.middle :]),
+        "next_token_loss": F.nll_loss(following, ids[row.middle :]),
+        "ending": stops.sum(),
         **{f"accepted_{1 + place}": share for place, share in enumerate(accepted)},
     }
     return {name: float(each) for name, each in found.items()}

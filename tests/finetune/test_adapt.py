@@ -46,6 +46,7 @@ from talaria.finetune.adaptation import (
     CanvasRow,
     HoleRows,
     draw_canvases,
+    endings,
 )
 from talaria.finetune.corpus import CorpusDocument, write_corpus
 from talaria.finetune.low_rank import LowRank, merge
@@ -263,17 +264,52 @@ def test_rows_of_a_pass_do_not_see_each_other(folder: Path, tmp_path: Path) -> N
     def found(some: list[CanvasRow]) -> list[torch.Tensor]:
         here.optimizer.zero_grad()
         losses = here.adaptation(CanvasBatch.of(some))
-        (losses.canvas + losses.chain + losses.next_token).backward()
+        (losses.canvas + losses.chain + losses.next_token + losses.ending).backward()
         gradients = [here.adaptation.mask_embedding.grad, here.adaptation.chain.out.weight.grad]
         name = next(name for name in here.trained if "lora_B" in name)
         gradients.append(here.trained[name].grad)
-        parts = [losses.canvas, losses.chain, losses.next_token, *gradients]
+        parts = [losses.canvas, losses.chain, losses.next_token, losses.ending, *gradients]
         return [part.detach().clone() for part in parts if part is not None]
 
     alone = [found([row]) for row in rows]
     for together, *each in zip(found(rows), *alone, strict=True):
         expected = torch.stack(each).mean(0)
         torch.testing.assert_close(together, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_loss_of_ending_is_that_of_a_yes_or_no(folder: Path, tmp_path: Path) -> None:
+    """Of each place of a middle: certain answers cost nothing, wrong ones much."""
+    here = run(folder, tmp_path / "run")
+    row = draw_canvases(here.rows[2], 0, 3, np.random.default_rng(0), reach=96)
+    losses = here.adaptation(CanvasBatch.of([row]))
+    with torch.inference_mode():
+        clean, _ = states_of(here, row)
+        chances = here.adaptation.decoder.logits(clean[row.middle - 1 :]).softmax(-1)
+    ends = chances[:, here.marks.eom]
+    expected = -(1 - ends[:-1]).log().sum() - ends[-1].log()
+    torch.testing.assert_close(losses.ending, expected, atol=1e-4, rtol=1e-4)
+    sure = endings(torch.tensor([0.0, -1e9, 0.0]), torch.tensor([True, False, False]))
+    assert sure[:2].tolist() == pytest.approx([0, 0], abs=1e-5)
+    assert 10 < sure[2] < 20  # finite, so that one row cannot ruin a run
+
+
+def test_plain_rows_teach_no_canvas(folder: Path, tmp_path: Path) -> None:
+    """They come behind those with canvases, are shorter, and train no mask."""
+    here = run(folder, tmp_path / "run", "--plain", "3", "--plain-length", "40", "--together", "2")
+    here.step = 4
+    passes = [*here.passes()]
+    assert [len(rows) for rows in passes] == [2, 2, 1]
+    assert all(len(row.anchors) for row in passes[0])
+    plain = [row for rows in passes[1:] for row in rows]
+    assert all(not len(row.anchors) and len(row.ids) <= 40 for row in plain)
+    assert len({tuple(row.ids.tolist()) for rows in passes for row in rows}) == 5
+    found = here.adaptation(CanvasBatch.of(plain))
+    assert found.canvas == found.chain == 0 < found.next_token
+    (found.canvas + found.chain + found.next_token + found.ending).backward()
+    masks = here.adaptation.mask_embedding.grad
+    assert masks is None or not masks.any()
+    entry = here.update()
+    assert np.isfinite([*losses(entry), entry["ending"]]).all()
 
 
 def test_gradients_of_merged_products_are_those_of_the_separate_ones() -> None:
@@ -306,7 +342,7 @@ def test_gradients_are_those_of_finite_differences(
 
     def loss() -> torch.Tensor:
         losses = model(CanvasBatch.of([row]))
-        total: torch.Tensor = losses.canvas + losses.next_token
+        total: torch.Tensor = losses.canvas + losses.next_token + losses.ending
         return total
 
     torch.manual_seed(1)
