@@ -29,6 +29,7 @@ from talaria.coder.errors import BaseMissingError, CheckpointError
 from talaria.coder.files import digest, home
 from talaria.coder.layout import Layout
 from talaria.coder.request import Settings
+from talaria.coder.schedule import Schedule
 from talaria.coder.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -50,12 +51,16 @@ MOST_PARAMETERS = 10**15  # what no model has
 FAMILIES = {
     "talaria": "talaria.coder.families.talaria",
     "qwen2": "talaria.coder.families.qwen2",
+    "masked": "talaria.coder.families.masked",
 }
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model ready to decode with, and what its folder says about it."""
+    """A model ready to decode with, and what its folder says about it.
+
+    schedule  how its authors decode, if it is of an open family; None: as `Settings` say
+    """
 
     backbone: Backbone
     tokenizer: Tokenizer
@@ -63,6 +68,7 @@ class Checkpoint:
     settings: Settings
     name: str
     config: Mapping[str, Any]
+    schedule: Schedule | None = None
 
     @property
     def marks(self) -> Marks:
@@ -437,4 +443,5 @@ def _load(
             )
     backbone.name = folder.name
     tokenizer.prepare()
-    return Checkpoint(backbone, tokenizer, layout, chosen, folder.name, config)
+    schedule = getattr(backbone, "schedule", None)
+    return Checkpoint(backbone, tokenizer, layout, chosen, folder.name, config, schedule)

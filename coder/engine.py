@@ -130,7 +130,7 @@ class Engine:
         self._reading = False
 
         def memory_of(model: Checkpoint) -> tuple[Checkpoint, Memory]:
-            if workers > 1:
+            if workers > 1 and model.schedule is None:
                 model = replace(model, backbone=Batched(model.backbone, on_pass))
             return model, Memory(model, capacity, most_bytes)
 

@@ -35,8 +35,9 @@ from talaria.coder.repair import ATTEMPT_NFE, ATTEMPTS, OutOfTime, reopen, trim,
 from talaria.coder.request import Options, Request
 from talaria.coder.results import Candidate, Frame, Infill, Interruption, unanswered
 from talaria.coder.sampler import Banned, Step, autoregress, denoise, verify
+from talaria.coder.scheduled import follow
 from talaria.coder.source import Piece
-from talaria.coder.syntax.judge import OutOfTimeError, Surroundings
+from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict
 from talaria.coder.syntax.tree import Trees
 from talaria.coder.unmask import Rule, confidence_threshold
 
@@ -148,7 +149,7 @@ def _fill(
     ]
     for hole in holes:
         hole.context = context_of(model, hole.request)
-    count = options.candidates
+    count = len(holes[0].middles)
     cache: KVCache | None = None
     reused, why = 0, interrupted()
     if why is None:
@@ -175,7 +176,9 @@ def _fill(
     if options.check_syntax:
         for hole in holes:
             trim(hole, why, out_of_time)
-    if count > 1 and cache is not None and not interrupted():
+    if count > 1 and model.schedule is not None:
+        score_as_committed(holes)
+    elif count > 1 and cache is not None and not interrupted():
         score(model, holes, cache)
     outcomes = [judged(hole, out_of_time) for hole in holes]
     verdicts = [verdict(hole, each[0].text) for hole, each in zip(holes, outcomes, strict=True)]
@@ -194,10 +197,29 @@ def check(model: Checkpoint, options: Options) -> None:
             f"--max-tokens is {options.max_tokens}; this model's limit is {longest}, half its "
             "context"
         )
+    if options.mode != "diffuse" and model.schedule is not None:
+        raise UsageError(
+            f"--mode is {options.mode}, and {model.name} reads in both directions, so it cannot "
+            "write from left to right; use --mode diffuse"
+        )
+    if options.sizes:
+        check_sizes(model, options.sizes)
     if options.mode == "diffuse" and not model.backbone.denoises:
         raise UsageError(
             f"--mode is diffuse, and {model.name} is a causal model that cannot read a canvas; "
             "use --mode verify or ar"
+        )
+
+
+def check_sizes(model: Checkpoint, sizes: Sequence[int]) -> None:
+    """UsageError for sizes of canvases where the model ends its middles itself."""
+    known = () if model.schedule is None else model.schedule.sizes
+    listed = ",".join(map(str, sizes))
+    if not known:
+        raise UsageError(f"--sizes is {listed}, and {model.name} ends its middles; leave it out")
+    if len(known) == 1 < len(sizes):
+        raise UsageError(
+            f"--sizes is {listed}, and {model.name} learns the length; give one, to begin with"
         )
 
 
@@ -268,7 +290,7 @@ def offered(hole: Progress, candidate: Candidate) -> Candidate:
 
 def record(rows: Rows, canvas: int, step: Step) -> None:
     """Record a step in every request that took part in it."""
-    took_part = [bool(row.any()) for row in step.committed]
+    took_part = step.took_part.tolist()
     for _, run in groupby(range(len(rows)), lambda place: id(rows[place][0])):
         places = list(run)
         if any(took_part[place] for place in places):
@@ -321,8 +343,11 @@ def diffuse(
     k: int,
 ) -> Interruption | None:
     """Denoise canvas after canvas; rows that reach `<eom>` drop out."""
-    backbone, block = model.backbone, model.settings.block_length
+    backbone, schedule = model.backbone, model.schedule
     rows, number = rows_of(holes), 0
+    block = canvas_width(model, holes)
+    if schedule is not None and holes[0].request.options.confidence_threshold is not None:
+        schedule = replace(schedule, threshold=options.confidence_threshold)
     last = [hole.context[-1] for hole, _ in rows]
     while rows:
         lengths = [missing(hole, candidate) for hole, candidate in rows]
@@ -335,7 +360,10 @@ def diffuse(
                 replace(terms(hole, candidate, ATTEMPT_NFE if attempt else None), banned=ban)
                 for (hole, candidate), ban in zip(rows, banned, strict=True)
             ]
-            steps = denoise(backbone, cache, last, canvas, rule, each, options.lookahead, k)
+            if schedule is None:
+                steps = denoise(backbone, cache, last, canvas, rule, each, options.lookahead, k)
+            else:
+                steps = follow(schedule, backbone, cache, last, canvas, each)
             while not (why := interrupted()) and (step := next(steps, None)):
                 record(rows, number, step)
                 canvas = step.canvas
@@ -349,7 +377,10 @@ def diffuse(
                 return why
             first = first if attempt else canvas
             if options.check_syntax and not interrupted():
+                ends = canvas.ended.tolist()
                 failed, canvas, banned = reopen(rows, first, canvas, sure, banned)
+                if rows[0][0].sizes:  # what is denoised again has as many tokens
+                    canvas = canvas.ending(ends)
                 for place in failed:
                     canvas = canvas.with_row(place, first.ids[place])
                     hole, candidate = rows[place]
@@ -382,6 +413,27 @@ def diffuse(
             hole.nfe += 1
         number += 1
     return None
+
+
+def canvas_width(model: Checkpoint, holes: Sequence[Progress]) -> int:
+    """Positions of a canvas: as many as the model's, or all sizes take, and an end mark behind."""
+    sizes = [size for hole in holes for size in hole.sizes]
+    if not sizes:
+        return model.settings.block_length
+    grown = model.schedule is not None and model.schedule.expand is not None
+    longest = min(model.schedule.most, holes[0].longest) if model.schedule and grown else 0
+    return 1 + max(longest, *sizes)
+
+
+def score_as_committed(holes: list[Progress]) -> None:
+    """Mean log-probability of each middle's tokens when they were committed: no evaluation more."""
+    for hole in holes:
+        result = Infill([], hole.nfe, 0.0, 0, 0, Verdict(0, 0), hole.frames)
+        for number, middle in enumerate(hole.middles):
+            chances = result.probabilities(Candidate("", middle, "length", None, number))
+            if middle and chances:
+                logs = np.log(np.maximum(chances, np.finfo(np.float32).tiny))
+                hole.scores[number] = float(logs.mean())
 
 
 def score(model: Checkpoint, holes: list[Progress], cache: KVCache) -> None:

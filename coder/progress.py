@@ -34,6 +34,9 @@ class Progress:
     bounds    what may end a middle before the model does, by what it is then said to have stopped
               at: each gives the length of a text, in characters, at which it ends, or None
     reached   middles that a bound ended: that length, and what they stopped at
+    sizes     tokens of each candidate's canvas, where the model cannot tell how many it takes; with
+              several, there is a candidate of each. (): the model ends a middle
+    grows     whether the model changes the sizes of canvases itself
     """
 
     request: Request
@@ -55,6 +58,8 @@ class Progress:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     reached: dict[tuple[int, ...], tuple[int, Stopped]] = field(default_factory=dict)
     nfe: int = 0
+    sizes: tuple[int, ...] = ()
+    grows: bool = False
 
 
 Rows = list[tuple[Progress, int]]
@@ -71,7 +76,8 @@ def begin(
     options = request.options.settled(model.settings)
     assert options.max_nfe is not None
     assert options.max_tokens is not None
-    count, tokenizer = options.candidates, model.tokenizer
+    tokenizer, sizes = model.tokenizer, sizes_of(model, request, options)
+    count = options.candidates * max(1, len(sizes))
     healed = healed_of(request, tokenizer)
     longest = options.max_tokens
     if request.length is not None:
@@ -83,7 +89,7 @@ def begin(
         healed,
         tokenizer.beginning_with(healed) if healed else None,
         longest,
-        options.max_nfe - (count > 1),  # ranking takes one
+        options.max_nfe - (count > 1 and model.schedule is None),  # ranking takes one
         bounds_of(request, model.settings),
         surroundings,
         on_frame,
@@ -91,7 +97,21 @@ def begin(
         [[] for _ in range(count)],
         ["max_nfe"] * count,
         [None] * count,
+        sizes=sizes * options.candidates,
+        grows=model.schedule is not None and model.schedule.expand is not None,
     )
+
+
+def sizes_of(model: Checkpoint, request: Request, options: Options) -> tuple[int, ...]:
+    """The canvases that each candidate begins with; (): the model ends a middle."""
+    if model.schedule is None or not model.schedule.sizes:
+        return ()
+    assert options.max_tokens is not None
+    longest = options.max_tokens
+    if request.length is not None:
+        return (min(request.length, model.settings.longest),)
+    most = min(longest, model.schedule.most) if model.schedule.expand is not None else longest
+    return tuple(dict.fromkeys(min(size, most) for size in options.sizes or model.schedule.sizes))
 
 
 def healed_of(request: Request, tokenizer: Tokenizer) -> str:
@@ -150,11 +170,13 @@ def terms(hole: Progress, number: int, most: int | None = None) -> Row:
     left = hole.budget - hole.nfe
     temperature = hole.options.temperature
     if temperature is None:
-        temperature = DIVERSE if number else 0.0
+        first = len(hole.middles) // hole.options.candidates
+        temperature = DIVERSE if number >= first else 0.0
+    learned = hole.request.length is None and (not hole.sizes or hole.grows)
     return Row(
         hole.generators[number],
         left if most is None else min(left, most),
-        hole.request.length is None,
+        learned,
         bound=partial(within_bound, hole, number) if hole.bounds else None,
         temperature=temperature,
         first=None if hole.middles[number] else hole.first,
@@ -162,7 +184,9 @@ def terms(hole: Progress, number: int, most: int | None = None) -> Row:
 
 
 def missing(hole: Progress, number: int) -> int | None:
-    """How many tokens a candidate still lacks, where its length is given."""
+    """How many tokens a candidate still lacks, where its length is given, or is to be tried."""
+    if hole.sizes:
+        return hole.sizes[number]
     return None if hole.request.length is None else hole.longest - len(hole.middles[number])
 
 
@@ -190,7 +214,7 @@ def extend(hole: Progress, number: int, tokens: list[int], ended: bool, forced: 
         hole.stopped[number] = "length" if given == hole.longest else "max_tokens"
         del middle[hole.longest :]
     elif by_itself:
-        hole.stopped[number] = "eom"
+        hole.stopped[number] = "length" if hole.sizes and not hole.grows else "eom"
     else:
         return True
     if forced:
@@ -205,6 +229,12 @@ def candidates_of(hole: Progress) -> list[Candidate]:
         text, end, score = text_of(hole, tokens), hole.stopped[number], hole.scores[number]
         repeats = bool(hole.healed) and hole.tokenizer.decode(tokens[:1]) == hole.healed
         found.setdefault(text, Candidate(text, tokens, end, score, number, repeats))
-    return sorted(
-        found.values(), key=lambda c: (not c.text and c.stopped != "eom", -(c.score or 0))
+    ranked = sorted(
+        found.values(),
+        key=lambda c: (
+            not c.text and c.stopped != "eom",
+            bool(hole.sizes) and c.stopped == "syntax",
+            -(c.score or 0),
+        ),
     )
+    return ranked[: hole.options.candidates] if hole.sizes else ranked

@@ -12,14 +12,22 @@ from typing import Any
 
 from talaria.coder.errors import CheckpointError
 from talaria.coder.files import digest
+from talaria.coder.open_families import FAMILIES, family_of
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+TOKENIZER_PARTS = "vocab.json", "merges.txt"  # instead, in some folders of masked diffusion models
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 GGUF = ".gguf"
 PICKLED = "*.bin", "*.pt", "*.pth", "*.ckpt"
 
-# The family of each architecture that a folder's configuration may name.
-ARCHITECTURES = {"Qwen2ForCausalLM": "qwen2", "LlamaForCausalLM": "qwen2"}
+# The family of each architecture that a folder's configuration may name. Of masked diffusion models
+# there are several (`open_families`); those of Qwen2's architecture are told by their tokens.
+MASKED = "masked"
+ARCHITECTURES = {
+    **{name: MASKED for family in FAMILIES for name in family.architectures},
+    "Qwen2ForCausalLM": "qwen2",
+    "LlamaForCausalLM": "qwen2",
+}
 GGUF_FAMILY = "qwen2"  # which reads what its file says of itself
 
 
@@ -38,9 +46,11 @@ def described(path: Path) -> dict[str, Any] | None:
     if not isinstance(config, dict) or "format_version" in config or "architectures" not in config:
         return None
     architecture = architecture_of(config, path / CONFIG)
-    parts = (CONFIG, TOKENIZER, *weight_files(path))
+    masked = family_of(architecture, added_tokens(path)) is not None
+    family = MASKED if masked else ARCHITECTURES[architecture]
+    parts = (CONFIG, *token_files(path, masked), *weight_files(path))
     hashes = hashlib.sha256("".join(_digest(path / part) for part in parts).encode())
-    return _described(path, ARCHITECTURES[architecture], hashes.hexdigest())
+    return _described(path, family, hashes.hexdigest())
 
 
 def _digest(path: Path) -> str:
@@ -72,20 +82,68 @@ def architecture_of(config: dict[str, Any], where: Path) -> str:
     named = config["architectures"]
     if isinstance(named, list) and len(named) == 1 and named[0] in ARCHITECTURES:
         return str(named[0])
+    code = "; its code (auto_map) is never run" if "auto_map" in config else ""
     raise CheckpointError(
-        f"{where}: architectures is {named!r}; supported are {', '.join(ARCHITECTURES)}"
+        f"{where}: architectures is {named!r}; supported are {', '.join(ARCHITECTURES)}{code}"
     )
 
 
+def added_tokens(folder: Path) -> dict[str, int]:
+    """The ids of a folder's tokens beside those of its BPE, by name; CheckpointError if damaged."""
+    try:
+        stated = read_json(folder / TOKENIZER, {}).get("added_tokens")
+        if stated:
+            return {str(each["content"]): int(each["id"]) for each in stated}
+        plain = read_json(folder / "added_tokens.json", {})
+        decoder = read_json(folder / "tokenizer_config.json", {}).get("added_tokens_decoder", {})
+        named = {str(each["content"]): int(row) for row, each in decoder.items()}
+        return {**{str(name): int(row) for name, row in plain.items()}, **named}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder}: its special tokens are not readable ({type(error).__name__}: {error}); "
+            "fetch the model's folder again"
+        ) from error
+
+
+def read_json(path: Path, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
+    """An object in a file; `otherwise` where there is no file. CheckpointError if damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if otherwise is not None:
+            return otherwise
+        raise CheckpointError(f"{path}: missing; fetch the model's folder again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: not readable ({type(error).__name__}: {error}); fetch the model's folder "
+            "again"
+        ) from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: holds no object; fetch the model's folder again")
+    return found
+
+
+def token_files(folder: Path, parts: bool) -> tuple[str, ...]:
+    """The names of the files of a folder's tokenizer, which may be in `parts`.
+
+    CheckpointError where they are missing.
+    """
+    if parts and all((folder / name).is_file() for name in TOKENIZER_PARTS):
+        return (TOKENIZER,) if (folder / TOKENIZER).is_file() else TOKENIZER_PARTS
+    if not (folder / TOKENIZER).is_file():
+        raise CheckpointError(f"{folder / TOKENIZER}: missing; fetch the model's folder again")
+    return (TOKENIZER,)
+
+
 def weight_files(folder: Path) -> list[str]:
-    """The names of a folder's safetensors files, all of which are there, and its tokenizer too.
+    """The names of a folder's safetensors files, all of which are there.
 
     Raises CheckpointError where one is missing, or all weights are pickled.
     """
     names = [WEIGHTS]
     if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
         names = _indexed(folder / INDEX)
-    for name in (TOKENIZER, *names):
+    for name in names:
         if (folder / name).is_file():
             continue
         pickled = sorted(file.name for kind in PICKLED for file in folder.glob(kind))

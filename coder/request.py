@@ -16,6 +16,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Until = Literal["line", "statement", "block"]
 UNTIL: tuple[Until, ...] = get_args(Until)
 
+MOST_SIZES = 16  # canvases of different sizes that are tried at once
 LONGEST_WAIT = 1_000_000  # seconds; systems cannot wait for every number
 
 # Kind, minimum and maximum of each number that a request or a model may set.
@@ -106,6 +107,10 @@ class Options:
     complete              a block that the middle opens must have its body: right for what is
                           written into a file, not for what is offered while the user types on
     seed                  the same seed gives the same text
+    sizes                 for models that cannot tell how long a middle is: how many tokens it may
+                          have. A canvas of each is filled, side by side, and the text whose tokens
+                          the model was surest of is taken; each size costs what one would alone.
+                          A model that learns the length begins with the only one
     """
 
     mode: Mode | None = None
@@ -119,8 +124,16 @@ class Options:
     check_syntax: bool = True
     complete: bool = False
     seed: int = 0
+    sizes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.sizes is not None:
+            object.__setattr__(self, "sizes", tuple(self.sizes))  # a socket brings lists
+            if not 0 < len(self.sizes) <= MOST_SIZES:
+                raise UsageError(f"--sizes has {len(self.sizes)}; give 1 to {MOST_SIZES} of them")
+            for size in self.sizes:
+                if wanted := out_of_range("max_tokens", size):
+                    raise UsageError(f"--sizes has {size!r}; each must be {wanted}")
         if self.mode not in (None, *MODES):
             raise UsageError(f"mode is {self.mode!r}; it must be {', '.join(MODES[:-1])} or ar")
         if self.until not in (None, *UNTIL):

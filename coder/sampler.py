@@ -73,12 +73,14 @@ class Step:
     confidence  [batch, block]; probability of the token chosen at each evaluated position,
                 committed or not; 1 for an `<eom>` that a bound put there
     forced      [batch]; whether the end of the budget committed what the rule would not have
+    evaluated   [batch]; which rows took part; None: those in which something was committed
     """
 
     canvas: Canvas
     committed: Bool[Array, "batch block"]
     confidence: Float[Array, "batch block"]
     forced: Bool[Array, " batch"]
+    evaluated: Bool[Array, " batch"] | None = None
 
     @classmethod
     def restoring(cls, canvas: Canvas) -> Step:
@@ -93,7 +95,13 @@ class Step:
             self.committed[index],
             self.confidence[index],
             self.forced[index],
+            None if self.evaluated is None else self.evaluated[index],
         )
+
+    @property
+    def took_part(self) -> Bool[Array, " batch"]:
+        """Which rows took part."""
+        return np.asarray(self.committed.any(1) if self.evaluated is None else self.evaluated)
 
 
 def denoise(

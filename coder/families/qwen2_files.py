@@ -264,7 +264,8 @@ def _of_folder(folder: Path) -> Base:
     )
     if (config.get("head_dim") or shape.size) != shape.size:
         raise _unsupported(where, "head_dim", config["head_dim"], shape.size)
-    vocabulary = _folder_vocabulary(folder / TOKENIZER, shape.vocab_size)
+    vocabulary = folder_vocabulary(folder / TOKENIZER, shape.vocab_size)
+    vocabulary.checked(folder / TOKENIZER)
 
     def read(name: str, rows: Int[Array, " rows"] | None = None) -> Float[Array, ...]:
         file, theirs = files[name]
@@ -309,8 +310,11 @@ def gguf_name(name: str) -> str:
     return f"{block}{NAMES[module]}.{kind}" if module in NAMES else name
 
 
-def _folder_vocabulary(path: Path, rows: int) -> Vocabulary:
-    """The vocabulary of a `tokenizer.json`, with a name for each row of the embedding."""
+def folder_vocabulary(path: Path, rows: int) -> Vocabulary:
+    """The vocabulary of a `tokenizer.json`, with a name for each row of the embedding.
+
+    CheckpointError where it is no BPE of bytes, alters text, or has ids beyond the rows.
+    """
     bpe = Tokenizer.read(path)
     stored = json.loads(bpe.to_str())
     model, decoder = stored["model"], (stored["decoder"] or {}).get("type")
@@ -330,7 +334,7 @@ def _folder_vocabulary(path: Path, rows: int) -> Vocabulary:
     merges = [" ".join(merge) for merge in model["merges"]]
     found = Vocabulary(tokens, kinds, merges, bpe.pre_tokenizer, bool(model["ignore_merges"]))
     text = "x  =\t'e\u0301 \u65e5'\r\n"
-    whole = found.checked(path).tokenizer(np.arange(rows))
+    whole = found.tokenizer(np.arange(rows))
     if whole.decode(whole.encode(text)) != text:
         raise _unsupported(path, "its tokenizer", "one that alters text", "one that keeps it")
     return found

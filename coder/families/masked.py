@@ -1,0 +1,65 @@
+"""Masked diffusion models as others publish them, of the families in `coder/open_families.py`.
+
+`masked_files` reads a folder, `masked_torch` computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from talaria.coder.backbone import Backbone
+from talaria.coder.errors import CheckpointError
+from talaria.coder.layout import Layout
+from talaria.coder.open_families import family_of
+from talaria.coder.published import added_tokens, read_json
+from talaria.coder.tokenizer import Tokenizer
+
+WORKING_CONTEXT = 1024  # tokens that a request uses by default
+LONGEST = 64  # tokens of a middle by default: as many as DreamOn's canvas may have
+
+
+def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """Defaults by the family of the folder that `where` is the configuration of.
+
+    A family that reads whole texts fills one canvas, or one of each size.
+    """
+    published = read_json(where)
+    family = family_of(str(published["architectures"][0]), added_tokens(where.parent))
+    assert family is not None
+    names = ("max_position_embeddings", "max_sequence_length")
+    positions = next((published[name] for name in names if name in published), WORKING_CONTEXT)
+    known = min(WORKING_CONTEXT, positions) if isinstance(positions, int) else WORKING_CONTEXT
+    most = min(LONGEST, known // 4)
+    return {
+        "working_context": known,
+        "max_tokens": most,
+        "max_nfe": 256,
+        "block_length": min(family.block or most, most),
+    }
+
+
+def load_adapted(
+    folder: Path,
+    config: Mapping[str, Any],
+    adapter: bytes,
+    find_base: Callable[[], Path],
+    device: str,
+    on_progress: Callable[[float], None],
+) -> tuple[Backbone, Tokenizer, Layout]:
+    """Load a folder as it is published; the tensors are read one by one.
+
+    Raises CheckpointError where something in it is missing or not supported, torch is missing, or
+    the device cannot be used.
+    """
+    try:
+        from talaria.coder.families.masked_torch import load
+    except ImportError as error:
+        if error.name != "torch":
+            raise
+        raise CheckpointError(
+            f"{folder}: masked diffusion models need torch, which is not installed; "
+            "pip install 'talaria-code[gpu]'"
+        ) from error
+    return load(folder, device, on_progress)

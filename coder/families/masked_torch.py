@@ -1,0 +1,538 @@
+"""Masked diffusion models in torch: one network for all families, and how its attention is used.
+
+A network with full attention has no keys and values that last: all depend on the canvas. What is
+kept of a context is its tokens, and a step evaluates prefix, canvas and suffix. Of a network with
+block-causal attention (arXiv 2503.09573), whole blocks are kept, exactly; the tokens behind the
+last whole one are read again with the canvas, which stands in the same block.
+
+States are aligned with the canvas: that of a position predicts its token, whatever the network's
+own shift is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from talaria.coder.backbone import (
+    Array,
+    Backbone,
+    Candidates,
+    Constraint,
+    Fork,
+    KVCache,
+    Marks,
+    Reading,
+    States,
+    constrain,
+)
+from talaria.coder.errors import CheckpointError
+from talaria.coder.families.blocks_torch import Attend, rotate, through
+from talaria.coder.families.masked_files import Folder, Shape, Stored, open_folder
+from talaria.coder.layout import Layout
+from talaria.coder.machine import available_memory
+from talaria.coder.open_families import Family
+from talaria.coder.schedule import Schedule, Spread
+from talaria.coder.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Layers = tuple[Tensor, ...]
+KINDS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SENTINELS = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
+LEAST = -1e30  # the logarithm of 0, as a number that 0 may be multiplied with
+COUNTED = 0.02  # of the weights, between two reports of progress
+
+
+class Block(nn.Module):
+    """Grouped-query attention and a gated MLP; modules are named as in GGUF."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        queries, keys = shape.heads * shape.size, shape.kv_heads * shape.size
+        self.size = shape.size
+        self.attn_norm = nn.RMSNorm(shape.width, shape.epsilon)
+        self.attn_q = nn.Linear(shape.width, queries, shape.biases)
+        self.attn_k = nn.Linear(shape.width, keys, shape.biases)
+        self.attn_v = nn.Linear(shape.width, keys, shape.biases)
+        self.attn_output = nn.Linear(queries, shape.width, bias=False)
+        self.ffn_norm = nn.RMSNorm(shape.width, shape.epsilon)
+        self.ffn_gate = nn.Linear(shape.width, shape.hidden, bias=False)
+        self.ffn_up = nn.Linear(shape.width, shape.hidden, bias=False)
+        self.ffn_down = nn.Linear(shape.hidden, shape.width, bias=False)
+        self.attn_q_norm: nn.Module = nn.Identity()
+        self.attn_k_norm: nn.Module = nn.Identity()
+        if shape.normed:
+            self.attn_q_norm = nn.RMSNorm(shape.size, shape.epsilon)
+            self.attn_k_norm = nn.RMSNorm(shape.size, shape.epsilon)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Callable[..., Tensor]
+    ) -> Tensor:
+        """The residual stream, [batch, length, width], after this block."""
+        batch, length, _ = x.shape
+        y = self.attn_norm(x)
+        q, k, v = (
+            matrix(y).view(batch, length, -1, self.size)
+            for matrix in (self.attn_q, self.attn_k, self.attn_v)
+        )
+        q, k = self.attn_q_norm(q).transpose(1, 2), self.attn_k_norm(k).transpose(1, 2)
+        y = attend(rotate(q, rotary), rotate(k, rotary), v.transpose(1, 2))
+        x = x + self.attn_output(y.transpose(1, 2).reshape(batch, length, -1))
+        y = self.ffn_norm(x)
+        return torch.add(x, self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y)))
+
+
+class Network(nn.Module):
+    """A decoder of Llama's kind; who sees whom is decided outside."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.token_embd = nn.Embedding(shape.rows, shape.width)
+        self.blk = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.output_norm = nn.RMSNorm(shape.width, shape.epsilon)
+        if not shape.tied:
+            self.output = nn.Linear(shape.width, shape.rows, bias=False)
+        self.turns = torch.empty(0)  # radians per position; it follows from the shape
+
+    def forward(
+        self, ids: Int[Tensor, "batch length"], positions: Tensor, attend: Attend
+    ) -> Float[Tensor, "batch length width"]:
+        """Normalised states of tokens at their positions."""
+        x = self.token_embd(ids)
+        angles = positions[..., None].float() * self.turns
+        cos, sin = (turn[:, None].to(x.dtype) for turn in (angles.cos(), angles.sin()))
+        states: Tensor = self.output_norm(through(self.blk, x, (cos, sin), attend))
+        return states
+
+    def logits(self, states: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape rows"]:
+        """Logits of states, in float32."""
+        output = self.token_embd if self.shape.tied else self.output
+        return F.linear(states, output.weight).float()
+
+
+class MaskedBackbone(Backbone):
+    """A masked diffusion model as a decoder sees it.
+
+    Keys of a cache begin with a layer of its own, the ids of the tokens, [batch, 1, length, 1];
+    with full attention there are no others.
+
+    schedule  how the family's authors decode
+    tokens    the marks that a layout puts around and between prefix and suffix
+    """
+
+    def __init__(self, network: Network, family: Family, marks: Marks, block: int) -> None:
+        self.network, self.family, self.marks = network, family, marks
+        self.block = block
+        self.schedule: Schedule = family.schedule
+        self.begin_with: tuple[int, ...] = ()
+        self.end_with: tuple[int, ...] = ()
+
+    @property
+    def device(self) -> str:
+        """Where the weights lie."""
+        return str(self.network.token_embd.weight.device)
+
+    @property
+    def threads(self) -> int:
+        """torch's thread count."""
+        return torch.get_num_threads()
+
+    @torch.inference_mode()
+    def evaluate(
+        self,
+        ids: Int[Array, "batch length"],
+        positions: Int[Array, "batch length"],
+        visible: Bool[Array, "batch 1 length total"] | None,
+        cache: KVCache | None,
+        keep: bool,
+    ) -> tuple[Float[Tensor, "batch length width"], Layers, Layers]:
+        """One pass, as `Backbone` has it; keys and values are the network's alone."""
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        most = self.network.shape.positions
+        if positions.size and positions.max() >= most:
+            raise CheckpointError(
+                f"{self.name}: the context and the canvas take {positions.max() + 1} positions, "
+                f"and the network was trained on {most}; give it a shorter context"
+            )
+        seen = None if visible is None else self._tensor(visible)
+        grouped = self.network.shape.heads != self.network.shape.kv_heads
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if cache is not None:
+                k = torch.cat((cache.keys[layer], k), dim=2)
+                v = torch.cat((cache.values[layer], v), dim=2)
+            if keep:
+                keys.append(k)
+                values.append(v)
+            return F.scaled_dot_product_attention(q, k, v, seen, enable_gqa=grouped)
+
+        states = self.network(self._tensor(ids), self._tensor(positions), attend)
+        return states, tuple(keys), tuple(values)
+
+    def encode(
+        self,
+        contexts: Sequence[Sequence[int]],
+        cache: KVCache | None = None,
+        forks: Sequence[Fork] | None = None,
+    ) -> tuple[States, KVCache]:
+        """Keep tokens behind the cache, and whole blocks' keys and values if blocks are causal.
+
+        There are no states: nothing is predicted without a canvas.
+        """
+        batch = len(contexts)
+        before = [[] for _ in contexts] if cache is None else tokens_of(cache)
+        every = [[*old, *new] for old, new in zip(before, contexts, strict=True)]
+        states = np.zeros((batch, max(map(len, contexts)), 0), np.float32)
+        if self.family.attention == "full":
+            return states, kept_tokens(every)
+        ends = [len(row) for row in every]
+        _, found = self._read(every, cache, [len(row) for row in before], ends, [0] * batch)
+        return states, found
+
+    def begin(self, cache: KVCache, last: Sequence[int]) -> Reading:
+        """Canvases behind cached contexts: nothing of them is read yet."""
+        return Reading(cache, np.array(last, np.int64), np.zeros(len(last), np.int64))
+
+    def denoise(
+        self,
+        canvas: Int[Array, "batch block"],
+        cache: KVCache,
+        last: Sequence[int],
+        present: Bool[Array, "batch block"] | None = None,
+    ) -> States:
+        """States that predict the canvas's tokens, as `Backbone` has it: one step."""
+        known = (canvas == self.marks.mask).argmax(1)
+        widths = np.full(len(canvas), canvas.shape[1])
+        return self.denoise_on(canvas, self.begin(cache, last), widths, known)[0]
+
+    def denoise_on(
+        self,
+        canvas: Int[Array, "batch block"],
+        reading: Reading,
+        widths: Int[Array, " batch"],
+        known: Int[Array, " batch"],
+    ) -> tuple[States, Reading]:
+        """The states of `denoise`; whole blocks of known tokens are kept from step to step.
+
+        With full attention, the canvas ends at its end mark, behind which the suffix stands. With
+        blocks, states are those up to the end of the block with the first open position; others
+        are zeros. What the canvas lacks of that block is masks.
+        """
+        if self.family.attention == "full":
+            return self._denoise_whole(canvas, reading.cache), reading
+        return self._denoise_block(canvas, reading, known)
+
+    def _denoise_whole(
+        self, canvas: Int[Array, "batch block"], cache: KVCache
+    ) -> Float[Tensor, "batch block width"]:
+        """States of the canvas between prefix and suffix, all of which are read."""
+        rows, starts, ends = [], [], []
+        length = canvas.shape[1]
+        for context, own in zip(tokens_of(cache), canvas, strict=True):
+            divided = context.index(self.marks.mask)
+            prefix = [*self.begin_with, *context[divided + 1 :]]
+            end = int(np.append(own == self.marks.eom, True).argmax())
+            starts.append(len(prefix))
+            ends.append(end)
+            rows.append([*prefix, *own[:end].tolist(), *context[:divided], *self.end_with])
+        ids, valid = padded(rows)
+        visible = None
+        if not valid.all():
+            visible = np.broadcast_to(valid[:, None, None], (len(ids), 1, *2 * ids.shape[1:]))
+        positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        states, _, _ = self.evaluate(ids, positions, visible, None, keep=False)
+        found = states.new_zeros((len(rows), length, states.shape[2]))
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            # As published, a first position that nothing stands before speaks for itself.
+            first = max(0, start - 1) if self.family.shift else start
+            own = states[row, first : start + end - self.family.shift]
+            if self.family.shift and not start and end:
+                own = torch.cat((states[row, :1], own))
+            found[row, :end] = own
+        return found
+
+    def _denoise_block(
+        self, canvas: Int[Array, "batch block"], reading: Reading, known: Int[Array, " batch"]
+    ) -> tuple[Float[Tensor, "batch block width"], Reading]:
+        """States up to the end of each row's current block, and what was read on the way."""
+        block, shift = self.block, self.family.shift
+        contexts = tokens_of(reading.cache)
+        read, length = reading.read.tolist(), canvas.shape[1]
+        every, ends, earlier = [], [], []
+        for row, context in enumerate(contexts):
+            start = len(context) - read[row]
+            place = start + int(known[row])
+            end = (place // block + 1) * block
+            tokens = [*context, *canvas[row, read[row] :].tolist()]
+            eom = np.append(canvas[row] == self.marks.eom, True).argmax()
+            tokens[start + int(eom) :] = []
+            every.append((tokens + [self.marks.mask] * block)[:end])
+            ends.append(place)
+            # What predicts the first token of a block stands at the end of the block before it.
+            earlier.append(int(shift and place % block == 0 and place > 0))
+        before = [len(context) for context in contexts]
+        states, cache = self._read(every, reading.cache, before, ends, earlier)
+        found = states.new_zeros((len(every), length, states.shape[2]))
+        for row, context in enumerate(contexts):
+            start = len(context) - read[row]
+            first = before[row] // block * block - earlier[row] * (
+                before[row] // block * block == ends[row]
+            )
+            offset = first - start + shift  # the place in the canvas that the first state is of
+            own = states[row, max(0, -offset) : len(every[row]) - first]
+            to = max(0, offset)
+            count = min(len(own), length - to)
+            found[row, to : to + count] = own[:count]
+        return found, replace(reading, cache=cache, read=known.copy())
+
+    def _read(
+        self,
+        every: Sequence[Sequence[int]],
+        cache: KVCache | None,
+        before: Sequence[int],
+        ends: Sequence[int],
+        earlier: Sequence[int],
+    ) -> tuple[Float[Tensor, "batch length width"], KVCache]:
+        """Read rows of tokens behind their whole blocks in the cache, block-causally.
+
+        The cache has `before` tokens of each row; reading begins `earlier` tokens before those that
+        it has no whole block of, where that is needed. Returns the states of what was read, and the
+        cache of the first `ends` tokens.
+        """
+        block, batch = self.block, len(every)
+        starts = []
+        for row in range(batch):
+            whole = before[row] // block * block
+            starts.append(whole - earlier[row] * (whole == ends[row]))
+        ids, own = padded([row[start:] for row, start in zip(every, starts, strict=True)])
+        begin = np.array(starts)[:, None]
+        positions = begin + np.arange(ids.shape[1])
+        inside = own[:, None, :] & (
+            positions[:, None, :] // block <= positions[:, :, None] // block
+        )
+        past, old = None, np.zeros((batch, 0), bool)
+        if cache is not None and cache.valid.shape[1]:
+            place = cache.valid.cumsum(1) - 1
+            old = cache.valid & (place < begin)
+            past = replace(cache, keys=cache.keys[1:], valid=old)
+            if not past.keys:
+                past = None
+        seen = np.broadcast_to(old[:, None, :], (batch, ids.shape[1], old.shape[1]))
+        visible = np.concatenate((seen, inside), axis=2)
+        # Padding sees itself: a row that sees nothing is no number.
+        each = np.arange(ids.shape[1])
+        visible[:, each, old.shape[1] + each] = True
+        states, keys, values = self.evaluate(ids, positions, visible[:, None], past, keep=True)
+        kept = own & (positions < np.array(ends)[:, None])
+        old_ids = np.zeros((batch, 1, 0, 1), np.int64) if cache is None else cache.keys[0]
+        tokens = np.concatenate((old_ids, ids[:, None, :, None]), axis=2)
+        found = KVCache(
+            (tokens, *keys),
+            values,
+            np.concatenate((old, kept), axis=1),
+            np.array(ends, np.int64),
+        )
+        return states, found.compact()
+
+    @torch.inference_mode()
+    def candidates(
+        self,
+        states: States,
+        k: int,
+        constraints: Sequence[Constraint] | None = None,
+        temperatures: Float[Array, " positions"] | None = None,
+    ) -> Candidates:
+        """The k likeliest tokens, as `Backbone` has it; and entropies, if its schedule needs them.
+
+        Marks that may never stand keep their part of the probability: published confidences are
+        those of the whole vocabulary.
+        """
+        logits = self.network.logits(states)
+        if constraints is not None:
+            # An end mark that may not stand is left in until the probabilities are known.
+            ends = {self.marks.eom}
+            constrain(
+                logits,
+                [
+                    replace(each, forbidden=tuple(set(each.forbidden) - ends))
+                    for each in constraints
+                ],
+            )
+        if temperatures is not None:
+            logits /= self._tensor(temperatures)[:, None]
+        logs = logits.log_softmax(-1)
+        entropies = None
+        if self.schedule.order == "entropy":
+            entropies = -(logs.exp() * logs.clamp_min(LEAST)).sum(-1)
+        logs[:, list(self.marks.never)] = -torch.inf
+        if constraints is not None:
+            for row, each in zip(logs, constraints, strict=True):
+                if self.marks.eom in each.forbidden:
+                    row[self.marks.eom] = -torch.inf
+        found = logs.topk(min(k, logs.shape[-1]))
+        ids, chances = found.indices.cpu().numpy(), self.numbers(found.values.cpu().numpy())
+        if entropies is None:
+            return Candidates(ids, chances)
+        return Spread(ids, chances, self.numbers(entropies.cpu().numpy()))
+
+    @torch.inference_mode()
+    def log_probabilities(
+        self,
+        states: States,
+        ids: Int[Array, " positions"],
+        constraints: Sequence[Constraint] | None = None,
+    ) -> Float[Array, " positions"]:
+        """Log-probabilities of given tokens, as `Backbone` has it."""
+        logs = self.network.logits(states).log_softmax(-1)
+        found: Array = logs[range(len(ids)), self._tensor(ids)].cpu().numpy()
+        return self.numbers(found)
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(self.network.token_embd.weight.device)
+
+
+def tokens_of(cache: KVCache) -> list[list[int]]:
+    """The tokens that a cache of a masked diffusion model holds, row by row."""
+    ids = cache.keys[0][:, 0, :, 0]
+    return [row[valid].tolist() for row, valid in zip(ids, cache.valid, strict=True)]
+
+
+def kept_tokens(rows: Sequence[Sequence[int]]) -> KVCache:
+    """A cache of tokens alone."""
+    ids, valid = padded(rows)
+    return KVCache((ids[:, None, :, None],), (), valid, valid.sum(1))
+
+
+def padded(
+    rows: Sequence[Sequence[int]],
+) -> tuple[Int[Array, "rows length"], Bool[Array, "rows length"]]:
+    """Rows of tokens in one array, padded on the right, and where they are."""
+    length = max(len(row) for row in rows)
+    ids, valid = np.zeros((len(rows), length), np.int64), np.zeros((len(rows), length), bool)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)], valid[place, : len(row)] = row, True
+    return ids, valid
+
+
+def load(
+    path: Path, device: str, on_progress: Callable[[float], None] = lambda done: None
+) -> tuple[MaskedBackbone, Tokenizer, Layout]:
+    """Load a folder; its tensors are read one by one."""
+    folder = open_folder(path)
+    marks = folder.marks()
+    network = read_network(folder, device, on_progress)
+    block = folder.family.block
+    if folder.family.block_field is not None:
+        block = folder.config.get(folder.family.block_field, block)
+        if type(block) is not int or not 0 < block <= folder.shape.positions:
+            raise CheckpointError(
+                f"{path / 'config.json'}: {folder.family.block_field} is {block!r}; it must be a "
+                "number of positions"
+            )
+    backbone = MaskedBackbone(network, folder.family, marks, block)
+    backbone.schedule = replace(
+        backbone.schedule,
+        expand=folder.tokenizer.special.get(folder.family.expand or ""),
+    )
+    begin = folder.token("bos") if folder.family.begin else None
+    backbone.begin_with = () if begin is None else (begin,)
+    backbone.end_with = (marks.eom,) if folder.family.close else ()
+    return backbone, folder.tokenizer, layout_of(folder, marks)
+
+
+def layout_of(folder: Folder, marks: Marks) -> Layout:
+    """How prefix and suffix become a context.
+
+    With full attention they are kept apart by a mask, which text never holds, until the canvas
+    comes between them. Networks that read in blocks from left to right know no suffix; where their
+    vocabulary has the base's sentinels for infilling, it stands first, as with the base.
+    """
+    tokenizer = folder.tokenizer
+    if folder.family.attention == "full":
+        return Layout(tokenizer, (), (marks.mask,), stride=4)
+    special = tokenizer.special
+    if all(name in special for name in SENTINELS):
+        before, behind, middle = (special[name] for name in SENTINELS)
+        return Layout(tokenizer, (before, behind), (middle,), stride=4)
+    raise CheckpointError(
+        f"{folder.path}: {folder.family.name} reads from left to right, and its vocabulary has no "
+        f"{', '.join(SENTINELS)}, so it cannot be told what follows a hole; give another model"
+    )
+
+
+def read_network(
+    folder: Folder, device: str, on_progress: Callable[[float], None] = lambda done: None
+) -> Network:
+    """The network of a folder on a device, in its `dtype_for`."""
+    dtype = dtype_for(folder, device)
+    with torch.device("meta"):
+        network = Network(folder.shape)
+    half = folder.shape.size // 2
+    weights, done, told = {}, 0, 0.0
+    try:
+        turns = folder.shape.rope_base ** -(torch.arange(half, dtype=torch.float32) / half)
+        network.turns = turns.to(device)
+        for name, place in sorted(folder.weights.items(), key=lambda each: each[1].begin):
+            weights[name] = tensor(place).to(device, dtype)
+            done += place.bytes
+            if done / folder.bytes - told >= COUNTED:
+                told = done / folder.bytes
+                on_progress(told)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        if "memory" in reason:
+            raise MemoryError from error
+        raise CheckpointError(
+            f"device {device!r} cannot be used ({reason}); try --device cpu"
+        ) from error
+    network.load_state_dict(weights, assign=True)
+    on_progress(1.0)
+    return network.requires_grad_(False).eval()
+
+
+def tensor(place: Stored) -> Tensor:
+    """A tensor as it is stored, read into memory of its own."""
+    found = torch.empty(place.shape, dtype=KINDS[place.kind])
+    try:
+        with place.path.open("rb", buffering=0) as file:
+            file.seek(place.begin)
+            data = found.view(-1).view(torch.uint8).numpy() if place.bytes else np.zeros(0, "u1")
+            read, count = 0, 1
+            while read < place.bytes and count:
+                count = file.readinto(data[read:].data) or 0
+                read += count
+    except OSError as error:
+        raise CheckpointError(f"{place.path}: cannot be read ({error}); fetch it again") from error
+    if read < place.bytes:
+        raise CheckpointError(f"{place.path}: ends too early; fetch it again")
+    return found
+
+
+def dtype_for(folder: Folder, device: str) -> torch.dtype:
+    """What to compute in: float32, unless bfloat16 is as fast, or all that there is memory for."""
+    kinds = {each.kind for each in folder.weights.values()}
+    if kinds == {"F32"}:
+        return torch.float32
+    if device != "cpu":
+        return torch.bfloat16
+    count = folder.bytes // 2
+    if fast_bfloat16() or 4 * count > available_memory():
+        return torch.bfloat16
+    return torch.float32
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware."""
+    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in flags)

@@ -1,0 +1,107 @@
+"""How the authors of an open family decode: when, where and how many masks become tokens.
+
+A `Schedule` is data, and what follows from it are pure functions; `coder/scheduled.py` follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from talaria.coder.backbone import Array, Candidates
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+EPSILON = 1e-3  # the time at which Dream's schedule ends (`eps` of its generation_utils.py)
+
+Order = Literal["probability", "entropy"]
+Pace = Literal["even", "time", "single", "p2"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A published way to decode.
+
+    pace       how many masks become tokens in a step: "even", as many in each (LLaDA); "time", in
+               proportion to the time that is left (Dream); "single", one (DreamOn); "p2", the
+               surest so many of all, which may turn others into masks again (Open-dCoder)
+    order      which first: those of the highest probability, or the lowest entropy
+    block      positions that are decoded before those behind them; None: the whole canvas
+    absolute   whether blocks are counted from the beginning of the text, not of the canvas
+    threshold  tokens of a higher probability are committed besides, if there is one
+    lead       the first position of so many, counted from the beginning of the text, is committed
+               alone, as the token that follows what is before it; None: none is
+    expand     the token that becomes two masks; a chosen end mark is then taken out, and so the
+               length is learned; None: the length is given
+    top_p      where a temperature draws, the least share of the probability to draw from
+    steps      evaluations of a canvas; None: one for each mask
+    most       positions of a canvas that may be reached by `expand`
+    sizes      canvases to begin with; several where nothing tells the length of a middle; (): the
+               model ends a middle
+    """
+
+    pace: Pace
+    order: Order = "probability"
+    block: int | None = None
+    absolute: bool = False
+    threshold: float | None = None
+    lead: int | None = None
+    expand: int | None = None
+    top_p: float | None = None
+    steps: int | None = None
+    most: int = 64
+    sizes: tuple[int, ...] = ()
+
+
+class Spread(Candidates):
+    """Candidates, and how spread the distribution of each position is: its entropy, in nats."""
+
+    entropy: Float[Array, " positions"]
+
+    def __init__(self, ids: Array, log_probabilities: Array, entropy: Array) -> None:
+        super().__init__(ids, log_probabilities)
+        object.__setattr__(self, "entropy", entropy)
+
+
+def block_of(schedule: Schedule, start: int, first: int, width: int) -> tuple[int, int]:
+    """The positions of a canvas that are decoded while `first` is the first open one: from, to.
+
+    `start` is the position of the canvas in the text.
+    """
+    if schedule.block is None:
+        return 0, width
+    offset = start % schedule.block if schedule.absolute else 0
+    begin = (first + offset) // schedule.block * schedule.block - offset
+    return max(0, begin), min(width, begin + schedule.block)
+
+
+def quotas(schedule: Schedule, masks: int, steps: int) -> list[int]:
+    """How many of so many masks each step commits, the steps that commit none included.
+
+    Of "p2", how many are tokens after each step.
+    """
+    if schedule.pace == "even":
+        base, more = divmod(masks, steps)
+        return [base + (step < more) for step in range(steps)]
+    if schedule.pace == "time":
+        return [*_by_time(masks, steps)]
+    if schedule.pace == "single":
+        return [1] * masks
+    left = [
+        int(np.floor(np.float32(masks) * np.float32(1 - (step + 1) / steps)))
+        for step in range(steps)
+    ]
+    return [masks - count for count in left]
+
+
+def _by_time(masks: int, steps: int) -> Iterator[int]:
+    times = np.linspace(1, EPSILON, steps + 1)
+    for step, (now, then) in enumerate(pairwise(times)):
+        count = int(masks * (1 - then / now)) if step < steps - 1 else masks
+        masks -= count
+        yield count

@@ -1,0 +1,298 @@
+"""The loop of the open families: denoise a canvas by the schedule that its authors published.
+
+It differs from `sampler.denoise` in what a family needs beside a rule: how many masks become tokens
+in which step, tokens that become masks again, and canvases that grow and shrink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from talaria.coder.backbone import Array, Backbone, Constraint, KVCache, States
+from talaria.coder.canvas import Canvas
+from talaria.coder.sampler import (
+    COLD,
+    DRAWN_FROM,
+    Row,
+    Step,
+    bounded,
+    constraints,
+    draw,
+    narrow,
+)
+from talaria.coder.schedule import Schedule, Spread, block_of, quotas
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the model says at the evaluated positions of a canvas; elsewhere everything is 0.
+
+    probability  of the chosen token
+    sureness     what the schedule orders positions by, the surest highest
+    """
+
+    tokens: Int[Array, "rows block"]
+    probability: Float[Array, "rows block"]
+    sureness: Float[Array, "rows block"]
+
+
+@dataclass
+class Pacer:
+    """How many masks of a row become tokens in each step; with "p2", how many of all then are.
+
+    start  the place of its canvas in the text
+    """
+
+    schedule: Schedule
+    start: int
+    masks: int
+    steps: int
+    at: tuple[int, int] = (-1, -1)
+    left: list[int] = field(default_factory=list)
+
+    def next(self, opened: Bool[Array, " block"]) -> tuple[int, int, int]:
+        """From which position, up to which, and how many; steps that commit none are left out."""
+        schedule, first = self.schedule, int(opened.argmax())
+        if schedule.lead and (self.start + first) % schedule.lead == 0 and self.start + first:
+            return first, first + 1, 1
+        at = block_of(schedule, self.start, first, len(opened))
+        here = int(opened[slice(*at)].sum())
+        if schedule.pace == "single":
+            return *at, 1
+        if at != self.at:
+            steps = max(1, round(self.steps * here / self.masks))
+            self.at, self.left = at, quotas(schedule, here, steps)
+        if schedule.pace != "p2":
+            while self.left and not self.left[0]:
+                del self.left[0]
+        return *at, self.left.pop(0) if self.left else here
+
+
+def follow(
+    schedule: Schedule,
+    backbone: Backbone,
+    cache: KVCache,
+    last: Sequence[int],
+    canvas: Canvas,
+    rows: Sequence[Row],
+) -> Iterator[Step]:
+    """Commit the masks of each row by a schedule; its last evaluation commits all that remain.
+
+    The cache holds the contexts, whose last tokens are `last`. A row with fewer evaluations than
+    masks commits several in each.
+    """
+    index, reading = np.arange(len(rows)), backbone.begin(cache, last)
+    variable, sure = canvas.open.copy(), np.zeros(canvas.ids.shape, np.float32)
+    pacers = [
+        Pacer(schedule, int(start), int(own.sum()), min(schedule.steps or own.sum(), row.max_nfe))
+        for start, own, row in zip(cache.next_position, canvas.open, rows, strict=True)
+    ]
+    for nfe in count(1):
+        index, reading = narrow(index, reading, canvas.unfinished)
+        if not len(index):
+            return
+        part, going = canvas.rows(index), [rows[number] for number in index.tolist()]
+        final = np.array([nfe >= row.max_nfe for row in going])
+        states, reading = backbone.denoise_on(
+            part.ids, reading, np.full(len(index), part.ids.shape[1]), part.open.argmax(1)
+        )
+        own, pace = variable[index], [pacers[number] for number in index.tolist()]
+        where = own if schedule.pace == "p2" else part.open
+        choice = choose(schedule, backbone, states, where, part, going, final)
+        if schedule.pace == "p2":
+            ids, short = again(part, own, choice, pace, final)
+            taken = (ids != part.ids) & (ids != canvas.marks.mask)
+        else:
+            taken, short = surest(schedule, part, choice, pace, final)
+            ids = np.where(taken, choice.tokens, part.ids)
+        known = np.where(taken, choice.probability, sure[index])
+        if schedule.expand is not None:
+            ids, known, taken = resized(schedule, part, ids, known, taken)
+            variable[index] = np.arange(ids.shape[1]) < ended(ids, canvas.marks.eom)[:, None]
+        wrote = tidy(replace(part, ids=ids))
+        after = bounded(wrote, going)
+        put = (after.ids == canvas.marks.eom) & (wrote.ids != canvas.marks.eom)
+        known = np.where(put, 1, known)
+        every, took = canvas.ids.copy(), np.zeros_like(canvas.open)
+        every[index], sure[index] = after.ids, known
+        took[index] = (taken | put) & ~after.masked
+        evaluated = np.zeros(len(rows), bool)
+        evaluated[index] = True
+        forced = np.zeros(len(rows), bool)
+        forced[index] = short
+        canvas = replace(canvas, ids=every)
+        yield Step(canvas, took, np.where(took, sure, 0).astype(np.float32), forced, evaluated)
+
+
+def choose(
+    schedule: Schedule,
+    backbone: Backbone,
+    states: States,
+    where: Bool[Array, "rows block"],
+    canvas: Canvas,
+    rows: Sequence[Row],
+    final: Bool[Array, " rows"],
+) -> Choice:
+    """A token for each position at `where`: the likeliest, or drawn, if a row has a temperature."""
+    counts = where.sum(1)
+    limits = constraints(where, canvas.marks, rows)
+    if schedule.expand is not None:
+        # A canvas whose length is given, that is full, or will not be seen again, cannot grow.
+        given = np.array([not row.ends for row in rows])
+        full = final | given | (canvas.ended >= min(schedule.most, canvas.ids.shape[1] - 1))
+        each = limits or [Constraint()] * int(counts.sum())
+        barred = np.repeat(full, counts)
+        limits = [
+            replace(limit, forbidden=(*limit.forbidden, schedule.expand)) if bar else limit
+            for limit, bar in zip(each, barred, strict=True)
+        ]
+    hot = np.array([row.temperature >= COLD for row in rows])
+    temperatures = None
+    if hot.any():
+        heats = [row.temperature if warm else 1.0 for row, warm in zip(rows, hot, strict=True)]
+        temperatures = np.repeat(np.array(heats, np.float32), counts)
+    found = backbone.candidates(states[where], DRAWN_FROM if hot.any() else 1, limits, temperatures)
+    chances = np.exp(found.log_probabilities)
+    chosen, chance = found.ids[:, 0].copy(), chances[:, 0].copy()
+    entropy = found.entropy.copy() if isinstance(found, Spread) else None
+    end = np.cumsum(counts)
+    for place in np.flatnonzero(hot).tolist():
+        own = slice(end[place] - counts[place], end[place])
+        kept = nucleus(chances[own], schedule.top_p)
+        drawn = draw(kept, rows[place].generator)
+        chosen[own] = np.take_along_axis(found.ids[own], drawn[:, None], 1)[:, 0]
+        chance[own] = np.take_along_axis(kept, drawn[:, None], 1)[:, 0]
+        if entropy is not None:
+            entropy[own] = -(kept * np.log(np.where(kept > 0, kept, 1))).sum(1)
+    tokens = np.zeros(where.shape, np.int64)
+    probability, sureness = (np.zeros(where.shape, np.float32) for _ in range(2))
+    tokens[where], probability[where] = chosen, chance
+    sureness[where] = chance if entropy is None else -entropy
+    return Choice(tokens, probability, sureness)
+
+
+def nucleus(
+    chances: Float[Array, "positions k"], top_p: float | None
+) -> Float[Array, "positions k"]:
+    """Probabilities of the fewest candidates that have `top_p` together, the likeliest first."""
+    kept: Array = chances
+    if top_p is not None:
+        kept = np.where(np.cumsum(chances, axis=1) - chances <= top_p, chances, 0)
+    whole: Array = kept / kept.sum(1, keepdims=True)
+    return whole
+
+
+def surest(
+    schedule: Schedule,
+    canvas: Canvas,
+    choice: Choice,
+    pacers: Sequence[Pacer],
+    final: Bool[Array, " rows"],
+) -> tuple[Bool[Array, "rows block"], Bool[Array, " rows"]]:
+    """The open positions that become tokens: the surest, and those beyond the threshold.
+
+    In rows whose `final` evaluation this is, all; also, where the schedule would have left some.
+    """
+    taken, short = np.zeros_like(canvas.open), np.zeros(len(final), bool)
+    for row, (opened, pacer) in enumerate(zip(canvas.open, pacers, strict=True)):
+        begin, end, most = pacer.next(opened)
+        places = begin + np.flatnonzero(opened[begin:end])
+        order = places[np.argsort(-choice.sureness[row, places], kind="stable")]
+        taken[row, order[:most]] = True
+        if schedule.threshold is not None and end - begin > 1:
+            taken[row, places] |= choice.probability[row, places] > schedule.threshold
+        if final[row]:
+            short[row] = (opened & ~taken[row]).any()
+            taken[row] = opened
+    return taken, short
+
+
+def again(
+    canvas: Canvas,
+    variable: Bool[Array, "rows block"],
+    choice: Choice,
+    pacers: Sequence[Pacer],
+    final: Bool[Array, " rows"],
+) -> tuple[Int[Array, "rows block"], Bool[Array, " rows"]]:
+    """The canvas of a step of "p2": the least sure positions are masks, whatever they were.
+
+    Also, which rows commit more than the schedule would, because this evaluation is `final`. Steps
+    that change nothing take no evaluation: the next one would say the same.
+    """
+    ids, short = canvas.ids.copy(), np.zeros(len(final), bool)
+    for row, (own, pacer) in enumerate(zip(variable, pacers, strict=True)):
+        places = np.flatnonzero(own & (np.arange(len(own)) < canvas.ended[row]))
+        order = places[np.argsort(choice.sureness[row, places], kind="stable")]
+        while True:
+            *_, tokens = pacer.next(own)
+            masks = max(0, len(places) - tokens)
+            short[row], masks = final[row] and masks > 0, 0 if final[row] else masks
+            new = canvas.ids[row].copy()
+            fresh = order[masks:][new[order[masks:]] == canvas.marks.mask]
+            new[fresh] = choice.tokens[row, fresh]
+            new[order[:masks]] = canvas.marks.mask
+            if not np.array_equal(new, canvas.ids[row]) or not pacer.left:
+                break
+        ids[row] = new
+    return ids, short
+
+
+def resized(
+    schedule: Schedule,
+    canvas: Canvas,
+    ids: Int[Array, "rows block"],
+    sure: Float[Array, "rows block"],
+    taken: Bool[Array, "rows block"],
+) -> tuple[Array, Array, Array]:
+    """The canvas after a step in which tokens may have been chosen that change its length.
+
+    `expand` becomes two masks. An end mark is taken out, and the masks behind it, as DreamOn's
+    `pad_eos_to_right` has it. Tokens that moved count as taken: they are committed where they are.
+    """
+    marks, width = canvas.marks, ids.shape[1]
+    ids, sure, taken = ids.copy(), sure.copy(), taken.copy()
+    for row in range(len(ids)):
+        length = int(canvas.ended[row])
+        chosen = np.flatnonzero(taken[row])
+        ends = chosen[ids[row, chosen] == marks.eom]
+        grown = chosen[ids[row, chosen] == schedule.expand]
+        if not len(ends) and not len(grown):
+            continue
+        cut = int(ends[0]) if len(ends) else length
+        new: list[tuple[int, float, bool]] = []
+        for place in range(length):
+            token = int(ids[row, place])
+            if token == marks.eom or (token == marks.mask and place > cut):
+                continue
+            if token == schedule.expand:
+                new += [(marks.mask, 0.0, False)] * 2
+            else:
+                moved = len(new) != place and token != marks.mask
+                new.append((token, float(sure[row, place]), bool(taken[row, place]) or moved))
+        new = new[: min(schedule.most, width - 1)]
+        ids[row], sure[row], taken[row] = marks.mask, 0, False
+        for place, (token, chance, fresh) in enumerate(new):
+            ids[row, place], sure[row, place], taken[row, place] = token, chance, fresh
+        ids[row, len(new)] = marks.eom
+    return ids, sure, taken
+
+
+def ended(ids: Int[Array, "rows block"], eom: int) -> Int[Array, " rows"]:
+    """The position of each row's first end mark; the width where there is none."""
+    width = ids.shape[1]
+    found: Array = np.where(ids == eom, np.arange(width), width).min(1)
+    return found
+
+
+def tidy(canvas: Canvas) -> Canvas:
+    """The canvas with masks behind each end mark."""
+    behind = np.arange(canvas.ids.shape[1]) > canvas.ended[:, None]
+    return replace(canvas, ids=np.where(behind, canvas.marks.mask, canvas.ids))
