@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +122,9 @@ class KVCache:
         ).compact()
 
 
+OnRead = Callable[[Sequence[Sequence[int]], KVCache | None, KVCache], None]
+
+
 @dataclass(frozen=True)
 class Reading:
     """How far canvases have been read.
@@ -154,6 +157,8 @@ class Backbone(ABC):
                  long can be cancelled in between; None: any number
     among     how many of a position's own candidates the chain ranks anew; None: any token may
               come out
+    positions  how many the network was trained on; None: not known
+    on_read   hears of every causal pass: its tokens, the cache before it, and the cache with them
     """
 
     name: str = "the model"
@@ -163,6 +168,8 @@ class Backbone(ABC):
     chained: bool = False
     pass_length: int | None = None
     among: int | None = None
+    positions: int | None = None
+    on_read: OnRead | None = None
 
     @property
     @abstractmethod
@@ -283,7 +290,10 @@ class Backbone(ABC):
                 positions[row, begin:] -= begin - behind
         states, keys, values = self.evaluate(ids, positions, visible, cache, keep=True)
         next_position = start + np.array([len(row) for row in contexts])
-        return states, KVCache(keys, values, valid, next_position)
+        found = KVCache(keys, values, valid, next_position)
+        if self.on_read is not None:
+            self.on_read(contexts, cache, found)
+        return states, found
 
     def denoise(
         self,

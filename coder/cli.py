@@ -27,6 +27,7 @@ ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
 
 BUILTIN = {
     "infill": "infill_command",
+    "chat": "chat_command",
     "models": "models_command",
     "doctor": "doctor",
     "serve": "serve.command",
@@ -37,6 +38,7 @@ USAGE = """usage: talaria COMMAND [OPTIONS]
 Fill in code by diffusion.
 
   infill     fill a hole in a file, or write the body of a function
+  chat       ask about code, in a dialogue or one question
   models     what can be loaded, where it lies, size, licence; fetch a base
   doctor     what to paste into a bug report
   serve      one model for many editors, over HTTP

@@ -161,6 +161,17 @@ def parse_target(text: str, stdin: Callable[[], bytes]) -> Target:
     raise UsageError(f"cannot tell what to fill from {_printable(text)}: give {_FORMS}")
 
 
+def whole(path: Path) -> Target:
+    """The target that is all of a Python file, which may be empty.
+
+    SourceError where it cannot be read, or is a notebook.
+    """
+    if path.suffix == SUFFIX:
+        raise SourceError(f"{_printable(path)} is a notebook, which holds more than code")
+    text, bom, encoding = _read(path)
+    return Target(text, 0, len(text), path, bom, encoding=encoding)
+
+
 def splice(target: Target, middle: str) -> str:
     """Return the whole text with `middle` in the hole, without byte-order mark.
 

@@ -57,6 +57,7 @@ class OnnxQwen2(OnnxBackbone):
         self, config: Qwen2Config, network: Network, marks: Marks, denoises: bool = False
     ) -> None:
         self.config, self.denoises = config, denoises
+        self.positions = config.context_length
         shape = PassShape(config.layers, config.width, config.kv_heads, config.size)
         super().__init__(marks, shape, passes(config, network), network[OUTPUT])
         embedding = network[EMBEDDING]

@@ -586,7 +586,18 @@ def test_a_command_whose_package_is_missing(
     assert "pip install -e '.[train,eval]'" in said
 
 
-COMMANDS = ("infill", "models", "doctor", "lsp", "stats", "eval", "bench", "corpus", "exercises")
+COMMANDS = (
+    "infill",
+    "chat",
+    "models",
+    "doctor",
+    "lsp",
+    "stats",
+    "eval",
+    "bench",
+    "corpus",
+    "exercises",
+)
 TRAINING = ("tokenizer", "train", "adapt", "validate")
 
 
