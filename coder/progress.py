@@ -12,7 +12,7 @@ from talaria.coder.bounds import Bound, Repetition, until_of
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.request import Options, Request, Settings
 from talaria.coder.results import Candidate, Frame, Stopped
-from talaria.coder.sampler import Row
+from talaria.coder.sampler import Row, no_token
 from talaria.coder.syntax.judge import Surroundings, Verdict
 from talaria.coder.tokenizer import Tokenizer
 
@@ -180,7 +180,14 @@ def terms(hole: Progress, number: int, most: int | None = None) -> Row:
         bound=partial(within_bound, hole, number) if hole.bounds else None,
         temperature=temperature,
         first=None if hole.middles[number] else hole.first,
+        indents=hole.tokenizer.indents if begins_line(hole, number) else no_token,
     )
+
+
+def begins_line(hole: Progress, number: int) -> bool:
+    """Whether a candidate has yet to begin, at the beginning of a line."""
+    above = hole.request.prefix
+    return not hole.middles[number] and (not above or above.endswith("\n"))
 
 
 def missing(hole: Progress, number: int) -> int | None:

@@ -41,6 +41,11 @@ Draft = tuple[list[int], list[float]]  # tokens, and how likely each is right wi
 Banned = tuple[tuple[int, int], ...]  # positions, and a token that may not stand at each
 
 
+def no_token(token: int) -> bool:
+    """No token does."""
+    return False
+
+
 @dataclass(frozen=True)
 class Row:
     """What one row of a batch may do.
@@ -53,6 +58,7 @@ class Row:
                  the middle; None while the bound is not reached
     temperature  0 takes the likeliest token, others draw
     first        the tokens of which one must stand first; None: any
+    indents      tells the tokens that only indent: a middle must not end behind these alone
     """
 
     generator: np.random.Generator
@@ -62,6 +68,7 @@ class Row:
     bound: Callable[[list[int]], int | None] | None = None
     temperature: float = 0.0
     first: Sequence[int] | None = None
+    indents: Callable[[int], bool] = no_token
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def denoise(
         else:
             seen = states[where[:, :width]]
             prediction = predict(backbone, seen, where, part, going, max(k, ENDING_AMONG))
-        ruled = rule(prediction)
+        ruled = rule(prediction) & ~only_indenting(part, prediction, going)
         committed = np.where(final[:, None], prediction.open, ruled)
         wrote = part.commit(prediction.tokens, committed)
         step = step_of(canvas, index, wrote, prediction.probability, ruled, going)
@@ -231,7 +238,7 @@ def verify(
         beyond = ((0, 0), (0, len(each)))
         inside = np.take_along_axis(np.pad(part.open, beyond), at, 1) & (each < lengths[:, None])
         seen = states[:, : len(each)][inside]
-        found = predict(backbone, seen, spread(inside, at, part.open), part, going)
+        found = predict(backbone, seen, spread(inside, at, part.open), drafted(part, drafts), going)
         written = np.take_along_axis(np.pad(found.tokens, beyond), at, 1).tolist()
         runs = [
             agreement(draft, own[: sum(within)])
@@ -305,7 +312,7 @@ def predict(
     row with a temperature draws with its own generator, whatever rows are beside it.
     """
     counts = where.sum(1)
-    limits = constraints(where, canvas.marks, rows)
+    limits = constraints(where, canvas, rows)
     if among is not None:
         every = limits or [Constraint()] * len(among.ids)
         pairs = zip(among.ids, every, strict=True)
@@ -352,17 +359,23 @@ def draw(
 
 
 def constraints(
-    where: Bool[Array, "batch block"], marks: Marks, rows: Sequence[Row]
+    where: Bool[Array, "batch block"], canvas: Canvas, rows: Sequence[Row]
 ) -> list[Constraint] | None:
-    """The constraint for each position at `where`; None where there is none."""
-    if all(row.ends and not row.banned and row.first is None for row in rows):
+    """The constraint for each position at `where`; None where there is none.
+
+    The canvas has the tokens before each position, as far as they are known.
+    """
+    indented = [canvas.indented(place, row.indents) for place, row in enumerate(rows)]
+    free = (row.ends and not row.banned and row.first is None for row in rows)
+    if all(free) and not any(indented):
         return None
-    found = []
+    found, eom = [], (canvas.marks.eom,)
     for number, row in enumerate(rows):
         for position in np.flatnonzero(where[number]).tolist():
-            forbidden = [token for place, token in row.banned if place == position]
-            only = row.first if position == 0 else None
-            found.append(Constraint(only, (*forbidden, *[marks.eom] * (not row.ends))))
+            forbidden = tuple(token for place, token in row.banned if place == position)
+            if not row.ends or 0 < position <= indented[number]:
+                forbidden += eom
+            found.append(Constraint(row.first if position == 0 else None, forbidden))
     return found
 
 
@@ -423,7 +436,7 @@ def shortlist(
     """What the chain may choose among at each position, by rows and place; None: any token."""
     if backbone.among is None:
         return None
-    limits = constraints(where, canvas.marks, rows)
+    limits = constraints(where, canvas, rows)
     found = backbone.candidates(states[where], backbone.among, limits)
     number = np.cumsum(where).reshape(where.shape) - 1
 
@@ -447,6 +460,29 @@ def ahead(
     reach = len(place) if lookahead is None else lookahead
     evaluated: Array = (place < first[:, None] + reach) | whole[:, None]
     return evaluated
+
+
+def only_indenting(
+    canvas: Canvas, prediction: Prediction, rows: Sequence[Row]
+) -> Bool[Array, "batch block"]:
+    """The predicted ends before which, in the same step, nothing but indentation is predicted."""
+    found = np.zeros_like(prediction.open)
+    if any(row.indents is not no_token for row in rows):
+        said = canvas.commit(prediction.tokens, prediction.open)
+        for place, row in enumerate(rows):
+            end = said.indented(place, row.indents)
+            found[place, end : end + 1] = 0 < end == said.ended[place]
+    return found
+
+
+def drafted(canvas: Canvas, drafts: Sequence[Sequence[int]]) -> Canvas:
+    """The canvas with each row's draft at its first open positions."""
+    for place, draft in enumerate(drafts):
+        ids = canvas.ids[place].copy()
+        open_ = np.flatnonzero(canvas.open[place])[: len(draft)]
+        ids[open_] = draft[: len(open_)]
+        canvas = canvas.with_row(place, ids)
+    return canvas
 
 
 def lookup(known: Sequence[int], marks: Marks) -> list[int]:

@@ -143,7 +143,7 @@ def choose(
 ) -> Choice:
     """A token for each position at `where`: the likeliest, or drawn, if a row has a temperature."""
     counts = where.sum(1)
-    limits = constraints(where, canvas.marks, rows)
+    limits = constraints(where, canvas, rows)
     if schedule.expand is not None:
         # A canvas whose length is given, that is full, or will not be seen again, cannot grow.
         given = np.array([not row.ends for row in rows])

@@ -25,7 +25,14 @@ from talaria.coder.source import Piece
 from talaria.coder.syntax.judge import Verdict
 from talaria.coder.unmask import Prediction
 from tests.coder.holes import CODE, FRESH, PREFIX, SUFFIX, holes_of, raw
-from tests.scripted import SETTINGS, ScriptedBackbone, script, scripted, scripted_by
+from tests.scripted import (
+    SETTINGS,
+    ScriptedBackbone,
+    checkpoint_of,
+    script,
+    scripted,
+    scripted_by,
+)
 
 TINY = Settings(max_tokens=32, working_context=128, block_length=8)  # of the small random model
 
@@ -93,6 +100,19 @@ def test_a_text_is_written_in_every_mode(tokenizer: TalariaTokenizer) -> None:
         assert model.backbone.evaluations == found.nfe + 1  # and the prefill
         canvases = found.frames[-1].canvas
         assert canvases == (len(found.best.tokens) // 64 if mode == "diffuse" else 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_middle_is_not_indentation_alone(tokenizer: TalariaTokenizer, mode: Mode) -> None:
+    """At the beginning of a line; but it may be empty."""
+    indent, rest = tokenizer.encode("    "), tokenizer.encode("return x")
+    says = [{token: 1.0} for token in indent]
+    says += [{tokenizer.eom: 0.9, rest[0]: 0.09}, *({token: 1.0} for token in rest[1:])]
+    model = checkpoint_of(tokenizer, {(): says}, SETTINGS)
+    options = Options(mode=mode, check_syntax=False)
+    assert infill(model, "def f(x):\n", "\n", options).best.text == "    return x"
+    nothing = checkpoint_of(tokenizer, {(): [{tokenizer.eom: 1.0}]}, SETTINGS)
+    assert infill(nothing, "def f(x):\n", "\n", options).best.text == ""
 
 
 def test_a_causal_model_writes_no_canvas(

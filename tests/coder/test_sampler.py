@@ -306,7 +306,7 @@ def test_a_banned_first_token_gives_way(backbone: Backbone, tokenizer: TalariaTo
         Row(generator, 9, banned=((0, 5),), first=[5]),
     ]
     states, _ = backbone.encode([CONTEXT + CONTEXT[:3]])
-    found = backbone.candidates(states[0], 1000, constraints(canvas.open, tokenizer.marks, both))
+    found = backbone.candidates(states[0], 1000, constraints(canvas.open, canvas, both))
     possible = [
         sorted(ids[np.isfinite(logs)].tolist())
         for ids, logs in zip(found.ids, found.log_probabilities, strict=True)
@@ -318,8 +318,8 @@ def test_a_banned_first_token_gives_way(backbone: Backbone, tokenizer: TalariaTo
 def test_rows_that_nothing_constrains_have_no_constraints(tokenizer: TalariaTokenizer) -> None:
     """None for all of them, so that a backbone can do without."""
     canvas = Canvas.blank(2, 4, tokenizer.marks)
-    assert constraints(canvas.open, canvas.marks, rows(0, 1)) is None
-    found = constraints(canvas.open, canvas.marks, rows(0, 1, ends=False))
+    assert constraints(canvas.open, canvas, rows(0, 1)) is None
+    found = constraints(canvas.open, canvas, rows(0, 1, ends=False))
     assert found == [Constraint(forbidden=(canvas.marks.eom,))] * 8
 
 
