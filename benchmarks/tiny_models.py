@@ -35,7 +35,7 @@ class Tiny:
 
     special  its special tokens; the mask is `mask`, the end `end`
     config   what its configuration has besides the shape
-    speaks   special tokens that it may predict; all others have the logit 0
+    speaks   special tokens that it may predict, and often does; all others have the logit 0
     """
 
     architecture: str
@@ -51,6 +51,7 @@ class Tiny:
     kv_heads: int = KV_HEADS
     size: int = WIDTH // HEADS
     speaks: tuple[str, ...] = ()
+    seed: int = 0
 
     @property
     def tokens(self) -> list[str]:
@@ -88,6 +89,7 @@ DREAMON = Tiny(
     "<|endoftext|>",
     {"bos_token_id": 271},
     speaks=("<|expand|>", "<|endoftext|>"),
+    seed=1,  # with which canvases grow and shrink, and become full
 )
 OPEN_DCODER = Tiny(
     "Qwen2ForCausalLM", "qwen2", ("<|endoftext|>", *FIM, "<M>"), "<M>", "<|endoftext|>", tied=True
@@ -131,12 +133,12 @@ TINY = {
 }
 
 
-def write(tiny: Tiny, folder: Path, seed: int = 0, shards: int = 1) -> Path:
+def write(tiny: Tiny, folder: Path, shards: int = 1) -> Path:
     """Write a model's folder, its weights in so many files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(configuration(tiny), indent=2), "utf-8")
     tokenizer(tiny).save(str(folder / "tokenizer.json"))
-    tensors = weights(tiny, seed)
+    tensors = weights(tiny)
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")
         return folder
@@ -219,13 +221,13 @@ def tokenizer(tiny: Tiny) -> tokenizers.Tokenizer:
     return bpe
 
 
-def weights(tiny: Tiny, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+def weights(tiny: Tiny) -> dict[str, NDArray[np.float32]]:
     """Random weights by the names that the family gives them.
 
     What it must not predict has a row of zeros, so that the published samplers, which bar nothing,
     do not predict it either.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(tiny.seed)
     queries, keys = HEADS * tiny.size, tiny.kv_heads * tiny.size
 
     def matrix(outputs: int, inputs: int, scale: float = 1.0) -> NDArray[np.float32]:
@@ -242,6 +244,7 @@ def weights(tiny: Tiny, seed: int = 0) -> dict[str, NDArray[np.float32]]:
     silent += range(len(tiny.tokens), ROWS)
     for rows in (output, *[table] * tiny.tied):
         rows[silent] = 0
+        rows[[tiny.id(name) for name in tiny.speaks]] *= 3
     found = {"embed": table, "norm": vector(WIDTH, 1)}
     if not tiny.tied:
         found["output"] = output

@@ -127,6 +127,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_decoding_flags(parser)
     parser.add_argument(
+        "--sizes",
+        type=sizes,
+        metavar="N,N,…",
+        help="for models that cannot tell how long a middle is: fill canvases of so many tokens "
+        "side by side, and take the text that the model is surest of; each costs what one would "
+        "alone (default: the model's)",
+    )
+    parser.add_argument(
         "--no-syntax-check",
         dest="check_syntax",
         action="store_false",
@@ -141,6 +149,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="the same seed draws the same text",
     )
     return parser
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Numbers of tokens, with commas between them."""
+    return tuple(int(each) for each in text.split(","))
 
 
 def add_decoding_flags(parser: argparse._ActionsContainer) -> None:

@@ -95,6 +95,7 @@ def follow(
         Pacer(schedule, int(start), int(own.sum()), min(schedule.steps or own.sum(), row.max_nfe))
         for start, own, row in zip(cache.next_position, canvas.open, rows, strict=True)
     ]
+    grown, spent = np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
     for nfe in count(1):
         index, reading = narrow(index, reading, canvas.unfinished)
         if not len(index):
@@ -106,7 +107,7 @@ def follow(
         )
         own, pace = variable[index], [pacers[number] for number in index.tolist()]
         where = own if schedule.pace == "p2" else part.open
-        choice = choose(schedule, backbone, states, where, part, going, final)
+        choice = choose(schedule, backbone, states, where, part, going, final | spent[index])
         if schedule.pace == "p2":
             ids, short = again(part, own, choice, pace, final)
             taken = (ids != part.ids) & (ids != canvas.marks.mask)
@@ -115,6 +116,8 @@ def follow(
             ids = np.where(taken, choice.tokens, part.ids)
         known = np.where(taken, choice.probability, sure[index])
         if schedule.expand is not None:
+            grown[index] += (taken & (ids == schedule.expand)).sum(1)
+            spent = grown >= schedule.most
             ids, known, taken = resized(schedule, part, ids, known, taken)
             variable[index] = np.arange(ids.shape[1]) < ended(ids, canvas.marks.eom)[:, None]
         wrote = tidy(replace(part, ids=ids))
@@ -139,15 +142,18 @@ def choose(
     where: Bool[Array, "rows block"],
     canvas: Canvas,
     rows: Sequence[Row],
-    final: Bool[Array, " rows"],
+    spent: Bool[Array, " rows"],
 ) -> Choice:
-    """A token for each position at `where`: the likeliest, or drawn, if a row has a temperature."""
+    """A token for each position at `where`: the likeliest, or drawn, if a row has a temperature.
+
+    The canvases of `spent` rows do not grow any more.
+    """
     counts = where.sum(1)
     limits = constraints(where, canvas, rows)
     if schedule.expand is not None:
-        # A canvas whose length is given, that is full, or will not be seen again, cannot grow.
+        # Nor do those whose length is given, or that are full.
         given = np.array([not row.ends for row in rows])
-        full = final | given | (canvas.ended >= min(schedule.most, canvas.ids.shape[1] - 1))
+        full = spent | given | (canvas.ended >= min(schedule.most, canvas.ids.shape[1] - 1))
         each = limits or [Constraint()] * int(counts.sum())
         barred = np.repeat(full, counts)
         limits = [
@@ -162,7 +168,8 @@ def choose(
     found = backbone.candidates(states[where], DRAWN_FROM if hot.any() else 1, limits, temperatures)
     chances = np.exp(found.log_probabilities)
     chosen, chance = found.ids[:, 0].copy(), chances[:, 0].copy()
-    entropy = found.entropy.copy() if isinstance(found, Spread) else None
+    spread = schedule.order == "entropy" and isinstance(found, Spread)
+    entropy = found.entropy.copy() if spread and isinstance(found, Spread) else None
     end = np.cumsum(counts)
     for place in np.flatnonzero(hot).tolist():
         own = slice(end[place] - counts[place], end[place])
