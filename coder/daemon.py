@@ -132,7 +132,7 @@ def ask(
 
 def sent(request: Request) -> dict[str, Any]:
     """What a message says of a request."""
-    names = ("prefix", "suffix", "replaces", "cell")
+    names = ("prefix", "suffix", "replaces", "cell", "instruction")
     return {"options": asdict(request.options), **{name: getattr(request, name) for name in names}}
 
 

@@ -38,6 +38,7 @@ from talaria.coder.sampler import Banned, Step, autoregress, denoise, verify
 from talaria.coder.scheduled import follow
 from talaria.coder.source import Piece
 from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict
+from talaria.coder.syntax.lexical import indentation
 from talaria.coder.syntax.tree import Trees
 from talaria.coder.unmask import Rule, confidence_threshold
 
@@ -251,8 +252,17 @@ def context_of(model: Checkpoint, request: Request) -> list[int]:
     longest = max(options.max_tokens, min(request.length or 0, settings.longest))
     room = settings.working_context - -(-longest // block) * block
     prefix = request.prefix.removesuffix(healed_of(request, model.tokenizer))
+    prefix = commented(prefix, request.instruction)
     begin = closed_ahead(request.prefix, request.suffix) if settings.bounded else 0
     return model.layout.fit(prefix, request.suffix[begin:], room, request.files)
+
+
+def commented(prefix: str, instruction: str) -> str:
+    """A prefix with an instruction above its last line, as a comment that is indented like it."""
+    begin = prefix.rfind("\n") + 1
+    indent = indentation(prefix[begin:])
+    lines = [line.strip() for line in instruction.splitlines() if line.strip()]
+    return prefix[:begin] + "".join(f"{indent}# {line}\n" for line in lines) + prefix[begin:]
 
 
 def judged(hole: Progress, out_of_time: Callable[[], bool]) -> list[Candidate]:

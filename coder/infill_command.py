@@ -86,6 +86,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--trace", type=Path, metavar="OUT.html", help="write a page that replays the steps"
     )
     parser.add_argument(
+        "--instruction",
+        metavar="TEXT",
+        help="what the middle should do; the model reads it as a comment above the hole, which is "
+        "not kept (default: none)",
+    )
+    parser.add_argument(
         "--mode",
         choices=MODES,
         help="diffuse commits several tokens per step where it is confident; ar writes one per "
@@ -269,7 +275,16 @@ def request_of(args: argparse.Namespace, hole: Target) -> Request:
     chosen["complete"] = bool(hole.name or args.write)
     replaces = hole.middle.removeprefix(hole.lead) if args.write else None
     prefix, cell = hole.prefix + hole.lead, hole.notebook is not None
-    return Request(prefix, hole.suffix, Options(**chosen), replaces=replaces, cell=cell)
+    if args.instruction is not None and not args.instruction.strip():
+        raise UsageError("--instruction is empty; say what the middle should do, or leave it out")
+    return Request(
+        prefix,
+        hole.suffix,
+        Options(**chosen),
+        replaces=replaces,
+        cell=cell,
+        instruction=args.instruction or "",
+    )
 
 
 def answered(request: Request, args: argparse.Namespace) -> Answer:

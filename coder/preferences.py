@@ -18,7 +18,7 @@ from talaria.coder.request import LIMITS, out_of_range
 
 PROJECT, TABLE = "pyproject.toml", "tool.talaria"
 # What belongs to one call, not to a project or a person.
-_OF_A_CALL = {"help", "target", "json", "diff", "write", "trace"}
+_OF_A_CALL = {"help", "target", "json", "diff", "write", "trace", "instruction"}
 
 
 _OWN = Path("talaria", "config.toml")

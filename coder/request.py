@@ -17,6 +17,7 @@ Until = Literal["line", "statement", "block"]
 UNTIL: tuple[Until, ...] = get_args(Until)
 
 MOST_SIZES = 16  # canvases of different sizes that are tried at once
+MOST_CHARACTERS = 2_000  # of an instruction
 LONGEST_WAIT = 1_000_000  # seconds; systems cannot wait for every number
 
 # Kind, minimum and maximum of each number that a request or a model may set.
@@ -180,6 +181,8 @@ class Request:
     length    write exactly so many tokens; the model sees where they end, and `max_tokens` does
               not apply. None: the model decides
     cell      the text is a cell of a notebook, which may await at its top
+    instruction  what is wanted of the middle; the model reads it as a comment above the line of the
+              hole, which is in no file and judged by nobody; "": nothing is said
     document  a newer request about the same document supersedes this one; None: nothing does
     owner     whose it is: contexts that were read for others are not used for it
     seconds   the deadline, from when it is submitted: whatever is committed by then is the answer
@@ -192,6 +195,7 @@ class Request:
     replaces: str | None = None
     length: int | None = None
     cell: bool = False
+    instruction: str = ""
     document: Hashable = None
     owner: Hashable = None
     seconds: float | None = None
@@ -200,5 +204,10 @@ class Request:
         length, seconds = self.length, self.seconds
         if length is not None and (type(length) is not int or length < 0):
             raise UsageError(f"length is {length!r}; it must be a whole number of tokens")
+        if len(self.instruction) > MOST_CHARACTERS:
+            raise UsageError(
+                f"--instruction has {len(self.instruction):,} characters, the limit is "
+                f"{MOST_CHARACTERS:,}; say it in fewer, or write it into the file"
+            )
         if seconds is not None and not 0 <= seconds <= LONGEST_WAIT:
             raise UsageError(f"seconds is {seconds!r}; it must be between 0 and {LONGEST_WAIT:,}")

@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from talaria.coder import bases, infill_command
+from talaria.coder import bases, chat_command, infill_command
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.models_command import FetchTerminal
 from tests.coder.fake_sources import NAME, cut_off, environment, known_bases, serving, table
@@ -210,10 +210,11 @@ def test_the_commands_of_the_readme_print_what_it_shows(tmp_path: Path) -> None:
 
 
 def test_options_of_infill_in_the_documents_are_real() -> None:
-    """`talaria infill --help` knows every option that README and command line's page name."""
+    """`talaria infill --help`, or chat's, knows all that README and command line's page name."""
     section = README.split("## Use")[1].split("\n## ")[0]
     section += (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     known = infill_command.build_parser().format_help()
+    known += chat_command.build_parser().format_help()
     named = set(re.findall(r"(?<!-)--[a-z][a-z-]*", section))
     assert len(named) > 5
     assert all(option in known for option in named)

@@ -398,5 +398,5 @@ def test_a_request_crosses_the_socket_whole() -> None:
     from talaria.coder.daemon_server import request_of
 
     options = Options("ar", until="line", temperature=0.5)
-    request = Request("é\n", "b", options, replaces="x", cell=True)
+    request = Request("é\n", "b", options, replaces="x", cell=True, instruction="shorter")
     assert request_of(json.loads(json.dumps(daemon.sent(request)))) == request
