@@ -235,7 +235,7 @@ class Dialogue:
         # A canvas that sees itself causally may be of any length.
         if options.mode == "diffuse" and not self.backbone.shift:
             width = self.model.settings.block_length
-        seen = 1 if options.mode == "ar" else options.lookahead or width
+        seen = options.lookahead or width if options.mode == "diffuse" else self._masks(options)
         row = Row(
             np.random.default_rng(options.seed),
             options.max_tokens + 1,  # never reached: a step commits one token at least
@@ -272,10 +272,13 @@ class Dialogue:
             return denoise(self.backbone, cache, known[-1:], canvas, rule, [row], options.lookahead)
         if options.mode == "ar":
             return autoregress(self.backbone, cache, known[-1:], canvas, [row])
-        masks = 0
-        if self.backbone.shift and self.backbone.denoises:
-            masks = min((options.lookahead or 1) - 1, canvas.ids.shape[1])
+        masks = min(self._masks(options), canvas.ids.shape[1])
         return verify(self.backbone, cache, [known], canvas, [row], masks)
+
+    def _masks(self, options: Options) -> int:
+        """The masks that an evaluation reads where it writes from left to right."""
+        denoises = self.backbone.shift and self.backbone.denoises
+        return (options.lookahead or 1) - 1 if options.mode == "verify" and denoises else 0
 
     def _encode(self, ids: list[int], interrupted: Callable[[], bool]) -> KVCache | None:
         """The KV cache of these tokens, read as far as they are not yet; None if interrupted."""
