@@ -61,7 +61,7 @@ def sized(tiny: Tiny, shape: Sequence[int]) -> dict[str, Any]:
     layers, width, hidden, heads, keys, rows = shape
     found = configuration(tiny)
     if tiny.llada:
-        names = ("n_layers", "d_model", "mlp_hidden_size", "n_heads", "n_kv_heads")
+        names: tuple[str, ...] = ("n_layers", "d_model", "mlp_hidden_size", "n_heads", "n_kv_heads")
         found |= {"embedding_size": rows, "vocab_size": rows}
     else:
         names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
@@ -90,7 +90,8 @@ def beside(key: str, shape: Sequence[int], steps: int) -> None:
             for weight in theirs.parameters():
                 if weight.ndim > 1:
                     weight.normal_(std=2 / weight.shape[-1] ** 0.5)
-            silent = [tiny.id(each) for each in tiny.special]
+            # What the tokenizer has no text for is never written here, and they bar nothing.
+            silent = [*map(tiny.id, tiny.special), *range(len(tiny.tokens), shape[-1])]
             theirs.get_output_embeddings().weight[silent] = 0
         save_file(theirs.state_dict(), where / "model.safetensors")
         ours, _, layout = load(where, "cpu")
