@@ -145,6 +145,12 @@ def model_folders() -> list[Path]:
     return [own / "models", shipped] if own else [shipped]
 
 
+def listed(folder: Path) -> dict[str, Any]:
+    """What a folder says of itself, without reading its weights; as `read_config` otherwise."""
+    count = published.parameters(folder)
+    return read_config(folder) if count is None else {"parameters": count}
+
+
 def available() -> list[Listing]:
     """All models found by name, except damaged and unreadable ones."""
     found: dict[str, Listing] = {}
@@ -152,7 +158,7 @@ def available() -> list[Listing]:
         for path in sorted(parent.glob(f"*/{CONFIG}")):
             folder = path.parent
             try:
-                config = read_config(folder)
+                config = listed(folder)
                 size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
             except (CheckpointError, OSError):
                 continue

@@ -77,7 +77,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
     for listing in listings:
         state = "embedded" if listing.path.parent == shipped else "ready"
         size, where = listing.bytes, str(listing.path)
-        config = checkpoint.read_config(listing.path)
+        config = checkpoint.listed(listing.path)
         named = config.get("base")
         if base := by_hash.get(str(named.get("sha256")) if isinstance(named, dict) else ""):
             adapted.add(base)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,29 @@ def described(path: Path) -> dict[str, Any] | None:
     parts = (CONFIG, *token_files(path, masked), *weight_files(path))
     hashes = hashlib.sha256("".join(_digest(path / part) for part in parts).encode())
     return _described(path, family, hashes.hexdigest())
+
+
+def parameters(folder: Path) -> int | None:
+    """How many parameters a published folder's weights have; None for folders of other kinds.
+
+    Only the heads of its files are read. CheckpointError where something is missing.
+    """
+    config = read_json(folder / CONFIG)
+    if "format_version" in config or "architectures" not in config:
+        return None
+    architecture_of(config, folder / CONFIG)
+    count = 0
+    for name in weight_files(folder):
+        try:
+            with (folder / name).open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            shapes = [each["shape"] for key, each in header.items() if key != "__metadata__"]
+            count += sum(math.prod(shape) for shape in shapes)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise CheckpointError(
+                f"{folder / name}: not a readable safetensors file ({error}); fetch it again"
+            ) from error
+    return count
 
 
 def _digest(path: Path) -> str:

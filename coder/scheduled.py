@@ -106,14 +106,19 @@ def follow(
             part.ids, reading, np.full(len(index), part.ids.shape[1]), part.open.argmax(1)
         )
         own, pace = variable[index], [pacers[number] for number in index.tolist()]
-        where = own if schedule.pace == "p2" else part.open
+        spans, where = [], own
+        if schedule.pace != "p2":
+            spans = [each.next(opened) for each, opened in zip(pace, part.open, strict=True)]
+            where = part.open & within(schedule, spans, part, final)
         choice = choose(schedule, backbone, states, where, part, going, final | spent[index])
         if schedule.pace == "p2":
             ids, short = again(part, own, choice, pace, final)
             taken = (ids != part.ids) & (ids != canvas.marks.mask)
         else:
-            taken, short = surest(schedule, part, choice, pace, final)
+            taken, short = surest(schedule, part, choice, spans, where, final)
             ids = np.where(taken, choice.tokens, part.ids)
+            for row in np.flatnonzero(final & (part.open & ~where).any(1)):
+                ids[row, spans[row][1]] = canvas.marks.eom  # the rest was not read
         known = np.where(taken, choice.probability, sure[index])
         if schedule.expand is not None:
             grown[index] += (taken & (ids == schedule.expand)).sum(1)
@@ -133,6 +138,23 @@ def follow(
         forced[index] = short
         canvas = replace(canvas, ids=every)
         yield Step(canvas, took, np.where(took, sure, 0).astype(np.float32), forced, evaluated)
+
+
+def within(
+    schedule: Schedule,
+    spans: Sequence[tuple[int, int, int]],
+    canvas: Canvas,
+    final: Bool[Array, " rows"],
+) -> Bool[Array, "rows block"]:
+    """The positions of each row that a step decides about: those of its current block.
+
+    In a `final` evaluation, all, unless a network that reads block by block has not read the rest.
+    """
+    found = np.zeros_like(canvas.open)
+    for row, (begin, end, _) in enumerate(spans):
+        found[row, begin:end] = True
+        found[row] |= final[row] and not schedule.absolute
+    return found
 
 
 def choose(
@@ -201,16 +223,17 @@ def surest(
     schedule: Schedule,
     canvas: Canvas,
     choice: Choice,
-    pacers: Sequence[Pacer],
+    spans: Sequence[tuple[int, int, int]],
+    where: Bool[Array, "rows block"],
     final: Bool[Array, " rows"],
 ) -> tuple[Bool[Array, "rows block"], Bool[Array, " rows"]]:
     """The open positions that become tokens: the surest, and those beyond the threshold.
 
-    In rows whose `final` evaluation this is, all; also, where the schedule would have left some.
+    In rows whose `final` evaluation this is, all at `where`; and in which of them the schedule
+    would have left some.
     """
     taken, short = np.zeros_like(canvas.open), np.zeros(len(final), bool)
-    for row, (opened, pacer) in enumerate(zip(canvas.open, pacers, strict=True)):
-        begin, end, most = pacer.next(opened)
+    for row, (opened, (begin, end, most)) in enumerate(zip(canvas.open, spans, strict=True)):
         places = begin + np.flatnonzero(opened[begin:end])
         order = places[np.argsort(-choice.sureness[row, places], kind="stable")]
         taken[row, order[:most]] = True
@@ -218,7 +241,7 @@ def surest(
             taken[row, places] |= choice.probability[row, places] > schedule.threshold
         if final[row]:
             short[row] = (opened & ~taken[row]).any()
-            taken[row] = opened
+            taken[row] = where[row]
     return taken, short
 
 

@@ -240,6 +240,35 @@ def test_a_hole_in_a_file_is_filled(
     assert 0 < found["tokens"] <= 8
 
 
+def test_models_lists_published_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those in the user's own folder of models can be named, like models of ours."""
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
+    write(TINY["llada"], tmp_path / "models" / "tiny-llada")
+    assert main(["models"]) == 0
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if "tiny-llada" in each]
+    assert "ready" in line
+    assert "0.1M parameters" in line
+    assert checkpoint.load("tiny-llada").name == "tiny-llada"
+
+
+@pytest.mark.parametrize("key", BLOCK)
+def test_a_budget_ends_a_middle_that_is_read_in_blocks(
+    key: str, models: dict[str, Checkpoint]
+) -> None:
+    """What was not read is not written; with a larger budget, the text begins the same."""
+    less, more = (
+        fill(models[key], Request(PREFIX, SUFFIX, Options(max_nfe=nfe, check_syntax=False)))
+        for nfe in (6, 60)
+    )
+    assert less.nfe == 6
+    assert less.best.stopped == "max_nfe"
+    assert 0 < len(less.best.tokens) < len(more.best.tokens)
+    sure = len(less.best.tokens) - (backbone_of(models[key]).schedule.block or 0)
+    assert less.best.tokens[:sure] == more.best.tokens[:sure]
+
+
 @pytest.mark.parametrize("key", FULL)
 def test_a_given_length_is_kept(key: str, models: dict[str, Checkpoint]) -> None:
     """All tokens are text, and the canvas neither ends nor grows."""
