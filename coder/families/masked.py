@@ -48,7 +48,7 @@ def load_adapted(
     device: str,
     on_progress: Callable[[float], None],
 ) -> tuple[Backbone, Tokenizer, Layout]:
-    """Load a folder as it is published; the tensors are read one by one.
+    """Load a folder as it is published; the tensors are read one by one, and nothing is prepared.
 
     Raises CheckpointError where something in it is missing or not supported, torch is missing, or
     the device cannot be used.
@@ -62,4 +62,4 @@ def load_adapted(
             f"{folder}: masked diffusion models need torch, which is not installed; "
             "pip install 'talaria-code[gpu]'"
         ) from error
-    return load(folder, device, on_progress)
+    return load(folder, device)

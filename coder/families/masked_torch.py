@@ -49,7 +49,6 @@ Layers = tuple[Tensor, ...]
 KINDS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SENTINELS = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 LEAST = -1e30  # the logarithm of 0, as a number that 0 may be multiplied with
-COUNTED = 0.02  # of the weights, between two reports of progress
 
 
 class Block(nn.Module):
@@ -426,13 +425,11 @@ def padded(
     return ids, valid
 
 
-def load(
-    path: Path, device: str, on_progress: Callable[[float], None] = lambda done: None
-) -> tuple[MaskedBackbone, Tokenizer, Layout]:
+def load(path: Path, device: str) -> tuple[MaskedBackbone, Tokenizer, Layout]:
     """Load a folder; its tensors are read one by one."""
     folder = open_folder(path)
     marks = folder.marks()
-    network = read_network(folder, device, on_progress)
+    network = read_network(folder, device)
     block = folder.family.block
     if folder.family.block_field is not None:
         block = folder.config.get(folder.family.block_field, block)
@@ -472,24 +469,18 @@ def layout_of(folder: Folder, marks: Marks) -> Layout:
     )
 
 
-def read_network(
-    folder: Folder, device: str, on_progress: Callable[[float], None] = lambda done: None
-) -> Network:
+def read_network(folder: Folder, device: str) -> Network:
     """The network of a folder on a device, in its `dtype_for`."""
     dtype = dtype_for(folder, device)
     with torch.device("meta"):
         network = Network(folder.shape)
     half = folder.shape.size // 2
-    weights, done, told = {}, 0, 0.0
+    weights = {}
     try:
         turns = folder.shape.rope_base ** -(torch.arange(half, dtype=torch.float32) / half)
         network.turns = turns.to(device)
         for name, place in sorted(folder.weights.items(), key=lambda each: each[1].begin):
             weights[name] = tensor(place).to(device, dtype)
-            done += place.bytes
-            if done / folder.bytes - told >= COUNTED:
-                told = done / folder.bytes
-                on_progress(told)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         if "memory" in reason:
@@ -498,7 +489,6 @@ def read_network(
             f"device {device!r} cannot be used ({reason}); try --device cpu"
         ) from error
     network.load_state_dict(weights, assign=True)
-    on_progress(1.0)
     return network.requires_grad_(False).eval()
 
 

@@ -241,11 +241,7 @@ def test_weights_stay_as_they_are_stored(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(f"{module}.available_memory", lambda: 1000)
     assert dtype_for(opened, "cpu") is torch.bfloat16
     assert dtype_for(opened, "cuda") is torch.bfloat16
-    found: list[float] = []
-    network = read_network(opened, "cpu", found.append)
-    assert network.token_embd.weight.dtype is torch.bfloat16
-    assert found == sorted(found)
-    assert found[-1] == 1.0
+    assert read_network(opened, "cpu").token_embd.weight.dtype is torch.bfloat16
 
 
 def test_the_command_says_it_in_one_line(
