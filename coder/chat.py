@@ -271,7 +271,7 @@ class Dialogue:
             rule = confidence_threshold(options.confidence_threshold or 0.0)
             return denoise(self.backbone, cache, known[-1:], canvas, rule, [row], options.lookahead)
         if options.mode == "ar":
-            return autoregress(self.backbone, cache, known[-1:], canvas, [row])
+            return autoregress(self.backbone, cache, [known], canvas, [row])
         masks = min(self._masks(options), canvas.ids.shape[1])
         return verify(self.backbone, cache, [known], canvas, [row], masks)
 

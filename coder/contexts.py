@@ -87,8 +87,13 @@ class Contexts:
         *,
         ahead: bool = False,
         owner: Hashable = None,
+        leave: int = 0,
     ) -> tuple[KVCache | None, int]:
         """The KV cache of a context, and how many of its tokens were reused.
+
+        With `leave`, the cache lacks the last tokens: those that would have to be read, at most so
+        many, and one if there are none. Whoever reads them with what follows saves a pass, and
+        keeps what was read by `extend`.
 
         It replaces the kept context with the longest common prefix if that prefix is at least half
         of the kept one: the document was edited. Otherwise it counts as another document. `stop` is
@@ -104,14 +109,24 @@ class Contexts:
             edited = nearest
         step = self.backbone.pass_length or max(1, len(ids))
         step = min(step, AHEAD) if ahead else step
-        read = shared
+        read, end = shared, len(ids)
+        if leave:
+            end = max(1, end - min(leave, max(1, end - shared)))
         if cache is not None:
             edited = self._keep(edited, Context(ids[:read], cache, owner))
-        while (cache is None or read < len(ids)) and not stop():
-            more, cache = self._read(ids[read : read + step], cache)
+        while (cache is None or read < end) and not stop():
+            more, cache = self._read(ids[read : min(read + step, end)], cache)
             read += more
             edited = self._keep(edited, Context(ids[:read], cache, owner))
-        return cache if read == len(ids) else None, shared
+        if cache is None or read < end:
+            return None, shared
+        return cache if read == end else cache.first(end), shared
+
+    def extend(self, ids: Sequence[int], cache: KVCache, owner: Hashable = None) -> None:
+        """Keep what was read of a context and behind it, in the place of the context."""
+        shared, nearest = self._nearest(ids, owner)
+        follows = nearest is not None and 2 * shared >= len(nearest.ids)
+        self._keep(nearest if follows else None, Context([*ids], cache, owner))
 
     def warm_up(self) -> None:
         """Time passes of every kind, which the first request then needs not wait for."""

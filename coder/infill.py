@@ -42,6 +42,8 @@ from talaria.coder.syntax.lexical import indentation
 from talaria.coder.syntax.tree import Trees
 from talaria.coder.unmask import Rule, confidence_threshold
 
+LATE = 8  # tokens of a context that are read with the first of a middle: a pass less
+
 
 class Memory:
     """What is kept from request to request; it saves time and changes no answer.
@@ -156,7 +158,10 @@ def _fill(
     if why is None:
         if memory:
             owner = holes[0].request.owner
-            cache, reused = memory.contexts.encode(holes[0].context, interrupted, owner=owner)
+            leave = LATE if count == 1 and options.mode != "diffuse" else 0
+            cache, reused = memory.contexts.encode(
+                holes[0].context, interrupted, owner=owner, leave=leave
+            )
         else:
             _, cache = model.backbone.encode([hole.context for hole in holes])
     if cache is not None:
@@ -166,7 +171,7 @@ def _fill(
             rule = rule or confidence_threshold(options.confidence_threshold or 0.0)
             why = diffuse(model, options, holes, cache, interrupted, rule, k)
         else:
-            why = write_causally(model, options, holes, cache, interrupted)
+            why = write_causally(model, options, holes, cache, interrupted, memory)
     else:  # interrupted before the whole context was read
         why = why or interrupted()
     if why:
@@ -317,29 +322,41 @@ def write_causally(
     holes: list[Progress],
     cache: KVCache,
     interrupted: Callable[[], Interruption | None],
+    memory: Memory | None,
 ) -> Interruption | None:
-    """Write all rows from left to right; in the mode "verify", by speculative verification."""
+    """Write all rows from left to right; in the mode "verify", by speculative verification.
+
+    What a single row read is kept in the memory.
+    """
     rows = rows_of(holes)
     width = max(1, *(hole.longest for hole in holes))
     lengths = [missing(hole, number) for hole, number in rows]
     canvas = Canvas.blank(len(rows), width, model.marks).ending(lengths)
-    before = cache.without(np.ones(len(rows), np.int64))
     each = [terms(hole, number, hole.longest) for hole, number in rows]
     contexts = [hole.context for hole, _ in rows]
+    whole = cache.valid.sum(1) == [len(context) for context in contexts]
+    before = cache.without(whole.astype(np.int64))
+    read: list[KVCache] = [cache]
+
+    def on_cache(cache: KVCache) -> None:
+        read[0] = cache
+
     if options.mode == "verify":
         backbone, masks = model.backbone, 0
         if backbone.shift and backbone.denoises:
             masks = min((options.lookahead or 1) - 1, width)
-        steps = verify(backbone, before, contexts, canvas, each, masks)
+        steps = verify(backbone, before, contexts, canvas, each, masks, on_cache)
     else:
-        last = [context[-1] for context in contexts]
-        steps = autoregress(model.backbone, before, last, canvas, each)
+        steps = autoregress(model.backbone, before, contexts, canvas, each, on_cache)
     while not (why := interrupted()) and (step := next(steps, None)):
         record(rows, 0, step)
         canvas = step.canvas
     for place, (hole, number) in enumerate(rows):
         ended = bool(canvas.ended[place] < width)
         extend(hole, number, canvas.middle(place), ended, forced=False)
+    if memory and len(rows) == 1:
+        known = [*holes[0].context, *canvas.middle(0)][: read[0].valid.shape[1]]
+        memory.contexts.extend(known, read[0].first(len(known)), holes[0].request.owner)
     return why
 
 

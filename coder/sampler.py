@@ -157,15 +157,17 @@ def denoise(
 def autoregress(
     backbone: Backbone,
     cache: KVCache,
-    last: Sequence[int],
+    contexts: Sequence[Sequence[int]],
     canvas: Canvas,
     rows: Sequence[Row],
+    on_cache: Callable[[KVCache], None] | None = None,
 ) -> Iterator[Step]:
     """Fill the canvas from left to right, a token a step: the baseline on the same weights.
 
-    The cache holds the contexts without their last tokens, `last`, which the first step reads.
+    The cache holds the contexts without their last tokens, one or more, which the first step reads.
+    `on_cache` gets it with every token that was read since.
     """
-    index = np.arange(len(rows))
+    index, unread = np.arange(len(rows)), unread_of(contexts, cache)
     for place in range(canvas.ids.shape[1]):
         affordable = np.array([row.max_nfe > place for row in rows])
         index, cache = narrow(index, cache, canvas.unfinished & affordable)
@@ -173,15 +175,24 @@ def autoregress(
             return
         numbers: list[int] = index.tolist()
         part, going = canvas.rows(index), [rows[number] for number in numbers]
-        before = part.ids[:, place - 1] if place else np.asarray(last)[index]
-        states, cache = backbone.encode(before[:, None].tolist(), cache)
+        new = part.ids[:, place - 1 : place].tolist() if place else [unread[n] for n in numbers]
+        states, cache = backbone.encode(new, cache)
+        if on_cache is not None:
+            on_cache(cache)
         here = np.zeros_like(part.open)
         here[:, place] = True
-        found = predict(backbone, states[:, 0], here, part, going)
+        last = np.array([len(tokens) for tokens in new]) - 1
+        found = predict(backbone, states[np.arange(len(new)), last], here, part, going)
         wrote = part.commit(found.tokens, here)
         step = step_of(canvas, index, wrote, found.probability, here, going)
         canvas = step.canvas
         yield step
+
+
+def unread_of(contexts: Sequence[Sequence[int]], cache: KVCache) -> list[list[int]]:
+    """The last tokens of contexts, which a cache of their beginnings does not hold."""
+    held = cache.valid.sum(1).tolist()
+    return [[*context[count:]] for context, count in zip(contexts, held, strict=True)]
 
 
 def verify(
@@ -191,12 +202,13 @@ def verify(
     canvas: Canvas,
     rows: Sequence[Row],
     masks: int = 0,
+    on_cache: Callable[[KVCache], None] | None = None,
 ) -> Iterator[Step]:
     """Write what `autoregress` writes at temperature 0, in fewer evaluations.
 
     An evaluation reads the last token and a draft of what follows. It keeps the longest run of
-    drafted tokens that the model itself would have written, and the model's own next token. The
-    cache holds the contexts without their last tokens.
+    drafted tokens that the model itself would have written, and the model's own next token. Cache
+    and `on_cache` are as there; what was not written is not in it.
 
     With `masks`, for models with a shift that denoise, it also reads so many masks, which follow
     the part of the draft that is likeliest to be kept. If just that part is kept, they stand behind
@@ -208,7 +220,7 @@ def verify(
     # A sentinel at the end is no text: nothing was ever drafted behind it.
     never = canvas.marks.never
     known = [context[:-1] if context[-1] in never else list(context) for context in contexts]
-    unread = [context[-1] for context in contexts]
+    unread = unread_of(contexts, cache)
     said: list[Draft] = [([], []) for _ in rows]
     eom, blank = canvas.marks.eom, [canvas.marks.mask] * masks
     for nfe in count():
@@ -223,21 +235,27 @@ def verify(
             likeliest_stop(said[number][1]) if said[number][0] else len(draft)
             for number, draft in zip(numbers, drafts, strict=True)
         ]
-        read = [[unread[n], *draft] for n, draft in zip(numbers, drafts, strict=True)]
+        read = [[*unread[n], *draft] for n, draft in zip(numbers, drafts, strict=True)]
+        # What masks follow: the part of a draft that is likeliest to be kept.
+        behind = [len(unread[n]) + stop for n, stop in zip(numbers, stops, strict=True)]
         # Nothing follows an end.
         blanks = [
-            blank if tokens[stop] != eom else [] for tokens, stop in zip(read, stops, strict=True)
+            blank if tokens[end - 1] != eom else []
+            for tokens, end in zip(read, behind, strict=True)
         ]
         both = [tokens + more for tokens, more in zip(read, blanks, strict=True)]
-        forks = [(len(tokens), 1 + stop) for tokens, stop in zip(read, stops, strict=True)]
+        forks = [(len(tokens), end) for tokens, end in zip(read, behind, strict=True)]
         states, cache = backbone.encode(both, cache, forks if masks else None)
-        # The state of the j-th token read predicts position `at[:, j]` of the canvas.
-        lengths = np.array([len(tokens) for tokens in read])
+        # From the last unread token on, the state of the j-th one predicts position `at[:, j]` of
+        # the canvas.
+        begin = np.array([len(unread[n]) - 1 for n in numbers])
+        lengths = np.array([len(tokens) for tokens in read]) - begin
         each = np.arange(lengths.max())
         at = part.open.argmax(1)[:, None] + each
         beyond = ((0, 0), (0, len(each)))
         inside = np.take_along_axis(np.pad(part.open, beyond), at, 1) & (each < lengths[:, None])
-        seen = states[:, : len(each)][inside]
+        row, number = np.nonzero(inside)
+        seen = states[row, begin[row] + number]
         found = predict(backbone, seen, spread(inside, at, part.open), drafted(part, drafts), going)
         written = np.take_along_axis(np.pad(found.tokens, beyond), at, 1).tolist()
         runs = [
@@ -250,13 +268,15 @@ def verify(
         step = step_of(canvas, index, wrote, found.probability, where, going)
         canvas = step.canvas
         yield step
-        cache = cache.without(np.array([len(tokens) for tokens in both]) - 1 - run)
+        cache = cache.without(np.array([len(tokens) for tokens in both]) - 1 - begin - run)
+        if on_cache is not None:
+            on_cache(cache)
         for place, (number, kept, own) in enumerate(zip(numbers, runs, written, strict=True)):
             known[number] += own[: kept + 1]
-            unread[number] = own[kept]
+            unread[number] = own[kept : kept + 1]
             foreseen = masks and kept == stops[place] and canvas.unfinished[number]
-            behind = states[place, lengths[place] : len(both[place])]
-            said[number] = likely(backbone, behind, own[kept], eom) if foreseen else ([], [])
+            said_here = states[place, len(read[place]) : len(both[place])]
+            said[number] = likely(backbone, said_here, own[kept], eom) if foreseen else ([], [])
 
 
 def likeliest_stop(chances: Sequence[float]) -> int:

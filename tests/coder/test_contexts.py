@@ -6,6 +6,7 @@ import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from talaria.coder.contexts import Contexts, common_prefix
 from talaria.coder.errors import UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.infill import Memory, context_of, fill
-from talaria.coder.request import Options, Request
+from talaria.coder.request import Mode, Options, Request
 from tests.coder.holes import CODE
 from tests.coder.qwen2 import tiny
 
@@ -73,6 +74,53 @@ def test_a_step_leaves_a_remembered_context_as_it_was(backbone: Backbone) -> Non
     assert again is not None
     assert shared == len(ids)
     assert np.array_equal(read(backbone, again, 19), before)
+
+
+@pytest.mark.parametrize("leave", [1, 4])
+def test_the_last_tokens_may_be_left(backbone: Backbone, leave: int) -> None:
+    """As many as are new, at most so many, at least one; whoever reads them keeps them."""
+    contexts = Contexts(backbone)
+    ids = list(range(30))
+    for new, left in ((ids[:20], leave), (ids[:22], min(leave, 2)), (ids[:22], 1)):
+        cache, _ = contexts.encode(new, leave=leave)
+        assert cache is not None
+        assert cache.valid.shape[1] == len(new) - left
+        _, more = backbone.encode([new[-left:]], cache)
+        contexts.extend(new, more)
+        assert contexts.unread(new) == 0
+        assert contexts.tokens == len(new)  # in the place of the one before
+        _, fresh = backbone.encode([new])
+        one, other = read(backbone, more, new[-1]), read(backbone, fresh, new[-1])
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    assert contexts.encode(ids[:1], leave=leave)[0] is not None
+
+
+@pytest.mark.parametrize("mode", ["verify", "ar"])
+def test_a_key_takes_no_pass_of_its_own(
+    model: Checkpoint, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    """What was typed is read with the first token of the middle; the middle is kept, too."""
+    passes: list[int] = []
+    real = model.backbone.evaluate
+
+    def evaluate(ids: Array, *more: Any, **others: Any) -> Any:
+        passes.append(ids.shape[1])
+        return real(ids, *more, **others)
+
+    monkeypatch.setattr(model.backbone, "evaluate", evaluate)
+    memory, options = Memory(model), Options(mode, max_tokens=12, check_syntax=False)
+    typed = "    result = [value"
+    for count in range(8, len(typed) + 1):
+        request = Request(CODE[0] + typed[:count], "\n", options)
+        passes.clear()
+        found = fill(model, request, memory=memory)
+        if count > 8:
+            assert len(passes) == found.nfe
+        assert found.best.text == fill(model, request).best.text
+    context = context_of(model, request)
+    kept = memory.contexts.kept[-1].ids
+    assert len(kept) > len(context)
+    assert kept == [*context, *found.best.tokens][: len(kept)]
 
 
 def test_what_was_read_before_a_stop_is_kept(

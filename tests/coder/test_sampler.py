@@ -208,7 +208,7 @@ def test_ended_rows_cost_nothing(
     if mode == "diffuse":
         steps = list(denoise(backbone, cache, last, canvas, confidence_threshold(1), four))
     else:
-        steps = list(autoregress(backbone, cache.without(np.ones(4, int)), last, canvas, four))
+        steps = list(autoregress(backbone, cache.without(np.ones(4, int)), contexts, canvas, four))
     assert seen == [3, 2, 1]
     took_part = [step.committed.any(1).tolist() for step in steps]
     assert took_part[1] == [True, False, False, True]
@@ -268,7 +268,7 @@ def test_autoregression_is_greedy_decoding(backbone: Backbone, tokenizer: Talari
     """Token by token it writes what an uncached left-to-right reading predicts."""
     _, cache = backbone.encode([CONTEXT[:-1]])
     blank = Canvas.blank(1, 6, tokenizer.marks)
-    *_, last = autoregress(backbone, cache, [LAST], blank, rows(0, max_nfe=6))
+    *_, last = autoregress(backbone, cache, [CONTEXT], blank, rows(0, max_nfe=6))
     text = list(CONTEXT)
     for _ in range(6):
         states, _ = backbone.encode([text])
