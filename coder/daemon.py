@@ -34,13 +34,19 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**28  # of a message: more than the largest file takes
 STARTING = 10.0  # seconds that a new process may take until it listens; the machine may be busy
+ENDING = 2.0  # seconds that a process may take to make room after it has refused
 POLL = 0.01  # seconds between two looks whether it listens
+OUTDATED = "another version or model"  # why a process refuses, and ends
 LONGEST_PATH = 100  # bytes of a socket's path; systems allow 104 to 108
 # Runs without `-m`, which would put the folder that the user is in before the libraries.
 PROGRAM = (
     "import sys; folder = sys.argv[1]; folder in sys.path or sys.path.insert(0, folder); "
     "from talaria.coder import daemon_server; daemon_server.main(*sys.argv[2:])"
 )
+
+
+class OutdatedError(Exception):
+    """The process that was asked serves another version or model, and ends."""
 
 
 def identity(model: str | None, device: str) -> list[str]:
@@ -111,6 +117,8 @@ def ask(
 ) -> Answer | None:
     """Let the process with the model answer, and start it if there is none; None if it does not.
 
+    An outdated one, as after the large model has been fetched, is replaced.
+
     Raises what the request's fault is: UsageError, or TalariaError.
     """
     if model is not None and (not model or "://" in model):
@@ -120,14 +128,25 @@ def ask(
     if place is None:
         return None
     with contextlib.suppress(OSError, EOFError, ValueError):
-        connection = connected(place) or started(place, whom)
-        if connection is None:
-            return None
-        with connection:
-            said = {"identity": whom, "request": sent(request), "trace": trace, "minutes": minutes}
-            send(connection, said)
-            return heard(connection, reporter)
+        said = {"identity": whom, "request": sent(request), "trace": trace, "minutes": minutes}
+        for _ in range(2):
+            connection = connected(place) or started(place, whom)
+            if connection is None:
+                return None
+            with connection:
+                send(connection, said)
+                with contextlib.suppress(OutdatedError):
+                    return heard(connection, reporter)
+            wait_until_gone(place)
     return None
+
+
+def wait_until_gone(place: Path) -> None:
+    """Wait until nobody listens there any more."""
+    until = time.monotonic() + ENDING
+    while time.monotonic() < until and (connection := connected(place)):
+        connection.close()
+        time.sleep(POLL)
 
 
 def sent(request: Request) -> dict[str, Any]:
@@ -137,7 +156,10 @@ def sent(request: Request) -> dict[str, Any]:
 
 
 def heard(connection: socket.socket, reporter: LoadReporter) -> Answer | None:
-    """The answer on a connection, after all that is told on the way; None if it is refused."""
+    """The answer on a connection, after all that is told on the way; None if it is refused.
+
+    Raises OutdatedError, and what the request's fault is.
+    """
     while True:
         message = receive(connection)
         if "line" in message:
@@ -150,6 +172,8 @@ def heard(connection: socket.socket, reporter: LoadReporter) -> Answer | None:
         elif "answer" in message:
             offers = [Offer(**each) for each in message["answer"]["offers"]]
             return Answer(**{**message["answer"], "offers": offers})
+        elif message.get("refused") == OUTDATED:
+            raise OutdatedError
         else:
             return None
 

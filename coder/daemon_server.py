@@ -170,7 +170,7 @@ class Server:
     def answer(self, connection: socket.socket, message: dict[str, Any]) -> None:
         """Fill the hole of a message, unless another model is meant."""
         if message["identity"] != self.identity or self.outdated():
-            daemon.send(connection, {"refused": "another version or model"})
+            daemon.send(connection, {"refused": daemon.OUTDATED})
             self.ended = True
             return
         self.minutes = float(message["minutes"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -106,6 +107,23 @@ def test_a_second_call_is_answered_by_the_process_of_the_first(shell: Shell) -> 
     assert without_time(shell("--json")[1]) == without_time(alone)
     (other,) = shell.processes()
     assert other.pid != process.pid
+
+
+def test_an_outdated_process_is_replaced(
+    shell: Shell, model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """At once: the call that finds it out leaves one that makes the next call quick."""
+    shell.model = tmp_path_factory.mktemp("changing") / "model"
+    shutil.copytree(model_folder, shell.model)
+    first = shell("--json")[1]
+    (before,) = shell.processes()
+    with (shell.model / checkpoint.CONFIG).open("a") as config:
+        config.write("\n")
+    code, out, err = shell("--json")
+    assert (code, err) == (0, "")
+    assert without_time(out) == without_time(first)
+    assert eventually(lambda: before.pid not in {each.pid for each in shell.processes()})
+    assert len(shell.processes()) == 1
 
 
 def without_time(printed: str) -> dict[str, Any]:
