@@ -199,11 +199,12 @@ def answer(
     """Ask, and show the answer as it comes to be."""
     if not shown:
         return dialogue.ask(text, options, interrupted)
-    from talaria.coder.chat_terminal import Screen
+    from talaria.coder.chat_terminal import Screen, keys_hidden
 
     screen = Screen(sys.stdout, dialogue.tokenizer, dialogue.marks)
-    reply = dialogue.ask(text, options, interrupted, screen.step)
-    screen.end(reply.text)
+    with keys_hidden(sys.stdin):
+        reply = dialogue.ask(text, options, interrupted, screen.step)
+        screen.end(reply.text)
     return reply
 
 

@@ -6,6 +6,8 @@ import os
 import shutil
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from talaria.coder.backbone import Marks
@@ -29,6 +31,32 @@ def shows_steps(stream: TextIO) -> bool:
 def printable(text: str) -> str:
     """A text that does nothing to a terminal but show itself: a model may write any byte."""
     return text.translate(_CONTROLS)
+
+
+@contextmanager
+def keys_hidden(stream: TextIO | None) -> Iterator[None]:
+    """Keep what is typed into a terminal off the screen within the block; a later prompt reads it.
+
+    An answer that is being shown stays in one piece.
+    """
+    try:
+        import termios
+    except ImportError:  # Windows shows what is typed when it is read
+        yield
+        return
+    try:
+        before = termios.tcgetattr(stream) if stream else None
+    except (termios.error, OSError, ValueError):
+        before = None
+    if stream is None or before is None:  # no terminal
+        yield
+        return
+    hidden = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(stream, termios.TCSADRAIN, hidden)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(stream, termios.TCSADRAIN, before)
 
 
 class Screen:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder import chat_terminal
-from talaria.coder.chat_terminal import Screen, printable
+from talaria.coder.chat_terminal import Screen, keys_hidden, printable
 from talaria.coder.families.talaria import TalariaTokenizer
 
 COLUMNS = 20
@@ -131,3 +133,22 @@ def test_a_simple_terminal_gets_text_alone(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", "linux")
     assert shown(Terminal(), tokenizer, "x = 1\n", 4) == "x = 1\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_what_is_typed_meanwhile_does_not_stand_in_the_answer() -> None:
+    """It stays for the prompt, whatever ends the answer."""
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "wb", buffering=0) as keys, os.fdopen(theirs) as terminal:
+        with suppress(KeyboardInterrupt), keys_hidden(terminal):
+            keys.write(b"later\n")
+            raise KeyboardInterrupt
+        assert terminal.readline() == "later\n"
+        keys.write(b"seen\n")
+        assert os.read(ours, 100) == b"seen\r\n"
+
+
+def test_no_terminal_shows_no_keys() -> None:
+    """Then there is nothing to hide."""
+    with keys_hidden(None), keys_hidden(io.StringIO()):
+        pass
