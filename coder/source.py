@@ -35,7 +35,8 @@ MAX_FILE_BYTES = 16_000_000
 
 _FORMS = (
     "FILE:LINE:COL, FILE:LINE (its end), FILE::QUALIFIED.NAME, "
-    f"FILE::QUALIFIED.NAME@LINE, or - for standard input with one {MARK}"
+    "FILE::QUALIFIED.NAME@LINE, the same with NOTEBOOK.ipynb#CELL for FILE, or - for standard "
+    f"input with one {MARK}"
 )
 _POSITION = re.compile(r"(.+):([0-9]{1,18}):([0-9]{1,18})", re.DOTALL)
 _LINE = re.compile(r"((?:[A-Za-z]:)?[^:]+):([0-9]{1,18})()")

@@ -555,6 +555,12 @@ def test_a_line_chooses_among_functions_of_one_name(tmp_path: Path, line: int, b
         parse_target(f"{path}::f@x", no_stdin)
 
 
+def test_a_notebook_alone() -> None:
+    """The message says how a cell is named."""
+    with pytest.raises(UsageError, match=r"NOTEBOOK\.ipynb#CELL"):
+        parse_target("a.ipynb", no_stdin)
+
+
 @pytest.mark.parametrize("middle", ["return x", "y = x\n    return y"])
 def test_a_body_on_the_line_of_its_header(tmp_path: Path, middle: str) -> None:
     """It gets lines of its own, so that any body fits."""
