@@ -536,11 +536,14 @@ Also the number of requests."
      (lambda (result)
        (let* ((engine (talaria--field result "engine"))
               (model (talaria--field engine "model"))
+              (answers (format "%s answers" model))
               (choice (talaria--field engine "choice")))
          (talaria--tell (format "%s, %s requests in this session%s%s"
                                 state
                                 (or (talaria--field engine "requests") 0)
-                                (if model (format "; %s answers" model) "")
+                                (if (and model (not (string-search answers (or choice ""))))
+                                    (concat "; " answers)
+                                  "")
                                 (if choice (concat "; " choice) ""))))))))
 
 (provide 'talaria)

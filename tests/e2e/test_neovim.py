@@ -361,6 +361,20 @@ class TestCommands:
             here.until(lambda: here.grey() == "first + second", "ghost text")
             here.keys("<C-u>")
 
+    @pytest.mark.parametrize(
+        ("choice", "said"),
+        [("b is not here", "a answers; b is not here"), ("a answers: b is slow", "b is slow")],
+    )
+    def test_status_says_once_who_answers(self, opened: Begin, choice: str, said: str) -> None:
+        """The reason that the server gives may say so already."""
+        here, _ = opened([SUM])
+        engine = f"{{ state = 'ready', requests = 1, model = 'a', choice = '{choice}' }}"
+        answer = f"function(_, _, _, done) done(nil, {{ engine = {engine} }}) end"
+        here.run(f"lua require('talaria.server').execute = {answer}")
+        here.run("Talaria status")
+        here.until(lambda: said in here.messages(), "the status")
+        assert here.messages().count("a answers") == 1
+
     def test_status_line(self, opened: Begin) -> None:
         """The component says what the server is about."""
         line = "vim.o.statusline = \"%f [%{v:lua.require'talaria'.status()}]\""

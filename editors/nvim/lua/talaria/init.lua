@@ -116,7 +116,8 @@ local function tell_status(client)
     if err then return tell(err.message, vim.log.levels.ERROR) end
     local engine = result.engine
     local said = { ("%s, %d requests"):format(engine.state, engine.requests or 0) }
-    if engine.model then said[#said + 1] = engine.model .. " answers" end
+    local answers, choice = (engine.model or "") .. " answers", engine.choice or ""
+    if engine.model and not choice:find(answers, 1, true) then said[#said + 1] = answers end
     said[#said + 1] = engine.choice
     tell(table.concat(said, "; "))
   end)
