@@ -21,6 +21,7 @@ from talaria.coder.contexts import common_prefix
 from talaria.coder.errors import CheckpointError, UsageError
 from talaria.coder.request import Options
 from talaria.coder.sampler import Row, Step, autoregress, denoise, verify
+from talaria.coder.scheduled import follow
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.unmask import confidence_threshold
 
@@ -206,10 +207,10 @@ class Dialogue:
         return Turn(role, [*begun, *self.template.ended(self.tokenizer)])
 
     def _check(self, options: Options) -> None:
-        if self.model.schedule is not None:
+        if self.model.schedule is not None and options.mode != "diffuse":
             raise UsageError(
-                f"{self.model.name} decodes by a schedule of its own, which no dialogue follows "
-                "yet; name a causal model, such as qwen2.5-coder-0.5b"
+                f"--mode is {options.mode}, and {self.model.name} reads in both directions, so it "
+                "cannot write from left to right; use --mode diffuse"
             )
         if options.max_tokens is not None and options.max_tokens > self.longest // 2:
             raise UsageError(
@@ -232,10 +233,14 @@ class Dialogue:
         """The tokens of an answer, why it ended, and the evaluations that it took."""
         assert options.max_tokens is not None
         width, tokens, nfe = options.max_tokens, list[int](), 0
+        schedule = self.model.schedule
+        whole = schedule is not None and bool(schedule.sizes)  # an answer is one canvas
         # A canvas that sees itself causally may be of any length.
-        if options.mode == "diffuse" and not self.backbone.shift:
+        if options.mode == "diffuse" and not self.backbone.shift and not whole:
             width = self.model.settings.block_length
         seen = options.lookahead or width if options.mode == "diffuse" else self._masks(options)
+        if schedule is not None:  # it chooses where
+            seen = width
         row = Row(
             np.random.default_rng(options.seed),
             options.max_tokens + 1,  # never reached: a step commits one token at least
@@ -244,10 +249,13 @@ class Dialogue:
         while len(tokens) < options.max_tokens:
             causal = options.mode != "diffuse"
             known = [*context, *tokens]
+            if whole:  # with nothing behind it
+                known = self.model.layout.arrange(known, [])
             cache = self._encode(known[: len(known) - causal], interrupted)
             if cache is None:
                 return tokens, "cancelled", nfe
-            canvas = Canvas.blank(1, width, self.marks)
+            size = min(width, options.max_tokens - len(tokens))
+            canvas = Canvas.blank(1, size, self.marks)
             steps = self._steps(known, cache, canvas, options, row)
             while canvas.open.any():
                 if interrupted():
@@ -259,7 +267,7 @@ class Dialogue:
                 behind = behind[: max(0, canvas.ended[0] - len(stands))]
                 on_step([*tokens, *stands], behind.tolist())
             tokens += canvas.middle(0)
-            if canvas.ended[0] < width and len(tokens) <= options.max_tokens:
+            if canvas.ended[0] < size and len(tokens) <= options.max_tokens:
                 return tokens, "end", nfe
         return tokens[: options.max_tokens], "max_tokens", nfe
 
@@ -267,6 +275,8 @@ class Dialogue:
         self, known: list[int], cache: KVCache, canvas: Canvas, options: Options, row: Row
     ) -> Iterator[Step]:
         """The steps that write a canvas; the cache has the last token known only to denoise."""
+        if self.model.schedule is not None:
+            return follow(self.model.schedule, self.backbone, cache, known[-1:], canvas, [row])
         if options.mode == "diffuse":
             rule = confidence_threshold(options.confidence_threshold or 0.0)
             return denoise(self.backbone, cache, known[-1:], canvas, rule, [row], options.lookahead)

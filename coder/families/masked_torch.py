@@ -132,7 +132,6 @@ class MaskedBackbone(Backbone):
     def __init__(self, network: Network, family: Family, marks: Marks, block: int) -> None:
         self.network, self.family, self.marks = network, family, marks
         self.block = block
-        self.never = self._tensor(np.array(marks.never, np.int64))
         self.schedule: Schedule = family.schedule
         self.begin_with: tuple[int, ...] = ()
         self.end_with: tuple[int, ...] = ()
@@ -375,7 +374,7 @@ class MaskedBackbone(Backbone):
         entropies = None
         if self.schedule.order == "entropy":
             entropies = -(logs.exp() * logs.clamp_min(LEAST)).sum(-1)
-        logs.index_fill_(1, self.never, -torch.inf)
+        logs.index_fill_(1, self._tensor(np.array(self.marks.never, np.int64)), -torch.inf)
         if constraints is not None:
             for row, each in zip(logs, constraints, strict=True):
                 if self.marks.eom in each.forbidden:
