@@ -254,8 +254,8 @@ def verify(
         at = part.open.argmax(1)[:, None] + each
         beyond = ((0, 0), (0, len(each)))
         inside = np.take_along_axis(np.pad(part.open, beyond), at, 1) & (each < lengths[:, None])
-        row, number = np.nonzero(inside)
-        seen = states[row, begin[row] + number]
+        asking, token = np.nonzero(inside)
+        seen = states[asking, begin[asking] + token]
         found = predict(backbone, seen, spread(inside, at, part.open), drafted(part, drafts), going)
         written = np.take_along_axis(np.pad(found.tokens, beyond), at, 1).tolist()
         runs = [
