@@ -24,11 +24,19 @@ STEPS = 3  # timed at the start
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Tokens that were read, in one row, and their keys and values; only its owner may use them."""
+    """Tokens that were read, in one row, and their keys and values; only its owner may use them.
+
+    written  how many of them, the last ones, a model wrote
+    """
 
     ids: list[int]
     cache: KVCache
     owner: Hashable = None
+    written: int = 0
+
+    def became(self, shared: int) -> bool:
+        """Whether what shares so many tokens with it is the same document, edited."""
+        return 2 * shared >= len(self.ids) - self.written
 
     @property
     def bytes(self) -> int:
@@ -105,7 +113,7 @@ class Contexts:
         shared, nearest = self._nearest(ids, owner)
         if nearest and shared:
             cache = nearest.cache.first(shared)
-        if nearest and 2 * shared >= len(nearest.ids):
+        if nearest and nearest.became(shared):
             edited = nearest
         step = self.backbone.pass_length or max(1, len(ids))
         step = min(step, AHEAD) if ahead else step
@@ -122,11 +130,17 @@ class Contexts:
             return None, shared
         return cache if read == end else cache.first(end), shared
 
-    def extend(self, ids: Sequence[int], cache: KVCache, owner: Hashable = None) -> None:
-        """Keep what was read of a context and behind it, in the place of the context."""
+    def extend(
+        self, ids: Sequence[int], cache: KVCache, written: int, owner: Hashable = None
+    ) -> None:
+        """Keep what was read of a context and of `written` tokens behind it, in its place.
+
+        Nothing is kept that is known already.
+        """
         shared, nearest = self._nearest(ids, owner)
-        follows = nearest is not None and 2 * shared >= len(nearest.ids)
-        self._keep(nearest if follows else None, Context([*ids], cache, owner))
+        if shared < len(ids):
+            edited = nearest if nearest and nearest.became(shared) else None
+            self._keep(edited, Context([*ids], cache, owner, written))
 
     def warm_up(self) -> None:
         """Time passes of every kind, which the first request then needs not wait for."""

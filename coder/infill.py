@@ -355,8 +355,10 @@ def write_causally(
         ended = bool(canvas.ended[place] < width)
         extend(hole, number, canvas.middle(place), ended, forced=False)
     if memory and len(rows) == 1:
-        known = [*holes[0].context, *canvas.middle(0)][: read[0].valid.shape[1]]
-        memory.contexts.extend(known, read[0].first(len(known)), holes[0].request.owner)
+        context = holes[0].context
+        known = [*context, *canvas.middle(0)][: read[0].valid.shape[1]]
+        written = max(0, len(known) - len(context))
+        memory.contexts.extend(known, read[0].first(len(known)), written, holes[0].request.owner)
     return why
 
 

@@ -86,13 +86,29 @@ def test_the_last_tokens_may_be_left(backbone: Backbone, leave: int) -> None:
         assert cache is not None
         assert cache.valid.shape[1] == len(new) - left
         _, more = backbone.encode([new[-left:]], cache)
-        contexts.extend(new, more)
+        contexts.extend(new, more, 0)
         assert contexts.unread(new) == 0
         assert contexts.tokens == len(new)  # in the place of the one before
         _, fresh = backbone.encode([new])
         one, other = read(backbone, more, new[-1]), read(backbone, fresh, new[-1])
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
     assert contexts.encode(ids[:1], leave=leave)[0] is not None
+
+
+def test_a_long_middle_leaves_no_copies_of_its_context(backbone: Backbone) -> None:
+    """However short the context is that it was written behind; what is known is not kept again."""
+    contexts = Contexts(backbone)
+    other = list(range(200, 230))
+    contexts.encode(other)
+    for typed in range(20, 28):
+        ids, middle = list(range(typed)), list(range(100, 160))
+        cache, _ = contexts.encode(ids, leave=1)
+        assert cache is not None
+        _, cache = backbone.encode([[ids[-1], *middle]], cache)
+        contexts.extend([*ids, *middle], cache, len(middle))
+        contexts.extend(ids, cache.first(len(ids)), 0)
+        assert [len(each.ids) for each in contexts.kept] == [30, typed + 60]
+    assert contexts.unread(other) == 0
 
 
 @pytest.mark.parametrize("mode", ["verify", "ar"])
