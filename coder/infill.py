@@ -152,21 +152,21 @@ def _fill(
     ]
     for hole in holes:
         hole.context = context_of(model, hole.request)
-    count = len(holes[0].middles)
+    counts = [len(hole.middles) for hole in holes]
     cache: KVCache | None = None
     reused, why = 0, interrupted()
     if why is None:
         if memory:
             owner = holes[0].request.owner
-            leave = LATE if count == 1 and options.mode != "diffuse" else 0
+            leave = LATE if counts == [1] and options.mode != "diffuse" else 0
             cache, reused = memory.contexts.encode(
                 holes[0].context, interrupted, owner=owner, leave=leave
             )
         else:
             _, cache = model.backbone.encode([hole.context for hole in holes])
     if cache is not None:
-        if count > 1:
-            cache = cache.rows(np.arange(len(holes)).repeat(count))
+        if max(counts) > 1:
+            cache = cache.rows(np.arange(len(holes)).repeat(counts))
         if options.mode == "diffuse":
             rule = rule or confidence_threshold(options.confidence_threshold or 0.0)
             why = diffuse(model, options, holes, cache, interrupted, rule, k)
@@ -182,9 +182,9 @@ def _fill(
     if options.check_syntax:
         for hole in holes:
             trim(hole, why, out_of_time)
-    if count > 1 and model.schedule is not None:
-        score_as_committed(holes)
-    elif count > 1 and cache is not None and not interrupted():
+    if model.schedule is not None:
+        score_as_committed([hole for hole in holes if len(hole.middles) > 1])
+    elif max(counts) > 1 and cache is not None and not interrupted():
         score(model, holes, cache)
     outcomes = [judged(hole, out_of_time) for hole in holes]
     verdicts = [verdict(hole, each[0].text) for hole, each in zip(holes, outcomes, strict=True)]
@@ -384,9 +384,13 @@ def diffuse(
         forced = np.zeros(len(rows), bool)
         sure = np.zeros(canvas.ids.shape, np.float32)
         banned: list[Banned] = [()] * len(rows)
+        # A network that reads block by block cannot commit the rest of a canvas at once.
+        absolute = schedule is not None and schedule.absolute
         for attempt in range(1 + ATTEMPTS * options.check_syntax):
+            most = ATTEMPT_NFE if attempt and not absolute else None
+            cut = np.zeros(len(rows), bool)
             each = [
-                replace(terms(hole, candidate, ATTEMPT_NFE if attempt else None), banned=ban)
+                replace(terms(hole, candidate, most), banned=ban)
                 for (hole, candidate), ban in zip(rows, banned, strict=True)
             ]
             if schedule is None:
@@ -397,6 +401,7 @@ def diffuse(
                 record(rows, number, step)
                 canvas = step.canvas
                 forced = forced if attempt else forced | step.forced
+                cut |= step.forced & bool(attempt and absolute)
                 sure = np.where(step.committed, step.confidence, sure)
             if why:
                 for place, (hole, candidate) in enumerate(rows):
@@ -408,6 +413,7 @@ def diffuse(
             if options.check_syntax and not interrupted():
                 ends = canvas.ended.tolist()
                 failed, canvas, banned = reopen(rows, first, canvas, sure, banned)
+                failed += [place for place in np.flatnonzero(cut).tolist() if place not in failed]
                 if rows[0][0].sizes:  # what is denoised again has as many tokens
                     canvas = canvas.ending(ends)
                 for place in failed:
@@ -450,17 +456,21 @@ def canvas_width(model: Checkpoint, holes: Sequence[Progress]) -> int:
     if not sizes:
         return model.settings.block_length
     grown = model.schedule is not None and model.schedule.expand is not None
-    longest = min(model.schedule.most, holes[0].longest) if model.schedule and grown else 0
-    return 1 + max(longest, *sizes)
+    longest = max(hole.longest for hole in holes)
+    most = min(model.schedule.most, longest) if model.schedule and grown else 0
+    return 1 + max(most, *sizes)
 
 
 def score_as_committed(holes: list[Progress]) -> None:
-    """Mean log-probability of each middle's tokens when they were committed: no evaluation more."""
+    """Mean log-probability of each middle and its `<eom>` when they were committed.
+
+    It takes no evaluation. A middle has none if nothing in it was chosen, or all was trimmed.
+    """
     for hole in holes:
         result = Infill([], hole.nfe, 0.0, 0, 0, Verdict(0, 0), hole.frames)
         for number, middle in enumerate(hole.middles):
             chances = result.probabilities(Candidate("", middle, "length", None, number))
-            if middle and chances:
+            if chances and (middle or hole.stopped[number] == "eom"):
                 logs = np.log(np.maximum(chances, np.finfo(np.float32).tiny))
                 hole.scores[number] = float(logs.mean())
 

@@ -230,7 +230,10 @@ def extend(hole: Progress, number: int, tokens: list[int], ended: bool, forced: 
 
 
 def candidates_of(hole: Progress) -> list[Candidate]:
-    """Distinct middles, best first; those trimmed to nothing, or never begun, last."""
+    """Distinct middles, best first; those trimmed to nothing, or never begun, last.
+
+    Of canvases of several sizes, those that were finished and need no trimming come first.
+    """
     found: dict[str, Candidate] = {}
     for number, tokens in enumerate(hole.middles):
         text, end, score = text_of(hole, tokens), hole.stopped[number], hole.scores[number]
@@ -240,7 +243,8 @@ def candidates_of(hole: Progress) -> list[Candidate]:
         found.values(),
         key=lambda c: (
             not c.text and c.stopped != "eom",
-            bool(hole.sizes) and c.stopped == "syntax",
+            bool(hole.sizes) and c.stopped in ("syntax", "deadline", "max_nfe"),
+            c.score is None,
             -(c.score or 0),
         ),
     )
