@@ -88,8 +88,14 @@ TEMPLATES = (
 def template_of(model: Checkpoint) -> Template:
     """The template whose sentinels a model's vocabulary has.
 
-    CheckpointError for models that have none: they were never trained to answer.
+    CheckpointError for models that have none, and for those that learn the length of a middle by
+    growing it: they were never trained to answer.
     """
+    if model.schedule is not None and model.schedule.expand is not None:
+        raise CheckpointError(
+            f"{model.name} was trained to find the length of a middle, so it fills holes and "
+            "answers nothing; name another model with --model"
+        )
     special = model.tokenizer.special.keys()
     for each in TEMPLATES:
         if special >= {*each.sentinels}:
@@ -135,7 +141,10 @@ class Reply:
 
 
 OnStep = Callable[[list[int], list[int]], None]
-"""Gets the tokens that stand, and those that were evaluated behind them, masks included."""
+"""Gets the tokens that stand, and those that were evaluated behind them, masks included.
+
+What stands is never taken back: where a schedule may do so, nothing stands before the end.
+"""
 
 
 class Dialogue:
@@ -144,6 +153,7 @@ class Dialogue:
     system  what the model is told about its part
     longest tokens of the dialogue that the model sees, the answer included; the oldest turns are
             left out beyond
+    most    tokens of an answer: half of that
     """
 
     def __init__(self, model: Checkpoint, system: str = SYSTEM) -> None:
@@ -158,6 +168,7 @@ class Dialogue:
         self.backbone.marks, self.backbone.on_read = self.marks, self._keep
         positions = self.backbone.positions or model.settings.working_context
         self.longest = min(LONGEST, positions)
+        self.most = self.longest // 2
         first = [special[name] for name in self.template.first]
         self.head = [*first, *self._turn("system", system).ids]
         self.turns: list[Turn] = []
@@ -180,11 +191,9 @@ class Dialogue:
         """
         began = time.perf_counter()
         options = options.settled(self.model.settings)
-        self._check(options)
-        assert options.max_tokens is not None
+        room = self.check(options)
         asked = self._turn("user", text)
         opening = self.template.begun(self.tokenizer, "assistant")
-        room = self.longest - options.max_tokens - len(self.head) - len(opening)
         kept, dropped = fitting([*self.turns, asked], room)
         if not kept:
             raise UsageError(
@@ -206,22 +215,37 @@ class Dialogue:
         begun = self.template.begun(self.tokenizer, role, text)
         return Turn(role, [*begun, *self.template.ended(self.tokenizer)])
 
-    def _check(self, options: Options) -> None:
+    def check(self, options: Options) -> int:
+        """How many tokens all turns may have beside an answer by these options.
+
+        UsageError for options that the model cannot serve, and where nothing could be asked.
+        """
+        options = options.settled(self.model.settings)
         if self.model.schedule is not None and options.mode != "diffuse":
             raise UsageError(
                 f"--mode is {options.mode}, and {self.model.name} reads in both directions, so it "
                 "cannot write from left to right; use --mode diffuse"
             )
-        if options.max_tokens is not None and options.max_tokens > self.longest // 2:
+        assert options.max_tokens is not None
+        if options.max_tokens > self.most:
             raise UsageError(
-                f"--max-tokens is {options.max_tokens}; the limit is {self.longest // 2}, half of "
-                "what a dialogue may have"
+                f"--max-tokens is {options.max_tokens}; the limit is {self.most}, half of what a "
+                "dialogue may have"
             )
         if options.mode == "diffuse" and not self.backbone.denoises:
             raise UsageError(
                 f"--mode is diffuse, and {self.model.name} is a causal model that cannot read a "
                 "canvas; use --mode verify or ar"
             )
+        opening = self.template.begun(self.tokenizer, "assistant")
+        room = self.longest - options.max_tokens - len(opening)
+        if room - len(self.head) <= len(self._turn("user", "").ids):
+            raise UsageError(
+                f"what --system and --context say has {len(self.head):,} tokens, and a dialogue of "
+                f"{self.longest:,} has room for {room:,} beside an answer, the questions included; "
+                "give less of it, or lower --max-tokens"
+            )
+        return room - len(self.head)
 
     def _decode(
         self,
@@ -235,15 +259,18 @@ class Dialogue:
         width, tokens, nfe = options.max_tokens, list[int](), 0
         schedule = self.model.schedule
         whole = schedule is not None and bool(schedule.sizes)  # an answer is one canvas
+        kept = schedule is None or schedule.pace != "p2"  # whether what stands is final
         # A canvas that sees itself causally may be of any length.
         if options.mode == "diffuse" and not self.backbone.shift and not whole:
             width = self.model.settings.block_length
         seen = options.lookahead or width if options.mode == "diffuse" else self._masks(options)
         if schedule is not None:  # it chooses where
             seen = width
+        steps_of = 0 if schedule is None else schedule.steps or 0
         row = Row(
             np.random.default_rng(options.seed),
-            options.max_tokens + 1,  # never reached: a step commits one token at least
+            # Never reached: a step commits one token at least, or is one of a schedule's own.
+            max(options.max_tokens, steps_of) + 1,
             temperature=options.temperature or 0.0,
         )
         while len(tokens) < options.max_tokens:
@@ -262,7 +289,7 @@ class Dialogue:
                     return [*tokens, *canvas.middle(0)], "cancelled", nfe
                 canvas = next(steps).canvas
                 nfe += 1
-                stands = canvas.middle(0)
+                stands = canvas.middle(0) if kept or not canvas.open.any() else []
                 behind = canvas.ids[0, len(stands) : len(stands) + seen]
                 behind = behind[: max(0, canvas.ended[0] - len(stands))]
                 on_step([*tokens, *stands], behind.tolist())

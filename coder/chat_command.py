@@ -17,7 +17,7 @@ from talaria.coder.arguments import Parser
 from talaria.coder.errors import BaseMissingError, SourceError, TalariaError, UsageError
 from talaria.coder.request import MODES, Mode, Options
 
-# The model's libraries are imported after the options have been checked.
+# The model's libraries are imported after the options have been parsed.
 if TYPE_CHECKING:
     from talaria.coder.chat import Dialogue, Reply
     from talaria.coder.checkpoint import Checkpoint
@@ -58,15 +58,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--mode",
         choices=MODES,
         help="verify writes the same text as ar in fewer steps; diffuse commits several tokens per "
-        "step where it is confident, and needs an adapter (default: verify, and ar for a "
-        "temperature above 0)",
+        "step where it is confident, and needs an adapter or a model that reads in both directions "
+        "(default: diffuse for these, else verify, and ar for a temperature above 0)",
     )
     parser.add_argument(
         "--max-tokens",
         type=int,
-        default=MAX_TOKENS,
         metavar="N",
-        help="at most N tokens in an answer",
+        help="at most N tokens in an answer, which may be half of the 4,096 tokens of a dialogue, "
+        f"or of what a smaller model reads (default: {MAX_TOKENS}, or that half)",
     )
     parser.add_argument(
         "--temperature",
@@ -99,9 +99,15 @@ def build_parser() -> argparse.ArgumentParser:
 def command(argv: list[str]) -> int:
     """`talaria chat`: answer one question, or hold a dialogue."""
     args = build_parser().parse_args(argv)
-    mode: Mode = args.mode or ("ar" if args.temperature > 0 else "verify")
+    from talaria.coder.chat import LONGEST, SYSTEM, Dialogue
+
+    if args.max_tokens is not None and not 1 <= args.max_tokens <= LONGEST // 2:
+        raise UsageError(
+            f"--max-tokens is {args.max_tokens}; it must be a whole number between 1 and "
+            f"{LONGEST // 2}, half of what a dialogue may have"
+        )
     options = Options(
-        mode=mode, max_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed
+        mode=args.mode, max_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed
     )
     files = [(name, content(name)) for name in args.context]
     question = args.question
@@ -115,12 +121,16 @@ def command(argv: list[str]) -> int:
         )
     if question is not None and not question.strip():
         raise UsageError("the question is empty; give one, or type `talaria chat` in a terminal")
-    from talaria.coder.chat import SYSTEM, Dialogue
-
-    model = load(args, mode)
+    model = load(args, args.mode)
     told = [SYSTEM if args.system is None else args.system]
     told += [f"The file {name}:\n```\n{text.rstrip()}\n```" for name, text in files]
     dialogue = Dialogue(model, "\n\n".join(told))
+    options = replace(
+        options,
+        mode=args.mode or mode_of(model, args.temperature),
+        max_tokens=args.max_tokens or min(MAX_TOKENS, dialogue.most),
+    )
+    dialogue.check(options)
     if question is None:
         return talk(dialogue, options, quiet=args.quiet)
     reply = answer(dialogue, question, options, shown=not args.json)
@@ -130,6 +140,13 @@ def command(argv: list[str]) -> int:
     elif not args.quiet:
         print(summary(reply), file=sys.stderr)
     return 0
+
+
+def mode_of(model: Checkpoint, temperature: float) -> Mode:
+    """How a model answers where nobody says how."""
+    if model.schedule is not None:
+        return "diffuse"
+    return "ar" if temperature > 0 else "verify"
 
 
 def content(name: str) -> str:
@@ -160,7 +177,7 @@ def content(name: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-def load(args: argparse.Namespace, mode: Mode) -> Checkpoint:
+def load(args: argparse.Namespace, mode: Mode | None) -> Checkpoint:
     """The model that answers.
 
     Where none is named, the default one's base answers alone, unless it is to denoise: an adapter

@@ -131,7 +131,7 @@ class MaskedBackbone(Backbone):
 
     def __init__(self, network: Network, family: Family, marks: Marks, block: int) -> None:
         self.network, self.family, self.marks = network, family, marks
-        self.block = block
+        self.block, self.positions = block, network.shape.positions
         self.schedule: Schedule = family.schedule
         self.begin_with: tuple[int, ...] = ()
         self.end_with: tuple[int, ...] = ()
@@ -197,6 +197,8 @@ class MaskedBackbone(Backbone):
             return states, kept_tokens(every)
         ends = [len(row) for row in every]
         _, found = self._read(every, cache, [len(row) for row in before], ends, [0] * batch)
+        if self.on_read is not None:
+            self.on_read(contexts, cache, found)
         return states, found
 
     def begin(self, cache: KVCache, last: Sequence[int]) -> Reading:

@@ -136,6 +136,9 @@ def test_what_cannot_be_asked_is_a_line(chat: Chat, tokenizer: TalariaTokenizer)
         ((), b"a\0b", 1, "binary"),
         (("what?", "--max-tokens", "0"), b"", 2, "--max-tokens is 0"),
         (("what?", "--max-tokens", "999"), b"", 2, "--max-tokens is 999; the limit is 512"),
+        (("what?", "--max-tokens", "99999"), b"", 2, "between 1 and 2048"),
+        (("what?", "--system", "word " * 1500), b"", 2, "what --system and --context say"),
+        (("what?", "--context", "-"), b"word " * 1500, 2, "room for 952 beside an answer"),
         (("what?", "--mode", "diffuse"), b"", 2, "use --mode verify or ar"),
     ):
         assert chat(*argv, stdin=stdin) == code, argv

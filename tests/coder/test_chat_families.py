@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +12,10 @@ import numpy as np
 import pytest
 
 from benchmarks.tiny_models import TINY, Tiny, write
-from talaria.coder import checkpoint
+from talaria.coder import checkpoint, cli
 from talaria.coder.canvas import Canvas
 from talaria.coder.chat import TEMPLATES, Dialogue
+from talaria.coder.chat_command import answer
 from talaria.coder.errors import CheckpointError, UsageError
 from talaria.coder.request import Options
 from talaria.coder.sampler import Row
@@ -65,3 +69,66 @@ def test_what_no_family_does_is_refused(tmp_path: Path) -> None:
     silent = checkpoint.load(write(TINY["dream"], tmp_path / "silent"))
     with pytest.raises(CheckpointError, match="no chat template"):
         Dialogue(silent)
+
+
+@pytest.mark.parametrize("key", ["llada", "dream", "open-dcoder", "sdar", "a2d"])
+def test_the_command_takes_their_own_mode(
+    key: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And as many tokens as there is room for; another mode is refused before anything is asked."""
+    folder = str(write(answering(key), tmp_path / key))
+    call = ["chat", "--model", folder, "--system", "Be brief."]
+    assert cli.main([*call, "x = 1?", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["mode"] == "diffuse"
+    assert found["tokens"] <= 256
+    terminal = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.delattr("builtins.input")
+    assert cli.main([*call, "--mode", "verify"]) == 2
+    out, err = capsys.readouterr()
+    assert "--mode is verify" in err.splitlines()[-1]
+    assert not out
+
+
+def test_what_is_taken_back_is_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is shown is the answer, though Open-dCoder changes its mind on the way to it."""
+    model = checkpoint.load(write(answering("open-dcoder"), tmp_path / "it"))
+    dialogue = Dialogue(model, system="Be brief.")
+    options = Options("diffuse", max_tokens=24)
+    stood: list[list[int]] = []
+    reply = dialogue.ask("x?", options, on_step=lambda stands, behind: stood.append(stands))
+    assert reply.nfe > 24  # its own number of steps, however short the answer is
+    assert stood == [[]] * (len(stood) - 1) + [reply.tokens]
+    again = answer(Dialogue(model, system="Be brief."), "x?", options)
+    assert again.tokens == reply.tokens
+    assert capsys.readouterr().out.rstrip("\n") == reply.text.rstrip("\n")
+
+
+@pytest.mark.parametrize("key", ["sdar", "fast-dllm-v2"])
+def test_a_second_turn_of_blocks_reads_what_is_new(key: str, tmp_path: Path) -> None:
+    """And says what it would if all were read."""
+    model = checkpoint.load(write(answering(key), tmp_path / key))
+    dialogue, other = (Dialogue(model, system="Be brief.") for _ in range(2))
+    options = Options("diffuse", max_tokens=40)
+    first = dialogue.ask("x = 1?", options)
+    assert first.reused_tokens == 0
+    assert other.ask("x = 1?", options).tokens == first.tokens
+    other._read, other._cache = [], None
+    second, anew = (each.ask("and y?", options) for each in (dialogue, other))
+    assert anew.reused_tokens == 0
+    assert second.reused_tokens >= first.context_tokens
+    assert second.tokens == anew.tokens
+
+
+def test_a_length_that_is_learned_is_no_answer(tmp_path: Path) -> None:
+    """DreamOn fills holes, whatever its vocabulary has."""
+    model = checkpoint.load(write(answering("dreamon"), tmp_path / "dreamon"))
+    with pytest.raises(CheckpointError, match="fills holes and answers nothing"):
+        Dialogue(model)
