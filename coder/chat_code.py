@@ -10,11 +10,12 @@ from talaria.coder import files, source
 from talaria.coder.errors import SourceError
 from talaria.coder.guard import Guard
 from talaria.coder.request import Options, Request
+from talaria.coder.syntax.python import compiles
 
 # A fence, what stands behind it, the lines up to one that is as long; or to the end of the answer.
 _FENCED = re.compile(
     r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<kind>[^\n`]*)\n"
-    r"(?P<text>.*?)(?:^[ \t]*(?P=fence)[`~]*[ \t]*$|(?P<open>\Z))",
+    r"(?P<text>.*?)(?:^[ \t]*(?P=fence)[`~]*[ \t]*\r?$|(?P<open>\Z))",
     re.MULTILINE | re.DOTALL,
 )
 PYTHON = (".py", ".pyi", ".pyw")  # a new file of another name is only checked if its block says so
@@ -39,8 +40,9 @@ def blocks_of(answer: str) -> list[Block]:
     found = []
     for each in _FENCED.finditer(answer):
         indent = each["indent"]
-        lines = (line.removeprefix(indent) for line in each["text"].splitlines())
-        text = "".join(f"{line}\n" for line in lines)
+        # What else splitlines() takes for the end of a line may stand within one, in a string.
+        lines = each["text"].replace("\r\n", "\n").removesuffix("\n").split("\n")
+        text = "".join(f"{line.removeprefix(indent)}\n" for line in lines if each["text"])
         found.append(Block(each["kind"].strip(), text, each["open"] is not None))
     return found
 
@@ -68,7 +70,7 @@ class Change:
         if not self.new:
             source.write(self.target, self.text)
             return
-        if path.exists():
+        if exists(path):
             raise SourceError(f"{path} has come to be since it was looked for; try again")
         try:
             files.write(path, self.text)
@@ -79,18 +81,35 @@ class Change:
             ) from error
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file; SourceError where nobody can tell."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # a NUL within, and what cannot be encoded
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise SourceError(f"{path} cannot be a file ({why}); give another name") from error
+    return True
+
+
 def change(block: Block, path: Path) -> Change:
     """What writing a block into a file would do; nothing is written yet.
 
     SourceError where it must not be: the block was cut off, the file cannot be read or is not
-    Python, or the guard refuses (`Guard.refusal`), which keeps Python from refusing a file that it
-    took before.
+    Python, by its name or else by its text, or the guard refuses (`Guard.refusal`), which keeps
+    Python from refusing a file that it took before.
     """
     if block.cut:
         raise SourceError("the answer ended within the block; ask for the rest, or for it again")
-    new = not path.exists()
+    new, named = not exists(path), path.suffix.lower() in PYTHON
     target = source.Target("", 0, 0, path) if new else source.whole(path)
-    if not new or path.suffix in PYTHON or block.kind.lower() in ("python", "py", "python3"):
+    if not named and not compiles(target.middle):
+        raise SourceError(
+            f"{path} is not Python, as what it holds now is none, and other files are not "
+            "replaced; give another name"
+        )
+    if not new or named or block.kind.lower() in ("python", "py", "python3"):
         request = Request("", "", Options(complete=True), replaces=target.middle)
         if why := Guard(request).refusal(block.text):
             raise SourceError(f"{why}, so {path} is as it was")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from talaria.coder.checkpoint import Checkpoint
 
 MAX_TOKENS = 512
+LONGEST_NUMBER = 10  # digits of a code block's
 FENCE = '"""'  # alone on a line, begins and ends a text of several lines
 HELP = f"""\
 /write PATH [N]   write code block N of the last answer into a file, after showing what changes
@@ -270,12 +271,12 @@ class PromptInterrupted(Exception):
 class Interrupts:
     """Ctrl-C while a dialogue runs: it stops an answer once, and ends no dialogue.
 
-    answering  whether an answer is being decoded
-    asked      whether it is to stop; a second Ctrl-C ends the program
+    prompting  whether somebody is asked for a line, which it ends; nowhere else is it raised
+    asked      whether the answer is to stop; another Ctrl-C before the next prompt ends the program
     """
 
     def __init__(self) -> None:
-        self.answering = self.asked = False
+        self.prompting = self.asked = False
 
     @contextmanager
     def caught(self) -> Iterator[Interrupts]:
@@ -292,14 +293,18 @@ class Interrupts:
     @contextmanager
     def stopping(self) -> Iterator[Callable[[], bool]]:
         """Let Ctrl-C stop what is computed within the block, which asks whether it should."""
-        self.answering, self.asked = True, False
+        yield lambda: self.asked
+
+    def typed(self, prompt: str) -> str:
+        """A line that somebody types; PromptInterrupted for Ctrl-C, EOFError for Ctrl-D."""
+        self.asked, self.prompting = False, True
         try:
-            yield lambda: self.asked
+            return input(prompt)
         finally:
-            self.answering = False
+            self.prompting = False
 
     def _received(self, number: int, frame: object) -> None:
-        if not self.answering:
+        if self.prompting:
             raise PromptInterrupted
         if self.asked:
             raise KeyboardInterrupt
@@ -311,6 +316,8 @@ def talk(dialogue: Dialogue, options: Options, *, quiet: bool = False) -> int:
 
     Each turn draws with a seed of its own.
     """
+    from talaria.coder.chat_terminal import printable
+
     with suppress(ImportError):
         import readline  # noqa: F401  # lines can be edited, and earlier ones recalled
     if not quiet:
@@ -319,9 +326,9 @@ def talk(dialogue: Dialogue, options: Options, *, quiet: bool = False) -> int:
     with Interrupts().caught() as interrupts:
         while True:
             try:
-                text = typed()
+                text = typed(interrupts.typed)
                 if text.startswith("/"):
-                    obey(text, last)
+                    obey(text, last, interrupts.typed)
                 elif text.strip():
                     with interrupts.stopping() as interrupted:
                         last = answer(dialogue, text, options, interrupted)
@@ -334,21 +341,21 @@ def talk(dialogue: Dialogue, options: Options, *, quiet: bool = False) -> int:
             except PromptInterrupted:
                 print("\nCtrl-D ends the dialogue", file=sys.stderr)
             except TalariaError as error:
-                print(f"talaria: {error}", file=sys.stderr)
+                print(f"talaria: {printable(str(error))}", file=sys.stderr)
 
 
-def typed() -> str:
+def typed(line_for: Callable[[str], str]) -> str:
     """What somebody types: a line, or several between two lines of FENCE."""
-    line = input("> ")
+    line = line_for("> ")
     if line.strip() != FENCE:
         return line
     lines: list[str] = []
-    while (line := input(". ")).strip() != FENCE:
+    while (line := line_for(". ")).strip() != FENCE:
         lines.append(line)
     return "\n".join(lines)
 
 
-def obey(text: str, last: Reply | None) -> None:
+def obey(text: str, last: Reply | None, line_for: Callable[[str], str]) -> None:
     """Do what a line that begins with / says."""
     words = text.split()
     if words[0] == "/help":
@@ -360,10 +367,12 @@ def obey(text: str, last: Reply | None) -> None:
         )
     else:
         number = words.pop() if len(words) > 2 and words[-1].isdecimal() else None
-        write(" ".join(words[1:]), number, last)
+        write(" ".join(words[1:]), number, last, line_for)
 
 
-def write(name: str, number: str | None, last: Reply | None) -> None:
+def write(
+    name: str, number: str | None, last: Reply | None, line_for: Callable[[str], str]
+) -> None:
     """Write a code block of the last answer into a file, if it may be and somebody says so."""
     from talaria.coder.chat_code import blocks_of, change
     from talaria.coder.chat_terminal import printable
@@ -375,18 +384,24 @@ def write(name: str, number: str | None, last: Reply | None) -> None:
         raise UsageError("the last answer has no code block, so there is nothing to write")
     if number is None and len(blocks) > 1:
         raise UsageError(f"the last answer has {len(blocks)} code blocks; add which: /write PATH N")
-    at = int(number or 1)
+    number = number or "1"
+    at = int(number) if len(number) < LONGEST_NUMBER else 0
     if not 1 <= at <= len(blocks):
-        raise UsageError(f"the last answer has code blocks 1 to {len(blocks)}, no {at}")
+        called = number[:LONGEST_NUMBER]
+        raise UsageError(f"the last answer has code blocks 1 to {len(blocks)}, no {called}")
     block = blocks[at - 1]
     if last and block.cut and last.stopped == "end":
         block = replace(block, cut=False)  # the model takes the end of its turn for that, too
-    planned = change(block, Path(name).expanduser())
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{name} begins in the folder of a user that is not known") from error
+    planned = change(block, path)
     if not planned.diff:
         print(f"{name} is that already", file=sys.stderr)
         return
     print(printable(planned.diff.replace("\r\n", "\n")), end="")
-    if input(f"write {name}? [y/N] ").strip().lower() in ("y", "yes"):
+    if line_for(f"write {printable(name)}? [y/N] ").strip().lower() in ("y", "yes"):
         planned.write()
         print(f"written: {name}", file=sys.stderr)
     else:

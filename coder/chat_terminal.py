@@ -16,9 +16,8 @@ from talaria.coder.tokenizer import Tokenizer
 OPEN, BREAK = "░", "⏎"  # a mask and a line break, as in traces
 TAB = 8
 _DIM, _PLAIN, _CLEAR = "\x1b[2m", "\x1b[0m", "\x1b[K"
-_CONTROLS = {
-    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
-}
+# Controls, marks that show text in another order or not at all, and what cannot be encoded.
+_ESCAPED = "Cc", "Cf", "Cs"
 
 
 def shows_steps(stream: TextIO) -> bool:
@@ -30,7 +29,21 @@ def shows_steps(stream: TextIO) -> bool:
 
 def printable(text: str) -> str:
     """A text that does nothing to a terminal but show itself: a model may write any byte."""
-    return text.translate(_CONTROLS)
+    if text.isprintable():
+        return text
+    return "".join(
+        escaped(sign) if unicodedata.category(sign) in _ESCAPED and sign not in "\n\t" else sign
+        for sign in text
+    )
+
+
+def escaped(sign: str) -> str:
+    """A character as Python writes it in a string."""
+    code = ord(sign)
+    for letter, digits in ("x", 2), ("u", 4):
+        if code < 16**digits:
+            return f"\\{letter}{code:0{digits}x}"
+    return f"\\U{code:08x}"
 
 
 @contextmanager

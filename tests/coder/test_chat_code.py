@@ -28,6 +28,35 @@ def test_the_blocks_of_an_answer() -> None:
     assert blocks_of("no `code` here, nor ``here``") == []
 
 
+def test_the_lines_of_a_block_are_those_of_python() -> None:
+    """Other signs stay within them; the line endings of Windows end lines, and close a block."""
+    odd = "x = 'a\u2028b\x85\x1c'\n\x0cy = 'a\x0b'\n"
+    assert blocks_of(f"```python\n{odd}```\n") == [Block("python", odd, False)]
+    answer = "  ```py\r\n  x = 1\r\n\r\n  ```\r\nDone.\r\n```\r\n```\r\n"
+    assert blocks_of(answer) == [Block("py", "x = 1\n\n", False), Block("", "", False)]
+
+
+@pytest.mark.parametrize("text", ["alias ll='ls -l'\n", "#!/usr/bin/python\nprint 1\n"])
+def test_a_name_without_a_suffix_says_nothing(tmp_path: Path, text: str) -> None:
+    """What it holds does: it is replaced if that is Python."""
+    path = tmp_path / "bashrc"
+    path.write_text(text)
+    with pytest.raises(SourceError, match="is not Python"):
+        change(Block("python", WHOLE, False), path)
+    assert path.read_text() == text
+    path.write_text("#!/usr/bin/python3\nprint(1)\n")
+    change(Block("python", WHOLE, False), path).write()
+    assert path.read_text() == WHOLE
+
+
+@pytest.mark.parametrize("name", ["a\0b.py", "x" * 300 + ".py", "\ud800.py"])
+def test_a_name_that_no_file_can_have_is_a_line(tmp_path: Path, name: str) -> None:
+    """With why."""
+    with pytest.raises(SourceError) as said:
+        change(Block("python", WHOLE, False), tmp_path / name).write()
+    assert "\n" not in str(said.value)
+
+
 def test_a_new_file_appears_whole(tmp_path: Path) -> None:
     """And nothing else beside it."""
     path = tmp_path / "new.py"

@@ -203,6 +203,55 @@ def test_ctrl_c_stops_an_answer_and_a_line(chat: Chat, tokenizer: TalariaTokeniz
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_names_and_numbers_that_cannot_be_end_nothing(
+    chat: Chat, tokenizer: TalariaTokenizer, tmp_path: Path
+) -> None:
+    """Each is a line, and the dialogue goes on."""
+    chat.of(saying(tokenizer, ANSWER, "two"))
+    typed = (
+        "/write ~nosuchuser/x.py",
+        f"/write {tmp_path}/x.py {'9' * 5000}",
+        f"/write {tmp_path}/a\0b.py",
+        f"/write {tmp_path}/{'x' * 300}.py",
+    )
+    assert chat.talk("first", *typed, "second") == 0
+    assert "two" in chat.out
+    said = [line for line in chat.err.splitlines() if line.startswith("talaria: ")]
+    assert len(said) == len(typed)
+    assert all(len(line) < 1000 and "\0" not in line for line in said)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_ctrl_c_between_prompts_is_raised_nowhere(
+    chat: Chat,
+    tokenizer: TalariaTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither while a file is written nor while an error is printed."""
+    from talaria.coder import chat_code, chat_terminal
+
+    written, shown = chat_code.Change.write, chat_terminal.printable
+
+    def write(self: chat_code.Change) -> None:
+        signal.raise_signal(signal.SIGINT)
+        written(self)
+
+    def printed(text: str) -> str:
+        if "there is no /fly" in text:
+            signal.raise_signal(signal.SIGINT)
+        return shown(text)
+
+    monkeypatch.setattr(chat_code.Change, "write", write)
+    monkeypatch.setattr(chat_terminal, "printable", printed)
+    path = tmp_path / "new.py"
+    chat.of(saying(tokenizer, ANSWER, "two"))
+    assert chat.talk("first", f"/write {path}", "y", "/fly", ctrl_c, "second") == 0
+    assert path.read_text() == "def f(a):\n    return a\n"
+    assert "two" in chat.out
+    assert "Ctrl-D ends the dialogue" in chat.err
+
+
 def test_a_second_ctrl_c_ends_the_program(chat: Chat, tokenizer: TalariaTokenizer) -> None:
     """With the code that shells have for it."""
     model = saying(tokenizer, "a b c d e f g h i j k l")

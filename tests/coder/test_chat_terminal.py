@@ -115,6 +115,15 @@ def test_open_positions_are_seen_on_the_way(tokenizer: TalariaTokenizer) -> None
     assert "⏎" in written
 
 
+def test_no_mark_alters_the_order_that_is_seen() -> None:
+    """Marks of direction, and signs that are not seen, are written out; other scripts are not."""
+    marks = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200b\ufeff\xad\U000e0001"
+    for mark in marks:
+        assert printable(f"a{mark}b") == f"a{mark.encode('unicode_escape').decode()}b"
+    assert printable("שלום\tп\n日本 é") == "שלום\tп\n日本 é"
+    assert printable("\x1b[2J") == "\\x1b[2J"
+
+
 @given(text=texts)
 def test_a_pipe_gets_the_answer_and_nothing_else(tokenizer: TalariaTokenizer, text: str) -> None:
     """Every byte of it, with the end of its line."""
