@@ -79,7 +79,7 @@ def read(parser: argparse.ArgumentParser, start: Path) -> dict[str, Any]:
                 continue
             if wanted := _wrong(actions[key], value):
                 raise UsageError(f"{path}: {key} is {value!r}; it must be {wanted}")
-            given[key] = value
+            given[key] = _made(actions[key], value)
             if path and key in ("model", "adapter") and ("/" in value or os.sep in value):
                 given[key] = str(path.parent / value)  # a folder, as seen from the file
     return given
@@ -97,7 +97,18 @@ def _wrong(action: argparse.Action, value: Any) -> str | None:
     if action.type is float:
         fits = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
         return None if fits else "a number of at least 0"
-    return None if isinstance(value, str) else "a text"
+    if not isinstance(value, str):
+        return "a text"
+    try:
+        _made(action, value)
+    except ValueError:
+        return f"a text of the form {action.metavar}"
+    return None
+
+
+def _made(action: argparse.Action, value: Any) -> Any:
+    """What the command line would make of a text; other values as they are."""
+    return action.type(value) if isinstance(value, str) and callable(action.type) else value
 
 
 def _table(path: Path, name: str) -> dict[str, Any] | None:

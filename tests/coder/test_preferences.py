@@ -161,3 +161,14 @@ def test_a_file_that_is_not_toml(user: Path) -> None:
 def test_where_the_users_file_lies(system: str, environ: dict[str, str], path: str) -> None:
     """By the customs of each system."""
     assert preferences.user_file(environ, system) == Path(path).expanduser()
+
+
+def test_sizes_in_a_file(user: Path) -> None:
+    """As they would be typed."""
+    user.write_text("sizes = '8,16'\n")
+    assert arguments(["-"]).sizes == (8, 16)
+    assert arguments(["-", "--sizes", "4"]).sizes == (4,)
+    for wrong, wanted in (("'8;16'", "a text of the form N,N"), ("8", "a text")):
+        user.write_text(f"sizes = {wrong}\n")
+        with pytest.raises(UsageError, match=f"sizes is .*it must be {wanted}"):
+            arguments(["-"])
