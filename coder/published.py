@@ -8,6 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from talaria.coder.open_families import FAMILIES, family_of
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 TOKENIZER_PARTS = "vocab.json", "merges.txt"  # instead, in some folders of masked diffusion models
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LONGEST_HEADER = 100_000_000  # bytes of a file of safetensors, as the format has it
 GGUF = ".gguf"
 PICKLED = "*.bin", "*.pt", "*.pth", "*.ckpt"
 
@@ -35,7 +39,8 @@ GGUF_FAMILY = "qwen2"  # which reads what its file says of itself
 def described(path: Path) -> dict[str, Any] | None:
     """What a checkpoint's configuration would say of a published model; None for other paths.
 
-    Its base is the model itself, named by the hash of all that is read of it. Raises
+    Its base is the model itself, named by the hash of all that is read of it; where nothing is
+    prepared from the weights, which may be many, their sizes and times stand for them. Raises
     CheckpointError for a folder of another architecture, or in which something is missing.
     """
     if path.is_file():
@@ -49,8 +54,11 @@ def described(path: Path) -> dict[str, Any] | None:
     architecture = architecture_of(config, path / CONFIG)
     masked = family_of(architecture, added_tokens(path)) is not None
     family = MASKED if masked else ARCHITECTURES[architecture]
-    parts = (CONFIG, *token_files(path, masked), *weight_files(path))
-    hashes = hashlib.sha256("".join(_digest(path / part) for part in parts).encode())
+    parts = (CONFIG, *token_files(path, masked))
+    of_weights = _stamp if masked else _digest
+    each = [_digest(path / part) for part in parts]
+    each += [of_weights(path / part) for part in weight_files(path)]
+    hashes = hashlib.sha256("".join(each).encode())
     return _described(path, family, hashes.hexdigest())
 
 
@@ -63,18 +71,57 @@ def parameters(folder: Path) -> int | None:
     if "format_version" in config or "architectures" not in config:
         return None
     architecture_of(config, folder / CONFIG)
-    count = 0
-    for name in weight_files(folder):
-        try:
-            with (folder / name).open("rb") as file:
-                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            shapes = [each["shape"] for key, each in header.items() if key != "__metadata__"]
-            count += sum(math.prod(shape) for shape in shapes)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise CheckpointError(
-                f"{folder / name}: not a readable safetensors file ({error}); fetch it again"
-            ) from error
-    return count
+    headers = [header(folder / name) for name in weight_files(folder)]
+    return sum(math.prod(each.shape) for tensors in headers for each in tensors.values())
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file of safetensors: its type, shape, and where its bytes are."""
+
+    path: Path
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+    bytes: int
+
+
+def header(path: Path) -> dict[str, Stored]:
+    """The tensors of a file of safetensors, by the names that they have there.
+
+    CheckpointError for a file that is damaged.
+    """
+    try:
+        return dict(_tensors(path))
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}); fetch it again"
+        ) from error
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Stored]]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        if not 8 < start <= min(size, 8 + LONGEST_HEADER):
+            raise ValueError("its header is not all there")
+        stated = json.loads(file.read(start - 8))
+    for name, each in stated.items():
+        if name == "__metadata__":
+            continue
+        shape = tuple(map(operator.index, each["shape"]))
+        begin, end = map(operator.index, each["data_offsets"])
+        if min(begin, end - begin, *shape) < 0 or start + end > size:
+            raise ValueError(f"the bytes of {name} are not all there")
+        yield name, Stored(path, str(each["dtype"]), shape, start + begin, end - begin)
 
 
 def _digest(path: Path) -> str:
@@ -85,6 +132,17 @@ def _digest(path: Path) -> str:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions"
         ) from error
+
+
+def _stamp(path: Path) -> str:
+    """A file's name, size and time of change; CheckpointError if they cannot be read."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
+    return f"{path.name} {found.st_size} {found.st_mtime_ns}\n"
 
 
 def _described(path: Path, family: str, sha256: str) -> dict[str, Any]:
@@ -104,7 +162,7 @@ def _described(path: Path, family: str, sha256: str) -> dict[str, Any]:
 def architecture_of(config: dict[str, Any], where: Path) -> str:
     """The architecture that a folder's configuration names; CheckpointError for unknown ones."""
     named = config["architectures"]
-    if isinstance(named, list) and len(named) == 1 and named[0] in ARCHITECTURES:
+    if isinstance(named, list) and len(named) == 1 and str(named[0]) in ARCHITECTURES:
         return str(named[0])
     code = "; its code (auto_map) is never run" if "auto_map" in config else ""
     raise CheckpointError(

@@ -17,6 +17,7 @@ from talaria.coder.published import added_tokens, read_json
 from talaria.coder.tokenizer import Tokenizer
 
 WORKING_CONTEXT = 1024  # tokens that a request uses by default
+LEAST = 32  # tokens that a request needs for context and canvases
 LONGEST = 64  # tokens of a middle by default: as many as DreamOn's canvas may have
 
 
@@ -29,8 +30,16 @@ def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     family = family_of(str(published["architectures"][0]), added_tokens(where.parent))
     assert family is not None
     names = ("max_position_embeddings", "max_sequence_length")
-    positions = next((published[name] for name in names if name in published), WORKING_CONTEXT)
-    known = min(WORKING_CONTEXT, positions) if isinstance(positions, int) else WORKING_CONTEXT
+    name = next((name for name in names if name in published), names[0])
+    positions, block = published.get(name), published.get(family.block_field or "", family.block)
+    known = WORKING_CONTEXT
+    if isinstance(positions, int) and isinstance(block, int):
+        # Marks stand around a text, and of its last block all is read.
+        known = min(known, positions - block - 2)
+        if known < LEAST:
+            raise CheckpointError(
+                f"{where}: {name} is {positions}; give a model of at least {block + 2 + LEAST}"
+            )
     most = min(LONGEST, known // 4)
     return {
         "working_context": known,

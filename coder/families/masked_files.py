@@ -6,14 +6,15 @@ reading a model takes little more than its size. The format: github.com/huggingf
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers.pre_tokenizers import ByteLevel
 
 from talaria.coder.backbone import Marks
 from talaria.coder.errors import CheckpointError
@@ -24,13 +25,15 @@ from talaria.coder.published import (
     CONFIG,
     INDEX,
     TOKENIZER,
+    WEIGHTS,
+    Stored,
     added_tokens,
+    header,
     read_json,
     weight_files,
 )
 from talaria.coder.tokenizer import Tokenizer
 
-LONGEST_HEADER = 100_000_000  # bytes, as the format has it
 TYPES = {"F32": 4, "F16": 2, "BF16": 2}  # what a weight may be, and bytes of each
 EMBEDDING, OUTPUT, NORM = "token_embd.weight", "output.weight", "output_norm.weight"
 NORMED_HEADS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
@@ -111,17 +114,6 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor in a file of safetensors: its type, shape, and where its bytes are."""
-
-    path: Path
-    kind: str
-    shape: tuple[int, ...]
-    begin: int
-    bytes: int
-
-
-@dataclass(frozen=True)
 class Folder:
     """What a folder says: its family, shape, tokens, and where each weight lies, by our name."""
 
@@ -181,13 +173,20 @@ class Folder:
                 )
         assert mask is not None
         assert end is not None
+        marked = {*self.tokenizer.special.values()}
+        for role, token in (("mask", mask), ("eos", end)):
+            if token not in marked:
+                raise CheckpointError(
+                    f"{self.path / CONFIG}: {role}_token_id is {token}, which is no special token "
+                    f"but {self.tokenizer.decode([token])!r}; fetch the model's folder again"
+                )
         if mask == end:
             raise CheckpointError(
                 f"{self.path / CONFIG}: mask_token_id and eos_token_id are both {mask}; they must "
                 "differ"
             )
         expand = self.tokenizer.special.get(family.expand or "")
-        known = {mask, *self.tokenizer.special.values()} - {end, expand}
+        known = marked - {end, expand}
         return Marks(mask, end, tuple(sorted(known)))
 
 
@@ -320,39 +319,24 @@ def stored(folder: Path) -> dict[str, Stored]:
     index that does not name what its shards hold.
     """
     found: dict[str, Stored] = {}
-    for name in weight_files(folder):
-        found |= dict(_tensors(folder / name))
-    if (folder / INDEX).is_file():
-        named = read_json(folder / INDEX).get("weight_map", {})
-        for name, shard in named.items():
-            if name not in found or found[name].path.name != shard:
+    names = weight_files(folder)
+    for name in names:
+        for tensor, each in header(folder / name).items():
+            if each.kind not in TYPES:
+                raise _unsupported(each.path, f"the type of {tensor}", each.kind, ", ".join(TYPES))
+            if each.bytes != math.prod(each.shape) * TYPES[each.kind]:
                 raise CheckpointError(
-                    f"{folder / INDEX}: names the tensor {name} in {shard}, which does not have "
+                    f"{each.path}: the bytes of {tensor} are not those of its shape; fetch it again"
+                )
+            found[tensor] = each
+    if names != [WEIGHTS]:
+        for tensor, shard in read_json(folder / INDEX)["weight_map"].items():
+            if tensor not in found or found[tensor].path.name != shard:
+                raise CheckpointError(
+                    f"{folder / INDEX}: names the tensor {tensor} in {shard}, which does not have "
                     "it; fetch the model's folder again"
                 )
     return found
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, Stored]]:
-    """The tensors of a file of safetensors, each with its place."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, LONGEST_HEADER)))
-        for name, each in header.items():
-            if name == "__metadata__":
-                continue
-            kind, shape = str(each["dtype"]), tuple(map(int, each["shape"]))
-            begin, end = map(int, each["data_offsets"])
-            if kind not in TYPES:
-                raise _unsupported(path, f"the type of {name}", kind, ", ".join(TYPES))
-            count = int(np.prod(shape, dtype=np.int64)) * TYPES[kind]
-            if begin < 0 or end - begin != count or 8 + length + end > size:
-                raise _damaged(path, f"the bytes of {name} are not all there")
-            yield name, Stored(path, kind, shape, 8 + length + begin, count)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, error) from error
 
 
 def read_tokenizer(folder: Path, rows: int) -> Tokenizer:
@@ -378,22 +362,29 @@ def _of_parts(folder: Path, rows: int) -> Vocabulary:
             f"{folder}: has neither {TOKENIZER} nor a readable merges.txt; fetch the model's "
             "folder again"
         ) from error
-    most = max([*names.values(), *special.values()], default=0)
-    if most >= rows:
+    where, ids = folder / "vocab.json", [*names.values(), *special.values()]
+    if wrong := [row for row in ids if type(row) is not int or not 0 <= row < rows]:
         raise CheckpointError(
-            f"{folder / 'vocab.json'}: has the id {most}, but the embedding has rows 0 to "
-            f"{rows - 1}; fetch the model's folder again"
+            f"{where}: has the id {wrong[0]!r}, but the embedding has rows 0 to {rows - 1}; fetch "
+            "the model's folder again"
         )
+    if missing := {*ByteLevel.alphabet()} - names.keys():
+        raise CheckpointError(
+            f"{where}: lacks {len(missing)} of the 256 bytes; fetch the model's folder again"
+        )
+    merges = [line for line in lines if line and not line.startswith("#version")]
+    for line in merges:
+        parts = line.split(" ")
+        if len(parts) != 2 or not {*parts, "".join(parts)} <= names.keys():
+            raise CheckpointError(
+                f"{folder / 'merges.txt'}: {line!r} is no merge of two tokens to a third; fetch "
+                "the model's folder again"
+            )
     tokens, kinds = [f"[PAD{row}]" for row in range(rows)], [5] * rows
     for each, kind in ((names, NORMAL), (special, 3)):
         for token, row in each.items():
             tokens[row], kinds[row] = token, kind
-    merges = [line for line in lines if line and not line.startswith("#version")]
     return Vocabulary(tokens, kinds, merges, CUTS["qwen2"]())
-
-
-def _damaged(path: Path, why: object) -> CheckpointError:
-    return CheckpointError(f"{path}: not a readable safetensors file ({why}); fetch it again")
 
 
 def _unsupported(where: Path, name: str, found: Any, supported: Any) -> CheckpointError:

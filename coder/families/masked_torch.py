@@ -35,10 +35,11 @@ from talaria.coder.backbone import (
 )
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.blocks_torch import Attend, rotate, through
-from talaria.coder.families.masked_files import Folder, Shape, Stored, open_folder
+from talaria.coder.families.masked_files import Folder, Shape, open_folder
 from talaria.coder.layout import Layout
 from talaria.coder.machine import available_memory
 from talaria.coder.open_families import Family
+from talaria.coder.published import Stored
 from talaria.coder.schedule import Schedule, Spread
 from talaria.coder.tokenizer import Tokenizer
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +148,93 @@ def test_ids_beyond_the_table(folder: Path) -> None:
 def test_a_context_longer_than_the_positions(folder: Path) -> None:
     """A request is cut to what fits; a canvas behind too long a context is refused."""
     model = checkpoint.load(folder)
-    assert model.settings.working_context == 512
+    assert model.settings.working_context == 510
     assert infill(model, "x = 1\n" * 400, "y = 2\n" * 400).context_tokens <= 512
     backbone = model.backbone
     assert isinstance(backbone, MaskedBackbone)
     _, kept = backbone.encode([model.layout.arrange([5] * 600, [])])
     with pytest.raises(CheckpointError, match=r"601 positions, .*trained on 512; give it a"):
         backbone.denoise(np.array([[model.marks.mask, model.marks.eom]]), kept, [5])
+
+
+@pytest.mark.parametrize(("key", "positions"), [("dreamon", 512), ("fast-dllm-v2", 500)])
+def test_a_canvas_and_its_marks_fit_the_positions(key: str, positions: int, tmp_path: Path) -> None:
+    """With the longest canvas behind the longest context, and whole blocks that are read."""
+    folder = write(TINY[key], tmp_path / key)
+    changed(folder, max_position_embeddings=positions)
+    model = checkpoint.load(folder)
+    options = Options(max_tokens=64, check_syntax=False)
+    if key == "dreamon":
+        options = replace(options, sizes=(64,))
+    for more in ("", " + 2 "):  # contexts that end elsewhere in a block
+        found = infill(model, "x = 1\n" * 400 + f"x = 1{more}", "y = 2\n" * 400, options)
+        assert 300 < found.context_tokens < positions
+
+
+def test_too_few_positions(folder: Path) -> None:
+    """The field of the configuration is named."""
+    changed(folder, max_position_embeddings=3)
+    refused(folder, "max_position_embeddings is 3; give a model of at least 34")
+
+
+def test_architectures_in_a_list(folder: Path) -> None:
+    """A list within the list names none."""
+    changed(folder, architectures=[["DreamModel"]])
+    refused(folder, r"architectures is \[\['DreamModel'\]\]; supported are")
+
+
+def test_a_mark_that_is_text(folder: Path) -> None:
+    """Every such token of a text would be taken for a mask, or an end."""
+    row = TINY["dream"].id("(")
+    for name in ("mask_token_id", "eos_token_id"):
+        changed(folder, **{name: row})
+        refused(folder, rf"{name} is {row}, which is no special token but '\('")
+        changed(folder, **{name: TINY["dream"].id("<|mask|>")})
+
+
+def with_header(path: Path, header: str, length: int | None = None) -> None:
+    """Write a file of safetensors of a header alone, and 64 bytes behind it."""
+    data = header.encode()
+    path.write_bytes((length or len(data)).to_bytes(8, "little") + data + bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("header", "length"),
+    [
+        ("{}", 2**45),
+        ("[" * 100_000, None),
+        ('{"a": {"dtype": "F32", "shape": [1e400], "data_offsets": [0, 4]}}', None),
+        (f'{{"a": {{"dtype": "F32", "shape": [{2**70}], "data_offsets": [0, 4]}}}}', None),
+        (f'{{"a": {{"dtype": "F32", "shape": [{2**62}, 4], "data_offsets": [0, 0]}}}}', None),
+        ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}', None),
+        ('{"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}}', None),
+        ('{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', None),
+        ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 400]}}', None),
+    ],
+)
+def test_a_damaged_header(
+    header: str,
+    length: int | None,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is refused, and `talaria models` lists the others."""
+    with_header(folder / WEIGHTS, header, length)
+    refused(folder, WEIGHTS, "fetch it again")
+    monkeypatch.setenv("TALARIA_HOME", str(folder.parent))
+    own = folder.parent / "models"
+    write(TINY["llada"], own / "tiny-llada")
+    folder.rename(own / "damaged")
+    assert main(["models"]) == 0
+    assert "tiny-llada" in capsys.readouterr().out
+
+
+def test_an_index_that_is_not_used(folder: Path) -> None:
+    """Beside the weights in one file, it says nothing."""
+    for index in ({"weight_map": ["a"]}, {"weight_map": {"gone": "model-1.safetensors"}}):
+        (folder / INDEX).write_text(json.dumps(index), "utf-8")
+        checkpoint.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +306,51 @@ def test_a_vocabulary_in_parts(folder: Path) -> None:
     assert parts.special == whole.special
     (folder / "merges.txt").unlink()
     refused(folder, r"tokenizer\.json: missing; fetch")
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "merges", "said"),
+    [
+        ({"(": "7"}, None, r"vocab\.json: has the id '7'"),
+        ({"(": 7.0}, None, r"vocab\.json: has the id 7\.0"),
+        ({"(": -1}, None, r"vocab\.json: has the id -1"),
+        ({"(": 320}, None, r"vocab\.json: has the id 320, but the embedding has rows 0 to 319"),
+        ({"(": None}, None, r"vocab\.json: lacks 1 of the 256 bytes"),
+        ({}, "a", r"merges\.txt: 'a' is no merge"),
+        ({}, "d e f", r"merges\.txt: 'd e f' is no merge"),
+    ],
+)
+def test_a_damaged_vocabulary_in_parts(
+    vocabulary: dict[str, Any], merges: str | None, said: str, folder: Path
+) -> None:
+    """Ids that are no rows, missing bytes, and merges of other than two tokens."""
+    stated = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    known = {**stated["model"]["vocab"], **vocabulary}
+    known = {name: row for name, row in known.items() if row is not None}
+    lines = [merges] if merges else [" ".join(merge) for merge in stated["model"]["merges"]]
+    added = {each["content"]: each["id"] for each in stated["added_tokens"]}
+    (folder / "vocab.json").write_text(json.dumps(known), "utf-8")
+    (folder / "merges.txt").write_text("\n".join(lines), "utf-8")
+    (folder / "added_tokens.json").write_text(json.dumps(added), "utf-8")
+    (folder / "tokenizer.json").unlink()
+    refused(folder, said, "fetch")
+
+
+def test_weights_are_not_read_for_their_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sizes and times tell whether they changed."""
+    first = checkpoint.configuration(folder)["base"]["sha256"]
+    os.utime(folder / WEIGHTS, ns=(0, 1))
+    second = checkpoint.configuration(folder)["base"]["sha256"]
+    assert first != second
+    read: list[Path] = []
+
+    def digest(path: Path) -> str:
+        read.append(path)
+        return ""
+
+    monkeypatch.setattr("talaria.coder.published.digest", digest)
+    checkpoint.configuration(folder)
+    assert {path.name for path in read} == {"config.json", "tokenizer.json"}
 
 
 def test_weights_stay_as_they_are_stored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
