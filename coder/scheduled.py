@@ -24,8 +24,11 @@ from talaria.coder.sampler import (
     constraints,
     draw,
     narrow,
+    no_token,
+    only_indenting,
 )
 from talaria.coder.schedule import Schedule, Spread, block_of, quotas
+from talaria.coder.unmask import Prediction
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -111,14 +114,17 @@ def follow(
             spans = [each.next(opened) for each, opened in zip(pace, part.open, strict=True)]
             where = part.open & within(schedule, spans, part, final)
         choice = choose(schedule, backbone, states, where, part, going, final | spent[index])
+        cut = np.zeros_like(where)
         if schedule.pace == "p2":
             ids, short = again(part, own, choice, pace, final)
             taken = (ids != part.ids) & (ids != canvas.marks.mask)
         else:
-            taken, short = surest(schedule, part, choice, spans, where, final)
+            free = where & ~too_early(schedule, part, choice, where, going)
+            taken, short = surest(schedule, part, free, choice, spans, where, final)
             ids = np.where(taken, choice.tokens, part.ids)
             for row in np.flatnonzero(final & (part.open & ~where).any(1)):
-                ids[row, spans[row][1]] = canvas.marks.eom  # the rest was not read
+                cut[row, spans[row][1]] = True  # the rest was not read
+            ids[cut] = canvas.marks.eom
         known = np.where(taken, choice.probability, sure[index])
         if schedule.expand is not None:
             grown[index] += (taken & (ids == schedule.expand)).sum(1)
@@ -127,7 +133,7 @@ def follow(
             variable[index] = np.arange(ids.shape[1]) < ended(ids, canvas.marks.eom)[:, None]
         wrote = tidy(replace(part, ids=ids))
         after = bounded(wrote, going)
-        put = (after.ids == canvas.marks.eom) & (wrote.ids != canvas.marks.eom)
+        put = cut | (after.ids == canvas.marks.eom) & (wrote.ids != canvas.marks.eom)
         known = np.where(put, 1, known)
         every, took = canvas.ids.copy(), np.zeros_like(canvas.open)
         every[index], sure[index] = after.ids, known
@@ -157,6 +163,23 @@ def within(
     return found
 
 
+def too_early(
+    schedule: Schedule,
+    canvas: Canvas,
+    choice: Choice,
+    where: Bool[Array, "rows block"],
+    rows: Sequence[Row],
+) -> Bool[Array, "rows block"]:
+    """The chosen ends before which nothing but indentation is chosen, as in `sampler.denoise`.
+
+    An end mark that only takes masks out of a canvas is none.
+    """
+    if schedule.expand is not None:
+        return np.zeros_like(where)
+    chosen = replace(Prediction.nothing(where.shape), open=where, tokens=choice.tokens)
+    return only_indenting(canvas, chosen, rows)
+
+
 def choose(
     schedule: Schedule,
     backbone: Backbone,
@@ -171,6 +194,8 @@ def choose(
     The canvases of `spent` rows do not grow any more.
     """
     counts = where.sum(1)
+    if schedule.expand is not None:  # an end mark takes masks out, and ends nothing
+        rows = [replace(row, indents=no_token) for row in rows]
     limits = constraints(where, canvas, rows)
     if schedule.expand is not None:
         # Nor do those whose length is given, or that are full.
@@ -190,8 +215,11 @@ def choose(
     found = backbone.candidates(states[where], DRAWN_FROM if hot.any() else 1, limits, temperatures)
     chances = np.exp(found.log_probabilities)
     chosen, chance = found.ids[:, 0].copy(), chances[:, 0].copy()
-    spread = schedule.order == "entropy" and isinstance(found, Spread)
-    entropy = found.entropy.copy() if spread and isinstance(found, Spread) else None
+    entropy = None
+    if schedule.order == "entropy":
+        if not isinstance(found, Spread):
+            raise TypeError(f"the schedule orders by entropy; {type(found).__name__} has none")
+        entropy = found.entropy.copy()
     end = np.cumsum(counts)
     for place in np.flatnonzero(hot).tolist():
         own = slice(end[place] - counts[place], end[place])
@@ -222,19 +250,20 @@ def nucleus(
 def surest(
     schedule: Schedule,
     canvas: Canvas,
+    free: Bool[Array, "rows block"],
     choice: Choice,
     spans: Sequence[tuple[int, int, int]],
     where: Bool[Array, "rows block"],
     final: Bool[Array, " rows"],
 ) -> tuple[Bool[Array, "rows block"], Bool[Array, " rows"]]:
-    """The open positions that become tokens: the surest, and those beyond the threshold.
+    """The `free` positions that become tokens: the surest, and those beyond the threshold.
 
     In rows whose `final` evaluation this is, all at `where`; and in which of them the schedule
     would have left some.
     """
     taken, short = np.zeros_like(canvas.open), np.zeros(len(final), bool)
     for row, (opened, (begin, end, most)) in enumerate(zip(canvas.open, spans, strict=True)):
-        places = begin + np.flatnonzero(opened[begin:end])
+        places = begin + np.flatnonzero(free[row, begin:end])
         order = places[np.argsort(-choice.sureness[row, places], kind="stable")]
         taken[row, order[:most]] = True
         if schedule.threshold is not None and end - begin > 1:

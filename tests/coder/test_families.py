@@ -284,7 +284,9 @@ def test_canvases_of_several_sizes(models: dict[str, Checkpoint]) -> None:
     options = Options(sizes=(3, 6, 9), check_syntax=False)
     several = infill(model, PREFIX, SUFFIX, options)
     alone = [infill(model, PREFIX, SUFFIX, replace(options, sizes=(size,))) for size in (3, 6, 9)]
-    assert several.best.text in {each.best.text for each in alone}
+    scores = [float(np.log(each.probabilities(each.best)).mean()) for each in alone]
+    assert several.best.score == pytest.approx(max(scores), rel=1e-4)
+    assert several.best.text == alone[int(np.argmax(scores))].best.text
     assert several.nfe == max(each.nfe for each in alone) == 9
     assert len(several.candidates) == 1
     assert {frame.step.canvas.ids.shape[0] for frame in several.frames} == {3}

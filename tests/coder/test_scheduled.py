@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from benchmarks.tiny_models import TINY, write
 from talaria.coder import checkpoint
 from talaria.coder import infill as infilling
-from talaria.coder.backbone import KVCache
+from talaria.coder.backbone import KVCache, Marks
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.infill import fill, fill_batch, score_as_committed
@@ -21,6 +21,7 @@ from talaria.coder.request import Options, Request
 from talaria.coder.results import Frame
 from talaria.coder.sampler import Row, Step
 from talaria.coder.schedule import Schedule
+from talaria.coder.scheduled import Choice, choose, follow, surest, too_early
 from talaria.coder.syntax.judge import Surroundings
 
 PREFIX, SUFFIX = "def f(self):\n    return ", "\n\ndef g():\n    pass\n"
@@ -93,7 +94,7 @@ def test_a_repair_that_is_cut_is_none(
     model, budgets = models["fast-dllm-v2"], []
     marks, encode = model.marks, model.tokenizer.encode
 
-    def follow(
+    def fake(
         schedule: Schedule,
         backbone: Any,
         cache: KVCache,
@@ -108,9 +109,58 @@ def test_a_repair_that_is_cut_is_none(
         forced = np.array([len(budgets) > 1])
         yield Step(Canvas(ids, marks), took, took * np.float32(0.5), forced)
 
-    monkeypatch.setattr(infilling, "follow", follow)
+    monkeypatch.setattr(infilling, "follow", fake)
     found = fill(model, Request("x(", ")\n", Options(max_nfe=30)))
     assert budgets[:2] == [30, 29]
     assert found.best.text == ""
     assert found.best.stopped == "syntax"
     assert found.frames[-1].step.canvas.middle(0) == encode("()")
+
+
+def test_an_end_behind_indentation_waits() -> None:
+    """The surest end is not taken where all that is chosen before it only indents."""
+    marks = Marks(mask=0, eom=1, never=())
+    schedule, canvas = Schedule("single", block=4, absolute=True), Canvas.blank(1, 4, marks)
+    row = Row(np.random.default_rng(0), 9, indents=lambda token: token == 5)
+    sure = np.array([[0.2, 0.3, 0.9, 0.1]], np.float32)
+    for first, taken in ((5, 1), (6, 2)):
+        choice = Choice(np.array([[first, 5, 1, 7]]), sure, sure)
+        free = canvas.open & ~too_early(schedule, canvas, choice, canvas.open, [row])
+        final = np.array([False])
+        found, _ = surest(schedule, canvas, free, choice, [(0, 4, 1)], canvas.open, final)
+        assert np.flatnonzero(found[0]).tolist() == [taken]
+        growing = replace(schedule, expand=3)
+        assert not too_early(growing, canvas, choice, canvas.open, [row]).any()
+
+
+def test_the_end_of_a_budget_is_committed(models: dict[str, Checkpoint]) -> None:
+    """Where the rest of a canvas was not read, its end mark is in the step, with certainty."""
+    model = models["fast-dllm-v2"]
+    context = model.tokenizer.encode("x = 1\n" * 6)
+    _, kept = model.backbone.encode([context])
+    canvas, row = Canvas.blank(1, 32, model.marks), Row(np.random.default_rng(0), 2)
+    assert model.schedule is not None
+    *_, last = follow(model.schedule, model.backbone, kept, [context[-1]], canvas, [row])
+    end = int(last.canvas.ended[0])
+    assert 0 < end < 32
+    assert last.committed[0, end]
+    assert last.confidence[0, end] == 1
+    assert last.forced[0]
+
+
+def test_a_schedule_by_entropy_needs_entropies(models: dict[str, Checkpoint]) -> None:
+    """It does not fall back to another order."""
+    model = models["llada"]
+    canvas, row = Canvas.blank(1, 2, model.marks), Row(np.random.default_rng(0), 2)
+    context = model.layout.arrange([5], [])
+    states = model.backbone.denoise(canvas.ids, model.backbone.encode([context])[1], [5])
+    with pytest.raises(TypeError, match="orders by entropy; Candidates has none"):
+        choose(
+            Schedule("time", "entropy"),
+            model.backbone,
+            states,
+            canvas.open,
+            canvas,
+            [row],
+            np.array([False]),
+        )
