@@ -13,7 +13,7 @@ from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.request import Options, Request, Settings
 from talaria.coder.results import Candidate, Frame, Stopped
 from talaria.coder.sampler import Row, no_token
-from talaria.coder.syntax.judge import Surroundings, Verdict
+from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict
 from talaria.coder.tokenizer import Tokenizer
 
 DIVERSE = 0.7  # temperature of candidates after the first
@@ -172,6 +172,7 @@ def terms(hole: Progress, number: int, most: int | None = None) -> Row:
     if temperature is None:
         first = len(hole.middles) // hole.options.candidates
         temperature = DIVERSE if number >= first else 0.0
+    opens_line = not hole.middles[number] and begins_line(hole.request.prefix)
     learned = hole.request.length is None and (not hole.sizes or hole.grows)
     return Row(
         hole.generators[number],
@@ -180,14 +181,22 @@ def terms(hole: Progress, number: int, most: int | None = None) -> Row:
         bound=partial(within_bound, hole, number) if hole.bounds else None,
         temperature=temperature,
         first=None if hole.middles[number] else hole.first,
-        indents=hole.tokenizer.indents if begins_line(hole, number) else no_token,
+        indents=hole.tokenizer.indents if opens_line else no_token,
+        needed=opens_line and lacks(hole),
     )
 
 
-def begins_line(hole: Progress, number: int) -> bool:
-    """Whether a candidate has yet to begin, at the beginning of a line."""
-    above = hole.request.prefix
-    return not hole.middles[number] and (not above or above.endswith("\n"))
+def begins_line(prefix: str) -> bool:
+    """Whether what follows a prefix stands at the beginning of a line."""
+    return not prefix or prefix.endswith("\n")
+
+
+def lacks(hole: Progress) -> bool:
+    """Whether what is around a hole is broken without a middle, as far as there is time to tell."""
+    try:
+        return hole.options.check_syntax and hole.surroundings().lacks
+    except OutOfTimeError:
+        return False
 
 
 def missing(hole: Progress, number: int) -> int | None:

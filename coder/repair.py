@@ -10,7 +10,7 @@ import numpy as np
 
 from talaria.coder.backbone import Array
 from talaria.coder.canvas import Canvas
-from talaria.coder.progress import Progress, Rows, text_of, written
+from talaria.coder.progress import Progress, Rows, begins_line, text_of, written
 from talaria.coder.results import Interruption
 from talaria.coder.sampler import Banned
 from talaria.coder.syntax.judge import OutOfTimeError, Verdict
@@ -74,6 +74,8 @@ def doubtful(
     if found.sound:
         lacks_body = found.unfinished and not at_bound and hole.options.until != "line"
         return len(tokens) if lacks_body and not again else None
+    if not at_bound and lacks_break(hole, text):
+        return None
     surroundings = hole.surroundings()
     try:
         ask_body = hole.options.complete and not at_bound
@@ -144,7 +146,11 @@ def trim(hole: Progress, why: Interruption | None, out_of_time: Callable[[], boo
     if hole.request.length is not None:
         return  # its length is fixed
     for number, middle in enumerate(hole.middles):
-        whole = len(middle)
+        whole, text = len(middle), text_of(hole, middle)
+        by_itself = hole.stopped[number] == "eom" and not verdict(hole, text).sound
+        if by_itself and lacks_break(hole, text):
+            middle += hole.tokenizer.encode("\n")
+            continue
         for count in range(whole, -1, -1):
             nearby = why is None and whole - count <= TRIMMED
             if 0 < count < whole and not nearby and not ends_line(hole, middle, count):
@@ -159,6 +165,16 @@ def trim(hole: Progress, why: Interruption | None, out_of_time: Callable[[], boo
             del middle[count:]
             if hole.stopped[number] not in get_args(Interruption):
                 hole.stopped[number] = why or "syntax"
+
+
+def lacks_break(hole: Progress, text: str) -> bool:
+    """Whether a middle between whole lines, which adds errors, only lacks its line break.
+
+    Models leave it out because most holes end before it.
+    """
+    if not text.strip() or not begins_line(hole.request.prefix):
+        return False
+    return verdict(hole, f"{text}\n").clean
 
 
 def ends_line(hole: Progress, middle: list[int], count: int) -> bool:

@@ -59,6 +59,7 @@ class Row:
     temperature  0 takes the likeliest token, others draw
     first        the tokens of which one must stand first; None: any
     indents      tells the tokens that only indent: a middle must not end behind these alone
+    needed       whether the middle must not be empty
     """
 
     generator: np.random.Generator
@@ -69,6 +70,7 @@ class Row:
     temperature: float = 0.0
     first: Sequence[int] | None = None
     indents: Callable[[int], bool] = no_token
+    needed: bool = False
 
 
 @dataclass(frozen=True)
@@ -386,14 +388,15 @@ def constraints(
     The canvas has the tokens before each position, as far as they are known.
     """
     indented = [canvas.indented(place, row.indents) for place, row in enumerate(rows)]
-    free = (row.ends and not row.banned and row.first is None for row in rows)
+    free = (row.ends and not row.needed and not row.banned and row.first is None for row in rows)
     if all(free) and not any(indented):
         return None
     found, eom = [], (canvas.marks.eom,)
     for number, row in enumerate(rows):
         for position in np.flatnonzero(where[number]).tolist():
             forbidden = tuple(token for place, token in row.banned if place == position)
-            if not row.ends or 0 < position <= indented[number]:
+            least = 0 if row.needed else 1  # positions before these may not end the middle
+            if not row.ends or least <= position <= indented[number]:
                 forbidden += eom
             found.append(Constraint(row.first if position == 0 else None, forbidden))
     return found

@@ -36,12 +36,14 @@ def plain_fillings(prefix: str, suffix: str) -> list[str]:
     depth = "" if line else indentation(last_line_with_text(above.split("\n")))
     below = None if line else STATEMENT_LINE.search(suffix)
     depths = dict.fromkeys((depth, depth + "    ", below[1] if below else depth))
-    return [
-        "",
+    # Between whole lines, it brings its line break, too.
+    end_of_line = "\n" if not line and suffix.partition("\n")[0].strip() else ""
+    found = [
         *(f"{each}{end}" for each in depths for end in ("pass", ")", "]", "}")),
         *(f"{depth}x{missing}{end}" for end in ("", ",", ": x,")),
         *(f"{depth}{header}" for header in ("if x:", "try:", "): x", f"def x{missing}")),
     ]
+    return ["", *(filling + end_of_line for filling in found)]
 
 
 def _missing_brackets(prefix: str, suffix: str) -> str:

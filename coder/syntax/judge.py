@@ -174,6 +174,11 @@ class Surroundings:
         return not self.judge(middle).unfinished
 
     @cached_property
+    def lacks(self) -> bool:
+        """Whether Python refuses what is around the hole as it is, and not with a plain filling."""
+        return not self.unreadable and self._accepted("") is False and self._readable
+
+    @cached_property
     def _plainest(self) -> tuple[int, str]:
         """The fewest errors that a plain filling leaves, and the first one that leaves so few."""
         best = self._errors_unfilled, ""

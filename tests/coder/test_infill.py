@@ -115,6 +115,29 @@ def test_a_middle_is_not_indentation_alone(tokenizer: TalariaTokenizer, mode: Mo
     assert infill(nothing, "def f(x):\n", "\n", options).best.text == ""
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_middle_between_lines_ends_its_own(tokenizer: TalariaTokenizer, mode: Mode) -> None:
+    """Where the next line would be joined to it in error; where there is none, nothing is added."""
+    options = Options(mode=mode)
+    model = scripted(tokenizer, ["    y = x"])
+    assert infill(model, "def f(x):\n", "    return y\n", options).best.text == "    y = x\n"
+    assert infill(model, "def f(x):\n", "\n    return y\n", options).best.text == "    y = x"
+    unchecked = Options(mode=mode, check_syntax=False)
+    assert infill(model, "def f(x):\n", "    return y\n", unchecked).best.text == "    y = x"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_file_lacks_is_written(tokenizer: TalariaTokenizer, mode: Mode) -> None:
+    """A middle is not empty where Python needs something; elsewhere it may be."""
+    indent, rest = tokenizer.encode("    "), tokenizer.encode("pass")
+    says = [{tokenizer.eom: 0.9, indent[0]: 0.09}]
+    says += [{token: 1.0} for token in (*indent[1:], *rest)]
+    model = checkpoint_of(tokenizer, {(): says}, SETTINGS)
+    options = Options(mode=mode)
+    assert infill(model, "if x:\n", "while y:\n    z()\n", options).best.text == "    pass\n"
+    assert infill(model, "x = 1\n", "y = 1\n", options).best.text == ""
+
+
 def test_a_causal_model_writes_no_canvas(
     tokenizer: TalariaTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,7 +512,7 @@ def test_what_was_cut_to_nothing_comes_last(tokenizer: TalariaTokenizer) -> None
     model = scripted(tokenizer, [")", "values"], sure=0.6)
     emptied = 0
     for seed in range(6):
-        for steps in (None, 2, 3):
+        for steps in (None, *range(2, 12)):
             options = Options(candidates=4, max_tokens=24, max_nfe=40, seed=seed)
             request = Request("x = 1\n", "\n", options)
             found = fill(model, request, interrupted=after(steps or 1000))
