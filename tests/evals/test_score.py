@@ -130,8 +130,8 @@ def test_a_signal_ends_the_selftest_in_order(number: str, tmp_path: Path) -> Non
         env={**os.environ, "TMPDIR": str(passing)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A process in the background may have been started to ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A process in the background may have been started to ignore it, as by nohup.
+        preexec_fn=lambda: signal.signal(getattr(signal, number), signal.SIG_DFL),
     ) as process:
         while not list(passing.rglob("*.results.jsonl")) and process.poll() is None:
             time.sleep(0.01)
