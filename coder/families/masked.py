@@ -69,6 +69,6 @@ def load_adapted(
             raise
         raise CheckpointError(
             f"{folder}: masked diffusion models need torch, which is not installed; "
-            "pip install 'talaria-code[gpu]'"
+            "install the package with its extra `gpu`, as the README has it"
         ) from error
     return load(folder, device)

@@ -256,6 +256,8 @@ def server(
         return model
 
     monkeypatch.setattr(loading, "load", load)
+    # Bases of this user are none of a test's business; the loader looks at once what is stored.
+    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
     server = Server(daemon.identity(str(model_folder), "cpu"), tmp_path / "s", listening)
     server.minutes = 10
     serving = threading.Thread(target=server.serve)
@@ -328,7 +330,6 @@ def test_a_stand_in_makes_room_for_the_model_that_was_meant(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
 ) -> None:
     """Once its base has come, as the line about it advises; else after a while."""
-    monkeypatch.setenv("TALARIA_HOME", str(tmp_path))
     monkeypatch.setattr(server, "found", lambda: server.model_file)
     server.model_file = ("/models/large", b"")
     server.go.set()  # type: ignore[attr-defined]
