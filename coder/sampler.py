@@ -395,7 +395,7 @@ def constraints(
     for number, row in enumerate(rows):
         for position in np.flatnonzero(where[number]).tolist():
             forbidden = tuple(token for place, token in row.banned if place == position)
-            least = 0 if row.needed else 1  # positions before these may not end the middle
+            least = 0 if row.needed else 1  # the first position where an end would be too early
             if not row.ends or least <= position <= indented[number]:
                 forbidden += eom
             found.append(Constraint(row.first if position == 0 else None, forbidden))
@@ -500,12 +500,11 @@ def only_indenting(
 
 def drafted(canvas: Canvas, drafts: Sequence[Sequence[int]]) -> Canvas:
     """The canvas with each row's draft at its first open positions."""
-    for place, draft in enumerate(drafts):
-        ids = canvas.ids[place].copy()
-        open_ = np.flatnonzero(canvas.open[place])[: len(draft)]
-        ids[open_] = draft[: len(open_)]
-        canvas = canvas.with_row(place, ids)
-    return canvas
+    ids = canvas.ids.copy()
+    for row, opened, draft in zip(ids, canvas.open, drafts, strict=True):
+        places = np.flatnonzero(opened)[: len(draft)]
+        row[places] = draft[: len(places)]
+    return replace(canvas, ids=ids)
 
 
 def lookup(known: Sequence[int], marks: Marks) -> list[int]:
