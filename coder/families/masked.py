@@ -1,6 +1,6 @@
 """Masked diffusion models as others publish them, of the families in `coder/open_families.py`.
 
-`masked_files` reads a folder, `masked_torch` computes.
+`masked_files` reads a folder, `masked_network_torch` its weights, and `masked_torch` computes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ own shift is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from talaria.coder.backbone import (
     Array,
@@ -34,12 +34,10 @@ from talaria.coder.backbone import (
     constrain,
 )
 from talaria.coder.errors import CheckpointError
-from talaria.coder.families.blocks_torch import Attend, rotate, through
-from talaria.coder.families.masked_files import Folder, Shape, open_folder
+from talaria.coder.families.masked_files import Folder, open_folder
+from talaria.coder.families.masked_network_torch import Network, read_network
 from talaria.coder.layout import Layout
-from talaria.coder.machine import available_memory
 from talaria.coder.open_families import Family
-from talaria.coder.published import Stored
 from talaria.coder.schedule import Schedule, Spread
 from talaria.coder.tokenizer import Tokenizer
 
@@ -47,77 +45,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 Layers = tuple[Tensor, ...]
-KINDS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SENTINELS = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 LEAST = -1e30  # the logarithm of 0, as a number that 0 may be multiplied with
-
-
-class Block(nn.Module):
-    """Grouped-query attention and a gated MLP; modules are named as in GGUF."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        queries, keys = shape.heads * shape.size, shape.kv_heads * shape.size
-        self.size = shape.size
-        self.attn_norm = nn.RMSNorm(shape.width, shape.epsilon)
-        self.attn_q = nn.Linear(shape.width, queries, shape.biases)
-        self.attn_k = nn.Linear(shape.width, keys, shape.biases)
-        self.attn_v = nn.Linear(shape.width, keys, shape.biases)
-        self.attn_output = nn.Linear(queries, shape.width, bias=False)
-        self.ffn_norm = nn.RMSNorm(shape.width, shape.epsilon)
-        self.ffn_gate = nn.Linear(shape.width, shape.hidden, bias=False)
-        self.ffn_up = nn.Linear(shape.width, shape.hidden, bias=False)
-        self.ffn_down = nn.Linear(shape.hidden, shape.width, bias=False)
-        self.attn_q_norm: nn.Module = nn.Identity()
-        self.attn_k_norm: nn.Module = nn.Identity()
-        if shape.normed:
-            self.attn_q_norm = nn.RMSNorm(shape.size, shape.epsilon)
-            self.attn_k_norm = nn.RMSNorm(shape.size, shape.epsilon)
-
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Callable[..., Tensor]
-    ) -> Tensor:
-        """The residual stream, [batch, length, width], after this block."""
-        batch, length, _ = x.shape
-        y = self.attn_norm(x)
-        q, k, v = (
-            matrix(y).view(batch, length, -1, self.size)
-            for matrix in (self.attn_q, self.attn_k, self.attn_v)
-        )
-        q, k = self.attn_q_norm(q).transpose(1, 2), self.attn_k_norm(k).transpose(1, 2)
-        y = attend(rotate(q, rotary), rotate(k, rotary), v.transpose(1, 2))
-        x = x + self.attn_output(y.transpose(1, 2).reshape(batch, length, -1))
-        y = self.ffn_norm(x)
-        return torch.add(x, self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y)))
-
-
-class Network(nn.Module):
-    """A decoder of Llama's kind; who sees whom is decided outside."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.token_embd = nn.Embedding(shape.rows, shape.width)
-        self.blk = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.output_norm = nn.RMSNorm(shape.width, shape.epsilon)
-        if not shape.tied:
-            self.output = nn.Linear(shape.width, shape.rows, bias=False)
-        self.turns = torch.empty(0)  # radians per position; it follows from the shape
-
-    def forward(
-        self, ids: Int[Tensor, "batch length"], positions: Tensor, attend: Attend
-    ) -> Float[Tensor, "batch length width"]:
-        """Normalised states of tokens at their positions."""
-        x = self.token_embd(ids)
-        angles = positions[..., None].float() * self.turns
-        cos, sin = (turn[:, None].to(x.dtype) for turn in (angles.cos(), angles.sin()))
-        states: Tensor = self.output_norm(through(self.blk, x, (cos, sin), attend))
-        return states
-
-    def logits(self, states: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape rows"]:
-        """Logits of states, in float32."""
-        output = self.token_embd if self.shape.tied else self.output
-        return F.linear(states, output.weight).float()
 
 
 class MaskedBackbone(Backbone):
@@ -469,63 +398,3 @@ def layout_of(folder: Folder, marks: Marks) -> Layout:
         f"{folder.path}: {folder.family.name} reads from left to right, and its vocabulary has no "
         f"{', '.join(SENTINELS)}, so it cannot be told what follows a hole; give another model"
     )
-
-
-def read_network(folder: Folder, device: str) -> Network:
-    """The network of a folder on a device, in its `dtype_for`."""
-    dtype = dtype_for(folder, device)
-    with torch.device("meta"):
-        network = Network(folder.shape)
-    half = folder.shape.size // 2
-    weights = {}
-    try:
-        turns = folder.shape.rope_base ** -(torch.arange(half, dtype=torch.float32) / half)
-        network.turns = turns.to(device)
-        for name, place in sorted(folder.weights.items(), key=lambda each: each[1].begin):
-            weights[name] = tensor(place).to(device, dtype)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        if "memory" in reason:
-            raise MemoryError from error
-        raise CheckpointError(
-            f"device {device!r} cannot be used ({reason}); try --device cpu"
-        ) from error
-    network.load_state_dict(weights, assign=True)
-    return network.requires_grad_(False).eval()
-
-
-def tensor(place: Stored) -> Tensor:
-    """A tensor as it is stored, read into memory of its own."""
-    found = torch.empty(place.shape, dtype=KINDS[place.kind])
-    try:
-        with place.path.open("rb", buffering=0) as file:
-            file.seek(place.begin)
-            data = found.view(-1).view(torch.uint8).numpy() if place.bytes else np.zeros(0, "u1")
-            read, count = 0, 1
-            while read < place.bytes and count:
-                count = file.readinto(data[read:].data) or 0
-                read += count
-    except OSError as error:
-        raise CheckpointError(f"{place.path}: cannot be read ({error}); fetch it again") from error
-    if read < place.bytes:
-        raise CheckpointError(f"{place.path}: ends too early; fetch it again")
-    return found
-
-
-def dtype_for(folder: Folder, device: str) -> torch.dtype:
-    """What to compute in: float32, unless bfloat16 is as fast, or all that there is memory for."""
-    kinds = {each.kind for each in folder.weights.values()}
-    if kinds == {"F32"}:
-        return torch.float32
-    if device != "cpu":
-        return torch.bfloat16
-    count = folder.bytes // 2
-    if fast_bfloat16() or 4 * count > available_memory():
-        return torch.bfloat16
-    return torch.float32
-
-
-def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware."""
-    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in flags)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,47 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talaria.coder.backbone import Array
-from talaria.coder.families.blocks_torch import Attend, rotate, through
+from talaria.coder.families.blocks_torch import Attend, Block, through
 from talaria.coder.families.qwen2 import Qwen2Config, rotary_turns
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-
-
-class Qwen2Block(nn.Module):
-    """Grouped-query attention and a gated MLP, each normalised before and added after.
-
-    Modules are named as in GGUF, so that an adapter names them the same way.
-    """
-
-    def __init__(self, config: Qwen2Config) -> None:
-        super().__init__()
-        width, keys = config.width, config.kv_heads * config.size
-        self.size = config.size
-        self.attn_norm = nn.RMSNorm(width, config.epsilon)
-        self.attn_q = nn.Linear(width, width, config.biases)
-        self.attn_k = nn.Linear(width, keys, config.biases)
-        self.attn_v = nn.Linear(width, keys, config.biases)
-        self.attn_output = nn.Linear(width, width, bias=False)
-        self.ffn_norm = nn.RMSNorm(width, config.epsilon)
-        self.ffn_gate = nn.Linear(width, config.hidden, bias=False)
-        self.ffn_up = nn.Linear(width, config.hidden, bias=False)
-        self.ffn_down = nn.Linear(config.hidden, width, bias=False)
-
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Callable[..., Tensor]
-    ) -> Tensor:
-        """The residual stream, [batch, length, width], after this block."""
-        batch, length, _ = x.shape
-        y = self.attn_norm(x)
-        q, k, v = (
-            matrix(y).view(batch, length, -1, self.size).transpose(1, 2)
-            for matrix in (self.attn_q, self.attn_k, self.attn_v)
-        )
-        y = attend(rotate(q, rotary), rotate(k, rotary), v)
-        x = x + self.attn_output(y.transpose(1, 2).reshape(batch, length, -1))
-        y = self.ffn_norm(x)
-        return torch.add(x, self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y)))
 
 
 class Qwen2(nn.Module):
@@ -61,7 +25,7 @@ class Qwen2(nn.Module):
         super().__init__()
         self.config = config
         self.token_embd = nn.Embedding(config.vocab_size, config.width)
-        self.blk = nn.ModuleList(Qwen2Block(config) for _ in range(config.layers))
+        self.blk = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.output_norm = nn.RMSNorm(config.width, config.epsilon)
         if not config.tied:
             self.output = nn.Linear(config.width, config.vocab_size, bias=False)

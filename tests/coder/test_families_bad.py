@@ -21,7 +21,8 @@ from talaria.coder import checkpoint
 from talaria.coder.cli import main
 from talaria.coder.errors import CheckpointError
 from talaria.coder.families.masked_files import open_folder
-from talaria.coder.families.masked_torch import MaskedBackbone, dtype_for, read_network, tensor
+from talaria.coder.families.masked_network_torch import dtype_for, read_network, tensor
+from talaria.coder.families.masked_torch import MaskedBackbone
 from talaria.coder.infill import infill
 from talaria.coder.request import Options
 
@@ -359,7 +360,7 @@ def test_weights_stay_as_they_are_stored(folder: Path, monkeypatch: pytest.Monke
     from safetensors.torch import save_file as save
 
     save({name: each.bfloat16() for name, each in tensors.items()}, folder / WEIGHTS)
-    module = "talaria.coder.families.masked_torch"
+    module = "talaria.coder.families.masked_network_torch"
     opened = open_folder(folder)
     place = opened.weights["output.weight"]
     assert torch.equal(tensor(place), tensors["lm_head.weight"].bfloat16())
