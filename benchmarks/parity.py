@@ -252,17 +252,20 @@ def case(prefix: Ids, suffix: Ids, middle: Ids, **settings: Any) -> Case:
     return {"prefix": prefix, "suffix": suffix, "middle": middle, **settings}
 
 
-def run_llada(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
-    """LLaDA's `generate`, which knows no suffix; Fast-dLLM's, with a threshold and its caches."""
+def llada(tiny: Tiny, folder: Path) -> Any:
+    """LLaDA's network, as Fast-dLLM has it."""
     LLaDAConfig = import_module("nv_llada.configuration_llada").LLaDAConfig
     LLaDAModelLM = import_module("nv_llada.modeling_llada").LLaDAModelLM
 
     stub("model", modeling_llada=None)
     stub("model.modeling_llada", LLaDAModelLM=LLaDAModelLM)
-    llada_generate = import_module("llada_generate")
-    nv_generate = import_module("nv_generate")
+    return LLaDAModelLM(config_of(tiny, folder, LLaDAConfig))
 
-    model = loaded(LLaDAModelLM(config_of(tiny, folder, LLaDAConfig)), tiny)
+
+def run_llada(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
+    """LLaDA's `generate`, which knows no suffix; Fast-dLLM's, with a threshold and its caches."""
+    model = loaded(llada(tiny, folder), tiny)
+    llada_generate, nv_generate = import_module("llada_generate"), import_module("nv_generate")
     mask, cases = tiny.id(tiny.mask), []
     for prefix, _ in parts(tiny):
         prompt = torch.tensor([prefix])
@@ -280,6 +283,22 @@ def run_llada(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]
             cases.append(
                 case(prefix, [], middle, steps=16, size=16, block=8, threshold=threshold, nfe=nfe)
             )
+        caches = {
+            "prefix": nv_generate.generate_with_prefix_cache,
+            "dual": nv_generate.generate_with_dual_cache,
+        }
+        for cache, generate in caches.items():
+            for steps, size, block in ((16, 16, 16), (16, 16, 8), (8, 16, 8), (32, 32, 16)):
+                # With a threshold, a step commits at least one, whatever `steps` is; ours more.
+                for threshold in (None, 0.9, 0.3) if steps == size else (None,):
+                    out, nfe = generate(
+                        model, prompt, steps, size, block, mask_id=mask, threshold=threshold
+                    )
+                    middle = out[0, len(prefix) :].tolist()
+                    settings = {"steps": steps, "size": size, "block": block, "cache": cache}
+                    if threshold is not None:
+                        settings["threshold"] = threshold
+                    cases.append(case(prefix, [], middle, nfe=nfe, **settings))
     return lambda ids: model(ids).logits, cases
 
 
@@ -287,7 +306,7 @@ def run_dream(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]
     """Dream's `_sample`, on a text with masks in it."""
     DreamGenerationConfig = import_module("dream.generation_utils").DreamGenerationConfig
 
-    model, mask, cases = dream(tiny, folder), tiny.id(tiny.mask), []
+    model, mask, cases = loaded(dream(tiny, folder), tiny), tiny.id(tiny.mask), []
     for prefix, suffix in parts(tiny):
         for steps, size in ((8, 8), (5, 12), (24, 24)):
             for order in ("entropy", "maskgit_plus"):
@@ -306,45 +325,51 @@ def run_dream(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]
 
 
 def dream(tiny: Tiny, folder: Path) -> Any:
-    """Dream's network with the tiny weights."""
+    """Dream's network."""
     DreamConfig = import_module("dream.configuration_dream").DreamConfig
     DreamModel = import_module("dream.modeling_dream").DreamModel
 
-    return loaded(DreamModel(config_of(tiny, folder, DreamConfig)), tiny)
+    return DreamModel(config_of(tiny, folder, DreamConfig))
+
+
+def dreamon_generator(model: Any, tiny: Tiny, least: int, most: int, order: str) -> Any:
+    """DreamOn's `MDMGenerator` for canvases of at least and at most so many tokens."""
+    stub("omegaconf", OmegaConf=None)
+    MDMGenerator = import_module("dreamon_generator").MDMGenerator
+
+    generator = object.__new__(MDMGenerator)
+    settings = {
+        "model": model,
+        "tokenizer": types.SimpleNamespace(eos_id=tiny.id(tiny.end)),
+        "mask_id": tiny.id(tiny.mask),
+        "expand_id": tiny.id("<|expand|>"),
+        "max_tokens": 2048,
+        "max_gen_len": most,
+        "min_gen_len": least,
+        "expand_budget": most,
+        "temperature": 0.0,
+        "alg_temp": 0.0,
+        "top_p": None,
+        "top_k": None,
+        "steps": 256,
+        "alg": order,
+        "delete_eos_token": True,
+        "pad_eos_to_right": True,
+        "show_progress": False,
+        "device": "cpu",
+    }
+    vars(generator).update(settings)
+    return generator
 
 
 def run_dreamon(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
     """DreamOn's generator, which expands and deletes."""
-    stub("omegaconf", OmegaConf=None)
-    MDMGenerator = import_module("dreamon_generator").MDMGenerator
-
-    model, cases = dream(tiny, folder), []
+    model, cases = loaded(dream(tiny, folder), tiny), []
     begin, end, mask = tiny.config["bos_token_id"], tiny.id(tiny.end), tiny.id(tiny.mask)
     for prefix, suffix in parts(tiny):
         for order in ("entropy", "maskgit_plus"):
             for least, most in ((4, 64), (4, 8), (8, 16)):
-                generator = object.__new__(MDMGenerator)
-                settings = {
-                    "model": model,
-                    "tokenizer": types.SimpleNamespace(eos_id=end),
-                    "mask_id": mask,
-                    "expand_id": tiny.id("<|expand|>"),
-                    "max_tokens": 2048,
-                    "max_gen_len": most,
-                    "min_gen_len": least,
-                    "expand_budget": most,
-                    "temperature": 0.0,
-                    "alg_temp": 0.0,
-                    "top_p": None,
-                    "top_k": None,
-                    "steps": 256,
-                    "alg": order,
-                    "delete_eos_token": True,
-                    "pad_eos_to_right": True,
-                    "show_progress": False,
-                    "device": "cpu",
-                }
-                vars(generator).update(settings)
+                generator = dreamon_generator(model, tiny, least, most, order)
                 ids = torch.tensor([[begin, *prefix, *[mask] * least, *suffix, end]])
                 with torch.no_grad():
                     out, count = generator.batch_generate_with_expand_as_token(ids)
@@ -353,8 +378,8 @@ def run_dreamon(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case
     return lambda ids: model(ids).logits, cases
 
 
-def run_open_dcoder(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
-    """Open-dLLM's sampler with "p2"."""
+def open_dcoder(tiny: Tiny, folder: Path) -> Any:
+    """Open-dLLM's Qwen2."""
 
     def plain(*args: Any, **named: Any) -> Any:
         raise AssertionError("only where a sequence is sharded")
@@ -372,36 +397,45 @@ def run_open_dcoder(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[
 
     stub("veomni.utils", logging=logging)
     stub("veomni.utils.import_utils", is_liger_kernel_available=lambda: False)
-    MDMGenerationConfig = import_module(
-        "veomni.models.transformers.qwen2.generation_utils"
-    ).MDMGenerationConfig
     Qwen2ForCausalLM = import_module(
         "veomni.models.transformers.qwen2.modeling_qwen2"
     ).Qwen2ForCausalLM
 
-    kind = Qwen2ForCausalLM.config_class
-    config = config_of(tiny, folder, kind)
+    config = config_of(tiny, folder, Qwen2ForCausalLM.config_class)
     config._attn_implementation = "sdpa"
-    model = loaded(Qwen2ForCausalLM(config), tiny)
+    return Qwen2ForCausalLM(config)
+
+
+def open_dcoder_text(model: Any, ids: Any, mask: int, steps: int) -> Any:
+    """Fill the masks of a text with Open-dLLM's sampler and "p2"."""
+    MDMGenerationConfig = import_module(
+        "veomni.models.transformers.qwen2.generation_utils"
+    ).MDMGenerationConfig
+    settings = MDMGenerationConfig(
+        steps=steps, alg="p2", mask_token_id=mask, max_length=ids.shape[1]
+    )
+    settings.alg, settings.steps, settings.mask_token_id = "p2", steps, mask
+    settings.temperature, settings.top_p, settings.top_k = 0.0, None, None
+    with torch.no_grad():
+        out = model._mdm_sample(ids.clone(), None, settings)
+    return getattr(out, "sequences", out)
+
+
+def run_open_dcoder(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
+    """Open-dLLM's sampler with "p2"."""
+    model = loaded(open_dcoder(tiny, folder), tiny)
     mask, cases = tiny.id(tiny.mask), []
     for prefix, suffix in parts(tiny):
         for steps, size in ((64, 8), (10, 12), (16, 24)):
             ids = torch.tensor([[*prefix, *[mask] * size, *suffix]])
-            settings = MDMGenerationConfig(
-                steps=steps, alg="p2", mask_token_id=mask, max_length=ids.shape[1]
-            )
-            settings.alg, settings.steps, settings.mask_token_id = "p2", steps, mask
-            settings.temperature, settings.top_p, settings.top_k = 0.0, None, None
-            with torch.no_grad():
-                out = model._mdm_sample(ids.clone(), None, settings)
-            out = getattr(out, "sequences", out)
+            out = open_dcoder_text(model, ids, mask, steps)
             middle = out[0, len(prefix) : len(prefix) + size].tolist()
             cases.append(case(prefix, suffix, middle, steps=steps, size=size))
     return lambda ids: model(input_ids=ids, is_causal=False).logits, cases
 
 
-def run_sdar(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
-    """SDAR's `block_diffusion_generate`, with its draws replaced by the likeliest token."""
+def sdar(tiny: Tiny, folder: Path) -> Any:
+    """SDAR's network, and the likeliest token in the place of the draws of its sampler."""
     import torch.nn.functional as F
 
     def rms_norm(x: Any, weight: Any, bias: Any = None, eps: float = 1e-6, **named: Any) -> Any:
@@ -418,8 +452,7 @@ def run_sdar(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
 
     config = config_of(tiny, folder, SDARConfig)
     config._attn_implementation, config.fuse_cross_entropy = "sdpa", False
-    model = loaded(SDARForCausalLM(config), tiny)
-    mask, cases = tiny.id(tiny.mask), []
+    model = SDARForCausalLM(config)
 
     def likeliest(chances: Any, num_samples: int) -> Any:
         return chances.argmax(-1, keepdim=True)
@@ -434,6 +467,14 @@ def run_sdar(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
         return inner(ids, attention_mask=wide, **named)
 
     model.forward = forward
+    return model
+
+
+def run_sdar(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
+    """SDAR's `block_diffusion_generate`."""
+    model = loaded(sdar(tiny, folder), tiny)
+    sdar_generate = import_module("sdar_generate")
+    mask, cases = tiny.id(tiny.mask), []
     for prefix, _ in parts(tiny):
         for threshold in (0.85, 0.4):
             for length in (8, 22):
@@ -457,12 +498,17 @@ def run_sdar(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
     return logits, cases
 
 
-def run_fast_dllm_v2(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
-    """Fast-dLLM v2's own `generate`."""
+def fast_dllm_v2(tiny: Tiny, folder: Path) -> Any:
+    """Fast-dLLM v2's network."""
     Fast_dLLM_QwenConfig = import_module("fast_v2.configuration").Fast_dLLM_QwenConfig
     Fast_dLLM_QwenForCausalLM = import_module("fast_v2.modeling").Fast_dLLM_QwenForCausalLM
 
-    model = loaded(Fast_dLLM_QwenForCausalLM(config_of(tiny, folder, Fast_dLLM_QwenConfig)), tiny)
+    return Fast_dLLM_QwenForCausalLM(config_of(tiny, folder, Fast_dLLM_QwenConfig))
+
+
+def run_fast_dllm_v2(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
+    """Fast-dLLM v2's own `generate`."""
+    model = loaded(fast_dllm_v2(tiny, folder), tiny)
     mask, cases = tiny.id(tiny.mask), []
     for prefix, _ in parts(tiny):
         for times in (1, 3, 4):
@@ -516,6 +562,14 @@ def run_a2d(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
     return lambda ids: model(ids).logits, cases
 
 
+NETWORKS: dict[str, Callable[[Tiny, Path], Any]] = {
+    "llada": llada,
+    "dream": dream,
+    "dreamon": dream,
+    "open-dcoder": open_dcoder,
+    "sdar": sdar,
+    "fast-dllm-v2": fast_dllm_v2,
+}
 RUNS: dict[str, Callable[[Tiny, Path], tuple[Callable[..., Any], list[Case]]]] = {
     "llada": run_llada,
     "dream": run_dream,

@@ -39,6 +39,7 @@ class Answer:
     syntax   the judge's verdict on the best one, by the names of its fields
     summary  one line about what it took
     page     the trace, as HTML, if it was asked for
+    stale_steps  those computed with an approximate cache, by number, from 1; None: it was not used
     """
 
     offers: list[Offer]
@@ -51,6 +52,7 @@ class Answer:
     syntax: dict[str, Any]
     summary: str
     page: str | None = None
+    stale_steps: list[int] | None = None
 
     @property
     def best(self) -> Offer:
@@ -67,6 +69,7 @@ class Answer:
         shown = [with_lead(offer) for offer in self.offers]
         for offer in shown:
             del offer["refused"]
+        approximate = {} if self.stale_steps is None else {"stale_steps": self.stale_steps}
         return {
             "text": shown[0]["text"],
             "candidates": shown,
@@ -80,6 +83,7 @@ class Answer:
             "stopped": best.stopped,
             "until": self.until,
             "syntax": self.syntax,
+            **approximate,
         }
 
 
@@ -112,6 +116,7 @@ def answer_of(result: Infill, request: Request, model: Checkpoint, trace: bool =
         {**asdict(result.syntax), "clean": result.syntax.clean},
         summary(result, request, model.settings),
         page,
+        result.stale_steps if request.options.approximate_cache else None,
     )
 
 
@@ -123,6 +128,8 @@ def summary(result: Infill, request: Request, settings: Settings) -> str:
     of = f"{texts} of {asked} candidates, the best: " if asked > 1 else ""
     end = " and <eom>" if best.stopped == "eom" else ""
     steps = counted(result.nfe, "step")
+    if options.approximate_cache:
+        steps += f", {len(result.stale_steps)} of them approximate"
     if best.text:
         each = f"{result.tokens_per_forward:.1f} a step"
         work = f"{counted(best.length, 'token')}{end} in {steps} ({each})"

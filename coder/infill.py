@@ -210,6 +210,11 @@ def check(model: Checkpoint, options: Options) -> None:
         )
     if options.sizes:
         check_sizes(model, options.sizes)
+    if options.approximate_cache and (model.schedule is None or model.schedule.absolute):
+        raise UsageError(
+            f"--approximate-cache is {options.approximate_cache}, and {model.name} keeps what it "
+            "read exactly; leave it out"
+        )
     if options.mode == "diffuse" and not model.backbone.denoises:
         raise UsageError(
             f"--mode is diffuse, and {model.name} is a causal model that cannot read a canvas; "
@@ -372,11 +377,10 @@ def diffuse(
     k: int,
 ) -> Interruption | None:
     """Denoise canvas after canvas; rows that reach `<eom>` drop out."""
-    backbone, schedule = model.backbone, model.schedule
+    backbone, asked = model.backbone, holes[0].request.options
+    schedule = model.schedule and model.schedule.asked(asked)
     rows, number = rows_of(holes), 0
     block = canvas_width(model, holes)
-    if schedule is not None and holes[0].request.options.confidence_threshold is not None:
-        schedule = replace(schedule, threshold=options.confidence_threshold)
     last = [hole.context[-1] for hole, _ in rows]
     while rows:
         lengths = [missing(hole, candidate) for hole, candidate in rows]

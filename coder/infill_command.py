@@ -140,6 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
         "side by side, and take the text that the model is surest of; each costs what one would "
         "alone (default: the model's)",
     )
+    add_cache_flag(parser)
     parser.add_argument(
         "--no-syntax-check",
         dest="check_syntax",
@@ -177,6 +178,17 @@ def add_decoding_flags(parser: argparse._ActionsContainer) -> None:
         metavar="N",
         help="positions beyond the committed tokens that a step evaluates; in the mode verify, one "
         "more than the masks behind a draft (default: the model's setting)",
+    )
+
+
+def add_cache_flag(parser: argparse._ActionsContainer) -> None:
+    """The option that computes steps approximately."""
+    parser.add_argument(
+        "--approximate-cache",
+        metavar="KIND",
+        help="for models that read in both directions: keep what is before the current block "
+        "(prefix), or all around it (dual), as it was computed when the block was begun; faster, "
+        "and not exact. dual:4 computes all in every fourth step, too (default: every step does)",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
@@ -16,6 +17,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Until = Literal["line", "statement", "block"]
 UNTIL: tuple[Until, ...] = get_args(Until)
 
+CACHES = re.compile(r"(prefix|dual)(:[1-9][0-9]{0,4})?")
 MOST_SIZES = 16  # canvases of different sizes that are tried at once
 MOST_CHARACTERS = 2_000  # of an instruction
 LONGEST_WAIT = 1_000_000  # seconds; systems cannot wait for every number
@@ -112,6 +114,11 @@ class Options:
                           have. A canvas of each is filled, side by side, and the text whose tokens
                           the model was surest of is taken; each size costs what one would alone.
                           A model that learns the length begins with the only one
+    approximate_cache     for models that read in both directions, which compute everything in
+                          every evaluation: "prefix" keeps the states of what is before the current
+                          block from when it was begun, "dual" of all around it, though they depend
+                          on what was written since; "dual:4" computes all in every fourth
+                          evaluation, too. None: everything is computed, exactly
     """
 
     mode: Mode | None = None
@@ -126,6 +133,7 @@ class Options:
     complete: bool = False
     seed: int = 0
     sizes: tuple[int, ...] | None = None
+    approximate_cache: str | None = None
 
     def __post_init__(self) -> None:
         if self.sizes is not None:
@@ -135,6 +143,11 @@ class Options:
             for size in self.sizes:
                 if wanted := out_of_range("max_tokens", size):
                     raise UsageError(f"--sizes has {size!r}; each must be {wanted}")
+        if self.approximate_cache is not None and not CACHES.fullmatch(self.approximate_cache):
+            raise UsageError(
+                f"--approximate-cache is {self.approximate_cache!r}; it must be prefix or dual, or "
+                "either with the number of evaluations after which all is computed, as dual:4"
+            )
         if self.mode not in (None, *MODES):
             raise UsageError(f"mode is {self.mode!r}; it must be {', '.join(MODES[:-1])} or ar")
         if self.until not in (None, *UNTIL):

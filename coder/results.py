@@ -125,6 +125,16 @@ class Infill:
         return math.prod(self.probabilities(candidate))
 
     @property
+    def stale_steps(self) -> list[int]:
+        """The steps that took states kept from earlier ones, by number, from 1."""
+        steps = [frame.step for frame in self.frames if frame.step.took_part.any()]
+        return [
+            number
+            for number, step in enumerate(steps, 1)
+            if step.stale is not None and step.stale.any()
+        ]
+
+    @property
     def tokens_per_forward(self) -> float:
         """Tokens committed for the best middle, its `<eom>` included, per evaluation."""
         return self.best.committed / max(1, self.nfe)

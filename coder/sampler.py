@@ -83,6 +83,8 @@ class Step:
                 committed or not; 1 for an `<eom>` that a bound put there
     forced      [batch]; whether the end of the budget committed what the rule would not have
     evaluated   [batch]; which rows took part; None: those in which something was committed
+    stale       [batch]; in which rows some states were kept from earlier evaluations, though they
+                depend on what was written since; None: in none
     """
 
     canvas: Canvas
@@ -90,6 +92,7 @@ class Step:
     confidence: Float[Array, "batch block"]
     forced: Bool[Array, " batch"]
     evaluated: Bool[Array, " batch"] | None = None
+    stale: Bool[Array, " batch"] | None = None
 
     @classmethod
     def restoring(cls, canvas: Canvas) -> Step:
@@ -105,6 +108,7 @@ class Step:
             self.confidence[index],
             self.forced[index],
             None if self.evaluated is None else self.evaluated[index],
+            None if self.stale is None else self.stale[index],
         )
 
     @property

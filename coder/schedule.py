@@ -6,21 +6,24 @@ A `Schedule` is data, and what follows from it are pure functions; `coder/schedu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from talaria.coder.backbone import Array, Candidates
+from talaria.coder.backbone import Array, Candidates, KVCache, Reading
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float, Int
+
+    from talaria.coder.request import Options
 
 EPSILON = 1e-3  # the time at which Dream's schedule ends (`eps` of its generation_utils.py)
 
 Order = Literal["probability", "entropy"]
 Pace = Literal["even", "time", "single", "p2"]
+Cache = Literal["prefix", "dual"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Schedule:
     most       positions of a canvas that may be reached by `expand`
     sizes      canvases to begin with; several where nothing tells the length of a middle; (): the
                model ends a middle
+    cache      with full attention, what is not computed anew in each evaluation, but kept from when
+               the current block was begun, though it depends on what was written since: "prefix",
+               all before the block; "dual", all around it (arXiv 2505.22618); None: nothing
+    refresh    every so many evaluations, all is computed anew; None: at each block alone
     """
 
     pace: Pace
@@ -56,6 +63,47 @@ class Schedule:
     steps: int | None = None
     most: int = 64
     sizes: tuple[int, ...] = ()
+    cache: Cache | None = None
+    refresh: int | None = None
+
+    def asked(self, options: Options) -> Schedule:
+        """The schedule with the threshold and the approximate cache that a request asks for."""
+        found = self
+        if options.confidence_threshold is not None:
+            found = replace(found, threshold=options.confidence_threshold)
+        if options.approximate_cache is not None:
+            kind, _, refresh = options.approximate_cache.partition(":")
+            cache: Cache = "prefix" if kind == "prefix" else "dual"
+            found = replace(found, cache=cache, refresh=int(refresh) if refresh else None)
+        return found
+
+
+@dataclass(frozen=True)
+class Window(Reading):
+    """A reading of canvases with full attention, of which only a part is computed anew.
+
+    spans   [batch, 2]; that part of each canvas: from which position, and up to which
+    behind  whether all that stands behind it is computed anew, too
+    fresh   [batch]; the rows of which all is, and kept
+    states  keys and values of what is outside the parts, from when each row was fresh last
+    """
+
+    spans: Int[Array, "batch 2"]
+    behind: bool
+    fresh: Bool[Array, " batch"]
+    states: KVCache | None = None
+
+    def rows(self, index: Int[Array, " rows"]) -> Window:
+        """These rows in this order."""
+        return Window(
+            self.cache.rows(index),
+            self.last[index],
+            self.read[index],
+            self.spans[index],
+            self.behind,
+            self.fresh[index],
+            None if self.states is None else self.states.rows(index),
+        )
 
 
 class Spread(Candidates):

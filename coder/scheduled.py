@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from talaria.coder.backbone import Array, Backbone, Constraint, KVCache, States
+from talaria.coder.backbone import Array, Backbone, Constraint, KVCache, Reading, States
 from talaria.coder.canvas import Canvas
 from talaria.coder.sampler import (
     COLD,
@@ -27,7 +27,7 @@ from talaria.coder.sampler import (
     no_token,
     only_indenting,
 )
-from talaria.coder.schedule import Schedule, Spread, block_of, quotas
+from talaria.coder.schedule import Schedule, Spread, Window, block_of, quotas
 from talaria.coder.unmask import Prediction
 
 if TYPE_CHECKING:
@@ -79,6 +79,22 @@ class Pacer:
         return *at, self.left.pop(0) if self.left else here
 
 
+@dataclass
+class Kept:
+    """Where a row's canvas was divided when its states were kept, and how many evaluations ago."""
+
+    at: tuple[int, ...] = ()
+    age: int = 0
+
+    def stale(self, at: tuple[int, ...], refresh: int | None) -> bool:
+        """Whether an evaluation takes them as they are, the canvas now being divided so."""
+        self.age += 1
+        if at == self.at and (refresh is None or self.age < refresh):
+            return True
+        self.at, self.age = at, 0
+        return False
+
+
 def follow(
     schedule: Schedule,
     backbone: Backbone,
@@ -99,12 +115,16 @@ def follow(
         for start, own, row in zip(cache.next_position, canvas.open, rows, strict=True)
     ]
     grown, spent = np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
+    kept = [Kept() for _ in rows]
     for nfe in count(1):
         index, reading = narrow(index, reading, canvas.unfinished)
         if not len(index):
             return
         part, going = canvas.rows(index), [rows[number] for number in index.tolist()]
         final = np.array([nfe >= row.max_nfe for row in going])
+        if schedule.cache is not None:
+            own_kept = [kept[number] for number in index.tolist()]
+            reading = windowed(schedule, reading, part, own_kept, final)
         states, reading = backbone.denoise_on(
             part.ids, reading, np.full(len(index), part.ids.shape[1]), part.open.argmax(1)
         )
@@ -142,8 +162,39 @@ def follow(
         evaluated[index] = True
         forced = np.zeros(len(rows), bool)
         forced[index] = short
+        stale = None
+        if isinstance(reading, Window):
+            stale = np.zeros(len(rows), bool)
+            stale[index] = ~reading.fresh
         canvas = replace(canvas, ids=every)
-        yield Step(canvas, took, np.where(took, sure, 0).astype(np.float32), forced, evaluated)
+        shown = np.where(took, sure, 0).astype(np.float32)
+        yield Step(canvas, took, shown, forced, evaluated, stale)
+
+
+def windowed(
+    schedule: Schedule,
+    reading: Reading,
+    canvas: Canvas,
+    kept: Sequence[Kept],
+    final: Bool[Array, " rows"],
+) -> Window:
+    """What an evaluation computes anew: a row's current block, or all of the row.
+
+    All where a block begins, after `refresh` evaluations, where what is kept would stand elsewhere
+    in the text, and in a `final` evaluation that commits more than the block.
+    """
+    behind = schedule.cache == "prefix"
+    spans, fresh = np.zeros((len(kept), 2), np.int64), np.ones(len(kept), bool)
+    for row, (each, opened) in enumerate(zip(kept, canvas.open, strict=True)):
+        length, places = int(canvas.ended[row]), np.flatnonzero(opened)
+        begin, end = block_of(schedule, 0, int(places[0]), length)
+        spans[row] = begin, end
+        at = (begin,) if behind else (begin, end, length)
+        if final[row] and not behind and places[-1] >= end:
+            at = ()
+        fresh[row] = not each.stale(at, schedule.refresh)
+    states = reading.states if isinstance(reading, Window) else None
+    return Window(reading.cache, reading.last, reading.read, spans, behind, fresh, states)
 
 
 def within(

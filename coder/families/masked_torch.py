@@ -12,7 +12,7 @@ own shift is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ from talaria.coder.families.masked_files import Folder, open_folder
 from talaria.coder.families.masked_network_torch import Network, read_network
 from talaria.coder.layout import Layout
 from talaria.coder.open_families import Family
-from talaria.coder.schedule import Schedule, Spread
+from talaria.coder.schedule import Schedule, Spread, Window
 from talaria.coder.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -156,41 +156,106 @@ class MaskedBackbone(Backbone):
     ) -> tuple[States, Reading]:
         """The states of `denoise`; whole blocks of known tokens are kept from step to step.
 
-        With full attention, the canvas ends at its end mark, behind which the suffix stands. With
+        With full attention, the canvas ends at its end mark, behind which the suffix stands; a
+        `Window` says that only a part of it is computed anew, and of which states are. With
         blocks, states are those up to the end of the block with the first open position; others
         are zeros. What the canvas lacks of that block is masks.
         """
         if self.family.attention == "full":
-            return self._denoise_whole(canvas, reading.cache), reading
+            return self._denoise_whole(canvas, reading)
         return self._denoise_block(canvas, reading, known)
 
     def _denoise_whole(
-        self, canvas: Int[Array, "batch block"], cache: KVCache
-    ) -> Float[Tensor, "batch block width"]:
-        """States of the canvas between prefix and suffix, all of which are read."""
-        rows, starts, ends = [], [], []
-        length = canvas.shape[1]
+        self, canvas: Int[Array, "batch block"], reading: Reading
+    ) -> tuple[Float[Tensor, "batch block width"], Reading]:
+        """States of the canvas between prefix and suffix, all of which are read.
+
+        Where the reading is a `Window`, only of the rows that are fresh; of others, its part.
+        """
+        texts, length = self._texts(canvas, reading.cache), canvas.shape[1]
+        whole = np.array([(0, len(text.tokens)) for text in texts])
+        if not isinstance(reading, Window):
+            states, _ = self._read_parts(texts, whole, None)
+            return self._of_canvas(states, texts, whole, length), reading
+        # What predicts the first token of a part may stand before it.
+        parts = np.array([[text.start] for text in texts]) + reading.spans
+        parts[:, 0] = np.maximum(0, parts[:, 0] - self.family.shift)
+        if reading.behind:
+            parts[:, 1] = whole[:, 1]
+        fresh, stale = np.flatnonzero(reading.fresh), np.flatnonzero(~reading.fresh)
+        old, kept, done = reading.states, reading.states, []
+        if len(fresh):
+            own = [texts[row] for row in fresh]
+            states, new = self._read_parts(own, whole[fresh], None, keep=True)
+            each, (begins, ends) = np.arange(new.valid.shape[1]), parts[fresh].T
+            inside = (each >= begins[:, None]) & (each < ends[:, None])
+            kept = replace(new, valid=new.valid & ~inside).compact()
+            if old is not None and len(stale):
+                kept = with_rows(old, fresh, kept)
+            done.append((fresh, self._of_canvas(states, own, whole[fresh], length)))
+        if len(stale):
+            assert old is not None
+            own = [texts[row] for row in stale]
+            states, _ = self._read_parts(own, parts[stale], old.rows(stale) if len(fresh) else old)
+            done.append((stale, self._of_canvas(states, own, parts[stale], length)))
+        if len(done) == 1:
+            return done[0][1], replace(reading, states=kept)
+        found = torch.cat([states for _, states in done])
+        order = np.argsort(np.concatenate([rows for rows, _ in done]))
+        return found[order], replace(reading, states=kept)
+
+    def _texts(self, canvas: Int[Array, "batch block"], cache: KVCache) -> list[Text]:
+        """Each row's prefix, canvas up to its end mark, and suffix."""
+        texts = []
         for context, own in zip(tokens_of(cache), canvas, strict=True):
             divided = context.index(self.marks.mask)
             prefix = [*self.begin_with, *context[divided + 1 :]]
-            end = int(np.append(own == self.marks.eom, True).argmax())
-            starts.append(len(prefix))
-            ends.append(end)
-            rows.append([*prefix, *own[:end].tolist(), *context[:divided], *self.end_with])
+            middle = own[: int(np.append(own == self.marks.eom, True).argmax())].tolist()
+            tokens = [*prefix, *middle, *context[:divided], *self.end_with]
+            texts.append(Text(tokens, len(prefix), len(middle)))
+        return texts
+
+    def _read_parts(
+        self,
+        texts: Sequence[Text],
+        spans: Int[Array, "batch 2"],
+        kept: KVCache | None,
+        keep: bool = False,
+    ) -> tuple[Float[Tensor, "batch longest width"], KVCache]:
+        """States of a part of each text, which sees itself and what is kept of the rest.
+
+        With `keep`, also the keys and values of all.
+        """
+        rows = [text.tokens[begin:end] for text, (begin, end) in zip(texts, spans, strict=True)]
         ids, valid = padded(rows)
+        positions = np.where(valid, spans[:, :1] + np.arange(ids.shape[1]), 0)
+        seen = valid if kept is None else np.concatenate((kept.valid, valid), axis=1)
         visible = None
-        if not valid.all():
-            visible = np.broadcast_to(valid[:, None, None], (len(ids), 1, *2 * ids.shape[1:]))
-        positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-        states, _, _ = self.evaluate(ids, positions, visible, None, keep=False)
-        found = states.new_zeros((len(rows), length, states.shape[2]))
-        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            # As published, a first position that nothing stands before speaks for itself.
-            first = max(0, start - 1) if self.family.shift else start
-            own = states[row, first : start + end - self.family.shift]
-            if self.family.shift and not start and end:
-                own = torch.cat((states[row, :1], own))
-            found[row, :end] = own
+        if not seen.all():
+            visible = np.broadcast_to(
+                seen[:, None, None], (*ids.shape[:1], 1, *ids.shape[1:], seen.shape[1])
+            )
+        states, keys, values = self.evaluate(ids, positions, visible, kept, keep)
+        return states, KVCache(keys, values, seen, seen.sum(1))
+
+    def _of_canvas(
+        self,
+        states: Float[Tensor, "batch longest width"],
+        texts: Sequence[Text],
+        spans: Int[Array, "batch 2"],
+        length: int,
+    ) -> Float[Tensor, "batch block width"]:
+        """The states that predict canvases of this length, of states of parts of texts."""
+        shift = int(self.family.shift)
+        found = states.new_zeros((len(texts), length, states.shape[2]))
+        for row, (text, (begin, end)) in enumerate(zip(texts, spans, strict=True)):
+            # The state of a position of the text speaks for the canvas's at this distance.
+            to = shift - text.start
+            first, last = max(0, begin + to), min(text.length, end + to)
+            found[row, first:last] = states[row, first - to - begin : last - to - begin]
+            if shift and not text.start and text.length and not begin:
+                # As published, a first position that nothing stands before speaks for itself.
+                found[row, 0] = states[row, 0]
         return found
 
     def _denoise_block(
@@ -331,6 +396,36 @@ class MaskedBackbone(Backbone):
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self.network.token_embd.weight.device)
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a network with full attention reads: tokens, and from where on so many are a canvas."""
+
+    tokens: list[int]
+    start: int
+    length: int
+
+
+def with_rows(old: KVCache, rows: Int[Array, " rows"], new: KVCache) -> KVCache:
+    """A cache with other rows in the place of these."""
+    count, more = old.valid.shape[1], new.valid.shape[1]
+    length = max(count, more)
+
+    def joined(before: Tensor, after: Tensor) -> Tensor:
+        found = before.new_zeros((*before.shape[:2], length, before.shape[3]))
+        found[:, :, :count] = before
+        found[rows, :, :more] = after
+        return found
+
+    valid = np.zeros((len(old.valid), length), bool)
+    valid[:, :count] = old.valid
+    valid[rows] = False
+    valid[rows, :more] = new.valid
+    keys, values = (
+        tuple(map(joined, *pair)) for pair in ((old.keys, new.keys), (old.values, new.values))
+    )
+    return KVCache(keys, values, valid, valid.sum(1)).compact()
 
 
 def tokens_of(cache: KVCache) -> list[list[int]]:
