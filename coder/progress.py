@@ -183,6 +183,7 @@ def terms(hole: Progress, number: int, most: int | None = None) -> Row:
         first=None if hole.middles[number] else hole.first,
         indents=hole.tokenizer.indents if opens_line else no_token,
         needed=opens_line and lacks(hole),
+        longest=hole.longest,
     )
 
 

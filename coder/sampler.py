@@ -60,6 +60,7 @@ class Row:
     first        the tokens of which one must stand first; None: any
     indents      tells the tokens that only indent: a middle must not end behind these alone
     needed       whether the middle must not be empty
+    longest      tokens that its canvas may grow to, where canvases do; None: all that fit
     """
 
     generator: np.random.Generator
@@ -71,6 +72,7 @@ class Row:
     first: Sequence[int] | None = None
     indents: Callable[[int], bool] = no_token
     needed: bool = False
+    longest: int | None = None
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,8 @@ def follow(
         if schedule.expand is not None:
             grown[index] += (taken & (ids == schedule.expand)).sum(1)
             spent = grown >= schedule.most
-            ids, known, taken = resized(schedule, part, ids, known, taken)
+            most = longest(schedule, part, going)
+            ids, known, taken = resized(schedule, part, ids, known, taken, most)
             variable[index] = np.arange(ids.shape[1]) < ended(ids, canvas.marks.eom)[:, None]
         wrote = tidy(replace(part, ids=ids))
         after = bounded(wrote, going)
@@ -251,7 +252,7 @@ def choose(
     if schedule.expand is not None:
         # Nor do those whose length is given, or that are full.
         given = np.array([not row.ends for row in rows])
-        full = spent | given | (canvas.ended >= min(schedule.most, canvas.ids.shape[1] - 1))
+        full = spent | given | (canvas.ended >= longest(schedule, canvas, rows))
         each = limits or [Constraint()] * int(counts.sum())
         barred = np.repeat(full, counts)
         limits = [
@@ -361,13 +362,15 @@ def resized(
     ids: Int[Array, "rows block"],
     sure: Float[Array, "rows block"],
     taken: Bool[Array, "rows block"],
+    most: Int[Array, " rows"],
 ) -> tuple[Array, Array, Array]:
     """The canvas after a step in which tokens may have been chosen that change its length.
 
-    `expand` becomes two masks. An end mark is taken out, and the masks behind it, as DreamOn's
-    `pad_eos_to_right` has it. Tokens that moved count as taken: they are committed where they are.
+    `expand` becomes two masks, up to `most` tokens in all. An end mark is taken out, and the masks
+    behind it, as DreamOn's `pad_eos_to_right` has it. Tokens that moved count as taken: they are
+    committed where they are.
     """
-    marks, width = canvas.marks, ids.shape[1]
+    marks = canvas.marks
     ids, sure, taken = ids.copy(), sure.copy(), taken.copy()
     for row in range(len(ids)):
         length = int(canvas.ended[row])
@@ -387,12 +390,18 @@ def resized(
             else:
                 moved = len(new) != place and token != marks.mask
                 new.append((token, float(sure[row, place]), bool(taken[row, place]) or moved))
-        new = new[: min(schedule.most, width - 1)]
+        new = new[: most[row]]
         ids[row], sure[row], taken[row] = marks.mask, 0, False
         for place, (token, chance, fresh) in enumerate(new):
             ids[row, place], sure[row, place], taken[row, place] = token, chance, fresh
         ids[row, len(new)] = marks.eom
     return ids, sure, taken
+
+
+def longest(schedule: Schedule, canvas: Canvas, rows: Sequence[Row]) -> Int[Array, " rows"]:
+    """How many tokens each row's canvas may grow to; in a batch, as many as alone."""
+    most = min(schedule.most, canvas.ids.shape[1] - 1)
+    return np.array([min(most, most if row.longest is None else row.longest) for row in rows])
 
 
 def ended(ids: Int[Array, "rows block"], eom: int) -> Int[Array, " rows"]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.parity import PAIRS
 from benchmarks.tiny_models import TINY, write
 from talaria.coder import checkpoint
 from talaria.coder import infill as infilling
@@ -85,6 +86,21 @@ def test_a_batch_of_given_and_free_lengths(key: str, models: dict[str, Checkpoin
                 each.text for each in alone.candidates
             ]
             assert (batched.best.score is None) == (alone.best.score is None)
+
+
+def test_a_canvas_grows_no_further_in_a_batch(models: dict[str, Checkpoint]) -> None:
+    """Though a neighbour's canvas, whose length is given, has room for more."""
+    model, grown = models["dreamon"], 0
+    options = Options(max_tokens=5, check_syntax=False)
+    for prefix, suffix in ((PREFIX, SUFFIX), *PAIRS):
+        free = Request(prefix, suffix, options)
+        batched, _ = fill_batch(model, [free, Request(prefix, suffix, options, length=30)])
+        alone = fill(model, free)
+        assert batched.best.text == alone.best.text
+        assert batched.nfe == alone.nfe
+        more = fill(model, replace(free, options=replace(options, max_tokens=30)))
+        grown += len(more.best.tokens) > 5
+    assert grown > 0
 
 
 def test_a_repair_that_is_cut_is_none(
