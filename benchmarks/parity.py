@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.tiny_models import TINY, Tiny, tokenizer, weights, write
+from benchmarks.tiny_models import CAUSAL, TINY, Tiny, tokenizer, weights, write
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "families"
 
@@ -122,6 +122,7 @@ SOURCES: dict[str, list[tuple[str, str, dict[str, str]]]] = {
     ],
 }
 SOURCES["dreamon"] = SOURCES["dream"] + SOURCES["dreamon"]
+SOURCES["qwen3"] = []  # transformers has it
 
 PAIRS = (
     ("def f(self):\n    return ", "\n\ndef g():\n    pass\n"),
@@ -142,13 +143,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     for key in args.families:
         with extracted(args.sources, key), tempfile.TemporaryDirectory() as folder:
-            record(key, write(TINY[key], Path(folder) / "tiny"))
+            record(key, write((TINY | CAUSAL)[key], Path(folder) / "tiny"))
     return 0
 
 
 def record(key: str, folder: Path) -> None:
     """Write what a family's code computes."""
-    tiny = TINY[key]
+    tiny = (TINY | CAUSAL)[key]
     model, cases = RUNS[key](tiny, folder)
     found = {
         "sources": [{"repository": name, "commit": commit} for name, commit, _ in SOURCES[key]],
@@ -562,6 +563,20 @@ def run_a2d(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
     return lambda ids: model(ids).logits, cases
 
 
+def run_qwen3(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]:
+    """transformers' own Qwen3, from left to right."""
+    Qwen3Config, Qwen3ForCausalLM = named("transformers", "Qwen3Config", "Qwen3ForCausalLM")
+
+    model = loaded(Qwen3ForCausalLM(config_of(tiny, folder, Qwen3Config)), tiny)
+    cases = []
+    before, middle, behind = (tiny.id(name) for name in tiny.special[2:5])
+    for prefix, suffix in parts(tiny):
+        context = [before, behind, *suffix, middle, *prefix]
+        out = model.generate(torch.tensor([context]), do_sample=False, max_new_tokens=40)
+        cases.append(case(prefix, suffix, out[0, len(context) :].tolist()))
+    return lambda ids: model(ids).logits, cases
+
+
 NETWORKS: dict[str, Callable[[Tiny, Path], Any]] = {
     "llada": llada,
     "dream": dream,
@@ -578,6 +593,7 @@ RUNS: dict[str, Callable[[Tiny, Path], tuple[Callable[..., Any], list[Case]]]] =
     "sdar": run_sdar,
     "fast-dllm-v2": run_fast_dllm_v2,
     "a2d": run_a2d,
+    "qwen3": run_qwen3,
 }
 
 if __name__ == "__main__":

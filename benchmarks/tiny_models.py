@@ -122,6 +122,17 @@ A2D = Tiny(
     normed=True,
     size=32,
 )
+QWEN3 = Tiny(
+    "Qwen3ForCausalLM",
+    "qwen3",
+    ("<|endoftext|>", "<|im_end|>", *FIM, "<|fim_pad|>"),
+    "<|fim_pad|>",
+    "<|endoftext|>",
+    biases=False,
+    normed=True,
+    size=32,
+)
+CAUSAL = {"qwen3": QWEN3}
 TINY = {
     "llada": LLADA,
     "dream": DREAM,
@@ -186,7 +197,7 @@ def configuration(tiny: Tiny) -> dict[str, Any]:
             "residual_dropout": 0.0,
             "embedding_dropout": 0.0,
         }
-    if tiny is OPEN_DCODER:  # a plain Qwen2: its mask is in the tokenizer alone
+    if tiny in (OPEN_DCODER, QWEN3):  # their masks are in the tokenizer alone
         del marks["mask_token_id"]
         pad = {}
     return {

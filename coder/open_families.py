@@ -1,7 +1,8 @@
-"""The open families of masked diffusion models: one table of what tells them apart.
+"""The open families: one table of what tells them apart.
 
-All are decoders of Llama's kind whose attention is not causal. What the table does not say is read
-from a model's folder (`families/masked_files`); `docs/families.md` says what was checked, and how.
+All are decoders of Llama's kind, and all but Qwen3 masked diffusion models. What the table does not
+say is read from a model's folder (`families/masked_files`); `docs/families.md` says what was
+checked, and how.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal
 
 from talaria.coder.schedule import Schedule
 
-Attention = Literal["full", "block"]
+Attention = Literal["full", "block", "causal"]
 SIZES = 4, 8, 16, 32  # canvases that are tried where nothing tells the length of a middle
 
 
@@ -21,7 +22,8 @@ class Family:
     """What is true of all models of a family.
 
     architectures  names that `architectures` in a configuration may have
-    attention      "full": every position sees all; "block": all of its own block and those before
+    attention      "full": every position sees all; "block": all of its own block and those before;
+                   "causal": itself and those before, so that a canvas cannot be read
     shift          whether the state of position i predicts token i + 1
     mask           names of the mask in a vocabulary, where the configuration gives no id
     end            names of the token that ends a text
@@ -125,7 +127,17 @@ A2D = Family(
     schedule=Schedule("even", block=32, sizes=SIZES),
     source="ZHZisZZ/dllm ca17675, dllm/pipelines/a2d, dllm/core/samplers/mdlm.py",
 )
-FAMILIES = (LLADA, DREAM, DREAMON, OPEN_DCODER, SDAR, FAST_DLLM_V2, A2D)
+QWEN3 = Family(
+    "Qwen3",
+    ("Qwen3ForCausalLM",),
+    "causal",
+    shift=True,
+    mask=("<|fim_pad|>",),
+    end=("<|endoftext|>",),
+    schedule=Schedule("single"),
+    source="transformers 4.53.1, models/qwen3",
+)
+FAMILIES = (LLADA, DREAM, DREAMON, OPEN_DCODER, SDAR, FAST_DLLM_V2, A2D, QWEN3)
 
 
 def family_of(architecture: str, special: Container[str]) -> Family | None:

@@ -18,6 +18,7 @@ from talaria.coder.tokenizer import Tokenizer
 
 WORKING_CONTEXT = 1024  # tokens that a request uses by default
 LEAST = 32  # tokens that a request needs for context and canvases
+CAUSAL_LONGEST = 128
 LONGEST = 64  # tokens of a middle by default: as many as DreamOn's canvas may have
 
 
@@ -40,6 +41,15 @@ def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{where}: {name} is {positions}; give a model of at least {block + 2 + LEAST}"
             )
+    if family.attention == "causal":  # as Qwen2: it runs on where its middle should end
+        most = min(CAUSAL_LONGEST, known // 4)
+        return {
+            "mode": "verify",
+            "bounded": True,
+            "working_context": known,
+            "max_tokens": most,
+            "block_length": min(8, most),
+        }
     most = min(LONGEST, known // 4)
     return {
         "working_context": known,

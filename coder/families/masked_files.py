@@ -165,6 +165,8 @@ class Folder:
         """The special tokens by their part in decoding; CheckpointError without a mask or end."""
         family = self.family
         mask, end = self.token("mask", family.mask), self.token("eos", family.end)
+        if family.attention == "causal":  # the configuration may name what ends a turn
+            end = self.tokenizer.special.get(family.end[0])
         for role, token, names in (("mask", mask, family.mask), ("eos", end, family.end)):
             if token is None:
                 raise CheckpointError(

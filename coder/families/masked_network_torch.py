@@ -34,7 +34,13 @@ class Network(nn.Module):
             self.output = nn.Linear(shape.width, shape.rows, bias=False)
         self.turns = torch.empty(0)  # radians per position; it follows from the shape
 
-    def forward(
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        device: torch.device = self.token_embd.weight.device
+        return device
+
+    def run(
         self, ids: Int[Tensor, "batch length"], positions: Tensor, attend: Attend
     ) -> Float[Tensor, "batch length width"]:
         """Normalised states of tokens at their positions."""

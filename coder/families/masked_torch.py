@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from talaria.coder.backbone import (
     Array,
-    Backbone,
     Candidates,
     Constraint,
     Fork,
@@ -34,6 +32,7 @@ from talaria.coder.backbone import (
     constrain,
 )
 from talaria.coder.errors import CheckpointError
+from talaria.coder.families.blocks_torch import TorchDecoder
 from talaria.coder.families.masked_files import Folder, open_folder
 from talaria.coder.families.masked_network_torch import Network, read_network
 from talaria.coder.layout import Layout
@@ -44,12 +43,21 @@ from talaria.coder.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-Layers = tuple[Tensor, ...]
 SENTINELS = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 LEAST = -1e30  # the logarithm of 0, as a number that 0 may be multiplied with
 
 
-class MaskedBackbone(Backbone):
+class CausalBackbone(TorchDecoder):
+    """A causal decoder, which writes from left to right: it cannot read a canvas."""
+
+    shift, denoises = True, False
+
+    def __init__(self, network: Network, marks: Marks) -> None:
+        self.network, self.marks = network, marks
+        self.positions = network.shape.positions
+
+
+class MaskedBackbone(TorchDecoder):
     """A masked diffusion model as a decoder sees it.
 
     Keys of a cache begin with a layer of its own, the ids of the tokens, [batch, 1, length, 1];
@@ -65,49 +73,6 @@ class MaskedBackbone(Backbone):
         self.schedule: Schedule = family.schedule
         self.begin_with: tuple[int, ...] = ()
         self.end_with: tuple[int, ...] = ()
-
-    @property
-    def device(self) -> str:
-        """Where the weights lie."""
-        return str(self.network.token_embd.weight.device)
-
-    @property
-    def threads(self) -> int:
-        """torch's thread count."""
-        return torch.get_num_threads()
-
-    @torch.inference_mode()
-    def evaluate(
-        self,
-        ids: Int[Array, "batch length"],
-        positions: Int[Array, "batch length"],
-        visible: Bool[Array, "batch 1 length total"] | None,
-        cache: KVCache | None,
-        keep: bool,
-    ) -> tuple[Float[Tensor, "batch length width"], Layers, Layers]:
-        """One pass, as `Backbone` has it; keys and values are the network's alone."""
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
-        most = self.network.shape.positions
-        if positions.size and positions.max() >= most:
-            raise CheckpointError(
-                f"{self.name}: the context and the canvas take {positions.max() + 1} positions, "
-                f"and the network was trained on {most}; give it a shorter context"
-            )
-        seen = None if visible is None else self._tensor(visible)
-        grouped = self.network.shape.heads != self.network.shape.kv_heads
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if cache is not None:
-                k = torch.cat((cache.keys[layer], k), dim=2)
-                v = torch.cat((cache.values[layer], v), dim=2)
-            if keep:
-                keys.append(k)
-                values.append(v)
-            return F.scaled_dot_product_attention(q, k, v, seen, enable_gqa=grouped)
-
-        states = self.network(self._tensor(ids), self._tensor(positions), attend)
-        return states, tuple(keys), tuple(values)
 
     def encode(
         self,
@@ -382,21 +347,6 @@ class MaskedBackbone(Backbone):
             return Candidates(ids, chances)
         return Spread(ids, chances, self.numbers(entropies.cpu().numpy()))
 
-    @torch.inference_mode()
-    def log_probabilities(
-        self,
-        states: States,
-        ids: Int[Array, " positions"],
-        constraints: Sequence[Constraint] | None = None,
-    ) -> Float[Array, " positions"]:
-        """Log-probabilities of given tokens, as `Backbone` has it."""
-        logs = self.network.logits(states).log_softmax(-1)
-        found: Array = logs[range(len(ids)), self._tensor(ids)].cpu().numpy()
-        return self.numbers(found)
-
-    def _tensor(self, array: Array) -> Tensor:
-        return torch.from_numpy(np.array(array)).to(self.network.token_embd.weight.device)
-
 
 @dataclass(frozen=True)
 class Text:
@@ -451,11 +401,14 @@ def padded(
     return ids, valid
 
 
-def load(path: Path, device: str) -> tuple[MaskedBackbone, Tokenizer, Layout]:
+def load(path: Path, device: str) -> tuple[TorchDecoder, Tokenizer, Layout]:
     """Load a folder; its tensors are read one by one."""
     folder = open_folder(path)
     marks = folder.marks()
+    layout = layout_of(folder, marks)
     network = read_network(folder, device)
+    if folder.family.attention == "causal":
+        return CausalBackbone(network, marks), folder.tokenizer, layout
     block = folder.family.block
     if folder.family.block_field is not None:
         block = folder.config.get(folder.family.block_field, block)
@@ -472,7 +425,7 @@ def load(path: Path, device: str) -> tuple[MaskedBackbone, Tokenizer, Layout]:
     begin = folder.token("bos") if folder.family.begin else None
     backbone.begin_with = () if begin is None else (begin,)
     backbone.end_with = (marks.eom,) if folder.family.close else ()
-    return backbone, folder.tokenizer, layout_of(folder, marks)
+    return backbone, folder.tokenizer, layout
 
 
 def layout_of(folder: Folder, marks: Marks) -> Layout:

@@ -5,31 +5,20 @@ Within `coder`, only the modules `families/*_torch` compute with torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from talaria.coder.backbone import (
-    Array,
-    Backbone,
-    Candidates,
-    Constraint,
-    KVCache,
-    Marks,
-    constrain,
-)
+from talaria.coder.backbone import Array, Marks
 from talaria.coder.errors import CheckpointError
-from talaria.coder.families.blocks_torch import Attend, rotate, through
+from talaria.coder.families.blocks_torch import Attend, Layers, TorchDecoder, rotate, through
 from talaria.coder.families.talaria import TransformerConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-
-Layers = tuple[Tensor, ...]  # keys, layer by layer, then values
+    from jaxtyping import Float, Int
 
 
 def norm(x: Tensor) -> Tensor:
@@ -182,48 +171,12 @@ def rotary_turns(
     return angles.cos(), angles.sin()
 
 
-class TorchBackbone(Backbone):
+class TorchBackbone(TorchDecoder):
     """Passes computed by a torch module on its device."""
 
     def __init__(self, transformer: Transformer, marks: Marks) -> None:
-        self.transformer, self.marks = transformer, marks
-        self.chained = bool(transformer.config.chain_layers)
-
-    @property
-    def device(self) -> str:
-        """Where the weights lie."""
-        return str(self.transformer.device)
-
-    @property
-    def threads(self) -> int:
-        """torch's thread count."""
-        return torch.get_num_threads()
-
-    @torch.inference_mode()
-    def evaluate(
-        self,
-        ids: Int[Array, "batch length"],
-        positions: Int[Array, "batch length"],
-        visible: Bool[Array, "batch 1 length total"] | None,
-        cache: KVCache | None,
-        keep: bool,
-    ) -> tuple[Float[Tensor, "batch length width"], Layers, Layers]:
-        """One pass, as `Backbone` has it."""
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
-        seen = None if visible is None else self._tensor(visible)
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if cache is not None:
-                k = torch.cat((cache.keys[layer], k), dim=2)
-                v = torch.cat((cache.values[layer], v), dim=2)
-            if keep:
-                keys.append(k)
-                values.append(v)
-            return F.scaled_dot_product_attention(q, k, v, seen)
-
-        states = self.transformer.run(self._tensor(ids), self._tensor(positions), attend)
-        return states, tuple(keys), tuple(values)
+        self.network = self.transformer = transformer
+        self.marks, self.chained = marks, bool(transformer.config.chain_layers)
 
     @torch.inference_mode()
     def chain(
@@ -248,39 +201,6 @@ class TorchBackbone(Backbone):
         positions = first + torch.arange(length, device=states.device).expand(before.shape)
         linked = self.transformer.chain_states(states, self._tensor(before), positions, attend)
         return linked, (*keys, *values)
-
-    @torch.inference_mode()
-    def candidates(
-        self,
-        states: Float[Tensor, "positions width"],
-        k: int,
-        constraints: Sequence[Constraint] | None = None,
-        temperatures: Float[Array, " positions"] | None = None,
-    ) -> Candidates:
-        """The k likeliest tokens, as `Backbone` has it."""
-        logits = self.transformer.logits(states)
-        logits[:, self.marks.never] = -torch.inf
-        constrain(logits, constraints)
-        if temperatures is not None:
-            logits /= self._tensor(temperatures)[:, None]
-        found = logits.log_softmax(-1).topk(min(k, logits.shape[-1]))
-        return Candidates(found.indices.cpu().numpy(), self.numbers(found.values.cpu().numpy()))
-
-    @torch.inference_mode()
-    def log_probabilities(
-        self,
-        states: Float[Tensor, "positions width"],
-        ids: Int[Array, " positions"],
-        constraints: Sequence[Constraint] | None = None,
-    ) -> Float[Array, " positions"]:
-        """Log-probabilities of given tokens, as `Backbone` has it."""
-        logits = self.transformer.logits(states)
-        constrain(logits, constraints)
-        found: Array = logits.log_softmax(-1)[range(len(ids)), self._tensor(ids)].cpu().numpy()
-        return self.numbers(found)
-
-    def _tensor(self, array: Array) -> Tensor:
-        return torch.from_numpy(np.array(array)).to(self.transformer.device)
 
 
 def module(shape: TransformerConfig, weights: Mapping[str, Array], device: str) -> Transformer:
