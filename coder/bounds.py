@@ -81,7 +81,7 @@ class Repetition:
     and quotes that editors put there among it.
     """
 
-    def __init__(self, until: Until, prefix: str, suffix: str) -> None:
+    def __init__(self, until: Until | None, prefix: str, suffix: str) -> None:
         self.enough = TELLING_LINE if until == "line" else TELLING
         self.begun = prefix[prefix.rfind("\n") + 1 :]
         rest, *below = (line.rstrip() for line in suffix[:BELOW].split("\n"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,10 +86,6 @@ class Canvas:
         canvas = replace(self, ids=np.where(where & self.masked, tokens, self.ids))
         behind = np.arange(self.ids.shape[1]) > canvas.ended[:, None]
         return replace(canvas, ids=np.where(behind, self.marks.mask, canvas.ids))
-
-    def indented(self, row: int, indents: Callable[[int], bool]) -> int:
-        """How many tokens a row begins with that only indent; `indents` tells them."""
-        return sum(1 for _ in takewhile(indents, self.middle(row)))
 
     def middle(self, row: int) -> list[int]:
         """The committed tokens of a row up to its `<eom>` or its first mask."""

@@ -331,32 +331,52 @@ def write_causally(
 ) -> Interruption | None:
     """Write all rows from left to right; in the mode "verify", by speculative verification.
 
-    What a single row read is kept in the memory.
+    Where an end leaves an error that more text may mend, the row goes on: at most ATTEMPTS times,
+    and what did not help is taken back. What a single row read is kept in the memory.
     """
-    rows = rows_of(holes)
+    backbone, rows = model.backbone, rows_of(holes)
     width = max(1, *(hole.longest for hole in holes))
     lengths = [missing(hole, number) for hole, number in rows]
-    canvas = Canvas.blank(len(rows), width, model.marks).ending(lengths)
-    each = [terms(hole, number, hole.longest) for hole, number in rows]
-    contexts = [hole.context for hole, _ in rows]
-    whole = cache.valid.sum(1) == [len(context) for context in contexts]
+    canvas = first = Canvas.blank(len(rows), width, model.marks).ending(lengths)
+    whole = cache.valid.sum(1) == [len(hole.context) for hole, _ in rows]
     before = cache.without(whole.astype(np.int64))
     read: list[KVCache] = [cache]
+    banned: list[Banned] = [()] * len(rows)
+    masks = 0
+    if options.mode == "verify" and backbone.shift and backbone.denoises:
+        masks = min((options.lookahead or 1) - 1, width)
 
     def on_cache(cache: KVCache) -> None:
         read[0] = cache
 
-    if options.mode == "verify":
-        backbone, masks = model.backbone, 0
-        if backbone.shift and backbone.denoises:
-            masks = min((options.lookahead or 1) - 1, width)
-        steps = verify(backbone, before, contexts, canvas, each, masks, on_cache)
-    else:
-        steps = autoregress(model.backbone, before, contexts, canvas, each, on_cache)
-    while not (why := interrupted()) and (step := next(steps, None)):
-        record(rows, 0, step)
-        canvas = step.canvas
+    for attempt in range(1 + ATTEMPTS * options.check_syntax):
+        each = [
+            replace(terms(hole, number, ATTEMPT_NFE if attempt else hole.longest), banned=ban)
+            for (hole, number), ban in zip(rows, banned, strict=True)
+        ]
+        known = [[*hole.context, *canvas.middle(place)] for place, (hole, _) in enumerate(rows)]
+        if options.mode == "verify":
+            steps = verify(backbone, before, known, canvas, each, masks, on_cache)
+        else:
+            steps = autoregress(backbone, before, known, canvas, each, on_cache)
+        while not (why := interrupted()) and (step := next(steps, None)):
+            record(rows, 0, step)
+            canvas = step.canvas
+        first = first if attempt else canvas
+        if why or not options.check_syntax:
+            break
+        sure = 1 - (canvas.ids == model.marks.eom).astype(np.float32)
+        failed, canvas, banned = reopen(rows, first, canvas, sure, banned, onwards=True)
+        for place in failed:
+            canvas = canvas.with_row(place, first.ids[place])
+            hole, number = rows[place]
+            back = Step.restoring(first.rows(slice(place, place + 1)))
+            show(hole, Frame(0, [number], back, hole.healed))
+        if not canvas.open.any():
+            break
     for place, (hole, number) in enumerate(rows):
+        if why and not first.open[place].any():  # cut off while it went on
+            canvas = canvas.with_row(place, first.ids[place])
         ended = bool(canvas.ended[place] < width)
         extend(hole, number, canvas.middle(place), ended, forced=False)
     if memory and len(rows) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,7 +12,7 @@ from talaria.coder.bounds import Bound, Repetition, until_of
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.request import Options, Request, Settings
 from talaria.coder.results import Candidate, Frame, Stopped
-from talaria.coder.sampler import Row, no_token
+from talaria.coder.sampler import Row, at_any
 from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict
 from talaria.coder.tokenizer import Tokenizer
 
@@ -122,11 +122,13 @@ def healed_of(request: Request, tokenizer: Tokenizer) -> str:
 def bounds_of(request: Request, settings: Settings) -> dict[Stopped, Callable[[str], int | None]]:
     """What may end the middles of a request before the model does."""
     until = until_of(request, settings)
-    if until is None:
-        return {}
-    found: dict[Stopped, Callable[[str], int | None]] = {"bound": Bound(until, request.prefix).end}
-    if settings.bounded:
-        found["suffix"] = Repetition(until, request.prefix, request.suffix).end
+    found: dict[Stopped, Callable[[str], int | None]] = {}
+    if until is not None:
+        found["bound"] = Bound(until, request.prefix).end
+    if request.length is None:
+        repetition = Repetition(until, request.prefix, request.suffix)
+        # A model that ends its middles itself knows which bracket the suffix closes.
+        found["suffix"] = repetition.end if settings.bounded else repetition.repeats
     return found
 
 
@@ -181,10 +183,25 @@ def terms(hole: Progress, number: int, most: int | None = None) -> Row:
         bound=partial(within_bound, hole, number) if hole.bounds else None,
         temperature=temperature,
         first=None if hole.middles[number] else hole.first,
-        indents=hole.tokenizer.indents if opens_line else no_token,
-        needed=opens_line and lacks(hole),
+        early=partial(early, hole) if opens_line else at_any,
         longest=hole.longest,
     )
+
+
+def early(hole: Progress, tokens: Sequence[int]) -> bool:
+    """Whether a middle that begins a line must not end behind these tokens.
+
+    It would be blank where it must not be, or indentation alone, or it would end in indentation
+    that the text after it has itself.
+    """
+    if tokens and not hole.tokenizer.decode(tokens[-1:])[-1:].isspace():
+        return False
+    text = written(hole, list(tokens))
+    indents = text[-1:] in (" ", "\t")
+    if not text.strip():
+        return indents or needed(hole)
+    begun = text[text.rfind("\n") + 1 :]
+    return indents and not begun.strip() and not hole.request.suffix[:1].strip()
 
 
 def begins_line(prefix: str) -> bool:
@@ -192,10 +209,13 @@ def begins_line(prefix: str) -> bool:
     return not prefix or prefix.endswith("\n")
 
 
-def lacks(hole: Progress) -> bool:
-    """Whether what is around a hole is broken without a middle, as far as there is time to tell."""
+def needed(hole: Progress) -> bool:
+    """Whether a middle must not be blank: it was asked for, or the file is broken without it.
+
+    The latter as far as there is time to tell.
+    """
     try:
-        return hole.options.check_syntax and hole.surroundings().lacks
+        return not hole.options.abstain or (hole.options.check_syntax and hole.surroundings().lacks)
     except OutOfTimeError:
         return False
 
@@ -227,6 +247,11 @@ def extend(hole: Progress, number: int, tokens: list[int], ended: bool, forced: 
         hole.stopped[number] = reached[1]
         return False
     by_itself = ended and given is None
+    again = ending(hole, written(hole, middle) + "\n") if by_itself else None
+    if again and again[1] == "suffix":  # its last line repeats one, and has no break yet
+        hole.reached[tuple(middle)] = again
+        hole.stopped[number] = "suffix"
+        return False
     if len(middle) >= hole.longest and not (by_itself and len(middle) == hole.longest):
         hole.stopped[number] = "length" if given == hole.longest else "max_tokens"
         del middle[hole.longest :]

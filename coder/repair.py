@@ -14,6 +14,7 @@ from talaria.coder.progress import Progress, Rows, begins_line, text_of, written
 from talaria.coder.results import Interruption
 from talaria.coder.sampler import Banned
 from talaria.coder.syntax.judge import OutOfTimeError, Verdict
+from talaria.coder.syntax.lexical import lines_of
 
 ATTEMPTS, ATTEMPT_NFE = 2, 8  # repairs of a broken canvas, and evaluations for each
 TRIMMED = 16  # last tokens of a broken middle at each of which it may be cut; before, at line ends
@@ -107,12 +108,15 @@ def reopen(
     canvas: Canvas,
     sure: Array,
     banned: Sequence[Banned],
+    *,
+    onwards: bool = False,
 ) -> tuple[list[int], Canvas, list[Banned]]:
     """Reopen the rows that ended with a syntax error, from their doubtful token on.
 
     `first` is the canvas before any repair, `sure` [batch, block] holds the probabilities of its
-    tokens. Returns the rows whose repair failed, the canvas, and the banned tokens of each row:
-    a doubtful token is not chosen again in the same place.
+    tokens. With `onwards`, only ends are reopened, where no first lines are sound by themselves:
+    what is written stays. Returns the rows whose repair failed, the canvas, and the banned tokens
+    of each row: a doubtful token is not chosen again in the same place.
     """
     failed, after = [], list(banned)
     ended = canvas.ended < canvas.ids.shape[1]
@@ -126,6 +130,8 @@ def reopen(
             doubt = doubtful(hole, number, tokens, chances, again=again)
             if doubt is None:
                 continue
+            if onwards and (doubt < len(tokens) or begins_soundly(hole, number, tokens)):
+                doubt = None
         if doubt is None or len(banned[place]) == ATTEMPTS or hole.nfe >= hole.budget:
             if not np.array_equal(canvas.ids[place], first.ids[place]):
                 failed.append(place)
@@ -135,6 +141,13 @@ def reopen(
         ids[doubt:] = canvas.marks.mask
         canvas = canvas.with_row(place, ids)
     return failed, canvas, after
+
+
+def begins_soundly(hole: Progress, number: int, tokens: list[int]) -> bool:
+    """Whether some first lines of a middle, but not all, add no syntax error."""
+    lines = lines_of(text_of(hole, [*hole.middles[number], *tokens]))
+    begun = ("".join(lines[:count]) for count in range(len(lines) - 1, 0, -1))
+    return any(text.strip() and verdict(hole, text).sound for text in begun)
 
 
 def trim(hole: Progress, why: Interruption | None, out_of_time: Callable[[], bool]) -> None:
@@ -151,6 +164,7 @@ def trim(hole: Progress, why: Interruption | None, out_of_time: Callable[[], boo
         if by_itself and lacks_break(hole, text):
             middle += hole.tokenizer.encode("\n")
             continue
+        cut_off = False  # whether what is left lacks the break of its line
         for count in range(whole, -1, -1):
             nearby = why is None and whole - count <= TRIMMED
             if 0 < count < whole and not nearby and not ends_line(hole, middle, count):
@@ -158,11 +172,14 @@ def trim(hole: Progress, why: Interruption | None, out_of_time: Callable[[], boo
             text = text_of(hole, middle[:count])
             if not count or ((text.strip() or count == whole) and verdict(hole, text).sound):
                 break
+            cut_off = count < whole and ends_line(hole, middle, count) and lacks_break(hole, text)
+            if cut_off:
+                break
             if out_of_time():
                 why, count = why or "deadline", 0
                 break
         if count < whole:
-            del middle[count:]
+            middle[count:] = hole.tokenizer.encode("\n") if cut_off else []
             if hole.stopped[number] not in get_args(Interruption):
                 hole.stopped[number] = why or "syntax"
 

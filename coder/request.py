@@ -109,6 +109,8 @@ class Options:
                           doubtful token on, then trim it to the longest clean part
     complete              a block that the middle opens must have its body: right for what is
                           written into a file, not for what is offered while the user types on
+    abstain               a middle that begins a line may be blank where the model sees nothing
+                          missing: right for what is offered unasked
     seed                  the same seed gives the same text
     sizes                 for models that cannot tell how long a middle is: how many tokens it may
                           have. A canvas of each is filled, side by side, and the text whose tokens
@@ -131,6 +133,7 @@ class Options:
     lookahead: int | None = None
     check_syntax: bool = True
     complete: bool = False
+    abstain: bool = False
     seed: int = 0
     sizes: tuple[int, ...] | None = None
     approximate_cache: str | None = None

@@ -41,8 +41,8 @@ Draft = tuple[list[int], list[float]]  # tokens, and how likely each is right wi
 Banned = tuple[tuple[int, int], ...]  # positions, and a token that may not stand at each
 
 
-def no_token(token: int) -> bool:
-    """No token does."""
+def at_any(tokens: Sequence[int]) -> bool:
+    """A middle may end anywhere."""
     return False
 
 
@@ -58,8 +58,7 @@ class Row:
                  the middle; None while the bound is not reached
     temperature  0 takes the likeliest token, others draw
     first        the tokens of which one must stand first; None: any
-    indents      tells the tokens that only indent: a middle must not end behind these alone
-    needed       whether the middle must not be empty
+    early        whether the middle must not end behind these first tokens of its canvas
     longest      tokens that its canvas may grow to, where canvases do; None: all that fit
     """
 
@@ -70,8 +69,7 @@ class Row:
     bound: Callable[[list[int]], int | None] | None = None
     temperature: float = 0.0
     first: Sequence[int] | None = None
-    indents: Callable[[int], bool] = no_token
-    needed: bool = False
+    early: Callable[[Sequence[int]], bool] = at_any
     longest: int | None = None
 
 
@@ -154,7 +152,7 @@ def denoise(
         else:
             seen = states[where[:, :width]]
             prediction = predict(backbone, seen, where, part, going, max(k, ENDING_AMONG))
-        ruled = rule(prediction) & ~only_indenting(part, prediction, going)
+        ruled = rule(prediction) & ~ends_early(part, prediction, going)
         committed = np.where(final[:, None], prediction.open, ruled)
         wrote = part.commit(prediction.tokens, committed)
         step = step_of(canvas, index, wrote, prediction.probability, ruled, going)
@@ -173,24 +171,26 @@ def autoregress(
     """Fill the canvas from left to right, a token a step: the baseline on the same weights.
 
     The cache holds the contexts without their last tokens, one or more, which the first step reads.
-    `on_cache` gets it with every token that was read since.
+    What stands in a canvas already is the end of its context. `on_cache` gets the cache with every
+    token that was read since.
     """
     index, unread = np.arange(len(rows)), unread_of(contexts, cache)
-    for place in range(canvas.ids.shape[1]):
-        affordable = np.array([row.max_nfe > place for row in rows])
+    for nfe in count():
+        affordable = np.array([row.max_nfe > nfe for row in rows])
         index, cache = narrow(index, cache, canvas.unfinished & affordable)
         if not len(index):
             return
         numbers: list[int] = index.tolist()
         part, going = canvas.rows(index), [rows[number] for number in numbers]
-        new = part.ids[:, place - 1 : place].tolist() if place else [unread[n] for n in numbers]
+        each, place = np.arange(len(numbers)), part.open.argmax(1)
+        new = part.ids[each, place - 1][:, None].tolist() if nfe else [unread[n] for n in numbers]
         states, cache = backbone.encode(new, cache)
         if on_cache is not None:
             on_cache(cache)
         here = np.zeros_like(part.open)
-        here[:, place] = True
+        here[each, place] = True
         last = np.array([len(tokens) for tokens in new]) - 1
-        found = predict(backbone, states[np.arange(len(new)), last], here, part, going)
+        found = predict(backbone, states[each, last], here, part, going)
         wrote = part.commit(found.tokens, here)
         step = step_of(canvas, index, wrote, found.probability, here, going)
         canvas = step.canvas
@@ -393,16 +393,16 @@ def constraints(
 
     The canvas has the tokens before each position, as far as they are known.
     """
-    indented = [canvas.indented(place, row.indents) for place, row in enumerate(rows)]
-    free = (row.ends and not row.needed and not row.banned and row.first is None for row in rows)
-    if all(free) and not any(indented):
+    if all(
+        row.ends and row.early is at_any and not row.banned and row.first is None for row in rows
+    ):
         return None
     found, eom = [], (canvas.marks.eom,)
     for number, row in enumerate(rows):
+        known = canvas.middle(number)
         for position in np.flatnonzero(where[number]).tolist():
             forbidden = tuple(token for place, token in row.banned if place == position)
-            least = 0 if row.needed else 1  # the first position where an end would be too early
-            if not row.ends or least <= position <= indented[number]:
+            if not row.ends or (position <= len(known) and row.early(known[:position])):
                 forbidden += eom
             found.append(Constraint(row.first if position == 0 else None, forbidden))
     return found
@@ -491,16 +491,16 @@ def ahead(
     return evaluated
 
 
-def only_indenting(
+def ends_early(
     canvas: Canvas, prediction: Prediction, rows: Sequence[Row]
 ) -> Bool[Array, "batch block"]:
-    """The predicted ends before which, in the same step, nothing but indentation is predicted."""
+    """The predicted ends that are too early by what the same step predicts before them."""
     found = np.zeros_like(prediction.open)
-    if any(row.indents is not no_token for row in rows):
+    if any(row.early is not at_any for row in rows):
         said = canvas.commit(prediction.tokens, prediction.open)
         for place, row in enumerate(rows):
-            end = said.indented(place, row.indents)
-            found[place, end : end + 1] = 0 < end == said.ended[place]
+            before, end = said.middle(place), said.ended[place]
+            found[place, end : end + 1] = len(before) == end and row.early(before)
     return found
 
 

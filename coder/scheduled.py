@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,8 @@ from talaria.coder.sampler import (
     bounded,
     constraints,
     draw,
+    ends_early,
     narrow,
-    no_token,
-    only_indenting,
 )
 from talaria.coder.schedule import Schedule, Spread, Window, block_of, quotas
 from talaria.coder.unmask import Prediction
@@ -222,14 +222,19 @@ def too_early(
     where: Bool[Array, "rows block"],
     rows: Sequence[Row],
 ) -> Bool[Array, "rows block"]:
-    """The chosen ends before which nothing but indentation is chosen, as in `sampler.denoise`.
+    """The chosen ends that are too early by what is chosen before them, as in `sampler.denoise`.
 
     An end mark that only takes masks out of a canvas is none.
     """
     if schedule.expand is not None:
         return np.zeros_like(where)
     chosen = replace(Prediction.nothing(where.shape), open=where, tokens=choice.tokens)
-    return only_indenting(canvas, chosen, rows)
+    return ends_early(canvas, chosen, rows)
+
+
+def empty_too_early(row: Row, tokens: Sequence[int]) -> bool:
+    """Whether nothing at all would be too early an end."""
+    return not tokens and row.early(tokens)
 
 
 def choose(
@@ -247,7 +252,7 @@ def choose(
     """
     counts = where.sum(1)
     if schedule.expand is not None:  # an end mark takes masks out, and ends nothing
-        rows = [replace(row, indents=no_token) for row in rows]
+        rows = [replace(row, early=partial(empty_too_early, row)) for row in rows]
     limits = constraints(where, canvas, rows)
     if schedule.expand is not None:
         # Nor do those whose length is given, or that are full.

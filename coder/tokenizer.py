@@ -95,11 +95,6 @@ class Tokenizer:
         word = self.decode(self.encode(prefix[-TAIL:] + "x")[-1:])
         return " " if word == " x" else ""
 
-    def indents(self, token: int) -> bool:
-        """Whether a token is nothing but spaces and tabs."""
-        text = self.decode([token])
-        return bool(text) and not text.strip(" \t")
-
     def prepare(self) -> None:
         """Sort the vocabulary for `beginning_with`, before a user waits for it."""
         if not self._sorted:

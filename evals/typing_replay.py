@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,6 +228,7 @@ def type_again(
     """Type every region and append the replays to the file; existing ones are kept."""
     if every < 1:
         raise UsageError(f"--every is {every}; it must be at least 1")
+    options = replace(options, abstain=True)  # nobody asked
     model = engine.model.result()
     head = header(suite, model, Sampling(options), device)
     head |= {"stage": "results", "every": every, "threads": model.backbone.threads}

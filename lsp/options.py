@@ -189,6 +189,7 @@ class ServerOptions:
         until: Until | None = None,
         check_syntax: bool = True,
         complete: bool = False,
+        abstain: bool = False,
     ) -> Options:
         """How one request is decoded under these options."""
         # `verify` works at temperature 0 only, so it cannot draw several candidates.
@@ -201,6 +202,7 @@ class ServerOptions:
             confidence_threshold=self.confidence_threshold,
             check_syntax=check_syntax,
             complete=complete,
+            abstain=abstain,
         )
 
 

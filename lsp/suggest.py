@@ -208,6 +208,7 @@ async def compute(
             max_tokens=options.max_tokens,
             until=options.until or (None if invoked else until_of_typing(prefix, suffix)),
             check_syntax=document.language == PYTHON,
+            abstain=not invoked,
         ),
         files=file.excerpts if options.related_files else (),
         cell=document.cell,

@@ -220,6 +220,7 @@ class Body(BaseModel):
                 until=self.until,
                 temperature=self.temperature,
                 check_syntax=self.check_syntax,
+                abstain=True,
                 seed=self.chosen_seed,
             )
         except UsageError as error:

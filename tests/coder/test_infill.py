@@ -18,7 +18,7 @@ from talaria.coder.bounds import Bound
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
-from talaria.coder.infill import fill, infill
+from talaria.coder.infill import fill, fill_batch, infill
 from talaria.coder.request import MODES, UNTIL, Mode, Options, Request, Settings, Until
 from talaria.coder.results import Frame, Interruption
 from talaria.coder.source import Piece
@@ -104,15 +104,44 @@ def test_a_text_is_written_in_every_mode(tokenizer: TalariaTokenizer) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_middle_is_not_indentation_alone(tokenizer: TalariaTokenizer, mode: Mode) -> None:
-    """At the beginning of a line; but it may be empty."""
+    """At the beginning of a line; but it may be empty where nobody asked for it."""
     indent, rest = tokenizer.encode("    "), tokenizer.encode("return x")
     says = [{token: 1.0} for token in indent]
     says += [{tokenizer.eom: 0.9, rest[0]: 0.09}, *({token: 1.0} for token in rest[1:])]
     model = checkpoint_of(tokenizer, {(): says}, SETTINGS)
-    options = Options(mode=mode, check_syntax=False)
+    options = Options(mode=mode, check_syntax=False, abstain=True)
     assert infill(model, "def f(x):\n", "\n", options).best.text == "    return x"
     nothing = checkpoint_of(tokenizer, {(): [{tokenizer.eom: 1.0}]}, SETTINGS)
     assert infill(nothing, "def f(x):\n", "\n", options).best.text == ""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("prefix", ["x = 1\n", "f(x)\n", ""])
+def test_a_line_that_is_asked_for_is_not_blank(
+    tokenizer: TalariaTokenizer, mode: Mode, prefix: str
+) -> None:
+    """Also where the first token repeats the end of the prefix; unasked, it may be."""
+    first, *rest = tokenizer.encode("y = 2")
+    healed = tokenizer.encode(tokenizer.last_token(prefix))
+    says = [{token: 1.0} for token in healed]
+    says += [{tokenizer.eom: 0.9, first: 0.09}, *({token: 1.0} for token in rest)]
+    model = checkpoint_of(tokenizer, {(): says}, SETTINGS)
+    assert infill(model, prefix, "\nz = 3\n", Options(mode=mode)).best.text == "y = 2"
+    assert infill(model, prefix, "\nz = 3\n", Options(mode=mode, abstain=True)).best.text == ""
+    assert infill(model, "x = 1", "\nz = 3\n", Options(mode=mode)).best.text == ""  # no new line
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_repeats_the_suffix_is_the_end(tokenizer: TalariaTokenizer, mode: Mode) -> None:
+    """Also of a model that ends its middles, and where it ends right behind the repeated line."""
+    suffix = "result = first_function(second_argument, third)\n"
+    options = Options(mode=mode, max_nfe=1000)
+    for after in ("", "\n", "\nmore = 1\n"):
+        model = scripted(tokenizer, [f"x = 1\n{suffix.strip()}{after}"])
+        found = infill(model, FRESH, suffix, options)
+        assert (found.best.text, found.best.stopped) == ("x = 1\n", "suffix")
+    short = scripted(tokenizer, ["x = 1\nresult = 2\n"])
+    assert infill(short, FRESH, "result = 2\n", options).best.text == "x = 1\nresult = 2\n"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -128,14 +157,37 @@ def test_a_middle_between_lines_ends_its_own(tokenizer: TalariaTokenizer, mode: 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_a_file_lacks_is_written(tokenizer: TalariaTokenizer, mode: Mode) -> None:
-    """A middle is not empty where Python needs something; elsewhere it may be."""
+    """A middle is not empty where Python needs something; elsewhere it may be, unasked."""
     indent, rest = tokenizer.encode("    "), tokenizer.encode("pass")
     says = [{tokenizer.eom: 0.9, indent[0]: 0.09}]
     says += [{token: 1.0} for token in (*indent[1:], *rest)]
     model = checkpoint_of(tokenizer, {(): says}, SETTINGS)
-    options = Options(mode=mode)
+    options = Options(mode=mode, abstain=True)
     assert infill(model, "if x:\n", "while y:\n    z()\n", options).best.text == "    pass\n"
     assert infill(model, "x = 1\n", "y = 1\n", options).best.text == ""
+
+
+@pytest.mark.parametrize("mode", ["ar", "verify"])
+@pytest.mark.parametrize(
+    ("begins", "goes_on", "text", "stopped"),
+    [
+        ("    y = (x", " + 1)", "    y = (x + 1)\n", "eom"),
+        ("    y = (x", " + (1", "", "syntax"),
+        ("    y = x\n    z = (x", ")", "    y = x", "syntax"),  # what is sound is enough
+    ],
+)
+def test_an_end_that_breaks_the_file_is_taken_back(
+    tokenizer: TalariaTokenizer, mode: Mode, begins: str, goes_on: str, text: str, stopped: str
+) -> None:
+    """A model that writes from left to right goes on, if that helps."""
+    first, (second, *rest) = tokenizer.encode(begins), tokenizer.encode(goes_on)
+    says = [{token: 1.0} for token in first]
+    says += [{tokenizer.eom: 0.9, second: 0.09}, *({token: 1.0} for token in rest)]
+    model = checkpoint_of(tokenizer, {(): says}, SETTINGS)
+    found = infill(model, "def f(x):\n", "    return x\n", Options(mode=mode))
+    assert (found.best.text.rstrip("\n"), found.best.stopped) == (text.rstrip("\n"), stopped)
+    both = [Request("def f(x):\n", "    return x\n", Options(mode=mode))] * 2
+    assert [each.best for each in fill_batch(model, both)] == [found.best] * 2
 
 
 def test_a_causal_model_writes_no_canvas(

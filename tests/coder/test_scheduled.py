@@ -137,7 +137,7 @@ def test_an_end_behind_indentation_waits() -> None:
     """The surest end is not taken where all that is chosen before it only indents."""
     marks = Marks(mask=0, eom=1, never=())
     schedule, canvas = Schedule("single", block=4, absolute=True), Canvas.blank(1, 4, marks)
-    row = Row(np.random.default_rng(0), 9, indents=lambda token: token == 5)
+    row = Row(np.random.default_rng(0), 9, early=lambda tokens: set(tokens) == {5})
     sure = np.array([[0.2, 0.3, 0.9, 0.1]], np.float32)
     for first, taken in ((5, 1), (6, 2)):
         choice = Choice(np.array([[first, 5, 1, 7]]), sure, sure)
