@@ -1,9 +1,9 @@
 """Write a base in another quantisation, for what llama.cpp's kernels like best.
 
 `python -m benchmarks.requantised BASE.gguf Q4_0 OUT.gguf` reads every matrix in float32 and
-quantises it anew; the output matrix and the embedding become Q8_0, as llama.cpp keeps them for small
-models. What was lost in the first quantisation stays lost, so such a file says nothing about
-quality. Metadata and tokenizer are copied.
+quantises it anew, the output matrix and the embedding as Q8_0. What was lost in the first
+quantisation stays lost, so such a file says nothing about quality. Metadata and tokenizer are
+copied.
 """
 
 from __future__ import annotations
