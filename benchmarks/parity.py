@@ -291,14 +291,14 @@ def run_llada(tiny: Tiny, folder: Path) -> tuple[Callable[..., Any], list[Case]]
         for cache, generate in caches.items():
             for steps, size, block in ((16, 16, 16), (16, 16, 8), (8, 16, 8), (32, 32, 16)):
                 # With a threshold, a step commits at least one, whatever `steps` is; ours more.
-                for threshold in (None, 0.9, 0.3) if steps == size else (None,):
+                for least in (None, 0.9, 0.3) if steps == size else (None,):
                     out, nfe = generate(
-                        model, prompt, steps, size, block, mask_id=mask, threshold=threshold
+                        model, prompt, steps, size, block, mask_id=mask, threshold=least
                     )
                     middle = out[0, len(prefix) :].tolist()
-                    settings = {"steps": steps, "size": size, "block": block, "cache": cache}
-                    if threshold is not None:
-                        settings["threshold"] = threshold
+                    settings: Case = {"steps": steps, "size": size, "block": block, "cache": cache}
+                    if least is not None:
+                        settings["threshold"] = least
                     cases.append(case(prefix, [], middle, nfe=nfe, **settings))
     return lambda ids: model(ids).logits, cases
 

@@ -190,7 +190,7 @@ def windowed(
         length, places = int(canvas.ended[row]), np.flatnonzero(opened)
         begin, end = block_of(schedule, 0, int(places[0]), length)
         spans[row] = begin, end
-        at = (begin,) if behind else (begin, end, length)
+        at: tuple[int, ...] = (begin,) if behind else (begin, end, length)
         if final[row] and not behind and places[-1] >= end:
             at = ()
         fresh[row] = not each.stale(at, schedule.refresh)

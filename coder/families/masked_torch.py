@@ -51,6 +51,7 @@ class CausalBackbone(TorchDecoder):
     """A causal decoder, which writes from left to right: it cannot read a canvas."""
 
     shift, denoises = True, False
+    network: Network
 
     def __init__(self, network: Network, marks: Marks) -> None:
         self.network, self.marks = network, marks
@@ -66,6 +67,8 @@ class MaskedBackbone(TorchDecoder):
     schedule  how the family's authors decode
     tokens    the marks that a layout puts around and between prefix and suffix
     """
+
+    network: Network
 
     def __init__(self, network: Network, family: Family, marks: Marks, block: int) -> None:
         self.network, self.family, self.marks = network, family, marks

@@ -70,9 +70,10 @@ def test_what_is_kept_gives_the_states_that_it_came_from(
     spans = np.array([[2, 6], [0, 5], [3, 7]])
     begun = backbone.begin(backbone.encode(contexts)[1], [5, 5, 5])
     every = np.ones(3, bool)
-    reading = Window(begun.cache, begun.last, begun.read, spans, behind, every)
+    window = Window(begun.cache, begun.last, begun.read, spans, behind, every)
     known = np.zeros(3, np.int64)
-    wanted, reading = backbone.denoise_on(canvas.ids, reading, known + 9, known)
+    wanted, reading = backbone.denoise_on(canvas.ids, window, known + 9, known)
+    assert isinstance(reading, Window)
     for fresh in ([False] * 3, [False, True, False]):
         again = replace(reading, fresh=np.array(fresh))
         found, kept = backbone.denoise_on(canvas.ids, again, known + 9, known)
