@@ -6,6 +6,7 @@ missing. Of that, as much as the model is sure of, and never more than fits the 
 
 from __future__ import annotations
 
+import keyword
 import re
 from bisect import bisect_right
 from itertools import accumulate
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from talaria.coder.bounds import lacks_body
 from talaria.coder.request import Until
+from talaria.coder.syntax.standing import standing_in
 
 if TYPE_CHECKING:
     from talaria.coder.results import Candidate, Infill
@@ -25,7 +27,10 @@ FEWEST = 4  # characters of a line that is shown in part: fewer are typed as fas
 Certainty = list[tuple[int, float]]
 """Lengths of a text in characters, growing, and how sure the model is of that much of it."""
 
-_INSIDE_WORD = re.compile(r"\w\w")
+_INSIDE_WORD = re.compile(r"\w[\w'\"]")  # a quote may have a letter before it
+_WORD = re.compile(r"\w+$")
+# Keywords that may be the last word of a line.
+_LAST = frozenset({"True", "False", "None", "pass", "break", "continue"})
 
 
 def until_of_typing(prefix: str, suffix: str) -> Until:
@@ -48,11 +53,13 @@ def certainty(infill: Infill, candidate: Candidate, tokenizer: Tokenizer, prefix
     return found
 
 
-def sure_part(text: str, sure: Certainty, whole: float, least: float) -> tuple[str, float]:
+def sure_part(
+    text: str, sure: Certainty, whole: float, least: float, prefix: str = ""
+) -> tuple[str, float]:
     """The longest part of a text that is sure enough, and how sure it is; empty if none is.
 
-    All of it, or whole lines, or the beginning of the first line up to the end of a word. A line
-    is only as sure as its end.
+    All of it, or whole lines, or the beginning of the first line up to the end of a word that is
+    not `ragged` behind the prefix. A line is only as sure as its end.
     """
     if whole >= least:
         return text, whole
@@ -68,9 +75,29 @@ def sure_part(text: str, sure: Certainty, whole: float, least: float) -> tuple[s
     ):
         part = text[:length].rstrip()
         splits = _INSIDE_WORD.match(text[length - 1 : length + 1])
-        if probability >= least and not splits and len(part) - lead >= FEWEST:
-            return part, probability
+        if probability < least or splits or len(part) - lead < FEWEST or ragged(prefix, part):
+            continue
+        return part, probability
     return "", whole
+
+
+def ragged(prefix: str, part: str) -> bool:
+    """Whether code ends with what cannot stand without more.
+
+    That is an open string, a comma, an operator, a dot or a keyword. An open bracket may: editors
+    close it, and the next suggestion goes on in it.
+    """
+    if standing_in(prefix, "") != "code":
+        return False
+    ends = [standing_in(prefix + part + closing, "") for closing in ("", "}")]
+    if "string" in ends:  # or in the field of one
+        return True
+    if ends[0] == "comment":
+        return False
+    word = _WORD.search(part)
+    if word is None:
+        return part[-1:] not in tuple("()[]{}:\"'")
+    return keyword.iskeyword(word[0]) and word[0] not in _LAST
 
 
 def on_screen(text: str) -> str:

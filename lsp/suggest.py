@@ -259,12 +259,13 @@ def shortened(answer: Middles, text: str, request: Request, least: float) -> tup
     if infill is None or model is None or not infill.best.text.startswith(text):
         return text, answer.confidence
     sure = certainty(infill, infill.best, model.tokenizer, request.prefix)
-    part, confidence = sure_part(text, sure, answer.confidence, least)
+    part, confidence = sure_part(text, sure, answer.confidence, least, request.prefix)
     around = Surroundings(request.prefix, request.suffix, cell=request.cell)
     # Without a header whose body is cut off, unless it is all there is. A single line is not
     # judged: what completes it is yet to come.
     while part != text and "\n" in part and not around.judge(part).clean:
-        part, confidence = sure_part(part.rpartition("\n")[0] + "\n", sure, 0.0, least)
+        lines = part.rpartition("\n")[0] + "\n"
+        part, confidence = sure_part(lines, sure, 0.0, least, request.prefix)
     return part, confidence
 
 

@@ -63,6 +63,32 @@ def test_a_part_ends_with_no_half_word() -> None:
 
 
 @pytest.mark.parametrize(
+    ("prefix", "text", "part"),
+    [
+        ("x = ", "list, ", "list"),
+        ("x = ", "first + ", "first"),
+        ("x = ", "first.", "first"),
+        ("", "assert ", ""),
+        ("x = ", "None if", "None"),
+        ("x = ", "None if y else ", "None if y"),
+        ("print(", "name, 'some", "name"),
+        ("print(", "name, f'{other", "name"),
+        ("print(", "name[0]", "name[0]"),
+        ("print(", "name[", "name["),
+        ("", "else:", "else:"),
+        ("# ", "first, and", "first, and"),
+        ("x = 'a", "bcdef, and", "bcdef, and"),
+        ("", "x = 1  # and", "x = 1  # and"),
+    ],
+)
+def test_a_part_of_a_line_is_not_ragged(prefix: str, text: str, part: str) -> None:
+    """It ends with no comma, operator or keyword, and not in a string that it opens."""
+    sure = [(place, 0.9) for place in range(1, len(text) + 1)]
+    found, _ = sure_part(text + " unsure", sure, 0.1, 0.8, prefix)
+    assert found == part
+
+
+@pytest.mark.parametrize(
     ("least", "part"),
     [(0.3, "a = 1\nb = 2\nc = 3"), (0.5, "a = 1\nb = 2"), (0.7, "a = 1"), (0.97, "")],
 )
