@@ -151,7 +151,8 @@ def get(name: str, source: str | Path | None = None, progress: FetchReporter = S
     work = _work(base, path)
     try:
         if _is_here(base, path, SILENT):
-            progress.line(f"{name}: ready at {path}")
+            unread = "" if source is None else f"; {source} was not needed, nor read"
+            progress.line(f"{name}: ready at {path}{unread}")
             with suppress(OSError):  # the folder may be read-only
                 _write_licence(base, path)
             return path

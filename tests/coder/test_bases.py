@@ -138,6 +138,9 @@ def test_a_file_of_the_user(home: Path, tmp_path: Path) -> None:
     again = Record()
     assert bases.get(NAME, progress=again) == path
     assert again.lines == [f"tiny: ready at {path}"]
+    unread = Record()
+    assert bases.get(NAME, tmp_path / "absent.gguf", unread) == path
+    assert "absent.gguf was not needed" in unread.lines[0]
     assert (home / "bases" / "tiny.LICENSE.txt").exists()
 
 
