@@ -217,7 +217,11 @@ def command(argv: list[str]) -> int:
         raise UsageError("--write needs a file to write to; standard input has none")
     if args.trace:
         check_page(args.trace, hole.path)
-    answer = answered(request_of(args, hole), args)
+    request = request_of(args, hole)
+    from talaria.coder.loading import waiting
+
+    with waiting(args.model, quiet=args.quiet):
+        answer = answered(request, args)
     allowed = [each for each in answer.offers if each.refused is None] if args.write else []
     best = (allowed or [answer.best])[0]
     # Nothing to offer leaves the file as it was, without a blank line of indentation.

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from talaria.coder.checkpoint import Checkpoint
+
+
+PATIENCE = 1.0  # seconds that a command may take before it says what it waits for
 
 
 class LoadReporter(Protocol):
@@ -64,3 +70,30 @@ def load(
         return checkpoint.load(model, device, lambda done: told.preparing(name, done), told.line)
     finally:
         terminal.close()
+
+
+@contextmanager
+def waiting(model: str | None, *, quiet: bool = False) -> Iterator[None]:
+    """Say on a terminal which model is waited for, if it takes long; erased at the end."""
+    from talaria.coder import checkpoint
+
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    shown = threading.Event()
+
+    def show() -> None:
+        shown.set()
+        name = model or checkpoint.default()
+        print(f"waiting for {name} ...", end="", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(PATIENCE, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        if shown.is_set():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

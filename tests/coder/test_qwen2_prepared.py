@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -436,3 +437,22 @@ def test_a_command_says_what_takes_long(
     assert capsys.readouterr().err == (f"preparing {checkpoint.LARGE}, once: about half a minute\n")
     loading.load(None)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (True, True), (False, False)])
+def test_a_command_says_what_it_waits_for(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+    quiet: bool,
+) -> None:
+    """On a terminal, after some time; the line is taken away again."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    with loading.waiting("some-model", quiet=quiet):
+        pass
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(loading, "PATIENCE", 0.0)
+    with loading.waiting("some-model", quiet=quiet):
+        time.sleep(0.2)
+    said = "waiting for some-model ...\r\033[K" if terminal and not quiet else ""
+    assert capsys.readouterr().err == said
