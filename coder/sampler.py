@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept", KVCache, Reading)
 
-DRAFTS = 4  # tokens drafted ahead by `verify`, at most; docs/decoding.md has figures
+DRAFTS = 3  # tokens drafted ahead by `verify`, at most; docs/decoding.md has figures
 LIKELY = 0.2  # least probability that what masks say ahead is all right, to be worth a position
 COLD = 1e-6  # temperatures below it count as 0: logits divided by them overflow
 DRAWN_FROM = 64  # candidates that a temperature above 0 draws from
