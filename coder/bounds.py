@@ -103,14 +103,21 @@ class Repetition:
         lines = [(end - len(self.begun), line) for end, line in complete if line]
         ended = 0  # where the line before ends
         for number, (end, line) in enumerate(lines):
-            if self.rest:
-                repeats = line.endswith(self.rest)
-            else:  # whole lines, of which the first may have been begun before the hole
+            if not self.rest:  # whole lines, of which the first may have been begun before the hole
                 repeats = line in self.lines[:1] and (number > 0 or not self.begun.strip())
+            elif self.begun.strip():
+                repeats = line.endswith(self.rest)
+            else:  # deeper in, the same text is another statement
+                repeats = line == self.begun + self.rest
             if repeats and self.tells(line for _, line in lines[number + 1 :]):
                 return max(0, end - len(self.rest)) if self.rest else ended
             ended = end
         return None
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is enough in the suffix for a middle to repeat."""
+        return sum(map(telling, self.lines)) >= self.enough
 
     def tells(self, following: Iterable[str]) -> bool:
         """Whether what follows a first repeated line repeats enough."""

@@ -367,16 +367,13 @@ def write_causally(
             break
         sure = 1 - (canvas.ids == model.marks.eom).astype(np.float32)
         failed, canvas, banned = reopen(rows, first, canvas, sure, banned, onwards=True)
-        for place in failed:
-            canvas = canvas.with_row(place, first.ids[place])
-            hole, number = rows[place]
-            back = Step.restoring(first.rows(slice(place, place + 1)))
-            show(hole, Frame(0, [number], back, hole.healed))
+        canvas = put_back(rows, first, canvas, failed)
         if not canvas.open.any():
             break
+    if why:  # cut off while they went on
+        begun = np.flatnonzero(canvas.open.any(1) & ~first.open.any(1))
+        canvas = put_back(rows, first, canvas, begun.tolist())
     for place, (hole, number) in enumerate(rows):
-        if why and not first.open[place].any():  # cut off while it went on
-            canvas = canvas.with_row(place, first.ids[place])
         ended = bool(canvas.ended[place] < width)
         extend(hole, number, canvas.middle(place), ended, forced=False)
     if memory and len(rows) == 1:
@@ -440,11 +437,7 @@ def diffuse(
                 failed += [place for place in np.flatnonzero(cut).tolist() if place not in failed]
                 if rows[0][0].sizes:  # what is denoised again has as many tokens
                     canvas = canvas.ending(ends)
-                for place in failed:
-                    canvas = canvas.with_row(place, first.ids[place])
-                    hole, candidate = rows[place]
-                    back = Step.restoring(first.rows(slice(place, place + 1)))
-                    show(hole, Frame(number, [candidate], back, "" if number else hole.healed))
+                canvas = put_back(rows, first, canvas, failed, number)
             if not canvas.open.any():
                 break
         going = [
@@ -472,6 +465,18 @@ def diffuse(
             hole.nfe += 1
         number += 1
     return None
+
+
+def put_back(
+    rows: Rows, first: Canvas, canvas: Canvas, places: Sequence[int], number: int = 0
+) -> Canvas:
+    """Canvas `number` with these rows as they were at first, which is shown."""
+    for place in places:
+        canvas = canvas.with_row(place, first.ids[place])
+        hole, candidate = rows[place]
+        back = Step.restoring(first.rows(slice(place, place + 1)))
+        show(hole, Frame(number, [candidate], back, "" if number else hole.healed))
+    return canvas
 
 
 def canvas_width(model: Checkpoint, holes: Sequence[Progress]) -> int:

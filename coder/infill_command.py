@@ -23,6 +23,7 @@ from talaria.coder.request import MODES, UNTIL
 # once.
 if TYPE_CHECKING:
     from talaria.coder.answers import Answer
+    from talaria.coder.loading import LoadTerminal
     from talaria.coder.request import Request
     from talaria.coder.source import Target
 
@@ -217,11 +218,7 @@ def command(argv: list[str]) -> int:
         raise UsageError("--write needs a file to write to; standard input has none")
     if args.trace:
         check_page(args.trace, hole.path)
-    request = request_of(args, hole)
-    from talaria.coder.loading import waiting
-
-    with waiting(args.model, quiet=args.quiet):
-        answer = answered(request, args)
+    answer = answered(request_of(args, hole), args)
     allowed = [each for each in answer.offers if each.refused is None] if args.write else []
     best = (allowed or [answer.best])[0]
     # Nothing to offer leaves the file as it was, without a blank line of indentation.
@@ -305,12 +302,21 @@ def request_of(args: argparse.Namespace, hole: Target) -> Request:
 
 def answered(request: Request, args: argparse.Namespace) -> Answer:
     """Fill the hole: the process in the background does, or this one, which loads the model."""
-    from talaria.coder.loading import LoadTerminal, load
+    from talaria.coder.loading import LoadTerminal
 
+    terminal = LoadTerminal(None if args.quiet else args.model or "the model")
+    try:
+        return filled(request, args, terminal)
+    finally:
+        terminal.close()
+
+
+def filled(request: Request, args: argparse.Namespace, terminal: LoadTerminal) -> Answer:
+    """The same; the terminal hears of what happens meanwhile."""
     if args.daemon:
         from talaria.coder import daemon
 
-        trace, terminal = bool(args.trace), LoadTerminal()
+        trace = bool(args.trace)
         found = daemon.ask(request, args.model, args.device, args.daemon, trace, terminal)
         if found is not None:
             return found
@@ -318,8 +324,9 @@ def answered(request: Request, args: argparse.Namespace) -> Answer:
 
     from talaria.coder.answers import answer_of
     from talaria.coder.engine import Engine
+    from talaria.coder.loading import load
 
-    with Engine(lambda: load(args.model, args.device)) as engine:
+    with Engine(lambda: load(args.model, args.device, terminal)) as engine:
         future = engine.submit(request).future
         # On Windows, Ctrl-C does not end a wait without a limit.
         while not wait([future], timeout=0.5).done:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -26,10 +24,36 @@ class LoadReporter(Protocol):
 
 
 class LoadTerminal:
-    """Reports to standard error; percentages on a terminal alone."""
+    """Reports to standard error; percentages on a terminal alone.
 
-    def __init__(self) -> None:
-        self.shown = -1
+    waits_for  what a command waits for: said on a terminal if it takes PATIENCE, until there is
+               something else to say
+    """
+
+    def __init__(self, waits_for: str | None = None) -> None:
+        self.shown, self.waited = -1, False
+        self.lock = threading.Lock()
+        self.timer: threading.Timer | None = None
+        if waits_for is not None and sys.stderr.isatty():
+            self.timer = threading.Timer(PATIENCE, self.wait, [waits_for])
+            self.timer.daemon = True
+            self.timer.start()
+
+    def wait(self, name: str) -> None:
+        """Say what is waited for."""
+        with self.lock:
+            if self.timer is not None:
+                self.waited = True
+                print(f"waiting for {name} ...", end="", file=sys.stderr, flush=True)
+
+    def come(self) -> None:
+        """Nothing is waited for any more: take back what was said."""
+        with self.lock:
+            if self.timer is not None:
+                self.timer.cancel()
+            if self.waited:
+                print("\r\033[K", end="", file=sys.stderr, flush=True)
+            self.timer, self.waited = None, False
 
     def line(self, text: str) -> None:
         """Print a line of its own."""
@@ -38,6 +62,7 @@ class LoadTerminal:
 
     def preparing(self, name: str, done: float) -> None:
         """Say once that a base is being prepared; count on a terminal."""
+        self.come()
         percent = int(100 * done)
         if not sys.stderr.isatty():
             if self.shown < 0:
@@ -52,6 +77,7 @@ class LoadTerminal:
 
     def close(self) -> None:
         """End a line that was interrupted."""
+        self.come()
         if 0 <= self.shown < 100 and sys.stderr.isatty():
             print(file=sys.stderr)
         self.shown = 100 if self.shown >= 0 else -1
@@ -70,30 +96,3 @@ def load(
         return checkpoint.load(model, device, lambda done: told.preparing(name, done), told.line)
     finally:
         terminal.close()
-
-
-@contextmanager
-def waiting(model: str | None, *, quiet: bool = False) -> Iterator[None]:
-    """Say on a terminal which model is waited for, if it takes long; erased at the end."""
-    from talaria.coder import checkpoint
-
-    if quiet or not sys.stderr.isatty():
-        yield
-        return
-    shown = threading.Event()
-
-    def show() -> None:
-        shown.set()
-        name = model or checkpoint.default()
-        print(f"waiting for {name} ...", end="", file=sys.stderr, flush=True)
-
-    timer = threading.Timer(PATIENCE, show)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-        if shown.is_set():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ from talaria.coder.sampler import Row, at_any
 from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict
 from talaria.coder.tokenizer import Tokenizer
 
+BLANK = 4  # tokens after which a middle that is still blank may end
 DIVERSE = 0.7  # temperature of candidates after the first
 
 
@@ -132,6 +133,13 @@ def bounds_of(request: Request, settings: Settings) -> dict[Stopped, Callable[[s
     return found
 
 
+def may_be_cut(request: Request, settings: Settings) -> bool:
+    """Whether something but the model may end the middles of a request, and take back a part."""
+    if until_of(request, settings) is not None:
+        return True
+    return request.length is None and Repetition(None, request.prefix, request.suffix).possible
+
+
 def rows_of(holes: list[Progress]) -> Rows:
     """A row for every candidate of every hole."""
     return [(hole, number) for hole in holes for number in range(len(hole.middles))]
@@ -174,7 +182,7 @@ def terms(hole: Progress, number: int, most: int | None = None) -> Row:
     if temperature is None:
         first = len(hole.middles) // hole.options.candidates
         temperature = DIVERSE if number >= first else 0.0
-    opens_line = not hole.middles[number] and begins_line(hole.request.prefix)
+    opens_line = not last_line(hole.request.prefix).strip()
     learned = hole.request.length is None and (not hole.sizes or hole.grows)
     return Row(
         hole.generators[number],
@@ -183,25 +191,30 @@ def terms(hole: Progress, number: int, most: int | None = None) -> Row:
         bound=partial(within_bound, hole, number) if hole.bounds else None,
         temperature=temperature,
         first=None if hole.middles[number] else hole.first,
-        early=partial(early, hole) if opens_line else at_any,
+        early=partial(early, hole, number) if opens_line else at_any,
         longest=hole.longest,
     )
 
 
-def early(hole: Progress, tokens: Sequence[int]) -> bool:
-    """Whether a middle that begins a line must not end behind these tokens.
+def early(hole: Progress, number: int, tokens: Sequence[int]) -> bool:
+    """Whether a candidate that begins a line must not end behind these tokens of its canvas.
 
-    It would be blank where it must not be, or indentation alone, or it would end in indentation
-    that the text after it has itself.
+    It would be blank where it must not be, for BLANK tokens at most, or indentation alone, or it
+    would end in indentation that the text after it has itself.
     """
     if tokens and not hole.tokenizer.decode(tokens[-1:])[-1:].isspace():
         return False
-    text = written(hole, list(tokens))
+    middle = [*hole.middles[number], *tokens]
+    text = written(hole, middle)
     indents = text[-1:] in (" ", "\t")
     if not text.strip():
-        return indents or needed(hole)
-    begun = text[text.rfind("\n") + 1 :]
-    return indents and not begun.strip() and not hole.request.suffix[:1].strip()
+        return indents or (len(middle) <= BLANK and needed(hole))
+    return indents and not last_line(text).strip() and not hole.request.suffix[:1].strip()
+
+
+def last_line(text: str) -> str:
+    """What stands behind the last line break."""
+    return text[text.rfind("\n") + 1 :]
 
 
 def begins_line(prefix: str) -> bool:
@@ -247,7 +260,8 @@ def extend(hole: Progress, number: int, tokens: list[int], ended: bool, forced: 
         hole.stopped[number] = reached[1]
         return False
     by_itself = ended and given is None
-    again = ending(hole, written(hole, middle) + "\n") if by_itself else None
+    fits = by_itself and len(middle) <= hole.longest
+    again = ending(hole, written(hole, middle) + "\n") if fits else None
     if again and again[1] == "suffix":  # its last line repeats one, and has no break yet
         hole.reached[tuple(middle)] = again
         hole.stopped[number] = "suffix"

@@ -221,6 +221,7 @@ class AdaptationRun:
             "corpus": corpus_hash(args.corpus),
             "init": None,
         }
+        self.bounded = True  # a base runs on past the hole, and a few minutes do not change that
         if args.init is not None:
             self.start_from(args.init)
         self.step, self.elapsed, self.validated = 0, 0.0, 0.0
@@ -357,6 +358,7 @@ class AdaptationRun:
                 each.copy_(found[name])
         merge(self.adaptation)
         self.identity["init"] = checkpoint.weights_hash(config)
+        self.bounded = checkpoint.settings(config, Path(adapter)).bounded
 
     def save(self) -> None:
         """Write the state and the adapter, unless the last update was skipped."""
@@ -426,8 +428,13 @@ def write_adapter(folder: Path, run: AdaptationRun) -> None:
         "licence": LICENCE,
         "parameters": sum(each.numel() for each in tensors.values()),
         "base": {"name": base_name(run), "sha256": run.identity["base"]},
-        # `verify` writes the text of `ar`; bounds stay until a model ends its middles well.
-        "decoding": {"mode": "verify", "bounded": True, "block_length": BLOCK_LENGTH, **ahead},
+        # `verify` writes the text of `ar`.
+        "decoding": {
+            "mode": "verify",
+            "bounded": run.bounded,
+            "block_length": BLOCK_LENGTH,
+            **ahead,
+        },
         **known,
         "training": {**run.identity, "steps": run.step, "minutes": round(run.elapsed / 60, 1)},
     }

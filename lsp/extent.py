@@ -13,7 +13,7 @@ from itertools import accumulate
 from operator import mul
 from typing import TYPE_CHECKING
 
-from talaria.coder.bounds import lacks_body
+from talaria.coder.bounds import lacks_body, logical_line
 from talaria.coder.request import Until
 from talaria.coder.syntax.standing import standing_in
 
@@ -29,8 +29,11 @@ Certainty = list[tuple[int, float]]
 
 _INSIDE_WORD = re.compile(r"\w[\w'\"]")  # a quote may have a letter before it
 _WORD = re.compile(r"\w+$")
+_STAR = re.compile(r"\bimport \*$")
 # Keywords that may be the last word of a line.
-_LAST = frozenset({"True", "False", "None", "pass", "break", "continue"})
+_LAST = frozenset(
+    {"True", "False", "None", "pass", "break", "continue", "return", "raise", "yield"}
+)
 
 
 def until_of_typing(prefix: str, suffix: str) -> Until:
@@ -54,12 +57,12 @@ def certainty(infill: Infill, candidate: Candidate, tokenizer: Tokenizer, prefix
 
 
 def sure_part(
-    text: str, sure: Certainty, whole: float, least: float, prefix: str = ""
+    text: str, sure: Certainty, whole: float, least: float, prefix: str | None = None
 ) -> tuple[str, float]:
     """The longest part of a text that is sure enough, and how sure it is; empty if none is.
 
-    All of it, or whole lines, or the beginning of the first line up to the end of a word that is
-    not `ragged` behind the prefix. A line is only as sure as its end.
+    All of it, or whole lines, or the beginning of the first line up to the end of a word. A line is
+    only as sure as its end. Python code, which comes with its prefix, does not end `ragged`.
     """
     if whole >= least:
         return text, whole
@@ -69,30 +72,32 @@ def sure_part(
         place = bisect_right(lengths, end)
         if place < len(sure) and sure[place][1] >= least:
             return text[:end], sure[place][1]
+    line = None if prefix is None else logical_line(prefix)
+    if line is not None and standing_in(line, "") != "code":
+        line = None  # prose may end anywhere
     lead = len(text) - len(text.lstrip())
     for length, probability in reversed(
         sure[: bisect_right(lengths, ends[0] if ends else len(text))]
     ):
         part = text[:length].rstrip()
         splits = _INSIDE_WORD.match(text[length - 1 : length + 1])
-        if probability < least or splits or len(part) - lead < FEWEST or ragged(prefix, part):
-            continue
-        return part, probability
+        enough = probability >= least and not splits and len(part) - lead >= FEWEST
+        if enough and (line is None or not ragged(line, part)):
+            return part, probability
     return "", whole
 
 
-def ragged(prefix: str, part: str) -> bool:
-    """Whether code ends with what cannot stand without more.
+def ragged(line: str, part: str) -> bool:
+    """Whether a part of a logical line, of which `line` is the beginning, wants more.
 
-    That is an open string, a comma, an operator, a dot or a keyword. An open bracket may: editors
-    close it, and the next suggestion goes on in it.
+    It ends with an open string, a comma, an operator, a dot or a keyword. It may end with an open
+    bracket: editors close it, and the next suggestion goes on in it.
     """
-    if standing_in(prefix, "") != "code":
-        return False
-    ends = [standing_in(prefix + part + closing, "") for closing in ("", "}")]
-    if "string" in ends:  # or in the field of one
+    standing = standing_in(line + part, "")
+    # In the field of a formatted string, code ends where its bracket does.
+    if standing == "string" or standing_in(line + part + "}", "") == "string":
         return True
-    if ends[0] == "comment":
+    if standing == "comment" or part.endswith("...") or _STAR.search(part):
         return False
     word = _WORD.search(part)
     if word is None:

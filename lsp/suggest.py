@@ -234,7 +234,8 @@ async def compute(
         least = options.least_confidence
         if file.inline.disturbed:
             least = max(least, SURE)
-        offered[0], confidence = shortened(answer, offered[0], request, least)
+        python = document.language == PYTHON
+        offered[0], confidence = shortened(answer, offered[0], request, least, python=python)
     texts = [
         on_screen(text)
         for text in offered
@@ -250,7 +251,9 @@ async def compute(
     return found if texts else None
 
 
-def shortened(answer: Middles, text: str, request: Request, least: float) -> tuple[str, float]:
+def shortened(
+    answer: Middles, text: str, request: Request, least: float, *, python: bool = True
+) -> tuple[str, float]:
     """The part of a filtered middle that the model is sure enough of, and how sure it is.
 
     All of it where it is not known how sure the model is of a part.
@@ -259,13 +262,14 @@ def shortened(answer: Middles, text: str, request: Request, least: float) -> tup
     if infill is None or model is None or not infill.best.text.startswith(text):
         return text, answer.confidence
     sure = certainty(infill, infill.best, model.tokenizer, request.prefix)
-    part, confidence = sure_part(text, sure, answer.confidence, least, request.prefix)
+    prefix = request.prefix if python else None
+    part, confidence = sure_part(text, sure, answer.confidence, least, prefix)
     around = Surroundings(request.prefix, request.suffix, cell=request.cell)
     # Without a header whose body is cut off, unless it is all there is. A single line is not
     # judged: what completes it is yet to come.
     while part != text and "\n" in part and not around.judge(part).clean:
         lines = part.rpartition("\n")[0] + "\n"
-        part, confidence = sure_part(lines, sure, 0.0, least, request.prefix)
+        part, confidence = sure_part(lines, sure, 0.0, least, prefix)
     return part, confidence
 
 

@@ -200,8 +200,8 @@ class Told:
 
     Where each event has the whole text, it may change. Elsewhere only what is certain is told: all
     of it at the end, as the syntax check or another choice may take anything back before; without
-    them, all but the last characters, which a stop may cut. (Where a bound may cut, the desk says
-    nothing before the end.)
+    them, all but the last characters, which a stop may cut. (Where a bound may cut, or what repeats
+    the suffix, the desk says nothing before the end.)
     """
 
     def __init__(self, asked: Asked) -> None:

@@ -9,9 +9,8 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from talaria.coder.bounds import until_of
 from talaria.coder.errors import TalariaError
-from talaria.coder.progress import healed_of
+from talaria.coder.progress import healed_of, may_be_cut
 from talaria.coder.serve.exchange import Asked, Choice, Given, Refusal, given
 
 if TYPE_CHECKING:
@@ -121,8 +120,8 @@ class Desk:
         """The outcome of a request; cancelling the caller's task cancels it.
 
         `owner` is whose cached contexts it may use, `client` who may supersede it. `on_text` gets
-        the text of the first choice so far, in the event loop; where a bound may cut it, only if
-        each text replaces the one before.
+        the text of the first choice so far, in the event loop; where a bound or a repetition of
+        the suffix may cut it, only if each text replaces the one before.
 
         Raises:
             Refusal: there is no place for it, a newer one superseded it, or it is wrong.
@@ -136,8 +135,8 @@ class Desk:
         if asked.ahead:
             self.engine.read_ahead(request)
             return Given((NOTHING,), 0, 0, 0, 0, 0.0, 0.0, model.name)
-        if not asked.whole and until_of(request, model.settings):
-            on_text = None  # a bound may take back what was told
+        if not asked.whole and may_be_cut(request, model.settings):
+            on_text = None  # that would take back what was told
         watch = Watch(request, model, on_text)
         self.admitted += 1
         try:

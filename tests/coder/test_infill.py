@@ -116,7 +116,7 @@ def test_a_middle_is_not_indentation_alone(tokenizer: TalariaTokenizer, mode: Mo
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("prefix", ["x = 1\n", "f(x)\n", ""])
+@pytest.mark.parametrize("prefix", ["x = 1\n", "f(x)\n", "", "if x:\n    y = 1\n    "])
 def test_a_line_that_is_asked_for_is_not_blank(
     tokenizer: TalariaTokenizer, mode: Mode, prefix: str
 ) -> None:
@@ -134,14 +134,19 @@ def test_a_line_that_is_asked_for_is_not_blank(
 @pytest.mark.parametrize("mode", MODES)
 def test_what_repeats_the_suffix_is_the_end(tokenizer: TalariaTokenizer, mode: Mode) -> None:
     """Also of a model that ends its middles, and where it ends right behind the repeated line."""
-    suffix = "result = first_function(second_argument, third)\n"
+    prefix, suffix = "def f(x):\n", "    result = first_function(second_argument, third)\n"
     options = Options(mode=mode, max_nfe=1000)
-    for after in ("", "\n", "\nmore = 1\n"):
-        model = scripted(tokenizer, [f"x = 1\n{suffix.strip()}{after}"])
-        found = infill(model, FRESH, suffix, options)
-        assert (found.best.text, found.best.stopped) == ("x = 1\n", "suffix")
-    short = scripted(tokenizer, ["x = 1\nresult = 2\n"])
-    assert infill(short, FRESH, "result = 2\n", options).best.text == "x = 1\nresult = 2\n"
+    for after in ("", "\n", "\n    more = 1\n"):
+        model = scripted(tokenizer, [f"    x = 1\n{suffix.rstrip()}{after}"])
+        found = infill(model, prefix, suffix, options)
+        assert (found.best.text, found.best.stopped) == ("    x = 1\n", "suffix")
+        few = infill(model, prefix, suffix, replace(options, max_tokens=6))
+        assert len(few.best.tokens) <= 6
+    deeper = scripted(tokenizer, [f"    if x:\n    {suffix}"])
+    assert infill(deeper, prefix, suffix, options).best.text == f"    if x:\n    {suffix}"
+    short = scripted(tokenizer, ["    x = 1\n    result = 2\n"])
+    found = infill(short, prefix, "    result = 2\n", options)
+    assert found.best.text == "    x = 1\n    result = 2\n"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -275,7 +280,7 @@ def by_hand(model: Checkpoint, context: list[int], said: list[int]) -> list[floa
 def test_the_model_reads_suffix_prefix_and_finished_canvases(model: Checkpoint) -> None:
     """The first step of every canvas is what a reading of all before it gives."""
     for seed in range(40):
-        options = raw(temperature=1.0, max_tokens=64, seed=seed)
+        options = raw(temperature=1.0, max_tokens=64, seed=seed, abstain=True)
         result = infill(model, FRESH, SUFFIX, options)
         if result.frames[-1].canvas > 0:
             break
@@ -634,7 +639,7 @@ def test_a_step_looks_as_far_as_was_asked_for(
 def test_candidates_that_must_not_be_written_say_why(tokenizer: TalariaTokenizer) -> None:
     """Each has the guard's answer, where one is to be written; nothing is left out."""
     model = scripted(tokenizer, ["x = 1", ""], sure=0.6)
-    options = Options(candidates=16, complete=True, max_nfe=99)
+    options = Options(candidates=16, complete=True, max_nfe=99, abstain=True)
     found = fill(model, Request(FRESH, "\n", options, replaces=""))
     said = {candidate.text: candidate.refused for candidate in found.candidates}
     assert said["x = 1"] is None

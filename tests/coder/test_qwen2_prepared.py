@@ -439,20 +439,30 @@ def test_a_command_says_what_takes_long(
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize("terminal", [True, False])
 def test_a_command_says_what_it_waits_for(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    terminal: bool,
-    quiet: bool,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    """On a terminal, after some time; the line is taken away again."""
+    """On a terminal, after some time; it is taken back before anything else is said."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
-    with loading.waiting("some-model", quiet=quiet):
-        pass
+    loading.LoadTerminal("a model").close()
     assert not capsys.readouterr().err
     monkeypatch.setattr(loading, "PATIENCE", 0.0)
-    with loading.waiting("some-model", quiet=quiet):
+    said = "waiting for a model ...\r\033[K" if terminal else ""
+    for act, more in (
+        (lambda here: None, ""),
+        (lambda here: here.line("another model is used"), "talaria: another model is used\n"),
+        (lambda here: here.preparing("a model", 1.0), None),
+    ):
+        here = loading.LoadTerminal("a model")
         time.sleep(0.2)
-    said = "waiting for some-model ...\r\033[K" if terminal and not quiet else ""
-    assert capsys.readouterr().err == said
+        act(here)
+        here.close()
+        found = capsys.readouterr().err
+        assert found.startswith(said)
+        assert more is None or found == said + more
+    quick = loading.LoadTerminal("a model")
+    quick.line("at once")
+    time.sleep(0.2)
+    assert capsys.readouterr().err.endswith("talaria: at once\n")
+    quick.close()

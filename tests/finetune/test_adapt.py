@@ -468,13 +468,20 @@ def test_an_adapter_is_of_the_base_of_the_model(folder: Path, tmp_path: Path) ->
 def test_an_adapter_says_how_to_decode_with_it(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the shipped one does: verified, and ended no later than the base's bounds."""
-    run(folder, tmp_path / "run").save()
-    model = tmp_path / "run" / "model"
-    settings = checkpoint.settings(checkpoint.read_config(model), model)
+    """As the shipped one does; a new one with the base's bounds, others as what they began with."""
     shipped = checkpoint.read_config(checkpoint.find(checkpoint.LARGE))["decoding"]
-    assert (settings.mode, settings.bounded) == ("verify", True)
-    assert {name: getattr(settings, name) for name in shipped} == shipped
+    assert (shipped["mode"], shipped["bounded"]) == ("verify", False)
+    more: list[str] = []
+    for name, bounded in (("new", True), ("next", False)):
+        run(folder, tmp_path / name, *more).save()
+        model = tmp_path / name / "model"
+        found = checkpoint.settings(checkpoint.read_config(model), model)
+        assert found.bounded == bounded
+        assert {**{name: getattr(found, name) for name in shipped}, "bounded": False} == shipped
+        config = json.loads((model / "config.json").read_text("utf-8"))
+        config["decoding"]["bounded"] = False
+        (model / "config.json").write_text(json.dumps(config), "utf-8")
+        more = ["--init", str(model)]
 
 
 @pytest.mark.parametrize("accepted", [[1.5], ["half"], 0.5])
