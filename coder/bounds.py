@@ -182,12 +182,16 @@ def telling(line: str) -> int:
 
 
 def until_of(request: Request, settings: Settings) -> Until | None:
-    """The bound of a request: its own or, for a model that runs on, the usual one.
+    """The bound of a request: its own or, where a model runs on, the usual one.
 
     That is the block where a body is missing, or lines are replaced, and else the line.
     """
     if request.options.until or not settings.bounded or request.length is not None:
         return request.options.until
+    if settings.ends:
+        begun, rest = request.prefix.rpartition("\n")[2], request.suffix.partition("\n")[0]
+        if rest.strip() or not begun.strip():
+            return None
     several = "\n" in (request.replaces or "")
     return "block" if several or lacks_body(request.prefix, request.suffix) else "line"
 

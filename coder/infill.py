@@ -13,7 +13,7 @@ from itertools import groupby
 import numpy as np
 
 from talaria.coder.backbone import Constraint, KVCache
-from talaria.coder.bounds import closed_ahead
+from talaria.coder.bounds import closed_ahead, until_of
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import CAPACITY, Contexts
@@ -263,7 +263,8 @@ def context_of(model: Checkpoint, request: Request) -> list[int]:
     room = settings.working_context - -(-longest // block) * block
     prefix = request.prefix.removesuffix(healed_of(request, model.tokenizer))
     prefix = commented(prefix, request.instruction)
-    begin = closed_ahead(request.prefix, request.suffix) if settings.bounded else 0
+    runs_on = settings.bounded and until_of(request, settings) is not None
+    begin = closed_ahead(request.prefix, request.suffix) if runs_on else 0
     return model.layout.fit(prefix, request.suffix[begin:], room, request.files)
 
 

@@ -129,7 +129,8 @@ def bounds_of(request: Request, settings: Settings) -> dict[Stopped, Callable[[s
     if request.length is None:
         repetition = Repetition(until, request.prefix, request.suffix)
         # A model that ends its middles itself knows which bracket the suffix closes.
-        found["suffix"] = repetition.end if settings.bounded else repetition.repeats
+        runs_on = settings.bounded and until is not None
+        found["suffix"] = repetition.end if runs_on else repetition.repeats
     return found
 
 

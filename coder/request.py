@@ -55,6 +55,8 @@ class Settings:
     block_length     positions of a canvas
     bounded          the model runs on where its middle should end, so that every request gets a
                      bound, and what repeats the suffix ends a middle (`coder/bounds.py`)
+    ends             of a bounded model: it runs on only where a hole ends a line that it does not
+                     begin; elsewhere it ends its middles itself
     """
 
     confidence_threshold: float = 0.7
@@ -65,12 +67,14 @@ class Settings:
     block_length: int = 32
     mode: Mode = "diffuse"
     bounded: bool = False
+    ends: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
-        if not isinstance(self.bounded, bool):
-            raise ValueError(f"bounded is {self.bounded!r}; it must be true or false")  # noqa: TRY004
+        for name in ("bounded", "ends"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name} is {value!r}; it must be true or false")  # noqa: TRY004
         for name in LIMITS.keys() & asdict(self).keys():
             value = getattr(self, name)
             if wanted := out_of_range(name, value):

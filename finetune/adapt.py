@@ -221,7 +221,7 @@ class AdaptationRun:
             "corpus": corpus_hash(args.corpus),
             "init": None,
         }
-        self.bounded = True  # a base runs on past the hole, and a few minutes do not change that
+        self.ends = False  # a base runs on past the hole, and a few minutes do not change that
         if args.init is not None:
             self.start_from(args.init)
         self.step, self.elapsed, self.validated = 0, 0.0, 0.0
@@ -358,7 +358,7 @@ class AdaptationRun:
                 each.copy_(found[name])
         merge(self.adaptation)
         self.identity["init"] = checkpoint.weights_hash(config)
-        self.bounded = checkpoint.settings(config, Path(adapter)).bounded
+        self.ends = checkpoint.settings(config, Path(adapter)).ends
 
     def save(self) -> None:
         """Write the state and the adapter, unless the last update was skipped."""
@@ -431,7 +431,8 @@ def write_adapter(folder: Path, run: AdaptationRun) -> None:
         # `verify` writes the text of `ar`.
         "decoding": {
             "mode": "verify",
-            "bounded": run.bounded,
+            "bounded": True,
+            "ends": run.ends,
             "block_length": BLOCK_LENGTH,
             **ahead,
         },

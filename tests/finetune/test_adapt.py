@@ -470,16 +470,16 @@ def test_an_adapter_says_how_to_decode_with_it(
 ) -> None:
     """As the shipped one does; a new one with the base's bounds, others as what they began with."""
     shipped = checkpoint.read_config(checkpoint.find(checkpoint.LARGE))["decoding"]
-    assert (shipped["mode"], shipped["bounded"]) == ("verify", False)
+    assert (shipped["mode"], shipped["bounded"], shipped["ends"]) == ("verify", True, True)
     more: list[str] = []
-    for name, bounded in (("new", True), ("next", False)):
+    for name, ends in (("new", False), ("next", True)):
         run(folder, tmp_path / name, *more).save()
         model = tmp_path / name / "model"
         found = checkpoint.settings(checkpoint.read_config(model), model)
-        assert found.bounded == bounded
-        assert {**{name: getattr(found, name) for name in shipped}, "bounded": False} == shipped
+        assert found.ends == ends
+        assert {**{name: getattr(found, name) for name in shipped}, "ends": True} == shipped
         config = json.loads((model / "config.json").read_text("utf-8"))
-        config["decoding"]["bounded"] = False
+        config["decoding"]["ends"] = True
         (model / "config.json").write_text(json.dumps(config), "utf-8")
         more = ["--init", str(model)]
 
