@@ -31,7 +31,15 @@ from talaria.coder.progress import (
     show,
     terms,
 )
-from talaria.coder.repair import ATTEMPT_NFE, ATTEMPTS, OutOfTime, reopen, trim, verdict
+from talaria.coder.repair import (
+    ATTEMPT_NFE,
+    ATTEMPTS,
+    OutOfTime,
+    put_back,
+    reopen,
+    trim,
+    verdict,
+)
 from talaria.coder.request import Options, Request
 from talaria.coder.results import Candidate, Frame, Infill, Interruption, unanswered
 from talaria.coder.sampler import Banned, Step, autoregress, denoise, verify
@@ -355,11 +363,11 @@ def write_causally(
             replace(terms(hole, number, ATTEMPT_NFE if attempt else hole.longest), banned=ban)
             for (hole, number), ban in zip(rows, banned, strict=True)
         ]
-        known = [[*hole.context, *canvas.middle(place)] for place, (hole, _) in enumerate(rows)]
+        texts = [[*hole.context, *canvas.middle(place)] for place, (hole, _) in enumerate(rows)]
         if options.mode == "verify":
-            steps = verify(backbone, before, known, canvas, each, masks, on_cache)
+            steps = verify(backbone, before, texts, canvas, each, masks, on_cache)
         else:
-            steps = autoregress(backbone, before, known, canvas, each, on_cache)
+            steps = autoregress(backbone, before, texts, canvas, each, on_cache)
         while not (why := interrupted()) and (step := next(steps, None)):
             record(rows, 0, step)
             canvas = step.canvas
@@ -466,18 +474,6 @@ def diffuse(
             hole.nfe += 1
         number += 1
     return None
-
-
-def put_back(
-    rows: Rows, first: Canvas, canvas: Canvas, places: Sequence[int], number: int = 0
-) -> Canvas:
-    """Canvas `number` with these rows as they were at first, which is shown."""
-    for place in places:
-        canvas = canvas.with_row(place, first.ids[place])
-        hole, candidate = rows[place]
-        back = Step.restoring(first.rows(slice(place, place + 1)))
-        show(hole, Frame(number, [candidate], back, "" if number else hole.healed))
-    return canvas
 
 
 def canvas_width(model: Checkpoint, holes: Sequence[Progress]) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 
 from talaria.coder.backbone import Array
 from talaria.coder.canvas import Canvas
-from talaria.coder.progress import Progress, Rows, begins_line, text_of, written
-from talaria.coder.results import Interruption
-from talaria.coder.sampler import Banned
+from talaria.coder.progress import Progress, Rows, begins_line, show, text_of, written
+from talaria.coder.results import Frame, Interruption
+from talaria.coder.sampler import Banned, Step
 from talaria.coder.syntax.judge import OutOfTimeError, Verdict
 from talaria.coder.syntax.lexical import lines_of
 
@@ -141,6 +141,18 @@ def reopen(
         ids[doubt:] = canvas.marks.mask
         canvas = canvas.with_row(place, ids)
     return failed, canvas, after
+
+
+def put_back(
+    rows: Rows, first: Canvas, canvas: Canvas, places: Sequence[int], number: int = 0
+) -> Canvas:
+    """Canvas `number` with these rows as they were at first, which is shown."""
+    for place in places:
+        canvas = canvas.with_row(place, first.ids[place])
+        hole, candidate = rows[place]
+        back = Step.restoring(first.rows(slice(place, place + 1)))
+        show(hole, Frame(number, [candidate], back, "" if number else hole.healed))
+    return canvas
 
 
 def begins_soundly(hole: Progress, number: int, tokens: list[int]) -> bool:
