@@ -12,7 +12,7 @@ from itertools import groupby
 
 import numpy as np
 
-from talaria.coder.backbone import Constraint, KVCache
+from talaria.coder.backbone import KVCache
 from talaria.coder.bounds import closed_ahead, until_of
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
@@ -31,6 +31,7 @@ from talaria.coder.progress import (
     show,
     terms,
 )
+from talaria.coder.ranking import score, score_as_committed
 from talaria.coder.repair import (
     ATTEMPT_NFE,
     ATTEMPTS,
@@ -45,7 +46,7 @@ from talaria.coder.results import Candidate, Frame, Infill, Interruption, unansw
 from talaria.coder.sampler import Banned, Step, autoregress, denoise, verify
 from talaria.coder.scheduled import follow
 from talaria.coder.source import Piece
-from talaria.coder.syntax.judge import OutOfTimeError, Surroundings, Verdict
+from talaria.coder.syntax.judge import OutOfTimeError, Surroundings
 from talaria.coder.syntax.lexical import indentation
 from talaria.coder.syntax.tree import Trees
 from talaria.coder.unmask import Rule, confidence_threshold
@@ -485,38 +486,3 @@ def canvas_width(model: Checkpoint, holes: Sequence[Progress]) -> int:
     longest = max(hole.longest for hole in holes)
     most = min(model.schedule.most, longest) if model.schedule and grown else 0
     return 1 + max(most, *sizes)
-
-
-def score_as_committed(holes: list[Progress]) -> None:
-    """Mean log-probability of each middle and its `<eom>` when they were committed.
-
-    It takes no evaluation. A middle has none if nothing in it was chosen, or all was trimmed.
-    """
-    for hole in holes:
-        result = Infill([], hole.nfe, 0.0, 0, 0, Verdict(0, 0), hole.frames)
-        for number, middle in enumerate(hole.middles):
-            chances = result.probabilities(Candidate("", middle, "length", None, number))
-            if chances and (middle or hole.stopped[number] == "eom"):
-                logs = np.log(np.maximum(chances, np.finfo(np.float32).tiny))
-                hole.scores[number] = float(logs.mean())
-
-
-def score(model: Checkpoint, holes: list[Progress], cache: KVCache) -> None:
-    """Mean log-probability of each middle and its `<eom>`, in one causal pass."""
-    rows = rows_of(holes)
-    ends = [
-        [*hole.middles[n], model.marks.eom] if hole.stopped[n] == "eom" else hole.middles[n]
-        for hole, n in rows
-    ]
-    read = [[hole.context[-1], *end[:-1]] for (hole, _), end in zip(rows, ends, strict=True)]
-    states, _ = model.backbone.encode(read, cache.without(np.ones(len(rows), np.int64)))
-    for place, ((hole, number), end) in enumerate(zip(rows, ends, strict=True)):
-        if end:
-            first = Constraint(hole.first)  # the choice was among these
-            constraints = [first, *[Constraint()] * (len(end) - 1)]
-            logs = model.backbone.log_probabilities(
-                states[place, : len(end)], np.array(end), constraints
-            )
-            hole.scores[number] = float(logs.mean())
-    for hole in holes:
-        hole.nfe += 1

@@ -16,8 +16,9 @@ from talaria.coder import infill as infilling
 from talaria.coder.backbone import KVCache, Marks
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
-from talaria.coder.infill import fill, fill_batch, score_as_committed
+from talaria.coder.infill import fill, fill_batch
 from talaria.coder.progress import Progress, begin, candidates_of
+from talaria.coder.ranking import score_as_committed
 from talaria.coder.request import Options, Request
 from talaria.coder.results import Frame
 from talaria.coder.sampler import Row, Step
