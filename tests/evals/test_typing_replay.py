@@ -176,6 +176,7 @@ def test_the_command_goes_on_where_it_stopped(
     assert command.main(words) == 0
     again = path.read_text().splitlines(keepends=True)
     assert again[:2] == whole[:2]
+    assert json.loads(whole[0])["options"]["abstain"]  # nobody asked
     assert json.loads(again[2])["id"] == json.loads(whole[2])["id"]
     with pytest.raises(UsageError, match="--regions is 4000"):
         command.main([*words, "--regions", "4000"])

@@ -572,6 +572,28 @@ def test_an_automatic_request_shares_an_invoked_answer(
     session(check)
 
 
+def test_only_what_is_asked_by_hand_must_not_be_blank(session: Callable[..., None]) -> None:
+    """Else the model may see nothing to add."""
+    abstained = []
+    ask = TalariaServer.ask
+
+    async def watched(
+        server: TalariaServer, file: Any, request: Any, *rest: Any, **more: Any
+    ) -> Any:
+        abstained.append(request.options.abstain)
+        return await ask(server, file, request, *rest, **more)
+
+    async def check(e: InProcessEditor) -> None:
+        await e.open("a = \n")
+        assert await e.ghost(4, invoked=True)
+        await e.open("b = \n")
+        assert await e.ghost(4)
+
+    with patch.object(TalariaServer, "ask", watched):
+        session(check)
+    assert abstained == [False, True]
+
+
 @pytest.mark.parametrize("how", ["shutdown", "model", "until", "toggle"])
 def test_changes_during_the_debounce(session: Callable[..., None], how: str) -> None:
     """The request is answered with null, not an error, and the model is not asked."""

@@ -57,6 +57,11 @@ def server(tokenizer: TalariaTokenizer) -> Iterator[Serving]:
         yield server
 
 
+def test_what_clients_ask_may_be_blank() -> None:
+    """They ask at every key, and an empty answer is one."""
+    assert exchange.Body().options(None).abstain
+
+
 def texts(path: str, answer: Any) -> list[str]:
     """The texts of an answer, or of an event."""
     if path == "/infill":
