@@ -81,15 +81,21 @@ class Pacer:
 
 @dataclass
 class Kept:
-    """Where a row's canvas was divided when its states were kept, and how many evaluations ago."""
+    """Where a row's canvas was divided when its states were kept, and how many evaluations ago.
 
-    at: tuple[int, ...] = ()
+    None: nothing is kept that a later evaluation may take.
+    """
+
+    at: tuple[int, ...] | None = None
     age: int = 0
 
-    def stale(self, at: tuple[int, ...], refresh: int | None) -> bool:
-        """Whether an evaluation takes them as they are, the canvas now being divided so."""
+    def stale(self, at: tuple[int, ...] | None, refresh: int | None) -> bool:
+        """Whether an evaluation takes them as they are, the canvas now being divided so.
+
+        None: it needs all of the canvas anew.
+        """
         self.age += 1
-        if at == self.at and (refresh is None or self.age < refresh):
+        if at is not None and at == self.at and (refresh is None or self.age < refresh):
             return True
         self.at, self.age = at, 0
         return False
@@ -190,9 +196,9 @@ def windowed(
         length, places = int(canvas.ended[row]), np.flatnonzero(opened)
         begin, end = block_of(schedule, 0, int(places[0]), length)
         spans[row] = begin, end
-        at: tuple[int, ...] = (begin,) if behind else (begin, end, length)
+        at: tuple[int, ...] | None = (begin,) if behind else (begin, end, length)
         if final[row] and not behind and places[-1] >= end:
-            at = ()
+            at = None
         fresh[row] = not each.stale(at, schedule.refresh)
     states = reading.states if isinstance(reading, Window) else None
     return Window(reading.cache, reading.last, reading.read, spans, behind, fresh, states)

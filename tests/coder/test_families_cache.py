@@ -163,17 +163,22 @@ def test_a_row_of_a_batch_is_the_row_alone(
         assert batched.stale_steps == alone.stale_steps
 
 
-def test_the_end_of_a_budget_reads_all_that_it_commits(models: dict[str, Checkpoint]) -> None:
+@pytest.mark.parametrize(
+    ("budget", "stale"), [(1, [False]), (2, [False, False]), (3, [False, True, False])]
+)
+def test_the_end_of_a_budget_reads_all_that_it_commits(
+    models: dict[str, Checkpoint], budget: int, stale: list[bool]
+) -> None:
     """Blocks that no step came to are not committed from nothing."""
     model = models["llada"]
     backbone = backbone_of(model)
     context = model.layout.arrange(model.tokenizer.encode(PREFIX), [])
     canvas = Canvas.blank(1, 17, model.marks).ending([16])
-    row = Row(np.random.default_rng(0), 3, ends=False)
+    row = Row(np.random.default_rng(0), budget, ends=False)
     schedule = replace(backbone.schedule, block=4, cache="dual", pace="single")
     cache = backbone.encode([context])[1]
     found = list(follow(schedule, backbone, cache, [context[-1]], canvas, [row]))
-    assert [bool(step.stale[0]) for step in found if step.stale is not None] == [False, True, False]
+    assert [bool(step.stale[0]) for step in found if step.stale is not None] == stale
     assert not found[-1].canvas.open.any()
     assert (found[-1].confidence[found[-1].committed] > 0).all()
 
