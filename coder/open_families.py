@@ -31,7 +31,6 @@ class Family:
     expand         the name of the token that becomes two masks; None: the length is not learned
     block          positions of a block, unless the configuration has a `block_field`
     schedule       how its authors decode
-    temperature    the one they sample with; here it is 0 unless a request says otherwise
     source         where this was read, at which commit
     """
 
@@ -48,7 +47,6 @@ class Family:
     expand: str | None = None
     block: int = 0
     block_field: str | None = None
-    temperature: float = 0.0
 
 
 LLADA = Family(
@@ -69,7 +67,6 @@ DREAM = Family(
     mask=("<|mask|>",),
     end=("<|endoftext|>",),
     schedule=Schedule("time", "entropy", top_p=0.95, sizes=SIZES),
-    temperature=0.1,
     source="ZHZisZZ/dllm ca17675, dllm/pipelines/dream/models; apple/ml-diffucoder f735e01 (T 0.2)",
 )
 DREAMON = replace(
@@ -79,7 +76,6 @@ DREAMON = replace(
     begin=True,
     close=True,
     expand="<|expand|>",
-    temperature=0.2,
     source="DreamLM/DreamOn 8a0a549, eval/generator.py, demo/quickstart.py",
 )
 OPEN_DCODER = Family(
@@ -90,7 +86,6 @@ OPEN_DCODER = Family(
     mask=("<M>",),
     end=("<|endoftext|>",),
     schedule=Schedule("p2", top_p=0.95, steps=64, sizes=SIZES),
-    temperature=0.6,
     source="pengzhangzhi/Open-dLLM 8b38787, veomni/models/transformers/qwen2, eval/eval_infill",
 )
 SDAR = Family(
@@ -102,7 +97,6 @@ SDAR = Family(
     end=("<|endoftext|>", "<|im_end|>"),
     schedule=Schedule("single", block=4, absolute=True, threshold=0.85),
     block=4,
-    temperature=1.0,
     source="JetAstra/SDAR c2041a8, generate.py; Gen-Verse/dLLM-RL 10b4fd1, models/sdar",
 )
 FAST_DLLM_V2 = Family(
