@@ -12,7 +12,7 @@ import re
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
 
 from talaria.coder.request import Request, Settings, Until
 from talaria.coder.syntax.lexical import (
@@ -96,11 +96,12 @@ class Repetition:
 
     def repeats(self, middle: str) -> int | None:
         """The length at which it begins to repeat lines."""
-        complete = [
-            (found.start() + len(found[1].rstrip()), found[1].rstrip())
-            for found in re.finditer(r"(.*)\n", self.begun + middle)
-        ]
-        lines = [(end - len(self.begun), line) for end, line in complete if line]
+        if "\n" not in middle:
+            return None
+        every = (self.begun + middle).split("\n")
+        begins = accumulate((len(line) + 1 for line in every), initial=-len(self.begun))
+        complete = [(begin, line.rstrip()) for begin, line in zip(begins, every[:-1], strict=False)]
+        lines = [(begin + len(line), line) for begin, line in complete if line]
         ended = 0  # where the line before ends
         for number, (end, line) in enumerate(lines):
             if not self.rest:  # whole lines, of which the first may have been begun before the hole
