@@ -1,8 +1,8 @@
 """Simulate a day of typing in one process and watch whether its memory grows.
 
-`python -m benchmarks.soak` types in the files of `coder/` through the engine, as an editor would:
-a request for every key, some superseded by the next one, some with a deadline too short, now and
-then another file. 43,200 requests are one every two seconds for 24 hours.
+`python -m benchmarks.soak` types in the files of `coder/` and asks the engine as the language
+server does: a request for every key, some superseded by the next one, some with a deadline too
+short, now and then another file. 43,200 requests are one every two seconds for 24 hours.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def soak(requests: int, model: str | None) -> dict[str, Any]:
     """Return memory in bytes after each part of the requests, and the engine's counters."""
     from talaria.coder import checkpoint
     from talaria.coder.engine import Engine
-    from talaria.coder.request import Options, Request
+    from talaria.coder.request import Request
+    from talaria.lsp.extent import until_of_typing
+    from talaria.lsp.options import ServerOptions
 
     files, _ = documents(None)
     rng = random.Random(0)
@@ -58,7 +60,7 @@ def soak(requests: int, model: str | None) -> dict[str, Any]:
         for number in range(requests):
             name, prefix, suffix = next(keys)
             seconds = rng.uniform(0.001, 0.03) if rng.random() < DEADLINES else None
-            options = Options(max_tokens=32)
+            options = ServerOptions().decoding(until=until_of_typing(prefix, suffix), abstain=True)
             pending = engine.submit(
                 Request(prefix, suffix, options, document=name, seconds=seconds)
             )
