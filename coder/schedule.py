@@ -67,10 +67,15 @@ class Schedule:
     refresh: int | None = None
 
     def asked(self, options: Options) -> Schedule:
-        """The schedule with the threshold and the approximate cache that a request asks for."""
+        """The schedule with the threshold, sizes and approximate cache that a request asks for.
+
+        "p2" has no threshold.
+        """
         found = self
-        if options.confidence_threshold is not None:
+        if options.confidence_threshold is not None and self.pace != "p2":
             found = replace(found, threshold=options.confidence_threshold)
+        if options.sizes is not None:
+            found = replace(found, sizes=options.sizes)
         if options.approximate_cache is not None:
             kind, _, refresh = options.approximate_cache.partition(":")
             cache: Cache = "prefix" if kind == "prefix" else "dual"

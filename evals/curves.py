@@ -44,7 +44,7 @@ def plot_suite(runs: Sequence[RunFigures]) -> tuple[Figure, str]:
         for run, *place in zip(points, forward, shares, strict=True):
             curve = len(points) > 1 and run["options"]["mode"] == "diffuse"
             axis.annotate(
-                rule_of(run["options"]).removeprefix("threshold ") if curve else "",
+                rule_of(run).removeprefix("threshold ") if curve else "",
                 place,
                 (4, 4),
                 textcoords="offset points",

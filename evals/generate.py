@@ -61,7 +61,7 @@ def header(suite: Suite, model: Checkpoint, sampling: Sampling, device: str) -> 
             "tokenizer": model.config["sha256"].get(TOKENIZER, ""),
             "base": model.config.get("base"),
         },
-        "options": asdict(sampling.options.settled(model.settings)),
+        **decoding(model, sampling),
         "samples": sampling.samples,
         "expected": len(suite.problems) * sampling.samples,
         "batch": sampling.batch,
@@ -71,6 +71,27 @@ def header(suite: Suite, model: Checkpoint, sampling: Sampling, device: str) -> 
         "environment": environment(),
         "made_by": [made_by()],
     }
+
+
+def decoding(model: Checkpoint, sampling: Sampling) -> dict[str, Any]:
+    """Describe what decides which tokens are committed when: the options as the model takes them.
+
+    An open family follows its authors' schedule, with what a request changes about it. The options
+    repeat its threshold and sizes, and have no lookahead: nothing there depends on it.
+    """
+    options = sampling.options.settled(model.settings)
+    if model.schedule is None:
+        return {"options": asdict(options), "schedule": None}
+    schedule = model.schedule.asked(sampling.options)
+    if sampling.oracle_length:
+        schedule = replace(schedule, sizes=())
+    options = replace(
+        options,
+        confidence_threshold=schedule.threshold,
+        lookahead=None,
+        sizes=schedule.sizes or None,
+    )
+    return {"options": asdict(options), "schedule": asdict(schedule)}
 
 
 def rounding(device: str) -> dict[str, Any] | None:

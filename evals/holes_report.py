@@ -138,7 +138,7 @@ def name_of(found: Mapping[str, Any]) -> str:
 def decoding_of(found: Mapping[str, Any]) -> str:
     """Name how a run's middles were decoded: the mode, its rule, and special options."""
     options = found["options"]
-    rule = f", {rule_of(options)}" if options["mode"] == "diffuse" else ""
+    rule = f", {rule_of(found)}" if options["mode"] == "diffuse" else ""
     return f"{options['mode']}{rule}{special_options(found)}"
 
 

@@ -134,7 +134,8 @@ class Results:
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         """Open or create the file; DataError, and no change, if it is in use or of another run."""
-        self.path, self.header = path, dict(header)
+        # As it will be read again: JSON makes lists of tuples.
+        self.path, self.header = path, json.loads(json.dumps(header))
         self.rows: list[ResultRow] = []
         self.damaged: list[int] = []
         self.run = name_of(self.header)

@@ -197,7 +197,7 @@ def facts(found: Mapping[str, Any]) -> list[str]:
         f"{plan['prompts']} holes in {found['from']} for each length of context, {plan['rounds']} "
         "rounds, both modes taking turns; one request at a time, each with an empty KV cache",
         f"middles of at most {options['max_tokens']} tokens, at most {options['max_nfe']} "
-        "evaluations" + (f", {rule_of(options)}" if "diffuse" in found["modes"] else ""),
+        "evaluations" + (f", {rule_of(found)}" if "diffuse" in found["modes"] else ""),
         f"{found['threads']} threads",
     ]
     if found["load"]:

@@ -62,14 +62,14 @@ def weights_of(model: Mapping[str, Any]) -> str:
 def provenance(found: Mapping[str, Any]) -> list[str]:
     """List where a run's figures come from and how many rows are missing, one line each."""
     missing, expected = found["missing"], found["expected"]
-    options = {name: value for name, value in found["options"].items() if value is not None}
     rounding = found.get("rounding")
     lines = [
         f"{weights_of(found['model'])}, data {', '.join(found['files'])} "
         f"({found['data'][:12]}), {found['environment']['machine']}, "
         f"code {found['environment']['code']}"
         + (f", 8-bit weights up to {rounding['int8_limit']}" if rounding else ""),
-        "options " + ", ".join(f"{name} {value}" for name, value in options.items()),
+        "options " + listed(found["options"]),
+        *(["schedule " + listed(found["schedule"])] if found.get("schedule") else []),
         *(
             f"made by: {made['command'] or 'another program than `talaria eval`'}"
             + (f" (commit {made['commit']})" if made["commit"] else "")
@@ -81,11 +81,23 @@ def provenance(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def rule_of(options: Mapping[str, Any]) -> str:
+def listed(fields: Mapping[str, Any]) -> str:
+    """List the names and values of a header's fields that have one."""
+    return ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None)
+
+
+def rule_of(found: Mapping[str, Any]) -> str:
     """Name a run's commit rule, and its lookahead where that is not the default.
 
-    Runs of earlier versions may have used one of the `FORMER_RULES`.
+    That of an open family is the pace and the order of its schedule. Runs of earlier versions may
+    have used one of the `FORMER_RULES`.
     """
+    options, schedule = found["options"], found.get("schedule")
+    if schedule:
+        block = f", blocks of {schedule['block']}" if schedule["block"] else ""
+        threshold = schedule["threshold"]
+        beside = "" if threshold is None else f", threshold {threshold}"
+        return f"{schedule['pace']} by {schedule['order']}{block}{beside}"
     former = (name for name in FORMER_RULES if options.get(name) is not None)
     rule = next((f"{name.replace('_', ' ')} {options[name]}" for name in former), None)
     rule = rule or f"threshold {options['confidence_threshold']}"
@@ -97,9 +109,15 @@ def rule_of(options: Mapping[str, Any]) -> str:
 def special_options(found: Mapping[str, Any]) -> str:
     """Name what sets a run apart from ordinary ones besides its rule; empty if nothing does."""
     options = found["options"]
-    until = f", until {options['until']}" if options.get("until") else ""
-    unchecked = ", syntax unchecked" * (options.get("check_syntax") is False)
-    return until + ", true length given" * bool(found.get("oracle_length")) + unchecked
+    until, sizes, cache = (options.get(n) for n in ("until", "sizes", "approximate_cache"))
+    parts = [
+        f"until {until}" if until else "",
+        "true length given" if found.get("oracle_length") else "",
+        "syntax unchecked" if options.get("check_syntax") is False else "",
+        f"sizes {' '.join(map(str, sizes))}" if sizes else "",
+        f"{cache} cache" if cache else "",
+    ]
+    return "".join(f", {part}" for part in parts if part)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.tiny_models import CAUSAL, TINY, write
+from talaria.coder import checkpoint
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import fill, infill
@@ -52,6 +54,48 @@ def test_the_header_names_the_models_own_settings(suite: Suite, model: Checkpoin
     for given, expected in ((Options(), own), (Options(lookahead=5), {**own, "lookahead": 5})):
         options = header(suite, other, Sampling(given), "cpu")["options"]
         assert {name: options[name] for name in own} == expected
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+    """Tiny models of open families, one of them causal."""
+    folder = tmp_path_factory.mktemp("families")
+    keys = ("llada", "open-dcoder", "sdar", "qwen3")
+    tiny = {key: (TINY | CAUSAL)[key] for key in keys}
+    return {key: checkpoint.load(write(each, folder / key)) for key, each in tiny.items()}
+
+
+def test_the_header_has_the_schedule_of_an_open_family(
+    suite: Suite, families: dict[str, Checkpoint], tmp_path: Path
+) -> None:
+    """With what was asked for, so that a file is not continued by other rules; none of ours."""
+
+    def described(key: str, *given: Any) -> tuple[Any, ...]:
+        head = header(suite, families[key], Sampling(*given), "cpu")
+        options, schedule = head["options"], head["schedule"]
+        assert options["lookahead"] is None
+        assert options["confidence_threshold"] == schedule["threshold"]
+        return schedule["threshold"], options["sizes"], schedule["pace"]
+
+    assert described("llada", Options()) == (None, (4, 8, 16, 32), "even")
+    assert described("llada", Options(confidence_threshold=0.7))[0] == 0.7
+    assert described("llada", Options(sizes=(4,)))[1] == (4,)
+    assert described("llada", Options(), 1, 1, True)[1] is None
+    assert described("sdar", Options()) == (0.85, None, "single")
+    assert described("open-dcoder", Options(confidence_threshold=0.7))[0] is None  # p2 has none
+    causal = header(suite, families["qwen3"], Sampling(Options()), "cpu")
+    assert causal["schedule"] is None
+    assert causal["options"]["mode"] == "verify"
+
+    path, model = tmp_path / "samples.jsonl", families["llada"]
+    some = replace(suite, problems=suite.problems[:1])
+    options = Options(max_tokens=8, sizes=(4, 8), approximate_cache="dual")
+    generate(some, model, Sampling(options), path)
+    before = path.read_text("utf-8")
+    generate(some, model, Sampling(options), path)  # continues: nothing is missing
+    assert path.read_text("utf-8") == before
+    with pytest.raises(DataError, match=r"other options.confidence_threshold, schedule.threshold"):
+        generate(some, model, Sampling(replace(options, confidence_threshold=0.7)), path)
 
 
 def test_the_bar_has_a_running_score(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import lzma
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from talaria.coder.errors import DataError, UsageError
+from talaria.coder.open_families import LLADA
+from talaria.coder.request import Options
 from talaria.evals.holes_report import figures
 from talaria.evals.jsonl import FORMAT, Results, environment, read
 from talaria.evals.report import as_text, compare_runs, report
@@ -298,4 +301,18 @@ def test_two_runs_are_compared_on_the_same_problems(tmp_path: Path) -> None:
 )
 def test_rules_are_named_with_their_lookahead(options: dict[str, Any], expected: str) -> None:
     """The lookahead is named where it is not the default."""
-    assert rule_of(options) == expected
+    assert rule_of({"options": options}) == expected
+
+
+def test_a_schedule_is_named_as_it_ran(tmp_path: Path) -> None:
+    """That of an open family, with its sizes and its cache; ours has no part in it."""
+    asked = Options(confidence_threshold=0.9, sizes=(8, 16), approximate_cache="dual:4")
+    schedule = asdict(LLADA.schedule.asked(asked))
+    options = {"mode": "diffuse", "confidence_threshold": 0.9, "sizes": [8, 16]}
+    options |= {"approximate_cache": "dual:4"}
+    head = HEADER | {"options": options, "schedule": schedule}
+    (found,) = report([write(tmp_path / "r.jsonl", head, [row(n, True) for n in range(10)])], None)
+    text = as_text(found)
+    rule = "diffuse, even by probability, blocks of 32, threshold 0.9"
+    assert f"{rule}, sizes 8 16, dual:4 cache" in text.splitlines()[0]
+    assert "\nschedule pace even, order probability, block 32" in text
