@@ -133,14 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
         "the first)",
     )
     add_decoding_flags(parser)
-    parser.add_argument(
-        "--sizes",
-        type=sizes,
-        metavar="N,N,…",
-        help="for models that cannot tell how long a middle is: fill canvases of so many tokens "
-        "side by side, and take the text that the model is surest of; each costs what one would "
-        "alone (default: the model's)",
-    )
+    add_sizes_flag(parser)
     add_cache_flag(parser)
     parser.add_argument(
         "--no-syntax-check",
@@ -161,7 +154,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def sizes(text: str) -> tuple[int, ...]:
     """Numbers of tokens, with commas between them."""
-    return tuple(int(each) for each in text.split(","))
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of sizes, as 8,16,32") from error
 
 
 def add_decoding_flags(parser: argparse._ActionsContainer) -> None:
@@ -179,6 +175,18 @@ def add_decoding_flags(parser: argparse._ActionsContainer) -> None:
         metavar="N",
         help="positions beyond the committed tokens that a step evaluates; in the mode verify, one "
         "more than the masks behind a draft (default: the model's setting)",
+    )
+
+
+def add_sizes_flag(parser: argparse._ActionsContainer) -> None:
+    """The option that gives the lengths of canvases."""
+    parser.add_argument(
+        "--sizes",
+        type=sizes,
+        metavar="N,N,…",
+        help="for models that cannot tell how long a middle is: fill canvases of so many tokens "
+        "side by side, and take the text that the model is surest of; each costs what one would "
+        "alone (default: the model's)",
     )
 
 

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 
 from talaria.coder.arguments import Parser
 from talaria.coder.errors import DataError, UsageError
-from talaria.coder.infill_command import add_cache_flag, add_decoding_flags, check_decoding_flags
+from talaria.coder.infill_command import (
+    add_cache_flag,
+    add_decoding_flags,
+    add_sizes_flag,
+    check_decoding_flags,
+)
 from talaria.coder.request import MODES, UNTIL, Options
 from talaria.evals.libraries import require
 from talaria.evals.suites import SUITE_FILES, Suite, locate, read_suite, take
@@ -26,7 +31,7 @@ SUITES = (*SUITE_FILES, *DRAWN)
 # The decoder's options that the command line offers.
 OPTIONS = (
     *("mode", "max_nfe", "max_tokens", "until", "temperature", "seed"),
-    *("confidence_threshold", "lookahead", "check_syntax", "approximate_cache"),
+    *("confidence_threshold", "lookahead", "check_syntax", "sizes", "approximate_cache"),
 )
 CORPUS = Path("data/corpus")
 SUGGESTED = 32  # tokens of a suggestion while typing: an editor shows a line or two
@@ -281,6 +286,7 @@ def sampling_flags(*engine: Parser) -> Parser:
         metavar="S",
         help="seed of a problem's first sample; sample n, from 0, has the seed S + n (default: 0)",
     )
+    add_sizes_flag(shared)
     add_cache_flag(shared)
     shared.add_argument(
         "--samples", type=int, default=1, metavar="N", help="samples per problem (default: 1)"

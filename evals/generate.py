@@ -36,6 +36,11 @@ class Sampling:
         for name in ("samples", "batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        if self.oracle_length and self.options.sizes:
+            raise UsageError(
+                f"--sizes is {','.join(map(str, self.options.sizes))}, and --oracle-length gives "
+                "each middle its own; leave one out"
+            )
         if self.samples > 1 and not self.options.temperature:
             raise UsageError(
                 f"--samples is {self.samples}, but at temperature 0 all would be the same; "

@@ -14,6 +14,7 @@ from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import fill, infill
 from talaria.coder.request import Mode, Options, Request
+from talaria.evals import command
 from talaria.evals.generate import Sampling, generate, header
 from talaria.evals.jsonl import read
 from talaria.evals.suites import Problem, Suite, read_suite
@@ -94,8 +95,29 @@ def test_the_header_has_the_schedule_of_an_open_family(
     before = path.read_text("utf-8")
     generate(some, model, Sampling(options), path)  # continues: nothing is missing
     assert path.read_text("utf-8") == before
-    with pytest.raises(DataError, match=r"other options.confidence_threshold, schedule.threshold"):
+    with pytest.raises(DataError, match=r"other options\.confidence_threshold, schedule"):
         generate(some, model, Sampling(replace(options, confidence_threshold=0.7)), path)
+
+
+def test_the_command_takes_sizes(
+    suite: Suite, families: dict[str, Checkpoint], tmp_path: Path
+) -> None:
+    """As `infill` does; they are in the header, and are no true lengths."""
+    holes, out = problems.write(tmp_path / "holes.jsonl", problems.HOLES), tmp_path / "s.jsonl"
+    call = ["generate", "infill-single-line", "--data", str(holes), "--any-data", "--limit", "1"]
+    call += ["--model", str(write(TINY["llada"], tmp_path / "llada")), "--out", str(out)]
+    assert command.main([*call, "--sizes", "3,5"]) == 0
+    found, rows, _ = read(out)
+    assert found["options"]["sizes"] == found["schedule"]["sizes"] == [3, 5]
+    first = suite.problems[0]
+    alone = infill(families["llada"], first.prefix, first.suffix, Options(sizes=(3, 5)))
+    assert (rows[0]["text"], rows[0]["nfe"]) == (alone.best.text, alone.nfe)
+    with pytest.raises(DataError, match=r"other options\.sizes, schedule\.sizes"):
+        command.main([*call, "--sizes", "5"])
+    with pytest.raises(UsageError, match="--sizes is 3,5, and --oracle-length"):
+        command.main([*call, "--sizes", "3,5", "--oracle-length"])
+    with pytest.raises(UsageError, match="--sizes: '8,x' is no list of sizes, as 8,16,32"):
+        command.main([*call, "--sizes", "8,x"])
 
 
 def test_the_bar_has_a_running_score(
