@@ -107,7 +107,11 @@ def moves(prefix: str, replaced: str, text: str, suffix: str) -> bool:
     Every statement behind the hole must stay of its kind, in its block, and no code may become part
     of a string or a comment.
     """
-    if standing_in(prefix + replaced, suffix) != standing_in(prefix + text, suffix):
+    standings = {standing_in(prefix + each, suffix) for each in (replaced, text)}
+    # A comment swallows no code where none follows on its line.
+    if not suffix.partition("\n")[0].strip():
+        standings = {"code" if each == "comment" else each for each in standings}
+    if len(standings) > 1:
         return True
     old, new = parsed(prefix + replaced + suffix), parsed(prefix + text + suffix)
     if old is None or new is None:

@@ -186,6 +186,13 @@ DATACLASS = "@dataclass\nclass A:\n    "
         ("def f():\n    ", "return 1", "return 1\n\n\nx = 3", "\n\n\nx = 2\n", False),
         ("x = f(", "", "y)  # ", "a)\n", True),  # code becomes a comment
         ("x = f(", "", "y, ", "a)\n", False),
+        ("x = ", "1", "1  # ", "; y = 2\n", True),
+        ("x = ", "", "1  # one", "\ny = 2\n", False),  # a comment with nothing to swallow
+        ("x = 1\n", "", "# one", "\ny = 2\n", False),
+        ("x = 1\n", "", "# one", "", False),
+        ("# a ", "", "b\nx = 1", " \ny = 2\n", False),
+        ("# a ", "", "b\nx = 1", "; c\n", True),
+        ("def f():\n    ", "return 1", "return 2  # two", "\n\n\nx = 2\n", False),
         ("x = ", "1", "'é'", "; y = 2\n", False),
         ("if x: ", "", "y; ", "z\n", False),
     ],
