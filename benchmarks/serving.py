@@ -1,4 +1,4 @@
-"""Put load on `talaria serve`: clients that type, clients that never pause, clients that mean harm.
+"""Put load on `talaria serve`: clients that type, and clients that never pause.
 
 `python -m benchmarks.serving` starts a server for each measurement and asks it over the loopback
 interface, as people type in the files of `coder/`:
@@ -7,8 +7,6 @@ overhead    one client after another: what a request takes beyond the engine's o
 typing      1 and 8 clients with people's pauses, each request about its document superseding the
             last; how long an answer takes
 throughput  8 clients without pauses, by `--batch`: requests a second
-hostile     among clients that type, others with half bodies, wrong JSON, bodies that are too long,
-            and hang-ups; whether everybody is answered, and what the server's memory does
 
 Intervals are 95 %, by bootstrap over clients or pieces of a run.
 """
@@ -20,7 +18,6 @@ import http.client
 import json
 import random
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -41,14 +38,13 @@ from talaria.evals.intervals import bootstrap, percentile
 from talaria.evals.jsonl import environment, made_by
 from talaria.evals.prompts import documents
 
-PARTS = ("overhead", "typing", "throughput", "hostile")
+PARTS = ("overhead", "typing", "throughput")
 HOST = "127.0.0.1"
 START_SECONDS, END_SECONDS = 120.0, 60.0
 # Seconds between the keys of somebody who types, as in `talaria eval typing`: log-normal.
 GAP, SPREAD = 0.2, 0.6
 TIMEOUT = 60.0
 ROUNDS = 3  # of a measurement of throughput, in which servers take turns
-LONG = 50_000_000  # bytes that a body claims to have
 
 
 @dataclass
@@ -58,9 +54,9 @@ class Server:
     process: psutil.Process
     port: int
 
-    def metric(self, name: str) -> float:
-        """A metric of the server."""
-        status, body = ask(self.port, "GET", "/metrics")
+    def metric(self, name: str, key: str = "") -> float:
+        """A metric of the server, which may want a key."""
+        status, body = ask(self.port, "GET", "/metrics", key=key)
         assert status == 200
         found = re.search(rf"^{name} (\S+)$", body.decode(), re.MULTILINE)
         return float(found[1]) if found else 0.0
@@ -68,11 +64,17 @@ class Server:
 
 @dataclass
 class Client:
-    """What one client saw: statuses, and seconds of the answered requests."""
+    """What one client saw: statuses, and seconds of the answered requests.
 
+    key   what it shows a server with keys
+    lost  requests without an answer
+    """
+
+    key: str = ""
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     beyond: list[float] = field(default_factory=list)  # the engine's own time
+    lost: int = 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             for clients in (1, args.clients)
         },
         "throughput": lambda: throughput(args.model, args.batches, args.clients, args.seconds),
-        "hostile": lambda: hostile(args.model, args.batches[-1], args.clients, args.seconds),
     }
     found = {"made_by": made_by(), "environment": environment(), "model": args.model}
     for part in args.parts:
@@ -116,10 +117,10 @@ def killed_after(seconds: float, process: subprocess.Popen[str]) -> Iterator[Non
 
 
 @contextmanager
-def server(model: str, batch: int) -> Iterator[Server]:
+def server(model: str, batch: int, *flags: str) -> Iterator[Server]:
     """A server that is ready."""
     command = [sys.executable, "-m", "talaria.coder.cli", "serve", "--port", "0"]
-    command += ["--model", model, "--batch", str(batch)]
+    command += ["--model", model, "--batch", str(batch), *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -140,15 +141,20 @@ def server(model: str, batch: int) -> Iterator[Server]:
             process.communicate()
 
 
-def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+def ask(port: int, method: str, path: str, key: str = "") -> tuple[int, bytes]:
     """Status and body of an answer, on a connection of its own."""
     connection = http.client.HTTPConnection(HOST, port, timeout=TIMEOUT)
     try:
-        connection.request(method, path, None if body is None else json.dumps(body))
+        connection.request(method, path, headers=headers(key))
         response = connection.getresponse()
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def headers(key: str) -> dict[str, str]:
+    """What shows a key to a server; nothing without one."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def holes(number: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -159,14 +165,18 @@ def holes(number: int) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{number} {name}", body
 
 
-def one(port: int, client: Client, document: str, body: dict[str, Any]) -> None:
-    """Ask, and note what came of it."""
+def one(port: int, client: Client, document: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Ask, note what came of it, and return the answer; empty if there is none."""
     connection = http.client.HTTPConnection(HOST, port, timeout=TIMEOUT)
+    sent = {"X-Document": document, **headers(client.key)}
     began = time.perf_counter()
     try:
-        connection.request("POST", "/infill", json.dumps(body), {"X-Document": document})
+        connection.request("POST", "/infill", json.dumps(body), sent)
         response = connection.getresponse()
-        answer = json.loads(response.read())
+        answer: dict[str, Any] = json.loads(response.read())
+    except (OSError, http.client.HTTPException, ValueError):
+        client.lost += 1
+        return {}
     finally:
         connection.close()
     seconds = time.perf_counter() - began
@@ -176,6 +186,7 @@ def one(port: int, client: Client, document: str, body: dict[str, Any]) -> None:
         times = answer["timings"]
         engine = (times["prompt_ms"] + times["predicted_ms"]) / 1000
         client.beyond.append(seconds - engine)
+    return answer
 
 
 def typist(port: int, number: int, seconds: float, client: Client) -> None:
@@ -203,13 +214,18 @@ def eager(port: int, number: int, seconds: float, client: Client) -> None:
 
 
 def crowd(
-    work: Callable[[int, int, float, Client], None], port: int, count: int, seconds: float
+    work: Callable[[int, int, float, Client], None],
+    port: int,
+    count: int,
+    seconds: float,
+    first: int = 0,
+    key: str = "",
 ) -> list[Client]:
-    """What so many clients saw, at the same time."""
-    clients = [Client() for _ in range(count)]
+    """What so many clients saw, at the same time; their numbers begin with the first."""
+    clients = [Client(key) for _ in range(count)]
     threads = [
         threading.Thread(target=work, args=(port, number, seconds, client))
-        for number, client in enumerate(clients)
+        for number, client in enumerate(clients, first)
     ]
     for thread in threads:
         thread.start()
@@ -288,70 +304,6 @@ def quantiles(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
         interval = [round(1000 * drawn[place], 1) for place in (10, 389)]
         found[name] = [round(1000 * percentile(values, share), 1), interval]
     return found
-
-
-def hostile(model: str, batch: int, count: int, seconds: float) -> dict[str, Any]:
-    """Whether those who type are answered beside those who mean harm, and what memory does."""
-    with server(model, batch) as running:
-        memory = [running.process.memory_info().rss]
-        done = threading.Event()
-        harm: Counter[str] = Counter()
-        bad = [
-            threading.Thread(target=harmful, args=(running.port, number, done, harm))
-            for number in range(4)
-        ]
-        for thread in bad:
-            thread.start()
-        clients: list[Client] = []
-        for _ in range(4):
-            clients += crowd(typist, running.port, count, seconds / 4)
-            memory.append(running.process.memory_info().rss)
-        done.set()
-        for thread in bad:
-            thread.join()
-        late = time.monotonic() + TIMEOUT
-        while (left := running.metric("talaria_requests_admitted")) and time.monotonic() < late:
-            time.sleep(0.1)
-        alive = running.process.is_running()
-    return {
-        "statuses": dict(sum((each.statuses for each in clients), Counter[int]())),
-        "harmful": dict(harm),
-        "memory_mb": [round(each / 1e6) for each in memory],
-        "left": left,
-        "alive": alive,
-        **quantiles([each.seconds for each in clients]),
-    }
-
-
-def harmful(port: int, number: int, done: threading.Event, harm: Counter[str]) -> None:
-    """Do what a server must bear, until told to end; counts what was done and answered."""
-    rng = random.Random(number)
-    body = json.dumps(next(holes(number))[1]).encode()
-
-    def head(length: int) -> bytes:
-        return f"POST /infill HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
-
-    kinds: dict[str, bytes] = {
-        "half a head": b"POST /infill HTTP/1.1\r\nHost:",
-        "half a body": head(len(body)) + body[: len(body) // 2],
-        "hang-up": head(len(body)) + body,
-        "wrong JSON": head(9) + b'{"input_p',
-        "wrong type": head(16) + b'{"n_predict":[]}',
-        "too long": head(LONG) + b"x" * 100_000,
-        "no HTTP": b"\x00\x01\x02\r\n\r\n",
-    }
-    expected = {"wrong JSON": b"400", "wrong type": b"400", "too long": b"413", "no HTTP": b"400"}
-    while not done.wait(rng.uniform(0, 0.02)):
-        kind = rng.choice(list(kinds))
-        with socket.create_connection((HOST, port), TIMEOUT) as connection:
-            try:
-                connection.sendall(kinds[kind])
-                if kind in expected:
-                    answer = connection.recv(12)
-                    harm["answered" if answer.endswith(expected[kind]) else "not answered"] += 1
-            except OSError:
-                harm["reset"] += 1
-        harm[kind] += 1
 
 
 if __name__ == "__main__":

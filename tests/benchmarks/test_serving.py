@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import hostile
 from benchmarks.serving import main, quantiles, spread
 
 
@@ -21,15 +22,27 @@ def test_quantiles_and_their_intervals() -> None:
 
 
 def test_load(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Everybody is answered, also beside those who mean harm."""
+    """Clients type, and are answered or superseded."""
     out = tmp_path / "report.json"
     flags = ["--seconds", "0.8", "--clients", "2", "--batches", "2", "--out", str(out)]
-    flags += ["--parts", "hostile", "--model", str(model_folder)]
-    assert main(flags) == 0
+    assert main([*flags, "--parts", "typing", "--model", str(model_folder)]) == 0
     assert capsys.readouterr().out.count("\n") == 1
-    found = json.loads(out.read_text("utf-8"))
-    hostile = found["hostile"]
-    assert hostile["alive"]
-    assert hostile["left"] == 0
-    assert "not answered" not in hostile["harmful"]
-    assert set(hostile["statuses"]) <= {"200", "409"}
+    typing = json.loads(out.read_text("utf-8"))["typing"]
+    assert set(typing) == {"1 clients, batch 2", "2 clients, batch 2"}
+    assert all(set(found["statuses"]) <= {"200", "409"} for found in typing.values())
+
+
+def test_harm(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everybody is answered beside those who mean harm, and a spy finds no context of others."""
+    flags = ["--round", "0.3", "--clients", "2", "--requests", "150", "--model", str(model_folder)]
+    assert hostile.main(flags) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["alive"]
+    assert found["left"] == found["lost"] == 0
+    assert set(found["statuses"]) <= {"200", "409"}
+    # A body that goes on behind the refusal may be cut off before the refusal is read.
+    reset, harmful = found["harmful"].pop("reset", 0), found["harmful"]
+    assert set(harmful) == set(hostile.kinds_of({}, "")) | {"answered", "let go", "requests"}
+    assert harmful["answered"] + reset >= sum(harmful[kind] for kind in hostile.OWED)
+    assert found["contexts_found"]["their own"] > 0
+    assert "the spy" not in found["contexts_found"]
