@@ -43,7 +43,7 @@ from talaria.coder.serve.keys import new
 from talaria.evals.jsonl import environment, made_by
 from talaria.evals.progress import progress
 
-CLIENTS = 8  # that mean harm
+CLIENTS = 32  # that mean harm
 LEAST_ROUNDS = 4
 LONG = 50_000_000  # bytes of a body that is too long
 CHUNK = 65_536
