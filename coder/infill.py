@@ -15,9 +15,9 @@ import numpy as np
 from talaria.coder.backbone import KVCache
 from talaria.coder.bounds import closed_ahead, until_of
 from talaria.coder.canvas import Canvas
+from talaria.coder.capabilities import check
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import CAPACITY, Contexts
-from talaria.coder.errors import UsageError
 from talaria.coder.guard import NO_TIME, Guard, withheld
 from talaria.coder.progress import (
     Progress,
@@ -202,45 +202,6 @@ def _fill(
         Infill(candidates, hole.nfe, elapsed, len(hole.context), reused, syntax, hole.frames)
         for hole, candidates, syntax in zip(holes, outcomes, verdicts, strict=True)
     ]
-
-
-def check(model: Checkpoint, options: Options) -> None:
-    """UsageError for options that the model cannot serve."""
-    longest = model.settings.longest
-    if options.max_tokens is not None and options.max_tokens > longest:
-        raise UsageError(
-            f"--max-tokens is {options.max_tokens}; this model's limit is {longest}, half its "
-            "context"
-        )
-    if options.mode != "diffuse" and model.schedule is not None:
-        raise UsageError(
-            f"--mode is {options.mode}, and {model.name} reads in both directions, so it cannot "
-            "write from left to right; use --mode diffuse"
-        )
-    if options.sizes:
-        check_sizes(model, options.sizes)
-    if options.approximate_cache and (model.schedule is None or model.schedule.absolute):
-        raise UsageError(
-            f"--approximate-cache is {options.approximate_cache}, and {model.name} keeps what it "
-            "read exactly; leave it out"
-        )
-    if options.mode == "diffuse" and not model.backbone.denoises:
-        raise UsageError(
-            f"--mode is diffuse, and {model.name} is a causal model that cannot read a canvas; "
-            "use --mode verify or ar"
-        )
-
-
-def check_sizes(model: Checkpoint, sizes: Sequence[int]) -> None:
-    """UsageError for sizes of canvases where the model ends its middles itself."""
-    known = () if model.schedule is None else model.schedule.sizes
-    listed = ",".join(map(str, sizes))
-    if not known:
-        raise UsageError(f"--sizes is {listed}, and {model.name} ends its middles; leave it out")
-    if len(known) == 1 < len(sizes):
-        raise UsageError(
-            f"--sizes is {listed}, and {model.name} learns the length; give one, to begin with"
-        )
 
 
 def surroundings(

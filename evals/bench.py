@@ -19,8 +19,9 @@ from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.infill_command import add_decoding_flags
-from talaria.coder.request import MODES, Mode, Options
+from talaria.coder.request import Mode, Options
 from talaria.evals import timing
+from talaria.evals.generate import taken
 from talaria.evals.intervals import percentile
 from talaria.evals.jsonl import environment
 from talaria.evals.libraries import require
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
 
     plan = TimingPlan((args.context,), args.prompts, args.rounds, args.starts)
     require("tqdm")
+    from talaria.coder import capabilities
     from talaria.coder.loading import load
 
     options = Options(
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> int:
         lookahead=args.lookahead,
     )
     model = load(args.model, args.device)
-    options = options.settled(model.settings)
+    options = taken(model, options)
     assert options.max_tokens is not None
     room = timing.context_room(model, options.max_tokens)
     if args.context > room:
@@ -55,8 +57,9 @@ def main(argv: list[str]) -> int:
             f"--context is {args.context}; beside middles of {options.max_tokens} tokens this "
             f"model reads {room}: give a smaller --context or --max-tokens"
         )
-    modes = tuple(mode for mode in MODES if mode != "diffuse" or model.backbone.denoises)
+    modes = capabilities.modes(model)
     options = replace(options, mode=modes[0])
+    capabilities.check(model, options)
     problems = draw_prompts(documents(None)[0], model.layout, plan.contexts, plan.prompts)
     bar = progress(plan.starts + plan.rounds * len(problems) * len(modes), "request")
     starts = []
@@ -108,7 +111,9 @@ def figures(timings: Sequence[Timing], starts: Sequence[Mapping[str, Any]]) -> d
         "peak_bytes": timing.peak_memory(),
         "modes": {mode: mode_figures(own) for mode, own in by_mode.items()},
         "ratios": {
-            mode: against(by_mode[mode], by_mode[BASELINE]) for mode in modes if mode != BASELINE
+            mode: against(by_mode[mode], by_mode[BASELINE])
+            for mode in modes
+            if BASELINE in modes and mode != BASELINE
         },
     }
 
@@ -207,16 +212,14 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         f"{mode} on {part['same']} of {part['prompts']} prompts"
         for mode, part in found["ratios"].items()
     )
+    compared = ["", columns(ratios), "", f"writes what {BASELINE} writes: {same}"]
     return [
         f"{found['model']['name']}, {found['environment']['machine']}",
         f"fresh process: {start['load_ms'] / 1000:.2f} s to load, first request "
         f"{start['first_ms']:.0f} ms, at most {start['peak_bytes'] / 1e6:.0f} MB",
         "",
         columns(table),
-        "",
-        columns(ratios),
-        "",
-        f"writes what {BASELINE} writes: {same}",
+        *(compared if found["ratios"] else []),
     ]
 
 

@@ -84,19 +84,27 @@ def decoding(model: Checkpoint, sampling: Sampling) -> dict[str, Any]:
     An open family follows its authors' schedule, with what a request changes about it. The options
     repeat its threshold and sizes, and have no lookahead: nothing there depends on it.
     """
-    options = sampling.options.settled(model.settings)
+    options = taken(model, sampling.options)
     if model.schedule is None:
         return {"options": asdict(options), "schedule": None}
-    schedule = model.schedule.asked(sampling.options)
+    schedule = model.schedule.asked(options)
     if sampling.oracle_length:
-        schedule = replace(schedule, sizes=())
-    options = replace(
-        options,
+        options, schedule = replace(options, sizes=None), replace(schedule, sizes=())
+    return {"options": asdict(options), "schedule": asdict(schedule)}
+
+
+def taken(model: Checkpoint, options: Options) -> Options:
+    """Return the options as the model takes them: what is not asked for is its own."""
+    settled = options.settled(model.settings)
+    if model.schedule is None:
+        return settled
+    schedule = model.schedule.asked(options)
+    return replace(
+        settled,
         confidence_threshold=schedule.threshold,
         lookahead=None,
         sizes=schedule.sizes or None,
     )
-    return {"options": asdict(options), "schedule": asdict(schedule)}
 
 
 def rounding(device: str) -> dict[str, Any] | None:
@@ -116,10 +124,13 @@ def generate(
 ) -> Results:
     """Fill every hole and append the samples to the file; existing ones are kept.
 
-    Calls `watch` with every new row. An interruption loses at most the current batch.
+    Calls `watch` with every new row. An interruption loses at most the current batch. UsageError,
+    and no file, for options that the model cannot serve.
     """
+    from talaria.coder.capabilities import check
     from talaria.coder.infill import fill_batch
 
+    check(model, sampling.options)
     results = Results(path, header(suite, model, sampling, device))
     kept = {(row["id"], row["sample"]) for row in results.rows}
     wanted = [(problem, n) for problem in suite.asked() for n in range(sampling.samples)]

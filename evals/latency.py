@@ -24,6 +24,8 @@ from talaria.evals.timing import Timing, TimingPlan
 if TYPE_CHECKING:
     from talaria.coder.request import Mode, Options
 
+BASELINE: Mode = "ar"
+
 
 def measure(
     corpus: Path | None,
@@ -37,10 +39,18 @@ def measure(
 
     `options` hold for both modes, whatever mode they name.
     """
-    from talaria.coder import checkpoint
+    from talaria.coder import capabilities, checkpoint
 
     loaded = checkpoint.load(model, device)
-    modes: tuple[Mode, ...] = ("diffuse" if loaded.backbone.denoises else "verify", "ar")
+    able = capabilities.modes(loaded)
+    if BASELINE not in able:
+        raise UsageError(
+            f"latency compares with --mode {BASELINE}, and {loaded.name} has only "
+            f"{', '.join(able)}; time it with `talaria bench`"
+        )
+    modes: tuple[Mode, ...] = ("diffuse" if "diffuse" in able else "verify", BASELINE)
+    for mode in modes:
+        capabilities.check(loaded, replace(options, mode=mode))
     files, hashes = documents(corpus)
     max_tokens = options.max_tokens or loaded.settings.max_tokens
     room = timing.context_room(loaded, max_tokens)

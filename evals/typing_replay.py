@@ -226,10 +226,13 @@ def type_again(
     suite: Suite, engine: Engine, options: Options, every: int, path: Path, device: str = "cpu"
 ) -> Results:
     """Type every region and append the replays to the file; existing ones are kept."""
+    from talaria.coder.capabilities import check
+
     if every < 1:
         raise UsageError(f"--every is {every}; it must be at least 1")
     options = replace(options, abstain=True)  # nobody asked
     model = engine.model.result()
+    check(model, options)
     head = header(suite, model, Sampling(options), device)
     head |= {"stage": "results", "every": every, "threads": model.backbone.threads}
     results = Results(path, head)

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.tiny_models import CAUSAL, TINY, write
 from talaria.coder import checkpoint
 from talaria.coder.checkpoint import Checkpoint
+from talaria.coder.engine import Engine
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import fill, infill
 from talaria.coder.request import Mode, Options, Request
@@ -18,6 +19,7 @@ from talaria.evals import command
 from talaria.evals.generate import Sampling, generate, header
 from talaria.evals.jsonl import read
 from talaria.evals.suites import Problem, Suite, read_suite
+from talaria.evals.typing_replay import type_again
 from tests.evals import problems
 
 
@@ -118,6 +120,33 @@ def test_the_command_takes_sizes(
         command.main([*call, "--sizes", "3,5", "--oracle-length"])
     with pytest.raises(UsageError, match="--sizes: '8,x' is no list of sizes, as 8,16,32"):
         command.main([*call, "--sizes", "8,x"])
+
+
+@pytest.mark.parametrize(
+    ("key", "options", "reason"),
+    [
+        ("llada", Options("ar"), "--mode is ar, and llada reads in both directions"),
+        ("qwen3", Options("diffuse"), "--mode is diffuse, and qwen3 is a causal model"),
+        ("sdar", Options(sizes=(8,)), "--sizes is 8, and sdar ends its middles"),
+        ("sdar", Options(approximate_cache="dual"), "--approximate-cache is dual, and sdar keeps"),
+        ("llada", Options(max_tokens=5000), "--max-tokens is 5000; this model's limit is"),
+    ],
+)
+def test_what_a_model_cannot_do_leaves_no_file(
+    suite: Suite,
+    families: dict[str, Checkpoint],
+    tmp_path: Path,
+    key: str,
+    options: Options,
+    reason: str,
+) -> None:
+    """Samples as well as replays of typing: the next call may use the same name."""
+    path, model = tmp_path / "out" / "samples.jsonl", families[key]
+    with pytest.raises(UsageError, match=reason):
+        generate(suite, model, Sampling(options), path)
+    with Engine(lambda: model) as engine, pytest.raises(UsageError, match=reason):
+        type_again(suite, engine, options, 8, path)
+    assert not path.parent.exists()
 
 
 def test_the_bar_has_a_running_score(
