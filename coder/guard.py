@@ -24,6 +24,9 @@ NO_TIME = "there was no time to check what the model offers"
 
 _WORD = re.compile(r"\w")
 _VALUE = re.compile(r"(?<![=!<>:])=(?!=)|\b(?:return|yield|await)\b")
+# Where a name begins that is not an attribute.
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_]")
+_OPENING = tuple("({=.")  # types are often nested in themselves, as list[list[int]] is
 _IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w.]+)(?:[ \t]+as[ \t]+(\w+))?[ \t]*$", re.MULTILINE)
 _IMPORTED = re.compile(
     r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import\b.*?(?<!\w)(?<!\bas )([A-Za-z_]\w*)$"
@@ -143,12 +146,16 @@ def withheld(around: Surroundings, text: str) -> str | None:
 def repeats(prefix: str, text: str) -> bool:
     """Whether a middle begins with what stands before it on its line.
 
-    That is the line's code up to the cursor, or what follows its last `=` or `return`. A short word
-    may well occur twice, and so may a whole word before a blank (`not not_found`).
+    That is the line's code up to the cursor, or what follows its last `=` or `return`, or what it
+    begins with any of its names, up to a bracket, `=`, `==` or a dot. A short word may well occur
+    twice, and so may a whole word before a blank (`not not_found`).
     """
     line = prefix[prefix.rfind("\n") + 1 :].lstrip()
-    begun = [line.rstrip(), *(line[found.end() :].strip() for found in _VALUE.finditer(line))]
-    written = text.lstrip()
+    code, written = line.rstrip(), text.lstrip()
+    begun = [code, *(line[found.end() :].strip() for found in _VALUE.finditer(line))]
+    if code.endswith(_OPENING):
+        names = _NAME.finditer(code, max(0, len(code) - len(written)))
+        begun += [code[found.start() :] for found in names]
     return any(
         len(_WORD.findall(each)) >= SHORTEST
         and written.startswith(each)

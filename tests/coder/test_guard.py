@@ -219,6 +219,13 @@ def test_what_stands_behind_keeps_its_meaning(
         ("    print(", "print(value))", "\n", "repeats"),
         ("res", "result = 2", "\n", "repeats"),
         ("self.", "self.x = 1", "\n", "repeats"),
+        ("if total(", "total(y)):", "\n    pass\n", "repeats"),
+        ("x = [total(", "total(y))]", "\n", "repeats"),
+        ("x = y + total(", "total(z))", "\n", "repeats"),
+        ("assert total == ", "total == 1", "\n", "repeats"),
+        ("f(total=", "total=1)", "\n", "repeats"),
+        ("x: list[", "list[int]]", "\n", None),
+        ("x = y.total(", "total(z))", "\n", None),  # one is an attribute
         ("a ", "and b", "\n", None),
         ("assert not ", "not_found", "\n", None),
         ("f(", "f(x))", "\n", None),  # too short to tell
