@@ -14,11 +14,13 @@ from functools import cached_property
 from talaria.coder.bounds import Bound
 from talaria.coder.request import Request
 from talaria.coder.syntax.judge import Surroundings, Verdict, judge
+from talaria.coder.syntax.lexical import open_brackets
 from talaria.coder.syntax.names import members
 from talaria.coder.syntax.python import compiles, parsed, standing_behind, top_level
 from talaria.coder.syntax.standing import standing_in
 
 REACH = 100_000  # characters of a file that is compiled as a whole, in about 60 ms
+NEAR = 4_000  # characters before a hole that are searched for the beginning of an import
 SHORTEST = 3  # letters and digits of a repetition that is no coincidence
 NO_TIME = "there was no time to check what the model offers"
 
@@ -27,10 +29,11 @@ _VALUE = re.compile(r"(?<![=!<>:])=(?!=)|\b(?:return|yield|await)\b")
 # Where a name begins that is not an attribute.
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]")
 _OPENING = tuple("({=.")  # types are often nested in themselves, as list[list[int]] is
-_IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w.]+)(?:[ \t]+as[ \t]+(\w+))?[ \t]*$", re.MULTILINE)
-_IMPORTED = re.compile(
-    r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import\b.*?(?<!\w)(?<!\bas )([A-Za-z_]\w*)$"
-)
+_IMPORT = re.compile(r"^[ \t]*import[ \t]+([^#;\n]+)", re.MULTILINE)
+_FROM = re.compile(r"^[ \t]*from[ \t]+([\w.]+)[ \t]+import\b(\s*\([^()]*|[^#;(\n]*)", re.MULTILINE)
+_IMPORTED = re.compile(r"([\w.]+)(?:[ \t]+as[ \t]+(\w+))?")
+# The last name of an import at the end of a text.
+_IMPORTING = re.compile(_FROM.pattern + r"(?<!\w)(?<!\bas )([A-Za-z_]\w*)\Z", re.MULTILINE)
 _STAR_IMPORT = re.compile(r"^[ \t]*from[ \t].*\bimport[ \t]*\(?[ \t]*\*", re.MULTILINE)
 # A name at the end of a line where a value stands: behind an operator, a bracket or such a word.
 _VALUE_NAME = re.compile(
@@ -38,6 +41,7 @@ _VALUE_NAME = re.compile(
     r"\b(?:return|yield|await|in|if|elif|while|not|and|or|is|else|assert|raise)[ \t]+)"
     r"([A-Za-z_]\w*)$"
 )
+_ELEMENT = re.compile(r"[,:][ \t]*([A-Za-z_]\w*)$")  # in a bracket
 # What gives names, or takes those of parameters.
 _BINDS = re.compile(r"\b(?:def|class|lambda|import|from|for|as|with|global|nonlocal)\b")
 _ATTRIBUTE = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\.([A-Za-z_]\w*)$")
@@ -176,24 +180,43 @@ def half_name(prefix: str, text: str, suffix: str, *, cell: bool = False) -> str
     if not _WORD.match(text[-1:]) or _WORD.match(suffix[:1]):
         return None
     line = line.rpartition("\n")[2]
-    if not cell and (found := _VALUE_NAME.search(line)) and not _BINDS.search(line):
+    found = _VALUE_NAME.search(line) or (open_brackets(line) and _ELEMENT.search(line))
+    if not cell and found and not _BINDS.search(line):
         return longer_name(found[1], prefix, text, suffix)
-    if found := _IMPORTED.search(line):
-        known = set(members(found[1]))
-    elif found := _ATTRIBUTE.search(line):
-        aliases = {each[2] or each[1]: each[1] for each in _IMPORT.finditer(prefix + "\n" + suffix)}
-        if found[1] not in aliases:
+    around = prefix + "\n" + suffix
+    if found := _ATTRIBUTE.search(line):
+        module, half = module_called(found[1], around), found[2]
+        if module is None:
             return None
         used = re.compile(rf"(?<![\w.]){re.escape(found[1])}\.(\w+)")
-        known = set(members(aliases[found[1]])) | set(used.findall(prefix + "\n" + suffix))
+        known = set(members(module)) | set(used.findall(around))
+    elif found := _IMPORTING.search((prefix + text)[-NEAR:]):
+        known, half = set(members(found[1])), found[3]
     else:
         return None
-    half = found[2]
     return (
         None
         if half in known
         else next((each for each in sorted(known) if each.startswith(half)), None)
     )
+
+
+def module_called(name: str, text: str) -> str | None:
+    """The module that a text imports under a name; None if there is none.
+
+    What is imported from a module is one if the standard library has such a module.
+    """
+    for each in _IMPORT.finditer(text):
+        for module, other in _IMPORTED.findall(each[1]):
+            if name == other:
+                return str(module)
+            if not other and f"{name}.".startswith(f"{module}."):
+                return name
+    for each in _FROM.finditer(text):
+        for own, other in _IMPORTED.findall(each[2]):
+            if name == (other or own) and members(module := f"{each[1]}.{own}"):
+                return module
+    return None
 
 
 def longer_name(half: str, prefix: str, text: str, suffix: str) -> str | None:

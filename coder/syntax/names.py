@@ -1,12 +1,17 @@
-"""What the modules of the standard library define, read from their sources and never imported."""
+"""What the modules of the standard library define, read from their sources and never imported.
+
+Of those without a source, the ones that are loaded already are asked.
+"""
 
 from __future__ import annotations
 
 import ast
+import os.path
 import sys
 import sysconfig
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 LARGEST = 400_000  # bytes of a module that is read
@@ -16,10 +21,15 @@ LARGEST = 400_000  # bytes of a module that is read
 def members(module: str) -> frozenset[str]:
     """The names that a module of the standard library defines; empty where that is not known.
 
-    It is not known of modules without a source, and of those that import everything from another.
+    It is not known of modules without a source that are not loaded, nor of those that import
+    everything from such a one.
     """
+    if module == "os.path":
+        module = os.path.__name__
     if module.partition(".")[0] not in sys.stdlib_module_names:
         return frozenset()
+    if (loaded := sys.modules.get(module)) and not getattr(loaded, "__file__", "").endswith(".py"):
+        return frozenset(dir(loaded))
     place = Path(sysconfig.get_path("stdlib"), *module.split("."))
     package = place / "__init__.py"
     try:
@@ -43,9 +53,20 @@ def _defined(tree: ast.Module) -> Iterator[str]:
         node = stack.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
+        elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            yield from _all_of(node.module if not node.level else None)
         elif isinstance(node, ast.alias):
             yield node.asname or node.name.partition(".")[0]
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
         elif not isinstance(node, ast.Lambda):
             stack.extend(ast.iter_child_nodes(node))
+
+
+def _all_of(module: str | None) -> Iterator[str]:
+    """The names that everything of a module is; `*` if they are not known."""
+    known = members(module) if module else frozenset()
+    if known:
+        yield from (name for name in known if not name.startswith("_"))
+    elif not module or "." in module or find_spec(module) is not None:
+        yield "*"  # a module of another system (`nt`) gives nothing here

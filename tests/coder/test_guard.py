@@ -238,6 +238,16 @@ def test_what_stands_behind_keeps_its_meaning(
         ("from csv import ", "Dict", "\n", "DictReader"),
         ("from csv import DictReader, Di", "ct", "\n", "DictReader"),
         ("from csv import DictReader as Di", "ct", "\n", None),
+        ("from csv import (\n    reader,\n    ", "Dict", "\n)\n", "DictReader"),
+        ("from csv import (\n    reader as ", "Dict", "\n)\n", None),
+        ("import os, csv\nr = csv.Di", "ct", "\n", "DictReader"),
+        ("import csv as c, os  # tables\nr = c.Di", "ct", "\n", "DictReader"),
+        ("import os\nx = os.path.ex", "ist", "\n", "exists"),
+        ("from os import path\nx = path.ex", "ist", "\n", "exists"),
+        ("from os import path as p, sep\nx = p.ex", "ist", "\n", "exists"),
+        ("import os\nx = os.getc", "w", "\n", "getcwd"),
+        ("import sys\nx = sys.get", "default", "\n", "getdefaultencoding"),
+        ("from m import n\nn.abcdef(1)\nx = n.", "abc", "\n", None),  # it may be a class
         ("import xml.etree\nx = xml.etree.Element", "Tree", "\n", None),
         ("import np\nx = np.array(1)\ny = np.ar", "r", "\n", "array"),
         ("import np\nx = np.array(1)\ny = np.", "zeros", "\n", None),
@@ -245,6 +255,10 @@ def test_what_stands_behind_keeps_its_meaning(
         # Names of the text, where a value stands.
         ("balance = 1\nx = ", "bal", "\n", "balance"),
         ("x = f(", "1 + bal", ")\n\n\ndef balance(): ...\n", "balance"),
+        ("balance = 1\nf(1, ", "bal", ")\n", "balance"),
+        ("balance = 1\nx = {1: ", "bal", "}\n", "balance"),
+        ("balance = 1\nx, ", "bal", "\n", None),  # another name is given
+        ("balance = 1\nx: ", "bal", "\n", None),
         ("def f(balance):\n    return ", "balan", "\n", "balance"),
         ("balance = bal = 1\nx = ", "bal", "\n", None),
         ("balance = 1\n", "bal = 2\nx = bal", "\n", None),
