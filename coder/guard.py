@@ -214,8 +214,8 @@ def module_called(name: str, text: str) -> str | None:
                 return name
     for each in _FROM.finditer(text):
         for own, other in _IMPORTED.findall(each[2]):
-            if name == (other or own) and members(module := f"{each[1]}.{own}"):
-                return module
+            if name == (other or own) and members(found := f"{each[1]}.{own}"):
+                return found
     return None
 
 
