@@ -17,6 +17,7 @@ from talaria.coder.syntax.lexical import lines_of
 
 TEMPLATE = Path(__file__).with_name("trace.html")
 LINES_BEFORE, LINES_AFTER = 20, 12
+STALE = "<p>~ marks approximate steps: they took states that were kept from earlier ones.</p>\n"
 WIDEST = 8000  # characters on either side, as a file may be one very long line
 
 
@@ -54,7 +55,9 @@ def page(result: Infill, model: Checkpoint, prefix: str, suffix: str) -> str:
     fill = {name: escape(fact) for name, fact in facts.items()}
     fill["static"] = "".join(
         f"<h2>Candidate {number} of {len(result.candidates)}</h2>\n"
-        f"<pre>\n{escape(before)}<b>{escape(candidate.text)}</b>{escape(after)}</pre>\n<ol>"
+        f"<pre>\n{escape(before)}<b>{escape(candidate.text)}</b>{escape(after)}</pre>\n"
+        + (STALE if any("stale" in step for step in shown["steps"]) else "")
+        + "<ol>"
         + "".join(f"<li>{escape(line)}</li>\n" for line in listing(shown["steps"]))
         + "</ol>\n"
         for number, (candidate, shown) in enumerate(
@@ -86,6 +89,7 @@ def changes(result: Infill, candidate: Candidate, model: Checkpoint) -> list[dic
     start   where its canvas begins
     length  of its canvas
     end     position of its `<eom>`, or None
+    stale   whether an approximate cache had a part in it; absent if not
     set     positions that changed:
             [position, text, token, confidence]  a token was committed
             [position, text]                     its text changed, as a neighbour completed it
@@ -121,7 +125,10 @@ def changes(result: Infill, candidate: Candidate, model: Checkpoint) -> list[dic
             elif text != shown[i]:
                 changed.append([i] if text is None else [i, text])
         stop = start + end if end < len(now) else None
-        steps.append({"start": start, "length": len(now), "end": stop, "set": changed})
+        found: dict[str, Any] = {"start": start, "length": len(now), "end": stop, "set": changed}
+        if frame.step.stale is not None and frame.step.stale[place]:
+            found["stale"] = True
+        steps.append(found)
         shown = texts
     return steps
 
@@ -152,7 +159,10 @@ def pieces(ids: list[int], model: Checkpoint, healed: str = "") -> list[str | No
 
 
 def listing(steps: list[dict[str, Any]]) -> list[str]:
-    """One line per step for browsers without scripts: ░ is a mask, ⏎ a line break."""
+    """One line per step for browsers without scripts: ░ is a mask, ⏎ a line break.
+
+    One in which an approximate cache had a part begins with ~.
+    """
     lines = []
     cells: list[str | None] = []
     for step in steps:
@@ -162,5 +172,5 @@ def listing(steps: list[dict[str, Any]]) -> list[str]:
         text = "".join("░" if cell is None else cell for cell in cells[: step["end"]])
         if text.endswith("░░░░"):
             text = text.rstrip("░") + "░…"
-        lines.append(text.replace("\n", "⏎"))
+        lines.append("~ " * step.get("stale", False) + text.replace("\n", "⏎"))
     return lines

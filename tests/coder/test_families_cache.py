@@ -27,6 +27,7 @@ from talaria.coder.results import Infill
 from talaria.coder.sampler import Row
 from talaria.coder.schedule import Schedule, Window
 from talaria.coder.scheduled import follow
+from talaria.coder.trace import page
 
 FULL = ("llada", "dream", "dreamon", "open-dcoder", "a2d")
 PREFIX, SUFFIX = "def f(self):\n    return ", "\n\ndef g():\n    pass\n"
@@ -181,6 +182,27 @@ def test_the_end_of_a_budget_reads_all_that_it_commits(
     assert [bool(step.stale[0]) for step in found if step.stale is not None] == stale
     assert not found[-1].canvas.open.any()
     assert (found[-1].confidence[found[-1].committed] > 0).all()
+
+
+def test_the_page_marks_approximate_steps(models: dict[str, Checkpoint]) -> None:
+    """Of each candidate its own, for the script and without it; exact steps have no mark."""
+    for kind, sizes in ((None, (12,)), ("dual:4", (12,)), ("dual:4", (6, 12))):
+        asked = Options(check_syntax=False, sizes=sizes, approximate_cache=kind)
+        model = models["dream"]
+        found = infill(model, PREFIX, SUFFIX, asked)
+        text = page(found, model, PREFIX, SUFFIX)
+        data = re.search(r'<script id="data" type="application/json">(.*?)</script>', text)
+        assert data is not None
+        marked = 0
+        for candidate in json.loads(data[1])["candidates"]:
+            steps = enumerate(candidate["steps"], 1)
+            stale = [number for number, step in steps if step.get("stale")]
+            if len(sizes) == 1:
+                assert stale == found.stale_steps
+            marked += len(stale)
+        assert bool(marked) == bool(kind)
+        assert text.count("<li>~ ") == marked
+        assert ("<p>~ marks approximate steps" in text) == bool(kind)
 
 
 def test_the_command_says_which_steps_are_approximate(
