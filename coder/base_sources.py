@@ -402,7 +402,8 @@ def caches(hub: HubFile, sha256: str) -> list[Cache]:
     ollamas += [home / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
     return [
         Cache("Hugging Face cache", (hub_cache,), (*named, f"models--*/blobs/{sha256}")),
-        Cache("llama.cpp cache", (llama,), ("*.gguf",)),
+        # llama.cpp lays LLAMA_CACHE out as Hugging Face does; without it, it uses their folder.
+        Cache("llama.cpp cache", (llama,), ("*.gguf", f"models--*/blobs/{sha256}")),
         Cache(
             "LM Studio",
             (studio / "models", home / ".cache" / "lm-studio" / "models"),

@@ -150,6 +150,7 @@ def test_a_file_of_the_user(home: Path, tmp_path: Path) -> None:
         ("Hugging Face cache", f"hub/models--someone--tiny-GGUF/snapshots/{REVISION}/{FILE}"),
         ("Hugging Face cache", f"hub/models--else--where/blobs/{HASH}"),
         ("llama.cpp cache", "user/.cache/llama.cpp/someone_tiny-GGUF_tiny.gguf"),
+        ("llama.cpp cache", f"user/.cache/llama.cpp/models--someone--tiny-GGUF/blobs/{HASH}"),
         ("LM Studio", "user/.lmstudio/models/someone/tiny-GGUF/tiny.gguf"),
         ("LM Studio", "user/.cache/lm-studio/models/someone/tiny-GGUF/tiny.gguf"),
         ("Ollama", f"user/.ollama/models/blobs/sha256-{HASH}"),
