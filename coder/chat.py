@@ -16,11 +16,13 @@ import numpy as np
 
 from talaria.coder.backbone import KVCache, Marks
 from talaria.coder.canvas import Canvas
+from talaria.coder.capabilities import check_decoding
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import common_prefix
 from talaria.coder.errors import CheckpointError, UsageError
 from talaria.coder.request import Options
 from talaria.coder.sampler import Row, Step, autoregress, denoise, verify
+from talaria.coder.schedule import Schedule
 from talaria.coder.scheduled import follow
 from talaria.coder.tokenizer import Tokenizer
 from talaria.coder.unmask import confidence_threshold
@@ -122,6 +124,8 @@ class Reply:
     nfe             evaluations of the model behind the context
     context_tokens  those that stand before the answer; `reused_tokens` of them were read before
     dropped         how many of the oldest turns no longer fit, and were left out
+    stale_steps     those computed with an approximate cache, by number, from 1; None: it was not
+                    used
     """
 
     text: str
@@ -133,6 +137,7 @@ class Reply:
     context_tokens: int
     reused_tokens: int
     dropped: int
+    stale_steps: tuple[int, ...] | None = None
 
     @property
     def tokens_per_forward(self) -> float:
@@ -190,6 +195,7 @@ class Dialogue:
         for a text that is too long.
         """
         began = time.perf_counter()
+        schedule = self.model.schedule and self.model.schedule.asked(options)
         options = options.settled(self.model.settings)
         room = self.check(options)
         asked = self._turn("user", text)
@@ -202,14 +208,17 @@ class Dialogue:
             )
         context = [*self.head, *(token for turn in kept for token in turn.ids), *opening]
         reused = min(common_prefix(context, self._read), len(context) - 1)
-        tokens, stopped, nfe = self._decode(context, options, interrupted, on_step)
+        stale: list[int] = []
+        tokens, stopped, nfe = self._decode(context, options, schedule, interrupted, on_step, stale)
         if tokens or stopped != "cancelled":
             end = self.template.ended(self.tokenizer)
             self.turns = [*kept, Turn("assistant", [*opening, *tokens, *end])]
         elapsed = 1000 * (time.perf_counter() - began)
         said = self.tokenizer.decode(tokens)
         mode = str(options.mode)
-        return Reply(said, tokens, stopped, mode, nfe, elapsed, len(context), reused, dropped)
+        approximate = tuple(stale) if options.approximate_cache else None
+        cost = nfe, elapsed, len(context), reused, dropped
+        return Reply(said, tokens, stopped, mode, *cost, approximate)
 
     def _turn(self, role: Role, text: str) -> Turn:
         begun = self.template.begun(self.tokenizer, role, text)
@@ -221,22 +230,13 @@ class Dialogue:
         UsageError for options that the model cannot serve, and where nothing could be asked.
         """
         options = options.settled(self.model.settings)
-        if self.model.schedule is not None and options.mode != "diffuse":
-            raise UsageError(
-                f"--mode is {options.mode}, and {self.model.name} reads in both directions, so it "
-                "cannot write from left to right; use --mode diffuse"
-            )
         assert options.max_tokens is not None
         if options.max_tokens > self.most:
             raise UsageError(
                 f"--max-tokens is {options.max_tokens}; the limit is {self.most}, half of what a "
                 "dialogue may have"
             )
-        if options.mode == "diffuse" and not self.backbone.denoises:
-            raise UsageError(
-                f"--mode is diffuse, and {self.model.name} is a causal model that cannot read a "
-                "canvas; use --mode verify or ar"
-            )
+        check_decoding(self.model, options)
         opening = self.template.begun(self.tokenizer, "assistant")
         room = self.longest - options.max_tokens - len(opening)
         if room - len(self.head) <= len(self._turn("user", "").ids):
@@ -251,13 +251,17 @@ class Dialogue:
         self,
         context: list[int],
         options: Options,
+        schedule: Schedule | None,
         interrupted: Callable[[], bool],
         on_step: OnStep,
+        stale: list[int],
     ) -> tuple[list[int], Ended, int]:
-        """The tokens of an answer, why it ended, and the evaluations that it took."""
+        """The tokens of an answer, why it ended, and the evaluations that it took.
+
+        The numbers of those that are approximate are put into `stale`.
+        """
         assert options.max_tokens is not None
         width, tokens, nfe = options.max_tokens, list[int](), 0
-        schedule = self.model.schedule
         whole = schedule is not None and bool(schedule.sizes)  # an answer is one canvas
         kept = schedule is None or schedule.pace != "p2"  # whether what stands is final
         # A canvas that sees itself causally may be of any length.
@@ -283,12 +287,15 @@ class Dialogue:
                 return tokens, "cancelled", nfe
             size = min(width, options.max_tokens - len(tokens))
             canvas = Canvas.blank(1, size, self.marks)
-            steps = self._steps(known, cache, canvas, options, row)
+            steps = self._steps(known, cache, canvas, options, schedule, row)
             while canvas.open.any():
                 if interrupted():
                     return [*tokens, *canvas.middle(0)], "cancelled", nfe
-                canvas = next(steps).canvas
+                step = next(steps)
+                canvas = step.canvas
                 nfe += 1
+                if step.stale is not None and step.stale.any():
+                    stale.append(nfe)
                 stands = canvas.middle(0) if kept or not canvas.open.any() else []
                 behind = canvas.ids[0, len(stands) : len(stands) + seen]
                 behind = behind[: max(0, canvas.ended[0] - len(stands))]
@@ -299,11 +306,17 @@ class Dialogue:
         return tokens[: options.max_tokens], "max_tokens", nfe
 
     def _steps(
-        self, known: list[int], cache: KVCache, canvas: Canvas, options: Options, row: Row
+        self,
+        known: list[int],
+        cache: KVCache,
+        canvas: Canvas,
+        options: Options,
+        schedule: Schedule | None,
+        row: Row,
     ) -> Iterator[Step]:
         """The steps that write a canvas; the cache has the last token known only to denoise."""
-        if self.model.schedule is not None:
-            return follow(self.model.schedule, self.backbone, cache, known[-1:], canvas, [row])
+        if schedule is not None:
+            return follow(schedule, self.backbone, cache, known[-1:], canvas, [row])
         if options.mode == "diffuse":
             rule = confidence_threshold(options.confidence_threshold or 0.0)
             return denoise(self.backbone, cache, known[-1:], canvas, rule, [row], options.lookahead)

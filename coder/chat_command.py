@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from talaria.coder.arguments import Parser
 from talaria.coder.errors import BaseMissingError, SourceError, TalariaError, UsageError
+from talaria.coder.infill_command import add_cache_flag
 from talaria.coder.request import MODES, Mode, Options
 
 # The model's libraries are imported after the options have been parsed.
@@ -79,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="the same seed draws the same answers"
     )
+    add_cache_flag(parser)
     parser.add_argument(
         "--system", metavar="TEXT", help="what the model is told about its part (default: ours)"
     )
@@ -108,7 +110,11 @@ def command(argv: list[str]) -> int:
             f"{LONGEST // 2}, half of what a dialogue may have"
         )
     options = Options(
-        mode=args.mode, max_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed
+        mode=args.mode,
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+        approximate_cache=args.approximate_cache,
     )
     files = [(name, content(name)) for name in args.context]
     question = args.question
@@ -230,10 +236,12 @@ def as_json(reply: Reply, model: str) -> dict[str, Any]:
     """The fields that other tools rely on."""
     from talaria.coder.chat_code import blocks_of
 
+    approximate = {} if reply.stale_steps is None else {"stale_steps": reply.stale_steps}
     return {
         "text": reply.text,
         "code": [block.text for block in blocks_of(reply.text)],
         "nfe": reply.nfe,
+        **approximate,
         "tokens": len(reply.tokens),
         "tokens_per_forward": round(reply.tokens_per_forward, 3),
         "elapsed_ms": round(reply.elapsed_ms, 1),
@@ -250,6 +258,9 @@ def summary(reply: Reply) -> str:
     from talaria.coder.answers import counted
 
     each = f"{reply.tokens_per_forward:.1f} a step"
+    steps = counted(reply.nfe, "step")
+    if reply.stale_steps is not None:
+        steps += f", {len(reply.stale_steps)} of them approximate"
     end = {
         "end": "",
         "max_tokens": ", cut off at --max-tokens",
@@ -257,7 +268,7 @@ def summary(reply: Reply) -> str:
     }
     left_out = f", the oldest {counted(reply.dropped, 'turn')} left out" if reply.dropped else ""
     return (
-        f"{counted(len(reply.tokens), 'token')} in {counted(reply.nfe, 'step')} ({each}), "
+        f"{counted(len(reply.tokens), 'token')} in {steps} ({each}), "
         f"{reply.elapsed_ms / 1000:.1f} s, {reply.mode}, read "
         f"{reply.context_tokens - reply.reused_tokens} of {reply.context_tokens} tokens before it"
         f"{left_out}{end[reply.stopped]}"

@@ -95,6 +95,45 @@ def test_the_command_takes_their_own_mode(
     assert not out
 
 
+@pytest.mark.parametrize("key", ["llada", "dream", "a2d"])
+def test_an_approximate_cache_is_said(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its steps are those of the loop with that cache; one that is always refreshed is exact."""
+    folder = write(answering(key), tmp_path / key)
+    model = checkpoint.load(folder)
+    exact, fresh, dual = (
+        Dialogue(model, system="Be brief.").ask(
+            "x = 1?", Options("diffuse", max_tokens=12, approximate_cache=kind)
+        )
+        for kind in (None, "dual:1", "dual:4")
+    )
+    assert exact.stale_steps is None
+    assert (fresh.tokens, fresh.stale_steps) == (exact.tokens, ())
+    assert dual.stale_steps == tuple(n for n in range(1, dual.nfe + 1) if n % 4 != 1)
+    call = ["chat", "--model", str(folder), "--system", "Be brief.", "--max-tokens", "12"]
+    call += ["x = 1?", "--approximate-cache", "dual:4"]
+    assert cli.main([*call, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stale_steps"] == list(dual.stale_steps)
+    assert cli.main(call) == 0
+    said = capsys.readouterr().err
+    assert f" in {dual.nfe} steps, {len(dual.stale_steps)} of them approximate (" in said
+
+
+def test_a_model_that_keeps_what_it_read_has_no_approximate_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, as in `infill`; so have others than families."""
+    folder = write(answering("sdar"), tmp_path / "sdar")
+    call = ["chat", "--model", str(folder), "x = 1?", "--approximate-cache"]
+    assert cli.main([*call, "dual"]) == 2
+    assert capsys.readouterr().err == (
+        "talaria: --approximate-cache is dual, and sdar keeps what it read exactly; leave it out\n"
+    )
+    assert cli.main([*call, "both"]) == 2
+    assert "--approximate-cache is 'both'; it must be prefix or dual" in capsys.readouterr().err
+
+
 def test_what_is_taken_back_is_not_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
