@@ -18,7 +18,15 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from talaria.coder.backbone import Marks
 from talaria.coder.errors import CheckpointError
-from talaria.coder.families.qwen2_files import NAMES, folder_vocabulary
+from talaria.coder.families.qwen2_files import (
+    BLOCKS,
+    NAMES,
+    TIED,
+    folder_vocabulary,
+    gguf_name,
+    published_name,
+    unfit,
+)
 from talaria.coder.families.qwen2_tokenizer import CUTS, NORMAL, Vocabulary
 from talaria.coder.open_families import LLADA, Family, family_of
 from talaria.coder.published import (
@@ -35,6 +43,7 @@ from talaria.coder.published import (
 from talaria.coder.tokenizer import Tokenizer
 
 TYPES = {"F32": 4, "F16": 2, "BF16": 2}  # what a weight may be, and bytes of each
+QWEN3_HEAD = 128  # numbers of a head
 EMBEDDING, OUTPUT, NORM = "token_embd.weight", "output.weight", "output_norm.weight"
 NORMED_HEADS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 
@@ -53,6 +62,7 @@ LLADA_NAMES = {
     "model.transformer.ln_f": "output_norm",
     "model.transformer.ff_out": "output",
 }
+LLADA_BLOCKS, LLADA_TIED = "model.transformer.blocks.", "weight_tying"
 # LLaDA's names of the numbers in a configuration, by those of transformers.
 LLADA_FIELDS = {
     "hidden_size": "d_model",
@@ -204,13 +214,14 @@ def open_folder(path: Path) -> Folder:
     for name, value in (LLADA_PLAIN if llada else PLAIN).items():
         if config.get(name, value) != value:
             raise _unsupported(path / CONFIG, name, config[name], value)
-    weights = {_name(name, llada): each for name, each in stored(path).items()}
+    names = _names(llada)
+    weights = {gguf_name(name, *names): each for name, each in stored(path).items()}
     weights = {name: each for name, each in weights.items() if not name.endswith(".inv_freq")}
-    tied = bool(config.get("weight_tying" if llada else "tie_word_embeddings", False))
+    tied = bool(config.get(LLADA_TIED if llada else TIED, False))
     if tied:
         weights.pop(OUTPUT, None)
     shape = _shape(path, config, llada, weights, tied)
-    _check(path, shape, weights)
+    _check(path, shape, weights, llada)
     tokenizer = read_tokenizer(path, shape.rows)
     return Folder(path, config, family, shape, tokenizer, weights)
 
@@ -233,21 +244,23 @@ def _shape(
         raise CheckpointError(f"{where}: {name} is {value!r}, not a number above 0; fetch it again")
 
     if EMBEDDING not in weights:
-        raise CheckpointError(f"{path}: has no embedding of tokens; fetch the model's folder again")
+        raise unfit(path, path, published_name(EMBEDDING, *_names(llada)), None)
     width, heads = number("hidden_size"), number("num_attention_heads")
+    normed = "blk.0.attn_q_norm.weight" in weights
     return Shape(
         rows=weights[EMBEDDING].shape[0],
         layers=number("num_hidden_layers"),
         width=width,
         heads=heads,
         kv_heads=number("num_key_value_heads", heads),
-        size=number("head_dim", max(1, width // heads)),
+        # Where it is not stated, Qwen3 has a size of its own (transformers 4.53.1, 5.23).
+        size=number("head_dim", QWEN3_HEAD if normed else max(1, width // heads)),
         hidden=number("intermediate_size", 4 * width if llada else None),
         positions=number("max_position_embeddings"),
         rope_base=number("rope_theta", 10_000.0, float),
         epsilon=number("rms_norm_eps", 1e-5 if llada else 1e-6, float),
         biases="blk.0.attn_q.bias" in weights,
-        normed="blk.0.attn_q_norm.weight" in weights,
+        normed=normed,
         tied=tied,
     )
 
@@ -279,39 +292,32 @@ def shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _check(path: Path, shape: Shape, weights: Mapping[str, Stored]) -> None:
+def _check(path: Path, shape: Shape, weights: Mapping[str, Stored], llada: bool) -> None:
     """CheckpointError where weights are missing, do not fit the configuration, or are unknown."""
     if shape.heads % shape.kv_heads or shape.size % 2 or shape.layers > len(weights):
         raise CheckpointError(
             f"{path / CONFIG}: {shape.layers} layers with {shape.heads} heads of {shape.size}, "
             f"{shape.kv_heads} of keys, do not fit; fetch the model's folder again"
         )
-    wanted = shapes(shape)
+    wanted, names = shapes(shape), _names(llada)
     for name, size in wanted.items():
-        found = weights[name].shape if name in weights else None
-        if found != size:
-            raise CheckpointError(
-                f"{path}: tensor {name} has shape {found}, its configuration asks for {size}; "
-                "fetch the model's folder again"
-            )
+        there = weights.get(name)
+        if there is None or there.shape != size:
+            called, field = published_name(name, *names), LLADA_TIED if llada else TIED
+            of_output = field if name == OUTPUT else None
+            file, found = (path, None) if there is None else (there.path, there.shape)
+            raise unfit(path, file, called, found, size, of_output)
     if unknown := weights.keys() - wanted.keys():
+        name = min(unknown)
         raise CheckpointError(
-            f"{path}: tensor {min(unknown)} is of no block that is supported; "
-            "give a model of plain Llama, Qwen2 or Qwen3 blocks"
+            f"{weights[name].path}: tensor {published_name(name, *names)} is of no block that is "
+            "supported; give a model of plain Llama, Qwen2 or Qwen3 blocks"
         )
 
 
-def _name(name: str, llada: bool) -> str:
-    """Our name of a tensor; unknown ones as they are."""
-    module, _, kind = name.rpartition(".")
-    names, blocks = {**NAMES, **NORMED_HEADS}, "model.layers."
-    if llada:
-        names, blocks = LLADA_NAMES, "model.transformer.blocks."
-    block = ""
-    if module.startswith(blocks):
-        layer, _, module = module.removeprefix(blocks).partition(".")
-        block = f"blk.{layer}."
-    return f"{block}{names[module]}.{kind}" if module in names else name
+def _names(llada: bool) -> tuple[Mapping[str, str], str]:
+    """The names in GGUF of a folder's modules, and how it calls what holds its blocks."""
+    return (LLADA_NAMES, LLADA_BLOCKS) if llada else ({**NAMES, **NORMED_HEADS}, BLOCKS)
 
 
 def stored(folder: Path) -> dict[str, Stored]:

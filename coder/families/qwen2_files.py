@@ -34,6 +34,9 @@ FLOATS = ("F32", "F16", "BF16")  # what a weight in a folder may be
 CONTROL, UNUSED = 3, 5  # GGUF's types of tokens that are no text
 ROPE_BASE = 10_000.0  # where a file names none
 
+TIED = "tie_word_embeddings"  # a field of configurations
+BLOCKS = "model.layers."  # what holds the blocks of transformers' models
+
 # Names in GGUF of the modules of transformers' models: those of a block, then the others.
 NAMES = {
     "input_layernorm": "attn_norm",
@@ -82,14 +85,19 @@ def open_base(path: Path) -> Base:
         )
     wanted = shapes(shape)
     for name, size in wanted.items():
-        if (found := base.sizes.get(name)) != size:
+        found = base.sizes.get(name)
+        if found != size and path.is_dir():
+            field = TIED if name == OUTPUT else None
+            raise unfit(path, path, published_name(name), found, size, field)
+        if found != size:
             raise CheckpointError(
                 f"{path}: tensor {name} has shape {found}, its configuration asks for {size}; "
                 "fetch it again"
             )
     if unknown := base.sizes.keys() - wanted.keys():
+        called = published_name(min(unknown)) if path.is_dir() else min(unknown)
         raise CheckpointError(
-            f"{path}: tensor {min(unknown)} is of no block that is supported; "
+            f"{path}: tensor {called} is of no block that is supported; "
             "give a model of plain Qwen2 or Llama blocks"
         )
     return base
@@ -176,9 +184,11 @@ def _of_gguf(path: Path) -> Base:
         biases="blk.0.attn_q.bias" in tensors,
         tied=tied,
     )
-    scaling = reader.get_field(f"{architecture}.rope.scaling.type")
-    if scaling is not None and scaling.contents() != "none":
-        raise _unsupported(path, f"{architecture}.rope.scaling.type", scaling.contents(), "none")
+    scaling = f"{architecture}.rope.scaling.type"
+    if reader.get_field(scaling) is not None:
+        kind = field_of(reader, path, scaling)
+        if kind != "none":
+            raise _unsupported(path, scaling, kind, "none")
     for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         if number(name, shape.size) != shape.size:
             raise _unsupported(path, f"{architecture}.{name}", number(name), shape.size)
@@ -198,13 +208,18 @@ def by_halves(value: Float[Array, "outputs ..."], heads: int) -> Float[Array, "o
 
 
 def field_of(reader: GGUFReader, path: Path, name: str) -> Any:
-    """Read a field of a GGUF file; CheckpointError where it has none of this name."""
+    """Read a field of a GGUF file; CheckpointError where it has none of this name, or damaged."""
     field = reader.get_field(name)
     if field is None:
         raise CheckpointError(
             f"{path}: has no field {name}; give a GGUF file of a Qwen2 or Llama model"
         )
-    return field.contents()
+    try:
+        return field.contents()
+    except (ValueError, TypeError, IndexError) as error:  # as UTF-8 that is none
+        raise CheckpointError(
+            f"{path}: field {name} is damaged ({error}); fetch it again"
+        ) from error
 
 
 def _gguf_vocabulary(reader: GGUFReader, path: Path) -> Vocabulary:
@@ -212,8 +227,8 @@ def _gguf_vocabulary(reader: GGUFReader, path: Path) -> Vocabulary:
     model = field_of(reader, path, "tokenizer.ggml.model")
     if model != "gpt2":
         raise _unsupported(path, "tokenizer.ggml.model", model, "gpt2")
-    pre = reader.get_field("tokenizer.ggml.pre")
-    cut = cutting("qwen2" if pre is None else pre.contents(), path)
+    pre = "tokenizer.ggml.pre"
+    cut = cutting("qwen2" if reader.get_field(pre) is None else field_of(reader, path, pre), path)
     names = ("tokens", "token_type", "merges")
     tokens, kinds, merges = (field_of(reader, path, f"tokenizer.ggml.{name}") for name in names)
     return Vocabulary(tokens, kinds, merges, *cut).checked(path)
@@ -242,12 +257,12 @@ def _of_folder(folder: Path) -> Base:
     def number(name: str, otherwise: float | None = None, kind: Any = int) -> Any:
         return _number(rope.get(name, config.get(name, otherwise)), kind, name, where)
 
-    tied = bool(config.get("tie_word_embeddings", False))
+    tied = bool(config.get(TIED, False))
     files, sizes = _tensors(folder)
     if tied:
         sizes.pop(OUTPUT, None)
     if EMBEDDING not in sizes:
-        raise CheckpointError(f"{folder}: has no embedding of tokens; fetch the folder again")
+        raise unfit(folder, folder, published_name(EMBEDDING), None)
     heads = number("num_attention_heads")
     shape = Qwen2Config(
         vocab_size=sizes[EMBEDDING][0],
@@ -300,14 +315,52 @@ def _tensors(folder: Path) -> tuple[dict[str, tuple[Any, str]], dict[str, tuple[
     return files, sizes
 
 
-def gguf_name(name: str) -> str:
-    """The name in GGUF of a tensor of transformers' models; unknown names as they are."""
+def gguf_name(name: str, names: Mapping[str, str] = NAMES, blocks: str = BLOCKS) -> str:
+    """The name in GGUF of a tensor of transformers' models; unknown names as they are.
+
+    Other models have other `names` of modules, and call what holds their blocks otherwise.
+    """
     module, _, kind = name.rpartition(".")
     block = ""
-    if module.startswith("model.layers."):
-        layer, _, module = module.removeprefix("model.layers.").partition(".")
+    if module.startswith(blocks):
+        layer, _, module = module.removeprefix(blocks).partition(".")
         block = f"blk.{layer}."
-    return f"{block}{NAMES[module]}.{kind}" if module in NAMES else name
+    return f"{block}{names[module]}.{kind}" if module in names else name
+
+
+def published_name(name: str, names: Mapping[str, str] = NAMES, blocks: str = BLOCKS) -> str:
+    """The name that a tensor has in a folder, by the one in GGUF: the inverse of `gguf_name`."""
+    module, _, kind = name.rpartition(".")
+    block = ""
+    if module.startswith("blk."):
+        _, layer, module = module.split(".", 2)
+        block = f"{blocks}{layer}."
+    theirs = {ours: called for called, ours in names.items()}
+    return f"{block}{theirs[module]}.{kind}" if module in theirs else name
+
+
+def unfit(
+    folder: Path,
+    file: Path,
+    tensor: str,
+    found: tuple[int, ...] | None,
+    size: tuple[int, ...] | None = None,
+    field: str | None = None,
+) -> CheckpointError:
+    """What to say of a tensor of a folder that is missing, or has not the `size` it should have.
+
+    `field` is the configuration's that would do without it, if there is one.
+    """
+    again = "fetch the model's folder again"
+    if found is not None:
+        asks = f"tensor {tensor} has shape {found}, {CONFIG} asks for {size}"
+        return CheckpointError(f"{file}: {asks}; {again}")
+    if field is None:
+        return CheckpointError(f"{folder}: no tensor {tensor} in its safetensors files; {again}")
+    return CheckpointError(
+        f"{folder / CONFIG}: {field} is not true, and the safetensors files have no {tensor}; "
+        f"{again}, or set {field} to true if the embedding is the output matrix, too"
+    )
 
 
 def folder_vocabulary(path: Path, rows: int) -> Vocabulary:

@@ -108,8 +108,8 @@ def test_nothing_in_a_folder_is_run(folder: Path, tmp_path: Path) -> None:
         ({"quantization_config": {"bits": 4}}, "quantization_config is .*only None"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type is 'yarn'; only 'default'"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two', not a number above 0"),
-        ({"num_hidden_layers": 3}, r"tensor blk\.2\.attn_norm\.weight has shape None"),
-        ({"hidden_size": 32}, "has shape .*configuration asks for"),
+        ({"num_hidden_layers": 3}, r"no tensor model\.layers\.2\.input_layernorm\.weight in its"),
+        ({"hidden_size": 32}, r"model\.safetensors: tensor model\.embed_tokens\.weight has shape"),
         ({"mask_token_id": 320}, "mask_token_id is 320, but the embedding has rows 0 to 319"),
         ({"mask_token_id": -1}, "mask_token_id is -1, but the embedding"),
         ({"eos_token_id": 272}, "mask_token_id and eos_token_id are both 272"),
@@ -119,6 +119,40 @@ def test_what_is_not_supported(folder: Path, values: dict[str, Any], said: str) 
     """The field, what it is, and what it may be."""
     changed(folder, **values)
     refused(folder, said)
+
+
+@pytest.mark.parametrize("key", ["llada", "dream", "sdar"])
+def test_tensors_are_named_as_in_the_folder(key: str, tmp_path: Path) -> None:
+    """What is missing or too much, in which file, and by which field of the configuration."""
+    folder = write(TINY[key], tmp_path / key)
+    tensors = load_file(folder / WEIGHTS)
+    output = "model.transformer.ff_out.weight" if key == "llada" else "lm_head.weight"
+    tied = "weight_tying" if key == "llada" else "tie_word_embeddings"
+    for name in sorted(tensors):
+        save_file(
+            {other: each for other, each in tensors.items() if other != name}, folder / WEIGHTS
+        )
+        if name == output:
+            refused(folder, rf"config\.json: {tied} is not true.*no {output}; .* or set {tied} to")
+        elif "q_proj.bias" not in name and "q_norm" not in name:  # which say that there are some
+            refused(folder, re.escape(name), "fetch the model's folder again")
+    more = next(name for name in sorted(tensors) if "q_proj" in name).replace("q_proj.", "q_proj.x")
+    save_file({**tensors, more: tensors[output]}, folder / WEIGHTS)
+    refused(folder, rf"{WEIGHTS}: tensor {more} is of no block", "give a model of plain")
+    save_file({name: each for name, each in tensors.items() if name != output}, folder / WEIGHTS)
+    changed(folder, **{tied: True})
+    checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(("key", "size"), [("sdar", 128), ("a2d", 128), ("dream", 16)])
+def test_a_head_of_a_size_that_is_not_stated(key: str, size: int, tmp_path: Path) -> None:
+    """As transformers has it: Qwen3's, or the width divided by the heads."""
+    tiny = replace(TINY[key], size=size)
+    whole = infill(checkpoint.load(write(tiny, tmp_path / key)), "x = ", "\n").best.text
+    stated = json.loads((tmp_path / key / "config.json").read_text("utf-8"))
+    assert stated.pop("head_dim") == size
+    (tmp_path / key / "config.json").write_text(json.dumps(stated), "utf-8")
+    assert infill(checkpoint.load(tmp_path / key), "x = ", "\n").best.text == whole
 
 
 def test_a_llada_of_other_blocks(tmp_path: Path) -> None:
