@@ -66,7 +66,15 @@ class Vocabulary:
     whole_words: bool = False
 
     def checked(self, path: Path) -> Vocabulary:
-        """This vocabulary; CheckpointError where it has no special tokens for infilling."""
+        """This vocabulary; CheckpointError if damaged, or without special tokens for infilling."""
+        try:
+            whole = self._is_whole()
+        except (TypeError, ValueError, AttributeError):  # of different lengths, or no texts
+            whole = False
+        if not whole:
+            raise CheckpointError(
+                f"{path}: tokens, their types and merges do not fit together; fetch it again"
+            )
         if sentinels_of(self.special) is None:
             wanted = " nor ".join(", ".join(astuple(each)) for each in SENTINELS)
             raise CheckpointError(
@@ -74,6 +82,15 @@ class Vocabulary:
                 "one that was trained to, such as Qwen2.5-Coder"
             )
         return self
+
+    def _is_whole(self) -> bool:
+        """Whether each token has a type, and each merge that makes a token is of two tokens."""
+        known = {*self.tokens} - self.special.keys()
+        return all(
+            merge.count(" ") == 1
+            and (merge.replace(" ", "") not in known or known.issuperset(merge.split(" ")))
+            for merge in self.merges
+        )
 
     @cached_property
     def special(self) -> dict[str, int]:

@@ -298,6 +298,26 @@ def test_a_working_context_is_no_longer_than_the_base_can_read(file: Path, home:
     checkpoint.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("there", "instead", "sentence"),
+    [
+        (b"qwen2\x15", b"qw\xffn2\x15", r"field tokenizer\.ggml\.pre is damaged"),
+        (b"\x03\0\0\0\0\0\0\0d e", b"\x03\0\0\0\0\0\0\0d_e", "do not fit together"),
+        (b"\x01\0\0\0\0\0\0\0e", b"\x01\0\0\0\0\0\0\0!", "do not fit together"),
+    ],
+)
+def test_a_damaged_vocabulary_is_refused(
+    file: Path, tmp_path: Path, there: bytes, instead: bytes, sentence: str
+) -> None:
+    """Text that is no UTF-8, a merge that is none, a merge of what is no token."""
+    content = file.read_bytes()
+    assert there in content
+    path = tmp_path / "x.gguf"
+    path.write_bytes(content.replace(there, instead, 1))
+    with pytest.raises(CheckpointError, match=rf"x\.gguf: .*{sentence}.*fetch it again"):
+        open_base(path)
+
+
 @pytest.mark.parametrize("data", [b"", b"GGUF", b"<html>no</html>", b"GGUF\3\0\0\0" + b"\xff" * 64])
 def test_files_other_than_gguf_are_refused(tmp_path: Path, data: bytes) -> None:
     """An empty file, a stump, a page of a proxy, lengths beyond the end."""
