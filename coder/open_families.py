@@ -25,7 +25,8 @@ class Family:
     attention      "full": every position sees all; "block": all of its own block and those before;
                    "causal": itself and those before, so that a canvas cannot be read
     shift          whether the state of position i predicts token i + 1
-    mask           names of the mask in a vocabulary, where the configuration gives no id
+    mask           names of the mask in a vocabulary, where the configuration gives no id; of a
+                   causal model, a token that no middle has, for positions where none stands yet
     end            names of the token that ends a text
     begin, close   whether a beginning mark stands before the prefix, the end mark behind the suffix
     expand         the name of the token that becomes two masks; None: the length is not learned
@@ -126,7 +127,7 @@ QWEN3 = Family(
     ("Qwen3ForCausalLM",),
     "causal",
     shift=True,
-    mask=("<|fim_pad|>",),
+    mask=("<|fim_middle|>",),
     end=("<|endoftext|>",),
     schedule=Schedule("single"),
     source="transformers 4.53.1, models/qwen3",

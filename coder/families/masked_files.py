@@ -173,10 +173,13 @@ class Folder:
 
     def marks(self) -> Marks:
         """The special tokens by their part in decoding; CheckpointError without a mask or end."""
-        family = self.family
-        mask, end = self.token("mask", family.mask), self.token("eos", family.end)
+        family, special = self.family, self.tokenizer.special
         if family.attention == "causal":  # the configuration may name what ends a turn
-            end = self.tokenizer.special.get(family.end[0])
+            end = special.get(family.end[0])
+            # Without it, the model cannot infill, which its layout says.
+            mask = special.get(family.mask[0], min({*special.values()} - {end}, default=None))
+        else:
+            mask, end = self.token("mask", family.mask), self.token("eos", family.end)
         for role, token, names in (("mask", mask, family.mask), ("eos", end, family.end)):
             if token is None:
                 raise CheckpointError(

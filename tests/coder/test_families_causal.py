@@ -18,7 +18,8 @@ from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.cli import main
 from talaria.coder.errors import CheckpointError, UsageError
 from talaria.coder.infill import fill, fill_batch, infill
-from talaria.coder.request import Options, Request
+from talaria.coder.request import Mode, Options, Request
+from talaria.coder.trace import page
 
 PREFIX, SUFFIX = "def f(self):\n    return ", "\n\ndef g():\n    pass\n"
 
@@ -79,10 +80,26 @@ def test_a_vocabulary_that_cannot_infill(tmp_path: Path) -> None:
     folder = write(QWEN3, tmp_path / "qwen3")
     path = folder / "tokenizer.json"
     whole = path.read_text("utf-8")
-    for name, said in (("fim_suffix", "cannot be told what follows"), ("fim_pad", "no mask token")):
+    for name in ("fim_prefix", "fim_suffix", "fim_middle"):
         path.write_text(whole.replace(name, "other"), "utf-8")
-        with pytest.raises(CheckpointError, match=said):
+        with pytest.raises(CheckpointError, match="cannot be told what follows a hole"):
             checkpoint.load(folder)
+    path.write_text(whole.replace("endoftext", "other"), "utf-8")
+    with pytest.raises(CheckpointError, match="has no eos token"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("mode", ["ar", "verify"])
+def test_no_mask_is_asked_for(mode: Mode, model: Checkpoint, tmp_path: Path) -> None:
+    """Nothing reads one: without it, texts are the same, and so is what a page shows."""
+    folder = write(QWEN3, tmp_path / "qwen3")
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text("utf-8").replace("fim_pad", "other"), "utf-8")
+    other = checkpoint.load(folder)
+    options = Options(mode=mode, max_tokens=24, check_syntax=False)
+    one, two = (infill(each, PREFIX, SUFFIX, options) for each in (model, other))
+    assert one.best.tokens == two.best.tokens
+    assert page(two, other, PREFIX, SUFFIX).count("<li>") == two.nfe
 
 
 def test_an_end_of_turns_does_not_end_middles(tmp_path: Path) -> None:
