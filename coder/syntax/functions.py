@@ -15,6 +15,7 @@ from tree_sitter import Node
 
 from talaria.coder.errors import SourceError
 from talaria.coder.syntax.python import parsed
+from talaria.coder.syntax.standing import standing_in
 from talaria.coder.syntax.tree import captured, encode, parse
 
 # What may stand among the statements of a block without being one.
@@ -278,8 +279,12 @@ def _body(text: str, data: bytes, function: _Function) -> FunctionBody:
     indentation = outer + ("\t" if re.search(r"^\t", text, re.MULTILINE) else "    ")
     own_line = True
     if function.statements:
-        before = before_on_line(characters(function.statements[0]))
-        own_line = not before.strip()
+        place = characters(function.statements[0])
+        before = before_on_line(place)
+        # Behind a backslash, it is still the line of the header.
+        above = text[: place - len(before)]
+        continued = above.endswith("\\\n") and standing_in(above[:-2], "") != "comment"
+        own_line = not before.strip() and not continued
         indentation = before if own_line else indentation
 
     start = characters(function.behind)

@@ -134,6 +134,16 @@ BODIES = {
         "f",
         "def f(): 'do'; ⟦g()⟧\n",
     ),
+    "one line that is continued": (
+        "def f(x): \\\n    return x\ny\n",
+        "f",
+        "def f(x):\n    ⟦ \\\n    return x⟧\ny\n",
+    ),
+    "a comment that is not continued": (
+        "def f(x): # c \\\n    return x\ny\n",
+        "f",
+        "def f(x): # c \\\n    ⟦return x⟧\ny\n",
+    ),
     "one line among what tree-sitter refuses": (
         "x = 1, *(a or b)\ndef f(x='#:'): return x  # c\n",
         "f",
