@@ -39,7 +39,10 @@ from benchmarks.tiny_models import (
     published,
     tokenizer,
 )
+from talaria.coder.arguments import Parser
 from talaria.coder.canvas import Canvas
+from talaria.coder.cli import guarded
+from talaria.coder.errors import UsageError
 from talaria.coder.families.masked_files import Shape, shapes
 from talaria.coder.families.masked_torch import MaskedBackbone, load
 from talaria.coder.sampler import Row, Step
@@ -212,17 +215,47 @@ RIVALS = {
 }
 
 
+# What has an effect, beside --threads: with --sources, with --caches, and with neither.
+DEFAULTS: dict[str, Any] = {"loops": list(RIVALS), "turns": 5, "batch": 1, "context": CONTEXT}
+USED = {"--sources": ("loops", "turns", "batch", "context"), "--caches": ("turns", "context")}
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the options; UsageError for those without an effect, and for numbers below 1."""
+    parser = Parser(prog="python -m benchmarks.families", description=__doc__.split("\n")[0])
+    parser.add_argument("--sources", type=Path, metavar="DIR", help="a folder of clones")
+    parser.add_argument("--caches", action="store_true", help="time our steps with the caches")
+    parser.add_argument("--loops", nargs="+", choices=list(RIVALS), help="only these (all)")
+    parser.add_argument("--turns", type=int, metavar="N", help="of each (5)")
+    parser.add_argument("--batch", type=int, metavar="N", help="texts at a time (1)")
+    parser.add_argument("--context", type=int, metavar="N", help=f"tokens ({CONTEXT})")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of the processor")
+    args = parser.parse_args(argv)
+    if args.caches and args.sources is not None:
+        raise UsageError("--caches times our steps and --sources their loops: leave one out")
+    kind = "--caches" if args.caches else "--sources" if args.sources is not None else ""
+    for name, default in DEFAULTS.items():
+        value = getattr(args, name)
+        if value is not None and name not in USED.get(kind, ()):
+            uses = " or ".join(each for each, used in USED.items() if name in used)
+            raise UsageError(f"--{name} changes nothing without {uses}; leave it out, or add that")
+        setattr(args, name, default if value is None else value)
+    for name in ("turns", "batch", "context", "threads"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    for name in args.loops if args.sources is not None else ():
+        if args.batch > 1 and not RIVALS[name].batched:
+            if args.loops is not DEFAULTS["loops"]:
+                raise UsageError(f"--batch is {args.batch}, and {name} takes one text at a time")
+            continue
+        for repository, _, _ in parity.SOURCES[RIVALS[name].source]:
+            parity.clone(args.sources, repository)
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sources", type=Path, help="a folder of clones")
-    parser.add_argument("--loops", nargs="*", default=list(RIVALS), choices=list(RIVALS))
-    parser.add_argument("--turns", type=int, default=5, metavar="N", help="of each (5)")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="texts at a time (1)")
-    parser.add_argument("--context", type=int, default=CONTEXT, metavar="N", help="tokens (128)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of the processor (1)")
-    parser.add_argument("--caches", action="store_true", help="time our steps with the caches")
-    args = parser.parse_args(argv)
+    args = arguments(argv)
     torch.set_num_threads(args.threads)
     if args.caches:
         for line in cached(args.context, args.turns):
@@ -237,6 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.loops:
         rival = RIVALS[name]
         if args.batch > 1 and not rival.batched:
+            print(f"{name} | takes one text at a time", flush=True)
             continue
         with parity.extracted(args.sources, rival.source):
             print(f"{name} | {beside(rival, args.batch, args.context, args.turns)}", flush=True)
@@ -491,4 +525,4 @@ def timed(backbone: MaskedBackbone) -> Iterator[tuple[list[float], list[float]]]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("families", main))

@@ -31,6 +31,8 @@ import numpy as np
 import torch
 
 from benchmarks.tiny_models import CAUSAL, TINY, Tiny, tokenizer, weights, write
+from talaria.coder.cli import guarded
+from talaria.coder.errors import UsageError
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "families"
 
@@ -139,6 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sources", type=Path, required=True, help="a folder of clones")
     parser.add_argument("--families", nargs="*", default=list(SOURCES), choices=list(SOURCES))
     args = parser.parse_args(argv)
+    for key in args.families:
+        for repository, _, _ in SOURCES[key]:
+            clone(args.sources, repository)
     GOLDEN.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     for key in args.families:
@@ -186,11 +191,7 @@ def extracted(sources: Path, key: str) -> Iterator[None]:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for repository, commit, files in SOURCES[key]:
-            git = next(
-                place
-                for place in (sources / repository / "repo", sources / repository)
-                if place.is_dir()
-            )
+            git = clone(sources, repository)
             for module, path in files.items():
                 where = root.joinpath(*module.split(".")).with_suffix(".py")
                 for parent in [*where.relative_to(root).parents][:-1]:
@@ -198,15 +199,31 @@ def extracted(sources: Path, key: str) -> Iterator[None]:
                     (root / parent / "__init__.py").touch()
                 shown = subprocess.run(
                     ["git", "-C", str(git), "show", f"{commit}:{path}"],
-                    check=True,
+                    check=False,
                     capture_output=True,
                 )
+                if shown.returncode:
+                    raise UsageError(
+                        f"{git}: has no {path} at {commit}; fetch that commit of "
+                        f"{repository.replace('+', '/')}"
+                    )
                 where.write_bytes(shown.stdout)
         sys.path.insert(0, name)
         try:
             yield
         finally:
             sys.path.remove(name)
+
+
+def clone(sources: Path, repository: str) -> Path:
+    """The git folder of a repository's clone; UsageError where there is none."""
+    for place in (sources / repository / "repo", sources / repository):
+        if place.is_dir():
+            return place
+    raise UsageError(
+        f"--sources is {sources}, and {repository} is not in it; clone "
+        f"{repository.replace('+', '/')} of GitHub to {sources / repository}"
+    )
 
 
 def named(module: str, *names: str) -> Iterator[Any]:
@@ -597,4 +614,4 @@ RUNS: dict[str, Callable[[Tiny, Path], tuple[Callable[..., Any], list[Case]]]] =
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("parity", main))
