@@ -9,6 +9,7 @@ hole alone, so mixed line endings, a byte-order mark or a missing final newline 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
 import errno
@@ -394,8 +395,13 @@ def _decoded(data: bytes, name: str, size: int | None = None) -> tuple[str, bool
     try:
         declared, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
     except SyntaxError as error:
-        if "unknown encoding" in str(error) or "encoding problem" in str(error):
+        if "unknown encoding" in str(error):
             raise SourceError(f"{name} declares an {error}: correct it") from None
+        if data.startswith(codecs.BOM_UTF8):
+            raise SourceError(
+                f"{name} begins with a byte-order mark, beside which Python takes no encoding but "
+                "utf-8: remove one of them"
+            ) from None
         declared = "utf-8"  # not UTF-8 in its first lines, which is said below
     encoding = "utf-8" if declared == "utf-8-sig" else declared
     try:

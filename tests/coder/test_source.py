@@ -228,6 +228,12 @@ def test_one_is_singular(source: Path) -> None:
         (b"ab\0c", " is binary, with a NUL at byte 2: give a text in UTF-8"),
         (b"abc\xe9d", " is not UTF-8, see byte 3 (0xe9): " + CONVERT),
         (b"\xed\xa0\x80", " is not UTF-8, see byte 0 (0xed): " + CONVERT),
+        (b"# coding: nonsense\nx", " declares an unknown encoding: nonsense: correct it"),
+        (
+            b"\xef\xbb\xbf# coding: latin-1\nx",
+            " begins with a byte-order mark, beside which Python takes no encoding but utf-8: "
+            "remove one of them",
+        ),
     ],
 )
 def test_texts_that_cannot_be_read(source: Path, data: bytes, message: str) -> None:
