@@ -10,32 +10,36 @@ Every rule fills every hole, in a random order per hole, behind a context that w
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import KINDS, cell, mean, prompts, ratio
 from benchmarks.rules import CANDIDATES, entropy_of
-from talaria.coder import checkpoint, files
+from talaria.coder import checkpoint
+from talaria.coder.arguments import Parser
 from talaria.coder.backbone import Candidates
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.cli import guarded
+from talaria.coder.errors import UsageError
 from talaria.coder.infill import Memory, fill
 from talaria.coder.request import Options, Request
 from talaria.coder.schedule import Schedule, Spread
-from talaria.evals.jsonl import environment, made_by
+from talaria.evals.generate import Sampling, header
+from talaria.evals.jsonl import Results
 from talaria.evals.progress import progress
-from talaria.evals.suites import Problem
+from talaria.evals.suites import Problem, Suite
 from talaria.evals.tables import columns
 
 OURS = "ours, threshold 0.7"
+OPTIONS = Options(mode="diffuse", until="line")
 
 
 def rules(block: int) -> dict[str, Schedule | None]:
@@ -74,7 +78,7 @@ def ask(
 ) -> Filled:
     """Fill a hole, its context from the memory."""
     chosen = replace(model, schedule=schedule)
-    request = Request(hole.prefix, hole.suffix, Options(mode="diffuse", until="line"))
+    request = Request(hole.prefix, hole.suffix, OPTIONS)
     with entropies(model, schedule is not None and schedule.order == "entropy"):
         began = time.perf_counter()
         found = fill(chosen, request, memory=memory)
@@ -128,45 +132,89 @@ def table(runs: Sequence[Filled], kind: str, names: Sequence[str]) -> str:
 
 def main(argv: list[str]) -> int:
     """Fill every hole by every rule and print the tables; exit code 0."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.schedules",
         description="Compare the open families' rules with ours, on our weights.",
     )
     parser.add_argument("--corpus", type=Path, required=True, help="made by talaria corpus")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
-    parser.add_argument("--prompts", type=int, default=20, metavar="N", help="per kind (20)")
+    parser.add_argument("--prompts", type=int, default=20, metavar="N", help="per kind")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
-    parser.add_argument("--minutes", type=float, default=60, metavar="M", help="stop then (60)")
+    parser.add_argument("--minutes", type=float, default=60, metavar="M", help="stop then")
     parser.add_argument(
         "--rows", type=Path, metavar="OUT.jsonl", help="keep rows here, go on there"
     )
     args = parser.parse_args(argv)
+    if args.prompts < 1:
+        raise UsageError(f"--prompts is {args.prompts}; it must be at least 1")
     holes = prompts(args.corpus, args.prompts, args.seed)
     model = checkpoint.load(args.model)
-    named, memory = rules(model.settings.block_length), Memory(model)
-    rng, runs = random.Random(args.seed), list[Filled]()
-    if args.rows is not None and args.rows.exists():
-        runs = [Filled(**json.loads(line)) for line in args.rows.read_text("utf-8").splitlines()]
-    done = {run.hole for run in runs}
-    until = time.monotonic() + 60 * args.minutes
+    named = rules(model.settings.block_length)
+    with tempfile.TemporaryDirectory() as passing:
+        path = args.rows or Path(passing) / "rows.jsonl"
+        results = Results(path, header_of(model, holes, named))
+        try:
+            measure(model, holes, named, results, args.seed, 60 * args.minutes)
+        finally:
+            results.close()
+    runs, machine = whole_holes(results.rows, len(named)), results.header["environment"]["machine"]
+    commit = results.header["made_by"][0]["commit"] or "unknown"  # of who began the rows
+    print(f"{model.name} {model.weights_hash[:12]}, commit {commit}, {machine}")
+    for kind in KINDS:
+        if any(run.kind == kind for run in runs):
+            print("", table(runs, kind, list(named)), sep="\n")
+    return 0
+
+
+def header_of(
+    model: Checkpoint, holes: Sequence[tuple[str, Problem]], named: Mapping[str, Schedule | None]
+) -> dict[str, Any]:
+    """Describe a run; rows of another model, other code, holes, options or rules do not mix."""
+    suite = Suite("schedules", [hole for _, hole in holes], {}, "files")
+    return {
+        **header(suite, model, Sampling(OPTIONS), model.backbone.device),
+        "stage": "results",
+        "expected": len(holes) * len(named),
+        "rules": {name: schedule and asdict(schedule) for name, schedule in named.items()},
+    }
+
+
+def measure(
+    model: Checkpoint,
+    holes: Sequence[tuple[str, Problem]],
+    named: Mapping[str, Schedule | None],
+    results: Results,
+    seed: int,
+    seconds: float,
+) -> None:
+    """Fill every hole by every rule, but for rows that are there; begin none after this time."""
+    rng, memory = random.Random(seed), Memory(model)
+    kept = {row["id"] for row in results.rows}
+    until = time.monotonic() + seconds
     bar = progress(len(holes), "hole")
     for kind, hole in holes:
         # A new order each time, so that none always comes first or follows the same other.
         order = rng.sample(list(named.items()), len(named))
         bar.update()
-        if hole.id in done or time.monotonic() > until:
+        rest = [(name, schedule) for name, schedule in order if f"{hole.id}@{name}" not in kept]
+        if not rest or time.monotonic() > until:
             continue
         ask(model, kind, hole, OURS, None, memory)  # reads the context
-        runs += [ask(model, kind, hole, name, schedule, memory) for name, schedule in order]
-        if args.rows is not None:
-            files.write(args.rows, "".join(json.dumps(asdict(run)) + "\n" for run in runs))
+        for name, schedule in rest:
+            found = asdict(ask(model, kind, hole, name, schedule, memory))
+            results.append({"id": f"{hole.id}@{name}", "sample": 0, **found})
     bar.close()
-    commit, machine = made_by()["commit"] or "", environment()["machine"]
-    print(f"{model.name} {model.weights_hash[:12]}, {commit[:7]}, {machine}")
-    for kind in KINDS:
-        if any(run.kind == kind for run in runs):
-            print("", table(runs, kind, list(named)), sep="\n")
-    return 0
+
+
+def whole_holes(rows: Sequence[Mapping[str, Any]], number: int) -> list[Filled]:
+    """The holes that so many rules have filled: all, so that they can be compared."""
+    counts = Counter(row["hole"] for row in rows)
+    names = [each.name for each in fields(Filled)]
+    return [
+        Filled(**{name: row[name] for name in names})
+        for row in rows
+        if counts[row["hole"]] == number
+    ]
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ class Results:
         if other:
             raise DataError(
                 f"{self.path}: made with other {', '.join(other)}; "
-                "choose another --out, or delete it"
+                "choose another file, or delete it"
             )
         self.header = found
         raw = self.path.read_bytes()
@@ -207,7 +207,7 @@ def lock(file: IO[str], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise DataError(
-            f"{path}: another process writes to it; wait for that one, or choose another --out"
+            f"{path}: another process writes to it; wait for that one, or choose another file"
         ) from error
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import schedules
+from talaria.coder import checkpoint
+from talaria.coder.errors import DataError, UsageError
+from talaria.evals.jsonl import read
 from talaria.finetune.corpus import CorpusDocument, write_corpus
 
 
@@ -23,7 +27,9 @@ def test_every_rule_fills_every_hole(
     command += ["--prompts", "2", "--rows", str(rows)]
     assert schedules.main(command) == 0
     first = rows.read_text("utf-8")
-    runs = [json.loads(line) for line in first.splitlines()]
+    head, runs, _ = read(rows)
+    assert head["model"]["weights"] == checkpoint.load(model_folder).weights_hash
+    assert [*head["rules"]] == [*schedules.rules(head["rules"]["LLaDA, 8 steps"]["steps"])]
     names = {run["rule"] for run in runs}
     holes = {(run["kind"], run["hole"]) for run in runs}
     assert len(holes) == 4
@@ -36,6 +42,25 @@ def test_every_rule_fills_every_hole(
     }  # fmt: skip
     most = {name: max(run["steps"] for run in runs if run["rule"] == name) for name in names}
     assert all(steps > 0 for steps in most.values())
-    assert capsys.readouterr().out.count("times ours") == 2
+    printed = capsys.readouterr().out
+    assert printed.count("times ours") == 2
+    assert f"commit {head['made_by'][0]['commit'] or 'unknown'}, " in printed
     assert schedules.main(command) == 0
     assert rows.read_text("utf-8") == first
+    assert capsys.readouterr().out == printed
+
+    # What was interrupted in a hole goes on there; a hole without all rows is left out.
+    rows.write_text("".join(first.splitlines(keepends=True)[:-1]), "utf-8")
+    assert schedules.main([*command, "--minutes", "0"]) == 0
+    assert ": 1 holes in" in capsys.readouterr().out
+    assert schedules.main(command) == 0
+    assert len(read(rows)[1]) == len(runs)
+
+    other = tmp_path / "other"
+    shutil.copytree(model_folder, other)
+    settings = replace(checkpoint.load(other).settings, max_nfe=3)
+    checkpoint.store_settings(other, settings)
+    with pytest.raises(DataError, match=r"made with other .*options\.max_nfe"):
+        schedules.main([*command[:3], str(other), *command[4:]])
+    with pytest.raises(UsageError, match="--prompts is 0; it must be at least 1"):
+        schedules.main([*command[:-3], "0"])

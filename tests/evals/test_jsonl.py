@@ -112,7 +112,7 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     Results(path, HEADER).close()
     before = path.read_bytes()
-    with pytest.raises(DataError, match="other data; choose another --out"):
+    with pytest.raises(DataError, match="other data; choose another file"):
         Results(path, {**HEADER, "data": "other"})
     with pytest.raises(DataError, match=r"other options\.seed; choose"):
         Results(path, {**HEADER, "options": {"mode": "diffuse", "seed": 1}})
