@@ -161,12 +161,15 @@ class Hub:
 
     def _stream(self, position: int) -> Chunks:
         """One answer: the bytes from `position` on, for as long as the connection lasts."""
-        from huggingface_hub import constants, get_session, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # lazy
+        from huggingface_hub import constants, get_session, get_token, hf_hub_url
 
         where = self.file
         url = hf_hub_url(where.repository, where.file, revision=where.revision)
-        headers = build_hf_headers(library_name="talaria") | {"accept-encoding": "identity"}
+        # Not the library's own headers: to make them, it asks the Hub for a list of AI agents.
+        headers = {"user-agent": "talaria", "accept-encoding": "identity"}
+        token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+        if token:
+            headers["authorization"] = f"Bearer {token}"
         if position:
             headers["range"] = f"bytes={position}-"
         waits = constants.HF_HUB_DOWNLOAD_TIMEOUT

@@ -124,8 +124,8 @@ def _of_gguf(path: Path) -> Base:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             raise MemoryError from error
         raise CheckpointError(
-            f"{path}: no GGUF file, or not a whole one ({path.stat().st_size:,} bytes); "
-            "fetch it again"
+            f"{path}: no GGUF file, or not a whole one of a version that is known "
+            f"({path.stat().st_size:,} bytes; {str(error).removeprefix('Sorry, ')}); fetch it again"
         ) from error
     architecture = field_of(reader, path, "general.architecture")
     if architecture not in ("qwen2", "llama"):

@@ -94,6 +94,8 @@ class FakeHub(ThreadingHTTPServer):
         self.pause = 0.0  # seconds after each 10,000 bytes
         self.begins: list[int] = []  # of each answer
         self.paths: list[str] = []
+        self.others: list[str] = []  # asked for beside the file
+        self.authorization: str | None = None  # as the file was asked for last
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -105,9 +107,11 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Send the file from where it is asked for; it lies behind a redirect, as there."""
         hub = self.server
-        if self.path.startswith("/api/"):  # what the library asks on its own account
+        if self.path.startswith("/api/"):
+            hub.others.append(self.path)
             self.send_error(404)
             return
+        self.server.authorization = self.headers.get("authorization")
         if not self.path.startswith("/stored/"):
             self.send_response(302)
             self.send_header("location", "/stored" + self.path)

@@ -325,6 +325,17 @@ def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch, index: Path)
     assert "the proxy refuses (407 Proxy" in record.about("Hugging Face Hub")
 
 
+@pytest.mark.parametrize("token", [None, "hf_secret"])
+def test_the_hub_is_asked_for_the_file_alone(
+    monkeypatch: pytest.MonkeyPatch, home: Path, hub: FakeHub, token: str | None
+) -> None:
+    """With the user's token where there is one."""
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
+    assert bases.get(NAME).read_bytes() == CONTENT
+    assert hub.others == []
+    assert hub.authorization == (token and f"Bearer {token}")
+
+
 def test_offline(monkeypatch: pytest.MonkeyPatch, hub: FakeHub, index: Path) -> None:
     """The Hub's own switch is respected."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -619,7 +630,7 @@ def test_kill_9(home: Path, tmp_path: Path, hub: FakeHub) -> None:
 
 def test_two_processes_at_once(home: Path, tmp_path: Path, hub: FakeHub) -> None:
     """One fetches, the other waits and finds it done."""
-    hub.pause = 0.1
+    hub.pause = 2.0  # until the second one waits, however long it takes to start
     with started(hub, tmp_path) as first:
         wait_for(partial(home), 8_192)
         with started(hub, tmp_path) as second:
