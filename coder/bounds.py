@@ -185,16 +185,19 @@ def telling(line: str) -> int:
 def until_of(request: Request, settings: Settings) -> Until | None:
     """The bound of a request: its own or, where a model runs on, the usual one.
 
-    That is the block where a body is missing, or lines are replaced, and else the line.
+    That is the block where a body is missing, or lines are replaced, and else the line. A model
+    that ends its middles itself has a bound only where a body is missing, so as not to go on behind
+    it, and at the end of a line.
     """
     if request.options.until or not settings.bounded or request.length is not None:
         return request.options.until
+    if lacks_body(request.prefix, request.suffix):
+        return "block"
     if settings.ends:
         begun, rest = request.prefix.rpartition("\n")[2], request.suffix.partition("\n")[0]
         if rest.strip() or not begun.strip():
             return None
-    several = "\n" in (request.replaces or "")
-    return "block" if several or lacks_body(request.prefix, request.suffix) else "line"
+    return "block" if "\n" in (request.replaces or "") else "line"
 
 
 def lacks_body(prefix: str, suffix: str) -> bool:

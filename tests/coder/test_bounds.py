@@ -346,8 +346,8 @@ def test_the_usual_bound(prefix: str, suffix: str, until: str) -> None:
     request = Request(prefix, suffix)
     assert until_of(request, Settings(bounded=True)) == until
     begun, rest = prefix.rpartition("\n")[2].strip(), suffix.partition("\n")[0].strip()
-    ends_line = bool(begun) and not rest
-    assert until_of(request, Settings(bounded=True, ends=True)) == (until if ends_line else None)
+    own = None if until == "line" and (rest or not begun) else until
+    assert until_of(request, Settings(bounded=True, ends=True)) == own
     assert until_of(request, Settings()) is None
     asked = Request(prefix, suffix, Options(until="statement"))
     assert until_of(asked, Settings(bounded=True)) == "statement"
