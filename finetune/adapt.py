@@ -25,10 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load as load_weights
-from safetensors.torch import save as dump_weights
 from tqdm import tqdm
 
-from talaria.coder import bases, checkpoint, files
+from talaria.coder import checkpoint, files
 from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, Interrupted, UsageError
@@ -46,6 +45,7 @@ from talaria.finetune.adaptation import (
     operations,
     validated,
 )
+from talaria.finetune.adapter import exported, write_adapter
 from talaria.finetune.corpus import corpus_hash, read_nonempty
 from talaria.finetune.low_rank import add_updates, merge
 from talaria.finetune.recipe import flag
@@ -65,8 +65,6 @@ from talaria.finetune.trainer import PATIENCE, is_out_of_memory
 LEAST_CONTEXT = 8  # tokens of a row beside its middle: three sentinels and some text
 HELD_OUT_ROWS = 16
 PLAIN_REACH = 16  # tokens before the middle of a plain row that are read with gradients
-BLOCK_LENGTH = 32  # positions of a canvas in decoding: any length will do, known ones are read once
-LICENCE = "Apache-2.0"
 
 
 @dataclass(frozen=True)
@@ -345,6 +343,7 @@ class AdaptationRun:
         if not weights:
             raise UsageError(f"--init {adapter}: has no adapter; give the folder `model` of a run")
         found = load_weights(weights)
+        bias = found.pop(qwen2.END_BIAS, torch.zeros(1))
         wanted = {exported(name): each for name, each in self.trained.items()}
         shapes = ({name: each.shape for name, each in some.items()} for some in (found, wanted))
         if not operator.eq(*shapes):
@@ -356,6 +355,7 @@ class AdaptationRun:
         with torch.no_grad():
             for name, each in wanted.items():
                 each.copy_(found[name])
+            self.adaptation.end_bias.copy_(bias)
         merge(self.adaptation)
         self.identity["init"] = checkpoint.weights_hash(config)
         self.ends = checkpoint.settings(config, Path(adapter)).ends
@@ -400,47 +400,6 @@ class AdaptationRun:
         self.optimizer.load_state_dict(state["optimizer"])
         self.skipped = 0
         return state
-
-
-def exported(name: str) -> str:
-    """What a trained parameter is called in an adapter: as peft names it, with GGUF's modules."""
-    short = name.removeprefix("decoder.")
-    return f"{short}.weight" if short.endswith(("lora_A", "lora_B")) else short
-
-
-def base_name(run: AdaptationRun) -> str:
-    """What `talaria models` calls the base; the name of its file if it knows no such hash."""
-    names = {base.sha256: name for name, base in bases.known().items()}
-    own: str = run.args.base.name
-    return names.get(str(run.identity["base"]), own)
-
-
-def write_adapter(folder: Path, run: AdaptationRun) -> None:
-    """Write the trained weights as a checkpoint that names its base by hash."""
-    tensors = {}
-    for name, each in run.trained.items():
-        tensors[exported(name)] = each.detach().to(torch.float16).contiguous()
-    # Decoding looks ahead as far as pays, once it is known how often masks are right.
-    ahead = {"lookahead": 1 + run.recipe.masks} if run.accepted is None else {}
-    known = {} if run.accepted is None else {"accepted": run.accepted}
-    config: dict[str, Any] = {
-        "family": "qwen2",
-        "licence": LICENCE,
-        "parameters": sum(each.numel() for each in tensors.values()),
-        "base": {"name": base_name(run), "sha256": run.identity["base"]},
-        # `verify` writes the text of `ar`.
-        "decoding": {
-            "mode": "verify",
-            "bounded": True,
-            "ends": run.ends,
-            "block_length": BLOCK_LENGTH,
-            **ahead,
-        },
-        **known,
-        "training": {**run.identity, "steps": run.step, "minutes": round(run.elapsed / 60, 1)},
-    }
-    with writing(folder):
-        checkpoint.write(folder, dump_weights(tensors), config, name=checkpoint.ADAPTER)
 
 
 def check_start(out: Path, resume: bool) -> None:

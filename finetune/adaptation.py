@@ -251,11 +251,20 @@ class Adaptation(nn.Module):
         start = decoder.token_embd.weight[marks.mask].detach().clone().float()
         self.mask_embedding = nn.Parameter(start.repeat(masks, 1))
         self.chain = Chain(len(start), units).to(start.device)
+        self.end_bias: Tensor  # added to the logit of `<eom>`; chosen, not trained
+        self.register_buffer("end_bias", start.new_zeros(1))
 
     @property
     def masks(self) -> int:
         """Masks of a canvas."""
         return len(self.mask_embedding)
+
+    def logits(self, states: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape vocab"]:
+        """Logits of states, that of `<eom>` with its bias."""
+        found = self.decoder.logits(states)
+        if self.end_bias.any():
+            found[..., self.eom] += self.end_bias
+        return found
 
     def forward(self, batch: CanvasBatch) -> Losses:
         """The losses of a batch of rows."""
@@ -263,7 +272,7 @@ class Adaptation(nn.Module):
         at = torch.arange(clean.shape[1], device=clean.device)
         of_middle = (at >= batch.middles[:, None] - 1) & (at < batch.lengths[:, None] - 1)
         of_row, follows = of_middle.nonzero()[:, 0], batch.ids[:, 1:][of_middle]
-        next_logs = self.decoder.logits(clean[of_middle]).log_softmax(-1)
+        next_logs = self.logits(clean[of_middle]).log_softmax(-1)
         missed = F.nll_loss(next_logs, follows, reduction="none")
         next_token = row_mean(missed, torch.ones_like(missed), of_row)
         ending = endings(next_logs[:, self.eom], follows == self.eom).sum() / len(batch.ids)
@@ -275,10 +284,10 @@ class Adaptation(nn.Module):
             # Each mask is taught by the clean token that stands at its own position.
             with torch.no_grad():
                 numbers, each = (row * clean.shape[1] + where).unique(return_inverse=True)
-                taught = self.decoder.logits(clean.flatten(0, 1)[numbers]).softmax(-1)[each]
+                taught = self.logits(clean.flatten(0, 1)[numbers]).softmax(-1)[each]
 
         def losses(states: Tensor) -> Tensor:
-            logs = self.decoder.logits(states).log_softmax(-1)
+            logs = self.logits(states).log_softmax(-1)
             found = F.nll_loss(logs, batch.targets[asked], reduction="none")
             if taught is None:
                 return found
@@ -401,12 +410,10 @@ def validated(adaptation: Adaptation, row: CanvasRow) -> dict[str, float]:
     batch = CanvasBatch.of([row], adaptation.mask_embedding.device)
     clean, masks = (states[0] for states in adaptation.states(batch))
     ids, targets, places = batch.ids[0], batch.targets[0], batch.places[0]
-    logits, own = adaptation.decoder.logits(clean), adaptation.decoder.logits(masks)
+    logits, own = adaptation.logits(clean), adaptation.logits(masks)
     written = F.pad(logits.argmax(-1), (0, adaptation.masks), value=IGNORED)[places]
     tokens = F.pad(ids, (0, adaptation.masks))[places]
-    linked = adaptation.decoder.logits(
-        adaptation.chain(masks, adaptation.decoder.token_embd(tokens))
-    )
+    linked = adaptation.logits(adaptation.chain(masks, adaptation.decoder.token_embd(tokens)))
     likeliest = own.topk(min(AMONG, own.shape[-1])).indices
     ranked = likeliest.gather(-1, linked.gather(-1, likeliest).argmax(-1, keepdim=True))[..., 0]
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 MASK_EMBEDDING, MASK_ROW = "mask_embedding", "mask_row"
 ADAPTER = "adapter.safetensors"
+END_BIAS = "end_bias"  # added to the logit of `<eom>`
 CHAIN = ("chain.state.weight", "chain.token.weight", "chain.out.weight")
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 WORKING_CONTEXT = 1024  # tokens that a request uses by default
@@ -86,8 +87,8 @@ class BaseWeights(Mapping[str, "Float[Array, ...]"]):
         updates: Mapping[str, Array] | None = None,
     ) -> None:
         self._base, self._rows, self._updates = base, rows, updates or {}
-        chain = (name for name in CHAIN if name in self._updates)
-        self._names = [*shapes(base.shape), *chain]
+        added = (name for name in (END_BIAS, *CHAIN) if name in self._updates)
+        self._names = [*shapes(base.shape), *added]
 
     def __getitem__(self, name: str) -> Float[Array, ...]:
         if name == EMBEDDING:
@@ -97,7 +98,7 @@ class BaseWeights(Mapping[str, "Float[Array, ...]"]):
                 weight[self._updates[MASK_ROW]] = masks[0]
                 weight = np.concatenate((weight, masks[1:]))
             return weight
-        if name in CHAIN:
+        if name == END_BIAS or name in CHAIN:
             return self._updates[name].astype(np.float32)
         weight = self._base.read(name, self._rows if name == OUTPUT else None)
         part = name.removesuffix(".weight")
@@ -136,7 +137,7 @@ def shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
 
 
 def read_adapter(adapter: bytes, shape: Qwen2Config, marks: Marks, where: Path) -> dict[str, Array]:
-    """The low-rank updates of an adapter, the embeddings of its masks, and its chain, by name.
+    """The tensors of an adapter by name: low-rank updates, masks, chain, and the bias of `<eom>`.
 
     The first mask of a canvas has the mask's own row; those of later ones are appended behind the
     vocabulary. Raises CheckpointError where the adapter does not fit, or has tensors that are
@@ -148,6 +149,8 @@ def read_adapter(adapter: bytes, shape: Qwen2Config, marks: Marks, where: Path) 
         masks = tensors[MASK_EMBEDDING].shape
         added: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
         added = {MASK_EMBEDDING: (masks, (max(1, masks[0]), shape.width))}
+        if END_BIAS in tensors:
+            added[END_BIAS] = tensors[END_BIAS].shape, (1,)
         for part in (name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)):
             sizes = tensors[part + LORA_B].shape + tensors[part + LORA_A].shape
             outputs, inputs = wanted[f"{part}.weight"]
@@ -171,6 +174,7 @@ def read_adapter(adapter: bytes, shape: Qwen2Config, marks: Marks, where: Path) 
             )
     known = {
         MASK_EMBEDDING,
+        END_BIAS,
         *CHAIN,
         *(
             f"blk.{layer}.{name}{end}"

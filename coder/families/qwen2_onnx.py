@@ -25,6 +25,7 @@ from talaria.coder.families.onnx_messages import Kind
 from talaria.coder.families.qwen2 import (
     CHAIN,
     EMBEDDING,
+    END_BIAS,
     OUTPUT,
     Qwen2Config,
     numbered,
@@ -64,6 +65,8 @@ class OnnxQwen2(OnnxBackbone):
         rows = embedding.values if isinstance(embedding, Int8Matrix) else embedding
         self.masks = 1 + len(rows) - config.vocab_size
         self._embedding = embedding
+        bias = network.get(END_BIAS)
+        self._end_bias = np.float32(bias[0] if isinstance(bias, np.ndarray) else 0)
         self._chain = None
         if CHAIN[0] in network:
             parts = (network[name] for name in CHAIN)
@@ -98,6 +101,12 @@ class OnnxQwen2(OnnxBackbone):
             return found
         return table[ids]
 
+    def logits(self, states: Float[Array, "positions width"]) -> Float[Array, "positions vocab"]:
+        """Logits of states, that of `<eom>` with its bias."""
+        found = super().logits(states)
+        found[:, self.marks.eom] += self._end_bias
+        return found
+
     def candidates(
         self,
         states: States,
@@ -117,6 +126,7 @@ class OnnxQwen2(OnnxBackbone):
             Constraint(forbidden=tuple(np.flatnonzero(np.isin(row, each.forbidden)).tolist()))
             for row, each in zip(ids, constraints or (), strict=True)
         ]
+        logits[ids == self.marks.eom] += self._end_bias
         logits[np.isin(ids, self.marks.never)] = -np.inf
         found = likeliest(logits, k, (), own, temperatures)
         self.numbers(found.log_probabilities)
@@ -189,7 +199,7 @@ def fused(
 
     embedding = weights[EMBEDDING]
     yield EMBEDDING, embedding
-    yield from ((name, weights[name]) for name in CHAIN if name in weights)
+    yield from ((name, weights[name]) for name in (END_BIAS, *CHAIN) if name in weights)
     output = embedding[: config.vocab_size] if config.tied else weights[OUTPUT]
     yield OUTPUT, np.ascontiguousarray(output.T)
     yield "output_norm.weight", weights["output_norm.weight"]
