@@ -169,7 +169,8 @@ def kinds_of(body: dict[str, Any], key: str) -> dict[str, Callable[[socket.socke
 
     def head(length: int | None) -> bytes:
         fields = {"Host": "x", **headers(key)}
-        fields |= {"Transfer-Encoding": "chunked"} if length is None else {"Content-Length": length}
+        chunked = {"Transfer-Encoding": "chunked"}
+        fields |= chunked if length is None else {"Content-Length": str(length)}
         lines = (f"{name}: {value}" for name, value in fields.items())
         return "\r\n".join(("POST /infill HTTP/1.1", *lines, "", "")).encode()
 
