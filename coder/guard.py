@@ -14,7 +14,7 @@ from functools import cached_property
 from talaria.coder.bounds import Bound
 from talaria.coder.request import Request
 from talaria.coder.syntax.judge import Surroundings, Verdict, judge
-from talaria.coder.syntax.lexical import open_brackets
+from talaria.coder.syntax.lexical import lines_of, open_brackets
 from talaria.coder.syntax.names import members
 from talaria.coder.syntax.python import compiles, parsed, standing_behind, top_level
 from talaria.coder.syntax.standing import standing_in
@@ -79,7 +79,7 @@ class Guard:
     def refusal(self, text: str, verdict: Verdict | None = None) -> str | None:
         """The reason, or None if the middle may be written. Nothing is ever executed.
 
-        It must not be blank, must lie within its bound, add no syntax error with all blocks
+        It must not be blank, nor a body of comments alone, must lie within its bound, add no syntax error with all blocks
         complete, and leave a file that compiles as one that compiles, in which everything behind
         the hole keeps its place and its meaning. `verdict` is the judge's word on the text, if it
         is known.
@@ -88,6 +88,9 @@ class Guard:
         if not text.strip():
             return "the model has nothing to offer"
         until = request.options.until
+        lines = (line.strip() for line in lines_of(text))
+        if until == "block" and all(not line or line.startswith("#") for line in lines):
+            return f"what the model offers for a body has no code ({shorten(text)})"
         end = Bound(until, request.prefix).end(text) if until else None
         if end is not None and len(text.rstrip()) > end:
             return f"what the model offers goes beyond its {until} ({shorten(text)})"

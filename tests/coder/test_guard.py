@@ -55,6 +55,9 @@ def test_a_middle_is_refused_with_its_reason(text: str, reason: str | None) -> N
         ("statement", "x += 1\n    return x", "goes beyond its statement"),
         ("block", "x += 1\n    return x", None),
         ("block", "return x\n\n\ny = 2", "goes beyond its block"),
+        ("block", "# Twice.\n    return 2 * x", None),
+        ("block", "#", "what the model offers for a body has no code ('#')"),
+        ("block", "\n    # To do.\n    # Later.\n", "has no code"),
     ],
 )
 def test_a_middle_lies_within_its_bound(until: Until, text: str, reason: str | None) -> None:
