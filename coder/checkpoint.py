@@ -276,14 +276,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        version = config["format_version"]
+        version = config.get("format_version")
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: not a model's folder, it has no {CONFIG}") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not readable as a model's configuration ({type(error).__name__}: {error}); "
             "fetch the model's folder again"
         ) from error
+    if version is None:
+        raise CheckpointError(
+            f"{path}: names no `architectures`, as published models do, nor a `format_version`, as "
+            "Talaria's own; fetch the model's folder again"
+        )
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format version {version!r}; this program reads version {FORMAT_VERSION}: "

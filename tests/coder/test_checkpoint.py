@@ -256,6 +256,7 @@ def test_a_model_that_computes_no_numbers(
         (lambda f: (f / CONFIG).write_text("{"), "not readable"),
         (lambda f: (f / CONFIG).write_text("[]"), "not readable"),
         (lambda f: (f / CONFIG).write_text("[" * 100_000 + "]" * 100_000), "not readable"),
+        (lambda f: (f / CONFIG).write_text('{"hidden_size": 8}'), "names no `architectures`"),
         (lambda f: edit_config(f, lambda c: c.update(parameters=10**400)), "of another kind"),
         (lambda f: edit_config(f, lambda c: c.update(format_version=99)), "format version 99"),
         (lambda f: edit_config(f, lambda c: c.pop("denoiser")), "no valid denoiser"),
