@@ -128,6 +128,7 @@ def opened(adapter: str, corpus: Path) -> tuple[adapt.AdaptationRun, dict[str, A
     folder, config, weights = checkpoint.read(adapter, "cpu")
     if "base" not in config or not weights:
         raise UsageError(f"{folder.name} has no low-rank updates; give an adapter's folder")
+    config = checkpoint.read_config(folder)  # as it is stored
     base = checkpoint.find_base(config, folder / checkpoint.CONFIG)
     given = [str(base), "--corpus", str(corpus), "--out", "-", "--steps", "1"]
     given += ["--init", str(folder), *shape_of(config, ())]

@@ -65,6 +65,7 @@ def test_half_an_adapter(adapter: Path, folder: Path, tmp_path: Path) -> None:
     assert after["training"] == {**before["training"], "strength": 0.5}
     assert len(after["accepted"]) == 3
     assert after["decoding"] == before["decoding"]
+    assert after.keys() == before.keys() | {"accepted"}
     assert qwen2.END_BIAS not in load_file(half / "adapter.safetensors")
 
 
