@@ -98,7 +98,9 @@ SDAR = Family(
     end=("<|endoftext|>", "<|im_end|>"),
     schedule=Schedule("single", block=4, absolute=True, threshold=0.85),
     block=4,
-    source="JetAstra/SDAR c2041a8, generate.py; Gen-Verse/dLLM-RL 10b4fd1, models/sdar",
+    block_field="block_size",  # a model named …-b32 has longer ones
+    source="JetAstra/SDAR c2041a8, generate.py; Gen-Verse/dLLM-RL 10b4fd1, models/sdar; "
+    "hxhcreate/DARE b6aa3ba, models/SDAR-1dot7B-Chat/config.json (block_size)",
 )
 FAST_DLLM_V2 = Family(
     "Fast-dLLM v2",

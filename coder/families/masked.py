@@ -51,11 +51,12 @@ def settings_of(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
             "block_length": min(8, most),
         }
     most = min(LONGEST, known // 4)
+    length = block if type(block) is int and block > 0 else most  # who loads it refuses others
     return {
         "working_context": known,
         "max_tokens": most,
         "max_nfe": 256,
-        "block_length": min(family.block or most, most),
+        "block_length": min(length, most),
     }
 
 

@@ -421,9 +421,15 @@ def load(path: Path, device: str) -> tuple[TorchDecoder, Tokenizer, Layout]:
                 "number of positions"
             )
     backbone = MaskedBackbone(network, folder.family, marks, block)
+    schedule = folder.family.schedule
+    # What the authors decode by the network's blocks goes by those of this one.
+    own = {
+        name: block
+        for name in ("block", "lead")
+        if folder.family.block and getattr(schedule, name) == folder.family.block
+    }
     backbone.schedule = replace(
-        backbone.schedule,
-        expand=folder.tokenizer.special.get(folder.family.expand or ""),
+        schedule, expand=folder.tokenizer.special.get(folder.family.expand or ""), **own
     )
     begin = folder.token("bos") if folder.family.begin else None
     backbone.begin_with = () if begin is None else (begin,)

@@ -206,6 +206,32 @@ def test_a_canvas_and_its_marks_fit_the_positions(key: str, positions: int, tmp_
         assert 300 < found.context_tokens < positions
 
 
+def test_blocks_of_the_size_that_the_configuration_says(tmp_path: Path) -> None:
+    """SDAR's models come with several; decoding goes by the same blocks as the network."""
+    folder = write(TINY["sdar"], tmp_path / "sdar")
+    options = Options(max_tokens=24, check_syntax=False)
+    texts = {}
+    for size in (None, 4, 16):
+        changed(folder, block_size=size)
+        model = checkpoint.load(folder)
+        assert model.schedule is not None
+        assert model.schedule.block == model.settings.block_length == (size or 4)
+        texts[size] = infill(model, "def f(self):\n    return ", "\n", options).best.text
+    assert texts[None] == texts[4] != texts[16]
+    for wrong in (0, "x", True, 4.0):
+        changed(folder, block_size=wrong)
+        refused(folder, f"config.json: block_size is {wrong!r}; it must be a number of positions")
+
+
+def test_the_token_that_begins_a_block_alone_goes_by_the_configuration(tmp_path: Path) -> None:
+    """Fast-dLLM v2's; its parts of 8 stay."""
+    folder = write(TINY["fast-dllm-v2"], tmp_path / "fast")
+    changed(folder, bd_size=16)
+    schedule = checkpoint.load(folder).schedule
+    assert schedule is not None
+    assert (schedule.lead, schedule.block) == (16, 8)
+
+
 def test_too_few_positions(folder: Path) -> None:
     """The field of the configuration is named."""
     changed(folder, max_position_embeddings=3)
