@@ -28,6 +28,7 @@ def check(model: Checkpoint, options: Options) -> None:
     check_decoding(model, options)
     if options.sizes:
         check_sizes(model, options.sizes)
+        _check_room(model, options.sizes, options.max_tokens or longest)
 
 
 def check_decoding(model: Checkpoint, options: Options) -> None:
@@ -55,4 +56,18 @@ def check_sizes(model: Checkpoint, sizes: Sequence[int]) -> None:
     if len(known) == 1 < len(sizes):
         raise UsageError(
             f"--sizes is {listed}, and {model.name} learns the length; give one, to begin with"
+        )
+
+
+def _check_room(model: Checkpoint, sizes: Sequence[int], most: int) -> None:
+    """UsageError for a canvas of more than `most` tokens, or than it may grow to."""
+    largest, limit = max(sizes), most
+    remedy = f"give --max-tokens {largest}, too" if largest <= model.settings.longest else ""
+    if model.schedule is not None and model.schedule.expand is not None:
+        limit = min(most, model.schedule.most)
+        remedy = remedy if largest <= model.schedule.most else ""
+    if largest > limit:
+        raise UsageError(
+            f"--sizes has {largest}, and a middle of {model.name} has at most {limit} tokens; "
+            f"{remedy or 'give less'}"
         )

@@ -337,6 +337,22 @@ def test_sizes_are_for_models_that_need_them(
         Options(sizes=(0,))
 
 
+def test_a_canvas_that_is_too_large(models: dict[str, Checkpoint]) -> None:
+    """It is refused, not made smaller unsaid."""
+    llada, dreamon = models["llada"], models["dreamon"]
+    for model, sizes, most, said in (
+        (llada, (8, 100), None, "--sizes has 100, .* at most 64 tokens; give --max-tokens 100"),
+        (llada, (9,), 8, "--sizes has 9, .* at most 8 tokens; give --max-tokens 9, too"),
+        (llada, (999,), None, "--sizes has 999, .* at most 64 tokens; give less"),
+        (dreamon, (65,), 100, "--sizes has 65, .* at most 64 tokens; give less"),
+    ):
+        options = Options(sizes=sizes, max_tokens=most, check_syntax=False)
+        with pytest.raises(UsageError, match=said):
+            infill(model, PREFIX, SUFFIX, options)
+    largest = Options(sizes=(70,), max_tokens=70, check_syntax=False)
+    assert infill(llada, PREFIX, SUFFIX, largest).nfe == 70
+
+
 def test_quotas() -> None:
     """As many as there are masks, whatever the pace."""
     for pace in ("even", "time", "single"):
