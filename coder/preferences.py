@@ -101,7 +101,7 @@ def _wrong(action: argparse.Action, value: Any) -> str | None:
         return "a text"
     try:
         _made(action, value)
-    except ValueError:
+    except (ValueError, argparse.ArgumentTypeError):
         return f"a text of the form {action.metavar}"
     return None
 
