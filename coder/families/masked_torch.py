@@ -423,13 +423,12 @@ def load(path: Path, device: str) -> tuple[TorchDecoder, Tokenizer, Layout]:
     backbone = MaskedBackbone(network, folder.family, marks, block)
     schedule = folder.family.schedule
     # What the authors decode by the network's blocks goes by those of this one.
-    own = {
-        name: block
-        for name in ("block", "lead")
-        if folder.family.block and getattr(schedule, name) == folder.family.block
-    }
+    usual = folder.family.block
     backbone.schedule = replace(
-        schedule, expand=folder.tokenizer.special.get(folder.family.expand or ""), **own
+        schedule,
+        block=block if usual and schedule.block == usual else schedule.block,
+        lead=block if usual and schedule.lead == usual else schedule.lead,
+        expand=folder.tokenizer.special.get(folder.family.expand or ""),
     )
     begin = folder.token("bos") if folder.family.begin else None
     backbone.begin_with = () if begin is None else (begin,)
