@@ -24,6 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.serving import (
     HOST,
     TIMEOUT,
@@ -39,6 +41,7 @@ from benchmarks.serving import (
 )
 from benchmarks.soak import growth
 from talaria.coder.cli import guarded
+from talaria.coder.errors import TalariaError
 from talaria.coder.serve.keys import new
 from talaria.evals.jsonl import environment, made_by
 from talaria.evals.progress import progress
@@ -49,7 +52,7 @@ LONG = 50_000_000  # bytes of a body that is too long
 CHUNK = 65_536
 SLOW = 1.0  # seconds that a slow client takes
 PAUSE = 0.05  # seconds between its bytes
-# What an answer's first line ends in, where one is owed; half of them cannot be answered.
+# What an answer's first line ends in, where one is owed; what is not whole is owed none.
 OWED = {
     "wrong JSON": b"400",
     "wrong type": b"400",
@@ -95,12 +98,12 @@ def hostile(model: str, batch: int, count: int, seconds: float, harmful: int) ->
 def among(
     running: Server, count: int, seconds: float, harmful: int, team: str, spy: str
 ) -> dict[str, Any]:
-    """What `hostile` returns, of a server that knows these two keys."""
+    """What `hostile` returns, of a server that knows these two keys; TalariaError if it dies."""
     memory = running.process.memory_info().rss
     points: list[dict[str, float]] = [{"requests": 0, "bytes": memory}]
-    done, harm = threading.Event(), Counter[str]()
+    done, harm, counted = threading.Event(), Counter[str](), threading.Lock()
     bad = [
-        threading.Thread(target=harass, args=(running.port, number, team, done, harm))
+        threading.Thread(target=harass, args=(running.port, number, team, done, harm, counted))
         for number in range(CLIENTS)
     ]
     for thread in bad:
@@ -108,22 +111,26 @@ def among(
     clients: list[Client] = []
     again, spies = Client(team), Client(spy)
     found, bar = Counter[str](), progress(harmful, "request")
-    while len(points) <= LEAST_ROUNDS or harm["requests"] < harmful:
-        first = len(clients)
-        clients += crowd(typist, running.port, count, seconds, first, team)
-        for whose, client in (("their own", again), ("the spy", spies)):
-            document, body = next(holes(first))
-            timings = one(running.port, client, f"{whose} {document}", body).get("timings")
-            # A few tokens are every context's first.
-            if timings and timings["cache_n"] > timings["prompt_n"]:
-                found[whose] += 1
-        memory = running.process.memory_info().rss
-        points.append({"requests": harm["requests"], "bytes": memory})
-        bar.update(harm["requests"] - bar.n)
-    bar.close()
-    done.set()
-    for thread in bad:
-        thread.join()
+    try:
+        while len(points) <= LEAST_ROUNDS or harm["requests"] < harmful:
+            first = len(clients)
+            clients += crowd(typist, running.port, count, seconds, first, team)
+            for whose, client in (("their own", again), ("the spy", spies)):
+                document, body = next(holes(first))
+                timings = one(running.port, client, f"{whose} {document}", body).get("timings")
+                # A few tokens are every context's first.
+                if timings and timings["cache_n"] > timings["prompt_n"]:
+                    found[whose] += 1
+            if running.process.status() == psutil.STATUS_ZOMBIE:
+                raise TalariaError(f"the server died in round {len(points)}; see what it wrote")
+            memory = running.process.memory_info().rss
+            points.append({"requests": harm["requests"], "bytes": memory})
+            bar.update(harm["requests"] - bar.n)
+    finally:
+        bar.close()
+        done.set()
+        for thread in bad:
+            thread.join()
     late = time.monotonic() + TIMEOUT
     while (left := running.metric("talaria_requests_admitted", team)) and time.monotonic() < late:
         time.sleep(0.1)
@@ -136,14 +143,20 @@ def among(
         "memory_mb": [round(point["bytes"] / 1e6) for point in points],
         "mb_per_1000_harmful": round(growth(points) / 1e6, 3),
         "left": left,
-        "alive": running.process.is_running(),
         **quantiles([each.seconds for each in clients]),
     }
 
 
-def harass(port: int, number: int, key: str, done: threading.Event, harm: Counter[str]) -> None:
+def harass(
+    port: int,
+    number: int,
+    key: str,
+    done: threading.Event,
+    harm: Counter[str],
+    counted: threading.Lock,
+) -> None:
     """Do what a server must bear, until told to end; counts what was done and answered."""
-    rng, counted = random.Random(number), threading.Lock()
+    rng = random.Random(number)
     body = next(holes(number))[1]
     kinds = sorted(kinds_of(body, key).items())
     while not done.wait(rng.uniform(0, 0.02)):

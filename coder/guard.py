@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from functools import cached_property
 
-from talaria.coder.bounds import Bound
+from talaria.coder.bounds import Bound, lacks_body
 from talaria.coder.request import Request
 from talaria.coder.syntax.judge import Surroundings, Verdict, judge
 from talaria.coder.syntax.lexical import lines_of, open_brackets
@@ -43,7 +43,7 @@ _VALUE_NAME = re.compile(
 )
 _ELEMENT = re.compile(r"[,:][ \t]*([A-Za-z_]\w*)$")  # in a bracket
 # What gives names, or takes those of parameters.
-_BINDS = re.compile(r"\b(?:def|class|lambda|import|from|for|as|with|global|nonlocal)\b")
+_BINDS = re.compile(r"\b(?:def|class|lambda|import|from|for|as|with|case|global|nonlocal)\b")
 _ATTRIBUTE = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\.([A-Za-z_]\w*)$")
 
 
@@ -79,17 +79,19 @@ class Guard:
     def refusal(self, text: str, verdict: Verdict | None = None) -> str | None:
         """The reason, or None if the middle may be written. Nothing is ever executed.
 
-        It must not be blank, nor a body of comments alone, must lie within its bound, add no syntax error with all blocks
-        complete, and leave a file that compiles as one that compiles, in which everything behind
-        the hole keeps its place and its meaning. `verdict` is the judge's word on the text, if it
-        is known.
+        It must not be blank, nor comments alone where a body is missing. It must lie within its
+        bound, add no syntax error with all blocks complete, and leave a file that compiles as one
+        that compiles, in which everything behind the hole keeps its place and its meaning.
+        `verdict` is the judge's word on the text, if it is known.
         """
         request = self.request
         if not text.strip():
             return "the model has nothing to offer"
         until = request.options.until
         lines = (line.strip() for line in lines_of(text))
-        if until == "block" and all(not line or line.startswith("#") for line in lines):
+        if all(not line or line.startswith("#") for line in lines) and lacks_body(
+            request.prefix, request.suffix
+        ):
             return f"what the model offers for a body has no code ({shorten(text)})"
         end = Bound(until, request.prefix).end(text) if until else None
         if end is not None and len(text.rstrip()) > end:
@@ -213,7 +215,10 @@ def module_called(name: str, text: str) -> str | None:
         for module, other in _IMPORTED.findall(each[1]):
             if name == other:
                 return str(module)
-            if not other and f"{name}.".startswith(f"{module}."):
+            if not other and name == module:
+                return name
+            # What is below a module is one, too, if its members are known.
+            if not other and name.startswith(f"{module}.") and members(name):
                 return name
     for each in _FROM.finditer(text):
         for own, other in _IMPORTED.findall(each[2]):
@@ -225,14 +230,14 @@ def module_called(name: str, text: str) -> str | None:
 def longer_name(half: str, prefix: str, text: str, suffix: str) -> str | None:
     """The first name in a text that begins like one that stands there nowhere else; None without.
 
-    None also for a name of Python's, and for one that is imported with a star or may be a keyword
-    argument whose `=` follows.
+    None also for a name of Python's, for one that is imported with a star, and for one that is
+    bound or may be a keyword argument, whose `=` follows.
     """
     before, whole = prefix + text[: len(text) - len(half)], prefix + text + suffix
     if (
         hasattr(builtins, half)
         or keyword.iskeyword(half)
-        or suffix.lstrip(" \t").startswith("=")
+        or re.match(r"[)\]]*[ \t]*=(?!=)", suffix.lstrip(" \t"))
         or re.search(rf"(?<!\w){half}(?!\w)", f"{before}\n{suffix}")
         or _STAR_IMPORT.search(whole)
     ):

@@ -397,7 +397,7 @@ def _decoded(data: bytes, name: str, size: int | None = None) -> tuple[str, bool
     except SyntaxError as error:
         if "unknown encoding" in str(error):
             raise SourceError(f"{name} declares an {error}: correct it") from None
-        if data.startswith(codecs.BOM_UTF8):
+        if data.startswith(codecs.BOM_UTF8) and "encoding problem" in str(error):
             raise SourceError(
                 f"{name} begins with a byte-order mark, beside which Python takes no encoding but "
                 "utf-8: remove one of them"

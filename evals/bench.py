@@ -49,7 +49,10 @@ def main(argv: list[str]) -> int:
         lookahead=args.lookahead,
     )
     model = load(args.model, args.device)
-    options = taken(model, options)
+    modes = capabilities.modes(model)
+    capabilities.check(model, replace(options, mode=modes[0]))
+    # Sizes that nobody asked for are the schedule's own, as far as a middle may be long.
+    options = replace(taken(model, options), mode=modes[0], sizes=options.sizes)
     assert options.max_tokens is not None
     room = timing.context_room(model, options.max_tokens)
     if args.context > room:
@@ -57,9 +60,6 @@ def main(argv: list[str]) -> int:
             f"--context is {args.context}; beside middles of {options.max_tokens} tokens this "
             f"model reads {room}: give a smaller --context or --max-tokens"
         )
-    modes = capabilities.modes(model)
-    options = replace(options, mode=modes[0])
-    capabilities.check(model, options)
     problems = draw_prompts(documents(None)[0], model.layout, plan.contexts, plan.prompts)
     bar = progress(plan.starts + plan.rounds * len(problems) * len(modes), "request")
     starts = []

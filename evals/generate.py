@@ -72,7 +72,7 @@ def header(suite: Suite, model: Checkpoint, sampling: Sampling, device: str) -> 
         "batch": sampling.batch,
         "oracle_length": sampling.oracle_length,
         "device": device,
-        "rounding": rounding(device) if model.config.get("base") else None,
+        "rounding": rounding(device) if rounds(model) else None,
         "environment": environment(),
         "made_by": [made_by()],
     }
@@ -105,6 +105,11 @@ def taken(model: Checkpoint, options: Options) -> Options:
         lookahead=None,
         sizes=schedule.sizes or None,
     )
+
+
+def rounds(model: Checkpoint) -> bool:
+    """Whether a base's weights are rounded to 8 bits; torch computes with them as they are."""
+    return bool(model.config.get("base")) and model.schedule is None
 
 
 def rounding(device: str) -> dict[str, Any] | None:

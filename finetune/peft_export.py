@@ -1,8 +1,8 @@
 """An adapter as peft reads it: `python -m talaria.finetune.peft_export MODEL FOLDER`.
 
 peft gets the low-rank updates, under the names that transformers gives to the base's modules. The
-embeddings of masks and the chain are no part of its format, so a model that peft has loaded writes
-causally.
+embeddings of masks, the chain and the bias of the end are no part of its format, so a model that
+peft has loaded writes causally, and ends less often.
 """
 
 from __future__ import annotations

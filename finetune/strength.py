@@ -7,12 +7,12 @@ The end of a middle then loses much of its probability, which a bias of its logi
 
 Each strength is measured on rows of held-out files, half with short middles and half with long
 ones: the loss of their text, that of their ends without a bias and with the best one, and the
-tokens of a pass. `--write` makes an adapter of the strength and bias that were chosen.
+tokens of a pass. A strength is relative to the adapter as it is, whose own bias takes no part.
+`--write` makes an adapter of the strength and bias that were chosen.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +25,7 @@ from safetensors.torch import save as dump_weights
 from tqdm import tqdm
 
 from talaria.coder import checkpoint
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.families.qwen2_tokenizer import layout_of
@@ -52,7 +53,7 @@ ATTEMPTS = 100  # middles that are drawn for each row, at most
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure each strength and print a table, or write an adapter; exit code 0."""
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = Parser(prog="strength", description=__doc__.split(":")[0])
     parser.add_argument("adapter", help="an adapter's folder, or a name from `talaria models`")
     parser.add_argument("--corpus", type=Path, required=True, help="made by talaria corpus")
     parser.add_argument("--rows", type=int, default=16, metavar="N", help="of each length (16)")
@@ -70,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"a strength is {each}; it must lie between 0 and 1")
     if args.rows < 1:
         raise UsageError(f"--rows is {args.rows}; it must be 1 or more")
-    if (args.write is None) != (args.out is None) or (args.write is None and args.end_bias):
+    no_bias = args.end_bias is None
+    if (args.write is None) != (args.out is None) or (args.write is None and not no_bias):
         raise UsageError("--write, a strength, and --out, a new folder, belong together")
-    if args.end_bias is not None and not -20 <= args.end_bias <= 20:
+    if not no_bias and not -20 <= args.end_bias <= 20:
         raise UsageError(f"--end-bias is {args.end_bias}; it must lie between -20 and 20")
     if args.out is not None and args.out.exists():
         raise UsageError(f"{args.out} is there already; name a new folder")
@@ -83,15 +85,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure(run, full, args.corpus, args.rows, args.strengths)
         return 0
     set_strength(run, full, args.write)
-    if args.end_bias is not None:
+    if not no_bias:
         run.adaptation.end_bias.fill_(args.end_bias)
     run.validate()
-    training = {**config["training"], "strength": args.write}
-    described = {**config, "accepted": run.accepted, "training": training}
+    strength = args.write * config["training"].get("strength", 1)
+    decoding = {name: each for name, each in config["decoding"].items() if name != "lookahead"}
+    described = {
+        **config,
+        "decoding": decoding,  # looks ahead as far as pays, by `accepted`
+        "accepted": run.accepted,
+        "training": {**config["training"], "strength": strength},
+    }
     with writing(args.out):
         weights = dump_weights(tensors_of(run))
         checkpoint.write(args.out, weights, described, name=checkpoint.ADAPTER)
-    print(f"{args.out}: the adapter at strength {args.write:g}")
+    print(f"{args.out}: the adapter at strength {strength:g} of what was trained")
     return 0
 
 
@@ -104,6 +112,7 @@ def measure(
 ) -> None:
     """Print a line for each strength: losses in nats, of a token of text and of a row's ends."""
     groups = rows_of(run, corpus, count)
+    run.adaptation.end_bias.zero_()  # the best one takes its place
     of_lengths = f"{'text, short':>13}{'text, long':>12}"
     print(f"strength{of_lengths}{'ends':>7}{'bias':>7}{'ends':>7}{'tokens a pass':>15}")
     for strength in tqdm(strengths, unit="strength", disable=None):

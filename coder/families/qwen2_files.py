@@ -332,7 +332,7 @@ def published_name(name: str, names: Mapping[str, str] = NAMES, blocks: str = BL
     """The name that a tensor has in a folder, by the one in GGUF: the inverse of `gguf_name`."""
     module, _, kind = name.rpartition(".")
     block = ""
-    if module.startswith("blk."):
+    if module.startswith("blk.") and module.count(".") > 1:
         _, layer, module = module.split(".", 2)
         block = f"{blocks}{layer}."
     theirs = {ours: called for called, ours in names.items()}

@@ -37,7 +37,6 @@ def test_harm(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--round", "0.3", "--clients", "2", "--requests", "150", "--model", str(model_folder)]
     assert hostile.main(flags) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["alive"]
     assert found["left"] == found["lost"] == 0
     assert set(found["statuses"]) <= {"200", "409"}
     # A body that goes on behind the refusal may be cut off before the refusal is read.

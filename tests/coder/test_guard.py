@@ -56,8 +56,6 @@ def test_a_middle_is_refused_with_its_reason(text: str, reason: str | None) -> N
         ("block", "x += 1\n    return x", None),
         ("block", "return x\n\n\ny = 2", "goes beyond its block"),
         ("block", "# Twice.\n    return 2 * x", None),
-        ("block", "#", "what the model offers for a body has no code ('#')"),
-        ("block", "\n    # To do.\n    # Later.\n", "has no code"),
     ],
 )
 def test_a_middle_lies_within_its_bound(until: Until, text: str, reason: str | None) -> None:
@@ -138,6 +136,17 @@ def test_a_long_text_is_shortened() -> None:
     assert shorten("x" * 60) == repr("x" * 60)
     assert shorten("x" * 61) == repr("x" * 57 + "...")
     assert "\n" not in shorten("x\n" * 99)
+
+
+@pytest.mark.parametrize("text", ["#", "\n    # To do.\n    # Later.\n"])
+def test_a_body_is_more_than_comments(text: str) -> None:
+    """Where one is missing; elsewhere comments are as good as any other text."""
+    headed = Request("def f(x):\n    'Say.'\n    ", "\n", Options(until="block"))
+    assert "for a body has no code" in (refusal(headed, text) or "")
+    among = Request("class A:\n    x: int\n    ", "\n    y: int\n", Options(until="block"))
+    assert refusal(among, "# More.") is None
+    replaced = Request("x = 1\n", "y = 2\n", Options(until="block"), replaces="# One.\n# Two.\n")
+    assert refusal(replaced, "# Three.\n# Four.\n") is None
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n   \n"])

@@ -64,9 +64,12 @@ def test_half_an_adapter(adapter: Path, folder: Path, tmp_path: Path) -> None:
     before, after = (checkpoint.read_config(each) for each in (adapter, half))
     assert after["training"] == {**before["training"], "strength": 0.5}
     assert len(after["accepted"]) == 3
-    assert after["decoding"] == before["decoding"]
+    assert "lookahead" not in after["decoding"]
+    assert before["decoding"] == {**after["decoding"], "lookahead": 4}
     assert after.keys() == before.keys() | {"accepted"}
     assert qwen2.END_BIAS not in load_file(half / "adapter.safetensors")
+    quarter = write(half, folder, tmp_path / "quarter")
+    assert checkpoint.read_config(quarter)["training"]["strength"] == 0.25
 
 
 def test_the_bias_of_the_end(adapter: Path, folder: Path, tmp_path: Path) -> None:
@@ -127,6 +130,13 @@ def test_the_table(
     assert all(line[5] <= line[3] for line in found)
     assert len({tuple(line[1:4]) for line in found}) == 3
     assert all(1 <= line[6] <= 4 for line in found)
+    biased = write(adapter, folder, tmp_path / "biased", "--end-bias", "3")
+    capsys.readouterr()
+    half = [str(biased), *given[1:], "--strengths", "1"]
+    assert strength.main(half) == 0
+    again = [float(each) for each in capsys.readouterr().out.splitlines()[1].split()]
+    # What the adapter has of a bias takes no part.
+    assert again[1:6] == pytest.approx(found[1][1:6], abs=0.02)
 
 
 def test_ends_are_counted_as_in_training(adapter: Path, folder: Path, tmp_path: Path) -> None:
