@@ -129,6 +129,8 @@ def server(model: str, batch: int, *flags: str) -> Iterator[Server]:
         found = re.search(r":(\d+)$", line.strip())
         if found is None:
             raise TalariaError(f"the server did not start ({line.strip()}); start it by hand")
+        # A server whose messages nobody reads stops once the pipe is full.
+        threading.Thread(target=process.stderr.read, daemon=True).start()
         port, late = int(found[1]), time.monotonic() + START_SECONDS
         while ask(port, "GET", "/ready")[0] != 200:
             if time.monotonic() > late:
@@ -138,7 +140,7 @@ def server(model: str, batch: int, *flags: str) -> Iterator[Server]:
     finally:
         process.terminate()
         with killed_after(END_SECONDS, process):
-            process.communicate()
+            process.wait()
 
 
 def ask(port: int, method: str, path: str, key: str = "") -> tuple[int, bytes]:
