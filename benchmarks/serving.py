@@ -123,6 +123,7 @@ def server(model: str, batch: int, *flags: str) -> Iterator[Server]:
     command += ["--model", model, "--batch", str(batch), *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
+    reader = threading.Thread(target=process.stderr.read)
     try:
         with killed_after(START_SECONDS, process):
             line = process.stderr.readline()
@@ -130,7 +131,7 @@ def server(model: str, batch: int, *flags: str) -> Iterator[Server]:
         if found is None:
             raise TalariaError(f"the server did not start ({line.strip()}); start it by hand")
         # A server whose messages nobody reads stops once the pipe is full.
-        threading.Thread(target=process.stderr.read, daemon=True).start()
+        reader.start()
         port, late = int(found[1]), time.monotonic() + START_SECONDS
         while ask(port, "GET", "/ready")[0] != 200:
             if time.monotonic() > late:
@@ -141,6 +142,9 @@ def server(model: str, batch: int, *flags: str) -> Iterator[Server]:
         process.terminate()
         with killed_after(END_SECONDS, process):
             process.wait()
+        if reader.is_alive():
+            reader.join()
+        process.stderr.close()
 
 
 def ask(port: int, method: str, path: str, key: str = "") -> tuple[int, bytes]:
