@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save as dump_weights
 
 from talaria.coder import bases, checkpoint
+from talaria.coder.errors import UsageError
 from talaria.coder.families import qwen2
 from talaria.finetune.state import writing
 
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
 
 BLOCK_LENGTH = 32  # positions of a canvas in decoding: any length will do, known ones are read once
 LICENCE = "Apache-2.0"
+
+
+def read(adapter: str | Path) -> tuple[Path, bytes]:
+    """The folder of an adapter, and its weights.
+
+    Raises CheckpointError where the model cannot be read, and UsageError where it is no adapter.
+    """
+    folder, config, weights = checkpoint.read(adapter, "cpu")
+    if "base" not in config or not weights:
+        raise UsageError(f"{folder.name} has no low-rank updates; give an adapter's folder")
+    return folder, weights
 
 
 def tensors_of(run: AdaptationRun) -> dict[str, torch.Tensor]:

@@ -17,12 +17,13 @@ from peft import LoraConfig
 from safetensors.numpy import load as load_weights
 from safetensors.numpy import save_file
 
-from talaria.coder import checkpoint, files
+from talaria.coder import files
 from talaria.coder.backbone import Array
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.families.qwen2 import LORA_A, LORA_B, MATRICES
 from talaria.coder.families.qwen2_files import NAMES
+from talaria.finetune.adapter import read
 
 WEIGHTS = "adapter_model.safetensors"  # as peft calls it
 PREFIX = "base_model.model.model.layers"
@@ -33,9 +34,7 @@ def export(model: str | Path, out: Path) -> None:
 
     Raises CheckpointError where the model cannot be read, and UsageError where it is no adapter.
     """
-    folder, config, weights = checkpoint.read(model, "cpu")
-    if "base" not in config or not weights:
-        raise UsageError(f"{folder.name} has no low-rank updates; give an adapter's folder")
+    _, weights = read(model)
     modules = {short: long for long, short in NAMES.items()}
     tensors: dict[str, Array] = {}
     for name, value in load_weights(weights).items():

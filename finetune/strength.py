@@ -36,8 +36,9 @@ from talaria.finetune.adaptation import (
     CanvasRow,
     HoleRows,
     draw_canvases,
+    endings,
 )
-from talaria.finetune.adapter import tensors_of
+from talaria.finetune.adapter import read, tensors_of
 from talaria.finetune.corpus import read_nonempty
 from talaria.finetune.low_rank import LowRank, merge
 from talaria.finetune.repository import shape_of
@@ -134,9 +135,7 @@ def opened(adapter: str, corpus: Path) -> tuple[adapt.AdaptationRun, dict[str, A
 
     UsageError if it is none.
     """
-    folder, config, weights = checkpoint.read(adapter, "cpu")
-    if "base" not in config or not weights:
-        raise UsageError(f"{folder.name} has no low-rank updates; give an adapter's folder")
+    folder, _ = read(adapter)
     config = checkpoint.read_config(folder)  # as it is stored
     base = checkpoint.find_base(config, folder / checkpoint.CONFIG)
     given = [str(base), "--corpus", str(corpus), "--out", "-", "--steps", "1"]
@@ -180,7 +179,7 @@ def rows_of(run: adapt.AdaptationRun, corpus: Path, count: int) -> list[list[Can
 def losses(run: adapt.AdaptationRun, row: CanvasRow) -> tuple[float, list[float]]:
     """The loss of a token of a row's middle, and for each bias that of ending where it ends.
 
-    That is the loss of a yes or no at each place, summed; `endings` has it too.
+    The latter is the sum of `endings`.
     """
     batch = CanvasBatch.of([row], run.device)
     with run.autocast():
@@ -189,11 +188,8 @@ def losses(run: adapt.AdaptationRun, row: CanvasRow) -> tuple[float, list[float]
     ids = batch.ids[0, row.middle :]
     text = float(-logs.gather(-1, ids[:, None])[:-1].mean())
     ends = logs[:, run.marks.eom].exp().clamp(EPSILON, 1 - EPSILON).logit()
-    sums = []
-    for bias in BIASES:
-        biased = ends + bias
-        sums.append(float(F.softplus(biased[:-1]).sum() + F.softplus(-biased[-1])))
-    return text, sums
+    here = ids == run.marks.eom
+    return text, [float(endings(F.logsigmoid(ends + bias), here).sum()) for bias in BIASES]
 
 
 if __name__ == "__main__":
