@@ -135,7 +135,7 @@ class Desk:
         if asked.ahead:
             self.engine.read_ahead(request)
             return Given((NOTHING,), 0, 0, 0, 0, 0.0, 0.0, model.name)
-        if not asked.whole and may_be_cut(request, model.settings):
+        if on_text is not None and not asked.whole and may_be_cut(request, model.settings):
             on_text = None  # that would take back what was told
         watch = Watch(request, model, on_text)
         self.admitted += 1
@@ -196,12 +196,12 @@ class Watch:
     ) -> None:
         self.first: float | None = None  # when the first step was done
         self.last = 0.0  # when there was an outcome, or the request was given up
-        self.tokenizer, self.on_text = model.tokenizer, on_text
-        self.most = request.options.settled(model.settings).max_tokens
-        self.healed = healed_of(request, model.tokenizer)
-        self.canvases: dict[int, list[int]] = {}
-        if on_text is not None:
-            self.loop = asyncio.get_running_loop()
+        self.on_text = on_text
+        if on_text is not None:  # only a stream needs these, and they take half a millisecond
+            self.tokenizer, self.loop = model.tokenizer, asyncio.get_running_loop()
+            self.most = request.options.settled(model.settings).max_tokens
+            self.healed = healed_of(request, model.tokenizer)
+            self.canvases: dict[int, list[int]] = {}
 
     def __call__(self, frame: Frame) -> None:
         """Note a step, and tell what the text is now."""
