@@ -80,12 +80,17 @@ def truncate_metrics(metrics: Path, step: int) -> None:
 
 
 def check_identity(path: Path, former: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-    """Raise DataError, naming the differences, if a state was made with other settings."""
+    """Raise DataError, naming the differences, if a state was made with other settings.
+
+    The recipe of another version may have other settings, so no options would give it.
+    """
     for key, value in present.items():
         if former.get(key) != value:
+            alike = key != "recipe" or former.get(key, {}).keys() == value.keys()
             raise DataError(
-                f"{path}: made with {difference(former.get(key), value, key)}; "
-                "resume with the original settings or start over in another --out"
+                f"{path}: made with {difference(former.get(key), value, key)}; resume with the "
+                f"{'original settings' if alike else 'version that started the run'}, "
+                "or start over in another --out"
             )
 
 

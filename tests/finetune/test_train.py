@@ -37,7 +37,7 @@ from talaria.finetune.objective import Objective
 from talaria.finetune.recipe import Recipe
 from talaria.finetune.run import Budget, Run, Validation
 from talaria.finetune.samples import Samples
-from talaria.finetune.state import read_state, write_state
+from talaria.finetune.state import check_identity, read_state, write_state
 from talaria.finetune.throughput import has_fast_bfloat16
 from talaria.finetune.trainable import load_trainable, save
 from talaria.finetune.trainer import BOUND_SPIKE, SPIKE, Trainer, is_spike
@@ -210,6 +210,14 @@ def test_an_interrupt_keeps_the_state(
     (out / "state.pt").write_bytes((out / "state.pt").read_bytes()[:1000])
     with pytest.raises(DataError, match="damaged"):
         train.main(arguments(folder, out, "--steps", "6", "--resume"))
+
+
+def test_a_run_of_another_version_is_not_resumed(tmp_path: Path) -> None:
+    """Its recipe has settings that no option gives."""
+    former = {"recipe": {"rows": 16, "exercise_share": 0.25}, "exercises": "d7c57cfd"}
+    message = r"recipe exercise_share 0\.25, not None; resume with the version that started the run"
+    with pytest.raises(DataError, match=message):
+        check_identity(tmp_path / "state.pt", former, {"recipe": {"rows": 16}})
 
 
 def test_a_slice_ends_in_time_and_the_next_continues(
