@@ -1,7 +1,7 @@
 """The corpus format on disk: a folder of compressed parts and a manifest with their hashes.
 
 All training text passes through this module: `talaria corpus` (`gather.py`) and
-`talaria exercises` write it, training reads it.
+`talaria finetune` (`repository.py`) write it, training reads it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ in 28 s."""
 SHUFFLE_SEED = "talaria"
 COMMANDS = {
     "packages": "talaria corpus",
-    "functions": "talaria exercises",
     "repository": "talaria finetune",
 }
 """The command that makes each kind of corpus, by the manifest key that only this kind has."""
@@ -66,8 +65,7 @@ def read_nonempty(folder: Path, split: str) -> list[CorpusDocument]:
     documents = read_corpus(folder, split)
     if not any(document.text for document in documents):
         raise DataError(
-            f"{folder}: this corpus has no {TEXT_OF[split]}; "
-            "build one from more packages or exercises"
+            f"{folder}: this corpus has no {TEXT_OF[split]}; build one from more packages"
         )
     return documents
 
@@ -81,18 +79,18 @@ def corpus_hash(folder: Path) -> str:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest; DataError if it is missing, unreadable or of another format."""
     path = folder / "manifest.json"
-    commands = " or ".join((COMMANDS["packages"], COMMANDS["functions"]))
+    command = COMMANDS["packages"]
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         found = manifest["format"]
     except FileNotFoundError as error:
         raise DataError(
-            f"{folder}: no corpus here; name another folder, or build one with {commands}"
+            f"{folder}: no corpus here; name another folder, or build one with {command}"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not a readable manifest ({error}); if the folder is a corpus, remove it "
-            f"and rebuild it with {commands}"
+            f"and rebuild it with {command}"
         ) from error
     if found != FORMAT:
         raise DataError(
@@ -109,7 +107,7 @@ def _command(manifest: Mapping[str, Any]) -> str | None:
 
 def _rebuild_hint(folder: Path, manifest: Mapping[str, Any]) -> str:
     """The remedy in an error message: how to rebuild this corpus."""
-    command = _command(manifest) or "talaria corpus or talaria exercises"
+    command = _command(manifest) or COMMANDS["packages"]
     return f"rebuild it with its original options: {command} --out {folder}"
 
 

@@ -27,7 +27,6 @@ class Recipe:
     chain_alone          1 trains only the chain and freezes all other weights, so that the
                          outputs of other decoding modes stay the same
     spans                how often each kind of middle is chosen; the rest is plain text
-    exercise_share       fraction of pieces taken from exercises, if there are any
     next_token_share     fraction of the budget for the next-token loss alone
     growth_share         fraction of the joint phase in which canvases grow to full length
     learning_rate        peak rate of the matrices (Muon)
@@ -53,7 +52,6 @@ class Recipe:
     end_share: float = 0.1
     chain_alone: int = 0
     spans: str = ",".join(f"{kind}={share}" for kind, share in SPANS.items())
-    exercise_share: float = 0.2
     next_token_share: float = 0.3
     growth_share: float = 0.3
     learning_rate: float = 0.01
@@ -75,8 +73,8 @@ class Recipe:
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{flag(name)} is {getattr(self, name)}; it must be above 0")
         for name in (
-            *("suffix_share", "end_share", "exercise_share", "next_token_share"),
-            *("growth_share", "warmup", "decay_from", "average_from"),
+            *("suffix_share", "end_share", "next_token_share", "growth_share"),
+            *("warmup", "decay_from", "average_from"),
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(

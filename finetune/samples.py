@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,6 @@ SHORTEST = 64  # tokens of a piece; a shorter remainder of a row is filled with 
 ATTEMPTS = 4  # places searched for a span of the drawn kind
 OTHER_FILES_SHARE = 0.15  # share of pieces that reserve much of their length for other files
 BYTES_PER_TOKEN = 3  # a low estimate, for cutting text before it is tokenised
-GAP = "\n\n\n"  # between functions of a module
 
 Place = tuple[int, int]  # index of a document, and a character offset in it
 
@@ -181,17 +180,14 @@ class Samples:
         max_middle: int,
         seed: int,
         *,
-        exercises: Sequence[CorpusDocument] = (),
-        exercise_share: float = 0.0,
         spans: Mapping[str, float] = SPANS,
     ) -> None:
-        """`spans` gives the share of each kind of middle, `exercise_share` that of exercises."""
-        self.documents = [*documents, *exercises]
+        """`spans` gives the share of each kind of middle."""
+        self.documents = documents
         self.tokenizer = tokenizer
         self.length = context_length
         self.max_middle = max_middle
         self.seed = seed
-        self.exercise_share = exercise_share if exercises else 0.0
         self.spans = spans
         stride = context_length * BYTES_PER_TOKEN
         self.windows: list[Place] = []
@@ -203,7 +199,6 @@ class Samples:
         self.siblings: dict[str, list[int]] = defaultdict(list)
         for number, document in enumerate(documents):
             self.siblings[document.package].append(number)
-        self.first_exercise = len(documents)
         self._order: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, index: int) -> Sample:
@@ -211,10 +206,8 @@ class Samples:
         window = self.windows[self.window_of(index)]
         row = Sample([], [], [])
         while (room := self.length - len(row.ids)) > SHORTEST:
-            if rng.random() < self.exercise_share:
-                row.append(self.piece(self.exercise(rng), self.exercise, room, rng))
-                continue
-            row.append(self.piece(window, self.window, room, rng))
+            rng.random()  # not used; keeps the held-out rows that recorded figures were taken on
+            row.append(self.piece(window, room, rng))
             window = self.window(rng)
         if room:
             row.append(self.plain(*window, room, rng))
@@ -224,24 +217,11 @@ class Samples:
         """Draw a window of the corpus."""
         return self.windows[int(rng.integers(len(self.windows)))]
 
-    def exercise(self, rng: np.random.Generator) -> Place:
-        """Draw an exercise function; returns where it starts."""
-        number = int(rng.integers(self.first_exercise, len(self.documents)))
-        text = self.documents[number].text
-        gap = text.rfind(GAP, 0, int(rng.integers(len(text))))
-        return number, 0 if gap < 0 else gap + len(GAP)
-
-    def piece(
-        self,
-        place: Place,
-        draw: Callable[[np.random.Generator], Place],
-        room: int,
-        rng: np.random.Generator,
-    ) -> Sample:
+    def piece(self, place: Place, room: int, rng: np.random.Generator) -> Sample:
         """Make a file with a hole, or plain text, of at most `room` tokens.
 
-        If the place has no hole of the drawn kind, `draw` gives other places, so that kinds keep
-        their shares even if they are rare in the corpus.
+        If the place has no hole of the drawn kind, others are drawn, so that kinds keep their
+        shares even if they are rare in the corpus.
         """
         drawn = rng.random()
         for kind, share in self.spans.items():
@@ -251,7 +231,7 @@ class Samples:
                     found = self.infilling(*place, kind, room, rng)
                     if found:
                         return found
-                    place = draw(rng)
+                    place = self.window(rng)
                 break
         number, start = place
         text = self.documents[number].text
@@ -322,14 +302,9 @@ class Samples:
     def other_files(
         self, number: int, room: int, rng: np.random.Generator
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """Pieces of other files of the same package, at most `room` tokens, and their ranges.
-
-        Exercises get none.
-        """
+        """Pieces of other files of the same package, at most `room` tokens, and their ranges."""
         ids: list[int] = []
         regions: list[tuple[int, int]] = []
-        if number >= self.first_exercise:
-            return ids, regions
         siblings = self.siblings[self.documents[number].package]
         for _ in range(4):
             sibling = siblings[int(rng.integers(len(siblings)))]

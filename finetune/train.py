@@ -38,7 +38,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--corpus", type=Path, default=Path("data/corpus"), help="what `talaria corpus` made"
     )
-    parser.add_argument("--exercises", type=Path, help="a corpus of exercises to mix in")
     parser.add_argument(
         "--tokenizer",
         type=Path,
@@ -128,8 +127,6 @@ def main(argv: list[str]) -> int:
         recipe.context_length,
         recipe.max_middle,
         recipe.seed,
-        exercises=read_nonempty(args.exercises, "train") if args.exercises else (),
-        exercise_share=recipe.exercise_share,
         spans=recipe.span_shares(),
     )
     torch.manual_seed(recipe.seed)
@@ -158,7 +155,6 @@ def main(argv: list[str]) -> int:
         "planned_minutes": args.minutes,
         "init": init,
         "corpus": corpus_hash(args.corpus),
-        "exercises": args.exercises and corpus_hash(args.exercises),
         "tokenizer": files.digest(args.tokenizer),
     }
     cursors = choose_cursors(held_out, args.cursors) if args.cursors else []

@@ -37,7 +37,7 @@ def test_data_files_are_installed() -> None:
         others = {
             path
             for path in (ROOT / folder).rglob("*")
-            if path.is_file() and path.suffix not in (".py", ".pyc") and path.name != "ruff.toml"
+            if path.is_file() and path.suffix not in (".py", ".pyc")
             if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
         }
         assert others <= covered, folder

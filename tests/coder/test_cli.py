@@ -596,7 +596,6 @@ COMMANDS = (
     "eval",
     "bench",
     "corpus",
-    "exercises",
 )
 TRAINING = ("tokenizer", "train", "adapt", "validate")
 

@@ -145,7 +145,7 @@ def test_a_writer_killed_between_its_two_renames(folder: Path) -> None:
             {"manifest.json": '{"format": 2, "parts": []}', "notes.txt": "mine"},
             "more than a corpus",
         ),
-        ({"manifest.json": '{"format": 2, "parts": [], "functions": 5}'}, "by talaria exercises"),
+        ({"manifest.json": '{"format": 2, "parts": [], "repository": ""}'}, "by talaria finetune"),
         (
             {"manifest.json": '{"format": 2, "parts": []}'},
             "by another program, not by talaria corpus",
@@ -186,13 +186,13 @@ def test_a_link_to_a_corpus_stays_a_link(folder: Path, tmp_path: Path) -> None:
 def test_a_corpus_of_the_same_kind_is_replaced(tmp_path: Path, damage: str | None) -> None:
     """Even if it can no longer be read."""
     out = tmp_path / "corpus"
-    write_corpus(out, {"train": documents(1)}, {"functions": 1})
+    write_corpus(out, {"train": documents(1)}, {"packages": []})
     if damage == "a part is missing":
         (out / "train-000.jsonl.xz").unlink()
     if damage == "an older format":
         text = (out / "manifest.json").read_text()
         (out / "manifest.json").write_text(text.replace('"format": 2', '"format": 1'))
-    write_corpus(out, {"train": documents(2)}, {"functions": 2})
+    write_corpus(out, {"train": documents(2)}, {"packages": ["a"]})
     assert read_corpus(out, "train") == documents(2)
     assert [p.name for p in tmp_path.iterdir()] == ["corpus"]
 
@@ -232,7 +232,7 @@ def test_a_damaged_part_is_a_data_error(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "command"), [("packages", "talaria corpus"), ("functions", "talaria exercises")]
+    ("key", "command"), [("packages", "talaria corpus"), ("repository", "talaria finetune")]
 )
 def test_a_damaged_corpus_is_made_again_by_its_own_command(
     tmp_path: Path, key: str, command: str

@@ -110,7 +110,7 @@ def test_the_page(folder: Path, tmp_path: Path) -> None:
 
 def test_a_corpus_of_another_maker(tmp_path: Path) -> None:
     """Without packages in the manifest, the page has no sections on licences and reasons."""
-    out = tmp_path / "exercises"
+    out = tmp_path / "corpus"
     write_corpus(out, {"train": TRAIN}, {})
     gather.main(["stats", "--corpus", str(out), "--out", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")

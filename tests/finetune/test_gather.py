@@ -156,15 +156,17 @@ def test_a_damaged_corpus_is_built_again(run: Run, tmp_path: Path) -> None:
     assert contents(tmp_path / "corpus") == before
 
 
-def test_exercises_are_not_replaced(
+def test_the_corpus_of_another_command_is_not_replaced(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even by --force; this and an unwritable place are reported before any work."""
     monkeypatch.setattr(gather, "gather", lambda *_: pytest.fail("a package was read"))
     out = tmp_path / "corpus"
-    write_corpus(out, {"train": [CorpusDocument("exercises", "a.py", "x = 1\n")]}, {"functions": 1})
+    write_corpus(
+        out, {"train": [CorpusDocument("mine", "a.py", "x = 1\n")]}, {"repository": "mine"}
+    )
     before = contents(out)
-    with pytest.raises(UsageError, match=r"by talaria exercises.*another --out"):
+    with pytest.raises(UsageError, match=r"by talaria finetune.*another --out"):
         run("--force")
     assert contents(out) == before
     (tmp_path / "file").write_text("")

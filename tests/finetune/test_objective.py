@@ -223,23 +223,6 @@ def test_a_kind_keeps_its_share_where_it_is_rare(tokenizer: TalariaTokenizer) ->
     assert {tokenizer.decode(middle).strip() for middle in middles} == {"return 2 * a"}
 
 
-def test_exercises_take_their_share(tokenizer: TalariaTokenizer) -> None:
-    """Exercises get their share of pieces, and no other files before them."""
-    library = [CorpusDocument("p", f"m{i}.py", SOURCE) for i in range(4)]
-    exercises = [CorpusDocument("exercises", f"e{i}.py", "spam = eggs\n" * 9) for i in range(4)]
-    samples = Samples(
-        library, tokenizer, LENGTH, 40, seed=0, exercises=exercises, exercise_share=0.5
-    )
-    rows = [tokenizer.decode(samples[i].ids) for i in range(100)]
-    share = sum("spam" in row or "eggs" in row for row in rows) / len(rows)
-    assert 0.35 < share < 0.75
-    for row in rows:
-        for header in row.split("<file>")[1:]:
-            assert not header.startswith("exercises")
-    none = Samples(library, tokenizer, LENGTH, 40, seed=0, exercise_share=0.5)
-    assert "spam" not in tokenizer.decode(none[0].ids)
-
-
 @given(seed=st.integers(0, 1000), block_length=st.sampled_from([1, 2, 4, 8]))
 def test_canvases_look_like_use(
     samples: Samples, tokenizer: TalariaTokenizer, seed: int, block_length: int

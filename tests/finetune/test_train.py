@@ -761,14 +761,13 @@ def test_unconnected_processes_are_refused(
 
 
 def test_the_gpu_path_on_a_cpu(folder: Path, tmp_path: Path) -> None:
-    """The program with block-sparse masks, workers and exercises, offline.
+    """The program with block-sparse masks and workers, offline.
 
     It is not compiled: torch compiles the backward pass of FlexAttention only for GPUs, and
     compiling that of dense masks takes 50 seconds. `masks_agree` is tested compiled.
     """
     out = tmp_path / "run"
-    more = ("--workers", "2", "--exercises", str(folder / "corpus"))
-    command = start(folder, out, "--steps", "30", "--cursors", "2", *more)
+    command = start(folder, out, "--steps", "30", "--cursors", "2", "--workers", "2")
     module = "talaria.finetune.train"
     run = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     command[1:3] = ["-c", OFFLINE + SPARSE + run]
