@@ -278,6 +278,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
         version = config.get("format_version")
     except FileNotFoundError as error:
+        if not folder.exists():
+            raise CheckpointError(
+                f"{folder}: there is no such folder; `talaria models` lists the models by name"
+            ) from error
         raise CheckpointError(f"{folder}: not a model's folder, it has no {CONFIG}") from error
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
