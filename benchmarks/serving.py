@@ -13,7 +13,6 @@ Intervals are 95 %, by bootstrap over clients or pieces of a run.
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import random
@@ -32,6 +31,7 @@ from typing import Any
 import psutil
 
 from benchmarks.soak import typing
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import TalariaError
 from talaria.evals.intervals import bootstrap, percentile
@@ -79,7 +79,7 @@ class Client:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print JSON; exit code 0."""
-    parser = argparse.ArgumentParser(description="Put load on `talaria serve`.")
+    parser = Parser(description="Put load on `talaria serve`.")
     parser.add_argument("--model", default="talaria-7m", help="a folder or a name")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8], metavar="N")
