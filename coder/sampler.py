@@ -36,6 +36,7 @@ LIKELY = 0.2  # least probability that what masks say ahead is all right, to be 
 COLD = 1e-6  # temperatures below it count as 0: logits divided by them overflow
 DRAWN_FROM = 64  # candidates that a temperature above 0 draws from
 ENDING_AMONG = 16  # candidates among which `<eom>` is looked for where positions are independent
+UPHELD = 0.5  # how likely a guess must be, once it is read, beside the likeliest token there
 
 Draft = tuple[list[int], list[float]]  # tokens, and how likely each is right with all before it
 Banned = tuple[tuple[int, int], ...]  # positions, and a token that may not stand at each
@@ -78,7 +79,7 @@ class Step:
     """What one evaluation did to the canvas.
 
     canvas      after the step
-    committed   [batch, block]; masks that became tokens; none in a row that took no part
+    committed   [batch, block]; what became another token; none in a row that took no part
     confidence  [batch, block]; probability of the token chosen at each evaluated position,
                 committed or not; 1 for an `<eom>` that a bound put there
     forced      [batch]; whether the end of the budget committed what the rule would not have
@@ -132,10 +133,18 @@ def denoise(
     The cache holds the contexts, whose last tokens are `last`. A step evaluates `lookahead`
     positions from the first open one on; None: the whole canvas. The rule sees `k` candidates for
     each position.
+
+    With a shift, all but the first token of a step are guesses: masks said them. The next step
+    reads them, and so knows what follows each token before them; a guess that is much less likely
+    there than another token is replaced, and what was written behind it masked again. A row with
+    guesses that nothing follows takes one more evaluation for that, if its budget has it.
     """
     index, reading = np.arange(len(rows)), backbone.begin(cache, last)
+    affordable = np.array([row.max_nfe for row in rows])
+    guessed, ours = np.zeros_like(canvas.open), np.zeros_like(canvas.open)
     for nfe in count(1):
-        index, reading = narrow(index, reading, canvas.unfinished)
+        left = canvas.unfinished | (guessed.any(1) & (nfe <= affordable))
+        index, reading = narrow(index, reading, left)
         if not len(index):
             return
         part, going = canvas.rows(index), [rows[number] for number in index.tolist()]
@@ -144,20 +153,75 @@ def denoise(
         given = np.array([not row.ends and not backbone.shift for row in going])
         present = ahead(part, final | given, lookahead)
         widths, known = present.sum(1), part.open.argmax(1)
-        width = int(widths.max())
+        written = ~part.unfinished  # only guesses are left to be read, the end among them
+        widths[written] = np.minimum(part.ended[written] + 1, part.ids.shape[1])
+        known[written] = widths[written] - 1
+        width, begin = int(widths.max()), np.minimum(reading.read, known)[:, None]
         states, reading = backbone.denoise_on(part.ids[:, :width], reading, widths, known)
-        where = part.open & present
-        if backbone.chained:
+        place = np.arange(part.ids.shape[1])
+        read = (
+            guessed[index] & (begin <= place) & (place < np.where(written, widths, known)[:, None])
+        )
+        mended, chances = upheld(backbone, states, read, ours[index], part, going)
+        changed = chances > 0
+        where = part.open & present & ~changed.any(1, keepdims=True)
+        if not where.any():
+            prediction = Prediction.nothing(where.shape, backbone.chained)
+        elif backbone.chained:
             prediction = chained(backbone, states, part, where, going, rule, final, k)
         else:
             seen = states[where[:, :width]]
             prediction = predict(backbone, seen, where, part, going, max(k, ENDING_AMONG))
         ruled = rule(prediction) & ~ends_early(part, prediction, going)
         committed = np.where(final[:, None], prediction.open, ruled)
-        wrote = part.commit(prediction.tokens, committed)
-        step = step_of(canvas, index, wrote, prediction.probability, ruled, going)
+        wrote = mended.commit(prediction.tokens, committed)
+        confidence = prediction.probability + chances
+        step = step_of(canvas, index, wrote, confidence, ruled | changed, going)
         canvas = step.canvas
+        if backbone.shift:
+            step = replace(step, evaluated=np.isin(np.arange(len(rows)), index))
+            guesses = (guessed[index] & ~read) | (committed & ~prediction.leftmost)
+            # Neither masks nor an end that a bound puts are guesses.
+            guesses &= (canvas.ids[index] == wrote.ids) & ~wrote.masked
+            guessed[index] = guesses & ~changed.any(1, keepdims=True)
+            ours[index] |= step.committed[index]
         yield step
+
+
+def upheld(
+    backbone: Backbone,
+    states: States,
+    read: Bool[Array, "batch block"],
+    ours: Bool[Array, "batch block"],
+    canvas: Canvas,
+    rows: Sequence[Row],
+) -> tuple[Canvas, Float[Array, "batch block"]]:
+    """The canvas where the guesses at `read` stand up to what the states before them say.
+
+    The first one of a row that does not is replaced, and what is `ours` behind it masked. Also the
+    probability of each token that replaces one; elsewhere 0. A guess stands if it is at least
+    UPHELD times as likely as the likeliest token there (cf. typical acceptance in Medusa, arXiv
+    2401.10774).
+    """
+    chances = np.zeros(read.shape, np.float32)
+    if not read.any():
+        return canvas, chances
+    seen = states[read[:, : states.shape[1]]]
+    found = predict(backbone, seen, read, canvas, rows, ENDING_AMONG)
+    ((_, among),) = found.parts
+    logs = among.log_probabilities
+    own = np.where(among.ids == canvas.ids[read][:, None], logs, -np.inf).max(1)
+    wrong = np.zeros_like(read)
+    wrong[read] = own < logs[:, 0] + np.log(UPHELD)
+    wrong &= found.tokens != canvas.ids
+    for row in np.flatnonzero(wrong.any(1)).tolist():
+        place = int(wrong[row].argmax())
+        ids = canvas.ids[row].copy()
+        ids[place + 1 :][ours[row, place + 1 :]] = canvas.marks.mask
+        ids[place] = found.tokens[row, place]
+        chances[row, place] = found.probability[row, place]
+        canvas = canvas.with_row(row, ids)
+    return canvas, chances
 
 
 def autoregress(
@@ -586,7 +650,7 @@ def step_of(
     ids = canvas.ids.copy()
     ids[index] = after.ids
     took, sure = np.zeros_like(canvas.open), np.zeros(canvas.ids.shape, np.float32)
-    took[index] = committed = canvas.masked[index] & ~after.masked
+    took[index] = committed = ~after.masked & (canvas.ids[index] != after.ids)
     sure[index] = np.where(put, 1, confidence)
     forced = np.zeros(len(ids), bool)
     forced[index] = (committed & ~ruled & ~put).any(1)

@@ -17,9 +17,9 @@ from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
-from talaria.coder.infill import Memory, fill, fill_batch
+from talaria.coder.infill import Memory, context_of, fill, fill_batch
 from talaria.coder.request import Options, Request
-from talaria.coder.sampler import Row, denoise
+from talaria.coder.sampler import UPHELD, Row, denoise
 from talaria.coder.unmask import confidence_threshold
 from tests.coder.qwen2 import tiny
 
@@ -64,12 +64,32 @@ def test_verified_drafts_are_the_text_of_ar(
 
 @given(hole=holes, threshold=st.floats(0, 1))
 def test_canvases_are_denoised(qwen2: Checkpoint, hole: tuple[str, str], threshold: float) -> None:
-    """No mark is ever written, every step commits, and nothing is left open."""
+    """No mark is ever written, every step commits unless it reads the end, nothing stays open."""
     options = replace(UNCHECKED, confidence_threshold=threshold)
     found = fill(qwen2, Request(*hole, options))
     assert not set(found.best.tokens) & {*qwen2.marks.never, qwen2.marks.eom}
-    assert all(frame.step.committed.any() for frame in found.frames)
+    canvas = found.frames[0].step.canvas
+    for frame in found.frames[1:]:
+        assert frame.step.committed.any() or not canvas.open.any()
+        canvas = frame.step.canvas
+    assert not canvas.open.any()
     assert found.best.stopped in ("eom", "max_tokens", "max_nfe")
+
+
+@given(hole=holes, threshold=st.sampled_from([0.0, 0.3]), seed=st.integers(0, 5))
+def test_what_masks_guessed_is_read_before_it_is_final(
+    tokenizer: TalariaTokenizer, hole: tuple[str, str], threshold: float, seed: int
+) -> None:
+    """Every token is likely where it stands, though masks saw none of those chosen with it."""
+    model = tiny(tokenizer._bpe, seed=seed)
+    options = replace(UNCHECKED, confidence_threshold=threshold, max_nfe=100)
+    request = Request(*hole, options)
+    context, tokens = context_of(model, request), fill(model, request).best.tokens
+    states, _ = model.backbone.encode([[*context, *tokens]])
+    seen = states[0, len(context) : len(context) + len(tokens) - 1]
+    found = model.backbone.candidates(seen, 16)
+    own = np.where(found.ids == np.array(tokens[1:])[:, None], found.log_probabilities, -np.inf)
+    assert (own.max(1) >= found.log_probabilities[:, 0] + np.log(UPHELD) - 1e-3).all()
 
 
 @given(hole=holes)
