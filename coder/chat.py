@@ -288,15 +288,16 @@ class Dialogue:
             size = min(width, options.max_tokens - len(tokens))
             canvas = Canvas.blank(1, size, self.marks)
             steps = self._steps(known, cache, canvas, options, schedule, row)
-            while canvas.open.any():
-                if interrupted():
+            while True:
+                if canvas.open.any() and interrupted():
                     return [*tokens, *canvas.middle(0)], "cancelled", nfe
-                step = next(steps)
+                if (step := next(steps, None)) is None:
+                    break
                 canvas = step.canvas
                 nfe += 1
                 if step.stale is not None and step.stale.any():
                     stale.append(nfe)
-                stands = canvas.middle(0) if kept or not canvas.open.any() else []
+                stands = step.settled(0) if kept or not canvas.open.any() else []
                 behind = canvas.ids[0, len(stands) : len(stands) + seen]
                 behind = behind[: max(0, canvas.ended[0] - len(stands))]
                 on_step([*tokens, *stands], behind.tolist())

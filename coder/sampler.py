@@ -86,6 +86,7 @@ class Step:
     evaluated   [batch]; which rows took part; None: those in which something was committed
     stale       [batch]; in which rows some states were kept from earlier evaluations, though they
                 depend on what was written since; None: in none
+    guessed     [batch, block]; tokens that were not read yet, and may be replaced; None: none
     """
 
     canvas: Canvas
@@ -94,6 +95,7 @@ class Step:
     forced: Bool[Array, " batch"]
     evaluated: Bool[Array, " batch"] | None = None
     stale: Bool[Array, " batch"] | None = None
+    guessed: Bool[Array, "batch block"] | None = None
 
     @classmethod
     def restoring(cls, canvas: Canvas) -> Step:
@@ -110,7 +112,14 @@ class Step:
             self.forced[index],
             None if self.evaluated is None else self.evaluated[index],
             None if self.stale is None else self.stale[index],
+            None if self.guessed is None else self.guessed[index],
         )
+
+    def settled(self, row: int) -> list[int]:
+        """The tokens of a row's middle up to the first that may be replaced."""
+        middle = self.canvas.middle(row)
+        guesses = [] if self.guessed is None else np.flatnonzero(self.guessed[row]).tolist()
+        return middle[: min(guesses, default=len(middle))]
 
     @property
     def took_part(self) -> Bool[Array, " batch"]:
@@ -140,11 +149,10 @@ def denoise(
     guesses that nothing follows takes one more evaluation for that, if its budget has it.
     """
     index, reading = np.arange(len(rows)), backbone.begin(cache, last)
-    affordable = np.array([row.max_nfe for row in rows])
+    affordable = np.array([row.max_nfe for row in rows])  # evaluations
     guessed, ours = np.zeros_like(canvas.open), np.zeros_like(canvas.open)
     for nfe in count(1):
-        left = canvas.unfinished | (guessed.any(1) & (nfe <= affordable))
-        index, reading = narrow(index, reading, left)
+        index, reading = narrow(index, reading, canvas.unfinished | guessed.any(1))
         if not len(index):
             return
         part, going = canvas.rows(index), [rows[number] for number in index.tolist()]
@@ -159,9 +167,8 @@ def denoise(
         width, begin = int(widths.max()), np.minimum(reading.read, known)[:, None]
         states, reading = backbone.denoise_on(part.ids[:, :width], reading, widths, known)
         place = np.arange(part.ids.shape[1])
-        read = (
-            guessed[index] & (begin <= place) & (place < np.where(written, widths, known)[:, None])
-        )
+        until = np.where(written, widths, known)[:, None]
+        read = guessed[index] & (begin <= place) & (place < until)
         mended, chances = upheld(backbone, states, read, ours[index], part, going)
         changed = chances > 0
         where = part.open & present & ~changed.any(1, keepdims=True)
@@ -179,12 +186,15 @@ def denoise(
         step = step_of(canvas, index, wrote, confidence, ruled | changed, going)
         canvas = step.canvas
         if backbone.shift:
-            step = replace(step, evaluated=np.isin(np.arange(len(rows)), index))
             guesses = (guessed[index] & ~read) | (committed & ~prediction.leftmost)
-            # Neither masks nor an end that a bound puts are guesses.
+            # Neither masks nor an end that a bound puts are guesses, nor what only the last
+            # evaluation could read: it commits all masks, and may leave none.
             guesses &= (canvas.ids[index] == wrote.ids) & ~wrote.masked
+            guesses &= (nfe + 1 < affordable[index])[:, None]
             guessed[index] = guesses & ~changed.any(1, keepdims=True)
             ours[index] |= step.committed[index]
+            evaluated = np.isin(np.arange(len(rows)), index)
+            step = replace(step, evaluated=evaluated, guessed=guessed.copy())
         yield step
 
 

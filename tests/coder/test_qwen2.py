@@ -92,6 +92,31 @@ def test_what_masks_guessed_is_read_before_it_is_final(
     assert (own.max(1) >= found.log_probabilities[:, 0] + np.log(UPHELD) - 1e-3).all()
 
 
+@given(
+    threshold=st.sampled_from([0.0, 0.05, 0.3]),
+    budgets=st.lists(st.integers(1, 8), min_size=1, max_size=3),
+    seed=st.integers(0, 9),
+)
+def test_guesses_that_fall_keep_the_budget(
+    qwen2: Checkpoint, threshold: float, budgets: list[int], seed: int
+) -> None:
+    """No mask is left, no row is evaluated too often, and what is settled stays."""
+    rows = [Row(np.random.default_rng(seed), budget) for budget in budgets]
+    contexts = [[5 + seed, 9 + number, 33] for number in range(len(rows))]
+    _, cache = qwen2.backbone.encode(contexts)
+    canvas = Canvas.blank(len(rows), 8, qwen2.marks)
+    rule, last = confidence_threshold(threshold), [context[-1] for context in contexts]
+    evaluated, settled = np.zeros(len(rows), int), [list[int]() for _ in rows]
+    for step in denoise(qwen2.backbone, cache, last, canvas, rule, rows):
+        canvas = step.canvas
+        evaluated += step.took_part
+        for number, before in enumerate(settled):
+            settled[number] = step.settled(number)
+            assert settled[number][: len(before)] == before
+    assert not canvas.open.any()
+    assert (evaluated <= budgets).all()
+
+
 @given(hole=holes)
 def test_the_first_token_of_a_canvas_is_the_causal_one(
     qwen2: Checkpoint, hole: tuple[str, str]
