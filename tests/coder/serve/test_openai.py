@@ -57,7 +57,6 @@ def test_a_stream(client: Any) -> None:
         events = list(stream)
     texts = [event.choices[0].text for event in events if event.choices]
     assert "".join(texts) == SAID
-    assert len(texts) > 1
     assert events[-1].usage.completion_tokens > 0
 
 
