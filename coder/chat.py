@@ -273,7 +273,7 @@ class Dialogue:
         steps_of = 0 if schedule is None else schedule.steps or 0
         row = Row(
             np.random.default_rng(options.seed),
-            # Never reached: a step commits one token at least, or is one of a schedule's own.
+            # Never reached: a step settles one token at least, or is one of a schedule's own.
             max(options.max_tokens, steps_of) + 1,
             temperature=options.temperature or 0.0,
         )
@@ -288,16 +288,18 @@ class Dialogue:
             size = min(width, options.max_tokens - len(tokens))
             canvas = Canvas.blank(1, size, self.marks)
             steps = self._steps(known, cache, canvas, options, schedule, row)
+            written = list[int]()
             while True:
                 if canvas.open.any() and interrupted():
-                    return [*tokens, *canvas.middle(0)], "cancelled", nfe
+                    return [*tokens, *written], "cancelled", nfe
                 if (step := next(steps, None)) is None:
                     break
                 canvas = step.canvas
                 nfe += 1
                 if step.stale is not None and step.stale.any():
                     stale.append(nfe)
-                stands = step.settled(0) if kept or not canvas.open.any() else []
+                written = step.settled(0)
+                stands = written if kept or not canvas.open.any() else []
                 behind = canvas.ids[0, len(stands) : len(stands) + seen]
                 behind = behind[: max(0, canvas.ended[0] - len(stands))]
                 on_step([*tokens, *stands], behind.tolist())

@@ -43,7 +43,7 @@ from talaria.coder.repair import (
 )
 from talaria.coder.request import Options, Request
 from talaria.coder.results import Candidate, Frame, Infill, Interruption, unanswered
-from talaria.coder.sampler import Banned, Step, autoregress, denoise, verify
+from talaria.coder.sampler import Banned, Step, autoregress, denoise, settled, verify
 from talaria.coder.scheduled import follow
 from talaria.coder.source import Piece
 from talaria.coder.syntax.judge import OutOfTimeError, Surroundings
@@ -389,8 +389,10 @@ def diffuse(
                 steps = denoise(backbone, cache, last, canvas, rule, each, options.lookahead, k)
             else:
                 steps = follow(schedule, backbone, cache, last, canvas, each)
+            guessed = None
             while not (why := interrupted()) and (step := next(steps, None)):
                 record(rows, number, step)
+                guessed = step.guessed
                 canvas = step.canvas
                 forced = forced if attempt else forced | step.forced
                 cut |= step.forced & bool(attempt and absolute)
@@ -398,8 +400,11 @@ def diffuse(
             if why:
                 for place, (hole, candidate) in enumerate(rows):
                     whole = first if attempt and not first.open[place].any() else canvas
+                    guesses = guessed[place] if guessed is not None and whole is canvas else None
+                    tokens = settled(whole.middle(place), guesses)
                     ended = bool(whole.ended[place] < block) and not whole.open[place].any()
-                    extend(hole, candidate, whole.middle(place), ended, forced=False)
+                    ended &= guesses is None or not guesses.any()
+                    extend(hole, candidate, tokens, ended, forced=False)
                 return why
             first = first if attempt else canvas
             if options.check_syntax and not interrupted():

@@ -79,7 +79,8 @@ class Step:
     """What one evaluation did to the canvas.
 
     canvas      after the step
-    committed   [batch, block]; what became another token; none in a row that took no part
+    committed   [batch, block]; masks that became tokens, and guesses that were replaced; none in a
+                row that took no part
     confidence  [batch, block]; probability of the token chosen at each evaluated position,
                 committed or not; 1 for an `<eom>` that a bound put there
     forced      [batch]; whether the end of the budget committed what the rule would not have
@@ -117,9 +118,8 @@ class Step:
 
     def settled(self, row: int) -> list[int]:
         """The tokens of a row's middle up to the first that may be replaced."""
-        middle = self.canvas.middle(row)
-        guesses = [] if self.guessed is None else np.flatnonzero(self.guessed[row]).tolist()
-        return middle[: min(guesses, default=len(middle))]
+        guesses = None if self.guessed is None else self.guessed[row]
+        return settled(self.canvas.middle(row), guesses)
 
     @property
     def took_part(self) -> Bool[Array, " batch"]:
@@ -171,6 +171,9 @@ def denoise(
         read = guessed[index] & (begin <= place) & (place < until)
         mended, chances = upheld(backbone, states, read, ours[index], part, going)
         changed = chances > 0
+        if changed.any():  # what was read behind a token that is replaced is void
+            kept = np.where(changed.any(1), 1 + changed.argmax(1), reading.read)
+            reading = reading.back_to(np.minimum(kept, reading.read))
         where = part.open & present & ~changed.any(1, keepdims=True)
         if not where.any():
             prediction = Prediction.nothing(where.shape, backbone.chained)
@@ -183,15 +186,15 @@ def denoise(
         committed = np.where(final[:, None], prediction.open, ruled)
         wrote = mended.commit(prediction.tokens, committed)
         confidence = prediction.probability + chances
-        step = step_of(canvas, index, wrote, confidence, ruled | changed, going)
+        # Masks are no guesses, nor is what only the last evaluation could read: it commits all
+        # masks, and may leave none.
+        guesses = (guessed[index] & ~read) | (committed & ~prediction.leftmost)
+        guesses &= (nfe + 1 < affordable[index])[:, None] & ~changed.any(1, keepdims=True)
+        guesses &= ~wrote.masked & backbone.shift
+        step = step_of(canvas, index, wrote, confidence, ruled | changed, going, guesses)
         canvas = step.canvas
         if backbone.shift:
-            guesses = (guessed[index] & ~read) | (committed & ~prediction.leftmost)
-            # Neither masks nor an end that a bound puts are guesses, nor what only the last
-            # evaluation could read: it commits all masks, and may leave none.
-            guesses &= (canvas.ids[index] == wrote.ids) & ~wrote.masked
-            guesses &= (nfe + 1 < affordable[index])[:, None]
-            guessed[index] = guesses & ~changed.any(1, keepdims=True)
+            guessed[index] = guesses & ~canvas.masked[index]
             ours[index] |= step.committed[index]
             evaluated = np.isin(np.arange(len(rows)), index)
             step = replace(step, evaluated=evaluated, guessed=guessed.copy())
@@ -209,9 +212,9 @@ def upheld(
     """The canvas where the guesses at `read` stand up to what the states before them say.
 
     The first one of a row that does not is replaced, and what is `ours` behind it masked. Also the
-    probability of each token that replaces one; elsewhere 0. A guess stands if it is at least
-    UPHELD times as likely as the likeliest token there (cf. typical acceptance in Medusa, arXiv
-    2401.10774).
+    probability of each token that replaces one; elsewhere 0. A guess stands if it is among the
+    ENDING_AMONG likeliest tokens there and UPHELD times as likely as the likeliest (cf. typical
+    acceptance in Medusa, arXiv 2401.10774).
     """
     chances = np.zeros(read.shape, np.float32)
     if not read.any():
@@ -219,14 +222,14 @@ def upheld(
     seen = states[read[:, : states.shape[1]]]
     found = predict(backbone, seen, read, canvas, rows, ENDING_AMONG)
     ((_, among),) = found.parts
-    logs = among.log_probabilities
-    own = np.where(among.ids == canvas.ids[read][:, None], logs, -np.inf).max(1)
+    # Among as many candidates as alone, also beside a row that draws from more.
+    ids, logs = among.ids[:, :ENDING_AMONG], among.log_probabilities[:, :ENDING_AMONG]
+    own = np.where(ids == canvas.ids[read][:, None], logs, -np.inf).max(1)
     wrong = np.zeros_like(read)
     wrong[read] = own < logs[:, 0] + np.log(UPHELD)
     wrong &= found.tokens != canvas.ids
     for row in np.flatnonzero(wrong.any(1)).tolist():
-        place = int(wrong[row].argmax())
-        ids = canvas.ids[row].copy()
+        place, ids = int(wrong[row].argmax()), canvas.ids[row].copy()
         ids[place + 1 :][ours[row, place + 1 :]] = canvas.marks.mask
         ids[place] = found.tokens[row, place]
         chances[row, place] = found.probability[row, place]
@@ -624,15 +627,27 @@ def spread(
     return wide[:, :width]
 
 
-def bounded(canvas: Canvas, rows: Sequence[Row]) -> Canvas:
-    """The canvas with an `<eom>` where the tokens of a row have reached its bound."""
+def bounded(
+    canvas: Canvas, rows: Sequence[Row], guesses: Bool[Array, "rows block"] | None = None
+) -> Canvas:
+    """The canvas with an `<eom>` where the tokens of a row, up to a guess, reach its bound."""
     for place, row in enumerate(rows):
-        within = row.bound(canvas.middle(place)) if row.bound else None
+        if row.bound is None:
+            continue
+        within = row.bound(
+            settled(canvas.middle(place), None if guesses is None else guesses[place])
+        )
         if within is not None and within < canvas.ended[place]:
             ids = canvas.ids[place].copy()
             ids[within], ids[within + 1 :] = canvas.marks.eom, canvas.marks.mask
             canvas = canvas.with_row(place, ids)
     return canvas
+
+
+def settled(middle: list[int], guesses: Bool[Array, " block"] | None) -> list[int]:
+    """The tokens of a middle up to the first guess."""
+    first = [] if guesses is None else np.flatnonzero(guesses).tolist()
+    return middle[: min(first, default=len(middle))]
 
 
 def narrow(
@@ -652,9 +667,10 @@ def step_of(
     confidence: Float[Array, "rows block"],
     ruled: Bool[Array, "rows block"],
     rows: Sequence[Row],
+    guesses: Bool[Array, "rows block"] | None = None,
 ) -> Step:
     """The step in which the rows in `index` wrote a canvas; all other rows are unchanged."""
-    after = bounded(wrote, rows)
+    after = bounded(wrote, rows, guesses)
     # The model has no say in an end that a bound puts.
     put = (after.ids == canvas.marks.eom) & (wrote.ids != canvas.marks.eom)
     ids = canvas.ids.copy()

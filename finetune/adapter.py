@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from talaria.finetune.adapt import AdaptationRun
 
 BLOCK_LENGTH = 32  # positions of a canvas in decoding: any length will do, known ones are read once
-THRESHOLD = 0.3  # of `diffuse`, which replaces wrong guesses: docs/decoding.md has figures
+THRESHOLD = 0.3  # of `diffuse`, which replaces wrong guesses; docs/log.md, 2026-12-01, has figures
 LICENCE = "Apache-2.0"
 
 

@@ -185,7 +185,7 @@ class Surroundings:
         """
         if self._accepted("") is not True or self._accepted(middle) is not False:
             return False
-        return not self.judge(middle).unfinished
+        return self.complete or not self.judge(middle).unfinished
 
     @cached_property
     def lacks(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talaria.coder import checkpoint
-from talaria.coder.backbone import Array
+from talaria.coder.backbone import Array, Constraint
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import UsageError
@@ -115,6 +116,45 @@ def test_guesses_that_fall_keep_the_budget(
             assert settled[number][: len(before)] == before
     assert not canvas.open.any()
     assert (evaluated <= budgets).all()
+
+
+@given(threshold=st.sampled_from([0.0, 0.05, 0.3]), seed=st.integers(0, 9))
+def test_bounds_are_looked_for_in_what_stays(
+    qwen2: Checkpoint, threshold: float, seed: int
+) -> None:
+    """Not in guesses, which may be replaced."""
+    asked: list[list[int]] = []
+
+    def bound(tokens: list[int]) -> None:
+        asked.append(tokens)
+
+    row = Row(np.random.default_rng(seed), 50, bound=bound)
+    _, cache = qwen2.backbone.encode([[5 + seed, 9, 33]])
+    rule = confidence_threshold(threshold)
+    list(denoise(qwen2.backbone, cache, [33], Canvas.blank(1, 8, qwen2.marks), rule, [row]))
+    assert all(later[: len(each)] == each for each, later in pairwise(asked))
+
+
+@given(given_at=st.integers(1, 6), seed=st.integers(0, 9))
+def test_a_token_that_is_given_inside_keeps_nothing_wrong(
+    qwen2: Checkpoint, given_at: int, seed: int
+) -> None:
+    """What was read of a guess that fell is read anew, also where no mask follows it."""
+    context = [5 + seed, 9, 33]
+    _, cache = qwen2.backbone.encode([context])
+    canvas = Canvas.blank(1, 8, qwen2.marks)
+    canvas.ids[0, given_at] = 50
+    rows = [Row(np.random.default_rng(seed), 50, ends=False)]
+    rule = confidence_threshold(0.0)
+    *_, last = denoise(qwen2.backbone, cache, context[-1:], canvas, rule, rows)
+    tokens = last.canvas.middle(0)
+    states, _ = qwen2.backbone.encode([[*context, *tokens]])
+    seen = states[0, len(context) - 1 : -1]
+    forbidden = [Constraint(None, (qwen2.marks.eom,))] * len(tokens)
+    found = qwen2.backbone.candidates(seen, 16, forbidden)
+    own = np.where(found.ids == np.array(tokens)[:, None], found.log_probabilities, -np.inf).max(1)
+    own[given_at] = 0.0
+    assert (own >= found.log_probabilities[:, 0] + np.log(UPHELD) - 1e-3).all()
 
 
 @given(hole=holes)
