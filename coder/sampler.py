@@ -191,9 +191,10 @@ def denoise(
         guesses = (guessed[index] & ~read) | (committed & ~prediction.leftmost)
         guesses &= (nfe + 1 < affordable[index])[:, None] & ~changed.any(1, keepdims=True)
         guesses &= ~wrote.masked & backbone.shift
-        step = step_of(canvas, index, wrote, confidence, ruled | changed, going, guesses)
+        step = step_of(canvas, index, wrote, confidence, ruled, going, guesses)
         canvas = step.canvas
         if backbone.shift:
+            step.committed[index] |= changed & ~canvas.masked[index]
             guessed[index] = guesses & ~canvas.masked[index]
             ours[index] |= step.committed[index]
             evaluated = np.isin(np.arange(len(rows)), index)
@@ -676,7 +677,7 @@ def step_of(
     ids = canvas.ids.copy()
     ids[index] = after.ids
     took, sure = np.zeros_like(canvas.open), np.zeros(canvas.ids.shape, np.float32)
-    took[index] = committed = ~after.masked & (canvas.ids[index] != after.ids)
+    took[index] = committed = canvas.masked[index] & ~after.masked
     sure[index] = np.where(put, 1, confidence)
     forced = np.zeros(len(ids), bool)
     forced[index] = (committed & ~ruled & ~put).any(1)
