@@ -156,7 +156,7 @@ def denoise(
         if not len(index):
             return
         part, going = canvas.rows(index), [rows[number] for number in index.tolist()]
-        final = np.array([nfe >= row.max_nfe for row in going])
+        final = nfe >= affordable[index]
         # An end that is given must be seen; causal canvases never see what stands behind them.
         given = np.array([not row.ends and not backbone.shift for row in going])
         present = ahead(part, final | given, lookahead)
