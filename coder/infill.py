@@ -378,6 +378,9 @@ def diffuse(
         banned: list[Banned] = [()] * len(rows)
         # A network that reads block by block cannot commit the rest of a canvas at once.
         absolute = schedule is not None and schedule.absolute
+        lookahead = options.lookahead
+        if backbone.masks > 1 and lookahead is not None:
+            lookahead = min(lookahead, 1 + backbone.masks)
         for attempt in range(1 + ATTEMPTS * options.check_syntax):
             most = ATTEMPT_NFE if attempt and not absolute else None
             cut = np.zeros(len(rows), bool)
@@ -386,7 +389,7 @@ def diffuse(
                 for (hole, candidate), ban in zip(rows, banned, strict=True)
             ]
             if schedule is None:
-                steps = denoise(backbone, cache, last, canvas, rule, each, options.lookahead, k)
+                steps = denoise(backbone, cache, last, canvas, rule, each, lookahead, k)
             else:
                 steps = follow(schedule, backbone, cache, last, canvas, each)
             guessed = None

@@ -19,11 +19,11 @@ from talaria.coder.backbone import (
     Candidates,
     Constraint,
     KVCache,
-    Marks,
     Reading,
     States,
 )
 from talaria.coder.canvas import Canvas
+from talaria.coder.drafts import NONE, agreement, drafted_on, likely, plan
 from talaria.coder.unmask import Prediction, Rule
 
 if TYPE_CHECKING:
@@ -31,14 +31,11 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept", KVCache, Reading)
 
-DRAFTS = 3  # tokens drafted ahead by `verify`, at most; docs/decoding.md has figures
-LIKELY = 0.2  # least probability that what masks say ahead is all right, to be worth a position
 COLD = 1e-6  # temperatures below it count as 0: logits divided by them overflow
 DRAWN_FROM = 64  # candidates that a temperature above 0 draws from
 ENDING_AMONG = 16  # candidates among which `<eom>` is looked for where positions are independent
 UPHELD = 0.5  # how likely a guess must be, once it is read, beside the likeliest token there
 
-Draft = tuple[list[int], list[float]]  # tokens, and how likely each is right with all before it
 Banned = tuple[tuple[int, int], ...]  # positions, and a token that may not stand at each
 
 
@@ -297,18 +294,17 @@ def verify(
     and `on_cache` are as there; what was not written is not in it.
 
     With `masks`, for models with a shift that denoise, it also reads so many masks, which follow
-    the part of the draft that is likeliest to be kept. If just that part is kept, they stand behind
-    what was written, and what they say is the next draft as far as it is likely. Elsewhere the
-    draft is what followed the previous occurrence of the last two tokens (prompt lookup, as in
-    LLMA, arXiv 2304.04487).
+    the parts of the draft that are likeliest to be kept. If one of these is kept, they stand behind
+    what was written, and what they say begins the next draft as far as it is likely. Behind it
+    comes what followed the previous occurrence of the last two tokens (prompt lookup, as in LLMA,
+    arXiv 2304.04487).
     """
     index = np.arange(len(rows))
     # A sentinel at the end is no text: nothing was ever drafted behind it.
     never = canvas.marks.never
     known = [context[:-1] if context[-1] in never else list(context) for context in contexts]
     unread = unread_of(contexts, cache)
-    said: list[Draft] = [([], []) for _ in rows]
-    eom, blank = canvas.marks.eom, [canvas.marks.mask] * masks
+    said = [NONE] * len(rows)
     for nfe in count():
         affordable = np.array([row.max_nfe > nfe for row in rows])
         index, cache = narrow(index, cache, canvas.unfinished & affordable)
@@ -316,26 +312,18 @@ def verify(
             return
         numbers: list[int] = index.tolist()
         part, going = canvas.rows(index), [rows[number] for number in numbers]
-        drafts = [said[number][0] or lookup(known[number], canvas.marks) for number in numbers]
-        stops = [
-            likeliest_stop(said[number][1]) if said[number][0] else len(draft)
-            for number, draft in zip(numbers, drafts, strict=True)
+        plans = [
+            plan(drafted_on(said[n], known[n], canvas.marks), len(unread[n]), masks, backbone)
+            for n in numbers
         ]
-        read = [[*unread[n], *draft] for n, draft in zip(numbers, drafts, strict=True)]
-        # What masks follow: the part of a draft that is likeliest to be kept.
-        behind = [len(unread[n]) + stop for n, stop in zip(numbers, stops, strict=True)]
-        # Nothing follows an end.
-        blanks = [
-            blank if tokens[end - 1] != eom else []
-            for tokens, end in zip(read, behind, strict=True)
-        ]
-        both = [tokens + more for tokens, more in zip(read, blanks, strict=True)]
-        forks = [(len(tokens), end) for tokens, end in zip(read, behind, strict=True)]
-        states, cache = backbone.encode(both, cache, forks if masks else None)
+        drafts = [ahead.tokens[: ahead.length] for ahead in plans]
+        both = [[*unread[n], *ahead.tokens] for n, ahead in zip(numbers, plans, strict=True)]
+        forks = [ahead.forks for ahead in plans] if masks else None
+        states, cache = backbone.encode(both, cache, forks)
         # From the last unread token on, the state of the j-th one predicts position `at[:, j]` of
         # the canvas.
         begin = np.array([len(unread[n]) - 1 for n in numbers])
-        lengths = np.array([len(tokens) for tokens in read]) - begin
+        lengths = 1 + np.array([len(draft) for draft in drafts])
         each = np.arange(lengths.max())
         at = part.open.argmax(1)[:, None] + each
         beyond = ((0, 0), (0, len(each)))
@@ -360,47 +348,9 @@ def verify(
         for place, (number, kept, own) in enumerate(zip(numbers, runs, written, strict=True)):
             known[number] += own[: kept + 1]
             unread[number] = own[kept : kept + 1]
-            foreseen = masks and kept == stops[place] and canvas.unfinished[number]
-            said_here = states[place, len(read[place]) : len(both[place])]
-            said[number] = likely(backbone, said_here, own[kept], eom) if foreseen else ([], [])
-
-
-def likeliest_stop(chances: Sequence[float]) -> int:
-    """How much of a draft is likeliest to be kept, given how likely each token and all before are.
-
-    Of equally likely ones, the most.
-    """
-    reached = [1.0, *chances, 0.0]
-    stops = [reached[n] - reached[n + 1] for n in range(len(chances) + 1)]
-    return max(range(len(stops)), key=lambda n: (stops[n], n))
-
-
-def likely(backbone: Backbone, states: States, before: int, eom: int) -> Draft:
-    """What masks say, [masks, width], as far as it is likely that all of it is right.
-
-    `before` is the token that was chosen before the first of them; nothing follows an `<eom>`.
-    """
-    draft: list[int] = []
-    chances: list[float] = []
-    chance = 1.0
-    among = backbone.among if backbone.chained else None
-    own = backbone.candidates(states, among or 1)
-    for place in range(len(states)):
-        best = Candidates(own.ids[place : place + 1], own.log_probabilities[place : place + 1])
-        if among:
-            linked, _ = backbone.chain(states[None, place : place + 1], np.array([[before]]), ())
-            part = np.exp(best.log_probabilities).sum()
-            best = backbone.candidates(linked[0], 1, [Constraint(best.ids[0].tolist())])
-            chance *= float(part)
-        chance *= float(np.exp(best.log_probabilities[0, 0]))
-        if chance < LIKELY:
-            break
-        before = int(best.ids[0, 0])
-        draft.append(before)
-        chances.append(chance)
-        if before == eom:
-            break
-    return draft, chances
+            blanks = plans[place].behind.get(kept, slice(0))
+            going_on = bool(canvas.unfinished[number])
+            said[number] = likely(backbone, states[place, blanks], own[kept]) if going_on else NONE
 
 
 def predict(
@@ -589,31 +539,6 @@ def drafted(canvas: Canvas, drafts: Sequence[Sequence[int]]) -> Canvas:
         places = np.flatnonzero(opened)[: len(draft)]
         row[places] = draft[: len(places)]
     return replace(canvas, ids=ids)
-
-
-def lookup(known: Sequence[int], marks: Marks) -> list[int]:
-    """A draft: what followed the previous occurrence of the last two tokens.
-
-    At most DRAFTS tokens, up to a mark; [] if these two have not stood together before.
-    """
-    for place in range(len(known) - 3, -1, -1):
-        if known[place] == known[-2] and known[place + 1] == known[-1]:
-            found = known[place + 2 : place + 2 + DRAFTS]
-            ends = (number for number, token in enumerate(found) if token in marks.never)
-            return list(found[: next(ends, len(found))])
-    return []
-
-
-def agreement(drafts: Sequence[int], written: Sequence[int]) -> int:
-    """How many leading tokens of a draft the model would have written itself.
-
-    `written` is what it predicts at the place of each drafted token and after the last.
-    """
-    pairs = zip(drafts, written[:-1], strict=False)
-    return next(
-        (number for number, (a, b) in enumerate(pairs) if a != b),
-        min(len(drafts), len(written) - 1),
-    )
 
 
 def spread(
