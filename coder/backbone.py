@@ -143,10 +143,6 @@ class Reading:
         """These rows in this order."""
         return Reading(self.cache.rows(index), self.last[index], self.read[index])
 
-    def back_to(self, read: Int[Array, " batch"]) -> Reading:
-        """As if only so many tokens of each canvas, at most as many as were, had been read."""
-        return Reading(self.cache.without(self.read - read), self.last, read)
-
 
 class Backbone(ABC):
     """A language model as a decoder sees it.
@@ -357,9 +353,9 @@ class Backbone(ABC):
     ) -> tuple[States, Reading]:
         """The states of `denoise` with the first `widths` positions of each row present.
 
-        With a shift, the keys and values of the first `known` tokens of each row never change as
-        long as these stay as they are, so they are kept, and a step reads only what is new: states
-        of positions before `reading.read` are zeros. Who replaces one goes `back_to` it.
+        The first `known` tokens of each row stay as they are in all later steps. With a shift,
+        their keys and values never change either, so they are kept, and a step reads only what is
+        new: states of positions before `reading.read` are zeros.
         """
         batch, length = canvas.shape
         if not self.shift:

@@ -273,12 +273,12 @@ class Dialogue:
         steps_of = 0 if schedule is None else schedule.steps or 0
         row = Row(
             np.random.default_rng(options.seed),
-            # Never reached: a step settles one token at least, or is one of a schedule's own.
+            # Never reached: a step commits one token at least, or is one of a schedule's own.
             max(options.max_tokens, steps_of) + 1,
             temperature=options.temperature or 0.0,
         )
         while len(tokens) < options.max_tokens:
-            causal = options.mode != "diffuse"
+            causal = options.mode != "diffuse" or self.model.foresees
             known = [*context, *tokens]
             if whole:  # with nothing behind it
                 known = self.model.layout.arrange(known, [])
@@ -288,20 +288,17 @@ class Dialogue:
             size = min(width, options.max_tokens - len(tokens))
             canvas = Canvas.blank(1, size, self.marks)
             steps = self._steps(known, cache, canvas, options, schedule, row)
-            written = list[int]()
-            while True:
-                if canvas.open.any() and interrupted():
-                    return [*tokens, *written], "cancelled", nfe
-                if (step := next(steps, None)) is None:
-                    break
-                canvas = step.canvas
+            while canvas.open.any():
+                if interrupted():
+                    return [*tokens, *canvas.middle(0)], "cancelled", nfe
+                step = next(steps)
+                shown, canvas = step.canvas, step.certain
                 nfe += 1
                 if step.stale is not None and step.stale.any():
                     stale.append(nfe)
-                written = step.settled(0)
-                stands = written if kept or not canvas.open.any() else []
-                behind = canvas.ids[0, len(stands) : len(stands) + seen]
-                behind = behind[: max(0, canvas.ended[0] - len(stands))]
+                stands = canvas.middle(0) if kept or not canvas.open.any() else []
+                behind = shown.ids[0, len(stands) : len(stands) + seen]
+                behind = behind[: max(0, shown.ended[0] - len(stands))]
                 on_step([*tokens, *stands], behind.tolist())
             tokens += canvas.middle(0)
             if canvas.ended[0] < size and len(tokens) <= options.max_tokens:
@@ -320,18 +317,18 @@ class Dialogue:
         """The steps that write a canvas; the cache has the last token known only to denoise."""
         if schedule is not None:
             return follow(schedule, self.backbone, cache, known[-1:], canvas, [row])
-        if options.mode == "diffuse":
+        if options.mode == "diffuse" and not self.model.foresees:
             rule = confidence_threshold(options.confidence_threshold or 0.0)
             return denoise(self.backbone, cache, known[-1:], canvas, rule, [row], options.lookahead)
         if options.mode == "ar":
             return autoregress(self.backbone, cache, [known], canvas, [row])
         masks = min(self._masks(options), canvas.ids.shape[1])
-        return verify(self.backbone, cache, [known], canvas, [row], masks)
+        least = (options.confidence_threshold or 0.0) if options.mode == "diffuse" else None
+        return verify(self.backbone, cache, [known], canvas, [row], masks, least=least)
 
     def _masks(self, options: Options) -> int:
         """The masks that an evaluation reads where it writes from left to right."""
-        denoises = self.backbone.shift and self.backbone.denoises
-        return (options.lookahead or 1) - 1 if options.mode == "verify" and denoises else 0
+        return (options.lookahead or 1) - 1 if options.mode != "ar" and self.model.foresees else 0
 
     def _encode(self, ids: list[int], interrupted: Callable[[], bool]) -> KVCache | None:
         """The KV cache of these tokens, read as far as they are not yet; None if interrupted."""

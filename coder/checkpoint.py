@@ -80,6 +80,11 @@ class Checkpoint:
         """SHA-256 that names the weights: the file's, or that of its parts' hashes."""
         return weights_hash(self.config)
 
+    @property
+    def foresees(self) -> bool:
+        """Whether its masks say what follows a text that it reads causally, as in adapted bases."""
+        return self.backbone.shift and self.backbone.denoises and self.schedule is None
+
 
 @dataclass(frozen=True)
 class Listing:

@@ -33,8 +33,8 @@ class Plan:
     behind: dict[int, slice]
 
 
-def likely(backbone: Backbone, states: States, before: int) -> Draft:
-    """What masks say, [masks, width], as far as it is likely that all of it is right.
+def likely(backbone: Backbone, states: States, before: int, least: float = LIKELY) -> Draft:
+    """What masks say, [masks, width], as far as it is at least so likely that all of it is right.
 
     `before` is the token that was chosen before the first of them; nothing follows an `<eom>`.
     """
@@ -53,7 +53,7 @@ def likely(backbone: Backbone, states: States, before: int) -> Draft:
             best = backbone.candidates(linked[0], 1, [Constraint(best.ids[0].tolist())])
             chance *= float(part)
         chance *= float(np.exp(best.log_probabilities[0, 0]))
-        if chance < LIKELY:
+        if chance < least:
             break
         before = int(best.ids[0, 0])
         draft.append(before)

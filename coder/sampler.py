@@ -23,7 +23,7 @@ from talaria.coder.backbone import (
     States,
 )
 from talaria.coder.canvas import Canvas
-from talaria.coder.drafts import NONE, agreement, drafted_on, likely, plan
+from talaria.coder.drafts import LIKELY, NONE, Draft, agreement, drafted_on, likely, plan
 from talaria.coder.unmask import Prediction, Rule
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class Step:
     """What one evaluation did to the canvas.
 
     canvas      after the step
-    committed   [batch, block]; masks that became tokens, and guesses that were replaced; none in a
-                row that took no part
+    committed   [batch, block]; masks that became tokens, and guesses that were read; none in a row
+                that took no part
     confidence  [batch, block]; probability of the token chosen at each evaluated position,
                 committed or not; 1 for an `<eom>` that a bound put there
     forced      [batch]; whether the end of the budget committed what the rule would not have
@@ -113,10 +113,18 @@ class Step:
             None if self.guessed is None else self.guessed[index],
         )
 
+    @property
+    def certain(self) -> Canvas:
+        """The canvas without guesses."""
+        if self.guessed is None:
+            return self.canvas
+        return replace(
+            self.canvas, ids=np.where(self.guessed, self.canvas.marks.mask, self.canvas.ids)
+        )
+
     def settled(self, row: int) -> list[int]:
         """The tokens of a row's middle up to the first that may be replaced."""
-        guesses = None if self.guessed is None else self.guessed[row]
-        return settled(self.canvas.middle(row), guesses)
+        return self.certain.middle(row)
 
     @property
     def took_part(self) -> Bool[Array, " batch"]:
@@ -139,100 +147,32 @@ def denoise(
     The cache holds the contexts, whose last tokens are `last`. A step evaluates `lookahead`
     positions from the first open one on; None: the whole canvas. The rule sees `k` candidates for
     each position.
-
-    With a shift, all but the first token of a step are guesses: masks said them. The next step
-    reads them, and so knows what follows each token before them; a guess that is much less likely
-    there than another token is replaced, and what was written behind it masked again. A row with
-    guesses that nothing follows takes one more evaluation for that, if its budget has it.
     """
     index, reading = np.arange(len(rows)), backbone.begin(cache, last)
-    affordable = np.array([row.max_nfe for row in rows])  # evaluations
-    guessed, ours = np.zeros_like(canvas.open), np.zeros_like(canvas.open)
     for nfe in count(1):
-        index, reading = narrow(index, reading, canvas.unfinished | guessed.any(1))
+        index, reading = narrow(index, reading, canvas.unfinished)
         if not len(index):
             return
         part, going = canvas.rows(index), [rows[number] for number in index.tolist()]
-        final = nfe >= affordable[index]
+        final = np.array([nfe >= row.max_nfe for row in going])
         # An end that is given must be seen; causal canvases never see what stands behind them.
         given = np.array([not row.ends and not backbone.shift for row in going])
         present = ahead(part, final | given, lookahead)
         widths, known = present.sum(1), part.open.argmax(1)
-        written = ~part.unfinished  # only guesses are left to be read, the end among them
-        widths[written] = np.minimum(part.ended[written] + 1, part.ids.shape[1])
-        known[written] = widths[written] - 1
-        width, begin = int(widths.max()), np.minimum(reading.read, known)[:, None]
+        width = int(widths.max())
         states, reading = backbone.denoise_on(part.ids[:, :width], reading, widths, known)
-        place = np.arange(part.ids.shape[1])
-        until = np.where(written, widths, known)[:, None]
-        read = guessed[index] & (begin <= place) & (place < until)
-        mended, chances = upheld(backbone, states, read, ours[index], part, going)
-        changed = chances > 0
-        if changed.any():  # what was read behind a token that is replaced is void
-            kept = np.where(changed.any(1), 1 + changed.argmax(1), reading.read)
-            reading = reading.back_to(np.minimum(kept, reading.read))
-        where = part.open & present & ~changed.any(1, keepdims=True)
-        if not where.any():
-            prediction = Prediction.nothing(where.shape, backbone.chained)
-        elif backbone.chained:
+        where = part.open & present
+        if backbone.chained:
             prediction = chained(backbone, states, part, where, going, rule, final, k)
         else:
             seen = states[where[:, :width]]
             prediction = predict(backbone, seen, where, part, going, max(k, ENDING_AMONG))
         ruled = rule(prediction) & ~ends_early(part, prediction, going)
         committed = np.where(final[:, None], prediction.open, ruled)
-        wrote = mended.commit(prediction.tokens, committed)
-        confidence = prediction.probability + chances
-        # Masks are no guesses, nor is what only the last evaluation could read: it commits all
-        # masks, and may leave none.
-        guesses = (guessed[index] & ~read) | (committed & ~prediction.leftmost)
-        guesses &= (nfe + 1 < affordable[index])[:, None] & ~changed.any(1, keepdims=True)
-        guesses &= ~wrote.masked & backbone.shift
-        step = step_of(canvas, index, wrote, confidence, ruled, going, guesses)
+        wrote = part.commit(prediction.tokens, committed)
+        step = step_of(canvas, index, wrote, prediction.probability, ruled, going)
         canvas = step.canvas
-        if backbone.shift:
-            step.committed[index] |= changed & ~canvas.masked[index]
-            guessed[index] = guesses & ~canvas.masked[index]
-            ours[index] |= step.committed[index]
-            evaluated = np.isin(np.arange(len(rows)), index)
-            step = replace(step, evaluated=evaluated, guessed=guessed.copy())
         yield step
-
-
-def upheld(
-    backbone: Backbone,
-    states: States,
-    read: Bool[Array, "batch block"],
-    ours: Bool[Array, "batch block"],
-    canvas: Canvas,
-    rows: Sequence[Row],
-) -> tuple[Canvas, Float[Array, "batch block"]]:
-    """The canvas where the guesses at `read` stand up to what the states before them say.
-
-    The first one of a row that does not is replaced, and what is `ours` behind it masked. Also the
-    probability of each token that replaces one; elsewhere 0. A guess stands if it is among the
-    ENDING_AMONG likeliest tokens there and UPHELD times as likely as the likeliest (cf. typical
-    acceptance in Medusa, arXiv 2401.10774).
-    """
-    chances = np.zeros(read.shape, np.float32)
-    if not read.any():
-        return canvas, chances
-    seen = states[read[:, : states.shape[1]]]
-    found = predict(backbone, seen, read, canvas, rows, ENDING_AMONG)
-    ((_, among),) = found.parts
-    # Among as many candidates as alone, also beside a row that draws from more.
-    ids, logs = among.ids[:, :ENDING_AMONG], among.log_probabilities[:, :ENDING_AMONG]
-    own = np.where(ids == canvas.ids[read][:, None], logs, -np.inf).max(1)
-    wrong = np.zeros_like(read)
-    wrong[read] = own < logs[:, 0] + np.log(UPHELD)
-    wrong &= found.tokens != canvas.ids
-    for row in np.flatnonzero(wrong.any(1)).tolist():
-        place, ids = int(wrong[row].argmax()), canvas.ids[row].copy()
-        ids[place + 1 :][ours[row, place + 1 :]] = canvas.marks.mask
-        ids[place] = found.tokens[row, place]
-        chances[row, place] = found.probability[row, place]
-        canvas = canvas.with_row(row, ids)
-    return canvas, chances
 
 
 def autoregress(
@@ -286,6 +226,7 @@ def verify(
     rows: Sequence[Row],
     masks: int = 0,
     on_cache: Callable[[KVCache], None] | None = None,
+    least: float | None = None,
 ) -> Iterator[Step]:
     """Write what `autoregress` writes at temperature 0, in fewer evaluations.
 
@@ -298,6 +239,11 @@ def verify(
     what was written, and what they say begins the next draft as far as it is likely. Behind it
     comes what followed the previous occurrence of the last two tokens (prompt lookup, as in LLMA,
     arXiv 2304.04487).
+
+    With `least`, this is denoising: what masks say is a guess, as far as it is at least so likely
+    to be right. Steps show guesses; the next evaluation reads them. At temperature 0, one stands
+    if it is UPHELD times as likely as the likeliest token there (cf. typical acceptance in Medusa,
+    arXiv 2401.10774), so the text may differ from that of `autoregress`.
     """
     index = np.arange(len(rows))
     # A sentinel at the end is no text: nothing was ever drafted behind it.
@@ -330,7 +276,10 @@ def verify(
         inside = np.take_along_axis(np.pad(part.open, beyond), at, 1) & (each < lengths[:, None])
         asking, token = np.nonzero(inside)
         seen = states[asking, begin[asking] + token]
-        found = predict(backbone, seen, spread(inside, at, part.open), drafted(part, drafts), going)
+        guess, asked = drafted(part, drafts), spread(inside, at, part.open)
+        found = predict(backbone, seen, asked, guess, going, 1 if least is None else ENDING_AMONG)
+        if least is not None:
+            found = upheld(found, guess, going)
         written = np.take_along_axis(np.pad(found.tokens, beyond), at, 1).tolist()
         runs = [
             agreement(draft, own[: sum(within)])
@@ -341,16 +290,59 @@ def verify(
         wrote = part.commit(found.tokens, where)
         step = step_of(canvas, index, wrote, found.probability, where, going)
         canvas = step.canvas
-        yield step
         cache = cache.without(np.array([len(tokens) for tokens in both]) - 1 - begin - run)
         if on_cache is not None:
             on_cache(cache)
         for place, (number, kept, own) in enumerate(zip(numbers, runs, written, strict=True)):
             known[number] += own[: kept + 1]
             unread[number] = own[kept : kept + 1]
-            blanks = plans[place].behind.get(kept, slice(0))
-            going_on = bool(canvas.unfinished[number])
-            said[number] = likely(backbone, states[place, blanks], own[kept]) if going_on else NONE
+            said[number] = NONE
+            if canvas.unfinished[number]:
+                blanks = plans[place].behind.get(kept, slice(0))
+                said[number] = likely(
+                    backbone, states[place, blanks], own[kept], LIKELY if least is None else least
+                )
+        yield step if least is None else guessing(step, said)
+
+
+def upheld(found: Prediction, guess: Canvas, rows: Sequence[Row]) -> Prediction:
+    """What was found, with the guesses that stand instead of the likeliest tokens.
+
+    A guess stands if it is among the ENDING_AMONG likeliest tokens there and UPHELD times as likely
+    as the likeliest; in rows that draw, if it is what was drawn.
+    """
+    ((where, among),) = found.parts
+    # Among as many candidates as alone, also beside a row that draws from more.
+    ids, logs = among.ids[:, :ENDING_AMONG], among.log_probabilities[:, :ENDING_AMONG]
+    own = np.where(ids == guess.ids[where][:, None], logs, -np.inf).max(1)
+    cold = np.repeat([row.temperature < COLD for row in rows], where.sum(1))
+    stands = np.zeros_like(where)
+    stands[where] = cold & (own >= logs[:, 0] + np.log(UPHELD))
+    chances = np.zeros_like(found.probability)
+    chances[where] = np.exp(own)
+    return replace(
+        found,
+        tokens=np.where(stands, guess.ids, found.tokens),
+        probability=np.where(stands, chances, found.probability),
+    )
+
+
+def guessing(step: Step, said: Sequence[Draft]) -> Step:
+    """The step, which also shows what masks say next, by rows, as guesses."""
+    canvas = drafted(step.canvas, [tokens for tokens, _ in said])
+    guessed = canvas.ids != step.canvas.ids
+    confidence = step.confidence.copy()
+    for row, (_, chances) in enumerate(said):
+        confidence[row, guessed[row]] = chances[: guessed[row].sum()]
+    evaluated = step.took_part
+    return replace(
+        step,
+        canvas=canvas,
+        committed=step.committed | guessed,
+        confidence=confidence,
+        evaluated=evaluated,
+        guessed=guessed,
+    )
 
 
 def predict(
@@ -553,27 +545,17 @@ def spread(
     return wide[:, :width]
 
 
-def bounded(
-    canvas: Canvas, rows: Sequence[Row], guesses: Bool[Array, "rows block"] | None = None
-) -> Canvas:
-    """The canvas with an `<eom>` where the tokens of a row, up to a guess, reach its bound."""
+def bounded(canvas: Canvas, rows: Sequence[Row]) -> Canvas:
+    """The canvas with an `<eom>` where the tokens of a row reach its bound."""
     for place, row in enumerate(rows):
         if row.bound is None:
             continue
-        within = row.bound(
-            settled(canvas.middle(place), None if guesses is None else guesses[place])
-        )
+        within = row.bound(canvas.middle(place))
         if within is not None and within < canvas.ended[place]:
             ids = canvas.ids[place].copy()
             ids[within], ids[within + 1 :] = canvas.marks.eom, canvas.marks.mask
             canvas = canvas.with_row(place, ids)
     return canvas
-
-
-def settled(middle: list[int], guesses: Bool[Array, " block"] | None) -> list[int]:
-    """The tokens of a middle up to the first guess."""
-    first = [] if guesses is None else np.flatnonzero(guesses).tolist()
-    return middle[: min(first, default=len(middle))]
 
 
 def narrow(
@@ -593,10 +575,9 @@ def step_of(
     confidence: Float[Array, "rows block"],
     ruled: Bool[Array, "rows block"],
     rows: Sequence[Row],
-    guesses: Bool[Array, "rows block"] | None = None,
 ) -> Step:
     """The step in which the rows in `index` wrote a canvas; all other rows are unchanged."""
-    after = bounded(wrote, rows, guesses)
+    after = bounded(wrote, rows)
     # The model has no say in an end that a bound puts.
     put = (after.ids == canvas.marks.eom) & (wrote.ids != canvas.marks.eom)
     ids = canvas.ids.copy()
