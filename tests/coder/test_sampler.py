@@ -418,6 +418,30 @@ def test_masks_follow_several_parts_of_a_draft(tokenizer: TalariaTokenizer) -> N
     assert spent[6] <= spent[4] < spent[2]
 
 
+@pytest.mark.parametrize(
+    ("chance", "stands"), [(0.5, True), (0.31, True), (0.29, False), (0.0, False)]
+)
+def test_a_guess_stands_if_it_is_likely_enough_where_it_is(
+    tokenizer: TalariaTokenizer, chance: float, stands: bool
+) -> None:
+    """Half as likely as the likeliest token; of a row that draws, only what is drawn."""
+    tokens = [*tokenizer.encode("total = sum(values)\n"), tokenizer.eom]
+    guess, own = 299, tokens[2]
+    said = [{token: 0.9} for token in tokens]
+    said[2] = {own: 0.6, guess: chance} if chance else {own: 0.6}
+    misled = [{guess: 0.8} if place == 2 else chances for place, chances in enumerate(said)]
+    context = [tokenizer.pre, tokenizer.mid]
+    backbone = Misled(tokenizer, {tuple(context): said, (): misled})
+    backbone.shift = True
+    _, cache = backbone.encode([context[:-1]])
+    blank = Canvas.blank(1, len(tokens) + 3, tokenizer.marks)
+    steps = list(verify(backbone, cache, [context], blank, rows(0), 2, least=0.3))
+    found = steps[-1].canvas.middle(0)
+    assert found == [*tokens[:2], guess if stands else own, *tokens[3:-1]]
+    assert any(step.guessed is not None and step.guessed[0, 2] for step in steps)
+    assert any(guess in step.canvas.middle(0) for step in steps)  # it was shown
+
+
 def test_masks_of_rows_beside_each_other(tokenizer: TalariaTokenizer) -> None:
     """Each row has its own draft, place for masks and pace, and the steps that it has alone."""
     texts = ["total = sum(values)\n", "x"]
