@@ -35,6 +35,7 @@ import numpy as np
 
 from benchmarks import base_graphs
 from talaria.coder import files
+from talaria.coder.arguments import Parser
 from talaria.coder.backbone import Array
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
@@ -378,7 +379,7 @@ def table(found: Sequence[dict[str, Any]]) -> list[str]:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse and check the command line."""
-    parser = argparse.ArgumentParser(description="Measure engines at the shape of a base.")
+    parser = Parser(description="Measure engines at the shape of a base.")
     parser.add_argument("--engines", nargs="+", metavar="NAME", help=f"of {'; '.join(ENGINES)}")
     parser.add_argument("--rounds", type=int, default=2, metavar="N")
     parser.add_argument("--repeats", type=int, default=12, metavar="N", help="passes of each width")

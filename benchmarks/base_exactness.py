@@ -11,7 +11,6 @@ the finer one here, as Talaria does, so that the computation is compared.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.examples import files
+from talaria.coder.arguments import Parser
 from talaria.coder.backbone import Array, CpuBackbone
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
@@ -36,7 +36,7 @@ Continued = tuple[Array, list[int]]  # logits behind a prompt, and the tokens th
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare; exit code 0, also where something differs."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("base", type=Path, help="a GGUF file")
     parser.add_argument("--prompts", type=int, default=20, metavar="N")
     parser.add_argument("--context", type=int, default=256, metavar="N", help="tokens of each")

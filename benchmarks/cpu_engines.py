@@ -7,7 +7,6 @@ prints a table. It includes OpenVINO where that is installed, and needs torch (t
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import multiprocessing
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.evals.suites import Problem
 from talaria.evals.tables import columns
@@ -49,9 +49,7 @@ ENGINES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table, or JSON; exit code 0."""
-    parser = argparse.ArgumentParser(
-        description="Measure the latency and the agreement of engines on this CPU."
-    )
+    parser = Parser(description="Measure the latency and the agreement of engines on this CPU.")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument(

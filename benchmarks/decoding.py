@@ -10,7 +10,6 @@ wide and the choice is slow. `--store` writes the choice into the model's `confi
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import statistics
@@ -23,6 +22,7 @@ from typing import Any
 
 from benchmarks.syntax import whole_line
 from talaria.coder import checkpoint, files
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.infill import Memory, fill
@@ -92,7 +92,7 @@ class SettingOutcome:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table and write `decoding.json`; exit code 0."""
-    parser = argparse.ArgumentParser(description="Choose a model's decoding settings.")
+    parser = Parser(description="Choose a model's decoding settings.")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--cursors", type=int, default=800, metavar="N", help="half of each kind")

@@ -7,7 +7,6 @@ a commit (`--at`), so others get the same ones and nobody can leave out the bad 
 
 from __future__ import annotations
 
-import argparse
 import io
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.syntax import PLACES
 from talaria.coder import checkpoint
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError, UsageError
 from talaria.coder.infill import infill
@@ -33,7 +33,7 @@ NAMES = {"line-end": "the rest of a line", "line": "a line", "function": "a body
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print examples; exit code 0."""
-    parser = argparse.ArgumentParser(description="Print random examples of what the model writes.")
+    parser = Parser(description="Print random examples of what the model writes.")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--count", type=int, default=10, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="picks the places")

@@ -11,7 +11,6 @@ context that they had the server read.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import socket
@@ -40,6 +39,7 @@ from benchmarks.serving import (
     typist,
 )
 from benchmarks.soak import growth
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import TalariaError
 from talaria.coder.serve.keys import new
@@ -64,10 +64,10 @@ OWED = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print JSON; exit code 0."""
-    parser = argparse.ArgumentParser(description="Put clients that mean harm on `talaria serve`.")
+    parser = Parser(description="Put clients that mean harm on `talaria serve`.")
     parser.add_argument("--model", default="talaria-7m", help="a folder or a name")
     parser.add_argument("--batch", type=int, default=1, metavar="N")
-    parser.add_argument("--clients", type=int, default=8, metavar="N", help="that type (8)")
+    parser.add_argument("--clients", type=int, default=8, metavar="N", help="that type")
     parser.add_argument("--round", type=float, default=30.0, metavar="SECONDS")
     parser.add_argument(
         "--requests", type=int, default=100_000, metavar="N", help="least number of harmful ones"

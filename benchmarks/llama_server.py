@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from talaria.coder import files
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.families.onnx_graph import threads
@@ -389,7 +390,7 @@ def table(found: Mapping[str, Any]) -> list[str]:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse and check the command line."""
-    parser = argparse.ArgumentParser(description="Compare Talaria with llama.cpp's server.")
+    parser = Parser(description="Compare Talaria with llama.cpp's server.")
     parser.add_argument("--gguf", type=Path, nargs="+", required=True, metavar="FILE")
     parser.add_argument("--llama-server", metavar="PROGRAM", help="default: that of xllamacpp")
     parser.add_argument("--orders", nargs="+", choices=get_args(Order), default=get_args(Order))

@@ -7,7 +7,6 @@ floods one with random edits, requests and cancellations. Needs Linux's `/proc`.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import random
@@ -35,6 +34,7 @@ from benchmarks.lsp_client import (
 from benchmarks.lsp_typing import KeystrokeRequest, type_in_files, typing_figures
 from benchmarks.soak import growth
 from talaria.coder import files
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.evals.jsonl import environment, git
@@ -94,7 +94,7 @@ class ServerPlan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table, or JSON; exit code 0."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.lsp", description="Measure the language server over stdio."
     )
     default = ServerPlan()

@@ -29,6 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from talaria.coder import checkpoint, files
+from talaria.coder.arguments import Parser
+from talaria.coder.cli import guarded
 from talaria.coder.errors import TalariaError, UsageError
 from talaria.coder.request import Options
 from talaria.coder.syntax.functions import function_at
@@ -67,7 +69,7 @@ Codes = npt.NDArray[np.uint32]
 def main(argv: Sequence[str] | None = None) -> int:
     """Write `report.json` and `texts.json` and print tables; exit codes as of `talaria`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Find the longest verbatim runs of the corpus in a model's completions."
     )
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
@@ -312,4 +314,4 @@ def lines(found: ResultRow) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("memorisation", main))

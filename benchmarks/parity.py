@@ -13,7 +13,6 @@ draws (SDAR).
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import subprocess
@@ -31,6 +30,7 @@ import numpy as np
 import torch
 
 from benchmarks.tiny_models import CAUSAL, TINY, Tiny, tokenizer, weights, write
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 
@@ -137,7 +137,7 @@ Case = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run each family's code and write its golden files."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--sources", type=Path, required=True, help="a folder of clones")
     parser.add_argument("--families", nargs="*", default=list(SOURCES), choices=list(SOURCES))
     args = parser.parse_args(argv)

@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks.rules import CANDIDATES, entropy_of
 from talaria.coder import checkpoint, files
+from talaria.coder.arguments import Parser
 from talaria.coder.backbone import Array, Candidates
 from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
@@ -303,13 +304,13 @@ def cell(found: Mapping[str, Any], digits: int, scale: float = 1) -> str:
 
 def arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the options; UsageError if one is invalid."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.peers",
         description="Compare decoders of other diffusion models with ours, on our weights.",
     )
     parser.add_argument("--corpus", type=Path, required=True, help="made by talaria corpus")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
-    parser.add_argument("--prompts", type=int, default=200, metavar="N", help="per kind (200)")
+    parser.add_argument("--prompts", type=int, default=200, metavar="N", help="per kind")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures to this file")
     args = parser.parse_args(argv)

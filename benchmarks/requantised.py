@@ -8,12 +8,14 @@ copied.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType, quants
+
+from talaria.coder.arguments import Parser
+from talaria.coder.cli import guarded
 
 KINDS = {
     "Q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
@@ -24,7 +26,7 @@ WIDE = ("token_embd.weight", "output.weight")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file; exit code 0."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("base", type=Path)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("out", type=Path)
@@ -59,4 +61,4 @@ def requantise(base: Path, kind: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("requantised", main))

@@ -9,7 +9,6 @@ A rule is a function of a `Prediction` that commits at least one open position o
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import numpy as np
 
 from benchmarks.decoding import KINDS, holes
 from talaria.coder import checkpoint
+from talaria.coder.arguments import Parser
 from talaria.coder.backbone import Array, Candidates
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
@@ -146,9 +146,7 @@ class RuleRun:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fill holes with every rule and print a table; exit code 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.rules", description="Compare commit rules."
-    )
+    parser = Parser(prog="python -m benchmarks.rules", description="Compare commit rules.")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--cursors", type=int, default=400, metavar="N", help="half of each kind")

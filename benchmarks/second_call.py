@@ -7,7 +7,6 @@ clock stands the processor time of the command alone, which other load stretches
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import statistics
@@ -17,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import TalariaError, UsageError
 from talaria.evals.timing import load_average
@@ -28,7 +28,7 @@ IDLE = 0.2  # minutes until the process ends
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Call, and print a line for the first call and one for the others; exit code 0."""
-    parser = argparse.ArgumentParser(description="How soon does a second call answer?")
+    parser = Parser(description="How soon does a second call answer?")
     parser.add_argument("--calls", type=int, default=20, metavar="N")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     args = parser.parse_args(argv)

@@ -7,13 +7,14 @@ overhead    one client after another: what a request takes beyond the engine's o
 typing      1 and 8 clients with people's pauses, each request about its document superseding the
             last; how long an answer takes
 throughput  8 clients without pauses, by `--batch`: requests a second
+day         people at work: they type in bursts, rest, and go on to another file. Where a key comes
+            within PAUSE of the last, nothing is asked, as editors do
 
 Intervals are 95 %, by bootstrap over clients or pieces of a run.
 """
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import random
@@ -23,7 +24,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,17 +33,21 @@ from typing import Any
 import psutil
 
 from benchmarks.soak import typing
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import TalariaError
 from talaria.evals.intervals import bootstrap, percentile
 from talaria.evals.jsonl import environment, made_by
 from talaria.evals.prompts import documents
 
-PARTS = ("overhead", "typing", "throughput")
+PARTS = ("overhead", "typing", "throughput", "day")
 HOST = "127.0.0.1"
 START_SECONDS, END_SECONDS = 120.0, 60.0
 # Seconds between the keys of somebody who types, as in `talaria eval typing`: log-normal.
 GAP, SPREAD = 0.2, 0.6
+# A day's work: keys until somebody rests, and until they go on to another file, on average; seconds
+# that they rest, on average, and that editors wait before they ask.
+BURST, STAY, REST, PAUSE = 40, 400, 30.0, 0.15
 TIMEOUT = 60.0
 ROUNDS = 3  # of a measurement of throughput, in which servers take turns
 
@@ -79,7 +84,7 @@ class Client:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print JSON; exit code 0."""
-    parser = argparse.ArgumentParser(description="Put load on `talaria serve`.")
+    parser = Parser(description="Put load on `talaria serve`.")
     parser.add_argument("--model", default="talaria-7m", help="a folder or a name")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8], metavar="N")
@@ -95,6 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             for clients in (1, args.clients)
         },
         "throughput": lambda: throughput(args.model, args.batches, args.clients, args.seconds),
+        "day": lambda: {
+            f"{args.clients} clients, batch {batch}": typed(
+                args.model, batch, args.clients, args.seconds, worker
+            )
+            for batch in args.batches
+        },
     }
     found = {"made_by": made_by(), "environment": environment(), "model": args.model}
     for part in args.parts:
@@ -167,8 +178,12 @@ def holes(number: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """What a client asks while it types: the name of a document, and a body for `/infill`."""
     files, _ = documents(None)
     for name, prefix, suffix in typing(files, random.Random(number)):
-        body = {"input_prefix": prefix, "input_suffix": suffix, "n_predict": 32, "until": "line"}
-        yield f"{number} {name}", body
+        yield f"{number} {name}", infill(prefix, suffix)
+
+
+def infill(prefix: str, suffix: str) -> dict[str, Any]:
+    """The body of a request for the rest of a line."""
+    return {"input_prefix": prefix, "input_suffix": suffix, "n_predict": 32, "until": "line"}
 
 
 def one(port: int, client: Client, document: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -198,14 +213,53 @@ def one(port: int, client: Client, document: str, body: dict[str, Any]) -> dict[
 def typist(port: int, number: int, seconds: float, client: Client) -> None:
     """Type for so long: a request for every key, without waiting for the answer to the last."""
     rng, until = random.Random(1000 + number), time.monotonic() + seconds
+    keys = ((document, body, gap(rng)) for document, body in holes(number))
+    press(keys, port, until, client)
+
+
+def worker(port: int, number: int, seconds: float, client: Client) -> None:
+    """Do a day's work for so long."""
+    press(work(number), port, time.monotonic() + seconds, client)
+
+
+def work(number: int) -> Iterator[tuple[str, dict[str, Any] | None, float]]:
+    """Keys of somebody at work: document, what to ask, if anything, and seconds to the next."""
+    rng, (files, _) = random.Random(2000 + number), documents(None)
+    yield "", None, rng.expovariate(1 / REST)
+    while True:
+        file = rng.choice(files)
+        text, path = file["text"], file["path"]
+        start, keys = rng.randrange(len(text)), round(rng.expovariate(1 / STAY))
+        stop = min(len(text), start + keys)
+        for end in range(start, stop):
+            seconds = gap(rng)
+            if rng.random() < 1 / BURST:
+                seconds += rng.expovariate(1 / REST)
+            body = infill(text[:end], "\n" + text[stop:]) if seconds > PAUSE else None
+            yield f"{number} {path}", body, seconds
+
+
+def gap(rng: random.Random) -> float:
+    """Seconds from a key to the next."""
+    return GAP * rng.lognormvariate(0, SPREAD)
+
+
+def press(
+    keys: Iterable[tuple[str, dict[str, Any] | None, float]],
+    port: int,
+    until: float,
+    client: Client,
+) -> None:
+    """Press keys until then, without waiting for answers."""
     under_way: list[threading.Thread] = []
-    for document, body in holes(number):
-        if time.monotonic() >= until:
+    for document, body, seconds in keys:
+        if time.monotonic() + seconds >= until:
             break
-        thread = threading.Thread(target=one, args=(port, client, document, body))
-        thread.start()
-        under_way = [*(each for each in under_way if each.is_alive()), thread]
-        time.sleep(GAP * rng.lognormvariate(0, SPREAD))
+        if body is not None:
+            thread = threading.Thread(target=one, args=(port, client, document, body))
+            thread.start()
+            under_way = [*(each for each in under_way if each.is_alive()), thread]
+        time.sleep(seconds)
     for thread in under_way:
         thread.join()
 
@@ -247,11 +301,19 @@ def overhead(model: str, seconds: float) -> dict[str, Any]:
     return {"requests": len(client.beyond), **quantiles([client.beyond])}
 
 
-def typed(model: str, batch: int, count: int, seconds: float) -> dict[str, Any]:
-    """How long those who type wait for an answer."""
+def typed(
+    model: str,
+    batch: int,
+    count: int,
+    seconds: float,
+    how: Callable[[int, int, float, Client], None] = typist,
+) -> dict[str, Any]:
+    """How long those who type wait for an answer, and the memory that the server takes then."""
     with server(model, batch) as running:
-        clients = crowd(typist, running.port, count, seconds)
+        clients = crowd(how, running.port, count, seconds)
+        megabytes = round(running.process.memory_info().rss / 1e6)
     return {
+        "megabytes": megabytes,
         "answered": sum(len(each.seconds) for each in clients),
         "statuses": dict(sum((each.statuses for each in clients), Counter[int]())),
         **quantiles([each.seconds for each in clients]),

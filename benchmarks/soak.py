@@ -7,7 +7,6 @@ short, now and then another file. 43,200 requests are one every two seconds for 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.evals.progress import progress
@@ -31,7 +31,7 @@ SUPERSEDED = 0.2  # share of requests that the next one supersedes
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Type and print a table, or JSON; exit code 0."""
-    parser = argparse.ArgumentParser(description="Measure a serving process's memory over a day.")
+    parser = Parser(description="Measure a serving process's memory over a day.")
     parser.add_argument("--requests", type=int, default=43_200, metavar="N")
     parser.add_argument("--model", help="a folder, or a name from `talaria models`")
     parser.add_argument("--json", action="store_true")

@@ -10,7 +10,6 @@ complete, as when written into a file; at the rest of a line, a block's body may
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import random
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
 from talaria.coder.syntax.functions import function_at
@@ -65,7 +65,7 @@ class SyntaxRun:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table, or JSON; exit code 0."""
-    parser = argparse.ArgumentParser(description="Measure what the syntax check gains and costs.")
+    parser = Parser(description="Measure what the syntax check gains and costs.")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="FOLDER")
     parser.add_argument("--at", nargs="+", choices=PLACES, default=list(PLACES), metavar="PLACE")
     parser.add_argument(

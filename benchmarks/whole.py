@@ -11,7 +11,6 @@ is at a blank line to which the editor has given the indentation of the code aro
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import random
@@ -23,6 +22,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from talaria.coder.arguments import Parser
 from talaria.coder.cli import guarded
 from talaria.coder.errors import DataError
 from talaria.coder.syntax.lexical import indentation, lines_of
@@ -65,7 +65,7 @@ class Offer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table; exit code 0."""
-    parser = argparse.ArgumentParser(description="Does a file stay whole with what is offered?")
+    parser = Parser(description="Does a file stay whole with what is offered?")
     parser.add_argument("--files", type=Path, metavar="FOLDER", help="default: standard library")
     parser.add_argument("--cursors", type=int, default=2000, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of files and cursors")

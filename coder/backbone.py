@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 Array = NDArray[Any]
-Fork = tuple[int, int]  # the tokens of a row from the first number on follow so many of its first
+Fork = tuple[int, int]  # a row's tokens from the first number on follow so many of its first
 States = Any  # [batch, length, width] of the network's own kind of array
 
 
@@ -157,6 +157,7 @@ class Backbone(ABC):
                  long can be cancelled in between; None: any number
     among     how many of a position's own candidates the chain ranks anew; None: any token may
               come out
+    masks     how many masks in a row it tells apart, and was trained on; 1: it does not
     positions  how many the network was trained on; None: not known
     on_read   hears of every causal pass: its tokens, the cache before it, and the cache with them
     """
@@ -168,6 +169,7 @@ class Backbone(ABC):
     chained: bool = False
     pass_length: int | None = None
     among: int | None = None
+    masks: int = 1
     positions: int | None = None
     on_read: OnRead | None = None
 
@@ -258,14 +260,14 @@ class Backbone(ABC):
         self,
         contexts: Sequence[Sequence[int]],
         cache: KVCache | None = None,
-        forks: Sequence[Fork] | None = None,
+        forks: Sequence[Sequence[Fork]] | None = None,
     ) -> tuple[States, KVCache]:
         """Read tokens causally behind the cache, one sequence a row (prefill).
 
         Returns states whose candidates are for the next token, [batch, longest, width], and the
         cache with the new tokens. Shorter rows are padded on the right. The cache given is
-        left as it was. With `forks`, one a row, each row ends in tokens that do not follow all
-        those before them.
+        left as it was. With `forks`, some a row, each row ends in runs of tokens that do not follow
+        all those before them; of two runs, the first follows more.
         """
         batch, length = len(contexts), max(len(row) for row in contexts)
         ids = np.zeros((batch, length), np.int64)
@@ -285,9 +287,11 @@ class Backbone(ABC):
         positions = start[:, None] + np.arange(length)
         if forks is not None:
             visible, read = visible.copy(), visible.shape[-1] - length
-            for row, (begin, behind) in enumerate(forks):
-                visible[row, 0, begin:, read + behind : read + begin] = False
-                positions[row, begin:] -= begin - behind
+            for row, runs in enumerate(forks):
+                for number, (begin, behind) in enumerate(runs):
+                    own = slice(begin, runs[number + 1][0] if number + 1 < len(runs) else length)
+                    visible[row, 0, own, read + behind : read + begin] = False
+                    positions[row, own] -= begin - behind
         states, keys, values = self.evaluate(ids, positions, visible, cache, keep=True)
         next_position = start + np.array([len(row) for row in contexts])
         found = KVCache(keys, values, valid, next_position)

@@ -67,6 +67,7 @@ class Batched(Backbone):
         self.marks, self.name = inner.marks, inner.name
         self.denoises, self.shift, self.chained = inner.denoises, inner.shift, inner.chained
         self.pass_length, self.among = inner.pass_length, inner.among
+        self.masks = inner.masks
         self._changed = threading.Condition()
         self._calls: list[Call] = []
         self._members = 0

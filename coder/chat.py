@@ -278,7 +278,7 @@ class Dialogue:
             temperature=options.temperature or 0.0,
         )
         while len(tokens) < options.max_tokens:
-            causal = options.mode != "diffuse"
+            causal = options.mode != "diffuse" or self.model.foresees
             known = [*context, *tokens]
             if whole:  # with nothing behind it
                 known = self.model.layout.arrange(known, [])
@@ -292,13 +292,13 @@ class Dialogue:
                 if interrupted():
                     return [*tokens, *canvas.middle(0)], "cancelled", nfe
                 step = next(steps)
-                canvas = step.canvas
+                shown, canvas = step.canvas, step.certain
                 nfe += 1
                 if step.stale is not None and step.stale.any():
                     stale.append(nfe)
                 stands = canvas.middle(0) if kept or not canvas.open.any() else []
-                behind = canvas.ids[0, len(stands) : len(stands) + seen]
-                behind = behind[: max(0, canvas.ended[0] - len(stands))]
+                behind = shown.ids[0, len(stands) : len(stands) + seen]
+                behind = behind[: max(0, shown.ended[0] - len(stands))]
                 on_step([*tokens, *stands], behind.tolist())
             tokens += canvas.middle(0)
             if canvas.ended[0] < size and len(tokens) <= options.max_tokens:
@@ -317,18 +317,18 @@ class Dialogue:
         """The steps that write a canvas; the cache has the last token known only to denoise."""
         if schedule is not None:
             return follow(schedule, self.backbone, cache, known[-1:], canvas, [row])
-        if options.mode == "diffuse":
+        if options.mode == "diffuse" and not self.model.foresees:
             rule = confidence_threshold(options.confidence_threshold or 0.0)
             return denoise(self.backbone, cache, known[-1:], canvas, rule, [row], options.lookahead)
         if options.mode == "ar":
             return autoregress(self.backbone, cache, [known], canvas, [row])
         masks = min(self._masks(options), canvas.ids.shape[1])
-        return verify(self.backbone, cache, [known], canvas, [row], masks)
+        least = (options.confidence_threshold or 0.0) if options.mode == "diffuse" else None
+        return verify(self.backbone, cache, [known], canvas, [row], masks, least=least)
 
     def _masks(self, options: Options) -> int:
         """The masks that an evaluation reads where it writes from left to right."""
-        denoises = self.backbone.shift and self.backbone.denoises
-        return (options.lookahead or 1) - 1 if options.mode == "verify" and denoises else 0
+        return (options.lookahead or 1) - 1 if options.mode != "ar" and self.model.foresees else 0
 
     def _encode(self, ids: list[int], interrupted: Callable[[], bool]) -> KVCache | None:
         """The KV cache of these tokens, read as far as they are not yet; None if interrupted."""

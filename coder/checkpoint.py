@@ -80,6 +80,11 @@ class Checkpoint:
         """SHA-256 that names the weights: the file's, or that of its parts' hashes."""
         return weights_hash(self.config)
 
+    @property
+    def foresees(self) -> bool:
+        """Whether its masks say what follows a text that it reads causally, as in adapted bases."""
+        return self.backbone.shift and self.backbone.denoises and self.schedule is None
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -278,6 +283,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
         version = config.get("format_version")
     except FileNotFoundError as error:
+        if not folder.exists():
+            raise CheckpointError(
+                f"{folder}: there is no such folder; `talaria models` lists the models by name"
+            ) from error
         raise CheckpointError(f"{folder}: not a model's folder, it has no {CONFIG}") from error
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(

@@ -28,6 +28,7 @@ from talaria.coder.results import Frame, Infill, Interruption, unanswered
 
 IDLE = 2.0  # seconds without work, after which memory is given back
 HELD = 0.01  # seconds between two looks at whether reading ahead may go on
+REMEMBERED = 4096  # documents whose turns are known, at most
 
 EngineState = Literal["loading", "ready", "failed", "closed"]
 
@@ -61,11 +62,13 @@ class Pending:
     After `cancel`, or cancelling the future, asking for the outcome raises CancelledError.
 
     deadline  on the clock of `time.monotonic`; from then on, what is committed is the answer
+    since     when it was submitted, on that clock
     """
 
     request: Request
     document: Hashable
     deadline: float | None
+    since: float
     on_frame: Callable[[Frame], None] | None
     future: Future[Infill] = field(default_factory=Future)
 
@@ -97,8 +100,10 @@ def _notify_if_cancelled(future: Future[Infill]) -> None:
 class Engine:
     """Answers requests with one model.
 
-    Of a document, only the newest request is answered; older ones are cancelled. Requests about
-    different documents are answered in their order, as many at a time as there are workers.
+    Of a document, only the newest request is answered; older ones are cancelled. Documents take
+    turns: next is the one whose turn was longest ago, or, if it had none, that came first. So
+    whoever types on loses no place, and requests without a document are answered in their order,
+    as many at a time as there are workers.
     """
 
     def __init__(
@@ -120,7 +125,8 @@ class Engine:
         self.counters = Counters()
         self.state: EngineState = "loading"
         self.model: Future[Checkpoint] = Future()
-        self._waiting: dict[Hashable, Pending] = {}  # by document, the oldest first
+        self._waiting: dict[Hashable, Pending] = {}  # by document
+        self._turns: dict[Hashable, float] = {}  # when documents had one, or came
         self._running: set[Pending] = set()
         self._ahead: Request | None = None  # whose context is read while nothing waits
         self._worked = True  # since memory was given back; loading takes some, too
@@ -160,14 +166,17 @@ class Engine:
         Its deadline counts from now; if it still waits then, its outcome is empty. `on_frame` is
         called by the worker and should be quick. UsageError once the engine is closed.
         """
-        deadline = None if request.seconds is None else time.monotonic() + request.seconds
+        now = time.monotonic()
+        deadline = None if request.seconds is None else now + request.seconds
         # Requests without a document supersede nothing.
         document = object() if request.document is None else request.document
-        pending = Pending(request, document, deadline, on_frame)
+        pending = Pending(request, document, deadline, now, on_frame)
         pending.future.add_done_callback(lambda _: self._forget(pending))
         with self._changed:
             if self.state == "closed":
                 raise UsageError("the engine is closed; start another one")
+            if request.document is not None:
+                self._turns.setdefault(document, now)
             self.counters.requests += 1
             waiting = self._waiting.pop(document, None)
             self.counters.cancelled += waiting is not None
@@ -279,12 +288,13 @@ class Engine:
                 self._worked = True
                 if isinstance(found, Pending):
                     self._running.discard(found)
+                    self._had_its_turn(found.document)
                 else:
                     self._reading = False
                 self._changed.notify_all()
 
     def _next(self) -> Pending | Request | None:
-        """The request that has waited longest, once there is a model; None once closed.
+        """The request whose turn it is, once there is a model; None once closed.
 
         Without any, and if no worker has one, a request whose context is to be read.
         """
@@ -294,7 +304,8 @@ class Engine:
                 if self.state == "closed":
                     return None
                 if self._waiting and self.model.done():
-                    found = self._waiting.pop(next(iter(self._waiting)))
+                    found = min(self._waiting.values(), key=self._turn)
+                    del self._waiting[found.document]
                     self._running.add(found)
                     return found
                 busy = bool(self._running) or self._reading
@@ -312,6 +323,17 @@ class Engine:
             if not self.model.exception():
                 self.model.result().backbone.release()
                 trim_memory()
+
+    def _had_its_turn(self, document: Hashable) -> None:
+        """Let other documents go first from now on."""
+        if self._turns.pop(document, None) is not None:
+            self._turns[document] = time.monotonic()
+        while len(self._turns) > REMEMBERED:
+            del self._turns[next(iter(self._turns))]
+
+    def _turn(self, pending: Pending) -> float:
+        """When its document last had a turn, or came."""
+        return self._turns.get(pending.document, pending.since)
 
     def _read(self, request: Request) -> None:
         """Read a context ahead until something else is to be done."""

@@ -162,12 +162,13 @@ def _fill(
     for hole in holes:
         hole.context = context_of(model, hole.request)
     counts = [len(hole.middles) for hole in holes]
+    canvases = options.mode == "diffuse" and (rule is not None or not model.foresees)
     cache: KVCache | None = None
     reused, why = 0, interrupted()
     if why is None:
         if memory:
             owner = holes[0].request.owner
-            leave = LATE if counts == [1] and options.mode != "diffuse" else 0
+            leave = LATE if counts == [1] and not canvases else 0
             cache, reused = memory.contexts.encode(
                 holes[0].context, interrupted, owner=owner, leave=leave
             )
@@ -176,7 +177,7 @@ def _fill(
     if cache is not None:
         if max(counts) > 1:
             cache = cache.rows(np.arange(len(holes)).repeat(counts))
-        if options.mode == "diffuse":
+        if canvases:
             rule = rule or confidence_threshold(options.confidence_threshold or 0.0)
             why = diffuse(model, options, holes, cache, interrupted, rule, k)
         else:
@@ -300,10 +301,11 @@ def write_causally(
     interrupted: Callable[[], Interruption | None],
     memory: Memory | None,
 ) -> Interruption | None:
-    """Write all rows from left to right; in the mode "verify", by speculative verification.
+    """Write all rows from left to right; unless the mode is "ar", several tokens a step.
 
-    Where an end leaves an error that more text may mend, the row goes on: at most ATTEMPTS times,
-    and what did not help is taken back. What a single row read is kept in the memory.
+    Where an end leaves an error that more text may mend, the row goes on; in the mode "diffuse", it
+    is written again from its doubtful token on. At most ATTEMPTS times, and what did not help is
+    taken back. What a single row read is kept in the memory.
     """
     backbone, rows = model.backbone, rows_of(holes)
     width = max(1, *(hole.longest for hole in holes))
@@ -313,9 +315,10 @@ def write_causally(
     before = cache.without(whole.astype(np.int64))
     read: list[KVCache] = [cache]
     banned: list[Banned] = [()] * len(rows)
-    masks = 0
-    if options.mode == "verify" and backbone.shift and backbone.denoises:
-        masks = min((options.lookahead or 1) - 1, width)
+    masks = min((options.lookahead or 1) - 1, width) if model.foresees else 0
+    again = options.mode == "diffuse"
+    least = (options.confidence_threshold or 0.0) if again else None
+    sure = np.zeros(canvas.ids.shape, np.float32)
 
     def on_cache(cache: KVCache) -> None:
         read[0] = cache
@@ -326,18 +329,20 @@ def write_causally(
             for (hole, number), ban in zip(rows, banned, strict=True)
         ]
         texts = [[*hole.context, *canvas.middle(place)] for place, (hole, _) in enumerate(rows)]
-        if options.mode == "verify":
-            steps = verify(backbone, before, texts, canvas, each, masks, on_cache)
-        else:
+        if options.mode == "ar":
             steps = autoregress(backbone, before, texts, canvas, each, on_cache)
+        else:
+            steps = verify(backbone, before, texts, canvas, each, masks, on_cache, least)
         while not (why := interrupted()) and (step := next(steps, None)):
             record(rows, 0, step)
-            canvas = step.canvas
+            canvas = step.certain
+            sure = np.where(step.committed, step.confidence, sure)
         first = first if attempt else canvas
         if why or not options.check_syntax:
             break
-        sure = 1 - (canvas.ids == model.marks.eom).astype(np.float32)
-        failed, canvas, banned = reopen(rows, first, canvas, sure, banned, onwards=True)
+        if not again:  # of what is written, only the end is doubtful
+            sure = 1 - (canvas.ids == model.marks.eom).astype(np.float32)
+        failed, canvas, banned = reopen(rows, first, canvas, sure, banned, onwards=not again)
         canvas = put_back(rows, first, canvas, failed)
         if not canvas.open.any():
             break

@@ -108,7 +108,8 @@ class Options:
                           the others
     confidence_threshold  commit tokens of at least this confidence
     lookahead             positions beyond the committed ones that a step evaluates; in "verify",
-                          one more than the masks that follow a draft, if the model has any
+                          one more than the masks that it reads, if the model has any: they follow
+                          the likeliest parts of a draft
     check_syntax          repair a middle that adds a syntax error: denoise it again from the
                           doubtful token on, then trim it to the longest clean part
     complete              a block that the middle opens must have its body: right for what is

@@ -34,8 +34,8 @@ class Frame:
     healed: str = ""
 
     def text(self, row: int, tokenizer: Tokenizer) -> str:
-        """The text of a row up to its first mask, without the part that is `healed`."""
-        return tokenizer.decode(self.step.canvas.middle(row)).removeprefix(self.healed)
+        """The settled text of a row, up to its first mask, without the part that is `healed`."""
+        return tokenizer.decode(self.step.settled(row)).removeprefix(self.healed)
 
 
 @dataclass(frozen=True)

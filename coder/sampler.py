@@ -19,11 +19,11 @@ from talaria.coder.backbone import (
     Candidates,
     Constraint,
     KVCache,
-    Marks,
     Reading,
     States,
 )
 from talaria.coder.canvas import Canvas
+from talaria.coder.drafts import LIKELY, NONE, Draft, agreement, drafted_on, likely, plan
 from talaria.coder.unmask import Prediction, Rule
 
 if TYPE_CHECKING:
@@ -31,13 +31,11 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept", KVCache, Reading)
 
-DRAFTS = 3  # tokens drafted ahead by `verify`, at most; docs/decoding.md has figures
-LIKELY = 0.2  # least probability that what masks say ahead is all right, to be worth a position
 COLD = 1e-6  # temperatures below it count as 0: logits divided by them overflow
 DRAWN_FROM = 64  # candidates that a temperature above 0 draws from
 ENDING_AMONG = 16  # candidates among which `<eom>` is looked for where positions are independent
+UPHELD = 0.5  # how likely a guess must be, once it is read, beside the likeliest token there
 
-Draft = tuple[list[int], list[float]]  # tokens, and how likely each is right with all before it
 Banned = tuple[tuple[int, int], ...]  # positions, and a token that may not stand at each
 
 
@@ -78,13 +76,15 @@ class Step:
     """What one evaluation did to the canvas.
 
     canvas      after the step
-    committed   [batch, block]; masks that became tokens; none in a row that took no part
+    committed   [batch, block]; masks that became tokens, and guesses that were read; none in a row
+                that took no part
     confidence  [batch, block]; probability of the token chosen at each evaluated position,
                 committed or not; 1 for an `<eom>` that a bound put there
     forced      [batch]; whether the end of the budget committed what the rule would not have
     evaluated   [batch]; which rows took part; None: those in which something was committed
     stale       [batch]; in which rows some states were kept from earlier evaluations, though they
                 depend on what was written since; None: in none
+    guessed     [batch, block]; tokens that were not read yet, and may be replaced; None: none
     """
 
     canvas: Canvas
@@ -93,6 +93,7 @@ class Step:
     forced: Bool[Array, " batch"]
     evaluated: Bool[Array, " batch"] | None = None
     stale: Bool[Array, " batch"] | None = None
+    guessed: Bool[Array, "batch block"] | None = None
 
     @classmethod
     def restoring(cls, canvas: Canvas) -> Step:
@@ -109,7 +110,21 @@ class Step:
             self.forced[index],
             None if self.evaluated is None else self.evaluated[index],
             None if self.stale is None else self.stale[index],
+            None if self.guessed is None else self.guessed[index],
         )
+
+    @property
+    def certain(self) -> Canvas:
+        """The canvas without guesses."""
+        if self.guessed is None:
+            return self.canvas
+        return replace(
+            self.canvas, ids=np.where(self.guessed, self.canvas.marks.mask, self.canvas.ids)
+        )
+
+    def settled(self, row: int) -> list[int]:
+        """The tokens of a row's middle up to the first that may be replaced."""
+        return self.certain.middle(row)
 
     @property
     def took_part(self) -> Bool[Array, " batch"]:
@@ -211,6 +226,7 @@ def verify(
     rows: Sequence[Row],
     masks: int = 0,
     on_cache: Callable[[KVCache], None] | None = None,
+    least: float | None = None,
 ) -> Iterator[Step]:
     """Write what `autoregress` writes at temperature 0, in fewer evaluations.
 
@@ -219,18 +235,22 @@ def verify(
     and `on_cache` are as there; what was not written is not in it.
 
     With `masks`, for models with a shift that denoise, it also reads so many masks, which follow
-    the part of the draft that is likeliest to be kept. If just that part is kept, they stand behind
-    what was written, and what they say is the next draft as far as it is likely. Elsewhere the
-    draft is what followed the previous occurrence of the last two tokens (prompt lookup, as in
-    LLMA, arXiv 2304.04487).
+    the parts of the draft that are likeliest to be kept. If one of these is kept, they stand behind
+    what was written, and what they say begins the next draft as far as it is likely. Behind it
+    comes what followed the previous occurrence of the last two tokens (prompt lookup, as in LLMA,
+    arXiv 2304.04487).
+
+    With `least`, this is denoising: what masks say is a guess, as far as it is at least so likely
+    to be right. Steps show guesses; the next evaluation reads them. At temperature 0, one stands
+    if it is UPHELD times as likely as the likeliest token there (cf. typical acceptance in Medusa,
+    arXiv 2401.10774), so the text may differ from that of `autoregress`.
     """
     index = np.arange(len(rows))
     # A sentinel at the end is no text: nothing was ever drafted behind it.
     never = canvas.marks.never
     known = [context[:-1] if context[-1] in never else list(context) for context in contexts]
     unread = unread_of(contexts, cache)
-    said: list[Draft] = [([], []) for _ in rows]
-    eom, blank = canvas.marks.eom, [canvas.marks.mask] * masks
+    said = [NONE] * len(rows)
     for nfe in count():
         affordable = np.array([row.max_nfe > nfe for row in rows])
         index, cache = narrow(index, cache, canvas.unfinished & affordable)
@@ -238,33 +258,28 @@ def verify(
             return
         numbers: list[int] = index.tolist()
         part, going = canvas.rows(index), [rows[number] for number in numbers]
-        drafts = [said[number][0] or lookup(known[number], canvas.marks) for number in numbers]
-        stops = [
-            likeliest_stop(said[number][1]) if said[number][0] else len(draft)
-            for number, draft in zip(numbers, drafts, strict=True)
+        plans = [
+            plan(drafted_on(said[n], known[n], canvas.marks), len(unread[n]), masks, backbone)
+            for n in numbers
         ]
-        read = [[*unread[n], *draft] for n, draft in zip(numbers, drafts, strict=True)]
-        # What masks follow: the part of a draft that is likeliest to be kept.
-        behind = [len(unread[n]) + stop for n, stop in zip(numbers, stops, strict=True)]
-        # Nothing follows an end.
-        blanks = [
-            blank if tokens[end - 1] != eom else []
-            for tokens, end in zip(read, behind, strict=True)
-        ]
-        both = [tokens + more for tokens, more in zip(read, blanks, strict=True)]
-        forks = [(len(tokens), end) for tokens, end in zip(read, behind, strict=True)]
-        states, cache = backbone.encode(both, cache, forks if masks else None)
+        drafts = [ahead.tokens[: ahead.length] for ahead in plans]
+        both = [[*unread[n], *ahead.tokens] for n, ahead in zip(numbers, plans, strict=True)]
+        forks = [ahead.forks for ahead in plans] if masks else None
+        states, cache = backbone.encode(both, cache, forks)
         # From the last unread token on, the state of the j-th one predicts position `at[:, j]` of
         # the canvas.
         begin = np.array([len(unread[n]) - 1 for n in numbers])
-        lengths = np.array([len(tokens) for tokens in read]) - begin
+        lengths = 1 + np.array([len(draft) for draft in drafts])
         each = np.arange(lengths.max())
         at = part.open.argmax(1)[:, None] + each
         beyond = ((0, 0), (0, len(each)))
         inside = np.take_along_axis(np.pad(part.open, beyond), at, 1) & (each < lengths[:, None])
         asking, token = np.nonzero(inside)
         seen = states[asking, begin[asking] + token]
-        found = predict(backbone, seen, spread(inside, at, part.open), drafted(part, drafts), going)
+        guess, asked = drafted(part, drafts), spread(inside, at, part.open)
+        found = predict(backbone, seen, asked, guess, going, 1 if least is None else ENDING_AMONG)
+        if least is not None:
+            found = upheld(found, guess, going)
         written = np.take_along_axis(np.pad(found.tokens, beyond), at, 1).tolist()
         runs = [
             agreement(draft, own[: sum(within)])
@@ -275,54 +290,59 @@ def verify(
         wrote = part.commit(found.tokens, where)
         step = step_of(canvas, index, wrote, found.probability, where, going)
         canvas = step.canvas
-        yield step
         cache = cache.without(np.array([len(tokens) for tokens in both]) - 1 - begin - run)
         if on_cache is not None:
             on_cache(cache)
         for place, (number, kept, own) in enumerate(zip(numbers, runs, written, strict=True)):
             known[number] += own[: kept + 1]
             unread[number] = own[kept : kept + 1]
-            foreseen = masks and kept == stops[place] and canvas.unfinished[number]
-            said_here = states[place, len(read[place]) : len(both[place])]
-            said[number] = likely(backbone, said_here, own[kept], eom) if foreseen else ([], [])
+            said[number] = NONE
+            if canvas.unfinished[number]:
+                blanks = plans[place].behind.get(kept, slice(0))
+                said[number] = likely(
+                    backbone, states[place, blanks], own[kept], LIKELY if least is None else least
+                )
+        yield step if least is None else guessing(step, said)
 
 
-def likeliest_stop(chances: Sequence[float]) -> int:
-    """How much of a draft is likeliest to be kept, given how likely each token and all before are.
+def upheld(found: Prediction, guess: Canvas, rows: Sequence[Row]) -> Prediction:
+    """What was found, with the guesses that stand instead of the likeliest tokens.
 
-    Of equally likely ones, the most.
+    A guess stands if it is among the ENDING_AMONG likeliest tokens there and UPHELD times as likely
+    as the likeliest; in rows that draw, if it is what was drawn.
     """
-    reached = [1.0, *chances, 0.0]
-    stops = [reached[n] - reached[n + 1] for n in range(len(chances) + 1)]
-    return max(range(len(stops)), key=lambda n: (stops[n], n))
+    ((where, among),) = found.parts
+    # Among as many candidates as alone, also beside a row that draws from more.
+    ids, logs = among.ids[:, :ENDING_AMONG], among.log_probabilities[:, :ENDING_AMONG]
+    own = np.where(ids == guess.ids[where][:, None], logs, -np.inf).max(1)
+    cold = np.repeat([row.temperature < COLD for row in rows], where.sum(1))
+    stands = np.zeros_like(where)
+    stands[where] = cold & (own >= logs[:, 0] + np.log(UPHELD))
+    chances = np.zeros_like(found.probability)
+    chances[where] = np.exp(own)
+    return replace(
+        found,
+        tokens=np.where(stands, guess.ids, found.tokens),
+        probability=np.where(stands, chances, found.probability),
+    )
 
 
-def likely(backbone: Backbone, states: States, before: int, eom: int) -> Draft:
-    """What masks say, [masks, width], as far as it is likely that all of it is right.
-
-    `before` is the token that was chosen before the first of them; nothing follows an `<eom>`.
-    """
-    draft: list[int] = []
-    chances: list[float] = []
-    chance = 1.0
-    among = backbone.among if backbone.chained else None
-    own = backbone.candidates(states, among or 1)
-    for place in range(len(states)):
-        best = Candidates(own.ids[place : place + 1], own.log_probabilities[place : place + 1])
-        if among:
-            linked, _ = backbone.chain(states[None, place : place + 1], np.array([[before]]), ())
-            part = np.exp(best.log_probabilities).sum()
-            best = backbone.candidates(linked[0], 1, [Constraint(best.ids[0].tolist())])
-            chance *= float(part)
-        chance *= float(np.exp(best.log_probabilities[0, 0]))
-        if chance < LIKELY:
-            break
-        before = int(best.ids[0, 0])
-        draft.append(before)
-        chances.append(chance)
-        if before == eom:
-            break
-    return draft, chances
+def guessing(step: Step, said: Sequence[Draft]) -> Step:
+    """The step, which also shows what masks say next, by rows, as guesses."""
+    canvas = drafted(step.canvas, [tokens for tokens, _ in said])
+    guessed = canvas.ids != step.canvas.ids
+    confidence = step.confidence.copy()
+    for row, (_, chances) in enumerate(said):
+        confidence[row, guessed[row]] = chances[: guessed[row].sum()]
+    evaluated = step.took_part
+    return replace(
+        step,
+        canvas=canvas,
+        committed=step.committed | guessed,
+        confidence=confidence,
+        evaluated=evaluated,
+        guessed=guessed,
+    )
 
 
 def predict(
@@ -513,31 +533,6 @@ def drafted(canvas: Canvas, drafts: Sequence[Sequence[int]]) -> Canvas:
     return replace(canvas, ids=ids)
 
 
-def lookup(known: Sequence[int], marks: Marks) -> list[int]:
-    """A draft: what followed the previous occurrence of the last two tokens.
-
-    At most DRAFTS tokens, up to a mark; [] if these two have not stood together before.
-    """
-    for place in range(len(known) - 3, -1, -1):
-        if known[place] == known[-2] and known[place + 1] == known[-1]:
-            found = known[place + 2 : place + 2 + DRAFTS]
-            ends = (number for number, token in enumerate(found) if token in marks.never)
-            return list(found[: next(ends, len(found))])
-    return []
-
-
-def agreement(drafts: Sequence[int], written: Sequence[int]) -> int:
-    """How many leading tokens of a draft the model would have written itself.
-
-    `written` is what it predicts at the place of each drafted token and after the last.
-    """
-    pairs = zip(drafts, written[:-1], strict=False)
-    return next(
-        (number for number, (a, b) in enumerate(pairs) if a != b),
-        min(len(drafts), len(written) - 1),
-    )
-
-
 def spread(
     flags: Bool[Array, "rows places"],
     at: Int[Array, "rows places"],
@@ -551,9 +546,11 @@ def spread(
 
 
 def bounded(canvas: Canvas, rows: Sequence[Row]) -> Canvas:
-    """The canvas with an `<eom>` where the tokens of a row have reached its bound."""
+    """The canvas with an `<eom>` where the tokens of a row reach its bound."""
     for place, row in enumerate(rows):
-        within = row.bound(canvas.middle(place)) if row.bound else None
+        if row.bound is None:
+            continue
+        within = row.bound(canvas.middle(place))
         if within is not None and within < canvas.ended[place]:
             ids = canvas.ids[place].copy()
             ids[within], ids[within + 1 :] = canvas.marks.eom, canvas.marks.mask

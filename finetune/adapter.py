@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from talaria.finetune.adapt import AdaptationRun
 
 BLOCK_LENGTH = 32  # positions of a canvas in decoding: any length will do, known ones are read once
+THRESHOLD = 0.3  # of `diffuse`, which replaces wrong guesses; docs/log.md, 2026-12-01, has figures
 LICENCE = "Apache-2.0"
 
 
@@ -69,6 +70,7 @@ def write_adapter(folder: Path, run: AdaptationRun) -> None:
             "bounded": True,
             "ends": run.ends,
             "block_length": BLOCK_LENGTH,
+            "confidence_threshold": THRESHOLD,
             **ahead,
         },
         **known,

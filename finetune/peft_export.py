@@ -7,7 +7,6 @@ peft has loaded writes causally, and ends less often.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.numpy import load as load_weights
 from safetensors.numpy import save_file
 
 from talaria.coder import files
+from talaria.coder.arguments import Parser
 from talaria.coder.backbone import Array
 from talaria.coder.cli import guarded
 from talaria.coder.errors import UsageError
@@ -56,7 +56,7 @@ def export(model: str | Path, out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export an adapter; exit code 0."""
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = Parser(description=__doc__.split(":")[0])
     parser.add_argument("model", help="an adapter's folder, or a name from `talaria models`")
     parser.add_argument("out", type=Path, metavar="FOLDER")
     args = parser.parse_args(argv)

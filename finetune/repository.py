@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from talaria.coder import checkpoint
 from talaria.coder.arguments import Parser
@@ -169,7 +170,8 @@ def compare(
 ) -> dict[str, Any]:
     """Print and store how many held-out line ends each model fills exactly, and the difference."""
     cursors = choose_cursors(documents, count, kinds=("line_end",))
-    hits = [exact(model, cursors) for model in (before, out / "model")]
+    models = {"before": before, "after": out / "model"}
+    hits = [exact(model, cursors, name) for name, model in models.items()]
     difference, error = by_files(hits[1].astype(float) - hits[0], [each.path for each in cursors])
     figures = {
         "cursors": len(cursors),
@@ -204,14 +206,17 @@ def by_files(values: Sequence[float], paths: Sequence[str]) -> tuple[float, floa
     return mean, math.sqrt(spread) / len(paths)
 
 
-def exact(model: Path, cursors: Sequence[Cursor]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which of these line ends a model fills exactly, white space around them apart."""
+def exact(model: Path, cursors: Sequence[Cursor], name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which of these line ends a model fills exactly, white space around them apart.
+
+    A bar under this name shows how far it is.
+    """
     loaded = checkpoint.load(model)
     options = Options(until="line")
     found = [
         infill(loaded, cursor.prefix, cursor.suffix, options).best.text.strip()
         == cursor.middle.strip()
-        for cursor in cursors
+        for cursor in tqdm(cursors, desc=f"exact {name}", unit="line end")
     ]
     return np.array(found)
 

@@ -81,7 +81,7 @@ class MaskedBackbone(TorchDecoder):
         self,
         contexts: Sequence[Sequence[int]],
         cache: KVCache | None = None,
-        forks: Sequence[Fork] | None = None,
+        forks: Sequence[Sequence[Fork]] | None = None,
     ) -> tuple[States, KVCache]:
         """Keep tokens behind the cache, and whole blocks' keys and values if blocks are causal.
 

@@ -202,16 +202,22 @@ def rotary_turns(
 
 
 def numbered(
-    ids: Int[Array, "batch length"], mask: int, vocab_size: int, masks: int
+    ids: Int[Array, "batch length"],
+    positions: Int[Array, "batch length"],
+    mask: int,
+    vocab_size: int,
+    masks: int,
 ) -> Int[Array, "batch length"]:
     """The ids with each mask behind another replaced by the row of its number in the embedding.
 
     The first mask of a run keeps its id; the second is `vocab_size`, and so on. Masks behind the
-    last of `masks` kinds are of that kind.
+    last of `masks` kinds are of that kind. A run ends where positions do not go on.
     """
-    masked = ids == mask
+    masked, first = ids == mask, np.ones_like(ids, bool)
+    first[:, 1:] = ~masked[:, :-1] | (positions[:, 1:] != positions[:, :-1] + 1)
     count = masked.cumsum(1)
-    number = count - np.maximum.accumulate(np.where(masked, 0, count), 1)
+    before = np.where(masked & first, count - 1, np.where(masked, 0, count))
+    number = count - np.maximum.accumulate(before, 1)
     later: Array = np.where(number > 1, vocab_size + np.minimum(number, masks) - 2, ids)
     return later
 

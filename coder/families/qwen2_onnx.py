@@ -6,6 +6,7 @@ Which engines and precisions were measured: `docs/decisions/0011-base-engine.md`
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ EPSILON = 1e-6  # of the chain's norms
 # Where passes are timed: their positions, those of the context before them, and trials. The first
 # three positions behind one cost little, as kernels compute four rows at a time.
 WIDTHS, CONTEXT, TRIALS = (1, 4, 8, 16, 32), 256, 2
+# Tokens a step with masks behind two and three parts of a draft, times those behind one.
+FURTHER = (1.06, 1.08)
 AMONG = 16  # candidates of a position that the chain ranks anew
 
 Network = Mapping[str, Array | Int8Matrix]
@@ -83,7 +86,8 @@ class OnnxQwen2(OnnxBackbone):
     ) -> tuple[States, tuple[States, ...], tuple[States, ...]]:
         """One pass, as `Backbone` has it; masks in a row are of different kinds."""
         if self.masks > 1:
-            ids = numbered(ids, self.marks.mask, self.config.vocab_size, self.masks)
+            vocab_size = self.config.vocab_size
+            ids = numbered(ids, positions, self.marks.mask, vocab_size, self.masks)
         return super().evaluate(ids, positions, visible, cache, keep)
 
     def chain(
@@ -135,13 +139,29 @@ class OnnxQwen2(OnnxBackbone):
     def lookahead(self, accepted: Sequence[float]) -> int:
         """How many positions a step should evaluate, as `Backbone` has it; measured here and now.
 
-        A step reads what the one before it wrote, and the masks.
+        A step reads what the one before it wrote, and the masks; all of them also behind further
+        parts of a draft, where that pays.
         """
         written = 1 + np.concatenate(([0.0], np.cumsum(accepted)))
-        read = written + np.arange(len(written))
-        enough = 1 + int(np.searchsorted(WIDTHS[:-1], read.max()))
-        times = np.interp(read, WIDTHS[:enough], [self.seconds(n) for n in WIDTHS[:enough]])
-        return 1 + int((times / written).argmin())
+        timed: dict[int, float] = {}
+        each = [self.interpolated(w + n, timed) / w for n, w in enumerate(written.tolist())]
+        masks = int(np.argmin(each))
+        if masks == len(accepted) == self.masks > 1:
+            more = [written[-1] * gain for gain in (1.0, *FURTHER)]
+            each = [
+                self.interpolated(w + masks * n, timed) / w for n, w in enumerate(more, start=1)
+            ]
+            masks *= 1 + int(np.argmin(each))
+        return 1 + masks
+
+    def interpolated(self, width: float, timed: dict[int, float]) -> float:
+        """The time of a pass of so many positions, by those of WIDTHS, which `timed` keeps."""
+        above = WIDTHS[min(bisect_left(WIDTHS, width), len(WIDTHS) - 1)]
+        around = sorted({above, WIDTHS[max(0, WIDTHS.index(above) - 1)]})
+        for each in around:
+            if each not in timed:
+                timed[each] = self.seconds(each)
+        return float(np.interp(width, around, [timed[each] for each in around]))
 
     def seconds(self, width: int) -> float:
         """The time of a pass of so many positions, and of what they predict: the best of some."""

@@ -137,7 +137,7 @@ class Desk:
             return Given((NOTHING,), 0, 0, 0, 0, 0.0, 0.0, model.name)
         if on_text is not None and not asked.whole and may_be_cut(request, model.settings):
             on_text = None  # that would take back what was told
-        watch = Watch(request, model, on_text)
+        watch = Watch(request, model, on_text, whole=asked.whole)
         self.admitted += 1
         try:
             pending = self.engine.submit(request, watch)
@@ -189,14 +189,22 @@ def full(admitted: int, seconds: float) -> Refusal:
 
 
 class Watch:
-    """Follows a request step by step, called by the engine's worker."""
+    """Follows a request step by step, called by the engine's worker.
+
+    `on_text` gets the whole text so far, or what no later step of the canvas replaces.
+    """
 
     def __init__(
-        self, request: Request, model: Checkpoint, on_text: Callable[[str], None] | None
+        self,
+        request: Request,
+        model: Checkpoint,
+        on_text: Callable[[str], None] | None,
+        *,
+        whole: bool,
     ) -> None:
         self.first: float | None = None  # when the first step was done
         self.last = 0.0  # when there was an outcome, or the request was given up
-        self.on_text = on_text
+        self.on_text, self.whole = on_text, whole
         if on_text is not None:  # only a stream needs these, and they take half a millisecond
             self.tokenizer, self.loop = model.tokenizer, asyncio.get_running_loop()
             self.most = request.options.settled(model.settings).max_tokens
@@ -208,7 +216,9 @@ class Watch:
         self.first = self.first or time.monotonic()
         if self.on_text is None or 0 not in frame.rows:
             return
-        self.canvases[frame.canvas] = frame.step.canvas.middle(frame.rows.index(0))
+        row = frame.rows.index(0)
+        step = frame.step
+        self.canvases[frame.canvas] = step.canvas.middle(row) if self.whole else step.settled(row)
         tokens = [token for _, ids in sorted(self.canvases.items()) for token in ids]
         text = self.tokenizer.decode(tokens[: self.most]).removeprefix(self.healed)
         self.loop.call_soon_threadsafe(self.on_text, text.rstrip("\ufffd"))

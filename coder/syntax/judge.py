@@ -134,6 +134,9 @@ class Surroundings:
         if self.unreadable:
             return Verdict(0, 0, refused=bool(middle))
         verdict = self._judge(middle)
+        if verdict.clean and self._opens_block(middle):
+            # tree-sitter may find as many errors without the block as without its body.
+            return replace(verdict, refused=self.complete, unfinished=True)
         if verdict.clean or self.complete:
             return verdict
         body = self.with_body(middle)
@@ -144,11 +147,22 @@ class Surroundings:
 
         None if it does not end where a body may follow.
         """
+        body = None if self.unreadable else self._body(middle)
+        return self._judge(middle + body) if body else None
+
+    def _body(self, middle: str) -> str | None:
+        """A `pass` as the body of a middle's last block; None if none may follow."""
         line = (self.text[0] + middle).rstrip().rpartition("\n")[2]
-        if self.unreadable or not (ending := _BEFORE_BODY.search(line)):
-            return None
-        deeper = "    " if ending[0].startswith(":") else ""
-        return self._judge(f"{middle}\n{indentation(line)}{deeper}pass")
+        ending = _BEFORE_BODY.search(line)
+        deeper = "    " if ending and ending[0].startswith(":") else ""
+        return f"\n{indentation(line)}{deeper}pass" if ending else None
+
+    def _opens_block(self, middle: str) -> bool:
+        """Whether Python refuses a middle and takes it with a body for its last block."""
+        body = self._body(middle) if middle.strip() else None
+        if body is None or self._accepted(middle) is not False:
+            return False
+        return self._accepted(middle + body) is True
 
     def errors(self, middle: str) -> list[tuple[int, int]]:
         """Where errors of the filled text touch the middle: [start, end) in its bytes."""
@@ -171,7 +185,7 @@ class Surroundings:
         """
         if self._accepted("") is not True or self._accepted(middle) is not False:
             return False
-        return not self.judge(middle).unfinished
+        return self.complete or not self.judge(middle).unfinished
 
     @cached_property
     def lacks(self) -> bool:

@@ -234,7 +234,7 @@ def test_what_forks_does_not_see_what_it_passes_over() -> None:
     """It stands where the tokens stand that it does not follow; the others are read as ever."""
     recorder = Recorder()
     _, cache = recorder.encode([[3, 4], [9]])
-    recorder.encode([[5, 6, 7, 20, 21], [5, 20]], cache, [(3, 1), (1, 1)])
+    recorder.encode([[5, 6, 7, 20, 21], [5, 20]], cache, [[(3, 1)], [(1, 1)]])
     _, positions, visible, read = asked(recorder)
     assert positions[0].tolist() == [2, 3, 4, 3, 4]
     assert positions[1, :2].tolist() == [1, 2]
@@ -243,6 +243,18 @@ def test_what_forks_does_not_see_what_it_passes_over() -> None:
     sees = [[1], [1, 1], [1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1, 1]]
     assert visible[0, :, :2].all()
     assert visible[0, :, 2:].astype(int).tolist() == [row + [0] * (5 - len(row)) for row in sees]
+
+
+def test_forks_beside_each_other_do_not_see_each_other() -> None:
+    """Each sees what it follows, and itself."""
+    recorder = Recorder()
+    _, cache = recorder.encode([[3]])
+    recorder.encode([[5, 6, 7, 20, 21, 22]], cache, [[(3, 2), (5, 1)]])
+    _, positions, visible, _ = asked(recorder)
+    assert positions.tolist() == [[1, 2, 3, 3, 4, 2]]
+    sees = [[1], [1, 1], [1, 1, 1], [1, 1, 0, 1], [1, 1, 0, 1, 1], [1, 0, 0, 0, 0, 1]]
+    assert visible[0, :, 0].all()
+    assert visible[0, :, 1:].astype(int).tolist() == [row + [0] * (6 - len(row)) for row in sees]
 
 
 @pytest.mark.parametrize("shift", [False, True])

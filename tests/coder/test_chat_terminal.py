@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import select
 import sys
 from contextlib import suppress
 
@@ -151,6 +152,7 @@ def test_what_is_typed_meanwhile_does_not_stand_in_the_answer() -> None:
     with os.fdopen(ours, "wb", buffering=0) as keys, os.fdopen(theirs) as terminal:
         with suppress(KeyboardInterrupt), keys_hidden(terminal):
             keys.write(b"later\n")
+            assert select.select([terminal], [], [], 60)[0]  # the kernel takes keys in its own time
             raise KeyboardInterrupt
         assert terminal.readline() == "later\n"
         keys.write(b"seen\n")

@@ -253,6 +253,7 @@ def test_a_model_that_computes_no_numbers(
         (lambda f: (f / WEIGHTS).unlink(), "missing"),
         (lambda f: (f / TOKENIZER).unlink(), "missing"),
         (lambda f: (f / CONFIG).unlink(), "not a model's folder"),
+        (shutil.rmtree, "there is no such folder"),
         (lambda f: (f / CONFIG).write_text("{"), "not readable"),
         (lambda f: (f / CONFIG).write_text("[]"), "not readable"),
         (lambda f: (f / CONFIG).write_text("[" * 100_000 + "]" * 100_000), "not readable"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from talaria.coder.canvas import Canvas
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
-from talaria.coder.infill import Memory, fill, fill_batch
+from talaria.coder.infill import Memory, context_of, fill, fill_batch
 from talaria.coder.request import Options, Request
-from talaria.coder.sampler import Row, denoise
+from talaria.coder.sampler import UPHELD, Row, denoise, verify
 from talaria.coder.unmask import confidence_threshold
 from tests.coder.qwen2 import tiny
 
@@ -64,12 +65,90 @@ def test_verified_drafts_are_the_text_of_ar(
 
 @given(hole=holes, threshold=st.floats(0, 1))
 def test_canvases_are_denoised(qwen2: Checkpoint, hole: tuple[str, str], threshold: float) -> None:
-    """No mark is ever written, every step commits, and nothing is left open."""
+    """No mark is ever written, every step commits unless it reads the end, nothing stays open."""
     options = replace(UNCHECKED, confidence_threshold=threshold)
     found = fill(qwen2, Request(*hole, options))
     assert not set(found.best.tokens) & {*qwen2.marks.never, qwen2.marks.eom}
-    assert all(frame.step.committed.any() for frame in found.frames)
+    canvas = found.frames[0].step.canvas
+    for frame in found.frames[1:]:
+        assert frame.step.committed.any() or not canvas.open.any()
+        canvas = frame.step.canvas
+    assert not canvas.open.any()
     assert found.best.stopped in ("eom", "max_tokens", "max_nfe")
+
+
+@given(hole=holes, threshold=st.sampled_from([0.0, 0.3]), seed=st.integers(0, 5))
+def test_what_masks_guessed_is_read_before_it_is_final(
+    tokenizer: TalariaTokenizer, hole: tuple[str, str], threshold: float, seed: int
+) -> None:
+    """Every token is likely where it stands, though masks saw none of those chosen with it."""
+    model = tiny(tokenizer._bpe, seed=seed)
+    options = replace(UNCHECKED, confidence_threshold=threshold, max_nfe=100)
+    request = Request(*hole, options)
+    context, tokens = context_of(model, request), fill(model, request).best.tokens
+    states, _ = model.backbone.encode([[*context, *tokens]])
+    seen = states[0, len(context) : len(context) + len(tokens) - 1]
+    found = model.backbone.candidates(seen, 16)
+    own = np.where(found.ids == np.array(tokens[1:])[:, None], found.log_probabilities, -np.inf)
+    assert (own.max(1) >= found.log_probabilities[:, 0] + np.log(UPHELD) - 1e-3).all()
+
+
+@given(
+    threshold=st.sampled_from([0.0, 0.05, 0.3]),
+    budgets=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    heat=st.sampled_from([0.0, 0.8]),
+    seed=st.integers(0, 9),
+)
+def test_what_stands_stays_and_keeps_the_budget(
+    qwen2: Checkpoint, threshold: float, budgets: list[int], heat: float, seed: int
+) -> None:
+    """Guesses may fall; a row beside another writes what it writes alone."""
+    contexts = [[5 + seed, 9 + number, 33] for number in range(len(budgets))]
+
+    def written(numbers: list[int]) -> list[list[int]]:
+        rows = [
+            Row(np.random.default_rng(seed), budgets[n], temperature=heat * (n % 2))
+            for n in numbers
+        ]
+        own = [contexts[number] for number in numbers]
+        _, cache = qwen2.backbone.encode([context[:-1] for context in own])
+        canvas = Canvas.blank(len(rows), 8, qwen2.marks)
+        stands, spent = [list[int]() for _ in rows], np.zeros(len(rows), int)
+        for step in verify(qwen2.backbone, cache, own, canvas, rows, 3, least=threshold):
+            assert step.guessed is not None
+            assert not (step.guessed & ~step.committed).any()
+            spent += step.took_part
+            for place, before in enumerate(stands):
+                stands[place] = step.settled(place)
+                assert stands[place][: len(before)] == before
+                assert (
+                    len(stands[place]) > len(before)
+                    or not step.took_part[place]
+                    or step.certain.ended[place] < 8
+                )
+        assert (spent <= [budgets[n] for n in numbers]).all()
+        return stands
+
+    together = written([*range(len(budgets))])
+    assert together == [written([number])[0] for number in range(len(budgets))]
+
+
+@given(threshold=st.sampled_from([0.0, 0.05, 0.3]), seed=st.integers(0, 9))
+def test_bounds_are_looked_for_in_what_stays(
+    qwen2: Checkpoint, threshold: float, seed: int
+) -> None:
+    """Not in guesses, which may fall."""
+    asked: list[list[int]] = []
+
+    def bound(tokens: list[int]) -> None:
+        asked.append(tokens)
+
+    row = Row(np.random.default_rng(seed), 50, bound=bound)
+    context = [5 + seed, 9, 33]
+    _, cache = qwen2.backbone.encode([context[:-1]])
+    blank = Canvas.blank(1, 8, qwen2.marks)
+    list(verify(qwen2.backbone, cache, [context], blank, [row], 3, least=threshold))
+    assert all(later[: len(each)] == each for each, later in pairwise(asked))
 
 
 @given(hole=holes)

@@ -81,7 +81,7 @@ def test_a_position_does_not_depend_on_what_was_read_in_vain(file: Path, home: P
     _, cache = backbone.encode([ids[:60]])
     for place in range(60, 120):
         vain = place % 4
-        states, cache = backbone.encode([[ids[place], *ids[:vain]]], cache, [(1 + vain // 2, 1)])
+        states, cache = backbone.encode([[ids[place], *ids[:vain]]], cache, [[(1 + vain // 2, 1)]])
         np.testing.assert_array_equal(states[0, 0], whole[0, place])
         cache = cache.without(np.array([vain]))
 

@@ -9,24 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talaria.coder.backbone import Array, Backbone, Candidates, Constraint
+from talaria.coder.backbone import Array, Backbone, Candidates, Constraint, KVCache
 from talaria.coder.canvas import Canvas
+from talaria.coder.drafts import DRAFTS, agreement, lookup, stops_of
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.sampler import (
-    DRAFTS,
     Row,
     Step,
-    agreement,
     ahead,
     autoregress,
     constraints,
     denoise,
-    likeliest_stop,
-    lookup,
     verify,
 )
 from talaria.coder.unmask import Prediction, confidence_threshold
-from tests.scripted import SETTINGS, checkpoint_of, scripted
+from tests.scripted import SETTINGS, ScriptedBackbone, checkpoint_of, scripted
 
 CONTEXT = [5, 9, 33, 120, 7]
 LAST = CONTEXT[-1]
@@ -385,6 +382,66 @@ def test_what_masks_say_is_verified_in_the_next_evaluation(
     assert found == pattern[: len(found)]
 
 
+class Misled(ScriptedBackbone):
+    """Its masks say what the second script has; tokens that are read say what the first has."""
+
+    masks = 2
+    widest = 0
+
+    def evaluate(
+        self, ids: Array, positions: Array, visible: Array | None, cache: KVCache | None, keep: bool
+    ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
+        """One pass, as `ScriptedBackbone` has it."""
+        states, keys, values = super().evaluate(ids, positions, visible, cache, keep)
+        blank = ids == self.marks.mask
+        states[..., 0][blank] = 1
+        self.widest = max(self.widest, int(blank.sum()))
+        return states, keys, values
+
+
+def test_masks_follow_several_parts_of_a_draft(tokenizer: TalariaTokenizer) -> None:
+    """Of a model that tells two masks apart, two each: a draft that is wrong leaves a next one."""
+    tokens = [*tokenizer.encode("total = sum(values)\n"), tokenizer.eom]
+    said = [{token: 0.9} for token in tokens]
+    misled = [{299: 0.8} if place % 3 == 2 else chances for place, chances in enumerate(said)]
+    context = [tokenizer.pre, tokenizer.mid]
+    spent = {}
+    for masks in (2, 4, 6):
+        backbone = Misled(tokenizer, {tuple(context): said, (): misled})
+        backbone.shift = True
+        _, cache = backbone.encode([context[:-1]])
+        blank = Canvas.blank(1, len(tokens) + 3, tokenizer.marks)
+        steps = list(verify(backbone, cache, [context], blank, rows(0), masks))
+        assert steps[-1].canvas.ids[0, : len(tokens)].tolist() == tokens
+        assert 0 < backbone.widest <= masks
+        spent[masks] = len(steps)
+    assert spent[6] <= spent[4] < spent[2]
+
+
+@pytest.mark.parametrize(
+    ("chance", "stands"), [(0.5, True), (0.31, True), (0.29, False), (0.0, False)]
+)
+def test_a_guess_stands_if_it_is_likely_enough_where_it_is(
+    tokenizer: TalariaTokenizer, chance: float, stands: bool
+) -> None:
+    """Half as likely as the likeliest token; of a row that draws, only what is drawn."""
+    tokens = [*tokenizer.encode("total = sum(values)\n"), tokenizer.eom]
+    guess, own = 299, tokens[2]
+    said = [{token: 0.9} for token in tokens]
+    said[2] = {own: 0.6, guess: chance} if chance else {own: 0.6}
+    misled = [{guess: 0.8} if place == 2 else chances for place, chances in enumerate(said)]
+    context = [tokenizer.pre, tokenizer.mid]
+    backbone = Misled(tokenizer, {tuple(context): said, (): misled})
+    backbone.shift = True
+    _, cache = backbone.encode([context[:-1]])
+    blank = Canvas.blank(1, len(tokens) + 3, tokenizer.marks)
+    steps = list(verify(backbone, cache, [context], blank, rows(0), 2, least=0.3))
+    found = steps[-1].canvas.middle(0)
+    assert found == [*tokens[:2], guess if stands else own, *tokens[3:-1]]
+    assert any(step.guessed is not None and step.guessed[0, 2] for step in steps)
+    assert any(guess in step.canvas.middle(0) for step in steps)  # it was shown
+
+
 def test_masks_of_rows_beside_each_other(tokenizer: TalariaTokenizer) -> None:
     """Each row has its own draft, place for masks and pace, and the steps that it has alone."""
     texts = ["total = sum(values)\n", "x"]
@@ -420,7 +477,7 @@ def test_masks_stand_where_the_next_token_is_likeliest_to_be() -> None:
         ([0.5], 1),
         ([1.0, 1.0], 2),
     ):
-        assert likeliest_stop(chances) == expected
+        assert stops_of(chances)[0] == expected
 
 
 def test_a_draft_that_is_wrong_is_not_written(tokenizer: TalariaTokenizer) -> None:

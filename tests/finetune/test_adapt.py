@@ -411,12 +411,15 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     [
         # A pass of 8 costs twice what one of 1 does, and each position a seventh of that.
         ({1: 1.0, 4: 1.45, 8: 2.05}, [0.5, 0.1, 0.01], 2),
-        ({1: 1.0, 4: 1.45, 8: 2.05}, [0.9, 0.8, 0.7], 4),
+        ({1: 1.0, 4: 1.45, 8: 2.05, 16: 3.25}, [0.9, 0.8, 0.7], 4),
         ({1: 1.0, 4: 1.45, 8: 2.05}, [0.05, 0.01, 0.0], 1),
         # Four positions cost hardly more than one.
         ({1: 1.0, 4: 1.1, 8: 1.7}, [0.5, 0.1, 0.01], 3),
         ({1: 1.0, 4: 1.1, 8: 1.7}, [0.5, 0.3, 0.2], 3),
         ({1: 1.0, 4: 1.1, 8: 1.7}, [0.05, 0.01, 0.0], 2),
+        # Where positions cost next to nothing, masks follow several parts of a draft.
+        ({1: 1.0, 4: 1.0, 8: 1.04, 16: 1.4}, [0.5, 0.3, 0.2], 7),
+        ({1: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}, [0.5, 0.3, 0.2], 10),
     ],
 )
 def test_a_step_looks_as_far_ahead_as_pays(
@@ -447,7 +450,26 @@ def test_passes_are_timed(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "run").save()
     backbone = in_float32(folder, tmp_path / "run" / "model")
     assert backbone.seconds(1) > 0
-    assert 1 <= backbone.lookahead([0.9, 0.8]) <= 3
+    assert backbone.lookahead([0.9, 0.8]) in (1, 2, 3)
+    assert backbone.lookahead([0.9, 0.8, 0.7]) in (1, 2, 3, 4, 7, 10)
+
+
+def test_masks_behind_several_parts_of_a_draft_are_as_if_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Each run of masks counts from its first on, also if another one ends at the place before."""
+    run(folder, tmp_path / "run").save()
+    backbone = in_float32(folder, tmp_path / "run" / "model")
+    mask, tokens = backbone.marks.mask, [5, 6, 7, 8, 9, 10]
+    alone = {}
+    for stop in (2, 5, 6):
+        states, _ = backbone.encode([[*tokens[:stop], *[mask] * 3]])
+        alone[stop] = states[0, stop:]
+    together = [*tokens, *[mask] * 9]
+    states, _ = backbone.encode([together], forks=[[(6, 6), (9, 5), (12, 2)]])
+    for stop, begin in ((6, 6), (5, 9), (2, 12)):
+        np.testing.assert_allclose(states[0, begin : begin + 3], alone[stop], atol=2e-5)
+    assert np.abs(alone[2][0] - alone[2][1]).max() > 1e-2
 
 
 def test_an_adapter_is_of_the_base_of_the_model(folder: Path, tmp_path: Path) -> None:

@@ -403,7 +403,7 @@ class ScriptedEngine:
 
     def submit(self, request: Request, on_frame: object = None) -> Pending:
         """An answer that is already there."""
-        pending = Pending(request, request.document, None, None)
+        pending = Pending(request, request.document, None, 0.0, None)
         pending.future.set_result(self.infill)
         return pending
 

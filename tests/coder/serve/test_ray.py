@@ -22,6 +22,9 @@ from tests.coder.serve.serving import PATIENCE, PREFIX, SUFFIX, until
 
 ray: Any = pytest.importorskip("ray", reason="no Ray. Remedy: pip install '.[ray]'")
 
+# Ray declares its settings as pydantic no longer likes it.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+
 ROOT = Path(__file__).parents[3]
 PORT = 18_012
 HOLE = {"prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 8}

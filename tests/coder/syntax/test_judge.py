@@ -89,6 +89,9 @@ def test_a_middle_is_judged_by_what_it_adds(
         ("class A:\n    def f(self):\n        ", "# todo", "\n\n    def g(self): pass\n"),
         ("def f(x):\n    if x:\n        ", "# todo", "\n    return x\n"),
         ("x = = 1\n\n\ndef f(x):\n    ", "if x:", "\n    return x\n"),  # broken elsewhere
+        ("try:\n    x\n", "finally:", "\n\ny = 1\n"),  # as many errors as without it
+        ("try:\n    x\n", "except A:", "\n"),
+        ("for x in y:\n    x\n", "else:", "\nz = 1\n"),
     ],
 )
 def test_a_body_may_follow(prefix: str, middle: str, suffix: str) -> None:
