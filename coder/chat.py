@@ -17,11 +17,12 @@ import numpy as np
 from talaria.coder.backbone import KVCache, Marks
 from talaria.coder.canvas import Canvas
 from talaria.coder.capabilities import check_decoding
+from talaria.coder.causal import autoregress, verify
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import common_prefix
 from talaria.coder.errors import CheckpointError, UsageError
 from talaria.coder.request import Options
-from talaria.coder.sampler import Row, Step, autoregress, denoise, verify
+from talaria.coder.sampler import Row, Step, denoise
 from talaria.coder.schedule import Schedule
 from talaria.coder.scheduled import follow
 from talaria.coder.tokenizer import Tokenizer
