@@ -17,11 +17,12 @@ import numpy as np
 from talaria.coder.backbone import KVCache, Marks
 from talaria.coder.canvas import Canvas
 from talaria.coder.capabilities import check_decoding
+from talaria.coder.causal import autoregress, verify
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import common_prefix
 from talaria.coder.errors import CheckpointError, UsageError
 from talaria.coder.request import Options
-from talaria.coder.sampler import Row, Step, autoregress, denoise, verify
+from talaria.coder.sampler import Row, Step, denoise
 from talaria.coder.schedule import Schedule
 from talaria.coder.scheduled import follow
 from talaria.coder.tokenizer import Tokenizer
@@ -208,16 +209,16 @@ class Dialogue:
             )
         context = [*self.head, *(token for turn in kept for token in turn.ids), *opening]
         reused = min(common_prefix(context, self._read), len(context) - 1)
-        stale: list[int] = []
-        tokens, stopped, nfe = self._decode(context, options, schedule, interrupted, on_step, stale)
+        tokens, stopped, stale = self._decode(context, options, schedule, interrupted, on_step)
         if tokens or stopped != "cancelled":
             end = self.template.ended(self.tokenizer)
             self.turns = [*kept, Turn("assistant", [*opening, *tokens, *end])]
         elapsed = 1000 * (time.perf_counter() - began)
         said = self.tokenizer.decode(tokens)
         mode = str(options.mode)
-        approximate = tuple(stale) if options.approximate_cache else None
-        cost = nfe, elapsed, len(context), reused, dropped
+        numbers = tuple(number for number, flag in enumerate(stale, 1) if flag)
+        approximate = numbers if options.approximate_cache else None
+        cost = len(stale), elapsed, len(context), reused, dropped
         return Reply(said, tokens, stopped, mode, *cost, approximate)
 
     def _turn(self, role: Role, text: str) -> Turn:
@@ -254,14 +255,10 @@ class Dialogue:
         schedule: Schedule | None,
         interrupted: Callable[[], bool],
         on_step: OnStep,
-        stale: list[int],
-    ) -> tuple[list[int], Ended, int]:
-        """The tokens of an answer, why it ended, and the evaluations that it took.
-
-        The numbers of those that are approximate are put into `stale`.
-        """
+    ) -> tuple[list[int], Ended, list[bool]]:
+        """The tokens of an answer, why it ended, and whether each evaluation was approximate."""
         assert options.max_tokens is not None
-        width, tokens, nfe = options.max_tokens, list[int](), 0
+        width, tokens, stale = options.max_tokens, list[int](), list[bool]()
         whole = schedule is not None and bool(schedule.sizes)  # an answer is one canvas
         kept = schedule is None or schedule.pace != "p2"  # whether what stands is final
         # A canvas that sees itself causally may be of any length.
@@ -284,26 +281,24 @@ class Dialogue:
                 known = self.model.layout.arrange(known, [])
             cache = self._encode(known[: len(known) - causal], interrupted)
             if cache is None:
-                return tokens, "cancelled", nfe
+                return tokens, "cancelled", stale
             size = min(width, options.max_tokens - len(tokens))
             canvas = Canvas.blank(1, size, self.marks)
             steps = self._steps(known, cache, canvas, options, schedule, row)
             while canvas.open.any():
                 if interrupted():
-                    return [*tokens, *canvas.middle(0)], "cancelled", nfe
+                    return [*tokens, *canvas.middle(0)], "cancelled", stale
                 step = next(steps)
                 shown, canvas = step.canvas, step.certain
-                nfe += 1
-                if step.stale is not None and step.stale.any():
-                    stale.append(nfe)
+                stale.append(step.stale is not None and bool(step.stale.any()))
                 stands = canvas.middle(0) if kept or not canvas.open.any() else []
                 behind = shown.ids[0, len(stands) : len(stands) + seen]
                 behind = behind[: max(0, shown.ended[0] - len(stands))]
                 on_step([*tokens, *stands], behind.tolist())
             tokens += canvas.middle(0)
             if canvas.ended[0] < size and len(tokens) <= options.max_tokens:
-                return tokens, "end", nfe
-        return tokens[: options.max_tokens], "max_tokens", nfe
+                return tokens, "end", stale
+        return tokens[: options.max_tokens], "max_tokens", stale
 
     def _steps(
         self,

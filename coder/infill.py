@@ -16,6 +16,7 @@ from talaria.coder.backbone import KVCache
 from talaria.coder.bounds import closed_ahead, until_of
 from talaria.coder.canvas import Canvas
 from talaria.coder.capabilities import check
+from talaria.coder.causal import autoregress, verify
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.contexts import CAPACITY, Contexts
 from talaria.coder.guard import NO_TIME, Guard, withheld
@@ -43,7 +44,7 @@ from talaria.coder.repair import (
 )
 from talaria.coder.request import Options, Request
 from talaria.coder.results import Candidate, Frame, Infill, Interruption, unanswered
-from talaria.coder.sampler import Banned, Step, autoregress, denoise, verify
+from talaria.coder.sampler import Banned, Step, denoise
 from talaria.coder.scheduled import follow
 from talaria.coder.source import Piece
 from talaria.coder.syntax.judge import OutOfTimeError, Surroundings

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from talaria.coder import checkpoint
 from talaria.coder.backbone import Array
 from talaria.coder.canvas import Canvas
+from talaria.coder.causal import UPHELD, verify
 from talaria.coder.checkpoint import Checkpoint
 from talaria.coder.errors import UsageError
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.infill import Memory, context_of, fill, fill_batch
 from talaria.coder.request import Options, Request
-from talaria.coder.sampler import UPHELD, Row, denoise, verify
+from talaria.coder.sampler import Row, denoise
 from talaria.coder.unmask import confidence_threshold
 from tests.coder.qwen2 import tiny
 

@@ -11,16 +11,15 @@ from hypothesis import strategies as st
 
 from talaria.coder.backbone import Array, Backbone, Candidates, Constraint, KVCache
 from talaria.coder.canvas import Canvas
+from talaria.coder.causal import autoregress, verify
 from talaria.coder.drafts import DRAFTS, agreement, lookup, stops_of
 from talaria.coder.families.talaria import TalariaTokenizer
 from talaria.coder.sampler import (
     Row,
     Step,
     ahead,
-    autoregress,
     constraints,
     denoise,
-    verify,
 )
 from talaria.coder.unmask import Prediction, confidence_threshold
 from tests.scripted import SETTINGS, ScriptedBackbone, checkpoint_of, scripted

@@ -59,6 +59,12 @@ SHAPE = ["--rank", "4", "--masks", "3", "--canvases", "6", "--length", "96", "--
 SHAPE += ["--rows", "2", "--units", "16"]
 
 
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in float32, also on processors where bfloat16 is fast."""
+    monkeypatch.setattr(adapt, "has_fast_bfloat16", lambda device: False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: TalariaTokenizer) -> Path:
     """A tiny base and a tiny corpus."""
@@ -235,6 +241,24 @@ def test_diffusion_in_sight_of_the_chain(folder: Path, tmp_path: Path) -> None:
         best = backbone.candidates(state, 1, [Constraint(own.ids[0])])
         said.append(int(best.ids[0, 0]))
     assert step.canvas.ids[0].tolist() == said[1:]
+
+
+def test_in_bfloat16(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is fast, states and losses are those of float32, but for the rounding."""
+    found = []
+    for fast in (False, True):
+        monkeypatch.setattr(adapt, "has_fast_bfloat16", lambda device, fast=fast: fast)
+        here = run(folder, tmp_path / f"run-{fast}")
+        drawn = draw_canvases(here.rows[1], 6, 3, np.random.default_rng(1), reach=8)
+        with torch.inference_mode(), here.autocast():
+            clean, masks = states_of(here, drawn)
+        first = here.update()
+        found.append((here.dtype, clean.float(), masks.float(), first["canvas_loss"]))
+    (exact, *states, loss), (rounded, *other, near) = found
+    assert (exact, rounded) == (torch.float32, torch.bfloat16)
+    for one, two in zip(states, other, strict=True):
+        assert 0 < float((one - two).norm() / one.norm()) < 0.05
+    assert near == pytest.approx(loss, rel=0.01)
 
 
 def test_what_is_read_without_gradients_changes_no_state(folder: Path, tmp_path: Path) -> None:
@@ -646,11 +670,15 @@ def test_a_full_disk_keeps_the_last_state(
     assert again.step == 1
 
 
-def test_a_killed_run_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_ends_as_one_that_was_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`kill -9` at several moments; with --steps, the weights are the same in the end.
 
-    All parts compute with one thread: with more, sums round otherwise.
+    All parts compute with one thread, since with more, sums round otherwise, and in the processor's
+    own precision.
     """
+    monkeypatch.undo()
     budget = ["--steps", "6", "--save-every", "0.000001"]
     assert adapt.main(arguments(folder, tmp_path / "whole", *budget)) == 0
     program = "import torch; torch.set_num_threads(1); from talaria.finetune.adapt import main\n"

@@ -18,9 +18,9 @@ from talaria.coder.families.qwen2_files import open_base
 from talaria.coder.families.qwen2_onnx import AMONG
 from talaria.finetune import strength
 from talaria.finetune.adaptation import CanvasBatch
-from tests.finetune.test_adapt import folder, in_float32, run
+from tests.finetune.test_adapt import exact, folder, in_float32, run
 
-__all__ = ["folder"]  # the fixture
+__all__ = ["exact", "folder"]  # fixtures
 
 
 @pytest.fixture

@@ -302,12 +302,12 @@ def test_validation_is_part_of_the_minutes(
     assert train.main(plan) == 0
     found = lines(tmp_path / "run")
     at = [number for number, line in enumerate(found) if "validation_bound" in line]
-    for number in at[:-1]:
+    for number in at[:-2]:  # the last two are of the result, and may follow one that took the rest
         before, after = found[number - 1], found[number + 1]
         assert "rate" in before
         if "rate" in after:
             assert after["elapsed"] - before["elapsed"] >= slow - 0.1  # rounded to tenths
-    assert len(at) > 1
+    assert len(at) > 2
     assert Budget.measured(1, None) == Budget(1, None, 15)
     assert Budget.measured(180, None).reserve == 120
     assert Budget.measured(1, None).progress(0, 45) == 1
