@@ -34,7 +34,7 @@ QUOTES, BRACKETS = ("'", '"'), (*CLOSING.values(),)
 
 _STATEMENT_WORD = re.compile(STATEMENT_WORD, re.MULTILINE)
 # Lines, or the rest of one, that only close brackets; and the end of a string before that.
-_CLOSED = r"(?:\s*[)\]}][)\]},:;]*+[ \t]*(?=\n|\Z))*+"
+_CLOSED = r"(?>(?:\s*[)\]}][)\]},:;]*+[ \t]*(?=\n|\Z))*)"
 _CLOSED_AHEAD = {
     "code": re.compile(_CLOSED),
     "string": re.compile(r"(?:\s*\"\"\"|\s*'''|[\"'])[)\]},:;]*+[ \t]*(?=\n|\Z)" + _CLOSED),
@@ -142,7 +142,7 @@ def closing(prefix: str, suffix: str) -> Callable[[str], int | None]:
         quotes = after[:3] if after.startswith(3 * sign) else sign
         # A string of one line is closed in it.
         if rest or len(quotes) == 3:
-            inside = re.compile(rf"(?:\\.|(?!{quotes})[^\\])*+(?={quotes})", re.DOTALL)
+            inside = re.compile(rf"(?>(?:\\.|(?!{quotes})[^\\])*)(?={quotes})", re.DOTALL)
             return lambda middle: found.end() if (found := inside.match(middle)) else None
     if sign in BRACKETS and standing_in(prefix, suffix) == "code":
 

@@ -23,7 +23,8 @@ STATEMENT_WORD = (
 
 # A string, which ends with its line or the text if nothing closes it; a comment, in which a
 # backslash continues nothing; a continued line; a bracket; a line break. Q stands for a quote.
-_STRING = r"QQQ(?:[^Q\\]|\\.|Q(?!QQ))*+(?:QQQ|\Z)|Q(?:[^Q\\\n]|\\.)*+Q?"
+# Atomic groups, not possessive ones: before 3.11.5, Python matches those wrongly (gh-106052).
+_STRING = r"QQQ(?>(?:[^Q\\]++|\\.|Q(?!QQ))*)(?:QQQ|\Z)|Q(?>(?:[^Q\\\n]++|\\.)*)Q?"
 _LEXEME = re.compile(
     "|".join(_STRING.replace("Q", quote) for quote in "\"'") + r"|#[^\n]*|\\\n|[()\[\]{}]|\n",
     re.DOTALL,

@@ -15,19 +15,20 @@ _REACH = 400_000  # characters before a cursor that are scanned
 _MAX_DEPTH = 200  # of nested formatted strings, their fields and brackets, as in Python
 _TOP_LINE = re.compile(r"^(?:async |def |class |@|import |from )", re.MULTILINE)
 
-# In these patterns, Q stands for a quote.
+# In these patterns, Q stands for a quote. Python before 3.11.5 matches possessive groups wrongly
+# (gh-106052), so groups are repeated within atomic ones.
 # A string, which ends with its line if it is not closed.
-_STRING = r"QQQ(?:[^Q\\]++|\\.|Q(?!QQ))*+QQQ|Q(?!QQ)(?:[^Q\\\n]++|\\.)*+(?:Q|(?=\n))"
+_STRING = r"QQQ(?>(?:[^Q\\]++|\\.|Q(?!QQ))*)QQQ|Q(?!QQ)(?>(?:[^Q\\\n]++|\\.)*)(?:Q|(?=\n))"
 # A closed string, possibly a formatted one, with no quotes in its fields.
-_SIMPLE = r"""Q(?!QQ)(?:[^Q\\\n{]++|\\[^{]|\{\{|\{[^{}"'\n#]*+\})*+Q"""
+_SIMPLE = r"""Q(?!QQ)(?>(?:[^Q\\\n{]++|\\[^{]|\{\{|\{[^{}"'\n#]*+\})*)Q"""
 _RUN = (
-    r"(?:%s|#[^\n]*+(?=\n)"
+    r"(?>(?:%s|#[^\n]*+(?=\n)"
     + "".join("|" + _SIMPLE.replace("Q", quote) for quote in "\"'")
     + "".join(
         rf"|(?<!\b[fFtT])(?<!\b[fFtT][rR])(?<!\b[rR][fFtT])(?:{_STRING.replace('Q', quote)})"
         for quote in "\"'"
     )
-    + ")*+"
+    + ")*)"
 )
 # Code up to a formatted string that is not simple, an open string, or a comment at the end; in a
 # formatted string's field, up to a bracket, a colon or a line break as well.
@@ -36,7 +37,7 @@ _FIELD = re.compile(_RUN % "[^\"'#()\\[\\]{}:\n]++", re.DOTALL)
 # The literal text of a formatted string, by its quotes.
 _LITERAL = {
     quotes: re.compile(
-        rf"(?:{literal}|\\[^{{}}]|\{{\{{|\}}\}})*+".replace("Q", quotes[0]), re.DOTALL
+        rf"(?>(?:{literal}|\\[^{{}}]|\{{\{{|\}}\}})*)".replace("Q", quotes[0]), re.DOTALL
     )
     for literal, both in ((r"[^Q\\\n{}]++", "\" '"), (r"[^Q\\{}]++|Q(?!QQ)", "\"\"\" '''"))
     for quotes in both.split()
