@@ -28,7 +28,6 @@ from talaria.coder.results import Frame, Infill, Interruption, unanswered
 
 IDLE = 2.0  # seconds without work, after which memory is given back
 HELD = 0.01  # seconds between two looks at whether reading ahead may go on
-REMEMBERED = 4096  # documents whose turns are known, at most
 
 EngineState = Literal["loading", "ready", "failed", "closed"]
 
@@ -62,7 +61,7 @@ class Pending:
     After `cancel`, or cancelling the future, asking for the outcome raises CancelledError.
 
     deadline  on the clock of `time.monotonic`; from then on, what is committed is the answer
-    since     when it was submitted, on that clock
+    since     since when its document has waited for an answer, on that clock
     """
 
     request: Request
@@ -100,10 +99,9 @@ def _notify_if_cancelled(future: Future[Infill]) -> None:
 class Engine:
     """Answers requests with one model.
 
-    Of a document, only the newest request is answered; older ones are cancelled. Documents take
-    turns: next is the one whose turn was longest ago, or, if it had none, that came first. So
-    whoever types on loses no place, and requests without a document are answered in their order,
-    as many at a time as there are workers.
+    Of a document, only the newest request is answered; older ones are cancelled. It takes the place
+    of one that still waited, so whoever types on loses none. Otherwise requests are answered in
+    their order, as many at a time as there are workers.
     """
 
     def __init__(
@@ -126,7 +124,6 @@ class Engine:
         self.state: EngineState = "loading"
         self.model: Future[Checkpoint] = Future()
         self._waiting: dict[Hashable, Pending] = {}  # by document
-        self._turns: dict[Hashable, float] = {}  # when documents had one, or came
         self._running: set[Pending] = set()
         self._ahead: Request | None = None  # whose context is read while nothing waits
         self._worked = True  # since memory was given back; loading takes some, too
@@ -170,15 +167,13 @@ class Engine:
         deadline = None if request.seconds is None else now + request.seconds
         # Requests without a document supersede nothing.
         document = object() if request.document is None else request.document
-        pending = Pending(request, document, deadline, now, on_frame)
-        pending.future.add_done_callback(lambda _: self._forget(pending))
         with self._changed:
             if self.state == "closed":
                 raise UsageError("the engine is closed; start another one")
-            if request.document is not None:
-                self._turns.setdefault(document, now)
             self.counters.requests += 1
             waiting = self._waiting.pop(document, None)
+            since = waiting.since if waiting else now
+            pending = Pending(request, document, deadline, since, on_frame)
             self.counters.cancelled += waiting is not None
             same = [each for each in self._running if each.document == document]
             older = [each for each in (waiting, *same) if each and not each.future.done()]
@@ -187,6 +182,7 @@ class Engine:
             if self._ahead and self._ahead.document == request.document:
                 self._ahead = None  # answering reads it
             self._changed.notify_all()
+        pending.future.add_done_callback(lambda _: self._forget(pending))
         # Cancelling calls back to whoever waits, who may submit again: not while locked.
         for each in older:
             each.cancel()
@@ -288,7 +284,6 @@ class Engine:
                 self._worked = True
                 if isinstance(found, Pending):
                     self._running.discard(found)
-                    self._had_its_turn(found.document)
                 else:
                     self._reading = False
                 self._changed.notify_all()
@@ -304,7 +299,7 @@ class Engine:
                 if self.state == "closed":
                     return None
                 if self._waiting and self.model.done():
-                    found = min(self._waiting.values(), key=self._turn)
+                    found = min(self._waiting.values(), key=lambda each: each.since)
                     del self._waiting[found.document]
                     self._running.add(found)
                     return found
@@ -323,17 +318,6 @@ class Engine:
             if not self.model.exception():
                 self.model.result().backbone.release()
                 trim_memory()
-
-    def _had_its_turn(self, document: Hashable) -> None:
-        """Let other documents go first from now on."""
-        if self._turns.pop(document, None) is not None:
-            self._turns[document] = time.monotonic()
-        while len(self._turns) > REMEMBERED:
-            del self._turns[next(iter(self._turns))]
-
-    def _turn(self, pending: Pending) -> float:
-        """When its document last had a turn, or came."""
-        return self._turns.get(pending.document, pending.since)
 
     def _read(self, request: Request) -> None:
         """Read a context ahead until something else is to be done."""

@@ -97,19 +97,18 @@ def test_requests_without_a_document_supersede_nothing(engine: Engine) -> None:
     assert engine.statistics()["superseded"] == 0
 
 
-@pytest.mark.parametrize("given_up", [False, True], ids=["superseded", "given up"])
-def test_documents_take_turns(engine: Engine, given_up: bool) -> None:
-    """Whoever types on goes first if their document had no turn for longest, else behind others."""
+def test_a_newer_request_takes_the_place_of_one_that_waits(engine: Engine) -> None:
+    """Of one that is computed, it does not: its document was served."""
     gate, answered = Gate(), []
     engine.submit(request("a.py"), gate)
     assert gate.reached.wait(30)
     first = engine.submit(request("b.py"))
-    others = [engine.submit(request("c.py")), engine.submit(request())]
-    if given_up:
-        first.cancel()
-    others = [engine.submit(request("a.py", PREFIX + "s")), *others]
+    others = [
+        engine.submit(each) for each in (request("c.py"), request(), request("a.py", PREFIX + "s"))
+    ]
     newest = engine.submit(request("b.py", PREFIX + "s"))
-    for number, pending in enumerate((newest, *others[1:], others[0])):
+    assert first.future.cancelled()
+    for number, pending in enumerate((newest, *others)):
         pending.future.add_done_callback(lambda _, number=number: answered.append(number))  # type: ignore[misc]
     gate.opened.set()
     for pending in (newest, *others):
@@ -117,14 +116,23 @@ def test_documents_take_turns(engine: Engine, given_up: bool) -> None:
     assert answered == [0, 1, 2, 3]
 
 
-def test_no_more_turns_are_remembered_than_needed(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Names of documents are the client's choice, so their number is bounded."""
-    monkeypatch.setattr("talaria.coder.engine.REMEMBERED", 2)
-    for name in ("a.py", "b.py", "c.py", "b.py"):
+def test_names_of_documents_are_not_kept(engine: Engine) -> None:
+    """Nobody gets ahead, or fills the memory, by many names."""
+    gate, answered = Gate(), []
+    names = [f"{number}.py" for number in range(20)]
+    for name in names:
         engine.fill(request(name))
-    assert list(engine._turns) == ["c.py", "b.py"]
+    engine.submit(request("busy.py"), gate)
+    assert gate.reached.wait(30)
+    victim = engine.submit(request("new.py"))
+    known = [engine.submit(request(name)) for name in names[:3]]
+    for number, pending in enumerate((victim, *known)):
+        pending.future.add_done_callback(lambda _, number=number: answered.append(number))  # type: ignore[misc]
+    gate.opened.set()
+    for pending in (victim, *known):
+        assert pending.future.result(30).nfe == 60
+    assert answered == [0, 1, 2, 3]
+    assert not engine._waiting
 
 
 def test_a_request_that_is_given_up_while_it_waits_is_forgotten(engine: Engine) -> None:
