@@ -24,7 +24,8 @@ NEAR = 4_000  # characters before a hole that are searched for the beginning of 
 SHORTEST = 3  # letters and digits of a repetition that is no coincidence
 NO_TIME = "there was no time to check what the model offers"
 
-_WORD = re.compile(r"\w")
+_WORD, _WORDS, _LAST_WORD = re.compile(r"\w"), re.compile(r"\w+"), re.compile(r"\w+\Z")
+_PYTHONS = frozenset({*keyword.kwlist, *keyword.softkwlist, *dir(builtins)})
 _VALUE = re.compile(r"(?<![=!<>:])=(?!=)|\b(?:return|yield|await)\b")
 # Where a name begins that is not an attribute.
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]")
@@ -102,18 +103,20 @@ class Guard:
             return f"what the model offers opens a block without a body ({shorten(text)})"
         if not verdict.clean:
             return f"what the model offers adds a syntax error ({shorten(text)})"
+        if name := run_together(request.prefix, text, request.suffix):
+            return f"what the model offers makes {name} with what stands behind it"
         if self.out_of_time():
             return NO_TIME
         if not all(self.compiles(sides, text) for sides in self.sound):
             return f"Python would no longer take the file ({shorten(text)})"
         if self.sound:
             before, after = self.sound[-1]
-            if moves(before, request.replaces or "", text, after):
+            if moves(before, request.replaces or "", text, after, cell=request.cell):
                 return f"what stands behind it would mean something else ({shorten(text)})"
         return None
 
 
-def moves(prefix: str, replaced: str, text: str, suffix: str) -> bool:
+def moves(prefix: str, replaced: str, text: str, suffix: str, *, cell: bool = False) -> bool:
     """Whether text in the place of another changes what stands behind it, in a text that parses.
 
     Every statement behind the hole must stay of its kind, in its block, and no code may become part
@@ -125,7 +128,7 @@ def moves(prefix: str, replaced: str, text: str, suffix: str) -> bool:
         standings = {"code" if each == "comment" else each for each in standings}
     if len(standings) > 1:
         return True
-    old, new = parsed(prefix + replaced + suffix), parsed(prefix + text + suffix)
+    old, new = (parsed(prefix + each + suffix, cell=cell) for each in (replaced, text))
     if old is None or new is None:
         return old is not None
     behind = standing_behind(old, prefix + replaced, len(prefix + replaced))
@@ -136,9 +139,10 @@ def withheld(around: Surroundings, text: str) -> str | None:
     """Why a middle must not even be offered; None if it may be.
 
     `around` are the texts before and behind it. It must leave whole what Python accepts without it,
-    but for a body that is still to come; must not begin with what stands before it on its line; and
-    must not end inside a name of which only the whole is known. A middle without text is nothing to
-    withhold. Raises OutOfTimeError as `Surroundings` does.
+    but for a body that is still to come; must not begin with what stands before it on its line;
+    must not end inside a name of which only the whole is known; and must not make an unknown name
+    with what stands behind it. A middle without text is nothing to withhold. Raises OutOfTimeError
+    as `Surroundings` does.
     """
     prefix, suffix = around.text
     if not text.strip():
@@ -147,6 +151,8 @@ def withheld(around: Surroundings, text: str) -> str | None:
         return "it repeats what stands before it"
     if half := half_name(prefix, text, suffix, cell=around.cell):
         return f"it ends inside a name, as {half} does not"
+    if name := run_together(prefix, text, suffix):
+        return f"it makes {name} with what stands behind it"
     if around.breaks(text):
         return "Python would no longer take the file"
     return None
@@ -171,6 +177,21 @@ def repeats(prefix: str, text: str) -> bool:
         and not (_WORD.match(each[-1]) and line[-1:].isspace())
         for each in begun
     ) and (standing_in(prefix, "") == "code")
+
+
+def run_together(prefix: str, text: str, suffix: str) -> str | None:
+    """The word that a middle makes with the beginning of the next one; None if that is one.
+
+    Words that the text has elsewhere, Python's own and those that the hole already was in are none
+    to complain of.
+    """
+    behind = _WORDS.match(suffix)
+    last = _LAST_WORD.search(text)
+    if not behind or not last or (prefix and _WORD.match(prefix[-1])):
+        return None
+    word = last[0] + behind[0]
+    known = word in _PYTHONS or re.search(rf"(?<!\w){word}(?!\w)", prefix + "\n" + suffix)
+    return None if known else word
 
 
 def half_name(prefix: str, text: str, suffix: str, *, cell: bool = False) -> str | None:

@@ -411,7 +411,7 @@ def _decoded(data: bytes, name: str, size: int | None = None) -> tuple[str, bool
         shown = f"see byte {error.start} (0x{data[error.start]:02x})"
         remedy = "convert it, or declare its encoding in its first line (PEP 263)"
         raise SourceError(f"{name} is not {encoding.upper()}, {shown}: {remedy}") from None
-    except LookupError:
+    except (LookupError, UnicodeError):  # no encoding of text, or one that Python refuses to use
         same, text = False, ""
     if not same:
         raise SourceError(

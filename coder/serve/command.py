@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import socket
+import ssl
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -111,6 +112,15 @@ def checked(args: argparse.Namespace) -> None:
     for path in filter(None, (args.tls_cert, args.tls_key)):
         if not path.is_file():
             raise UsageError(f"{path} is not a file; name a PEM file")
+    if args.tls_cert is not None:
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(args.tls_cert, args.tls_key, password="")  # asks nobody
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--tls-cert {args.tls_cert} and --tls-key {args.tls_key} cannot be used "
+                f"({error}); name a certificate and its own key, unencrypted, both PEM"
+            ) from error
     if args.keys is None and not loopback(args.host):
         raise UsageError(
             f"--host is {args.host}, which others can reach, and without --keys anybody there may "

@@ -27,12 +27,23 @@ _SECTIONS = ("body", "handlers", "orelse", "finalbody", "cases")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 Place = tuple[int, int, int]  # 0 before a hole and 1 behind it, a line, a column in bytes
+# Group 1: what stands before it and stays; group 2: the magic.
+_MAGIC = re.compile(
+    r"^([ \t]*(?:[A-Za-z_][\w, \t]*=[ \t]*(?=[%!]))?)"
+    r"([%!][^\n]*|\?{1,2}[\w.*]+[ \t]*$|[\w.*]+\?{1,2}[ \t]*$)",
+    re.MULTILINE,
+)
+
 Standing = tuple[str, bool, Place, Place, str, Place | None]
 
 
 def compiles(text: str, *, cell: bool = False) -> bool:
-    """Whether this interpreter compiles a text; a `cell` of a notebook may await at its top."""
+    """Whether this interpreter compiles a text.
+
+    A `cell` of a notebook may await at its top, and have magics.
+    """
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if cell else 0
+    text = without_magics(text) if cell else text
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -43,14 +54,37 @@ def compiles(text: str, *, cell: bool = False) -> bool:
     return True
 
 
-def parsed(text: str) -> ast.Module | None:
-    """The syntax tree of a text; None if Python refuses it."""
+def parsed(text: str, *, cell: bool = False) -> ast.Module | None:
+    """The syntax tree of a text; None if Python refuses it. `cell` as in `compiles`."""
+    text = without_magics(text) if cell else text
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return ast.parse(text)
         except _REFUSALS:
             return None
+
+
+def without_magics(text: str) -> str:
+    """The text of a cell with an expression for each of IPython's magics, as long as they are.
+
+    That is, lines that begin with `%` or `!`, do so behind `NAME =`, or begin or end with `?`. A
+    text that Python parses has none.
+    """
+    if not any(sign in text for sign in "%!?") or not _refused(text):
+        return text
+    return _MAGIC.sub(lambda found: found[1] + "0".ljust(len(found[2])), text)
+
+
+def _refused(text: str) -> bool:
+    """Whether Python's parser refuses a text as it stands."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            ast.parse(text)
+        except _REFUSALS:
+            return True
+    return False
 
 
 def top_level(prefix: str, suffix: str, reach: int = LONGEST) -> tuple[str, str] | None:

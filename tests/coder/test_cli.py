@@ -253,6 +253,15 @@ def test_a_file_in_another_encoding(
     assert file.read_bytes() == text.encode("latin-1")
 
 
+@pytest.mark.parametrize("encoding", ["undefined", "rot13", "hex"])
+def test_an_encoding_that_is_none(infill: Shell, file: Path, encoding: str) -> None:
+    """One line, though Python knows its name."""
+    file.write_text(f"# coding: {encoding}\nx = 1\n", "utf-8")
+    assert infill(f"{file}:2") == 1
+    assert encoding in infill.err
+    assert infill.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["a.js", "a.rs", "Makefile.am", "a.ipynb.txt", "a.PYC"])
 def test_other_languages_are_refused(infill: Shell, tmp_path: Path, name: str) -> None:
     """In one line, without a model; Python by its first line is Python."""

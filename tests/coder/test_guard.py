@@ -292,3 +292,49 @@ def test_what_is_not_even_offered(prefix: str, text: str, suffix: str, why: str 
     found = withheld(Surroundings(prefix, suffix), text)
     assert (found is None) == (why is None)
     assert why is None or why in (found or "")
+
+
+@pytest.mark.parametrize(
+    "magic",
+    ["!pip install foo", "%matplotlib inline", "df?", "?df", "df??", "x = !ls", "a, b = %who"],
+)
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("x = 1\n", True), ("    def f(b):\n", False), ("    def f(b):", False), ("#", False)],
+)
+def test_a_cell_may_have_magics(magic: str, text: str, kept: bool) -> None:
+    """What stands behind the hole keeps its meaning in such a cell, too."""
+    prefix, suffix = f"import os\n{magic}\n", "def f(a):\n    return a\n"
+    assert compiles(prefix + suffix, cell=True)
+    asked = Request(prefix, suffix, Options(), cell=True)
+    assert (Guard(asked).refusal(text, Verdict(0, 0)) is None) == kept
+
+
+def test_magics_are_of_cells_alone() -> None:
+    """And what Python reads as an operator is none."""
+    assert not compiles("!ls\n")
+    assert compiles("x = (a\n  % b)\n!ls\n", cell=True) is False
+    assert compiles("x = (a\n  % b)\n", cell=True)
+    assert compiles("%time x = (\n", cell=True)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text", "suffix", "word"),
+    [
+        ("total = (cost *\n", "if", "tax)\n", "iftax"),
+        ("f(\n    ", "cost", "cost,\n)\n", "costcost"),
+        ("for x in y:\n    ", "raise nx.NetworkXError", "continue\n", "NetworkXErrorcontinue"),
+        ("numbers = []\nprint(", "sum(n", "umbers))\n", None),
+        ("x = ", "is", "instance(a, b)\n", None),
+        ("x = ", "a + ", "tax\n", None),
+        ("fo", "x", "o = 1\n", None),
+        ("x = ", "cost", "\n", None),
+    ],
+)
+def test_words_do_not_run_together(prefix: str, text: str, suffix: str, word: str | None) -> None:
+    """Unless that makes a word that is known, or the hole was inside one."""
+    assert guard.run_together(prefix, text, suffix) == word
+    if word:
+        why = withheld(Surroundings(prefix, suffix), text)
+        assert why is not None
+        assert word in why

@@ -382,7 +382,7 @@ def test_a_program_that_says_nothing_can_be_replaced(window: Code, home: Path) -
     process = last_start(home)
     window.set(server_path=str(silent))
     until(lambda: last_start(home) != process, "the program")
-    assert "loaded" in window.status()
+    assert "loading the model" in window.status()
     window.set()
     window.ready()
 
@@ -528,7 +528,7 @@ def test_the_walkthrough_opens(window: Code) -> None:
     time.sleep(1)
     window.shot("walkthrough")
     assert len(window.texts(".getting-started-step")) == 4
-    window.click(".getting-started-step:has-text('Have a function written')")
+    window.click(".getting-started-step:has-text('Let it write a function')")
     window.click(".monaco-button:has-text('Write a Sample Function')")
     written = ".editor-instance .view-line:has-text('return a')"
     window.wait(written)

@@ -101,6 +101,7 @@ def test_a_model_that_cannot_be_loaded_ends_it() -> None:
         (["--port", "65536"], "--port is 65536"),
         (["--queue", "0"], "--queue is 0"),
         (["--tls-cert", "cert.pem"], "--tls-key"),
+        (["--tls-cert", "KEYS", "--tls-key", "KEYS"], "name a certificate and its own key"),
         (["--keys", "no-such-file"], "no-such-file"),
         (["--host", "203.0.113.1", "--keys", "KEYS"], "cannot listen"),
         (["--new-key", "a b"], "--new-key is 'a b'"),

@@ -7,8 +7,10 @@ import inspect
 import io
 import json.decoder
 import random
+import re
 import tokenize
 import typing
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -82,3 +84,16 @@ def test_scanning_is_quick() -> None:
     for text in ("f(f'{x} {y:>3}', 'z')  # it's\n" * 5000, "f'''{" + "(" * 200_000, "f'{" * 50_000):
         with within(0.2):
             standing_in(text, "")
+
+
+def test_no_group_is_possessive() -> None:
+    """Python before 3.11.5 matches such groups wrongly (gh-106052), without an error."""
+    folder = Path(inspect.getfile(standing_in)).parents[2]
+    found = [
+        f"{path.name}: {line.strip()}"
+        for package in ("coder", "lsp", "evals", "finetune")
+        for path in (folder / package).rglob("*.py")
+        for line in path.read_text("utf-8").splitlines()
+        if re.search(r"\)[*+?]\+", line)
+    ]
+    assert not found
