@@ -357,4 +357,6 @@ def application(service: Service) -> Starlette:
         Route("/v1/edit/completions", guarded("/v1/edit/completions", edits), methods=["POST"])
     ]
     routes += [Route(path, guarded(path, endpoint)) for path, endpoint in plain.items()]
-    return Starlette(routes=routes, exception_handlers={404: wrong, 405: wrong})
+    served = Starlette(routes=routes, exception_handlers={404: wrong, 405: wrong})
+    served.router.redirect_slashes = False  # a redirect is no refusal in a format's own shape
+    return served

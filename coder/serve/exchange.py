@@ -27,6 +27,7 @@ MOST_CHOICES = 8  # middles of one request: each takes a row of its own
 MOST_STOPS = 16
 MOST_TOKENS = int(LIMITS["max_tokens"][2])
 MOST_SEEDS = int(LIMITS["seed"][2]) + 1
+TYPES = ("str", "list[str]", "list[int]", "int", "float", "bool")  # in the place of an error
 SHOWN = 60  # characters of a wrong value that a message repeats
 
 Finish = Literal["stop", "length", "deadline"]
@@ -250,14 +251,19 @@ def parsed(kind: type[Kind], body: bytes) -> Kind:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
     message = first["msg"][0].lower() + first["msg"][1:]
-    path = [str(part) for part in first["loc"]]
+    # Of a field with several types, the place also names these.
+    path = [part for part in first["loc"] if isinstance(part, int) or part not in TYPES]
     if not path:
         raise Refusal(f"the body is not a JSON object of this format ({message})")
     shown = repr(first["input"])
     shown = shown if len(shown) <= SHOWN else shown[: SHOWN - 1] + "…"
+    field, *inside = path
+    place = (
+        f"{field}{''.join(f'[{each}]' if isinstance(each, int) else f'.{each}' for each in inside)}"
+    )
     if first["type"] == "missing":
-        raise Refusal(f"{path[0]} is missing; it must be given", field=path[0])
-    raise Refusal(f"{path[0]} is {shown}: {message}", field=path[0])
+        raise Refusal(f"{place} is missing; it must be given", field=str(field))
+    raise Refusal(f"{place} is {shown}: {message}", field=str(field))
 
 
 def given(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import time
@@ -119,10 +120,14 @@ def key_of(path: Path, name: str, table: Any) -> Key:
     """A key by its table."""
     fields = table if isinstance(table, dict) else {}
     digest, rate = fields.get("sha256"), fields.get("per_minute")
+    if unknown := fields.keys() - {"sha256", "per_minute"}:
+        raise UsageError(
+            f"--keys {path}: {name} has {min(unknown)!r}; there are sha256 and per_minute"
+        )
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise UsageError(f"--keys {path}: sha256 of {name} must be 64 hexadecimal digits")
+        raise UsageError(f"--keys {path}: sha256 of {name} must be 64 lowercase hexadecimal digits")
     numeric = isinstance(rate, int | float) and not isinstance(rate, bool)
-    if rate is not None and not (numeric and rate > 0):
+    if rate is not None and not (numeric and 0 < rate < math.inf):
         raise UsageError(
             f"--keys {path}: per_minute of {name} is {rate!r}; it must be a positive number"
         )

@@ -139,6 +139,9 @@ def test_new_keys(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         "[keys.ada]",
         '[keys.ada]\nsha256 = "ab"',
         f'[keys.ada]\nsha256 = "{"a" * 64}"\nper_minute = 0',
+        f'[keys.ada]\nsha256 = "{"a" * 64}"\nper_minute = inf',
+        f'[keys.ada]\nsha256 = "{"a" * 64}"\nper_minutes = 3',
+        f'[keys.ada]\nsha256 = "{"A" * 64}"',
         "[keys",
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -255,9 +256,25 @@ def test_a_wrong_field_is_named(server: Serving, path: str, field: str, value: A
     response = server.post(path, {**HOLES[path], field: value})
     error = response.json()["error"]
     assert response.status_code == 400
-    assert error["message"].startswith(f"{field} ")
+    assert re.match(rf"{field}[\w.\[\]]* is ", error["message"])
     assert error["field" if path == "/infill" else "param"] == field
     assert error["code"] == (400 if path == "/infill" else None)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([{"text": 1}], "input_extra[0].text is 1: "),
+        ([{"text": ""}, {"filename": "a"}], "input_extra[1].text is missing; "),
+        ([3], "input_extra[0] is 3: "),
+        (3, "input_extra is 3: "),
+    ],
+)
+def test_the_place_in_a_field_is_named(server: Serving, value: Any, said: str) -> None:
+    """Also where the field itself is right."""
+    response = server.post("/infill", {**HOLES["/infill"], "input_extra": value})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith(said)
 
 
 @pytest.mark.parametrize("path", FORMATS)
