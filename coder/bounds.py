@@ -191,7 +191,8 @@ def until_of(request: Request, settings: Settings) -> Until | None:
     """
     if request.options.until or not settings.bounded or request.length is not None:
         return request.options.until
-    if lacks_body(request.prefix, request.suffix):
+    # A header may lack its colon, too.
+    if any(lacks_body(request.prefix + colon, request.suffix) for colon in ("", ":")):
         return "block"
     if settings.ends:
         begun, rest = request.prefix.rpartition("\n")[2], request.suffix.partition("\n")[0]

@@ -57,14 +57,21 @@ def certainty(infill: Infill, candidate: Candidate, tokenizer: Tokenizer, prefix
 
 
 def sure_part(
-    text: str, sure: Certainty, whole: float, least: float, prefix: str | None = None
+    text: str,
+    sure: Certainty,
+    whole: float,
+    least: float,
+    prefix: str | None = None,
+    *,
+    ended: bool = True,
 ) -> tuple[str, float]:
     """The longest part of a text that is sure enough, and how sure it is; empty if none is.
 
     All of it, or whole lines, or the beginning of the first line up to the end of a word. A line is
-    only as sure as its end. Python code, which comes with its prefix, does not end `ragged`.
+    only as sure as its end. Python code, which comes with its prefix, does not end `ragged`. The
+    last word of a text that was not `ended`, because time ran out, may be half a word.
     """
-    if whole >= least:
+    if whole >= least and ended:
         return text, whole
     lengths = [length for length, _ in sure]
     ends = [found.start() for found in re.finditer(r"\n", text) if text[: found.start()].strip()]
@@ -80,7 +87,8 @@ def sure_part(
         sure[: bisect_right(lengths, ends[0] if ends else len(text))]
     ):
         part = text[:length].rstrip()
-        splits = _INSIDE_WORD.match(text[length - 1 : length + 1])
+        there = text[length - 1 : length + 1]
+        splits = _INSIDE_WORD.match(there) or (not ended and _WORD.fullmatch(there))
         enough = probability >= least and not splits and len(part) - lead >= FEWEST
         if enough and (line is None or not ragged(line, part)):
             return part, probability

@@ -132,7 +132,8 @@ class Shown:
 class Rejected:
     """The first line of a text that the user typed against, after how many keys and in which line.
 
-    A text is the same if one begins or ends like the other: more of the line was typed, or less.
+    Another text repeats it if one begins like the other, or if it ends with all of this one. The
+    end of this one may be right, behind what was typed instead.
     """
 
     text: str
@@ -141,10 +142,10 @@ class Rejected:
 
     def is_in(self, text: str) -> bool:
         """Whether another text repeats this one."""
-        one, other = sorted((first_line(text), self.text), key=len)
-        if len(one) < TELLING:
-            return one == other
-        return other.startswith(one) or other.endswith(one)
+        new = first_line(text)
+        if min(len(new), len(self.text)) < TELLING:
+            return new == self.text
+        return new.startswith(self.text) or self.text.startswith(new) or new.endswith(self.text)
 
 
 @dataclass(frozen=True)

@@ -263,7 +263,8 @@ def shortened(
         return text, answer.confidence
     sure = certainty(infill, infill.best, model.tokenizer, request.prefix)
     prefix = request.prefix if python else None
-    part, confidence = sure_part(text, sure, answer.confidence, least, prefix)
+    ended = infill.best.stopped != "deadline"
+    part, confidence = sure_part(text, sure, answer.confidence, least, prefix, ended=ended)
     around = Surroundings(request.prefix, request.suffix, cell=request.cell)
     # Without a header whose body is cut off, unless it is all there is. A single line is not
     # judged: what completes it is yet to come.

@@ -235,6 +235,12 @@ def test_links_between_documents_resolve() -> None:
             assert not anchor or anchor in anchors(texts[target]), f"{page}: {link}"
 
 
+def test_the_extension_s_own_page_links_to_no_file() -> None:
+    """There are no others beside it on a marketplace, so vsce refuses to package such links."""
+    page = (ROOT / "editors/vscode/README.md").read_text("utf-8")
+    assert all(link.startswith("https://") for link in re.findall(r"\]\(([^)\s]+)\)", page))
+
+
 def anchors(text: str) -> set[str]:
     """The anchors that GitHub gives to the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)

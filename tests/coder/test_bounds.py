@@ -329,6 +329,10 @@ BODY = "\n\n\nx = 1\n"
         ("class A:\n    def f(\n        self,\n    ):\n        ", "\n\n    def g(): ...", "block"),
         ("def f():\n    '''Say.'''\n    # So.\n\n    ", "", "block"),
         ("if a:\n    b\nelse:\n    ", BODY, "block"),
+        ("for a in b", BODY, "block"),  # without its colon, too
+        ("if a:\n    b\nelse", BODY, "block"),
+        ("for a in b", "\n    c()\n", "line"),
+        ("a = b", BODY, "line"),
         ("def f():\n    ", "\n    return 1\n", "line"),  # it has a body
         ("def f():\n    x = 1\n    ", BODY, "line"),
         ("def f():\n    '''Say.'''\n", BODY, "line"),  # the docstring is the body

@@ -62,6 +62,17 @@ def test_a_part_ends_with_no_half_word() -> None:
     assert sure_part("valuesum = 1", [(6, 0.9), (8, 0.5)], 0.1, 0.8) == ("", 0.1)
 
 
+def test_the_last_word_of_a_text_without_an_end_may_be_half() -> None:
+    """When time ran out, however sure the model is; lines before it are whole."""
+    sure = [(6, 0.9), (9, 0.9)]
+    assert sure_part("return lo", sure, 0.9, 0.3) == ("return lo", 0.9)
+    assert sure_part("return lo", sure, 0.9, 0.3, ended=False) == ("return", 0.9)
+    assert sure_part("return lo", sure, 0.9, 0.3, "if a: ", ended=False) == ("return", 0.9)
+    assert sure_part("lo", [(2, 0.9)], 0.9, 0.3, ended=False) == ("", 0.9)
+    assert sure_part("f(a)", [(1, 0.9), (4, 0.9)], 0.9, 0.3, ended=False) == ("f(a)", 0.9)
+    assert sure_part("f(a)\nlo", [(4, 0.9), (7, 0.9)], 0.9, 0.3, ended=False) == ("f(a)", 0.9)
+
+
 @pytest.mark.parametrize(
     ("prefix", "text", "part"),
     [

@@ -159,6 +159,26 @@ def test_another_text_dismisses(text: str) -> None:
     assert shown().changed(text) == SuggestionOutcome("dismissed", "automatic", 0)
 
 
+@pytest.mark.parametrize(
+    ("text", "back"),
+    [
+        ("person in payment.shared_by:", False),
+        ("person in payment.shared_by:\n        person.pay()", False),
+        ("person in payment", False),
+        ("(person in payment.shared_by:", False),
+        (" in payment.shared_by:", True),  # behind a name of the user's own
+        ("member in payment.members:", True),
+    ],
+)
+def test_what_is_typed_against_does_not_come_back(text: str, back: bool) -> None:
+    """As it was, longer, shorter, or behind something; what is right behind another name does."""
+    inline = Inline()
+    inline.show("for ", "\n", ("person in payment.shared_by:",), "automatic")
+    assert inline.changed("for m\n")
+    found = inline.without_rejected(InlineSuggestion("for m", "\n", (text,), invoked=False))
+    assert (found is not None) is back
+
+
 def test_the_rest_is_the_same_suggestion() -> None:
     """A different text is a new one, and ends the former."""
     inline = shown()

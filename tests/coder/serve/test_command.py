@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ import pytest
 from talaria.coder.cli import main
 from talaria.coder.errors import UsageError
 from talaria.coder.serve import keys
-from talaria.coder.serve.command import KEEP
+from talaria.coder.serve.command import KEEP, checked, parser
 from talaria.lsp.endpoint import KEEP_SECONDS
 from tests.coder.serve.serving import PATIENCE, PREFIX, SUFFIX
 
@@ -83,6 +85,35 @@ def test_a_life(model_folder: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         output = ended(process)
     assert (process.returncode, output) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate")
+def test_tls(model_folder: Path, tmp_path: Path) -> None:
+    """With a certificate and its key it speaks TLS; with another certificate's key, it refuses."""
+    for name in ("one", "other"):
+        made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost")
+        files = ("-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem"))
+        named = ("-addext", "subjectAltName=IP:127.0.0.1")
+        subprocess.run(["openssl", *made, *files, *named], check=True, capture_output=True)
+    cert, key = str(tmp_path / "one.pem"), str(tmp_path / "one.key")
+    with pytest.raises(UsageError, match="cannot be used"):
+        checked(parser().parse_args(["--tls-cert", cert, "--tls-key", str(tmp_path / "other.key")]))
+    process, url = start("--model", str(model_folder), "--tls-cert", cert, "--tls-key", key)
+    try:
+        assert url.startswith("https://")
+        assert line(process) == "talaria: tiny answers\n"
+        trusted = ssl.create_default_context(cafile=cert)
+        with httpx2.Client(base_url=url, verify=trusted, timeout=PATIENCE, trust_env=False) as it:
+            assert it.get("/health").status_code == 200
+        with (
+            httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False) as strict,
+            pytest.raises(httpx2.ConnectError),
+        ):
+            strict.get("/health")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output = ended(process)
+    assert process.returncode == 0, output
 
 
 def test_a_model_that_cannot_be_loaded_ends_it() -> None:
