@@ -20,6 +20,7 @@ from talaria.coder.backbone import (
     Constraint,
     KVCache,
     Marks,
+    largest,
     likeliest,
 )
 from talaria.coder.families.talaria import TalariaTokenizer, TransformerConfig
@@ -90,6 +91,22 @@ def test_candidates_are_those_of_the_constrained_softmax(
         assert len(real) == min(k, len(allowed))
         order = sorted(allowed, key=lambda t: (-scaled[t], t))
         np.testing.assert_allclose(scaled[real], scaled[order[: len(real)]], atol=1e-4)
+
+
+@given(st.integers(1, 12), st.integers(0, 70), st.integers(1, 20), st.integers(1, 4), st.data())
+def test_the_largest_values(parts: int, rest: int, k: int, rows: int, data: Any) -> None:
+    """As sorting finds them, in rows of any length, with equal and infinite values among them."""
+    size = parts * 64 + rest
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    values = rng.integers(0, data.draw(st.sampled_from([3, 10**6])), (rows, size)).astype(
+        np.float32
+    )
+    values[rng.random(values.shape) < data.draw(st.sampled_from([0, 0.5, 0.999]))] = -np.inf
+    found = largest(values, k)
+    assert found.shape == (rows, k)
+    assert all(len(set(row)) == k for row in found.tolist())
+    chosen = np.sort(np.take_along_axis(values, found, 1))
+    np.testing.assert_array_equal(chosen, np.sort(values)[:, -k:])
 
 
 def test_equal_candidates_come_in_the_order_of_their_ids() -> None:
