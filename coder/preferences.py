@@ -77,6 +77,8 @@ def read(parser: argparse.ArgumentParser, start: Path) -> dict[str, Any]:
                 unknown = f"{path}: unknown key {key!r} is ignored; known are {known}"
                 print(f"talaria: {unknown}", file=sys.stderr)
                 continue
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)  # 48.0 is whole, as in editors' settings
             if wanted := _wrong(actions[key], value):
                 raise UsageError(f"{path}: {key} is {value!r}; it must be {wanted}")
             given[key] = _made(actions[key], value)

@@ -174,7 +174,7 @@ class TalariaServer(LanguageServer):
         def done(task: asyncio.Task[Any]) -> None:
             self._tasks.discard(task)
             if not task.cancelled() and (error := task.exception()):
-                log.error("%r", error, exc_info=error)
+                self.fault("in the background", error)
 
         task.add_done_callback(done)
         return task
@@ -270,6 +270,12 @@ class TalariaServer(LanguageServer):
     def report_server_error(self, error: Exception, source: Any) -> None:
         """Log an error of a handler; pygls would show a pop-up for each."""
         log.error("%s: %s", getattr(source, "__name__", source), error)
+
+    def fault(self, where: str, error: BaseException) -> None:
+        """Log an error of the server's own, and say once that there was one."""
+        log.error("%s: %r", where, error, exc_info=error)
+        said = "a request failed by a fault of the server's own; its log has the details"
+        self.report(said, types.MessageType.Warning)
 
     def report(self, message: str, kind: types.MessageType, topic: str | None = None) -> None:
         """Show an unsolicited message, once per topic; by default the topic is the message."""
@@ -477,8 +483,8 @@ class TalariaServer(LanguageServer):
         except TalariaError as error:
             log.warning("%s", error)
             return None
-        except Exception:  # an editor gets no suggestion, whatever is wrong with a model
-            log.exception("the request failed")
+        except Exception as error:  # whatever is wrong with a model, an editor gets no suggestion
+            self.fault("the model's answer", error)
             return None
         finally:
             self._busy -= 1

@@ -6,7 +6,6 @@ Which engines and precisions were measured: `docs/decisions/0011-base-engine.md`
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -39,9 +38,11 @@ if TYPE_CHECKING:
 EPSILON = 1e-6  # of the chain's norms
 # Where passes are timed: their positions, those of the context before them, and trials. The first
 # three positions behind one cost little, as kernels compute four rows at a time.
-WIDTHS, CONTEXT, TRIALS = (1, 4, 8, 16, 32), 256, 2
-# Tokens a step with masks behind two and three parts of a draft, times those behind one.
-FURTHER = (1.06, 1.08)
+WIDTHS, CONTEXT, TRIALS = (1, 4, 8, 16), 256, 4
+NOISE = 0.03  # difference between times that says nothing
+# Tokens a step with masks behind two parts of a draft, times those behind one. Behind three it is
+# 1.08, too little for what it takes.
+FURTHER = 1.06
 AMONG = 16  # candidates of a position that the chain ranks anew
 
 Network = Mapping[str, Array | Int8Matrix]
@@ -139,42 +140,43 @@ class OnnxQwen2(OnnxBackbone):
     def lookahead(self, accepted: Sequence[float]) -> int:
         """How many positions a step should evaluate, as `Backbone` has it; measured here and now.
 
-        A step reads what the one before it wrote, and the masks; all of them also behind further
-        parts of a draft, where that pays.
+        A step reads what the one before it wrote, and the masks; all of them perhaps also behind
+        another part of a draft. Of what takes about the least time a token, it is the fewest.
         """
         written = 1 + np.concatenate(([0.0], np.cumsum(accepted)))
-        timed: dict[int, float] = {}
-        each = [self.interpolated(w + n, timed) / w for n, w in enumerate(written.tolist())]
-        masks = int(np.argmin(each))
-        if masks == len(accepted) == self.masks > 1:
-            more = [written[-1] * gain for gain in (1.0, *FURTHER)]
-            each = [
-                self.interpolated(w + masks * n, timed) / w for n, w in enumerate(more, start=1)
-            ]
-            masks *= 1 + int(np.argmin(each))
-        return 1 + masks
+        choices = list(enumerate(written.tolist()))
+        if len(accepted) == self.masks > 1:
+            choices.append((2 * self.masks, written[-1] * FURTHER))
+        passes, asking = self.timed()
+        each = [
+            (np.interp(tokens + masks, WIDTHS, passes) + asking * (masks > 0)) / tokens
+            for masks, tokens in choices
+        ]
+        enough = min(each) * (1 + NOISE)
+        return 1 + next(
+            masks for (masks, _), time in zip(choices, each, strict=True) if time <= enough
+        )
 
-    def interpolated(self, width: float, timed: dict[int, float]) -> float:
-        """The time of a pass of so many positions, by those of WIDTHS, which `timed` keeps."""
-        above = WIDTHS[min(bisect_left(WIDTHS, width), len(WIDTHS) - 1)]
-        around = sorted({above, WIDTHS[max(0, WIDTHS.index(above) - 1)]})
-        for each in around:
-            if each not in timed:
-                timed[each] = self.seconds(each)
-        return float(np.interp(width, around, [timed[each] for each in around]))
+    def timed(self) -> tuple[list[float], float]:
+        """Seconds that passes of WIDTHS take, with what they predict, and what asking masks takes.
 
-    def seconds(self, width: int) -> float:
-        """The time of a pass of so many positions, and of what they predict: the best of some."""
+        The best of some, measured in turns, so that what slows the machine down slows all of them.
+        """
         heads, size = self.shape.heads, self.shape.size
         past = (np.zeros((1, heads, CONTEXT, size), np.float32),) * self.shape.layers
         cache = KVCache(past, past, np.ones((1, CONTEXT), bool), np.array([CONTEXT]))
-        times = []
-        for _ in range(TRIALS):
+        passes = np.empty((TRIALS, len(WIDTHS)))
+        asking = np.empty(TRIALS)
+        for trial in range(TRIALS):
+            for place, width in enumerate(WIDTHS):
+                began = time.perf_counter()
+                states, _ = self.encode([[0] * width], cache)
+                self.candidates(states[0, :1], 1)
+                passes[trial, place] = time.perf_counter() - began
             began = time.perf_counter()
-            states, _ = self.encode([[0] * width], cache)
-            self.candidates(states[0], 1)
-            times.append(time.perf_counter() - began)
-        return min(times)
+            self.candidates(states[0, : self.masks], AMONG)
+            asking[trial] = time.perf_counter() - began
+        return passes.min(0).tolist(), float(asking.min())
 
     def turns(
         self, positions: Int[Array, "batch length"]

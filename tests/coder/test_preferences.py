@@ -172,3 +172,13 @@ def test_sizes_in_a_file(user: Path) -> None:
         user.write_text(f"sizes = {wrong}\n")
         with pytest.raises(UsageError, match=f"sizes is .*it must be {wanted}"):
             arguments(["-"])
+
+
+def test_a_whole_number_may_have_a_point(user: Path) -> None:
+    """As in editors' settings; half of one is refused."""
+    user.write_text("max_nfe = 48.0\n")
+    found = arguments(["-"]).max_nfe
+    assert (found, type(found)) == (48, int)
+    user.write_text("max_nfe = 48.5\n")
+    with pytest.raises(UsageError, match=r"max_nfe is 48\.5; it must be a whole number"):
+        arguments(["-"])

@@ -25,7 +25,7 @@ from talaria.coder.canvas import Canvas
 from talaria.coder.errors import CheckpointError, DataError, UsageError
 from talaria.coder.families import qwen2
 from talaria.coder.families.qwen2_files import Base, open_base
-from talaria.coder.families.qwen2_onnx import AMONG, OnnxQwen2, fused
+from talaria.coder.families.qwen2_onnx import AMONG, WIDTHS, OnnxQwen2, fused
 from talaria.coder.families.qwen2_tokenizer import (
     EOM,
     MIDDLE,
@@ -431,26 +431,31 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("times", "accepted", "expected"),
+    ("times", "asking", "accepted", "expected"),
     [
         # A pass of 8 costs twice what one of 1 does, and each position a seventh of that.
-        ({1: 1.0, 4: 1.45, 8: 2.05}, [0.5, 0.1, 0.01], 2),
-        ({1: 1.0, 4: 1.45, 8: 2.05, 16: 3.25}, [0.9, 0.8, 0.7], 4),
-        ({1: 1.0, 4: 1.45, 8: 2.05}, [0.05, 0.01, 0.0], 1),
+        ([1.0, 1.45, 2.05, 3.25], 0.0, [0.5, 0.1, 0.01], 2),
+        ([1.0, 1.45, 2.05, 3.25], 0.0, [0.9, 0.8, 0.7], 4),
+        ([1.0, 1.45, 2.05, 3.25], 0.0, [0.05, 0.01, 0.0], 1),
         # Four positions cost hardly more than one.
-        ({1: 1.0, 4: 1.1, 8: 1.7}, [0.5, 0.1, 0.01], 3),
-        ({1: 1.0, 4: 1.1, 8: 1.7}, [0.5, 0.3, 0.2], 3),
-        ({1: 1.0, 4: 1.1, 8: 1.7}, [0.05, 0.01, 0.0], 2),
+        ([1.0, 1.1, 1.7, 2.9], 0.0, [0.5, 0.1, 0.01], 3),
+        ([1.0, 1.1, 1.7, 2.9], 0.0, [0.5, 0.3, 0.2], 3),
+        ([1.0, 1.1, 1.7, 2.9], 0.0, [0.08, 0.01, 0.0], 2),
+        # What saves next to nothing is left, and so is what costs more to ask than it saves.
+        ([1.0, 1.1, 1.7, 2.9], 0.0, [0.05, 0.01, 0.0], 1),
+        ([1.0, 1.1, 1.7, 2.9], 0.1, [0.08, 0.01, 0.0], 1),
+        ([1.0, 1.1, 1.7, 2.9], 0.8, [0.5, 0.3, 0.2], 1),
         # Where positions cost next to nothing, masks follow several parts of a draft.
-        ({1: 1.0, 4: 1.0, 8: 1.04, 16: 1.4}, [0.5, 0.3, 0.2], 7),
-        ({1: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}, [0.5, 0.3, 0.2], 10),
+        ([1.0, 1.0, 1.04, 1.4], 0.0, [0.5, 0.3, 0.2], 4),
+        ([1.0, 1.0, 1.0, 1.4], 0.0, [0.5, 0.3, 0.2], 7),
     ],
 )
 def test_a_step_looks_as_far_ahead_as_pays(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    times: dict[int, float],
+    times: list[float],
+    asking: float,
     accepted: list[float],
     expected: int,
 ) -> None:
@@ -462,7 +467,7 @@ def test_a_step_looks_as_far_ahead_as_pays(
     (tmp_path / "bases").mkdir()
     digest = files.digest(folder / "base.gguf")
     shutil.copy(folder / "base.gguf", tmp_path / "bases" / f"{digest}.gguf")
-    monkeypatch.setattr(OnnxQwen2, "seconds", lambda backbone, width: times[width])
+    monkeypatch.setattr(OnnxQwen2, "timed", lambda backbone: (times, asking))
     notes: list[str] = []
     model = checkpoint.load(tmp_path / "run" / "model", on_note=notes.append)
     assert model.settings.lookahead == expected
@@ -473,9 +478,11 @@ def test_passes_are_timed(folder: Path, tmp_path: Path) -> None:
     """Behind a context, with what they predict; the width that is chosen is one of those asked."""
     run(folder, tmp_path / "run").save()
     backbone = in_float32(folder, tmp_path / "run" / "model")
-    assert backbone.seconds(1) > 0
+    passes, asking = backbone.timed()
+    assert len(passes) == len(WIDTHS)
+    assert min(*passes, asking) > 0
     assert backbone.lookahead([0.9, 0.8]) in (1, 2, 3)
-    assert backbone.lookahead([0.9, 0.8, 0.7]) in (1, 2, 3, 4, 7, 10)
+    assert backbone.lookahead([0.9, 0.8, 0.7]) in (1, 2, 3, 4, 7)
 
 
 def test_masks_behind_several_parts_of_a_draft_are_as_if_alone(

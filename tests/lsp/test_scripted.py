@@ -936,6 +936,30 @@ def test_each_kind_of_endpoint_trouble_is_reported_once(session: Callable[..., N
     session(check)
 
 
+@pytest.mark.parametrize("place", ["answer", "filter"])
+def test_a_fault_is_told_once(session: Callable[..., None], place: str) -> None:
+    """Wherever it happens; there is no suggestion then, and the next request is served."""
+
+    def broken(*_: object) -> tuple[str, ...]:
+        raise RuntimeError("broken")
+
+    async def check(e: InProcessEditor) -> None:
+        await e.open("a = \n")
+        for _ in range(2):
+            if place == "answer":
+                e.answer = broken
+                assert await e.ghost(4, invoked=True) == []
+            else:
+                with patch("talaria.lsp.suggest.filtered", broken), pytest.raises(AssertionError):
+                    await e.ghost(4, invoked=True)
+        assert [message for message in e.messages if "fault" in message] == e.messages
+        assert len(e.messages) == 1
+        e.answer = lambda _: ("one",)
+        assert await e.ghost(4, invoked=True) == ["one"]
+
+    session(check)
+
+
 def test_trace_pages_are_deleted_with_the_session(
     session: Callable[..., None], tmp_path: Path
 ) -> None:
