@@ -196,16 +196,16 @@ class Chain:
         """Matrices as an adapter has them, [outputs, inputs]."""
         graph = Graph()
         units, width = len(state) // 2, len(out)
-        norm = {"axis": -1, "epsilon": EPSILON}
         one = graph.weight("norm", np.ones(width, np.float32))
-        read = [
-            graph.product(
-                graph.add("RMSNormalization", [name, one], f"{name}.normal", **norm), name, matrix.T
-            )
-            for name, matrix in (("states", state), ("tokens", token))
-        ]
+
+        def read(name: str, matrix: Array) -> str:
+            normal = f"{name}.normal"
+            graph.add("RMSNormalization", [name, one], normal, axis=-1, epsilon=EPSILON)
+            return graph.product(normal, name, matrix.T)
+
+        both = graph.add("Add", [read("states", state), read("tokens", token)], "both")
         graph.constant("gate_up", Kind.int64, [units, units])
-        graph.add("Split", [graph.add("Add", read, "both"), "gate_up"], "gate", "up", axis=-1)
+        graph.add("Split", [both, "gate_up"], "gate", "up", axis=-1)
         slope = graph.add("Sigmoid", ["gate"], "sigmoid")
         gate = graph.add("Mul", ["gate", slope], "silu")
         y = graph.product(graph.add("Mul", [gate, "up"], "gated"), "out", out.T)
