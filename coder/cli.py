@@ -10,9 +10,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from talaria import __version__
 from talaria.coder.errors import Interrupted, TalariaError, UsageError
@@ -48,13 +48,26 @@ Fill in code by diffusion.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; exit code 0, 1 (it could not be done), 2 (wrong usage) or 130 (Ctrl-C)."""
-    if argv is None:
-        # A terminal that lacks a character shows its code instead of failing.
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
-    argv = list(sys.argv[1:] if argv is None else argv)
-    return guarded("talaria", lambda: run(argv))
+    if argv is not None:
+        return guarded("talaria", lambda: run(list(argv)))
+    # A terminal that lacks a character shows its code instead of failing.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    code = guarded("talaria", lambda: run(sys.argv[1:]))
+    return leave(code) if code == Interrupted.exit_code else code
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once, with what was written.
+
+    A thread may still load a model, which nothing interrupts; an interpreter that is torn down
+    beneath it aborts.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from talaria.coder.arguments import Parser
+from talaria.coder.cli import leave
 from talaria.coder.errors import TalariaError, UsageError
 
 if TYPE_CHECKING:
@@ -216,6 +217,8 @@ def serve(args: argparse.Namespace) -> int:
             print(f"talaria: listening on {where}", file=sys.stderr, flush=True)
             engine.model.add_done_callback(loaded)
             server.run([listener])
+        if not engine.model.done():
+            leave(0)  # nothing is owed yet
         if error := engine.model.done() and engine.model.exception():
             raise error
     return 0

@@ -9,8 +9,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -378,6 +380,27 @@ def test_a_terminal_without_the_characters(model_folder: Path, file: Path) -> No
         )
         if shown == "--json":
             json.loads(done.stdout)
+
+
+def test_an_interrupt_while_the_model_loads(tmp_path: Path) -> None:
+    """One line and 130, whatever the thread that loads is doing."""
+    began = "import sys; from talaria.coder import cli; print(flush=True); sys.exit(cli.main())"
+    path = tmp_path / "hole.py"
+    path.write_text("x = \n", "utf-8")
+    for seconds in (0.35, 0.45, 0.55):
+        process = subprocess.Popen(
+            [sys.executable, "-c", began, "infill", f"{path}:1", "--daemon", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode in (0, 130)  # 0 if it was quicker than the signal
+        assert process.returncode == 0 or said.endswith("talaria: interrupted\n")
 
 
 def test_an_interrupt_while_writing(

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,18 @@ def test_tls(model_folder: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         output = ended(process)
     assert process.returncode == 0, output
+
+
+def test_a_signal_while_the_model_loads() -> None:
+    """It ends as at any other time; the thread that loads does not abort the process."""
+    for seconds in (0, 0.05, 0.1):
+        process, _ = start("--model", "talaria-7m")
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        output = ended(process)
+        # By the signal itself if it came before the server took it over.
+        assert process.returncode in (0, -signal.SIGTERM), output
+        assert "Traceback" not in output
 
 
 def test_a_model_that_cannot_be_loaded_ends_it() -> None:
