@@ -692,9 +692,10 @@ class TestPlugin:
     def test_completing_commands(self, tmp_path: Path) -> None:
         """`:Talaria` offers its commands, and languages to switch off."""
         init = f"vim.opt.rtp:append({quoted(str(PLUGIN))})\nrequire('talaria').setup()"
+        every = ["fetch", "fill", "here", "next", "restart", "rewrite", "status", "toggle", "trace"]
         with neovim(tmp_path / "nvim", "completing", init) as here:
             for line, wanted in (
-                ("Talaria ", ["fill", "here", "next", "restart", "rewrite", "toggle", "trace"]),
+                ("Talaria ", every),
                 ("Talaria re", ["restart", "rewrite"]),
                 ("Talaria toggle ", ["python"]),
             ):
@@ -705,7 +706,7 @@ class TestPlugin:
         folder = tmp_path / "plugin"
         shutil.copytree(PLUGIN, folder)
         # A Neovim that was unpacked beside the system's libraries does not find its parsers.
-        parsers = Path(str(editor())).parent / "fs" / "usr" / "lib" / "nvim"
+        parsers = Path(str(editor())).parent / "tree" / "usr" / "lib" / "nvim"
         init = f"vim.opt.rtp:append({{ {quoted(str(folder))}, {quoted(str(parsers))} }})"
         with neovim(tmp_path / "nvim", "help", init) as here:
             here.run(f"helptags {folder / 'doc'}")
@@ -724,7 +725,7 @@ class TestPlugin:
             pytest.skip("this Neovim has no vim.pack. Remedy: Neovim 0.12 or newer")
         repository = tmp_path / "talaria"
         shutil.copytree(PLUGIN, repository / "editors" / "nvim")
-        (repository / "Makefile").write_text("demo:\n\ttouch built\n")
+        (repository / "Makefile").write_text("setup:\n\ttouch built\n")
         git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(repository)]
         for arguments in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "all"]):
             subprocess.run([*git, *arguments], check=True)
