@@ -36,10 +36,14 @@ _LAST = frozenset(
 )
 
 
-def until_of_typing(prefix: str, suffix: str) -> Until:
-    """What a suggestion at a cursor ends with, unless the options say it."""
+def until_of_typing(prefix: str, suffix: str, *, accepted: bool = False) -> Until:
+    """What a suggestion at a cursor ends with, unless the options say it.
+
+    Behind a header that was `accepted`, perhaps without its colon, comes the body: neither a colon
+    nor a line break is shown by itself.
+    """
     if prefix[prefix.rfind("\n") + 1 :].strip():
-        return "line"
+        return "block" if accepted and lacks_body(prefix + ":", suffix) else "line"
     return "block" if lacks_body(prefix, suffix) else "statement"
 
 

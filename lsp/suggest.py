@@ -206,7 +206,8 @@ async def compute(
         options.decoding(
             candidates=options.candidates if invoked else 1,
             max_tokens=options.max_tokens,
-            until=options.until or (None if invoked else until_of_typing(prefix, suffix)),
+            until=options.until
+            or (None if invoked else until_of_typing(prefix, suffix, accepted=ahead)),
             check_syntax=document.language == PYTHON,
             abstain=not invoked,
         ),

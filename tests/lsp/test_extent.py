@@ -35,6 +35,23 @@ def test_what_a_suggestion_ends_with(prefix: str, suffix: str, until: str) -> No
     assert until_of_typing(prefix, suffix) == until
 
 
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "until"),
+    [
+        ("for a in b", "\n", "block"),
+        ("for a in b", "\n    c()\n", "line"),
+        ("for a in b:", "\n", "block"),
+        ("a = b", "\n", "line"),
+    ],
+)
+def test_behind_a_header_that_was_accepted(
+    prefix: str, suffix: str, until: str
+) -> None:
+    """Its body, with the colon if it has none; while it is typed, only the line."""
+    assert until_of_typing(prefix, suffix, accepted=True) == until
+    assert until_of_typing(prefix, suffix) == "line"
+
+
 LINE = "foo(bar, baz)"
 SURE = [(3, 0.9), (4, 0.8), (7, 0.6), (9, 0.4), (12, 0.3), (13, 0.2)]
 
