@@ -44,9 +44,7 @@ def test_what_a_suggestion_ends_with(prefix: str, suffix: str, until: str) -> No
         ("a = b", "\n", "line"),
     ],
 )
-def test_behind_a_header_that_was_accepted(
-    prefix: str, suffix: str, until: str
-) -> None:
+def test_behind_a_header_that_was_accepted(prefix: str, suffix: str, until: str) -> None:
     """Its body, with the colon if it has none; while it is typed, only the line."""
     assert until_of_typing(prefix, suffix, accepted=True) == until
     assert until_of_typing(prefix, suffix) == "line"

@@ -309,6 +309,31 @@ def test_keys(tokenizer: TalariaTokenizer) -> None:
         assert int(ask(server, authorization="Bearer b").headers["retry-after"]) == 5
 
 
+def test_a_key_has_documents_and_contexts_of_its_own(tokenizer: TalariaTokenizer) -> None:
+    """Another key's document of the same name is another one, and what it read is not found."""
+    model, gate = held(scripted(tokenizer, [SECRET]))
+    keys = Keys([Key("ada", digest("a")), Key("bob", digest("b"))])
+    with (
+        serving(lambda: model, keys=keys) as server,
+        ThreadPoolExecutor(2) as threads,
+    ):
+
+        def submit(key: str) -> Future[httpx2.Response]:
+            before = server.desk.engine.counters.requests
+            sent = {"authorization": f"Bearer {key}", "x_document": "same.py"}
+            found = threads.submit(server.post, "/infill", {"input_prefix": PREFIX}, **sent)
+            until(lambda: server.desk.engine.counters.requests > before)
+            return found
+
+        ada, bob = submit("a"), submit("b")
+        gate.opened.set()
+        answers = [each.result(PATIENCE) for each in (ada, bob, submit("a"), submit("b"))]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        found = [answer.json()["timings"]["cache_n"] for answer in answers]
+        assert found[0] == found[1] == 0
+        assert found[2] == found[3] > 0
+
+
 def test_pages_of_other_sites_may_not_use_a_server_without_keys(
     gated: tuple[Serving, Gate],
 ) -> None:
