@@ -445,6 +445,7 @@ def train(run: AdaptationRun, stopping: Callable[[], bool]) -> None:
                 entry |= {"event": "restored", "why": "the weights of the last good state"}
             entry["peak_share"] = round(entry.pop("flops_per_s") / peak, 4)
             if run.elapsed - run.validated >= args.validate_every or run.progress == 1:
+                bar.set_postfix_str(f"step {run.step}, validating")
                 entry |= run.validate()
                 run.validated = run.elapsed
             with writing(metrics), metrics.open("a", encoding="utf-8") as file:
