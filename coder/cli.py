@@ -6,24 +6,19 @@ import importlib
 import importlib.util
 import io
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from talaria import __version__
+from talaria.coder.ending import leave, tidied
 from talaria.coder.errors import Interrupted, TalariaError, UsageError
 
 if TYPE_CHECKING:
     from importlib import metadata
 
 COMMANDS = "talaria.commands"  # entry points of the commands that live outside `coder`
-
-# Signals that ask a process to end, besides Ctrl-C; Windows has only the first.
-ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 BUILTIN = {
     "infill": "infill_command",
@@ -58,18 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return leave(code) if code == Interrupted.exit_code else code
 
 
-def leave(code: int) -> NoReturn:
-    """End the process at once, with what was written.
-
-    A thread may still load a model, which nothing interrupts; an interpreter that is torn down
-    beneath it aborts.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
-
-
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Run a command; what its user can fix is one line on standard error, never a traceback.
 
@@ -96,33 +79,6 @@ def guarded(name: str, command: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return 1
-
-
-@contextmanager
-def tidied() -> Iterator[None]:
-    """Let what asks the process to end (ENDING) unwind the block, as Ctrl-C does, and end it then.
-
-    So nothing temporary is left. A second signal ends the process at once, and what was ignored
-    before (`nohup`) stays ignored.
-    """
-    received: list[int] = []
-
-    def unwind(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        received.append(number)
-        raise KeyboardInterrupt
-
-    alone = threading.current_thread() is threading.main_thread()
-    taken = [each for each in ENDING if alone and signal.getsignal(each) is signal.SIG_DFL]
-    for each in taken:
-        signal.signal(each, unwind)
-    try:
-        yield
-    finally:
-        for each in taken:
-            signal.signal(each, signal.SIG_DFL)
-        if received:
-            signal.raise_signal(received[0])  # whoever waits for the process learns what ended it
 
 
 def run(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import BinaryIO, NoReturn
 
 from talaria.coder.arguments import Parser
-from talaria.coder.cli import ENDING
+from talaria.coder.ending import ENDING
 from talaria.coder.errors import UsageError
 from talaria.lsp import transports
 from talaria.lsp.options import ServerOptions, add_flags, from_flags

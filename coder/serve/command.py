@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from talaria.coder.arguments import Parser
-from talaria.coder.cli import leave
+from talaria.coder.ending import leave
 from talaria.coder.errors import TalariaError, UsageError
 
 if TYPE_CHECKING:
