@@ -29,7 +29,13 @@ from talaria.coder.infill import infill
 from talaria.coder.privacy import Fence, read, without_secrets
 from talaria.coder.request import Options
 from talaria.finetune import adapt
-from talaria.finetune.corpus import CorpusDocument, read_nonempty, shuffle_key, write_corpus
+from talaria.finetune.corpus import (
+    CorpusDocument,
+    read_manifest,
+    read_nonempty,
+    shuffle_key,
+    write_corpus,
+)
 from talaria.finetune.filters import HELD_OUT_RUN, path_reason, text_reason
 from talaria.finetune.ngrams import all_grams, code_tokens, hashed_grams, shared_grams
 from talaria.finetune.recipe import flag
@@ -111,11 +117,13 @@ def main(argv: list[str]) -> int:
     # Before anything is written.
     resume = adapt.parse([str(base), "--out", str(args.out), *rest]).resume
     adapt.check_start(args.out, resume)
-    if not resume:
+    given = {"repository": args.path.resolve().name, "exclude": args.exclude}
+    if resume:
+        check_same(corpus, given)
+    else:
         gathered = gather(args.path, args.exclude)
         counts = {name: len(documents) for name, documents in gathered.splits.items()}
-        about = {"repository": args.path.resolve().name, "dropped": dict(gathered.dropped)}
-        write_corpus(corpus, gathered.splits, about)
+        write_corpus(corpus, gathered.splits, {**given, "dropped": dict(gathered.dropped)})
         print(
             f"{counts['train']} files to learn from, {counts['valid']} held out"
             + "".join(f"; {count} {why}" for why, count in sorted(gathered.dropped.items()))
@@ -125,6 +133,20 @@ def main(argv: list[str]) -> int:
     if code == 0 and args.cursors:
         compare(folder, args.out, read_nonempty(corpus, "valid"), args.cursors)
     return code
+
+
+def check_same(corpus: Path, given: dict[str, Any]) -> None:
+    """UsageError if a run's corpus was gathered by other settings than these.
+
+    A run goes on with the files that it began with, so a pattern would leave nothing out.
+    """
+    known = read_manifest(corpus)
+    for name, value in given.items():
+        if known.get(name, value) != value:
+            raise UsageError(
+                f"{corpus}: made with {name} {known[name]!r}, not {value!r}; resume with the "
+                "original settings, or start over in another --out"
+            )
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -128,6 +128,10 @@ def test_the_command(
         repository.main(argv)
     assert (out / "corpus" / "manifest.json").read_bytes() == corpus
     assert repository.main([*argv, "--resume"]) == 0  # nothing is left to do but to compare
+    with pytest.raises(UsageError, match=r"made with exclude \[\], not \['own.py'\]; resume with"):
+        repository.main([*argv, "--resume", "--exclude", "own.py"])
+    with pytest.raises(UsageError, match=r"made with repository .*, not 'elsewhere'"):
+        repository.main([str(tmp_path / "elsewhere"), *argv[1:], "--resume"])
 
     more = tmp_path / "more"
     first = str(out / "model")
